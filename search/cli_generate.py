@@ -1,0 +1,121 @@
+"""`qdlm generate`: text from an exported model. Ray is not imported: an artifact stands on its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from search.cli_help import examples
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainable.artifact import Loaded
+    from trainable.control.lexicon import Lexicon
+
+BATCH = 32  # sentences generated at once: bounds memory, and lets a long request print as it goes
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Use what was found", epilog=examples(
+        "qdlm generate runs/NAME/artifacts/trial-0003", "eight sentences",
+        "qdlm generate ARTIFACT --control length=14 -n 4", "of fourteen words",
+        "qdlm generate ARTIFACT --control food=Italian --json", "with a meaning; one JSON object per line",
+        "qdlm generate ARTIFACT --steps 20 --seed 7", "fewer sampler steps, other noise",
+    ))(generate)
+
+
+def generate(
+    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False,
+                                    help="An exported model: a folder RUN/artifacts/trial-NNNN."),
+    control: str | None = typer.Option(None, metavar="KEY=VALUE", show_default=False,
+                                        help="What the text shall satisfy: length=14, food=Italian."),
+    count: int = typer.Option(8, "--count", "-n", metavar="N", min=1, help="How many sentences."),
+    seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
+    steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
+                                     help="Sampler steps, instead of the exported setting."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object per sentence."),
+) -> None:
+    """Generate text with an exported model, freely or under a control. Needs no Ray."""
+    if not artifact.is_dir():
+        raise UserError(f"{artifact}: no such folder; expected an artifact, such as RUN/artifacts/trial-0003")
+    from trainable.artifact import load, seeded
+
+    with waiting(f"loading {artifact.name}"):
+        loaded = load(artifact)
+    generator = seeded(artifact, seed)
+    if control is None:
+        rows = freely(loaded, count, generator, steps)
+    else:
+        rows = under(loaded, control, count, generator, steps)
+    met = made = 0
+    for row in rows:
+        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
+        made, met = made + 1, met + row.get("success", 0)
+    if control is not None and not as_json:
+        typer.echo(f"{control}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
+
+
+def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | None) -> Iterator[dict[str, Any]]:
+    """`count` sentences without a wish."""
+    for size in batches(count):
+        with waiting("generating"):
+            ids = loaded.generate(size, generator, steps=steps)
+        for words in sentences(ids, loaded.vocabulary):
+            yield {"text": " ".join(words)}
+
+
+def under(loaded: Loaded, control: str, count: int, generator: torch.Generator,
+          steps: int | None) -> Iterator[dict[str, Any]]:
+    """`count` sentences under one control, each scored by the task's own oracle. Raises `UserError` for a bad one."""
+    from trainable.control.guidance import Guide
+    from trainable.control.parsing import parse_control
+
+    lexicon = lexicon_of(loaded)
+    task, target = parse_control(control, lexicon)
+    total = len(loaded.schedule.times(steps or loaded.config.sampling.steps))
+    for size in batches(count):
+        guide = Guide(task, [target] * size, loaded.config.evaluation.guidance, lexicon, total)
+        with waiting(f"generating under {control}"):
+            ids = loaded.generate(size, generator, steps=steps, guide=guide)
+        for words in sentences(ids, loaded.vocabulary):
+            yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
+                   **task.score(words, target)}
+
+
+def lexicon_of(loaded: Loaded) -> Lexicon:
+    """The artifact's own words, fields and values; an artifact exported without them knows its words only."""
+    from trainable.control.lexicon import Lexicon
+
+    if "lexicon" in loaded.facts:
+        return Lexicon.from_json(loaded.facts["lexicon"])
+    return Lexicon(loaded.vocabulary, loaded.config.corpus.max_length, {}, "words")
+
+
+def sentences(ids: Any, vocabulary: list[str]) -> Iterator[list[str]]:
+    """The words of each row of ids [n, L]: what stands before the first END, marks left out."""
+    from trainable.control.lexicon import END, PAD, START
+
+    for row in ids.tolist():
+        inside = row[:row.index(END)] if END in row else row
+        yield [vocabulary[index] for index in inside if index not in (START, PAD)]
+
+
+def batches(count: int) -> Iterator[int]:
+    """`count` in parts of at most `BATCH`."""
+    for start in range(0, count, BATCH):
+        yield min(BATCH, count - start)
+
+
+def waiting(text: str) -> Any:
+    """A spinner on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr).status(f"[dim]{text}[/]")

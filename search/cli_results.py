@@ -1,0 +1,174 @@
+"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone, while it runs or after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from search.cli_help import examples
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from search.front import Front
+    from search.records import RunFolder
+    from spaces.schema import Space
+
+COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm front runs/NAME", "the trade-offs that were found",
+        "qdlm front runs/NAME --format csv > front.csv", "for a spreadsheet; also json, md",
+    ))(front)
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm status runs/NAME", "how far it is, what failed and why",
+        "watch -n 5 qdlm status runs/NAME", "from another terminal",
+    ))(status)
+
+
+def front(
+    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    form: Literal["table", "csv", "json", "md"] = typer.Option("table", "--format", help="For people or programs."),
+) -> None:
+    """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart, where they lie."""
+    from search.cli_format import emit, out
+
+    folder, space, found = opened(run)
+    if form == "table":
+        out().print(front_table(folder, space, found))
+    else:
+        typer.echo(emit(members(folder, space, found), form))
+
+
+def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)) -> None:
+    """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    from collections import Counter
+
+    from rich.markup import escape
+
+    from search.cli_format import duration, figure, grid, out, shown
+
+    folder, space, found = opened(run)
+    rows = folder.rows()
+    ended = {row["trial"]: row for row in rows if row.get("state") in ("complete", "stopped", "failed")}
+    counts = Counter(row["state"] for row in ended.values())
+    state = folder.state
+    goal = space.budget.trials or space.size()
+    lines = [
+        ("state", f"[{COLORS.get(state, 'default')}]{state}[/]"),
+        ("trials", f"{len(ended)}{f' of {goal}' if goal else ''}: " + ", ".join(
+            f"{counts[name]} {name}" for name in ("complete", "stopped", "failed"))),
+        ("front", f"{len(found)} members"),
+    ]
+    for objective in space.objectives:
+        best = found.best(objective.metric)
+        if best is not None:
+            value = figure(objective.metric, best[objective.metric])
+            lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
+    spent = sum(row.get("seconds") or 0 for row in ended.values())
+    lines.append(("trial time", duration(spent)))
+    console = out()
+    console.print(f"[bold]{escape(shown(folder.path))}[/]  {escape(space.description)}")
+    console.print(grid(None, ("", ""), [(f"[dim]{name}[/]", text) for name, text in lines], header=False))
+    for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
+        console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
+    if state in ("interrupted", "failed"):
+        console.print(f"\nGo on with: [cyan]qdlm run --resume {escape(shown(folder.path))}[/]")
+
+
+def recorded_space(run: Path) -> Space:
+    """The space that a run recorded. Raises `UserError` when the folder is no run."""
+    from search.records import SPACE, RunFolder
+    from spaces.schema import Space
+
+    path = RunFolder.open(run).path / SPACE
+    return Space.from_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def opened(run: Path) -> tuple[RunFolder, Space, Front]:
+    """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
+    from search.front import Front
+    from search.records import RunFolder
+
+    space, folder = recorded_space(run), RunFolder.open(run)
+    return folder, space, Front.from_rows(folder.rows(), space.objectives, space.constraints)
+
+
+def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:
+    """Where a member's exported model lies, as one would type it; None when it was not exported."""
+    from search.cli_format import shown
+
+    return shown(folder.path / row["artifact"]) if row.get("artifact") else None
+
+
+def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The `config.*` columns in which the rows differ; all of them for a single row."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith("config.")))
+    return [key for key in keys if len(rows) == 1 or len({repr(row.get(key)) for row in rows}) > 1]
+
+
+def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
+    """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
+    metrics = dict.fromkeys(item.metric for item in (*space.objectives, *space.constraints))
+    known = {name for row in found for name in row}
+    columns = [column for name in metrics for column in (name, f"{name}_se", f"{name}_again", f"{name}_again_sd")
+               if column == name or column in known]
+    config = [f"config.{path}" for path in space.dimensions]
+    return [{"trial": row["trial"], **{name: row.get(name) for name in [*columns, *config]},
+             "artifact": artifact_of(folder, row)} for row in found]
+
+
+def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
+    """The front for people. The best value of each objective is bold."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.text import Text
+
+    from search.cli_format import ARROWS, compact, figure, grid, interval, label, short_names, shown
+
+    if not len(found):
+        return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
+    varied = apart(found.members)
+    names = short_names([f"config.{path}" for path in space.dimensions])
+    best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
+    columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
+    rows = []
+    for row in found:
+        cells = []
+        for item in space.objectives:
+            style = "bold green" if row[item.metric] == best[item.metric] else "default"
+            repeated = row.get(f"{item.metric}_again")
+            below = "" if repeated is None else f"\n[dim]again {figure(item.metric, repeated)}[/]"
+            cells.append(f"[{style}]{interval(item.metric, row)}[/]{below}")
+        differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
+        rows.append((row["trial"], *cells, f"[dim]{escape(differs)}[/]"))
+    table = grid(f"Front: {len(found)} of {len(found.candidates)} complete trials", columns, rows, right=columns[1:-1])
+    spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
+    notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
+    if any("again" in row for row in found):
+        notes.append("[dim]again: measured anew from the exported files, with fresh noise; this figure was not chosen[/]")
+    if any(artifact_of(folder, row) for row in found):
+        notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts'))}/trial-NNNN[/]")
+    return Group(table, "", *(Text.from_markup(note) for note in notes))
+
+
+def next_steps(folder: RunFolder, found: Front) -> RenderableType:
+    """Where the results lie, and commands to try."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    from search.cli_format import shown
+
+    run, knee = escape(shown(folder.path)), found.knee()
+    lines = ["", f"[bold]Results[/]  {run}/  [dim]front.csv, front.png, trials.parquet, space.yaml, events.jsonl[/]",
+             f"[bold]Next[/]     [cyan]qdlm front {run}[/]"]
+    artifact = artifact_of(folder, knee) if knee is not None else None
+    if artifact is not None:
+        lines.append(f"         [cyan]qdlm generate {escape(artifact)}[/]  [dim]# the most balanced member[/]")
+    return Text.from_markup("\n".join(lines))

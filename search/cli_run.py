@@ -1,0 +1,131 @@
+"""`qdlm run`: a search space in, a Pareto front out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from search.cli_format import shown
+from search.cli_help import examples
+from search.cli_space import changes
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from spaces.schema import Space
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm run spaces/quickstart.yaml", "a shipped space, or your own file",
+        "qdlm run quickstart --trials 40 --budget 2h", "at most that many, and that long",
+        "qdlm run e2e --set trial.corpus.source.path=DIR", "any setting of the file, by its path",
+        "qdlm run --resume runs/NAME", "go on where it stopped",
+        "qdlm run quickstart --address auto --json", "on the cluster, for a job's log",
+    ))(run)
+
+
+def run(
+    space: str | None = typer.Argument(None, metavar="SPACE", show_default=False,
+                                       help="A space file, or the name of a shipped one (see: qdlm spaces)."),
+    trials: int | None = typer.Option(None, metavar="N", min=1, help="Trials at most.", show_default=False),
+    budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
+    max_concurrent: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
+                                              help="Trials at once; by default as many as there is room for."),
+    storage: Path = typer.Option(Path("runs"), metavar="DIR", help="Where runs and what they share are kept."),
+    address: str | None = typer.Option(None, metavar="ADDRESS", show_default=False,
+                                       help="A Ray cluster: auto, or HOST:PORT. By default one is started here."),
+    settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
+                                       help="Change any setting of the space; may be given again."),
+    seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
+    resume: Path | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the front and the paths at the end."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
+) -> int:
+    """Search a space and print its Pareto front. Ctrl-C keeps every finished trial; `--resume RUN` goes on."""
+    if quiet and as_json:
+        raise UserError("--quiet and --json contradict each other; give one")
+    asked = resolve(space, resume, changes(settings, trials, budget, seed))
+
+    from search import sweep
+    from search.progress import choose
+
+    with choose(asked.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
+        watch = Watch(observer)
+        try:
+            result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent, resume=resume,
+                               observer=watch)
+        except KeyboardInterrupt:
+            result = None
+    if result is None:
+        return interrupted(watch.run)
+    if not as_json:
+        report(result.run_folder)
+    return 0 if result.state == "finished" else 1
+
+
+def resolve(name: str | None, resume: Path | None, wanted: Mapping[str, Any]) -> Space:
+    """The space to run: a file's, or that of the run to go on with, with which a file given beside it must agree.
+
+    Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
+    """
+    from search.checking import check, load_checked
+
+    if resume is None:
+        if name is None:
+            raise UserError("which space? give its file or name (see: qdlm spaces), or --resume RUN")
+        return load_checked(name, wanted)
+    from search.cli_results import recorded_space
+
+    recorded = recorded_space(resume)
+    for other in [load_checked(name)] if name is not None else []:
+        agree(other, recorded, f"{name} does not agree with the run {resume}")
+    asked = recorded.with_overrides(wanted) if wanted else recorded
+    agree(asked, recorded, f"the run {resume} cannot go on with other settings")
+    check(asked)
+    return asked
+
+
+def agree(space: Space, recorded: Space, complaint: str) -> None:
+    """Raises `UserError` naming the first difference that a resumed run cannot have."""
+    found = space.difference(recorded)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{complaint}: {found[0]}{more}; only the budget may change")
+
+
+class Watch:
+    """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
+
+    def __init__(self, observer: Callable[[Mapping[str, Any]], None]):
+        self.observer, self.run = observer, None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event.get("run"):
+            self.run = shown(event["run"])
+        self.observer(event)
+
+
+def interrupted(run: str | None) -> int:
+    """Say how to go on. Exit code 1."""
+    if run is None:
+        typer.echo("qdlm: interrupted before the run began; nothing was kept", err=True)
+    else:
+        typer.echo(f"qdlm: interrupted; every finished trial is kept. Go on with: qdlm run --resume {run}", err=True)
+    return 1
+
+
+def report(run: Path) -> None:
+    """Print the front, where things lie and what to try next."""
+    from search.cli_format import out
+    from search.cli_results import front_table, next_steps, opened
+
+    console = out()
+    folder, space, found = opened(run)
+    console.print(front_table(folder, space, found))
+    console.print(next_steps(folder, found))

@@ -1,0 +1,34 @@
+"""What the commands ask of spaces: those that are shipped, and options as overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from spaces.schema import Space
+
+
+def shipped() -> dict[str, Space]:
+    """The spaces that come with the package, by name."""
+    from spaces.loading import shipped as paths
+    from spaces.schema import load
+
+    return {name: load(path) for name, path in paths().items()}
+
+
+def changes(assignments: Sequence[str], trials: int | None, budget: str | None, seed: int | None) -> dict[str, Any]:
+    """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one given twice."""
+    from spaces.overrides import parse
+
+    found: dict[str, Any] = dict(parse(assignments))
+    named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget), "seed": ("--seed", seed)}
+    for key, (option, value) in named.items():
+        if value is None:
+            continue
+        if key in found:
+            raise UserError(f"{option} and --set {key}: the same setting twice; keep one")
+        found[key] = value
+    return found

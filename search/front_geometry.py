@@ -1,0 +1,105 @@
+"""Geometry of objective vectors, all in minimization form: layers, crowding distance, hypervolume. numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def layers(vectors: np.ndarray) -> np.ndarray:
+    """Non-dominated layer of each row (0 = the front), by repeated removal of the front (Goldberg 1989, NSGA-II).
+
+    `vectors` is [n, k], smaller is better, without NaN. One row dominates another when it is nowhere worse and
+    somewhere better, so equal rows share a layer. Returns int [n]. O(n^2 k) time, O(n^2) memory.
+    """
+    points = np.asarray(vectors, dtype=float)
+    assert not np.isnan(points).any(), "NaN has no place in an order"
+    count = len(points)
+    no_worse, better = np.ones((count, count), bool), np.zeros((count, count), bool)
+    for column in points.T:
+        no_worse &= column[:, None] <= column[None, :]
+        better |= column[:, None] < column[None, :]
+    dominates = no_worse & better
+    rank = np.full(count, -1)
+    dominators = dominates.sum(axis=0)
+    level = 0
+    while (rank < 0).any():
+        front = (rank < 0) & (dominators == 0)
+        rank[front] = level
+        dominators = dominators - dominates[front].sum(axis=0)
+        level += 1
+    return rank
+
+
+def crowding(vectors: np.ndarray) -> np.ndarray:
+    """Crowding distance of each row of one layer (Deb et al. 2002, section III-B). [n, k] -> float [n].
+
+    The ends of every axis that varies get infinity. Of equal rows only the first keeps the distance, the others get 0,
+    so that copies are the first to go. An infinite coordinate counts as the largest finite one of its axis.
+    """
+    points = np.asarray(vectors, dtype=float)
+    distance = np.zeros(len(points))
+    if not len(points):
+        return distance
+    unique, first = np.unique(points, axis=0, return_index=True)
+    gaps = np.zeros(len(unique))
+    for axis in range(unique.shape[1]):
+        column = unique[:, axis]
+        finite = column[np.isfinite(column)]
+        if not finite.size:
+            continue
+        column = np.clip(column, finite.min(), finite.max())
+        span = finite.max() - finite.min()
+        if span == 0:
+            continue
+        order = np.argsort(column, kind="stable")
+        ordered = column[order]
+        gaps[order[1:-1]] += (ordered[2:] - ordered[:-2]) / span
+        gaps[order[[0, -1]]] = np.inf
+    if len(unique) == 1:
+        gaps[:] = np.inf
+    distance[first] = gaps
+    return distance
+
+
+def hypervolume(vectors: np.ndarray, reference: np.ndarray) -> float:
+    """Volume between the rows of [n, k] and `reference` [k], exact; WFG (While et al. 2012) above three axes.
+
+    Rows that are not better than the reference on every axis enclose no volume and are left out. The unit is the
+    product of the units of the axes.
+    """
+    reference = np.asarray(reference, dtype=float)
+    points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
+    points = points[(points < reference).all(axis=1)]
+    return _enclosed(_front(points), reference) if len(points) else 0.0
+
+
+def _front(points: np.ndarray) -> np.ndarray:
+    """Distinct non-dominated rows, in lexicographic order."""
+    points = np.unique(points, axis=0)
+    if points.shape[1] == 2:  # already sorted by the first axis: a row stays when it lowers the second
+        lowest = np.minimum.accumulate(points[:, 1])
+        return points[np.r_[True, points[1:, 1] < lowest[:-1]]]
+    worse = (points[:, None] >= points[None]).all(axis=2) & (points[:, None] > points[None]).any(axis=2)
+    return points[~worse.any(axis=1)]
+
+
+def _enclosed(front: np.ndarray, reference: np.ndarray) -> float:
+    """Hypervolume of distinct, mutually non-dominated rows in lexicographic order."""
+    if len(front) == 1 or len(reference) == 1:
+        return float(np.prod(reference - front[0]))
+    if len(reference) == 2:
+        above = np.r_[reference[1], front[:-1, 1]]
+        return float(((reference[0] - front[:, 0]) * (above - front[:, 1])).sum())
+    if len(reference) == 3:  # height of every cell of the grid that the first two axes cut
+        second = np.argsort(front[:, 1], kind="stable")
+        height = np.zeros((len(front), len(front)))
+        height[second, np.arange(len(front))] = reference[2] - front[second, 2]
+        height = np.maximum.accumulate(np.maximum.accumulate(height, axis=0), axis=1)
+        wide, deep = np.diff(front[:, 0], append=reference[0]), np.diff(front[second, 1], append=reference[1])
+        return float(wide @ height @ deep)
+    total = 0.0
+    for index, point in enumerate(front):  # what each row adds to the rows after it
+        total += float(np.prod(reference - point))
+        if index + 1 < len(front):
+            total -= _enclosed(_front(np.maximum(front[index + 1:], point)), reference)
+    return total

@@ -1,0 +1,89 @@
+"""Measurements against objectives and constraints: vectors to minimize, violation amounts, why a result cannot count.
+
+A row is a flat dict: bookkeeping (`BOOKKEEPING`), searched values (`config.*`), and everything else is a measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spaces.objectives import Constraint, Objective
+
+BOOKKEEPING = (
+    "trial", "rung", "state", "tag", "fidelity", "seconds", "device", "seed", "versions", "reason", "time",
+)
+CONFIG = "config."
+
+
+def measured(row: Mapping[str, Any], metric: str) -> float:
+    """The measurement as a float; NaN where it is missing, None or not a number."""
+    value = row.get(metric)
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        return math.nan
+    return float(value)
+
+
+def measurements(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a row that was measured: neither bookkeeping nor searched values."""
+    return {name: value for name, value in row.items() if name not in BOOKKEEPING and not name.startswith(CONFIG)}
+
+
+def searched(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The searched values of a row by dotted path, without the prefix."""
+    return {name.removeprefix(CONFIG): value for name, value in row.items() if name.startswith(CONFIG)}
+
+
+def vector(row: Mapping[str, Any], objectives: Sequence[Objective]) -> np.ndarray:
+    """Objectives of one row in minimization form, float [k]; NaN where one is missing."""
+    signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
+    return np.array([sign * measured(row, objective.metric) for sign, objective in zip(signs, objectives, strict=True)])
+
+
+def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> np.ndarray:
+    """`vector` of every row, float [n, k]."""
+    vectors = [vector(row, objectives) for row in rows]
+    return np.array(vectors, dtype=float).reshape(len(vectors), len(objectives))
+
+
+def violation(row: Mapping[str, Any], constraint: Constraint) -> float:
+    """How far the row is beyond the bound, in units of the bound's size, so that amounts of metrics can be added.
+
+    At most 0 when the constraint holds, positive when it does not, NaN when the metric is missing.
+    """
+    return constraint.violation(measured(row, constraint.metric)) / (abs(constraint.bound) or 1.0)
+
+
+def total_violation(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> float:
+    """Sum of the positive violations of those constraints whose metric the row has; 0 = none known to be violated."""
+    amounts = (violation(row, constraint) for constraint in constraints)
+    return math.fsum(amount for amount in amounts if amount > 0)
+
+
+def feasible(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> bool:
+    """True when every constraint is known to hold: a missing metric is not feasible."""
+    return all(violation(row, constraint) <= 0 for constraint in constraints)
+
+
+def fault(metrics: Mapping[str, Any] | None, objectives: Sequence[Objective],
+          constraints: Sequence[Constraint] = ()) -> str | None:
+    """Why these measurements cannot stand as a complete result, in one line; None when they can.
+
+    Every objective must be finite and every constraint's metric must be a number.
+    """
+    found = metrics or {}
+    for objective in objectives:
+        value = measured(found, objective.metric)
+        if not math.isfinite(value):
+            return f"objective {objective.metric} {_told(found, objective.metric)}"
+    for constraint in constraints:
+        if math.isnan(measured(found, constraint.metric)):
+            return f"metric {constraint.metric} of constraint '{constraint}' {_told(found, constraint.metric)}"
+    return None
+
+
+def _told(metrics: Mapping[str, Any], metric: str) -> str:
+    return f"is {metrics[metric]}" if metrics.get(metric) is not None else "was not measured"

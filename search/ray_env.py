@@ -1,0 +1,29 @@
+"""Ray's settings that are environment variables. They count when Ray is imported or its processes start, so a run sets
+them first. What the user has set stays."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULTS = {
+    "RAY_worker_niceness": "0",  # Ray runs workers at nice 15 otherwise; counts where this process starts the cluster
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # the raylet's remarks about killed workers: the pool says it in one line
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon a killed worker is noticed
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # a busy machine takes its time to import torch
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean to the driver
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a metric that was not measured is the engine's business
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the run folder is the record; Tune's own snapshots are never read
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def apply() -> None:
+    """Set the defaults in this process's environment, where the user has not."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)

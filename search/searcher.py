@@ -1,0 +1,287 @@
+"""What to try next: an Optuna study behind ask and tell, with the records of the run as the truth.
+
+The study never holds a result as complete that did not reach full fidelity with finite objectives: a stopped trial is
+PRUNED, a failed one FAIL with its reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search import catalogue
+from search.objectives import fault, measured, measurements, searched, violation
+from search.searcher_axes import Axes
+from search.searcher_study import open_study
+from spaces.dimensions import Dimension
+from spaces.errors import UserError
+from spaces.objectives import Constraint, Objective
+from spaces.points import count, walk
+
+State = Literal["complete", "stopped", "failed"]
+OUTCOMES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
+REDRAWS = 3
+"""Times that a proposal which was tried before is drawn anew, before an untried point is picked at random."""
+LISTABLE = 100_000
+"""Points up to which a finite space is listed in memory."""
+LOST = "lost: the run ended while the trial was running"
+WORST = 1e9
+"""Largest violation that the study is told, so that sums stay finite."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point to try. `values` holds the active dimensions by dotted path; `tag` is what `enqueue` was given."""
+
+    number: int
+    values: dict[str, Any]
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `restore` did: trials told from the records, lost ones that will be proposed again, and ones added."""
+
+    told: tuple[int, ...]
+    lost: tuple[int, ...]
+    added: tuple[int, ...]
+
+
+class StudySearcher:
+    """Ask/tell over one study.
+
+    The same seed and the same history of asks and tells give the same proposals, across restarts too. In a finite space
+    no point is proposed twice (except by `enqueue(again=True)`), and `ask` returns None when all are used up.
+    """
+
+    def __init__(self, dimensions: Mapping[str, Dimension], objectives: Sequence[Objective],
+                 constraints: Sequence[Constraint] = (), *, storage: Path | None = None, sampler: str = "tpe",
+                 sampler_options: Mapping[str, Any] | None = None, seed: int = 0, name: str = "qdlm"):
+        """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory.
+
+        Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another study's journal.
+        """
+        self.dimensions, self.objectives, self.constraints = dict(dimensions), tuple(objectives), tuple(constraints)
+        self.sampler, self.seed = sampler, seed
+        self.options = dict(sampler_options or {})
+        catalogue.build(sampler, self.options)
+        self.size = count(self.dimensions)
+        if sampler == "grid" and self.size is None:
+            endless = [path for path, dimension in self.dimensions.items() if not dimension.finite]
+            raise UserError(f"sampler 'grid' needs a finite space; continuous: {', '.join(endless)}")
+        self.study: Study = open_study(name, self.objectives, storage)
+        self._axes = Axes(self.dimensions)
+        self._running: dict[int, Trial] = {}
+        self._seen: dict[str, int] = {}
+        for trial in self._trials():
+            self._note(_params(trial), trial.number)
+        self._grid: Iterator[dict[str, Any]] | None = None
+
+    @property
+    def running(self) -> tuple[int, ...]:
+        """Numbers that were asked for and not told."""
+        return tuple(trial.number for trial in self._trials() if trial.state == TrialState.RUNNING)
+
+    @property
+    def waiting(self) -> int:
+        """Points that are enqueued and not yet asked for."""
+        return sum(trial.state == TrialState.WAITING for trial in self._trials())
+
+    def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
+        """Have `ask` propose this point before any other. Dimensions left out are drawn by the sampler.
+
+        A point that the study already has is skipped (so that a resumed run may enqueue its warm points again) unless
+        `again`. Returns whether it was added. Raises `UserError` for a value that the space does not have.
+        """
+        try:
+            params = self._axes.encode(values, partial=True)
+        except ValueError as error:
+            raise UserError(f"point outside the space: {error}") from None
+        known = _mark(params) in self._seen or any(
+            trial.system_attrs.get("fixed_params") == params for trial in self._trials())
+        if known and not again:
+            return False
+        self._enqueue(params, tag)
+        return True
+
+    def ask(self) -> Proposal | None:
+        """The next point to try; None when every point of a finite space was proposed."""
+        if self.waiting:
+            return self._ask()
+        if self.size is not None and len(self._seen) >= self.size:
+            return None
+        if self.sampler == "grid":
+            return self._propose_from(self._grid_points())
+        for _ in range(1 + REDRAWS):
+            proposal = self._ask()
+            first = self._first_with(proposal)
+            if first == proposal.number:
+                return proposal
+            self.tell(proposal.number, "failed", reason=f"not run: same point as trial {first}")
+        if self.size is not None and self.size <= LISTABLE:
+            return self._propose_from(self._shuffled())
+        return self._ask()
+
+    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
+             reason: str | None = None) -> State:
+        """Record how a trial ended and return the state that the study now holds.
+
+        `complete` with a missing or non-finite objective (or no number for a constraint) becomes `failed`. Metrics are
+        kept as user attributes. Raises ValueError for a trial that is not running.
+        """
+        if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
+            state, reason = "failed", found
+        trial = self._running.pop(number, None) or self._reopened(number)
+        for key, value in self._attributes(metrics, reason).items():
+            trial.set_user_attr(key, value)
+        if state != "failed":
+            done = self._trials()[number].constraints  # by a tell that a crash cut short
+            for key, amount in self._violations(metrics or {}).items():
+                if key not in done:
+                    trial.set_constraint(key, amount)
+        self.study.tell(number, self._values(metrics) if state == "complete" else None, state=OUTCOMES[state])
+        return state
+
+    def restore(self, rows: Iterable[Mapping[str, Any]]) -> Restored:
+        """Bring the study in line with the records after a restart. Calling it again changes nothing.
+
+        A trial that is running in the study but finished in the records is told; one that is finished nowhere was lost
+        with the driver: it becomes FAIL and its point is enqueued again. Trials that only the records know are added
+        under their own numbers. Raises `UserError` when a record does not fit the space.
+        """
+        rows = list(rows)
+        final = {row["trial"]: row for row in rows if row.get("state") in OUTCOMES}
+        latest = {row["trial"]: row for row in rows}
+        running, known = self.running, len(self._trials())
+        told = [number for number in running if number in final]
+        for number in told:
+            self.tell(number, final[number]["state"], measurements(final[number]), final[number].get("reason"))
+        added = range(known, 1 + max(latest, default=-1))
+        for number in added:
+            self._add(number, final.get(number, {"state": "failed", "reason": LOST}), latest.get(number, {}))
+        lost = [number for number in (*running, *added) if number not in final and (number < known or number in latest)]
+        for number in lost:
+            self._propose_again(number)
+            if number < known:
+                self.tell(number, "failed", reason=LOST)
+        return Restored(tuple(told), tuple(lost), tuple(added))
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _note(self, params: Mapping[str, Any], number: int) -> None:
+        """Remember a whole point under the first number that had it."""
+        if self._axes.whole(params):
+            self._seen.setdefault(_mark(params), number)
+
+    def _ask(self) -> Proposal:
+        drawn = sum(trial.state != TrialState.WAITING for trial in self._trials())
+        draw = int(np.random.SeedSequence([self.seed, drawn]).generate_state(1)[0])
+        # A grid draws only what an enqueued point leaves open.
+        self.study.sampler = (catalogue.build(self.sampler, self.options, self.seed, draw)
+                              or catalogue.random(self.seed, draw))
+        trial = self.study.ask()
+        values = self._axes.suggest(trial)
+        self._running[trial.number] = trial
+        self._note(trial.params, trial.number)
+        return Proposal(trial.number, values, trial.user_attrs.get("tag"))
+
+    def _first_with(self, proposal: Proposal) -> int:
+        return self._seen[_mark(self._axes.encode(proposal.values))]
+
+    def _enqueue(self, params: dict[str, Any], tag: str | None) -> None:
+        self.study.enqueue_trial(params, user_attrs={"tag": tag} if tag else None)
+        self._note(params, len(self._trials()) - 1)
+
+    def _propose_from(self, points: Iterable[Mapping[str, Any]]) -> Proposal | None:
+        for point in points:
+            params = self._axes.encode(point)
+            if _mark(params) not in self._seen:
+                self._enqueue(params, None)
+                return self._ask()
+        return None
+
+    def _grid_points(self) -> Iterator[dict[str, Any]]:
+        if self._grid is None:
+            self._grid = walk(self.dimensions) if self.options.get("order") != "random" else self._shuffled(whole=True)
+        return self._grid
+
+    def _shuffled(self, whole: bool = False) -> Iterator[dict[str, Any]]:
+        """Points in an order that depends on the seed and, unless `whole`, on how many were proposed."""
+        points = list(itertools.islice(walk(self.dimensions), LISTABLE))
+        generator = np.random.default_rng([self.seed, 0 if whole else len(self._seen)])
+        return (points[index] for index in generator.permutation(len(points)))
+
+    def _values(self, metrics: Mapping[str, Any]) -> list[float]:
+        return [measured(metrics, objective.metric) for objective in self.objectives]
+
+    def _violations(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Violation by constraint, for those whose metric was measured."""
+        amounts = {str(constraint): violation(metrics, constraint) for constraint in self.constraints}
+        return {key: min(amount, WORST) for key, amount in amounts.items() if not math.isnan(amount)}
+
+    def _attributes(self, metrics: Mapping[str, Any] | None, reason: str | None) -> dict[str, Any]:
+        """User attributes: each objective and constrained metric by its name, other numbers together under `measured`
+        (every attribute costs a synced write), and the reason. A number that JSON cannot hold is written out."""
+        numbers = {name: measured(metrics, name) for name in metrics or {}}
+        kept = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
+                if not math.isnan(value)}
+        own = {item.metric for item in (*self.objectives, *self.constraints)}
+        found: dict[str, Any] = {name: value for name, value in kept.items() if name in own}
+        if others := {name: value for name, value in kept.items() if name not in own}:
+            found["measured"] = others
+        return found | ({"reason": reason} if reason else {})
+
+    def _reopened(self, number: int) -> Trial:
+        """A running trial of an earlier process. Optuna hands out no such handle, hence its private id."""
+        trials = self._trials()
+        if number >= len(trials) or trials[number].state != TrialState.RUNNING:
+            raise ValueError(f"trial {number} is not running")
+        return Trial(self.study, trials[number]._trial_id)
+
+    def _recorded(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        values = {path: value for path, value in searched(row).items()
+                  if value is not None or (path in self.dimensions and self.dimensions[path].contains(None))}
+        try:
+            return self._axes.encode(values, partial=True)
+        except ValueError as error:
+            raise UserError(f"the record of trial {number} does not fit the space: {error}") from None
+
+    def _add(self, number: int, row: Mapping[str, Any], latest: Mapping[str, Any]) -> None:
+        params = self._recorded(number, latest)
+        metrics, state, reason = measurements(row), row["state"], row.get("reason")
+        if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
+            state, reason = "failed", found
+        trial = create_trial(
+            state=OUTCOMES[state], values=self._values(metrics) if state == "complete" else None, params=params,
+            distributions=self._axes.distributions(params),
+            user_attrs=self._attributes(metrics, reason) | ({"tag": latest["tag"]} if latest.get("tag") else {}))
+        for key, amount in self._violations(metrics).items() if state != "failed" else ():
+            trial.set_constraint(key, amount)
+        self.study.add_trial(trial)
+        self._note(params, number)
+
+    def _propose_again(self, number: int) -> None:
+        """Enqueue the point of a lost trial, unless a restore that was cut short has done so."""
+        trials = self._trials()
+        params = _params(trials[number])
+        if not any(trial.state == TrialState.WAITING and _params(trial) == params for trial in trials):
+            self._enqueue(params, trials[number].user_attrs.get("tag"))
+
+
+def _params(trial: FrozenTrial) -> dict[str, Any]:
+    """Parameters of a trial, with those that were enqueued and not yet taken up."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _mark(params: Mapping[str, Any]) -> str:
+    return json.dumps(dict(params), sort_keys=True)

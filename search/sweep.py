@@ -1,0 +1,297 @@
+"""One run, start to finish: connect, prepare, search, measure the front again, and leave everything in RUN/."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from search import ray_env
+from search.engine import Engine, Event, Live, Observer
+from search.front import Front
+from search.front_table import column_types
+from search.halving import Halving, NoHalving
+from search.records import FRONT_PNG, SPACE, STUDY, RunFolder
+from search.searcher import StudySearcher
+from spaces import points
+from spaces.errors import UserError
+from spaces.schema import Space
+
+if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
+    from search.preparing import Shared
+    from search.ray_pool import Client
+
+State = Literal["finished", "failed"]
+ARTIFACTS, TRIALS, SCRATCH, CACHE = "artifacts", "trials", "scratch", "cache"
+PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
+UNQUANTIZED = "unquantized"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left: its folder, its front, and `failed` when not one trial was complete."""
+
+    run_folder: Path
+    front: Front
+    state: State
+
+
+def run(space: Space, *, storage: Path | None = None, address: str | None = None, max_concurrent: int | None = None,
+        resume: Path | None = None, observer: Observer | None = None, cpus: int | None = None,
+        jobs: str = "trainable.jobs:JOBS") -> RunResult:
+    """Search `space`, or go on with the run at `resume`.
+
+    `storage`: where RUN/ and the shared cache lie (of a resumed run: where it lies). `cpus`: size of a local cluster.
+    `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
+    behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
+    so that `resume` goes on.
+    """
+    ray_env.apply()
+    from search.ray_cluster import connected
+    from search.ray_pool import Pool
+
+    storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
+    _check_writable(storage)
+    with ExitStack() as stack:
+        folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
+        cluster = stack.enter_context(connected(address, cpus))
+        room = cluster.room(space.hardware)
+        groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
+        if folder is None:
+            folder = stack.enter_context(_created(storage, space))
+        course = Course(space, folder, storage / CACHE, groups, observer or (lambda event: None))
+        scratch = folder.path / SCRATCH
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            course.open(cluster.address, wanted=max_concurrent)
+            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_death=course.note_death)
+            stack.callback(pool.close, wait=not cluster.local)
+            return course.follow(pool.start().client, scratch)
+        except KeyboardInterrupt:
+            course.close("interrupted")
+            raise
+        except UserError:
+            course.abandon(fresh=resume is None)
+            raise
+        except BaseException:
+            course.close("failed")
+            raise
+
+
+class Course:
+    """The stages of one run on one folder."""
+
+    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer):
+        self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
+        self.resumed = bool(folder.rows())
+        rows = folder.rows()
+        self.study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=folder.path / STUDY,
+                                   sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed)
+        self.restored = self.study.restore(rows)
+        scheduler = self._scheduler()
+        scheduler.restore(rows)
+        self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
+                             spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
+
+    def _scheduler(self) -> Halving | NoHalving:
+        space = self.space
+        if space.scheduler.name == "none":
+            return NoHalving(space.objectives)
+        return Halving(space.objectives, space.constraints, rungs=len(space.rungs), eta=space.scheduler.eta)
+
+    def open(self, address: str, wanted: int | None) -> None:
+        """Say what begins. The cache folder is made here."""
+        self.folder.update(state="running", versions=versions(), groups=self.groups)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        about = {"run": str(self.folder.path), "name": self.space.name, "resumed": self.resumed, "groups": self.groups}
+        self.folder.event({"event": "run_started", "address": address, **about})
+        self.engine.emit("run_started", **about)
+        if wanted and wanted > self.groups:
+            self._warn(f"{wanted} trials at once were asked for; there is room or work for {self.groups}")
+        if self.restored.lost:
+            numbers = ", ".join(map(str, self.restored.lost))
+            self._warn(f"trials that had not ended run again, under new numbers: {numbers}")
+
+    def follow(self, client: Client, scratch: Path) -> RunResult:
+        """Prepare, search, finish."""
+        from search.preparing import prepare
+        from search.ray_tune import run_trials
+
+        shared = prepare(self.space, client, self.cache, self.engine)
+        reference = unquantized(self.space)
+        if reference is not None:
+            self.study.enqueue(reference, tag=UNQUANTIZED)
+        if not self.engine.over:
+            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
+        self._measure_again(client, shared)
+        self._tidy()
+        complete = "complete" in self.engine.ended.values()
+        state: State = "finished" if complete or not self.engine.ended else "failed"
+        self.engine.emit("run_finished", state=state, run=str(self.folder.path))
+        self.close(state)
+        return RunResult(self.folder.path, self.engine.front, state)
+
+    def close(self, state: str) -> None:
+        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
+        engine = self.engine
+        self.folder.update(spent=engine.elapsed)
+        self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
+        self.folder.write_front(engine.front)
+        if len(engine.front):
+            self._plot()
+        self.folder.close(state)
+
+    def abandon(self, fresh: bool) -> None:
+        """After a user's mistake: a new run that has no result yet leaves no folder."""
+        if fresh and not self.engine.rows:
+            self.folder.close()
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+        else:
+            self.close("failed")
+
+    def note_death(self, reason: str) -> None:
+        """A worker group died; the pool starts another. Called from the pool's threads."""
+        self.observer({"event": "warning", "message": f"a worker group died and is replaced: {reason}"})
+
+    def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
+        return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
+                "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
+                "number": trial.number, "values": trial.values}
+
+    def _trial_folder(self, number: int) -> Path:
+        return self.folder.path / TRIALS / f"trial-{number:04d}"
+
+    def _keep(self, number: int, artifact: str) -> str:
+        """Move an exported model to RUN/artifacts/trial-NNNN; its path within RUN."""
+        place = Path(ARTIFACTS) / f"trial-{number:04d}"
+        target = self.folder.path / place
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        Path(artifact).rename(target)
+        return str(place)
+
+    def _told(self, event: Event) -> None:
+        """Every event of the engine passes here on its way to the observer."""
+        if event["event"] == "trial_finished":
+            shutil.rmtree(self._trial_folder(event["trial"]), ignore_errors=True)
+            self._tidy()
+        self.observer(event)
+
+    def _tidy(self) -> None:
+        """Drop artifacts of trials that are not on the front, and leavings of trials that do not run."""
+        engine = self.engine
+        wanted = {f"trial-{number:04d}" for number in [*engine.members, *engine.live]}
+        for parent in (self.folder.path / ARTIFACTS, self.folder.path / TRIALS):
+            for path in parent.iterdir() if parent.is_dir() else ():
+                if path.name not in wanted:
+                    shutil.rmtree(path, ignore_errors=True)
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+    def _measure_again(self, client: Client, shared: Shared) -> None:
+        """Each member of the front from its exported files alone, with fresh noise: METRIC_again, and METRIC_again_sd.
+
+        A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
+        """
+        repeats = self.space.finish.repeats
+        members = [row for row in self.engine.front if row.get("artifact") and "again" not in row]
+        tasks = [("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
+                                "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
+        if not tasks:
+            return
+        done = 0
+
+        def on_event(i: int, event: Event) -> None:
+            nonlocal done
+            done += 1
+            self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))
+
+        found = client.map(tasks, on_event)
+        for index, row in enumerate(members):
+            self.engine.amend(row["trial"], again(found[index * repeats:(index + 1) * repeats]))
+
+    def _config(self, row: dict[str, Any]):
+        from search.objectives import searched
+
+        values = {path: value for path, value in searched(row).items() if path in self.space.dimensions}
+        return self.space.config(values)
+
+    def _plot(self) -> None:
+        try:
+            from dashboards.plot import front_png
+        except ImportError:
+            self._warn("front.png is not drawn: matplotlib is missing")
+            return
+        front_png(self.folder.path, self.folder.path / FRONT_PNG)
+
+    def _warn(self, message: str) -> None:
+        self.folder.event({"event": "warning", "message": message})
+        self.engine.emit("warning", message=message)
+
+
+def again(measured: list[dict[str, Any]]) -> dict[str, float]:
+    """Means and standard deviations of repeated measurements, as columns; `again` is how many there were."""
+    columns: dict[str, float] = {"again": len(measured)}
+    for name, first in measured[0].items():
+        if isinstance(first, (int, float)) and not isinstance(first, bool):
+            values = [float(one[name]) for one in measured]
+            columns[f"{name}_again"] = statistics.fmean(values)
+            if len(values) > 1:
+                columns[f"{name}_again_sd"] = statistics.stdev(values)
+    return columns
+
+
+def unquantized(space: Space) -> dict[str, Any] | None:
+    """The point of the space without a quantizer and without an adapter, the arm that all others are compared with.
+
+    None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.
+    """
+    plain: dict[str, Any] = {}
+    for path, dimension in space.dimensions.items():
+        for value in dimension.choice or () if path.startswith("quantization.") else ():
+            if value == "none" or (isinstance(value, dict) and value.get("name") == "none"):
+                plain[path] = value
+    if not plain:
+        return None
+    rank = space.dimensions.get("lora.rank")
+    if rank is not None and rank.contains(0):
+        plain["lora.rank"] = 0
+    point = points.complete(space.dimensions, plain)
+    at = space.config(point).quantization
+    if any(at.at(site).name != "none" for site in ("embedding", "projection", "attention", "ffn")):
+        return None
+    return {path: value for path, value in plain.items() if path in point}
+
+
+def versions() -> str:
+    """Versions of what computes, in one string."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+
+
+def _check_writable(storage: Path) -> None:
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
+
+
+def _created(storage: Path, space: Space) -> RunFolder:
+    return RunFolder.create(storage, space.name, space.to_yaml(), {"columns": column_types(space.dimensions)})
+
+
+def _resumed(path: Path, space: Space) -> RunFolder:
+    """The run at `path`, locked. Raises `UserError` when it is no run, or of a space that differs in more than its end."""
+    folder = RunFolder.open(path)
+    recorded = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+    unlike = space.difference(recorded)
+    if unlike:
+        more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+        raise UserError(f"--resume {path}: it is a run of another space: {unlike[0]}{more}")
+    return folder.lock()

@@ -1,0 +1,224 @@
+"""`TrialConfig`: every setting of one trial, typed, frozen and JSON round-trippable.
+
+A space (`spaces.schema`) gives some of these settings fixed values and searches others by their dotted path, such as
+`quantization.quantizer.name`. Nothing here imports torch, Ray or Optuna.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Site = Literal["embedding", "projection", "attention", "ffn"]
+SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
+
+
+class Settings(BaseModel):
+    """Base of every settings group: immutable, and a key that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PluginRef(BaseModel):
+    """A plug-in by name, with its own parameters beside the name: `{name: fixed, int_bits: 0, frac_bits: 8}`.
+
+    Two short forms are accepted: `binary`, and `fixed:Q0i8f` for the formats that have integer and fraction bits.
+    The parameters are checked against the plug-in's `Params` by `trainable.registry`, not here.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, _, form = value.partition(":")
+        if not form:
+            return {"name": name}
+        match = re.fullmatch(r"Q(\d+)i(\d+)f", form)
+        if match is None:
+            raise ValueError(f"{value!r} is not NAME or NAME:Q<int>i<frac>f, such as fixed:Q0i8f")
+        return {"name": name, "int_bits": int(match[1]), "frac_bits": int(match[2])}
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The plug-in's own parameters."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class CorpusConfig(Settings):
+    """The text: which corpus plug-in, and how it becomes fixed-length token ids."""
+
+    source: PluginRef = Field(PluginRef(name="restaurant"), description="the corpus plug-in and its parameters")
+    max_length: int = Field(64, ge=8, le=512, description="positions per sentence, START and END included")
+    min_count: int = Field(10, ge=0, description="a word is in the vocabulary when seen more often than this")
+
+
+class ModelConfig(Settings):
+    """Shape of the denoiser. The defaults are the published E2E model (87,129,749 parameters at 821 words)."""
+
+    embedding_dim: int = Field(16, ge=2, description="width of a word's embedding, where the noise is added")
+    hidden: int = Field(768, ge=8, description="width of the transformer body; a multiple of heads")
+    layers: int = Field(12, ge=1, description="transformer layers")
+    heads: int = Field(12, ge=1, description="attention heads")
+    ffn: int = Field(3072, ge=8, description="width of the feed-forward layers")
+    time_dim: int = Field(128, ge=2, description="width of the sinusoidal time embedding")
+    positions: int = Field(512, ge=8, description="rows of the position table")
+    projection_depth: Literal[1, 2] = Field(2, description="layers of the up and down projections")
+    dropout: float = Field(0.1, ge=0, lt=1, description="in the body, while training")
+    self_conditioning: bool = Field(False, description="the previous x0 prediction is an input")
+    normalize_embeddings: bool = Field(False, description="rows scaled to norm sqrt(d) before noise is added")
+    rounding: Literal["softmax", "cosine"] = Field("softmax", description="how latents become words")
+    embeddings: Literal["learned", "pretrained"] = Field("learned", description="where the word table comes from")
+    pretrained_path: str | None = Field(None, description="HF model folder or .safetensors file with the matrix")
+    pretrained_trainable: bool = Field(False, description="fine-tune the pretrained rows instead of freezing them")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
+        if self.embeddings == "pretrained" and not self.pretrained_path:
+            raise ValueError("embeddings=pretrained needs pretrained_path")
+        return self
+
+
+class DiffusionConfig(Settings):
+    """The noising process and the training loss."""
+
+    timesteps: int = Field(2000, ge=10, description="T, noise levels of the forward process")
+    schedule: Literal["sqrt", "cosine"] = Field("sqrt", description="how fast noise is added")
+    loss: Literal["mse", "ce"] = Field("mse", description="mse: published; ce: cross-entropy of the token posterior")
+
+
+class OptimConfig(Settings):
+    """One training run."""
+
+    steps: int = Field(1000, ge=1, description="optimizer steps")
+    batch_size: int = Field(64, ge=1, description="sentences per optimizer step, over all workers")
+    lr: float = Field(1e-4, gt=0, description="highest learning rate (AdamW)")
+    warmup: int = Field(50, ge=0, description="steps of linear growth to lr, before the linear fall")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled, as in AdamW")
+    clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights used for measuring; 0 = off")
+    final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
+
+
+class TeacherConfig(Settings):
+    """The autoregressive LM behind lm-score: a small GPT-2 trained on the corpus, or any Hugging Face path."""
+
+    path: str | None = Field(None, description="HF folder or hub id; then nothing below is used")
+    hidden: int = Field(128, ge=8, description="width; a multiple of heads")
+    layers: int = Field(3, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    optim: OptimConfig = OptimConfig(steps=1500, lr=3e-3, ema=0.0)
+
+
+class QuantizationConfig(Settings):
+    """Which quantizer acts where. `per_site` wins over `quantizer` on the sites that it names."""
+
+    quantizer: PluginRef = Field(PluginRef(name="none"), description="the quantizer plug-in and its parameters")
+    sites: tuple[Site, ...] = Field(("embedding",), description="where the quantizer acts")
+    per_site: dict[Site, PluginRef] = Field({}, description="a quantizer of its own for a site")
+
+    def at(self, site: Site) -> PluginRef:
+        """The quantizer that acts on `site`; `none` where nothing is asked for."""
+        if site in self.per_site:
+            return self.per_site[site]
+        return self.quantizer if site in self.sites else PluginRef(name="none")
+
+
+class LoraConfig(Settings):
+    """Low-rank adapter on the body (peft). Rank 0 = no adapter."""
+
+    rank: int = Field(0, ge=0, description="0 = no adapter")
+    alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    targets: tuple[Literal["query", "key", "value", "output", "ffn"], ...] = Field(
+        ("query", "value"), description="matrices of the body that get an adapter"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the adapter, while training")
+
+
+class AdaptConfig(Settings):
+    """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
+
+    optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
+    body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
+
+
+class RuntimeConfig(Settings):
+    """How the arithmetic is done."""
+
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay fp32")
+    compile: bool = Field(False, description="torch.compile, on CUDA")
+
+
+class SamplingConfig(Settings):
+    """Generation."""
+
+    sampler: PluginRef = Field(PluginRef(name="ancestral"), description="the sampler plug-in and its parameters")
+    steps: int = Field(50, ge=1, description="denoising steps, at most diffusion.timesteps")
+    temperature: float = Field(1.0, gt=0, description="of the token posterior in ce models and of the final rounding")
+    clamp: bool = Field(True, description="published clamping: predicted x0 replaced by its nearest embedding (mse)")
+
+
+class GuidanceConfig(Settings):
+    """Gradient guidance of the latents towards a control target."""
+
+    strength: float = Field(0.1, ge=0, description="step size of one inner update")
+    inner_steps: int = Field(1, ge=0, description="gradient steps per denoising step; 0 = no guidance")
+    fluency: float = Field(0.01, ge=0, description="weight of the pull back to the denoiser's own mean")
+    stop: float = Field(0.05, ge=0, le=1, description="last share of the denoising steps that is left unguided")
+
+
+class EvaluationConfig(Settings):
+    """How much is measured. Every count is per rung at the top rung; lower rungs use `rung_share` of it."""
+
+    samples: int = Field(128, ge=4, description="generated sentences for perplexity and diversity")
+    heldout: int = Field(256, ge=4, description="held-out sentences for nll_bound")
+    times: int = Field(16, ge=1, description="noise levels per held-out sentence for nll_bound")
+    control_tasks: tuple[PluginRef, ...] = Field(
+        (PluginRef(name="length"), PluginRef(name="semantic")), description="control tasks behind controllability"
+    )
+    control_samples: int = Field(32, ge=1, description="controlled sentences per task")
+    guidance: GuidanceConfig = GuidanceConfig()
+    latency_batch: int = Field(8, ge=1, description="sentences generated at once when timing")
+    latency_repeats: int = Field(5, ge=2, description="timed generations")
+    rung_share: float = Field(0.5, gt=0, le=1, description="share of the counts used below the top rung")
+    seed: int = Field(0, ge=0, description="of the sampling noise and of the fixed times and noise of nll_bound")
+
+
+class BaseConfig(Settings):
+    """The full-precision model that trials start from, trained once per corpus, model and diffusion setting."""
+
+    path: str | None = Field(None, description="an artifact folder to start from instead of training")
+    optim: OptimConfig = OptimConfig(steps=5000, lr=5e-3, ema=0.995)
+    seed: int = Field(0, ge=0, description="of the initial weights, the batches and the noise")
+
+
+class TrialConfig(Settings):
+    """Everything that decides what one trial computes."""
+
+    seed: int = Field(0, ge=0, description="of the adapter, the batches and the noise of a trial")
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    base: BaseConfig = BaseConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+    lora: LoraConfig = LoraConfig()
+    adapt: AdaptConfig = AdaptConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class HardwareConfig(Settings):
+    """What one trial holds while it runs."""
+
+    workers: int = Field(1, ge=1, description="Ray Train workers per trial (DDP when above 1)")
+    cpus: float = Field(1, gt=0, description="CPUs per worker; torch threads follow it")
+    gpus: float = Field(0, ge=0, description="GPUs per worker")

@@ -1,0 +1,114 @@
+"""`SpaceForm`: the keys of a space file, their types and defaults. `spaces.schema.Space` is what they add up to."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
+
+from spaces.config import HardwareConfig, Settings
+from spaces.dimensions import Dimension
+from spaces.objectives import METRIC, Constraint, Direction
+
+MetricName = Annotated[str, StringConstraints(pattern=f"^{METRIC}$")]
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd]\s*)+")
+
+
+def seconds(text: str) -> float:
+    """Seconds in a duration: `90s`, `30m`, `1h30m`; a bare number is seconds. Raises `ValueError` saying what is legal."""
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
+        return float(text)
+    if not _DURATION.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is not a duration; legal: 90s, 30m, 2h, 1h30m, 1d, or a number of seconds")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text))
+
+
+class BudgetConfig(Settings):
+    """When the search ends: at whichever limit comes first. A grid also ends when every point has been tried."""
+
+    trials: int | None = Field(None, ge=1, description="trials to start")
+    time: float | None = Field(None, gt=0, description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        return seconds(value) if isinstance(value, str) else value
+
+
+class SamplerConfig(Settings):
+    """What proposes the next trial. Keys beside `name` are the sampler's own options."""
+
+    model_config = ConfigDict(extra="allow")
+    name: Literal["tpe", "random", "qmc", "nsga2", "nsga3", "gp", "grid"] = Field(
+        "tpe", description="tpe is the best at about 100 trials; grid tries every point of a finite space in order"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The sampler's own options."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class SchedulerConfig(Settings):
+    """What stops a trial early, at a rung."""
+
+    name: Literal["halving", "none"] = Field("halving", description="halving keeps the best 1/eta of each rung")
+    eta: int = Field(3, ge=2, description="at each rung about one trial in `eta` goes on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class FinishConfig(Settings):
+    """What happens to the members of the front when the search is over."""
+
+    repeats: int = Field(1, ge=0, description="runs of each member again, at the full budget with fresh seeds")
+
+
+class SpaceForm(Settings):
+    """A space file as typed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the run folder; default: the file name")
+    description: str = Field("", description="one sentence for `qdlm spaces`")
+    trial: dict[str, JsonValue] = Field({}, description="fixed settings: any part of the trial settings below")
+    search: dict[str, Dimension] = Field(min_length=1, description="dotted trial path to the values searched there")
+    objectives: dict[MetricName, Direction] = Field(min_length=1, description="metric to minimize or maximize")
+    constraints: tuple[str, ...] = Field((), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
+    budget: BudgetConfig = BudgetConfig()
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="optimizer steps at which a trial is measured and may be stopped, increasing; the last is the full "
+        "budget. Default: once, at trial.adapt.optim.steps",
+    )
+    sampler: SamplerConfig = SamplerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    finish: FinishConfig = FinishConfig()
+    seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is trial.seed")
+
+    @field_validator("constraints")
+    @classmethod
+    def _constraints(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        parsed = [Constraint.parse(text) for text in texts]
+        for one in parsed:
+            for other in parsed:
+                if one.metric == other.metric and (one.op, other.op) == (">=", "<=") and one.bound > other.bound:
+                    raise ValueError(f"no value can satisfy both {one} and {other}")
+        return texts
+
+    @field_validator("rungs")
+    @classmethod
+    def _increasing(cls, rungs: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if rungs and any(later <= earlier for earlier, later in zip(rungs, rungs[1:], strict=False)):
+            raise ValueError(f"{list(rungs)} should increase; legal: {sorted(set(rungs))}")
+        return rungs

@@ -1,0 +1,216 @@
+"""Dotted paths into `TrialConfig`: what exists, what a value there must be, and how to put one there.
+
+A path ends at one setting (`lora.rank`), at a whole plug-in (`quantization.quantizer`), at its name
+(`quantization.quantizer.name`) or at one of its parameters (`quantization.quantizer.frac_bits`), whose legal values
+only the plug-in knows: `search.checking` asks it.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from spaces.complaints import meaning
+from spaces.config import PluginRef, Settings, TrialConfig
+from spaces.values import near
+
+Kind = Literal["setting", "plugin", "name", "parameter"]
+
+
+class PathError(ValueError):
+    """No such path. The message says what is legal."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What stands at a path: its kind, the settings class that holds it and the field's type and bounds."""
+
+    path: str
+    kind: Kind
+    group: type[BaseModel]
+    field: FieldInfo
+    annotation: Any
+
+    @property
+    def plugin(self) -> str | None:
+        """Path of the plug-in that this is, or is a part of."""
+        if self.kind == "plugin":
+            return self.path
+        return self.path.rpartition(".")[0] if self.kind in ("name", "parameter") else None
+
+    @property
+    def group_path(self) -> str:
+        """Path of the settings group whose own rules this setting takes part in."""
+        owner = self.plugin if self.kind in ("name", "parameter") else self.path
+        return owner.rpartition(".")[0]
+
+    def problem(self, value: Any) -> str | None:
+        """Why `value` is not legal here, as one clause; None when it is. Whole numbers are not read from text."""
+        if self.kind == "parameter":
+            return None
+        try:
+            _adapter(self.path).validate_json(json.dumps(value), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            return f"{inner}: {meaning(first)}" if inner else meaning(first)
+        return None
+
+
+@cache
+def _adapter(path: str) -> TypeAdapter:
+    setting = resolve(path)
+    annotation = setting.annotation
+    for bound in setting.field.metadata if annotation is setting.field.annotation else ():
+        annotation = typing.Annotated[annotation, bound]
+    return TypeAdapter(annotation)
+
+
+def is_group(annotation: Any) -> bool:
+    """True for a class of settings that has keys of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, Settings)
+
+
+def plugin_keys(annotation: Any) -> tuple[str, ...] | None:
+    """For a mapping of names to plug-ins (`per_site`): the legal names; None for any other type."""
+    if typing.get_origin(annotation) is dict and typing.get_args(annotation)[1] is PluginRef:
+        return typing.get_args(typing.get_args(annotation)[0])
+    return None
+
+
+def resolve(path: str) -> Setting:
+    """What stands at `path`. Raises `PathError` naming near and legal paths."""
+    group: type[BaseModel] = TrialConfig
+    parts = path.split(".")
+    for index, part in enumerate(parts):
+        at, rest = ".".join(parts[:index]), parts[index + 1 :]
+        if part not in group.model_fields:
+            where = f" under {at}" if at else ""
+            raise PathError(f"no such setting{near(path, all_paths())}; legal{where}: {', '.join(group.model_fields)}")
+        field = group.model_fields[part]
+        if is_group(field.annotation):
+            group = field.annotation
+            continue
+        return _inside(path, group, field, rest)
+    raise PathError(f"is a group of settings; pick one of {', '.join(f'{path}.{name}' for name in group.model_fields)}")
+
+
+def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]) -> Setting:
+    """The field itself, or what `rest` names inside a plug-in or a mapping of plug-ins."""
+    annotation, keys = field.annotation, plugin_keys(field.annotation)
+    if keys is not None and rest:
+        if rest[0] not in keys:
+            raise PathError(f"{rest[0]!r} is not legal here{near(rest[0], keys)}; legal: {', '.join(keys)}")
+        annotation, rest = PluginRef, rest[1:]
+    if annotation is PluginRef and len(rest) <= 1:
+        kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
+        inner = PluginRef if kind == "plugin" else str if kind == "name" else Any
+        if "" in rest:
+            raise PathError("ends with a dot; name a parameter of the plug-in")
+        return Setting(path, kind, group, field, inner)
+    if rest:
+        raise PathError(f"goes too deep: nothing can be named below {path.removesuffix('.' + '.'.join(rest))}")
+    return Setting(path, "setting", group, field, annotation)
+
+
+@cache
+def all_paths() -> tuple[str, ...]:
+    """Every path that can be searched, plug-in parameters aside."""
+    return tuple(_paths(TrialConfig, ""))
+
+
+def _paths(group: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in group.model_fields.items():
+        path = prefix + name
+        if is_group(field.annotation):
+            yield from _paths(field.annotation, path + ".")
+            continue
+        yield path
+        if field.annotation is PluginRef:
+            yield f"{path}.name"
+        for inner in plugin_keys(field.annotation) or ():
+            yield f"{path}.{inner}"
+            yield f"{path}.{inner}.name"
+
+
+def settings_in(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Paths and values of a nested `trial:` tree that is legal; plug-ins come out as their name and parameters."""
+    for name, value in tree.items():
+        path = prefix + name
+        if isinstance(value, dict) and not _is_plugin(path):
+            yield from settings_in(value, path + ".") if value else ((path, value),)
+        elif _is_plugin(path):
+            for inner, item in PluginRef.model_validate(value).model_dump(mode="json").items():
+                yield f"{path}.{inner}", item
+        else:
+            yield path, value
+
+
+def _is_plugin(path: str) -> bool:
+    try:
+        return resolve(path).kind == "plugin"
+    except PathError:
+        return False
+
+
+def put(tree: dict[str, Any], path: str, value: Any) -> None:
+    """Set `value` at the dotted `path` of a nested `trial:` tree. A plug-in on the way that is absent starts as the
+    default plug-in; one in short form becomes a mapping. Mappings on the way are copied, never changed in place."""
+    *parents, last = path.split(".")
+    for index, part in enumerate(parents):
+        child = tree.get(part)
+        tree[part] = dict(child) if isinstance(child, dict) else _opened(child, ".".join(parents[: index + 1]))
+        tree = tree[part]
+    tree[last] = value
+
+
+def _opened(value: Any, path: str) -> dict[str, Any]:
+    """What a node that is about to get a child holds already: the long form of a plug-in, else nothing."""
+    if not _is_plugin(path):
+        return {}
+    if isinstance(value, str):
+        return PluginRef.model_validate(value).model_dump(mode="json")
+    default = at(TrialConfig(), path)
+    return default.model_dump(mode="json") if isinstance(default, PluginRef) else {}
+
+
+def at(config: TrialConfig, path: str) -> Any:
+    """The value at `path` of a built config; None when a plug-in has no such parameter or site."""
+    node: Any = config
+    for part in path.split("."):
+        if isinstance(node, dict):
+            node = node.get(part)
+        elif isinstance(node, PluginRef) and part != "name":
+            node = node.params.get(part)
+        else:
+            node = getattr(node, part, None)
+    return node
+
+
+def type_text(annotation: Any) -> str:
+    """A type as documentation shows it: `int`, `text`, `sqrt | cosine`, `list of ...`, `plug-in`."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_text(arguments[0])
+    if annotation is PluginRef:
+        return "plug-in"
+    if origin is Literal:
+        return " | ".join(str(value) for value in arguments)
+    if origin in (tuple, list):
+        return f"list of {type_text(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {type_text(arguments[0])} to {type_text(arguments[1])}"
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(type_text(argument) for argument in arguments)
+    if getattr(annotation, "__name__", "") == "JsonValue":
+        return "value"
+    names = {str: "text", bool: "true | false", int: "whole number", float: "number", type(None): "null"}
+    return names.get(annotation, annotation.__name__.lower())

@@ -1,0 +1,252 @@
+"""What the keys of a space must be to each other: checked when a space is loaded, before anything runs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from spaces import points
+from spaces.complaints import Complaints, meaning
+from spaces.config import TrialConfig
+from spaces.dimensions import Dimension
+from spaces.errors import UserError
+from spaces.form import SpaceForm
+from spaces.paths import PathError, is_group, put, resolve, settings_in
+from spaces.values import near, show
+
+BASE_PREFIXES = ("corpus.", "model.", "diffusion.", "base.", "teacher.")
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A rule between two settings of different groups."""
+
+    left: str
+    right: str
+    holds: Callable[[Any, Any], bool]
+    words: str
+
+
+_PAIRS = (
+    _Pair("sampling.steps", "diffusion.timesteps", operator.le, "should be at most"),
+    _Pair("corpus.max_length", "model.positions", operator.le, "should be at most"),
+    _Pair("teacher.hidden", "teacher.heads", lambda hidden, heads: hidden % heads == 0, "should be a multiple of"),
+)
+
+
+def check(form: SpaceForm, complaints: Complaints) -> None:
+    """All rules, in an order in which each may rely on those before. Raises `UserError` for the first broken one."""
+    check_fixed(form.trial, complaints)
+    for path, dimension in form.search.items():
+        check_dimension(path, dimension, form, complaints)
+    check_conditions(form.search, complaints)
+    check_overlaps(form, complaints)
+    check_groups(form, complaints)
+    check_pairs(form, complaints)
+    check_run(form, complaints)
+
+
+def check_fixed(tree: dict[str, Any], complaints: Complaints, at: tuple[str, ...] = ()) -> None:
+    """Every key of `trial:` exists and holds a legal value."""
+    for name, value in tree.items():
+        path = (*at, name)
+        if "." in name:
+            nested = ": {".join(name.split(".")) + ": ..." + "}" * name.count(".")
+            raise complaints.error(("trial", *path), f"keys under trial are nested, not dotted; write {nested}")
+        try:
+            setting = resolve(".".join(path))
+        except PathError as error:
+            if not _group_exists(path):
+                raise complaints.error(("trial", *path), str(error)) from None
+            if not isinstance(value, dict):
+                message = f"is a group of settings, so it should be a mapping, not {show(value)}"
+                raise complaints.error(("trial", *path), message) from None
+            check_fixed(value, complaints, path)
+            continue
+        problem = setting.problem(value)
+        if problem:
+            raise complaints.error(("trial", *path), problem)
+
+
+def _group_exists(path: tuple[str, ...]) -> bool:
+    group: Any = TrialConfig
+    for part in path:
+        field = group.model_fields.get(part)
+        if field is None or not is_group(field.annotation):
+            return False
+        group = field.annotation
+    return True
+
+
+def check_dimension(path: str, dimension: Dimension, form: SpaceForm, complaints: Complaints) -> None:
+    """The path exists and may be searched, and every value of the dimension is legal there."""
+    key = ("search", path)
+    try:
+        setting = resolve(path)
+    except PathError as error:
+        raise complaints.error(key, str(error)) from None
+    why = _unsearchable(path, form)
+    if why:
+        raise complaints.error(key, why)
+    if path.startswith(BASE_PREFIXES) and not dimension.finite:
+        message = "changes the base model, which is trained once per value, so it needs few; use choice or int"
+        raise complaints.error((*key, dimension.kind), message)
+    if not dimension.finite and setting.problem(dimension.low + (dimension.high - dimension.low) / 2.718281828):
+        if not any(setting.problem(float(value)) for value in dimension.values()) or not setting.problem(1):
+            raise complaints.error((*key, dimension.kind), "takes whole numbers only; use int: [lowest, highest]")
+    for index, value in enumerate(_samples(dimension)):
+        problem = setting.problem(value)
+        if problem:
+            place = ("choice", index) if dimension.kind == "choice" else (dimension.kind,)
+            raise complaints.error((*key, *place), problem)
+
+
+def _samples(dimension: Dimension) -> tuple[Any, ...]:
+    """Every choice, the ends of a range."""
+    return dimension.choice if dimension.kind == "choice" else (dimension.low, dimension.high)
+
+
+def _unsearchable(path: str, form: SpaceForm) -> str | None:
+    if path == "adapt.optim.steps":
+        return "is set by rungs, so it is not searched; give rungs: [..., full budget]"
+    if path.startswith("evaluation.") and not path.startswith("evaluation.guidance."):
+        return f"changes how trials are measured, so their scores could not be compared; fix it: trial.{path}"
+    judged = set(form.objectives) | {text.split()[0] for text in form.constraints}
+    if path.startswith("teacher.") and "perplexity" in judged:
+        return f"perplexities under different teachers cannot be compared; fix it: trial.{path}"
+    return None
+
+
+def check_conditions(search: dict[str, Dimension], complaints: Complaints) -> None:
+    """Each `when` names another searched dimension and values of it, without going in circles."""
+    for path, dimension in search.items():
+        for parent, values in dimension.when.items():
+            key = ("search", path, "when", parent)
+            if parent not in search:
+                raise complaints.error(key, f"is not searched{near(parent, search)}; legal: {', '.join(search)}")
+            if not search[parent].finite:
+                raise complaints.error(key, "has infinitely many values; a condition needs a choice or an int")
+            for value in values:
+                if not search[parent].contains(value):
+                    raise complaints.error(key, f"never is {show(value)}; legal: {search[parent].describe()}")
+    try:
+        points.order(search)
+    except points.CycleError as error:
+        raise complaints.error(("search", error.paths[0], "when"), f"conditions go in a circle: {error}") from None
+    for path, dimension in search.items():
+        if dimension.when and not points.can_hold(search, path):
+            raise complaints.error(("search", path, "when"), "can never hold, so the dimension would never be searched")
+
+
+def check_overlaps(form: SpaceForm, complaints: Complaints) -> None:
+    """Nothing is searched twice, or both fixed and searched."""
+    for path in form.search:
+        for other in form.search:
+            if path.startswith(f"{other}."):
+                message = f"is a part of {other}, which is searched as a whole; search only one of the two"
+                raise complaints.error(("search", path), message)
+    for path, _ in settings_in(form.trial):
+        for searched in form.search:
+            if path == searched or path.startswith(f"{searched}.") or searched.startswith(f"{path}."):
+                message = f"is fixed here and searched at search.{searched}; keep one"
+                message += f" (--set search.{searched}=null stops searching it)"
+                raise complaints.error(("trial", *path.split(".")), message)
+    fixed_steps = (form.trial.get("adapt") or {}).get("optim", {}).get("steps")
+    if form.rungs and fixed_steps not in (None, form.rungs[-1]):
+        message = f"is {fixed_steps}, but the last of rungs is {form.rungs[-1]}; leave it out, rungs set it"
+        raise complaints.error(("trial", "adapt", "optim", "steps"), message)
+
+
+def trial_tree(form: SpaceForm, point: points.Point) -> dict[str, Any]:
+    """The nested settings of one trial: defaults, fixed ones, the values of `point`, the steps of the last rung.
+
+    Fixing `base.optim.steps` leaves the other settings of `base.optim` at the defaults of the base, which are not those
+    of `OptimConfig`; so the defaults are laid down first.
+    """
+    tree = _over(_defaults(), form.trial, TrialConfig)
+    for path, value in point.items():
+        put(tree, path, value)
+    if form.rungs:
+        put(tree, "adapt.optim.steps", form.rungs[-1])
+    return tree
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Shared: `_over` and `put` copy what they change."""
+    return TrialConfig().model_dump(mode="json")
+
+
+def _over(defaults: dict[str, Any], given: dict[str, Any], group: type[BaseModel]) -> dict[str, Any]:
+    """Given settings over defaults; groups are merged, everything else (plug-ins, lists) replaces the default."""
+    merged = dict(defaults)
+    for name, value in given.items():
+        annotation = group.model_fields[name].annotation
+        merged[name] = _over(defaults[name], value, annotation) if is_group(annotation) else value
+    return merged
+
+
+def _groups(group: type[BaseModel] = TrialConfig, prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Settings groups that have rules of their own between fields."""
+    for name, field in group.model_fields.items():
+        if is_group(field.annotation):
+            if field.annotation.__pydantic_decorators__.model_validators:
+                yield prefix + name, field.annotation
+            yield from _groups(field.annotation, f"{prefix}{name}.")
+
+
+def check_groups(form: SpaceForm, complaints: Complaints) -> None:
+    """Every combination of searched values within a group of settings keeps to the group's own rules."""
+    for at, group in _groups():
+        inside = [path for path in form.search if resolve(path).group_path == at]
+        for point in points.reachable(form.search, inside):
+            try:
+                group.model_validate(tree_at(trial_tree(form, point), at))
+            except ValidationError as error:
+                message, fixed_key = meaning(error.errors()[0]), ("trial", *at.split("."))
+                raise _reached(inside, point, message, fixed_key, complaints) from None
+
+
+def check_pairs(form: SpaceForm, complaints: Complaints) -> None:
+    """Rules between settings of different groups hold at every combination that the space reaches."""
+    for pair in _PAIRS:
+        inside = [path for path in form.search if path in (pair.left, pair.right)]
+        for point in points.reachable(form.search, inside):
+            tree = trial_tree(form, point)
+            left, right = tree_at(tree, pair.left), tree_at(tree, pair.right)
+            if not pair.holds(left, right):
+                message = f"{pair.left}={left} {pair.words} {pair.right}={right}"
+                raise _reached(inside, point, message, ("trial", *pair.left.split(".")), complaints)
+
+
+def tree_at(tree: Any, path: str) -> Any:
+    """The value at a dotted path of nested mappings."""
+    for part in path.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _reached(
+    inside: list[str], point: points.Point, message: str, fixed_key: tuple[str, ...], complaints: Complaints
+) -> UserError:
+    """The error for a bad combination: blames the searched key, or the fixed one where nothing is searched."""
+    if not inside:
+        return complaints.error(fixed_key, message)
+    values = ", ".join(f"{path}={show(value)}" for path, value in point.items())
+    return complaints.error(("search", inside[-1]), f"the space reaches {values}: {message}")
+
+
+def check_run(form: SpaceForm, complaints: Complaints) -> None:
+    """The search can end, and a grid has an end to reach."""
+    endless = [path for path, dimension in form.search.items() if not dimension.finite]
+    if form.sampler.name == "grid":
+        if endless:
+            message = f"grid needs finitely many points; use choice or int for {', '.join(endless)}"
+            raise complaints.error(("sampler", "name"), message)
+    elif form.budget.trials is None and form.budget.time is None:
+        raise complaints.error(("budget",), "the search would never end; give budget.trials, budget.time or both")

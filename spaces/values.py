@@ -1,0 +1,55 @@
+"""Small helpers on JSON-like values: equality that YAML users expect, short display, and close-match hints."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+
+def key(value: Any) -> Any:
+    """A hashable form of a JSON value, equal for equal values: `1` equals `1.0`, `1` does not equal `true`."""
+    if isinstance(value, bool) or value is None:
+        return ("constant", value)
+    if isinstance(value, (int, float)):
+        return ("number", value)
+    if isinstance(value, str):
+        return ("text", value)
+    if isinstance(value, (list, tuple)):
+        return ("list", tuple(key(item) for item in value))
+    return ("mapping", frozenset((name, key(item)) for name, item in value.items()))
+
+
+def show(value: Any, limit: int = 80) -> str:
+    """The value on one line, as it could stand in a space file; cut to `limit` characters."""
+    text = value if isinstance(value, str) and value and value.isprintable() else _flow(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_flow(item) for item in value) + "]"
+    plain = isinstance(value, str) and value and value.replace("_", "").replace(":", "").replace(".", "").isalnum()
+    return value if plain else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def dotted(parts: Iterable[str | int]) -> str:
+    """Key path for messages: `search.lora.rank.choice[2]`."""
+    text = ""
+    for part in parts:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += ("." if text else "") + (part if part.isprintable() and part else json.dumps(part))
+    return text
+
+
+def near(name: str, legal: Iterable[str]) -> str:
+    """` (did you mean 'objectives'?)`, or nothing when no legal name is close."""
+    options = list(legal)
+    tails = [option for option in options if option.endswith(f".{name}")]
+    found = difflib.get_close_matches(name, options, n=1) or tails[:1]
+    return f" (did you mean {found[0]!r}?)" if found else ""

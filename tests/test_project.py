@@ -1,0 +1,231 @@
+"""Rules that hold for every file: who may import whom, how long a file may be, and what is never called."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("spaces", "trainable", "search", "cluster", "dashboards", "benchmarks", "tests")
+PRODUCT = ("spaces", "trainable", "search", "cluster", "dashboards")
+
+# Rooms by file pattern, the first match counts; a room lists the rooms that it may import from besides itself.
+ROOMS = {
+    "ground": r"spaces\..*|spaces",
+    "registry": r"trainable\.registry",
+    "parts": r"trainable\.(quantizers|control|corpora|model|diffusion|metrics|files|seeds)(\..*)?",
+    "worker": r"trainable\.worker",
+    "trial": r"trainable\..*",
+    "checking": r"search\.checking",
+    "engine adapters": r"search\.ray_.*|cluster\..*",
+    "composition": r"search\.(sweep|preparing)",
+    "face": r"search\.(cli.*|progress.*|doctor|__main__)",
+    "deciding": r"search\..*",
+    "showing": r"dashboards\..*",
+}
+MAY_IMPORT = {
+    "ground": set(),
+    "registry": {"ground"},
+    "parts": {"ground", "registry"},
+    "trial": {"ground", "registry", "parts"},
+    "worker": {"ground", "registry", "parts", "trial"},
+    "deciding": {"ground"},
+    "checking": {"ground", "registry", "parts", "deciding"},
+    "engine adapters": {"ground", "registry", "parts", "trial", "worker", "deciding"},
+    "composition": {"ground", "registry", "trial", "worker", "deciding", "checking", "engine adapters", "showing"},
+    "face": {"ground", "registry", "parts", "trial", "deciding", "checking", "composition", "showing"},
+    "showing": {"ground"},
+}
+# Libraries with one home: a regular expression of the modules that may import them (anywhere in the file).
+HOMES = {
+    "ray": r"trainable\.worker|search\.ray_.*|cluster\..*",
+    "optuna": r"search\.(searcher.*|catalogue|simulator.*)|dashboards\..*",
+    "torch": r"trainable\..*|search\.(doctor|cli_generate)",
+    "transformers": r"trainable\..*",
+    "peft": r"trainable\..*",
+    "datasets": r"trainable\..*",
+    "typer": r"search\.cli.*",
+}
+SLOW = {"ray", "torch", "transformers", "peft", "datasets", "optuna", "pandas", "matplotlib", "pyarrow", "spacy"}
+
+
+def files(*packages: str) -> list[Path]:
+    """Python files of some packages."""
+    return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def module_name(path: Path) -> str:
+    """`search/cli.py` is `search.cli`; a package's `__init__` is the package."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The parsed file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: Path, top_level: bool = False) -> Iterator[tuple[int, str]]:
+    """Line and module of each import; what stands under `if TYPE_CHECKING` costs nothing and is left out."""
+    skipped = {id(node) for branch in ast.walk(tree(path)) if isinstance(branch, ast.If)
+               and "TYPE_CHECKING" in ast.dump(branch.test) for item in branch.body for node in ast.walk(item)}
+    for node in tree(path).body if top_level else ast.walk(tree(path)):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                inner = ROOT / Path(*node.module.split("."), alias.name)
+                found = inner.with_suffix(".py").is_file() or (inner / "__init__.py").is_file()
+                yield node.lineno, f"{node.module}.{alias.name}" if found else node.module
+
+
+def room(module: str) -> str | None:
+    """Where a module lives; None for what is not ours."""
+    return next((name for name, pattern in ROOMS.items() if re.fullmatch(pattern, module)), None)
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def test_a_file_imports_only_from_the_floors_below():
+    wrong = []
+    for path in files(*PRODUCT):
+        own = room(module_name(path))
+        for line, target in imports(path):
+            other = room(target)
+            if other is not None and own is not None and other != own and other not in MAY_IMPORT[own]:
+                wrong.append(f"{where(path, line)}: {own} imports {target} ({other})")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_a_library_is_imported_only_at_home(library):
+    wrong = [f"{where(path, line)}: {target}" for path in files(*PRODUCT) for line, target in imports(path)
+             if target.partition(".")[0] == library and not re.fullmatch(HOMES[library], module_name(path))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_face_imports_nothing_slow_before_it_is_needed():
+    wrong = [f"{where(path, line)}: {target}" for path in files("search") if room(module_name(path)) == "face"
+             for line, target in imports(path, top_level=True) if target.partition(".")[0] in SLOW]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_rule_sees_what_it_forbids(tmp_path, monkeypatch):
+    (tmp_path / "spaces").mkdir()
+    (tmp_path / "spaces" / "bad.py").write_text("def late():\n    import ray.tune\n    from search import cli\n")
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    assert list(imports(tmp_path / "spaces" / "bad.py")) == [(2, "ray.tune"), (3, "search")]
+
+
+def test_no_file_is_longer_than_400_lines():
+    long = {str(path.relative_to(ROOT)): count for path in files(*PACKAGES)
+            if (count := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
+
+
+def test_every_module_says_what_it_is_for():
+    silent = [str(path.relative_to(ROOT)) for path in files(*PRODUCT)
+              if path.read_text(encoding="utf-8").strip() and ast.get_docstring(tree(path)) is None]
+    assert not silent
+
+
+def test_public_functions_have_docstrings():
+    silent = [where(path, node.lineno) + f" {node.name}" for path in files(*PRODUCT) for node in tree(path).body
+              if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
+              and ast.get_docstring(node) is None]
+    assert not silent, "\n".join(silent)
+
+
+FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {"yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "os.system", "os.popen",
+                   "subprocess.getoutput", "eval", "exec"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Each call with its dotted name."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    """The literal value of a keyword argument, or None."""
+    literals = {item.arg: item.value.value for item in call.keywords if isinstance(item.value, ast.Constant)}
+    return literals.get(name)
+
+
+def mistakes(path: Path) -> Iterator[str]:
+    """What no file may do."""
+    for line, target in imports(path):
+        if target.partition(".")[0] in FORBIDDEN_MODULES:
+            yield f"{where(path, line)}: imports {target}"
+    for name, call in calls(path):
+        if name in FORBIDDEN_CALLS:
+            yield f"{where(path, call.lineno)}: calls {name}"
+        if name == "torch.load" and keyword(call, "weights_only") is not True:
+            yield f"{where(path, call.lineno)}: torch.load without weights_only=True"
+        if any(keyword(call, risk) is True for risk in ("shell", "allow_pickle", "trust_remote_code")):
+            yield f"{where(path, call.lineno)}: {ast.unparse(call)}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or len(node.body) == 1
+                                                    and isinstance(node.body[0], ast.Pass)
+                                                    and ast.unparse(node.type) in ("Exception", "BaseException")):
+            yield f"{where(path, node.lineno)}: swallows every exception"
+        if isinstance(node, ast.Global):
+            yield f"{where(path, node.lineno)}: global state"
+
+
+def test_nothing_unsafe_is_called():
+    wrong = [mistake for path in files(*PRODUCT, "benchmarks") for mistake in mistakes(path)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("text", [
+    "import pickle", "import yaml\nyaml.load('x')", "import torch\ntorch.load('x')", "eval('1')",
+    "try:\n    f()\nexcept:\n    g()",
+    "import torch\ntorch.load('x', weights_only=False)", "import subprocess as s\ns.run('ls', shell=True)",
+    "try:\n    f()\nexcept Exception:\n    pass", "def f():\n    global x\n    x = 1",
+])
+def test_the_safety_rule_sees_what_it_forbids(tmp_path, monkeypatch, text):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "bad.py").write_text(text)
+    assert list(mistakes(tmp_path / "bad.py"))
+
+
+def test_ci_runs_make_test_and_nothing_more():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    lines = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."', "exec make test"]
+
+
+def test_makefile_has_the_promised_targets():
+    command = ["make", "-C", str(ROOT), "--no-print-directory", "help"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = re.findall(r"^  make (\w+)", listing.stdout, re.MULTILINE)
+    assert shown == ["help", "install", "quickstart", "test", "lint", "docs", "clean"]
+
+
+def test_dependencies_are_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    every = [*project["dependencies"], *(need for group in project["optional-dependencies"].values() for need in group)]
+    loose = [need for need in every if "==" not in need]
+    assert all(need.startswith("torch>=") for need in loose)  # torch is pinned in the Makefile: its build differs
+    assert re.search(r"^TORCH +\?= torch==\d+\.\d+\.\d+$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_no_package_host_is_named():
+    for name in ("Makefile", "pyproject.toml", "cluster/install_torch.py", ".ci/run"):
+        assert not re.search(r"https?://", (ROOT / name).read_text()), name

@@ -1,0 +1,50 @@
+"""Gradient guidance of the latents towards a control target (Diffusion-LM, arXiv 2205.14217, section 5.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from spaces.config import GuidanceConfig
+from trainable.control.base import ControlTask, Target
+from trainable.model.prediction import Prediction
+
+
+class Guide:
+    """Called after each denoising step; moves the latent so that the task's loss falls.
+
+    Each of `inner_steps` updates is x <- x - strength * sign(gradient of task loss + fluency * |x - mean|^2 / sigma^2).
+    The sign is what the released code does: it makes a new Adagrad optimizer for every update, whose first step is just
+    that. Losses are summed over the batch, so that a sentence does not depend on what it is generated with.
+    """
+
+    def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, total_steps: int):
+        """`total_steps` denoising steps in all; the last `config.stop` share of them, rounded up, is left unguided."""
+        self.task, self.targets, self.config, self.corpus = task, list(targets), config, corpus
+        self.guided_steps = total_steps - math.ceil(config.stop * total_steps)
+
+    def __call__(self, x_prev: Tensor, t_prev: Tensor, mean: Tensor, sigma: Tensor | float,
+                 predict: Callable[[Tensor, Tensor], Prediction], step_index: int) -> Tensor:
+        """[B, L, d] latents after step `step_index` (from 0) -> the same, guided.
+
+        `t_prev` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn from. A step
+        without noise has sigma 0 and counts as 1, as released. With nothing to do, `x_prev` itself is returned.
+        """
+        if self.config.inner_steps == 0 or self.config.strength == 0 or step_index >= self.guided_steps:
+            return x_prev
+        if len(x_prev) != len(self.targets):
+            raise ValueError(f"{len(x_prev)} latents but {len(self.targets)} targets")
+        variance = torch.as_tensor(sigma, dtype=x_prev.dtype, device=x_prev.device) ** 2
+        variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+        x = x_prev.detach()
+        for _ in range(self.config.inner_steps):
+            with torch.enable_grad():
+                x.requires_grad_(True)
+                loss = self.task.loss(predict(x, t_prev), self.targets, self.corpus).sum()
+                pull = ((x - mean) ** 2 / variance).sum()
+                gradient, = torch.autograd.grad(loss + self.config.fluency * pull, x)
+            x = x.detach() - self.config.strength * gradient.sign()
+        return x

@@ -1,0 +1,75 @@
+"""Control of the number of words."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spaces.errors import UserError
+from trainable.control.base import ControlTask, Target
+from trainable.control.lexicon import Lexicon
+from trainable.corpora.tokenize import END, SPECIALS, UNK
+from trainable.model.prediction import Prediction
+from trainable.registry import Params
+
+
+def word_log_prob(log_probs: Tensor) -> Tensor:
+    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word (UNK is one) and not a mark."""
+    return torch.logaddexp(log_probs[..., len(SPECIALS):].logsumexp(-1), log_probs[..., UNK])
+
+
+class Length(ControlTask):
+    """A given number of words, punctuation counted as the corpus cuts it; within 2 is a success, as published."""
+
+    name = "length"
+
+    class Params(Params):
+        """`tolerance`: how many words off is still a success."""
+
+        tolerance: int = Field(2, ge=0)
+
+    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+        """Lengths of randomly drawn held-out sentences, so that they are asked for as often as they occur."""
+        lengths = corpus.lengths("valid")
+        if len(lengths) == 0:
+            raise UserError("control task 'length': the corpus has no held-out sentences to draw lengths from")
+        rows = torch.randint(len(lengths), (n,), generator=generator).tolist()
+        return [{"length": int(lengths[row]), "row": row} for row in rows]
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """-log p(END right after the last word) - mean over the positions before of log p(a word).
+
+        The first word stands at position 1, behind START. Under the published form (squared error between the predicted
+        latent and END) only the first term exists; the second keeps an earlier END or PAD from ending the sentence, and
+        as a mean it weighs as much for long sentences as for short ones.
+        """
+        log_probs = prediction.log_probs
+        lengths = torch.tensor([target["length"] for target in targets], device=log_probs.device)
+        positions = torch.arange(log_probs.shape[1], device=log_probs.device)
+        if int(lengths.max()) + 1 >= log_probs.shape[1]:
+            raise ValueError(f"length {int(lengths.max())} does not fit into {log_probs.shape[1]} positions")
+        end = log_probs[..., END].gather(1, lengths[:, None] + 1).squeeze(1)
+        inside = (positions >= 1) & (positions <= lengths[:, None])
+        words = (word_log_prob(log_probs) * inside).sum(1) / lengths.clamp(min=1)
+        return -end - words
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many."""
+        off = abs(len(words) - target["length"])
+        return {"success": float(off <= self.params.tolerance), "exact": float(off == 0), "off": float(off)}
+
+    def oracle(self, target: Target) -> str:
+        """Counting."""
+        return "count"
+
+    def keys(self, lexicon: Lexicon) -> list[str]:
+        """Only `length`."""
+        return ["length"]
+
+    def parse(self, key: str, value: str, lexicon: Lexicon) -> Target:
+        """`length=14`. The model's positions bound it: START and END take two."""
+        longest = lexicon.max_length - 2
+        if not value.isdecimal() or not 1 <= int(value) <= longest:
+            raise UserError(f"control length={value}: the length must be a whole number from 1 to {longest}")
+        return {"length": int(value)}

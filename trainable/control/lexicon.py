@@ -1,0 +1,88 @@
+"""What control needs to know of a corpus: its words, its fields and values, and how each value is said.
+
+Small enough to travel in an exported model's JSON, so that an artifact can be controlled without the corpus.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from trainable.corpora.tokenize import END, PAD, START, UNK
+
+GRAMMAR_CORPUS = "restaurant"
+
+
+def oracle_of(corpus) -> str:
+    """`grammar` where the grammar that generated the corpus can read a meaning back; else `words`."""
+    return "grammar" if corpus.stats.get("corpus") == GRAMMAR_CORPUS else "words"
+
+
+def phrases_for(field: str, value: str, oracle: str) -> list[list[str]]:
+    """The ways to say that `field` is `value`, each a list of words; none when it is not said by fixed words."""
+    if value.casefold() not in ("yes", "no"):
+        return [value.split()]
+    if oracle != "grammar":
+        return []
+    from trainable.corpora.restaurant.lexicon import FAMILY
+    templates = [template for templates in FAMILY[value].values() for template in templates]
+    phrases = {tuple(re.findall(r"([^\s()/]+)/[A-Z]+", template)) for template in templates}
+    return [list(phrase) for phrase in sorted(phrases)]
+
+
+def contains(words: Sequence[str], phrase: Sequence[str]) -> bool:
+    """Whether `phrase` stands in `words` as a run of whole words, in any case."""
+    folded, wanted = [word.casefold() for word in words], [word.casefold() for word in phrase]
+    return any(folded[i:i + len(wanted)] == wanted for i in range(len(folded) - len(wanted) + 1))
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """Vocabulary, positions, and for each field its values with the phrases that say them."""
+
+    vocab: list[str]
+    max_length: int
+    values: dict[str, dict[str, list[list[str]]]]
+    """Field -> value -> the phrases that say it, each a list of words."""
+    oracle: str
+    """What scores the content of a sentence: `grammar` or `words`."""
+
+    @classmethod
+    def of(cls, corpus) -> Lexicon:
+        """From a `TokenizedCorpus`: all fields and values in it that can be said. A `Lexicon` is given back."""
+        if isinstance(corpus, Lexicon):
+            return corpus
+        oracle, seen = oracle_of(corpus), {}
+        for split in ("train", "valid"):
+            for row in corpus.rows(split, range(len(corpus.lengths(split)))):
+                for field, value in (row.get("fields") or {}).items():
+                    seen.setdefault(field, set()).add(value)
+        values = {field: {value: ways for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
+                  for field, found in seen.items()}
+        sayable = {field: ways for field, ways in values.items() if ways}
+        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle)
+
+    @classmethod
+    def from_json(cls, value: dict) -> Lexicon:
+        """The inverse of `to_json`."""
+        return cls(**value)
+
+    def to_json(self) -> dict:
+        """Plain lists, dicts and strings."""
+        return asdict(self)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {word: index for index, word in enumerate(self.vocab)}
+
+    def encode(self, words: Sequence[str]) -> list[int]:
+        """Word ids; words outside the vocabulary become UNK."""
+        return [self._index.get(word, UNK) for word in words]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """Words of a row of ids, up to its first END; START and PAD are left out."""
+        ids = list(ids)
+        ids = ids[:ids.index(END)] if END in ids else ids
+        return [self.vocab[i] for i in ids if i not in (START, PAD)]

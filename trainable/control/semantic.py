@@ -1,0 +1,131 @@
+"""Control of content: a field shall have a value, such as food = Italian."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+
+from spaces.errors import UserError
+from trainable.control.base import ControlTask, Target
+from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
+from trainable.corpora.tokenize import END, UNK
+from trainable.model.prediction import Prediction
+from trainable.registry import Params
+
+TRIES = 50  # held-out rows looked at per wanted target before the corpus is said to have none
+
+
+def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor:
+    """Log of the expected number of times that `phrase` [K] stands in a sentence before it ends.
+
+    `log_probs` [L, V] is the posterior of one sentence, positions taken as independent; `alive` [L] is `log_alive` of
+    it. Position 0 holds START and the last one END, so neither is counted. -inf when the phrase is longer than the
+    sentence can be.
+    """
+    size, last = len(phrase), log_probs.shape[0] - 2
+    starts = last - size + 1
+    if starts < 1:
+        return log_probs.new_full((), -torch.inf)
+    total = alive[:starts]
+    for k, word in enumerate(phrase.tolist()):
+        total = total + log_probs[1 + k:1 + k + starts, word]
+    return total.logsumexp(0)
+
+
+def log_alive(log_probs: Tensor) -> Tensor:
+    """[..., L, V] log-posterior -> [..., L] log-probability that END stands at none of the positions 1 to this one."""
+    end = log_probs[..., 1:, END].exp().clamp(max=1 - 1e-6)
+    return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
+
+
+class Semantic(ControlTask):
+    """A field of the sentence's meaning has a given value, for example food=Italian."""
+
+    name = "semantic"
+
+    class Params(Params):
+        """`fields`: which fields targets are drawn from; empty for all."""
+
+        fields: tuple[str, ...] = ()
+
+    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+        """One field, drawn evenly from those of a random held-out row that can be said and scored, with its value.
+
+        Values are left out when a word of theirs is not in the vocabulary, and, where no grammar decides, when they are
+        yes or no: these are not said by their own words.
+        """
+        count, oracle, found = len(corpus.lengths("valid")), oracle_of(corpus), []
+        rows = torch.randint(max(1, count), (n * TRIES,), generator=generator).tolist() if count else []
+        draws = torch.rand(len(rows), generator=generator).tolist()
+        for row, draw in zip(rows, draws, strict=True):
+            fields = corpus.rows("valid", [row])[0].get("fields") or {}
+            made = [self._target(field, value, oracle, corpus) for field, value in fields.items()]
+            usable = [target for target in made if target is not None]
+            if usable:
+                found.append({**usable[int(draw * len(usable))], "row": row})
+            if len(found) == n:
+                return found
+        wanted = f" {', '.join(self.params.fields)}" if self.params.fields else ""
+        raise UserError(f"control task 'semantic': the corpus's held-out text has no usable fields{wanted}; "
+                        "leave the task out of evaluation.control_tasks or use a corpus with fields")
+
+    def _target(self, field: str, value: str, oracle: str, corpus) -> Target | None:
+        if self.params.fields and field not in self.params.fields:
+            return None
+        phrases = [phrase for phrase in phrases_for(field, value, oracle) if UNK not in corpus.encode(phrase)]
+        return {"field": field, "value": value, "oracle": oracle, "phrases": phrases} if phrases else None
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """-log min(1, expected number of times that the posterior says the target before the sentence ends).
+
+        No classifier: the expectation is a log-sum-exp over phrases and start positions i of sum_k log p(word k at i +
+        k). By Markov's inequality it bounds the probability that the phrase is there at all; at 1 it has nothing left
+        to ask.
+        """
+        alive = log_alive(prediction.log_probs)
+        losses = []
+        for log_probs, living, target in zip(prediction.log_probs, alive, targets, strict=True):
+            ids = [torch.tensor(corpus.encode(phrase)) for phrase in target["phrases"]]
+            counts = torch.stack([phrase_log_count(log_probs, phrase, living) for phrase in ids])
+            if torch.isneginf(counts).all():
+                raise ValueError(f"no phrase of {target} fits into {len(log_probs)} positions")
+            losses.append(-counts.logsumexp(0).clamp(max=0.0))
+        return torch.stack(losses)
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`, and the same under the field's name, so that means per field come out beside the whole.
+
+        Oracle `grammar` reads the meaning back with the grammar that made the corpus; `words` looks for the value as a
+        run of whole words in any case (whole, so that "no" is not found in "north", as the released scorer does).
+        """
+        if target["oracle"] == "grammar":
+            from trainable.corpora.restaurant.oracle import read_fields
+            success = (read_fields(words) or {}).get(target["field"]) == target["value"]
+        else:
+            success = any(contains(words, phrase) for phrase in target["phrases"])
+        return {"success": float(success), target["field"]: float(success)}
+
+    def oracle(self, target: Target) -> str:
+        """`grammar` or `words`."""
+        return target["oracle"]
+
+    def keys(self, lexicon: Lexicon) -> list[str]:
+        """The corpus's fields."""
+        return list(lexicon.values)
+
+    def parse(self, key: str, value: str, lexicon: Lexicon) -> Target:
+        """`food=Italian`; upper and lower case are the same."""
+        legal = lexicon.values[key]
+        by_name = {name.casefold(): name for name in legal}
+        known = by_name.get(" ".join(value.split()).casefold())
+        if known is None:
+            near = difflib.get_close_matches(value, legal, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"control {key}={value}: unknown value{hint}; legal: {', '.join(sorted(legal))}")
+        phrases = [phrase for phrase in legal[known] if UNK not in lexicon.encode(phrase)]
+        if not phrases:
+            sayable = [name for name, ways in legal.items() if any(UNK not in lexicon.encode(way) for way in ways)]
+            raise UserError(f"control {key}={value}: the vocabulary has no words for it; legal: {', '.join(sayable)}")
+        return {"field": key, "value": known, "oracle": lexicon.oracle, "phrases": phrases}

@@ -1,0 +1,222 @@
+"""A corpus cut to token ids once, kept as Arrow files, and opened by mapping them into memory.
+
+A folder holds `vocab.json`, `train.arrow`, `valid.arrow` (one record batch each, so that all ids lie in one piece) and
+`stats.json`. Opening reads the word list and two footers; the ids are views of the mapped files, shared by all processes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from spaces.config import CorpusConfig
+from spaces.errors import UserError
+from trainable.corpora.base import SPLITS, UNKNOWN, Example, Split
+from trainable.registry import CORPORA
+
+START, END, UNK, PAD = range(4)
+SPECIALS = ("START", "END", UNKNOWN, "PAD")
+BATCH = 4096
+"""Examples that are held as Python objects at a time."""
+
+
+class _Index:
+    """Numbers words in the order in which they are first seen, after the specials. The word `UNKNOWN` is always UNK."""
+
+    def __init__(self):
+        self.ids = {UNKNOWN: UNK}
+        self.words: list[str] = []
+
+    def __getitem__(self, word: str) -> int:
+        found = self.ids.get(word)
+        if found is None:
+            if not word or " " in word:
+                raise ValueError(f"a corpus gave {word!r} as a word: words are not empty and hold no space")
+            found = self.ids[word] = len(SPECIALS) + len(self.words)
+            self.words.append(word)
+        return found
+
+
+def build(config: CorpusConfig, out: Path) -> None:
+    """Write the tokenized corpus of `config` into the folder `out`.
+
+    The vocabulary is START, END, UNK, PAD, then the words that the training split has more than `min_count` times, in
+    order of appearance, then the corpus's reserved words. A row is START words END PAD...; texts of more than
+    `max_length` - 2 words are counted (their words too) and left out. Raises `UserError` when a split comes out empty.
+    """
+    corpus = CORPORA.build(config.source)
+    index = _Index()
+    counts = np.zeros(len(SPECIALS), dtype=np.int64)
+    tables, dropped = {}, {}
+    for split in SPLITS:
+        parts = []
+        dropped[split] = 0
+        for batch, ids in _numbered(corpus.examples(split), index):
+            if split == "train":
+                counts = _add(counts, np.concatenate(ids))
+            kept = [i for i, row in enumerate(ids) if len(row) <= config.max_length - 2]
+            dropped[split] += len(ids) - len(kept)
+            parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept], config.max_length))
+        tables[split] = pa.Table.from_batches(parts, _schema(config.max_length))
+        if not len(tables[split]):
+            raise UserError(f"corpus {config.source.name!r}: no {split} text of at most corpus.max_length - 2 = "
+                            f"{config.max_length - 2} words ({dropped[split]:,} longer ones)")
+    vocab, final = _vocabulary(index, counts, config.min_count, corpus.reserved())
+    out.mkdir(parents=True, exist_ok=True)
+    stats: dict[str, Any] = {"corpus": config.source.name, "vocabulary": len(vocab), "sentences": {}, "dropped": dropped,
+                             "mean_words": {}, "unk_rate": {}}
+    for split, table in tables.items():
+        batch = _renumber(table.combine_chunks(), final, config.max_length)
+        with pa.OSFile(str(out / f"{split}.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        lengths, ids = batch.column("length").to_numpy(), batch.column("ids").values.to_numpy()
+        stats["sentences"][split] = len(lengths)
+        stats["mean_words"][split] = round(float(lengths.mean()), 3)
+        stats["unk_rate"][split] = round(float((ids == UNK).sum() / lengths.sum()), 6)
+    (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    (out / "stats.json").write_text(json.dumps(stats, indent=1), encoding="utf-8")
+
+
+def _numbered(examples: Iterable[Example], index: _Index) -> Iterator[tuple[list[Example], list[np.ndarray]]]:
+    """Batches of examples, each with the provisional ids of its words."""
+    source = iter(examples)
+    while batch := list(islice(source, BATCH)):
+        yield batch, [np.fromiter(map(index.__getitem__, e.words), np.int32, len(e.words)) for e in batch]
+
+
+def _add(counts: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    more = np.bincount(ids, minlength=len(counts))
+    more[: len(counts)] += counts
+    return more
+
+
+def _schema(max_length: int) -> pa.Schema:
+    return pa.schema([
+        ("ids", pa.list_(pa.int32(), max_length)), ("length", pa.int32()), ("text", pa.large_string()),
+        ("fields", pa.string()), ("upos", pa.list_(pa.string())), ("tree", pa.large_string()),
+    ])
+
+
+def _record_batch(examples: list[Example], ids: list[np.ndarray], max_length: int) -> pa.RecordBatch:
+    rows = np.full((len(ids), max_length), PAD, dtype=np.int32)
+    rows[:, 0] = START
+    for row, words in zip(rows, ids, strict=True):
+        row[1 : len(words) + 1] = words
+        row[len(words) + 1] = END
+    schema = _schema(max_length)
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), max_length),
+        [len(words) for words in ids],
+        [" ".join(e.words) for e in examples],
+        [None if e.fields is None else json.dumps(e.fields, ensure_ascii=False) for e in examples],
+        [e.upos for e in examples],
+        [e.tree for e in examples],
+    ]
+    return pa.record_batch([pa.array(column, kind.type) if isinstance(column, list) else column
+                            for column, kind in zip(columns, schema, strict=True)], schema=schema)
+
+
+def _vocabulary(index: _Index, counts: np.ndarray, min_count: int, reserved: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """(word list, provisional id -> final id)."""
+    words = [word for word, n in zip(index.words, counts[len(SPECIALS) :], strict=False) if n > min_count]
+    words += [word for word in reserved if word not in set(words)]
+    place = {word: i for i, word in enumerate(words, len(SPECIALS))}
+    final = [*range(len(SPECIALS)), *(place.get(word, UNK) for word in index.words)]
+    return [*SPECIALS, *words], np.array(final, dtype=np.int32)
+
+
+def _renumber(table: pa.Table, final: np.ndarray, max_length: int) -> pa.RecordBatch:
+    batch, = table.to_batches()
+    ids = final[batch.column("ids").flatten().to_numpy()]
+    return batch.set_column(0, "ids", pa.FixedSizeListArray.from_arrays(pa.array(ids), max_length))
+
+
+class TokenizedCorpus:
+    """A tokenized corpus on disk, mapped into memory. Open it with `TokenizedCorpus.open(folder)`."""
+
+    START, END, UNK, PAD = START, END, UNK, PAD
+
+    def __init__(self, vocab: list[str], stats: dict[str, Any], batches: dict[str, pa.RecordBatch]):
+        self.vocab = vocab
+        self.stats = stats
+        self._batches = batches
+        self._index = {word: i for i, word in enumerate(vocab[len(SPECIALS) :], len(SPECIALS))}
+        self._ids, self._lengths = {}, {}
+        for split, batch in batches.items():
+            column = batch.column("ids")
+            self._ids[split] = column.values.to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+            self._lengths[split] = batch.column("length").to_numpy(zero_copy_only=True)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> TokenizedCorpus:
+        """Map what `build` wrote. Takes milliseconds at any size. Raises `UserError` naming a missing or damaged file."""
+        folder = Path(folder)
+        vocab, stats = (_read_json(folder / name) for name in ("vocab.json", "stats.json"))
+        if not isinstance(vocab, list) or tuple(vocab[: len(SPECIALS)]) != SPECIALS:
+            raise UserError(f"{folder / 'vocab.json'}: not a word list that begins with {', '.join(SPECIALS)}; {_REBUILD}")
+        return cls(vocab, stats, {split: _map(folder / f"{split}.arrow") for split in SPLITS})
+
+    def ids(self, split: Split) -> np.ndarray:
+        """[N, max_length] int32, a read-only view of the mapped file."""
+        return self._ids[split]
+
+    def lengths(self, split: Split) -> np.ndarray:
+        """[N] int32: words of each row, START and END not counted."""
+        return self._lengths[split]
+
+    def rows(self, split: Split, indices: Iterable[int]) -> list[dict[str, Any]]:
+        """For each index: `words`, `text`, `fields`, `upos`, `tree` as the corpus gave them; None for what it does not have."""
+        batch = self._batches[split].select(["text", "fields", "upos", "tree"]).take(pa.array(list(indices), pa.int64()))
+        rows = batch.to_pylist()
+        for row in rows:
+            row["words"] = row["text"].split(" ")
+            row["fields"] = None if row["fields"] is None else json.loads(row["fields"])
+        return rows
+
+    def encode(self, words: Sequence[str]) -> list[int]:
+        """Ids of words, without START and END; words outside the vocabulary become UNK."""
+        return [self._index.get(word, UNK) for word in words]
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """Words of a row of ids up to its first END; START and PAD are skipped."""
+        words = []
+        for i in np.asarray(ids).tolist():
+            if i == END:
+                break
+            if i not in (START, PAD):
+                words.append(self.vocab[i])
+        return words
+
+
+_REBUILD = "delete the folder to have it built again"
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a tokenized corpus is a folder written by corpora.tokenize.build") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_line(error)}); {_REBUILD}") from None
+
+
+def _map(path: Path) -> pa.RecordBatch:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if reader.num_record_batches != 1 or reader.schema.names[:2] != ["ids", "length"]:
+            raise pa.ArrowInvalid("not one record batch of ids, length, ...")
+        return reader.get_batch(0)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {_REBUILD}") from None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: damaged or not an Arrow file ({_line(error)}); {_REBUILD}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,76 @@
+"""Generation: from noise to word ids, with room for guidance after every denoising step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import SamplingConfig
+from trainable.diffusion.schedule import Schedule, randn
+from trainable.model.prediction import Prediction
+from trainable.model.sites import frozen_weights
+from trainable.registry import SAMPLERS
+
+Guide = Callable[..., Tensor]
+"""`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
+
+
+def nearest_rows(x0: Tensor, table: Tensor) -> Tensor:
+    """Clamping (Diffusion-LM, section 4.3): every latent replaced by the row that is nearest in L2."""
+    distance = table.pow(2).sum(-1) - 2 * x0 @ table.T
+    return torch.nn.functional.embedding(distance.argmin(-1), table)
+
+
+class Process:
+    """Samples sentences from a denoiser under one `SamplingConfig`.
+
+    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, config: SamplingConfig):
+        self.model, self.schedule, self.config = model, schedule, config
+        self.sampler = SAMPLERS.build(config.sampler)
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None) -> Tensor:
+        """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
+
+        Noise comes from `generator` alone, so that a guide with no inner step equals plain sampling bit for bit.
+        """
+        device = next(self.model.parameters()).device
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), frozen_weights(self.model):
+                return self._denoise(n, length, generator, guide, device)
+        finally:
+            self.model.train(training)
+
+    def _denoise(self, n: int, length: int, generator: torch.Generator, guide, device) -> Tensor:
+        x = randn((n, length, self.model.config.embedding_dim), generator, device)
+        times = self.schedule.times(self.config.steps)
+        alpha_bar = self.schedule.alpha_bar.double()
+        previous = None
+        for step, t in enumerate(times):
+            prediction = self.predict(x, torch.full((n,), t, device=device), previous)
+            previous = prediction.x0 if self.model.config.self_conditioning else None
+            if step + 1 == len(times):
+                break
+            s = times[step + 1]
+            mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
+            x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
+            if guide is not None:
+                def predict(latent: Tensor, time: Tensor, first_guess: Tensor | None = previous) -> Prediction:
+                    return self.predict(latent, time, first_guess)
+                x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), predict, step)
+        return prediction.log_probs.argmax(-1)
+
+    def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
+        """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""
+        prediction = self.model.predict(x, t, x0_prev, self.config.temperature)
+        if self.model.diffusion.loss == "mse" and self.config.clamp:
+            clamped = nearest_rows(prediction.x0, self.model.table())
+            straight_through = prediction.x0 + (clamped - prediction.x0).detach()
+            prediction = Prediction(straight_through, prediction.log_probs)
+        return prediction

@@ -1,0 +1,56 @@
+"""Samplers: how one denoising step goes from time t to an earlier time s, given the predicted x0."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from trainable.registry import Params
+
+
+class Sampler(ABC):
+    """One denoising step over the times that the process picked."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Params]] = Params
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    @abstractmethod
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B, L, d] and scalar standard deviation of x_s given x_t and x0.
+
+        `alpha_t` < `alpha_s` are the schedule's alpha_bar at the two times, float64 scalars.
+        """
+
+
+class Ancestral(Sampler):
+    """Draws from the forward process's own posterior q(x_s | x_t, x0) (DDPM, arXiv 2006.11239, equation 7)."""
+
+    name = "ancestral"
+
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
+        ratio = alpha_t / alpha_s
+        weight_x0 = alpha_s.sqrt() * (1 - ratio) / (1 - alpha_t)
+        weight_xt = ratio.sqrt() * (1 - alpha_s) / (1 - alpha_t)
+        variance = (1 - ratio) * (1 - alpha_s) / (1 - alpha_t)
+        return float(weight_x0) * x0 + float(weight_xt) * x_t, variance.sqrt()
+
+
+class DDIM(Sampler):
+    """Keeps the predicted noise and re-adds a share `eta` of fresh noise (arXiv 2010.02502, equation 12)."""
+
+    name = "ddim"
+
+    class Params(Params):
+        eta: float = Field(0.0, ge=0, le=1, description="0 = deterministic; 1 = as much fresh noise as ancestral")
+
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.params.eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)).sqrt()
+        noise = (x_t - float(alpha_t.sqrt()) * x0) / float((1 - alpha_t).sqrt())
+        kept = (1 - alpha_s - sigma**2).clamp(min=0).sqrt()
+        return float(alpha_s.sqrt()) * x0 + float(kept) * noise, sigma

@@ -1,0 +1,61 @@
+"""Noise schedules: how much of the clean latent is left at each time.
+
+A schedule is a function alpha_bar(u), u in [0, 1]; T steps are cut from it as in the released Diffusion-LM code:
+beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sqrt_schedule(u: float) -> float:
+    """Diffusion-LM, appendix A: 1 - sqrt(u + 0.0001)."""
+    return 1 - math.sqrt(u + 1e-4)
+
+
+def cosine_schedule(u: float) -> float:
+    """Nichol & Dhariwal (arXiv 2102.09672): cos^2 of (u + 0.008) / 1.008 * pi / 2."""
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+SCHEDULES = {"sqrt": sqrt_schedule, "cosine": cosine_schedule}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`alpha_bar` [T] float32: share of variance that is signal at times 0..T-1, decreasing."""
+
+    alpha_bar: Tensor
+
+    @classmethod
+    def make(cls, name: str, timesteps: int) -> Schedule:
+        """Cut `timesteps` steps from the named schedule, in float64."""
+        curve = SCHEDULES[name]
+        grid = np.array([curve(i / timesteps) for i in range(timesteps + 1)])
+        betas = np.minimum(1 - grid[1:] / grid[:-1], 0.999)
+        return cls(torch.tensor(np.cumprod(1 - betas), dtype=torch.float32))
+
+    @property
+    def timesteps(self) -> int:
+        return len(self.alpha_bar)
+
+    def noise(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """q(x_t | x_0): [B, L, d] clean latents at times t [B] -> noisy latents of the same shape."""
+        alpha_bar = self.alpha_bar.to(x0.device)[t].to(x0.dtype)[:, None, None]
+        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * randn(x0.shape, generator, x0.device, x0.dtype)
+
+    def times(self, steps: int) -> list[int]:
+        """`steps` distinct times from T-1 down to 0, evenly spaced (all of them when steps >= T)."""
+        count = min(steps, self.timesteps)
+        return [int(t) for t in np.unique(np.linspace(0, self.timesteps - 1, count).round())[::-1]]
+
+
+def randn(shape, generator: torch.Generator, device, dtype=torch.float32) -> Tensor:
+    """Standard normal noise from an explicit generator, on any device (drawn where the generator lives)."""
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device, dtype)

@@ -1,0 +1,99 @@
+"""What a model is worth: every registered metric, over one set of samples and one set of fixed noise."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spaces.config import SamplingConfig, TrialConfig
+from trainable.artifact import Loaded, load
+from trainable.control.guidance import Guide
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.process import Process
+from trainable.diffusion.schedule import Schedule
+from trainable.model.denoiser import DiffusionLM
+from trainable.registry import METRICS
+from trainable.seeds import stream
+from trainable.teacher import Teacher
+
+SAMPLING_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A loaded artifact under given sampling settings."""
+
+    loaded: Loaded
+    sampling: SamplingConfig
+
+    def generate(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, L] word ids."""
+        return self.loaded.process(self.sampling).sample(n, self.loaded.config.corpus.max_length, generator)
+
+
+class Measurement:
+    """One look at one model (`trainable.metrics.base.Measurable`). Samples are drawn once and shared by the metrics."""
+
+    def __init__(self, *, config: TrialConfig, model: DiffusionLM, schedule: Schedule, corpus: TokenizedCorpus,
+                 teacher: Teacher, facts: dict, device: torch.device, share: float = 1.0,
+                 artifact: Path | None = None, base_artifact: Path | None = None, seed: int | None = None,
+                 cache: dict | None = None):
+        self.config, self.model, self.schedule, self.corpus, self.teacher = config, model, schedule, corpus, teacher
+        self.facts, self.notes, self.device, self.share = facts, {}, device, share
+        self.artifact, self.base_artifact = artifact, base_artifact
+        self.cache = {} if cache is None else cache
+        self.seed = config.evaluation.seed if seed is None else seed
+        self.process = Process(model, schedule, config.sampling)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The noise for one purpose: the same in every trial, so that trials are compared on equal draws."""
+        return stream("evaluation", purpose, self.seed)
+
+    def count(self, configured: int) -> int:
+        """This rung's share of a configured sample count."""
+        return max(1, round(configured * self.share))
+
+    @cached_property
+    def _sentences(self) -> list[list[str]]:
+        generator = self.generator("samples")
+        ids = [self.process.sample(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
+               for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
+        return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
+
+    def load(self, artifact: Path) -> Runner:
+        """An exported model on this device, sampling as this trial samples (so that a pair differs in weights alone)."""
+        return Runner(load(artifact, self.device), self.config.sampling)
+
+    def samples(self) -> list[list[str]]:
+        """Generated sentences as words."""
+        return self._sentences
+
+    def controlled(self, task, targets: list) -> list[list[str]]:
+        """One guided sentence per target."""
+        sampling = self.config.sampling
+        generator, words = self.generator(f"control {task.name}"), []
+        total = len(self.schedule.times(sampling.steps))
+        for start in range(0, len(targets), SAMPLING_BATCH):
+            batch = targets[start:start + SAMPLING_BATCH]
+            guide = Guide(task, batch, self.config.evaluation.guidance, self.corpus, total)
+            ids = self.process.sample(len(batch), self.config.corpus.max_length, generator, guide)
+            words += [self.corpus.decode(row) for row in ids.cpu().numpy()]
+        return words
+
+
+def measure(measurement: Measurement, final: bool) -> dict:
+    """Every metric that is due (all at the top rung), and `seconds_NAME` that each took. Values are plain floats."""
+    values: dict = {}
+    for name in METRICS:
+        metric = METRICS.build_default(name)
+        if metric.stage == "final" and not final:
+            continue
+        started = time.perf_counter()
+        values |= metric.measure(measurement)
+        values[f"seconds_{name}"] = time.perf_counter() - started
+    return {name: float(value) for name, value in values.items()} | measurement.notes

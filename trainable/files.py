@@ -1,0 +1,88 @@
+"""Folders that are whole or absent: written aside, listed with checksums, renamed into place, verified when opened."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from spaces.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_key(*parts: object) -> str:
+    """16 hex digits that identify JSON-able parts; equal parts give equal keys."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_manifest(folder: Path) -> None:
+    """List every file of `folder` with its size and sha256 in manifest.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    listing = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
+    (folder / MANIFEST).write_text(json.dumps(listing, indent=1))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder written by `whole_folder`, in one phrase, or None."""
+    try:
+        listing = json.loads((folder / MANIFEST).read_text())
+        for name, entry in listing.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{path} is missing"
+            if path.stat().st_size != entry["bytes"]:
+                return f"{path} has {path.stat().st_size:,} of {entry['bytes']:,} bytes"
+            if digest(path) != entry["sha256"]:
+                return f"{path} does not match its checksum"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{folder / MANIFEST} cannot be read ({type(error).__name__})"
+    return None
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Write into the yielded folder; on success it becomes `target` in one rename, on failure nothing is left.
+
+    When another process finished `target` first, theirs stays and ours is dropped.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        write_manifest(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            if not (target / MANIFEST).exists():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def verified(folder: Path) -> bool:
+    """True when `folder` exists whole, False when it does not exist.
+
+    A damaged folder is moved aside, so that the next run rebuilds it, and reported as `UserError`.
+    """
+    if not folder.exists():
+        return False
+    wrong = damage(folder)
+    if wrong is None:
+        return True
+    moved = folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.rename(moved)
+    raise UserError(f"damaged cache: {wrong}; moved aside to {moved.name}, run the same command again to rebuild it")

@@ -1,0 +1,99 @@
+"""What a metric is, and what it may look at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from spaces.config import TrialConfig
+from trainable.control.base import ControlTask, Target
+from trainable.registry import Params
+
+Direction = Literal["minimize", "maximize"]
+Stage = Literal["rung", "final"]
+
+
+class Runnable(Protocol):
+    """An exported model, loaded and ready to generate."""
+
+    def generate(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, L] word ids, sampled as the artifact's own settings say."""
+
+
+class Measurable(Protocol):
+    """One model at one rung, with everything that measuring it needs."""
+
+    config: TrialConfig
+    model: torch.nn.Module
+    process: Any
+    """The diffusion process of `model`."""
+    corpus: Any
+    """`TokenizedCorpus`."""
+    teacher: Any
+    """`trainable.teacher.Teacher`."""
+    share: float
+    """Share of the configured sample counts that is used at this rung."""
+    artifact: Path | None
+    """The exported model; at the final stage only."""
+    base_artifact: Path | None
+    """The exported base that trials start from; at the final stage only."""
+    facts: dict[str, Any]
+    """Known without measuring: `train_seconds`, `trainable_params`, `total_params`, `packed_bytes`."""
+    notes: dict[str, str]
+    """Texts that a metric leaves for the row, such as which oracle scored."""
+    cache: dict
+    """Read-only objects that outlive the trial. Keys are tuples that start with the metric's name."""
+    device: torch.device
+
+    def samples(self) -> list[list[str]]:
+        """Generated sentences as words: `config.evaluation.samples * share` of them, generated once per measurement."""
+
+    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> list[list[str]]:
+        """One sentence per target, generated under guidance."""
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """A fresh generator, the same for every trial of a run and every call, so that trials are paired."""
+
+    def load(self, artifact: Path) -> Runnable:
+        """An exported model, on `device`."""
+
+
+class Metric(ABC):
+    """One measured quantity. A subclass states its name, unit, better direction and the stage it is measured at."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    direction: ClassVar[Direction]
+    stage: ClassVar[Stage] = "rung"
+    Params: ClassVar[type[Params]] = Params
+
+    def __init__(self, params: Params):
+        self.params = params
+
+    @abstractmethod
+    def measure(self, m: Measurable) -> dict[str, float]:
+        """The value under `name`, further columns under `name_...`; `name_se` is the standard error of the value.
+
+        An empty dict where the metric cannot be told yet at this rung.
+        """
+
+
+def scaled(count: int, share: float, least: int = 1) -> int:
+    """A configured count at a rung that uses `share` of it."""
+    return max(least, round(count * share))
+
+
+def heldout_words(corpus, rows: Sequence[int]) -> list[list[str]]:
+    """The held-out sentences `rows` as the model could have written them: words outside the vocabulary are UNK."""
+    ids = corpus.ids("valid")
+    return [corpus.decode(ids[row]) for row in rows]
+
+
+def heldout_rows(corpus, count: int, generator: torch.Generator) -> list[int]:
+    """Up to `count` distinct held-out row numbers in random order."""
+    return torch.randperm(len(corpus.ids("valid")), generator=generator)[:count].tolist()

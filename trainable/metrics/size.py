@@ -1,0 +1,31 @@
+"""Bytes of the exported model on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainable.metrics.base import Measurable, Metric
+
+
+def folder_bytes(folder: Path, pattern: str = "*") -> int:
+    """Bytes of the files in `folder` and below whose names match `pattern`."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
+class SizeBytes(Metric):
+    """Bytes of the exported folder: packed weights, settings and vocabulary."""
+
+    name, unit, direction = "size_bytes", "B", "minimize"
+
+    def measure(self, m: Measurable) -> dict[str, float]:
+        """`size_bytes` (whole folder) and `size_bytes_weights` (its .safetensors files).
+
+        Before the model is exported both are `facts["packed_bytes"]`, the bytes of the packed weights; where that is
+        not known either, nothing is returned.
+        """
+        if m.artifact is not None:
+            return {"size_bytes": float(folder_bytes(m.artifact)),
+                    "size_bytes_weights": float(folder_bytes(m.artifact, "*.safetensors"))}
+        if "packed_bytes" in m.facts:
+            return {"size_bytes": float(m.facts["packed_bytes"]), "size_bytes_weights": float(m.facts["packed_bytes"])}
+        return {}

@@ -1,0 +1,121 @@
+"""Diffusion-LM's denoiser: a transformer over noisy word latents (Li et al., arXiv 2205.14217, appendix B).
+
+up-projection(x_t) + time embedding + positions -> LayerNorm -> BERT encoder -> down-projection. The output is the clean latent
+x0 under the published `mse` loss. Under `ce` it is the query of the rounding head, whose posterior over words gives
+x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from spaces.config import DiffusionConfig, ModelConfig
+from trainable.model.embedding import STORED_RMS, RoundingHead, initial_table, normalize_rows
+from trainable.model.prediction import Prediction
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """[B] times (in units of 1000 steps' scale) -> [B, dim] sinusoids with periods from 2 pi to 20,000 pi."""
+    half = dim // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _projection(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequential:
+    if depth == 1:
+        return nn.Sequential(nn.Linear(inputs, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+class DiffusionLM(nn.Module):
+    """The denoiser with its embedding table and rounding head. Sites are found by name: see `trainable.model.sites`."""
+
+    def __init__(self, model: ModelConfig, diffusion: DiffusionConfig, vocabulary: list[str], seed: int = 0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.config, self.diffusion = model, diffusion
+        d, hidden = model.embedding_dim, model.hidden
+        self.word_embedding = nn.Embedding(len(vocabulary), d)
+        table = initial_table(model, vocabulary, generator)
+        self.word_embedding.weight.data.copy_(table)
+        if model.normalize_embeddings:
+            self.rescale_table()
+        frozen = model.embeddings == "pretrained" and not model.pretrained_trainable
+        self.word_embedding.weight.requires_grad_(not frozen)
+        self.rounding = RoundingHead(len(vocabulary), model.rounding)
+        self.up = _projection(d * (2 if model.self_conditioning else 1), hidden, hidden, model.projection_depth)
+        self.time = nn.Sequential(nn.Linear(model.time_dim, 4 * model.time_dim), nn.SiLU(),
+                                  nn.Linear(4 * model.time_dim, hidden))
+        self.position_embedding = nn.Embedding(model.positions, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.dropout = nn.Dropout(model.dropout)
+        self.body = BertEncoder(BertConfig(
+            hidden_size=hidden, num_hidden_layers=model.layers, num_attention_heads=model.heads,
+            intermediate_size=model.ffn, hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout, attn_implementation="sdpa"))
+        self.down = _projection(hidden, hidden, d, model.projection_depth)
+        self._initialize_body(generator)
+
+    def _initialize_body(self, generator: torch.Generator) -> None:
+        """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden).
+
+        Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps. The projections follow
+        torch's fan-in rule, seeded.
+        """
+        std = 0.02 * (768 / self.config.hidden) ** 0.5
+        for module in [*self.body.modules(), self.position_embedding]:
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std, generator=generator)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+        for part in (self.up, self.time, self.down):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    bound = module.in_features ** -0.5
+                    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def rescale_table(self) -> None:
+        """Store normalized rows at RMS `STORED_RMS`. Changes nothing that the model computes, only what quantizers see."""
+        weight = self.word_embedding.weight
+        weight.copy_(normalize_rows(weight) * STORED_RMS)
+
+    def table(self) -> Tensor:
+        """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
+        weight = self.word_embedding.weight
+        return normalize_rows(weight) if self.config.normalize_embeddings else weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[B, L] word ids -> [B, L, d] clean latents."""
+        return torch.nn.functional.embedding(ids, self.table())
+
+    def logits(self, latent: Tensor, table: Tensor | None = None) -> Tensor:
+        """[B, L, d] latents -> [B, L, V] logits of the rounding head."""
+        return self.rounding(latent, self.table() if table is None else table)
+
+    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        """[B, L, d] noisy latents at integer times t [B] -> [B, L, d] raw output (x0 for `mse`, query for `ce`)."""
+        if self.config.self_conditioning:
+            x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
+        scaled = t.float() * (1000.0 / self.diffusion.timesteps)
+        time = self.time(timestep_embedding(scaled, self.config.time_dim))
+        positions = self.position_embedding.weight[: x_t.shape[1]]
+        hidden = self.up(x_t) + time[:, None] + positions
+        hidden = self.dropout(self.norm(hidden))
+        return self.down(self.body(hidden).last_hidden_state)
+
+    def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0) -> Prediction:
+        """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
+        table = self.table()
+        raw = self(x_t, t, x0_prev)
+        log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
+        if self.diffusion.loss == "mse":
+            return Prediction(raw, log_probs)
+        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs)

@@ -1,0 +1,12 @@
+"""What a denoiser says about a noisy latent."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """`x0` [B, L, d]: predicted clean latent; `log_probs` [B, L, V]: log-posterior over words. Differentiable in x_t."""
+
+    x0: Tensor
+    log_probs: Tensor

@@ -1,0 +1,139 @@
+"""What trials share: tokenized corpus, teacher and base. Each is made once, under a name that is the hash of its inputs.
+
+Every function here is a generator: it yields `{"progress": 0..1, "detail": text}` while it works, and last
+`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spaces.config import TrialConfig
+from spaces.errors import UserError
+from trainable.artifact import CONFIG, LEXICON, export, load
+from trainable.control.lexicon import Lexicon
+from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.diffusion.schedule import Schedule
+from trainable.files import content_key, verified, whole_folder
+from trainable.model.denoiser import DiffusionLM
+from trainable.registry import CORPORA
+from trainable.seeds import stream_seed
+from trainable.teacher import Teacher, train_teacher
+from trainable.training import TrainingRun
+
+REPORT_EVERY = 100
+CODE = 1
+"""Raised when a change in the code makes older cache entries wrong."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where a trial finds what it shares. `teacher` may be a Hugging Face id."""
+
+    corpus: str
+    teacher: str
+    base: str
+
+
+def corpus_key(config: TrialConfig) -> str:
+    """Depends on the text (its bytes, or the grammar's version) and on how it is cut."""
+    source = CORPORA.build(config.corpus.source)
+    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source"}), source.fingerprint())
+
+
+def teacher_key(config: TrialConfig) -> str:
+    return content_key(CODE, corpus_key(config), config.teacher.model_dump(mode="json"))
+
+
+def base_key(config: TrialConfig) -> str:
+    """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
+    groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    return content_key(CODE, corpus_key(config), groups)
+
+
+def prepare_corpus(config: TrialConfig, cache: Path) -> Iterator[dict]:
+    """Tokenize the text to Arrow."""
+    folder = cache / f"corpus-{corpus_key(config)}"
+    if not verified(folder):
+        yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
+        with whole_folder(folder) as aside:
+            build(config.corpus, aside)
+            (aside / LEXICON).write_text(json.dumps(Lexicon.of(TokenizedCorpus.open(aside)).to_json()))
+    yield {"progress": 1.0, "path": str(folder), **TokenizedCorpus.open(folder).stats}
+
+
+def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device) -> Iterator[dict]:
+    """Train the autoregressive teacher, or check that the given Hugging Face one loads."""
+    tokenized = TokenizedCorpus.open(corpus)
+    if config.teacher.path:
+        teacher = Teacher.load(config.teacher.path, tokenized, device)
+        yield {"progress": 1.0, "path": config.teacher.path, "name": teacher.name}
+        return
+    folder = cache / f"teacher-{teacher_key(config)}"
+    if not verified(folder):
+        with whole_folder(folder) as aside:
+            yield from train_teacher(config.teacher, tokenized, aside, device=device, seed=config.base.seed)
+    facts = json.loads((folder / "teacher.json").read_text())
+    yield {"progress": 1.0, "path": str(folder), **facts}
+
+
+def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
+                 rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+    """Train the full-precision model and export it (averaged weights) as an artifact of its own."""
+    if config.base.path:
+        loaded = load(config.base.path)
+        _check_base(config, loaded.config, TokenizedCorpus.open(corpus).vocab == loaded.lexicon.vocab)
+        yield {"progress": 1.0, "path": config.base.path}
+        return
+    folder = cache / f"base-{base_key(config)}"
+    if folder_missing(folder, rank):
+        yield from _train_base(config, folder, corpus, device, rank, world_size)
+    facts = json.loads((folder / CONFIG).read_text())["facts"] if rank == 0 else {}
+    yield {"progress": 1.0, "path": str(folder), **facts}
+
+
+def folder_missing(folder: Path, rank: int) -> bool:
+    """Whether the base must be trained. Only rank 0 verifies (and moves a damaged folder aside)."""
+    return not (verified(folder) if rank == 0 else folder.exists())
+
+
+def lexicon_of(corpus: Path) -> Lexicon:
+    """What control needs of a prepared corpus."""
+    return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
+
+
+def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
+    corpus = TokenizedCorpus.open(corpus_folder)
+    optim, seed = config.base.optim, config.base.seed
+    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed)).to(device)
+    schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
+    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size)
+    while run.step < optim.steps:
+        parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
+        yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
+               **parts}
+    if rank:
+        return
+    with run.averaged():
+        if config.model.normalize_embeddings and config.model.embeddings == "learned":
+            model.rescale_table()
+        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts}
+        export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
+                                                                "sampling"})), lexicon_of(corpus_folder), folder, facts)
+
+
+def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> None:
+    for group in ("model", "diffusion"):
+        ours, theirs = getattr(config, group).model_dump(), getattr(base, group).model_dump()
+        unlike = [key for key in ours if ours[key] != theirs[key] and not key.startswith("pretrained")]
+        if unlike:
+            key = unlike[0]
+            raise UserError(f"base.path: {config.base.path} has {group}.{key}={theirs[key]!r}, "
+                            f"the space asks for {ours[key]!r}")
+    if not same_words:
+        raise UserError(f"base.path: {config.base.path} was trained on another vocabulary than this corpus has")

@@ -1,0 +1,1 @@
+"""Weight quantizers: one plug-in per family, trained with straight-through gradients, exported as packed codes."""

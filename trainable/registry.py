@@ -1,0 +1,94 @@
+"""Plug-ins by name. One line here makes a plug-in searchable, listed by `qdlm plugins` and run by the contract tests.
+
+Entries are import paths, resolved on first use, so that reading the registry costs no torch import. Every plug-in class has
+`name`, a one-sentence docstring, and `Params`: a frozen pydantic model of its parameters (all of them searchable).
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from spaces.config import PluginRef
+from spaces.errors import UserError
+
+
+class Params(BaseModel):
+    """Base of every plug-in's parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Registry:
+    """Names of one kind of plug-in and where each lives."""
+
+    def __init__(self, kind: str, entries: dict[str, str]):
+        self.kind, self.entries = kind, entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def get(self, name: str) -> type:
+        """The plug-in class. Raises `UserError` naming the legal names."""
+        if name not in self.entries:
+            near = difflib.get_close_matches(name, self.entries, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(f"unknown {self.kind} {name!r}{hint}; legal: {', '.join(self.entries)}")
+        module, _, attribute = self.entries[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def build_default(self, name: str):
+        """An instance with default parameters."""
+        return self.build(PluginRef(name=name))
+
+    def build(self, ref: PluginRef):
+        """An instance from `{name: ..., parameter: ...}`. Raises `UserError` naming the parameter and what is legal."""
+        cls = self.get(ref.name)
+        try:
+            params = cls.Params(**ref.params)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            where = f"{self.kind} {ref.name!r}" + (f", parameter {key!r}" if key else "")
+            legal = ", ".join(cls.Params.model_fields) or "none"
+            message = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{where}: {message}; parameters: {legal}") from None
+        return cls(params)
+
+
+QUANTIZERS = Registry("quantizer", {
+    "none": "trainable.quantizers.none:NoQuantizer",
+    "binary": "trainable.quantizers.binary:Binary",
+    "ternary_twn": "trainable.quantizers.ternary:TernaryTWN",
+    "ternary_absmean": "trainable.quantizers.ternary:TernaryAbsmean",
+    "fixed": "trainable.quantizers.fixed:FixedPoint",
+    "pow2": "trainable.quantizers.pow2:PowerOfTwo",
+})
+CORPORA = Registry("corpus", {
+    "restaurant": "trainable.corpora.restaurant:Restaurant",
+    "e2e": "trainable.corpora.e2e:E2E",
+    "rocstories": "trainable.corpora.rocstories:ROCStories",
+    "lines": "trainable.corpora.lines:Lines",
+})
+SAMPLERS = Registry("sampler", {
+    "ancestral": "trainable.diffusion.samplers:Ancestral",
+    "ddim": "trainable.diffusion.samplers:DDIM",
+})
+TASKS = Registry("control task", {
+    "length": "trainable.control.length:Length",
+    "semantic": "trainable.control.semantic:Semantic",
+})
+METRICS = Registry("metric", {
+    "perplexity": "trainable.metrics.perplexity:Perplexity",
+    "nll_bound": "trainable.metrics.nll_bound:NLLBound",
+    "diversity": "trainable.metrics.diversity:Diversity",
+    "controllability": "trainable.metrics.controllability:Controllability",
+    "latency_ms": "trainable.metrics.latency:Latency",
+    "size_bytes": "trainable.metrics.size:SizeBytes",
+    "trainable_params": "trainable.metrics.cost:TrainableParams",
+    "train_seconds": "trainable.metrics.cost:TrainSeconds",
+})
+REGISTRIES = {"quantizers": QUANTIZERS, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS, "metrics": METRICS}
