@@ -14,7 +14,7 @@ WIDE = 20.0
 
 
 def label(objective: dict[str, str]) -> str:
-    """Name, unit and which way is better. Turned on its side, as on a vertical axis, the arrow still points right."""
+    """Name, unit and an arrow to the better side; turned with the text of a vertical axis, it points up or down."""
     metric = objective["metric"]
     unit = next((text for suffix, text in UNITS.items() if metric.endswith(suffix)), "")
     name = metric.removesuffix(next((suffix for suffix in UNITS if metric.endswith(suffix)), "")).replace("_", " ")
@@ -24,11 +24,11 @@ def label(objective: dict[str, str]) -> str:
     return "   ".join(part for part in (f"{name} ({unit})" if unit else name, better) if part)
 
 
-def dress(panel: Axes, across: dict[str, str], down: dict[str, str], points: pd.DataFrame | None) -> None:
+def dress(panel: Axes, across: dict[str, str], down: dict[str, str], points: pd.DataFrame) -> None:
     """Label the horizontal axis and fix scale, limits and ticks of both for `points` (a column per axis)."""
     panel.set_xlabel(label(across))
     for axis, item in ((panel.xaxis, across), (panel.yaxis, down)):
-        values = np.array([]) if points is None else points[item["metric"]].to_numpy(float)
+        values = points[item["metric"]].to_numpy(float)
         _scale(panel, axis, values)
         _ticks(axis, item["metric"])
 
@@ -55,7 +55,7 @@ def _ticks(axis: Axis, metric: str) -> None:
         axis.set_major_locator(ticks.LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0)))
         axis.set_minor_locator(ticks.NullLocator())
     else:
-        axis.set_major_locator(ticks.MaxNLocator(6, integer=metric == "trial"))
+        axis.set_major_locator(ticks.MaxNLocator(6, steps=(1, 2, 2.5, 5, 10), integer=metric == "trial"))
     axis.set_major_formatter(form)
 
 

@@ -151,8 +151,8 @@ def _unusable(space: Space, use: _Use, message: str) -> UserError:
     needed = _needed(use, parameter, kind)
     if needed:
         word = "DIR" if "path" in needed else "VALUE"
-        message = f"{use.registry.kind} {use.ref.name!r} needs it; give it with --set trial.{use.path}.{needed}={word}"
-        return space.error((*key, needed), message)
+        why = f"{use.registry.kind} {use.ref.name!r} needs it" if parameter else message.partition("; parameters:")[0]
+        return space.error((*key, needed), f"{why}; give it with --set trial.{use.path}.{needed}={word}")
     return space.error((*key, parameter) if parameter else key, message + hint)
 
 

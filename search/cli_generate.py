@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from trainable.artifact import Loaded
-    from trainable.control.lexicon import Lexicon
 
 BATCH = 32  # sentences generated at once: bounds memory, and lets a long request print as it goes
 
@@ -68,7 +67,7 @@ def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | 
     for size in batches(count):
         with waiting("generating"):
             ids = loaded.generate(size, generator, steps=steps)
-        for words in sentences(ids, loaded.vocabulary):
+        for words in loaded.words(ids):
             yield {"text": " ".join(words)}
 
 
@@ -78,34 +77,15 @@ def under(loaded: Loaded, control: str, count: int, generator: torch.Generator,
     from trainable.control.guidance import Guide
     from trainable.control.parsing import parse_control
 
-    lexicon = lexicon_of(loaded)
-    task, target = parse_control(control, lexicon)
+    task, target = parse_control(control, loaded.lexicon)
     total = len(loaded.schedule.times(steps or loaded.config.sampling.steps))
     for size in batches(count):
-        guide = Guide(task, [target] * size, loaded.config.evaluation.guidance, lexicon, total)
+        guide = Guide(task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, total)
         with waiting(f"generating under {control}"):
             ids = loaded.generate(size, generator, steps=steps, guide=guide)
-        for words in sentences(ids, loaded.vocabulary):
+        for words in loaded.words(ids):
             yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
                    **task.score(words, target)}
-
-
-def lexicon_of(loaded: Loaded) -> Lexicon:
-    """The artifact's own words, fields and values; an artifact exported without them knows its words only."""
-    from trainable.control.lexicon import Lexicon
-
-    if "lexicon" in loaded.facts:
-        return Lexicon.from_json(loaded.facts["lexicon"])
-    return Lexicon(loaded.vocabulary, loaded.config.corpus.max_length, {}, "words")
-
-
-def sentences(ids: Any, vocabulary: list[str]) -> Iterator[list[str]]:
-    """The words of each row of ids [n, L]: what stands before the first END, marks left out."""
-    from trainable.control.lexicon import END, PAD, START
-
-    for row in ids.tolist():
-        inside = row[:row.index(END)] if END in row else row
-        yield [vocabulary[index] for index in inside if index not in (START, PAD)]
 
 
 def batches(count: int) -> Iterator[int]:

@@ -105,6 +105,10 @@ class Watch:
     def __init__(self, observer: Callable[[Mapping[str, Any]], None]):
         self.observer, self.run = observer, None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
+        return Watch, (None,)
+
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("run"):
             self.run = shown(event["run"])

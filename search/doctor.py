@@ -16,6 +16,7 @@ from pathlib import Path
 OK, NOTE, BAD = "ok", "note", "bad"
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
             "safetensors", "matplotlib")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OPTIONAL = {  # module: (what it is for, how to get it)
     "spacy": ("parse and part-of-speech oracles on English text", "pip install spacy"),
     "en_core_web_sm": ("spaCy's small English model", "python -m spacy download en_core_web_sm"),
@@ -88,9 +89,8 @@ def _devices() -> Iterator[Finding]:
 def cpu_limit() -> float:
     """CPUs that this process may use: the affinity mask, and the control group's quota where one is set."""
     count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
+    if CPU_QUOTA.is_file():
+        limit, period = CPU_QUOTA.read_text().split()
         if limit != "max":
             count = min(count, int(limit) / int(period))
     return count

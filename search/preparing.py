@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.engine import Engine
-from search.ray_pool import Client
+from search.ray_client import Client
 from spaces import points
 from spaces.config import TrialConfig
 from spaces.schema import Space

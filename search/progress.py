@@ -70,7 +70,7 @@ class Lines:
     def __call__(self, event: Event) -> None:
         text = self.words.line(event)
         if text:
-            self.console.print(f"[dim]{clock(event.get('elapsed'))}[/]  {text}", soft_wrap=True)
+            self.console.print(text, soft_wrap=True)
 
     def __enter__(self) -> Lines:
         return self
@@ -89,11 +89,12 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         self.live.note(event)
         kind = event["event"]
+        text = self.words.line(event)
         lasting = kind in ("run_started", "trial_finished", "warning", "run_finished") or (
             kind == "prepare" and event.get("progress", 0) >= 1)
-        text = self.words.line(event) if lasting else None
-        if text:
-            self.console.print(f"[dim]{clock(event.get('elapsed'))}[/]  {text}", overflow="ellipsis", no_wrap=True)
+        if lasting and text:
+            self.console.print(text, overflow="ellipsis", no_wrap=True)
+        self.live.display.refresh()
 
     def __enter__(self) -> LiveDisplay:
         self.live.start()
@@ -110,11 +111,14 @@ class Words:
         """`remind`: say a trial's settings again when it ends, for a display that does not keep its start."""
         self.objectives, self.remind = list(objectives), remind
         self.told: dict[str, int] = {}
+        self.elapsed = 0.0
 
     def line(self, event: Event) -> str | None:
-        """The event in one line; None for one that says nothing new."""
+        """The event in one line behind the time since the start; None for one that says nothing new."""
+        self.elapsed = event.get("elapsed", self.elapsed)
         teller = getattr(self, f"_{event['event']}", None)
-        return teller(event) if teller else None
+        text = teller(event) if teller else None
+        return f"[dim]{clock(self.elapsed)}[/]  {text}" if text else None
 
     def _run_started(self, event: Event) -> str:
         resumed = " resumed" if event.get("resumed") else ""
@@ -184,8 +188,8 @@ def cost(event: Event) -> list[str]:
             if event.get(key)]
 
 
-def clock(seconds: float | None) -> str:
+def clock(seconds: float) -> str:
     """`12:34` since the start, `1:02:03` after an hour."""
-    whole = int(seconds or 0)
+    whole = int(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60:02d}:{rest % 60:02d}"

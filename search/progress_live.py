@@ -112,7 +112,7 @@ class Live:
     def _time(self) -> Text:
         told, passed = self.summary, self.now() - self.heard
         text = Text(duration(told["elapsed"] + passed))
-        if told.get("eta") is not None:
+        if told.get("eta"):
             text.append(f"   about {duration(max(0.0, told['eta'] - passed))} to go")
         for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")):
             if told.get(key):

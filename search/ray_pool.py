@@ -1,8 +1,7 @@
 """Warm worker groups: each is one long-lived Ray Train run that outlives trials and runs job after job.
 
-Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `Pool` owns the groups (it
-starts them, replaces those that die, ends them); `Client` is the part that can be sent to other processes: it leases a free
-group and runs jobs on it.
+Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `Pool` starts the groups,
+replaces those that die and ends them; `search.ray_client.Client` is how others use them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,174 +18,32 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from search.ray_board import Board
+from search.ray_client import Client
 from spaces.config import HardwareConfig
-from spaces.errors import UserError
 
-Event = dict[str, Any]
-_START_ATTEMPTS = 3  # groups in a row that may fail before they were ever ready, until the pool gives up
+_START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
+_PATIENCE = 60.0  # seconds without any group ready, after which the user hears of it
 _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool closes
-
-
-class JobError(RuntimeError):
-    """The job raised; the group lives. `str()` is one line, `.traceback` the worker's."""
-
-    def __init__(self, reason: str, trace: str = ""):
-        super().__init__(reason)
-        self.traceback = trace
-
-
-class GroupDiedError(RuntimeError):
-    """The worker group died under the job (killed, out of memory, lost node)."""
-
-
-class PoolError(RuntimeError):
-    """No worker group can be started."""
-
-
-class Group:
-    """A leased group."""
-
-    def __init__(self, board: Any, name: str, owner: str):
-        self.board, self.name, self.owner = board, name, owner
-
-    def run(self, job: str, payload: dict[str, Any]) -> Iterator[Event]:
-        """Run a job and yield its events. The worker computes an event only when it is asked for.
-
-        Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one) and GroupDiedError.
-        """
-        ended = False
-        try:
-            _checked(ray.get(self.call({"op": "start", "job": job, "payload": payload})))
-            while True:
-                reply = _checked(ray.get(self.call({"op": "next"})))
-                if "end" in reply:
-                    ended = True
-                    return
-                yield reply["event"]
-        except (JobError, GroupDiedError, UserError):
-            ended = True  # the worker has closed the job, or there is no worker
-            raise
-        finally:
-            if not ended:
-                self.call({"op": "close"})
-
-    def call(self, command: dict[str, Any]) -> ray.ObjectRef:
-        """Send one command; the reference resolves to the worker's reply."""
-        return self.board.call.remote(self.name, self.owner, command)
-
-    def release(self) -> None:
-        """Give the group back."""
-        self.board.release.remote(self.owner)
-
-    def __enter__(self) -> Group:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-def _checked(reply: Event) -> Event:
-    if "died" in reply:
-        raise GroupDiedError(reply["died"])
-    if "error" in reply:
-        raise UserError(reply["error"]) if reply["user"] else JobError(reply["error"], reply["traceback"])
-    return reply
-
-
-class Client:
-    """Leases groups and runs jobs on them. Picklable: it holds the board's handle alone."""
-
-    def __init__(self, board: Any):
-        self.board = board
-
-    def lease(self, owner: str | None = None) -> Group:
-        """Wait for a free group. An owner that asks again gets the group it holds. Raises PoolError."""
-        owner = owner or uuid.uuid4().hex
-        return self._group(ray.get(self.board.lease.remote(owner)), owner)
-
-    def _group(self, answer: dict[str, Any], owner: str) -> Group:
-        if "broken" in answer:
-            raise PoolError(answer["broken"])
-        return Group(self.board, answer["group"], owner)
-
-    def wait_ready(self, groups: int = 1) -> None:
-        """Return when that many groups take jobs. Raises PoolError when none can be started."""
-        owners = [uuid.uuid4().hex for _ in range(groups)]
-        try:
-            for answer in ray.get([self.board.lease.remote(owner) for owner in owners]):
-                self._group(answer, "")
-        finally:
-            for owner in owners:
-                self.release(owner)
-
-    def release(self, owner: str) -> None:
-        """Free what `owner` holds, and abandon the job that runs there."""
-        self.board.release.remote(owner)
-
-    def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None) -> list[Event]:
-        """Run several jobs on as many groups as are free; the last event of each, in order.
-
-        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its start. The first
-        failure abandons the other tasks and is raised.
-        """
-        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None)) for i, task in enumerate(tasks)}
-        results: dict[int, Event] = {}
-        waiting = {next(routine): i for i, routine in routines.items()}
-        try:
-            while waiting:
-                (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
-                i = waiting.pop(ref)
-                try:
-                    waiting[routines[i].send(ray.get(ref))] = i
-                except StopIteration as done:
-                    results[i] = done.value
-        finally:
-            for routine in routines.values():
-                routine.close()
-        return [results[i] for i in range(len(tasks))]
-
-    def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], tries: int = 2):
-        """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
-        owner = uuid.uuid4().hex
-        try:
-            while True:
-                tries -= 1
-                group = self._group((yield self.board.lease.remote(owner)), owner)
-                try:
-                    return (yield from self._events(i, group, job, payload, on_event))
-                except GroupDiedError:
-                    if not tries:
-                        raise
-        finally:
-            self.release(owner)
-
-    @staticmethod
-    def _events(i: int, group: Group, job: str, payload: dict, on_event: Callable[[int, Event], None]):
-        _checked((yield group.call({"op": "start", "job": job, "payload": payload})))
-        last: Event = {}
-        while True:
-            reply = _checked((yield group.call({"op": "next"})))
-            if "end" in reply:
-                return last
-            last = reply["event"]
-            on_event(i, last)
 
 
 class Pool:
     """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's own small files."""
 
     def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *, jobs: str = "trainable.jobs:JOBS",
-                 on_death: Callable[[str], None] | None = None):
+                 on_notice: Callable[[str], None] | None = None):
         self.size, self.hardware, self.storage, self.jobs = groups, hardware, Path(storage).resolve(), jobs
-        self.on_death = on_death or (lambda reason: None)
+        self.on_notice = on_notice or (lambda reason: None)
         self.name = uuid.uuid4().hex[:8]
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._watch = threading.Timer(_PATIENCE, self._remind)
         self.client: Client | None = None
 
     def start(self) -> Pool:
-        """Start all groups in the background; `lease` waits for the first that is ready."""
+        """Start all groups in the background (once); `lease` waits for the first that is ready."""
         self.client = Client(ray.remote(Board).options(num_cpus=0, max_concurrency=1000).remote())
+        self._watch.daemon = True
+        self._watch.start()
         for slot in range(self.size):
             thread = threading.Thread(target=self._keep, args=(slot,), daemon=True, name=f"group-{self.name}-{slot}")
             thread.start()
@@ -207,6 +64,7 @@ class Pool:
         `wait=False` returns at once, for a caller that stops the whole cluster next.
         """
         self._closing.set()
+        self._watch.cancel()
         if self.client is None or not ray.is_initialized():
             return
         self._board.dismiss.remote()
@@ -228,23 +86,32 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _remind(self) -> None:
+        """Say what is being waited for, when no group is ready for long."""
+        if not self._closing.is_set() and not any(group["ready"] for group in self.workers().values()):
+            each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
+            self.on_notice(f"still waiting for the first worker group to start ({each}); others may be using the cluster")
+
     def _keep(self, slot: int) -> None:
         """Thread of one slot: run a group; when it dies, tell the board and run the next one."""
         failures = 0
         for generation in range(1_000_000):
             group = f"{self.name}-{slot}-{generation}"
-            reason = self._run_group(group)
+            reason, hopeless = self._run_group(group)
             if self._closing.is_set():
                 return
             was_ready = ray.get(self._board.died.remote(group, reason))
-            self.on_death(reason)
             failures = 0 if was_ready else failures + 1
-            if failures >= _START_ATTEMPTS:
+            if not was_ready and (hopeless or failures >= _START_ATTEMPTS):
                 self._board.give_up.remote(f"worker groups do not start: {reason}")
                 return
+            self.on_notice(f"a worker group died and is replaced: {reason}")
 
-    def _run_group(self, group: str) -> str:
-        """One Ray Train run, start to end; why it ended. The name is unique: Ray resumes an old run of the same name."""
+    def _run_group(self, group: str) -> tuple[str, bool]:
+        """One Ray Train run, start to end: why it ended, and whether the worker's own loop raised (which it would again).
+
+        The run's name is unique, because Ray Train resumes an old run of the same name.
+        """
         hardware = self.hardware
         resources = {"CPU": hardware.cpus, **({"GPU": hardware.gpus} if hardware.gpus else {})}
         trainer = TorchTrainer(
@@ -263,11 +130,11 @@ class Pool:
             trainer.fit()
         except ray.train.WorkerGroupError as error:
             fates = {rank: _died(why) for rank, why in sorted(error.worker_failures.items())}
-            causes = {rank: fate for rank, fate in fates.items() if not fate.startswith("left")} or fates
-            return "; ".join(f"worker {rank} {fate}" for rank, fate in causes.items())
+            causes = {rank: fate for rank, fate in fates.items() if not fate.startswith("left: ")} or fates
+            return "; ".join(f"worker {rank} {fate}" for rank, fate in causes.items()), causes is fates
         except Exception as error:  # whatever ended the run, the slot needs its reason and a new group
-            return _first_line(error)
-        return "the worker left"
+            return _first_line(error), False
+        return "the workers left", False
 
 
 def _train_loop(config: dict[str, Any]) -> None:

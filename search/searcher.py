@@ -106,9 +106,7 @@ class StudySearcher:
             params = self._axes.encode(values, partial=True)
         except ValueError as error:
             raise UserError(f"point outside the space: {error}") from None
-        known = _mark(params) in self._seen or any(
-            trial.system_attrs.get("fixed_params") == params for trial in self._trials())
-        if known and not again:
+        if not again and (_mark(params) in self._seen or any(self._has(trial, params, tag) for trial in self._trials())):
             return False
         self._enqueue(params, tag)
         return True
@@ -197,6 +195,12 @@ class StudySearcher:
 
     def _first_with(self, proposal: Proposal) -> int:
         return self._seen[_mark(self._axes.encode(proposal.values))]
+
+    def _has(self, trial: FrozenTrial, params: dict[str, Any], tag: str | None) -> bool:
+        """Whether the trial came of enqueuing `params`, whole or in part; a tag tells it even in a rebuilt study."""
+        if trial.system_attrs.get("fixed_params") == params:
+            return True
+        return tag is not None and trial.user_attrs.get("tag") == tag and params.items() <= _params(trial).items()
 
     def _enqueue(self, params: dict[str, Any], tag: str | None) -> None:
         self.study.enqueue_trial(params, user_attrs={"tag": tag} if tag else None)

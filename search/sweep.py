@@ -24,7 +24,7 @@ from spaces.schema import Space
 
 if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
     from search.preparing import Shared
-    from search.ray_pool import Client
+    from search.ray_client import Client
 
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE = "artifacts", "trials", "scratch", "cache"
@@ -69,7 +69,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
             course.open(cluster.address, wanted=max_concurrent)
-            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_death=course.note_death)
+            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice)
             stack.callback(pool.close, wait=not cluster.local)
             return course.follow(pool.start().client, scratch)
         except KeyboardInterrupt:
@@ -154,9 +154,9 @@ class Course:
         else:
             self.close("failed")
 
-    def note_death(self, reason: str) -> None:
-        """A worker group died; the pool starts another. Called from the pool's threads."""
-        self.observer({"event": "warning", "message": f"a worker group died and is replaced: {reason}"})
+    def notice(self, message: str) -> None:
+        """A remark of the pool. Called from its threads."""
+        self.observer({"event": "warning", "message": message})
 
     def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
         return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),

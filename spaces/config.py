@@ -92,6 +92,7 @@ class DiffusionConfig(Settings):
     timesteps: int = Field(2000, ge=10, description="T, noise levels of the forward process")
     schedule: Literal["sqrt", "cosine"] = Field("sqrt", description="how fast noise is added")
     loss: Literal["mse", "ce"] = Field("mse", description="mse: published; ce: cross-entropy of the token posterior")
+    mixed_times: float = Field(0.0, ge=0, le=1, description="share of a batch whose words each have a time of their own")
 
 
 class OptimConfig(Settings):

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spaces.config import OptimConfig, RuntimeConfig
 from trainable.diffusion.losses import training_loss
 from trainable.diffusion.schedule import Schedule
+from trainable.model.sites import frozen_weights
 from trainable.seeds import stream_seed
 
 CHECK_EVERY = 50
@@ -87,13 +88,14 @@ class TrainingRun:
         """
         self.model.train()
         started, sums, count = time.perf_counter(), {}, 0
-        while self.step < until:
-            parts = self._one_step()
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value.detach()
-            count += 1
-            if self.step % CHECK_EVERY == 0 or self.step == until:
-                self._check(parts["loss"])
+        with frozen_weights(self.model, trainable=False):  # a frozen body is quantized once, not at every step
+            while self.step < until:
+                parts = self._one_step()
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+                count += 1
+                if self.step % CHECK_EVERY == 0 or self.step == until:
+                    self._check(parts["loss"])
         self.seconds += time.perf_counter() - started
         return {f"train_{name}": float(value) / count for name, value in sums.items()}
 

@@ -134,7 +134,8 @@ class Ranks:
         return box[0]
 
     def agree(self, reply: Reply) -> Reply:
-        """One answer for the group: rank 0's, unless some rank failed. A rank whose job has ended already just waits.
+        """One answer for the group: rank 0's (the others get its kind), unless some rank failed. A rank whose job has
+        ended already just waits.
 
         Raises RuntimeError, which ends the group, when a rank failed and the others do not come (they wait for it in a
         collective operation that will never complete).
@@ -151,7 +152,7 @@ class Ranks:
         for rank, other in enumerate(replies):
             if "error" in other:
                 return other if rank == 0 else {**other, "error": f"worker {rank}: {other['error']}"}
-        return reply
+        return reply if self.rank == 0 else replies[0]
 
 
 def worker_loop(config: dict[str, Any]) -> None:

@@ -206,7 +206,8 @@ def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
         assert "trial.corpus.source: corpus 'folder': where is the text?" in message_of(text)
     else:
         message = message_of(text)
-        assert "trial.corpus.source.path: corpus 'folder' needs it; " in message
+        why = "corpus 'folder': where is the text?" if params is _FolderParams else "corpus 'folder' needs it"
+        assert f"trial.corpus.source.path: {why}; " in message
         assert message.endswith("give it with --set trial.corpus.source.path=DIR")
     given = Space.from_yaml(text).with_overrides({"trial.corpus.source.path": "somewhere"})
     checking.check(given)
@@ -214,6 +215,7 @@ def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
 
 def test_e2e_spaces_ask_for_the_folder():
     for name in ("e2e", "e2e_paper"):
+        assert checking.load_checked(name, {"trial.corpus.source.hub": True}).example.corpus.source.params["hub"] is True
         with pytest.raises(UserError, match=rf"spaces/{name}.yaml:\d+: trial.corpus.source.path: .*--set \S+path=DIR"):
             checking.load_checked(name)
 

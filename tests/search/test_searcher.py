@@ -201,6 +201,14 @@ def test_a_resumed_run_may_enqueue_its_warm_points_again(tmp_path):
     assert not again.enqueue({"a": "x"}, tag="reference") and again.waiting == 0
 
 
+def test_a_warm_point_in_part_is_known_again_in_a_rebuilt_study():
+    found = searcher()
+    found.restore([{"trial": 0, "rung": 0, "state": "complete", "tag": "reference", "config.a": "x", "config.lr": 0.1,
+                    "loss": 1.0, "ok": 1.0}])
+    assert not found.enqueue({"a": "x"}, tag="reference")
+    assert found.enqueue({"a": "x"}, tag="other") and found.enqueue({"a": "y"}, tag="reference")
+
+
 def test_optuna_itself_can_open_the_journal(tmp_path):
     found = searcher(storage=tmp_path / "study.journal", name="shown")
     found.tell(found.ask().number, "complete", {"loss": 1.0, "ok": 0.5})

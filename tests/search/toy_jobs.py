@@ -73,6 +73,13 @@ def one_rank_fails(payload, context):
     yield {"fine": True}
 
 
+def first_rank_only(payload, context):
+    """Rank 0 works, the others have nothing to do."""
+    if context.rank == 0:
+        yield {"rank": 0}
+        yield {"rank": 0}
+
+
 def prepare(payload, context):
     """A folder with a file in it, as the prepare jobs make."""
     yield {"progress": 0.0, "detail": "beginning"}
@@ -116,5 +123,6 @@ def remeasure(payload, context):
 
 
 FAULTS = {0: None, 1: "raise", 2: "nan", 3: "die", 4: "die once"}
-JOBS = {job.__name__: job for job in (count, fail, die, sleep, litter, probe, gather, one_rank_fails, trial, remeasure)}
+JOBS = {job.__name__: job for job in (count, fail, die, sleep, litter, probe, gather, one_rank_fails, first_rank_only)}
+JOBS |= {"trial": trial, "remeasure": remeasure}
 JOBS |= dict.fromkeys(("corpus", "teacher", "base"), prepare)

@@ -16,7 +16,8 @@ from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 _HEADING = re.compile(r"\s*(=(?: =)*) .* \1\s*")
 _STRAIGHT = ('"', "'")
 _CLOSING = (")", "]", "”", "’", "''")
-_ABBREVIATION = re.compile(r"(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]?|Mrs?|Ms|Drs?|St|Jr|Sr|Prof|Rev|Gen|Col|Capt|Lt|No|vs|etc|cf|c)\.")
+_ABBREVIATION = re.compile(
+    r"(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]?|Mrs?|Ms|Drs?|St|Jr|Sr|Prof|Rev|Gen|Col|Capt|Lt|No|vs|etc|cf|c)\.")
 
 
 class Lines(Corpus):

@@ -1,4 +1,7 @@
-"""Training losses over noisy latents. Each returns the total and its parts, all per sentence [B]."""
+"""Training losses over noisy latents. Each returns the total and its parts, all per sentence [B].
+
+Times are [B], one per sentence, or [B, L], one per word.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainable.diffusion.schedule import Schedule, randn
+from trainable.diffusion.schedule import Schedule, per_position, randn
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
     x0 = clean + first_std * randn(clean.shape, generator, clean.device, clean.dtype)
     x_t = schedule.noise(x0, t, generator)
     predicted = model(x_t, t, x0_prev(x_t, t) if x0_prev else None)
-    target = torch.where((t == 0)[:, None, None], clean, x0)
+    target = torch.where(per_position(t == 0), clean, x0)
     mse = (predicted - target).float().pow(2).mean(dim=(1, 2))
     logits = model.logits(x0, table).float()
     rounding = token_nll(logits, ids).mean(1)
@@ -46,18 +49,33 @@ def posterior_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
     return {"loss": nll, "ce": nll}
 
 
+def draw_times(ids: Tensor, timesteps: int, mixed: float, generator: torch.Generator) -> Tensor:
+    """Times [B] stratified over the batch; with `mixed` above 0, [B, L].
+
+    In the first `mixed` share of the batch every word then has a uniform time of its own, so that clear words stand
+    beside noisy ones (diffusion forcing, arXiv 2407.01392). A denoiser learns to use context from these long before it
+    does from sentences that are noisy throughout; sampling, where all words share one time, profits.
+    """
+    batch, length = ids.shape
+    u = (torch.rand((), generator=generator, device=generator.device)
+         + torch.arange(batch, device=generator.device) / batch) % 1
+    if mixed:
+        own = torch.rand((batch, length), generator=generator, device=generator.device)
+        alone = torch.arange(batch, device=generator.device)[:, None] < round(mixed * batch)
+        shuffled = u[torch.randperm(batch, generator=generator, device=generator.device)]
+        u = torch.where(alone, own, shuffled[:, None])
+    return (u.to(ids.device) * timesteps).long().clamp(max=timesteps - 1)
+
+
 LOSSES = {"mse": published_loss, "ce": posterior_loss}
 
 
 def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: torch.Generator) -> dict[str, Tensor]:
-    """One draw of times (stratified over the batch) and noise, and with self-conditioning a first guess half the time.
+    """One draw of times and noise, and with self-conditioning a first guess half the time.
 
     Args: ids [B, L]. Returns scalars: `loss` to differentiate, and its parts.
     """
-    batch = ids.shape[0]
-    u = (torch.rand((), generator=generator, device=generator.device)
-         + torch.arange(batch, device=generator.device) / batch) % 1
-    t = (u.to(ids.device) * schedule.timesteps).long().clamp(max=schedule.timesteps - 1)
+    t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
     x0_prev = None
     if model.config.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
         def x0_prev(x_t: Tensor, t: Tensor) -> Tensor:

@@ -46,14 +46,19 @@ class Schedule:
         return len(self.alpha_bar)
 
     def noise(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-        """q(x_t | x_0): [B, L, d] clean latents at times t [B] -> noisy latents of the same shape."""
-        alpha_bar = self.alpha_bar.to(x0.device)[t].to(x0.dtype)[:, None, None]
+        """q(x_t | x_0): [B, L, d] clean latents at times t [B] or [B, L] -> noisy latents of the same shape."""
+        alpha_bar = per_position(self.alpha_bar.to(x0.device)[t].to(x0.dtype))
         return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * randn(x0.shape, generator, x0.device, x0.dtype)
 
     def times(self, steps: int) -> list[int]:
         """`steps` distinct times from T-1 down to 0, evenly spaced (all of them when steps >= T)."""
         count = min(steps, self.timesteps)
         return [int(t) for t in np.unique(np.linspace(0, self.timesteps - 1, count).round())[::-1]]
+
+
+def per_position(values: Tensor) -> Tensor:
+    """[B] or [B, L] values -> a shape that broadcasts over [B, L, d]."""
+    return values[:, None, None] if values.dim() == 1 else values[..., None]
 
 
 def randn(shape, generator: torch.Generator, device, dtype=torch.float32) -> Tensor:

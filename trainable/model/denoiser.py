@@ -20,10 +20,10 @@ from trainable.model.prediction import Prediction
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """[B] times (in units of 1000 steps' scale) -> [B, dim] sinusoids with periods from 2 pi to 20,000 pi."""
+    """Times of any shape, on the scale 0..1000 -> sinusoids [..., dim] with periods from 2 pi to 20,000 pi."""
     half = dim // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
-    angles = t.float()[:, None] * rates
+    angles = t.float()[..., None] * rates
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -101,13 +101,16 @@ class DiffusionLM(nn.Module):
         return self.rounding(latent, self.table() if table is None else table)
 
     def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
-        """[B, L, d] noisy latents at integer times t [B] -> [B, L, d] raw output (x0 for `mse`, query for `ce`)."""
+        """[B, L, d] noisy latents at integer times t -> [B, L, d] raw output (x0 for `mse`, query for `ce`).
+
+        `t` is [B], or [B, L] where each word has a time of its own.
+        """
         if self.config.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
         scaled = t.float() * (1000.0 / self.diffusion.timesteps)
         time = self.time(timestep_embedding(scaled, self.config.time_dim))
         positions = self.position_embedding.weight[: x_t.shape[1]]
-        hidden = self.up(x_t) + time[:, None] + positions
+        hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
         hidden = self.dropout(self.norm(hidden))
         return self.down(self.body(hidden).last_hidden_state)
 

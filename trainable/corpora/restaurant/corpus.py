@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from random import Random
 
@@ -54,11 +55,11 @@ class Restaurant(Corpus):
 
         Raises `UserError` when the grammar cannot make that many different texts of the asked lengths.
         """
-        held_out = list(self._distinct("valid", self.params.valid_sentences, frozenset()))
+        held_out = list(self._distinct("valid", self.params.valid_sentences, ()))
         if split == "valid":
             yield from held_out
         else:
-            yield from self._distinct("train", self.params.sentences, {example.words for example in held_out})
+            yield from self._distinct("train", self.params.sentences, (example.words for example in held_out))
 
     def version(self) -> str:
         """SHA-256 of the grammar's own source, so that a changed grammar never meets an old cache."""
@@ -67,12 +68,15 @@ class Restaurant(Corpus):
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
-    def _distinct(self, split: str, count: int, taken) -> Iterator[Example]:
+    @cached_property
+    def _grammar(self) -> Grammar:
+        return Grammar()
+
+    def _distinct(self, split: Split, count: int, taken: Iterable[tuple[str, ...]]) -> Iterator[Example]:
         rng = Random(f"{self.params.seed}/{split}")
-        grammar = Grammar()
         seen, refused = set(taken), 0
         while count:
-            example = compose(grammar, rng, self.params.max_words)
+            example = compose(self._grammar, rng, self.params.max_words)
             if self.params.min_words <= len(example.words) <= self.params.max_words and example.words not in seen:
                 seen.add(example.words)
                 count, refused = count - 1, 0
@@ -82,7 +86,7 @@ class Restaurant(Corpus):
             if refused > PATIENCE:
                 raise UserError(
                     f"corpus 'restaurant': no more different texts of {self.params.min_words} to {self.params.max_words} "
-                    f"words; widen min_words and max_words or lower sentences (now {self.params.sentences})"
+                    f"words; widen min_words and max_words or lower the number of sentences (now {count:,} short)"
                 )
 
 

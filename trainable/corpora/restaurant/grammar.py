@@ -22,7 +22,7 @@ _ARTICLE = re.compile(r"\(DET a\)((?:[ )]|\([A-Z]+ )*)(?=[aeiou])", re.IGNORECAS
 _LEAF = re.compile(r"\(([A-Z]+) ([^\s()]+)\)")
 
 
-class DeadEnd(Exception):
+class DeadEndError(Exception):
     """An obligatory symbol has no open production: what it would have said has been said by a sibling."""
 
 
@@ -72,6 +72,7 @@ def _production(weight: int, text: str) -> Production:
 def productions() -> dict[str, tuple[Production, ...]]:
     """Every symbol of the grammar with its productions."""
     table: dict[str, list[Production]] = {}
+    symbol = ""
     for line in "\n".join((rules.FIRST, rules.LATER, rules.NOUN_PHRASES, rules.VERB_PHRASES, rules.REMARKS)).splitlines():
         if line.startswith(" "):
             weight, template = line.split(maxsplit=1)
@@ -90,10 +91,10 @@ def productions() -> dict[str, tuple[Production, ...]]:
 class Grammar:
     """A generator over the productions. Deterministic: all randomness comes from the `Random` that is given.
 
-    What is said lives in a set of open leaves, kept as the bits of an int. A leaf that says a field is open while the text plan
-    has that field with a value that the leaf can say and the field is unsaid; saying it closes all leaves of the field and
-    opens those for saying it again (they can say every value). Which productions of a symbol are open depends only on the open leaves that it can reach,
-    and is remembered for each such set.
+    What is said lives in a set of open leaves, kept as the bits of an int. A leaf that says a field is open while the text
+    plan has that field with a value that the leaf can say and the field is unsaid; saying it closes all leaves of the field
+    and opens those for saying it again (they can say every value). Which productions of a symbol are open depends only on
+    the open leaves that it can reach, and is remembered for each such set.
     """
 
     def __init__(self):
@@ -118,7 +119,7 @@ class Grammar:
             pieces: list[str] = []
             try:
                 after = self._write(symbol, plan, state, rng, pieces)
-            except DeadEnd:
+            except DeadEndError:
                 continue
             return "".join(pieces), after
 
@@ -147,7 +148,7 @@ class Grammar:
         else:
             found = self._choices(symbol, state)
             if found is None:
-                raise DeadEnd(symbol)
+                raise DeadEndError(symbol)
             templates, bounds = found
             template = templates[bisect(bounds, int(rng.random() * bounds[-1]))]
         for part in template:
@@ -159,14 +160,14 @@ class Grammar:
                 mark, before = len(out), state
                 try:
                     state = self._write(part.symbol, plan, state, rng, out)
-                except DeadEnd:
+                except DeadEndError:
                     del out[mark:]
                     state = before
         return state
 
     def _say(self, symbol: str, plan: dict[str, str], state: int, rng: Random) -> tuple[Template, int]:
         if not state & self._bit[symbol]:
-            raise DeadEnd(symbol)
+            raise DeadEndError(symbol)
         leaf = LEAVES[symbol]
         value = plan[leaf.field]
         choices = leaf.say[value]

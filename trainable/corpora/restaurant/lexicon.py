@@ -1,8 +1,8 @@
 """The words of the restaurant corpus: fields, their values, and the leaves by which the grammar says them.
 
 Templates are written `word/TAG`, with phrases in brackets and `<symbol>` for a rule of the grammar or another leaf. A value is
-always said by its own words, so that a text holds a value exactly if it holds those words; the one exception is
-`family friendly`, whose yes and no are said by the phrases of `FAMILY`. The words of a value never stand together for anything else.
+always said by its own words, which never stand together for anything else, so a text says a value exactly if it holds its
+words; the one exception is `family friendly`, whose yes and no are said by the phrases of `FAMILY`.
 """
 
 from __future__ import annotations
@@ -134,15 +134,15 @@ def _leaves() -> dict[str, Leaf]:
         "food": Leaf("food", meals),
         "food_mass": Leaf("food", {value: (f"{value}/ADJ food/NOUN",) for value in CUISINES}),
         "food_attribute": Leaf("food", attribute),
-        "dishes": Leaf("food", {
-            value: tuple(f"(NP {a}/NOUN and/CCONJ {b}/NOUN)" for a, b in permutations(dishes, 2))
+        "food_with_dishes": Leaf("food", {
+            value: tuple(f"(NP (NP <food_quality?> {meals[value][0]}) (PP <such_as> (NP {a}/NOUN and/CCONJ {b}/NOUN)))"
+                         for a, b in permutations(dishes, 2))
             for value, dishes in DISHES.items()
-        }, again=True),
+        }),
         "price_adjective": Leaf("price", only(words, "cheap", "expensive")),
         "price_fair": Leaf("price", only(words, "cheap", "moderate")),
         "price_high": Leaf("price", only(words, "expensive")),
         "price_low": Leaf("price", only(words, "cheap")),
-        "price_word": Leaf("price", words),
         "amount": Leaf("price", amounts),
         "rating_level": Leaf("customer rating", levels),
         "rating_score": Leaf("customer rating", scores),

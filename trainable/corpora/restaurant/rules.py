@@ -13,7 +13,7 @@ first
   5 (S <name> (VP <vp> and/CCONJ <vp>) ./PUNCT)
   4 (S (S <name> (VP is/AUX <place>)) ,/PUNCT and/CCONJ (S (NP it/PRON) <vp>) ./PUNCT)
   4 (S <front> ,/PUNCT <name> (VP is/AUX <place_short>) ./PUNCT)
-  4 (S <front> ,/PUNCT <name> <vp> ./PUNCT)
+  4 (S <front> ,/PUNCT <name> <vp_other> ./PUNCT)
   3 (S <front_place> ,/PUNCT (NP you/PRON) (VP <modal> (VP find/VERB (NP <name> ,/PUNCT <place>))) ./PUNCT)
   4 (S (NP there/PRON) (VP is/AUX (NP <place_short> (VP called/VERB <name>) <location?>)) ./PUNCT)
   5 (S (NP <name> ,/PUNCT <place> ,/PUNCT) <vp> ./PUNCT)
@@ -22,12 +22,12 @@ first
   3 (S (NP the/DET <nominal> <name>) <vp> ./PUNCT)
   2 (S <place_named> (VP is/AUX <name>) ./PUNCT)
   2 (S <front_single> (VP <stands> (NP <name> ,/PUNCT <place>)) ./PUNCT)
-  2 (S (VP <visit> <name> <for_food> <location?>) ./PUNCT)
+  2 (S (VP <visit> <name> <location_plain?> <for_food>) ./PUNCT)
   3 (S <if_clause> ,/PUNCT <suggest> ./PUNCT)
   2 (S <suggest_name> <if_clause> ./PUNCT)
   2 (S (S are/AUX (NP you/PRON) (VP looking/VERB (PP for/ADP <wish>)) ?/PUNCT) (S <suggest> ./PUNCT))
   2 (S (ADVP why/ADV) not/PART (VP <visit> (NP <name> ,/PUNCT <place>)) ?/PUNCT)
-  2 (S (NP <food_mass> <dish_list?>) (VP is/AUX (VP served/VERB (PP at/ADP (NP <name> ,/PUNCT <place>)))) ./PUNCT)
+  2 (S (NP <food_mass>) (VP is/AUX (VP served/VERB (PP at/ADP (NP <name> ,/PUNCT <place>)))) ./PUNCT)
   3 (S (NP you/PRON) (VP can/AUX (VP <enjoy> <meal> (PP at/ADP (NP <name> ,/PUNCT <place>)))) ./PUNCT)
   2 (S (NP customers/NOUN) (VP rate/VERB (NP <name> ,/PUNCT <place> ,/PUNCT) <rating_score>) ./PUNCT)
   2 (S <although> ,/PUNCT <name> <vp_good> ./PUNCT)
@@ -49,7 +49,7 @@ more
   3 (S <clause> ,/PUNCT and/CCONJ (S (NP it/PRON) <vp>) ./PUNCT)
   4 (S <clause> ./PUNCT)
   3 (S <contrast> ./PUNCT)
-  3 (S <front_loose> ,/PUNCT (NP it/PRON) <vp> ./PUNCT)
+  3 (S <front_loose> ,/PUNCT (NP it/PRON) <vp_other> ./PUNCT)
   2 (S <although> ,/PUNCT (NP it/PRON) <vp_good> ./PUNCT)
   3 (S (NP it/PRON) (VP is/AUX <place_new>) ./PUNCT)
 subject
@@ -107,7 +107,7 @@ wish
   2 (NP (NP a/DET <before?> <nominal>) <near>)
 suggest
   3 <suggest_name>
-  3 (S (VP <visit> <name> <location?>))
+  3 (S (VP <visit> <name> <location_plain?>))
 suggest_name
   3 (S <name> (VP is/AUX (ADJP worth/ADJ (NP a/DET visit/NOUN))))
   1 (S <name> (VP is/AUX (NP a/DET good/ADJ choice/NOUN)))
@@ -196,13 +196,9 @@ which
   1 (SBAR (WHADVP where/ADV) <family_clause>)
 meal
   6 (NP <food_quality?> <food>)
-  3 (NP (NP <food_quality?> <food>) <dish_list>)
+  3 <food_with_dishes>
 meal_short
   1 (NP <food_quality?> <food>)
-dish_list
-  3 (PP such/ADJ as/ADP <dishes>)
-  2 (PP like/ADP <dishes>)
-  2 (PP including/VERB <dishes>)
 rating
   6 (NP a/DET <rating_level> customer/NOUN rating/NOUN)
   2 (NP a/DET <rating_level> rating/NOUN)
@@ -227,6 +223,11 @@ VERB_PHRASES = """
 vp
   9 <vp_food>
   6 <vp_place>
+  6 <vp_rating>
+  6 <vp_price>
+  7 <family_predicate>
+vp_other
+  9 <vp_food>
   6 <vp_rating>
   6 <vp_price>
   7 <family_predicate>
@@ -339,6 +340,7 @@ earned: 2 earned/VERB | received/VERB
 occasion: 2 plate/NOUN | lunch/NOUN
 crowd: locals/NOUN | students/NOUN | tourists/NOUN | young/ADJ people/NOUN
 cook: 2 chef/NOUN | kitchen/NOUN | cook/NOUN
+such_as: 3 such/ADJ as/ADP | 2 like/ADP | 2 including/VERB
 food_noun: 7 food/NOUN | 2 dishes/NOUN | 2 meals/NOUN | cuisine/NOUN
 food_quality: 3 delicious/ADJ | 2 tasty/ADJ | 2 fresh/ADJ | 2 traditional/ADJ | authentic/ADJ | excellent/ADJ | simple/ADJ
   | hearty/ADJ | homemade/ADJ | wonderful/ADJ
@@ -362,7 +364,8 @@ period: week/NOUN | month/NOUN | season/NOUN
 people: people/NOUN | locals/NOUN | regulars/NOUN
 special: daily/ADJ special/NOUN | dessert/NOUN menu/NOUN | house/NOUN wine/NOUN | homemade/ADJ cake/NOUN
 speed: quick/ADJ | prompt/ADJ | excellent/ADJ | reliable/ADJ
-booking: (PP in/ADP (NP advance/NOUN)) | (ADVP online/ADV) | (PP by/ADP (NP phone/NOUN)) | (PP for/ADP (NP the/DET weekend/NOUN))
+booking: (PP in/ADP (NP advance/NOUN)) | (ADVP online/ADV) | (PP by/ADP (NP phone/NOUN))
+  | (PP for/ADP (NP the/DET weekend/NOUN))
 hours: 2 (NP every/DET day/NOUN) | (PP until/ADP (NP midnight/NOUN)) | (ADVP late/ADV) (PP at/ADP (NP weekends/NOUN))
   | (PP for/ADP (NP breakfast/NOUN and/CCONJ lunch/NOUN)) | (PP from/ADP (NP noon/NOUN)) | all/DET day/NOUN
 """

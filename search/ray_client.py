@@ -1,0 +1,158 @@
+"""The users' side of the worker groups: lease one, run jobs on it. Light, because every trial's actor imports it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+
+from spaces.errors import UserError
+
+Event = dict[str, Any]
+
+
+class JobError(RuntimeError):
+    """The job raised; the group lives. `str()` is one line, `.traceback` the worker's."""
+
+    def __init__(self, reason: str, trace: str = ""):
+        super().__init__(reason)
+        self.traceback = trace
+
+
+class GroupDiedError(RuntimeError):
+    """The worker group died under the job (killed, out of memory, lost node)."""
+
+
+class PoolError(RuntimeError):
+    """No worker group can be started."""
+
+
+class Group:
+    """A leased group."""
+
+    def __init__(self, board: Any, name: str, owner: str):
+        self.board, self.name, self.owner = board, name, owner
+
+    def run(self, job: str, payload: dict[str, Any]) -> Iterator[Event]:
+        """Run a job and yield its events. The worker computes an event only when it is asked for.
+
+        Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one) and GroupDiedError.
+        """
+        ended = False
+        try:
+            _checked(ray.get(self.call({"op": "start", "job": job, "payload": payload})))
+            while True:
+                reply = _checked(ray.get(self.call({"op": "next"})))
+                if "end" in reply:
+                    ended = True
+                    return
+                yield reply["event"]
+        except (JobError, GroupDiedError, UserError):
+            ended = True  # the worker has closed the job, or there is no worker
+            raise
+        finally:
+            if not ended:
+                self.call({"op": "close"})
+
+    def call(self, command: dict[str, Any]) -> ray.ObjectRef:
+        """Send one command; the reference resolves to the worker's reply."""
+        return self.board.call.remote(self.name, self.owner, command)
+
+    def release(self) -> None:
+        """Give the group back."""
+        self.board.release.remote(self.owner)
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _checked(reply: Event) -> Event:
+    if "died" in reply:
+        raise GroupDiedError(reply["died"])
+    if "error" in reply:
+        raise UserError(reply["error"]) if reply["user"] else JobError(reply["error"], reply["traceback"])
+    return reply
+
+
+class Client:
+    """Leases groups and runs jobs on them. Picklable: it holds the board's handle alone."""
+
+    def __init__(self, board: Any):
+        self.board = board
+
+    def lease(self, owner: str | None = None) -> Group:
+        """Wait for a free group. An owner that asks again gets the group it holds. Raises PoolError."""
+        owner = owner or uuid.uuid4().hex
+        return self._group(ray.get(self.board.lease.remote(owner)), owner)
+
+    def _group(self, answer: dict[str, Any], owner: str) -> Group:
+        if "broken" in answer:
+            raise PoolError(answer["broken"])
+        return Group(self.board, answer["group"], owner)
+
+    def wait_ready(self, groups: int = 1) -> None:
+        """Return when that many groups take jobs. Raises PoolError when none can be started."""
+        owners = [uuid.uuid4().hex for _ in range(groups)]
+        try:
+            for answer in ray.get([self.board.lease.remote(owner) for owner in owners]):
+                self._group(answer, "")
+        finally:
+            for owner in owners:
+                self.release(owner)
+
+    def release(self, owner: str) -> None:
+        """Free what `owner` holds, and abandon the job that runs there."""
+        self.board.release.remote(owner)
+
+    def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None) -> list[Event]:
+        """Run several jobs on as many groups as are free; the last event of each, in order.
+
+        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its start. The first
+        failure abandons the other tasks and is raised.
+        """
+        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None)) for i, task in enumerate(tasks)}
+        results: dict[int, Event] = {}
+        waiting = {next(routine): i for i, routine in routines.items()}
+        try:
+            while waiting:
+                (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
+                i = waiting.pop(ref)
+                try:
+                    waiting[routines[i].send(ray.get(ref))] = i
+                except StopIteration as done:
+                    results[i] = done.value
+        finally:
+            for routine in routines.values():
+                routine.close()
+        return [results[i] for i in range(len(tasks))]
+
+    def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], tries: int = 2):
+        """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
+        owner = uuid.uuid4().hex
+        try:
+            while True:
+                tries -= 1
+                group = self._group((yield self.board.lease.remote(owner)), owner)
+                try:
+                    return (yield from self._events(i, group, job, payload, on_event))
+                except GroupDiedError:
+                    if not tries:
+                        raise
+        finally:
+            self.release(owner)
+
+    @staticmethod
+    def _events(i: int, group: Group, job: str, payload: dict, on_event: Callable[[int, Event], None]):
+        _checked((yield group.call({"op": "start", "job": job, "payload": payload})))
+        last: Event = {}
+        while True:
+            reply = _checked((yield group.call({"op": "next"})))
+            if "end" in reply:
+                return last
+            last = reply["event"]
+            on_event(i, last)

@@ -1,0 +1,33 @@
+"""One Ray cluster for all tests of this folder that ask for it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="session")
+def worker_path() -> str:
+    """PYTHONPATH with which workers find this code and the toy jobs."""
+    return os.pathsep.join([str(ROOT), str(HERE)])
+
+
+@pytest.fixture(scope="session")
+def ray_session(worker_path):
+    """A local cluster with four CPUs (in name); worker processes find `toy_jobs`."""
+    from search import ray_env
+
+    ray_env.apply()
+    import ray
+
+    if ray.is_initialized():
+        pytest.fail("another test left Ray running in this process")
+    sys.path.insert(0, str(HERE))
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+             object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": worker_path}})
+    yield ray
+    ray.shutdown()
+    sys.path.remove(str(HERE))

@@ -1,0 +1,152 @@
+"""`front`, `status` and what `run` says at its end, on a run folder written by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from search.cli import main
+from search.cli_run import Watch, interrupted, report, resolve
+from search.records import RunFolder
+from spaces.errors import UserError
+from spaces.schema import Space
+
+SPACE = """
+name: small
+description: A space for tests.
+search:
+  quantization.quantizer: {choice: [none, binary, "fixed:Q0i8f"]}
+  lora.rank: {int: [0, 8], step: 4}
+objectives: {perplexity: minimize, controllability: maximize, size_bytes: minimize}
+constraints: ["latency_ms <= 40"]
+budget: {trials: 6}
+"""
+RESULTS = [  # quantizer, rank, state, perplexity, controllability, size, latency
+    ("none", 0, "complete", 10.0, 0.9, 4e6, 20.0),
+    ("binary", 4, "complete", 30.0, 0.5, 1e6, 10.0),
+    ("binary", 0, "complete", 40.0, 0.4, 2e6, 10.0),
+    ("none", 8, "complete", 5.0, 0.95, 4e6, 99.0),
+    ("fixed:Q0i8f", 0, "failed", None, None, None, None),
+]
+
+
+@pytest.fixture
+def run_path(tmp_path, monkeypatch) -> Path:
+    """A run: two members, one dominated trial, one that breaks the constraint, one that failed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    folder = RunFolder.create(tmp_path / "runs", "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())
+    for trial, (quantizer, rank, state, perplexity, control, size, latency) in enumerate(RESULTS):
+        measured = {} if perplexity is None else {
+            "perplexity": perplexity, "perplexity_se": 0.5, "controllability": control, "size_bytes": size,
+            "latency_ms": latency, "artifact": f"artifacts/trial-{trial:04d}"}
+        folder.append({"trial": trial, "rung": 0, "state": state, "config.quantization.quantizer": quantizer,
+                       "config.lora.rank": rank, "seconds": 30.0, "reason": "ValueError: loss is nan" if not measured else None,
+                       **measured})
+    folder.close("finished")
+    return folder.path.relative_to(tmp_path)
+
+
+def table(capsys, *arguments: str) -> str:
+    """What a command prints."""
+    assert main(list(arguments)) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_front_shows_members_with_units_intervals_and_differences(run_path, capsys):
+    lines = [line.split() for line in table(capsys, "front", str(run_path)).splitlines()]
+    assert "Front: 2 of 3 complete trials" in " ".join(lines[0])
+    assert lines[1][:5] == ["trial", "perplexity", "↓", "controllability", "↑"]
+    assert lines[2] == ["0", "10", "±", "0.98", "0.9", "4", "MB", "quantizer=none", "rank=0"]
+    assert lines[3] == ["1", "30", "±", "0.98", "0.5", "1", "MB", "quantizer=binary", "rank=4"]
+    assert lines[4] == []
+
+
+def test_front_says_where_models_lie(run_path, capsys):
+    assert f"{run_path}/artifacts/trial-NNNN" in table(capsys, "front", str(run_path))
+
+
+def test_front_csv_and_json_hold_the_same(run_path, capsys):
+    as_csv = list(csv.DictReader(io.StringIO(table(capsys, "front", str(run_path), "--format", "csv"))))
+    as_json = json.loads(table(capsys, "front", str(run_path), "--format", "json"))
+    assert [row["trial"] for row in as_json] == [0, 1] and [row["trial"] for row in as_csv] == ["0", "1"]
+    assert as_json[0]["perplexity_se"] == 0.5 and as_json[0]["latency_ms"] == 20.0
+    assert as_json[1]["config.quantization.quantizer"] == as_csv[1]["config.quantization.quantizer"] == "binary"
+    assert as_json[0]["artifact"] == f"{run_path}/artifacts/trial-0000"
+
+
+def test_front_markdown(run_path, capsys):
+    lines = table(capsys, "front", str(run_path), "--format", "md").splitlines()
+    assert len(lines) == 4 and lines[0].startswith("| trial | perplexity |")
+
+
+def test_front_shows_repeated_measurements(run_path, capsys):
+    folder = RunFolder.open(run_path).lock()
+    row = next(row for row in folder.rows() if row["trial"] == 0)
+    folder.append({**row, "again": 2, "perplexity_again": 11.5, "perplexity_again_sd": 0.25})
+    folder.close()
+    shown = table(capsys, "front", str(run_path))
+    assert "again 11.5" in shown and "measured anew" in shown
+    assert json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]["perplexity_again_sd"] == 0.25
+
+
+def test_an_empty_front_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.create(tmp_path, "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())
+    folder.close("failed")
+    assert "there is no front" in table(capsys, "front", str(folder.path))
+    assert table(capsys, "front", str(folder.path), "--format", "json").strip() == "[]"
+
+
+def test_status_counts_and_names_failures(run_path, capsys):
+    shown = table(capsys, "status", str(run_path))
+    assert "finished" in shown and "5 of 6" in shown and "4 complete, 0 stopped, 1 failed" in shown
+    assert "trial 4 failed: ValueError: loss is nan" in shown and "2 m 30 s" in shown
+    assert "10, trial 0" in shown and "--resume" not in shown
+
+
+def test_status_of_an_interrupted_run_says_how_to_go_on(run_path, capsys):
+    folder = RunFolder.open(run_path).lock()
+    folder.close("interrupted")
+    assert f"qdlm run --resume {run_path}" in table(capsys, "status", str(run_path))
+
+
+def test_the_end_of_a_run_shows_front_place_and_next_commands(run_path, capsys):
+    report(run_path.resolve())
+    shown = capsys.readouterr().out
+    assert "Front: 2 of 3" in shown and f"Results  {run_path}/" in shown and f"qdlm front {run_path}" in shown
+    assert f"qdlm generate {run_path}/artifacts/trial-000" in shown
+
+
+def test_resume_takes_the_recorded_space_and_a_new_budget(run_path):
+    space = resolve(None, run_path, {"budget.trials": 9})
+    assert space.budget.trials == 9 and space.name == "small"
+    recorded = Space.from_yaml(SPACE, "small.yaml")
+    assert not resolve(None, run_path, {}).difference(recorded)
+
+
+def test_resume_with_a_space_that_differs_is_refused(run_path, tmp_path):
+    (tmp_path / "same.yaml").write_text(SPACE)
+    assert resolve("same.yaml", run_path, {}).name == "small"
+    (tmp_path / "other.yaml").write_text(SPACE.replace("[0, 8]", "[0, 12]"))
+    with pytest.raises(UserError, match=r"other.yaml does not agree with the run .*lora.rank"):
+        resolve("other.yaml", run_path, {})
+    with pytest.raises(UserError, match="cannot go on with other settings.*seed"):
+        resolve(None, run_path, {"seed": 5})
+
+
+def test_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    watch = Watch(seen.append)
+    watch({"event": "run_started", "run": str(tmp_path / "runs" / "small-1")})
+    watch({"event": "rung"})
+    assert len(seen) == 2 and interrupted(watch.run) == 1
+    assert "qdlm run --resume runs/small-1" in capsys.readouterr().err
+    assert interrupted(None) == 1 and "nothing was kept" in capsys.readouterr().err
