@@ -42,13 +42,15 @@ $(BIN)/python:
 
 # torch first: whichever build it is, the packages that follow find it installed and leave it alone.
 $(VENV)/torch.stamp: cluster/install_torch.py | $(BIN)/python
-	$(BIN)/python cluster/install_torch.py "$(TORCH)" $(if $(TORCH_INDEX),--index "$(TORCH_INDEX)") $(if $(CUDA),--cuda)
+	@$(BIN)/python cluster/install_torch.py "$(TORCH)" $(if $(TORCH_INDEX),--index "$(TORCH_INDEX)") $(if $(CUDA),--cuda)
 	@touch $@
 
 $(VENV)/run.stamp: pyproject.toml $(VENV)/torch.stamp
-	$(BIN)/python -m pip install --quiet -e .
+	@echo "installing the pinned packages into $(VENV): a minute or two"
+	@$(BIN)/python -m pip install -qq -e .
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml $(VENV)/torch.stamp
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@echo "installing the pinned packages into $(VENV): a minute or two"
+	@$(BIN)/python -m pip install -qq -e ".[dev]"
 	@touch $@ $(VENV)/run.stamp

@@ -58,8 +58,8 @@ def run(
     with choose(asked.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
         watch = Watch(observer)
         try:
-            result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent, resume=resume,
-                               observer=watch)
+            result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent,
+                               resume=resume.resolve() if resume else None, observer=watch)
         except KeyboardInterrupt:
             result = None
     if result is None:

@@ -148,9 +148,12 @@ class Engine:
     @property
     def over(self) -> bool:
         """No further trial is to be started."""
-        limit = self.space.budget.trials
-        started = len(self.ended) + len(self.live)
-        return self.exhausted or self._time_left() <= 0 or (limit is not None and started >= limit)
+        return self.exhausted or self._time_left() <= 0 or len(self.ended) + len(self.live) >= self.limit
+
+    @property
+    def limit(self) -> float:
+        """Trials at most: the budget's, or the points of the space; infinite when only the time is limited."""
+        return min(self.space.budget.trials or math.inf, self.space.size() or math.inf)
 
     # ---- what is told
     @property
@@ -190,7 +193,7 @@ class Engine:
         hardware = self.space.hardware
         return {
             "running": len(self.live), "complete": states.count("complete"), "stopped": states.count("stopped"),
-            "failed": states.count("failed"), "trials": self.space.budget.trials or self.space.size(),
+            "failed": states.count("failed"), "trials": int(self.limit) if math.isfinite(self.limit) else None,
             **self._stand()[1],
             "elapsed": self.elapsed, "eta": self._eta(),
             "cpu_hours": hours * hardware.workers * hardware.cpus,
@@ -257,9 +260,8 @@ class Engine:
 
     def _eta(self) -> float | None:
         """Seconds to the end of the trials: those that remain at the pace so far, or what is left of the time."""
-        limit = self.space.budget.trials or self.space.size()
         left = self._time_left()
-        if limit is not None and self.durations:
-            remaining = limit - len(self.ended)
+        if self.durations:
+            remaining = self.limit - len(self.ended)
             left = min(left, statistics.mean(self.durations.values()) * remaining / self.groups)
         return max(0.0, left) if math.isfinite(left) else None

@@ -83,11 +83,12 @@ def _make(client: Client, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) 
     begun: dict[int, float] = {}
 
     def on_event(i: int, event: Dumped) -> None:
-        seconds = time.monotonic() - begun.setdefault(i, time.monotonic())
+        now = time.monotonic()
+        seconds = now - begun.setdefault(i, now)
         progress = float(event.get("progress", 0.0))
         if "path" in event:
             engine.add_busy(seconds)
-            engine.folder.event({"event": "prepare", "stage": labels[i], "seconds": seconds, **event})
+            engine.folder.event({**event, "event": "prepare", "stage": labels[i], "seconds": seconds})
         engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"))
 
     last = client.map(list(tasks.values()), on_event)

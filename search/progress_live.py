@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live as RichLive
-from rich.markup import escape
+from rich.markup import escape, render
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.table import Table
@@ -73,25 +74,27 @@ class Live:
 
     def board(self) -> RenderableType:
         """Everything that is drawn."""
-        title = Rule(f"[bold]{escape(self.name)}[/]", align="left", style="dim")
+        rows = list(self._rows())
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim", no_wrap=True)
+        table.add_column(style="dim", no_wrap=True, min_width=max(cell_len(render(name).plain) for name, _ in rows))
         table.add_column(no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            table.add_row(*row)
+        return Group(Rule(f"[bold]{escape(self.name)}[/]", align="left", style="dim"), table)
+
+    def _rows(self) -> Iterator[tuple[str, RenderableType]]:
+        """The board's lines: a name and what stands beside it."""
         for stage, (progress, detail) in self.stages.items():
-            table.add_row(stage, beside(ProgressBar(1.0, progress, BAR), f"{progress:4.0%}  [dim]{escape(detail)}[/]"))
+            yield stage, beside(ProgressBar(1.0, progress, BAR), f"{progress:4.0%}  [dim]{escape(detail)}[/]")
         begun = any(self.summary.get(state) for state in ("complete", "stopped", "failed", "running"))
-        if not self.stages and not begun:
-            passed = self.now() - self.heard + self.summary.get("elapsed", 0.0)
-            table.add_row("time", f"{duration(passed)}, starting {'workers' if self.summary else 'Ray'}")
         if begun:
-            table.add_row("trials", self._trials())
-            table.add_row("front", self._front())
-            table.add_row("best", self._best())
-        if self.stages or begun:
-            table.add_row("time", self._time())
-        for name, state in self._running():
-            table.add_row(name, state)
-        return Group(title, table)
+            yield from (("trials", self._trials()), ("front", self._front()), ("best", self._best()))
+        if begun or self.stages:
+            yield "time", self._time()
+        else:
+            passed = self.now() - self.heard + self.summary.get("elapsed", 0.0)
+            yield "time", f"{duration(passed)}, starting {'workers' if self.summary else 'Ray'}"
+        yield from self._running()
 
     def _trials(self) -> RenderableType:
         told = self.summary

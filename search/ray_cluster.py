@@ -119,7 +119,9 @@ def _find() -> str:
     running = sorted(services.find_gcs_addresses())
     if not running:
         raise UserError("--address auto: no Ray cluster runs on this machine; start one with: ray start --head")
-    recorded = services.canonicalize_bootstrap_address("auto")
+    recorded = services.find_bootstrap_address(None)  # by the last `ray start`; other runs' own clusters are not meant
+    if recorded not in running and len(running) > 1:
+        raise UserError(f"--address auto: several clusters run on this machine; name one of {', '.join(running)}")
     return recorded if recorded in running else running[0]
 
 

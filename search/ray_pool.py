@@ -36,6 +36,7 @@ class Pool:
         self.name = uuid.uuid4().hex[:8]
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._current: dict[int, str] = {}
         self._watch = threading.Timer(_PATIENCE, self._remind)
         self.client: Client | None = None
 
@@ -45,7 +46,7 @@ class Pool:
         self._watch.daemon = True
         self._watch.start()
         for slot in range(self.size):
-            thread = threading.Thread(target=self._keep, args=(slot,), daemon=True, name=f"group-{self.name}-{slot}")
+            thread = threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
             thread.start()
             self._threads.append(thread)
         return self
@@ -59,7 +60,8 @@ class Pool:
         return ray.get(self._board.workers.remote())
 
     def close(self, wait: bool = True) -> None:
-        """End all groups: those that are idle leave by themselves, those that still compute are killed.
+        """End all groups: those that are idle leave by themselves, those that still compute are killed, those that are
+        still starting end when they find that nobody is there.
 
         `wait=False` returns at once, for a caller that stops the whole cluster next.
         """
@@ -69,14 +71,13 @@ class Pool:
             return
         self._board.dismiss.remote()
         if wait:
-            deadline = time.monotonic() + _GRACE
-            for thread in self._threads:
-                thread.join(max(0.0, deadline - time.monotonic()))
-            for group in self.workers().values() if any(thread.is_alive() for thread in self._threads) else ():
+            working = self.workers()
+            threads = [self._threads[slot] for slot, group in self._current.items() if group in working]
+            _join(threads, _GRACE)
+            for group in self.workers().values() if any(thread.is_alive() for thread in threads) else ():
                 for worker in group["workers"].values():
                     ray.kill(worker["actor"])
-            for thread in self._threads:
-                thread.join(20)
+            _join(threads, 20)
         ray.kill(self._board)
         self.client = None
 
@@ -92,22 +93,22 @@ class Pool:
             each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
             self.on_notice(f"still waiting for the first worker group to start ({each}); others may be using the cluster")
 
-    def _keep(self, slot: int) -> None:
+    def _keep(self, slot: int, board: Any) -> None:
         """Thread of one slot: run a group; when it dies, tell the board and run the next one."""
         failures = 0
         for generation in range(1_000_000):
-            group = f"{self.name}-{slot}-{generation}"
-            reason, hopeless = self._run_group(group)
+            self._current[slot] = group = f"{self.name}-{slot}-{generation}"
+            reason, hopeless = self._run_group(group, board)
             if self._closing.is_set():
                 return
-            was_ready = ray.get(self._board.died.remote(group, reason))
+            was_ready = ray.get(board.died.remote(group, reason))
             failures = 0 if was_ready else failures + 1
             if not was_ready and (hopeless or failures >= _START_ATTEMPTS):
-                self._board.give_up.remote(f"worker groups do not start: {reason}")
+                board.give_up.remote(f"worker groups do not start: {reason}")
                 return
             self.on_notice(f"a worker group died and is replaced: {reason}")
 
-    def _run_group(self, group: str) -> tuple[str, bool]:
+    def _run_group(self, group: str, board: Any) -> tuple[str, bool]:
         """One Ray Train run, start to end: why it ended, and whether the worker's own loop raised (which it would again).
 
         The run's name is unique, because Ray Train resumes an old run of the same name.
@@ -116,7 +117,7 @@ class Pool:
         resources = {"CPU": hardware.cpus, **({"GPU": hardware.gpus} if hardware.gpus else {})}
         trainer = TorchTrainer(
             _train_loop,
-            train_loop_config={"group": group, "board": self._board, "jobs": self.jobs, "cpus": hardware.cpus,
+            train_loop_config={"group": group, "board": board, "jobs": self.jobs, "cpus": hardware.cpus,
                                "folder": str(Path.cwd())},
             scaling_config=ray.train.ScalingConfig(num_workers=hardware.workers, use_gpu=hardware.gpus > 0,
                                                    resources_per_worker=resources),
@@ -132,8 +133,8 @@ class Pool:
             fates = {rank: _died(why) for rank, why in sorted(error.worker_failures.items())}
             causes = {rank: fate for rank, fate in fates.items() if not fate.startswith("left: ")} or fates
             return "; ".join(f"worker {rank} {fate}" for rank, fate in causes.items()), causes is fates
-        except Exception as error:  # whatever ended the run, the slot needs its reason and a new group
-            return _first_line(error), False
+        except (Exception, SystemExit) as error:  # SystemExit: Ray was shut down meanwhile
+            return _first_line(error), False  # whatever ended the run, the slot needs its reason and a new group
         return "the workers left", False
 
 
@@ -142,6 +143,13 @@ def _train_loop(config: dict[str, Any]) -> None:
     from trainable.worker import worker_loop
 
     worker_loop(config)
+
+
+def _join(threads: list[threading.Thread], seconds: float) -> None:
+    """Wait for all of them, that long altogether."""
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _died(error: BaseException) -> str:

@@ -37,6 +37,7 @@ class WarmTrial(tune.Trainable):
         self.owner, self.payload = config["owner"], json.loads(config["payload"])
         self.events: Iterator[dict[str, Any]] | None = None
         self.restarts = 1
+        self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
 
     def step(self) -> dict[str, str]:
@@ -53,7 +54,9 @@ class WarmTrial(tune.Trainable):
                     self.events = group.run("trial", self.payload)
                 for event in self.events:
                     if "rung" in event:
-                        return {"event": event}
+                        return {"event": {**event, **self.start}}
+                    if "ready" in event:
+                        self.start = {"start_seconds": time.time() - self.payload["proposed"]}
                 return {"failed": "the trial ended before its last rung"}
             except GroupDiedError as died:
                 self.events = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from search import ray_env
-from search.engine import Engine, Event, Live, Observer
+from search.engine import ENDED, Engine, Event, Live, Observer
 from search.front import Front
 from search.front_table import column_types
 from search.halving import Halving, NoHalving
@@ -68,10 +69,12 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
-            course.open(cluster.address, wanted=max_concurrent)
+            course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
             pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice)
             stack.callback(pool.close, wait=not cluster.local)
-            return course.follow(pool.start().client, scratch)
+            if course.unfinished:
+                course.follow(pool.start().client, scratch)
+            return course.finish()
         except KeyboardInterrupt:
             course.close("interrupted")
             raise
@@ -88,13 +91,13 @@ class Course:
 
     def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer):
         self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
-        self.resumed = bool(folder.rows())
         rows = folder.rows()
         self.study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=folder.path / STUDY,
                                    sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed)
         self.restored = self.study.restore(rows)
         scheduler = self._scheduler()
-        scheduler.restore(rows)
+        ended = {row["trial"] for row in rows if row["state"] in ENDED}
+        scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
 
@@ -104,21 +107,28 @@ class Course:
             return NoHalving(space.objectives)
         return Halving(space.objectives, space.constraints, rungs=len(space.rungs), eta=space.scheduler.eta)
 
-    def open(self, address: str, wanted: int | None) -> None:
+    def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""
         self.folder.update(state="running", versions=versions(), groups=self.groups)
         self.cache.mkdir(parents=True, exist_ok=True)
-        about = {"run": str(self.folder.path), "name": self.space.name, "resumed": self.resumed, "groups": self.groups}
+        about = {"run": str(self.folder.path), "name": self.space.name, "resumed": resumed, "groups": self.groups}
         self.folder.event({"event": "run_started", "address": address, **about})
         self.engine.emit("run_started", **about)
         if wanted and wanted > self.groups:
             self._warn(f"{wanted} trials at once were asked for; there is room or work for {self.groups}")
+        if "working_dir_files" in self.folder.path.parts:
+            self._warn("this job's folder is Ray's copy, which is deleted one day; name the storage: --storage DIR")
         if self.restored.lost:
             numbers = ", ".join(map(str, self.restored.lost))
             self._warn(f"trials that had not ended run again, under new numbers: {numbers}")
 
-    def follow(self, client: Client, scratch: Path) -> RunResult:
-        """Prepare, search, finish."""
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything to do for workers."""
+        return not self.engine.over or bool(self._unrepeated())
+
+    def follow(self, client: Client, scratch: Path) -> None:
+        """Prepare, search, measure the front again."""
         from search.preparing import prepare
         from search.ray_tune import run_trials
 
@@ -129,6 +139,9 @@ class Course:
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
         self._measure_again(client, shared)
+
+    def finish(self) -> RunResult:
+        """Leave the folder in order."""
         self._tidy()
         complete = "complete" in self.engine.ended.values()
         state: State = "finished" if complete or not self.engine.ended else "failed"
@@ -161,7 +174,7 @@ class Course:
     def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
         return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
                 "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
-                "number": trial.number, "values": trial.values}
+                "number": trial.number, "values": trial.values, "proposed": time.time()}
 
     def _trial_folder(self, number: int) -> Path:
         return self.folder.path / TRIALS / f"trial-{number:04d}"
@@ -198,8 +211,7 @@ class Course:
 
         A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
         """
-        repeats = self.space.finish.repeats
-        members = [row for row in self.engine.front if row.get("artifact") and "again" not in row]
+        repeats, members = self.space.finish.repeats, self._unrepeated()
         tasks = [("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
                                 "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
         if not tasks:
@@ -214,6 +226,11 @@ class Course:
         found = client.map(tasks, on_event)
         for index, row in enumerate(members):
             self.engine.amend(row["trial"], again(found[index * repeats:(index + 1) * repeats]))
+
+    def _unrepeated(self) -> list[dict[str, Any]]:
+        """Members of the front that are still to be measured again."""
+        return [dict(row) for row in self.engine.front
+                if self.space.finish.repeats and row.get("artifact") and "again" not in row]
 
     def _config(self, row: dict[str, Any]):
         from search.objectives import searched

@@ -47,7 +47,8 @@ def corpus_key(config: TrialConfig) -> str:
 
 
 def teacher_key(config: TrialConfig) -> str:
-    return content_key(CODE, corpus_key(config), config.teacher.model_dump(mode="json"))
+    """Depends on the corpus, the teacher's settings and the seed that it starts from."""
+    return content_key(CODE, corpus_key(config), config.teacher.model_dump(mode="json"), config.base.seed)
 
 
 def base_key(config: TrialConfig) -> str:

@@ -83,6 +83,8 @@ def first_rank_only(payload, context):
 def prepare(payload, context):
     """A folder with a file in it, as the prepare jobs make."""
     yield {"progress": 0.0, "detail": "beginning"}
+    if payload["config"]["base"]["seed"] == 666:
+        raise UserError("no such text")
     folder = Path(payload["cache"]) / f"made-{payload['config']['base']['seed']}"
     folder.mkdir(exist_ok=True)
     yield {"progress": 1.0, "path": str(folder)}
@@ -106,8 +108,9 @@ def trial(payload, context):
             continue
         if fault == "raise":
             raise ValueError("it broke")
-        if fault == "die" or (fault == "die once" and not (base / "died").exists()):
-            (base / "died").touch()
+        marker = base / f"died-{payload['number']}"
+        if fault == "die" or (fault == "die once" and not marker.exists()):
+            marker.touch()
             os.kill(os.getpid(), 9)
         (folder / "artifact").mkdir(parents=True)
         (folder / "artifact" / "weights").write_text(str(warmup))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, SamplingConfig
-from trainable.diffusion.losses import training_loss
+from trainable.diffusion.losses import draw_times, training_loss
 from trainable.diffusion.process import Process, nearest_rows
 from trainable.diffusion.schedule import Schedule, randn
 from trainable.metrics.nll_bound import levels, stratified_times, time_weights
@@ -161,3 +161,22 @@ def test_bound_equals_the_exact_likelihood_of_a_model_that_knows_the_answer():
     parts = NLLBound(NLLBound.Params())._parts(Bayes(schedule), schedule, ids, 200, torch.Generator().manual_seed(0))
     bound = float(sum(parts.values()).mean())
     assert math.log(4) - 0.02 < bound < math.log(4) + 0.05
+
+
+def test_times_are_stratified_and_mixed_for_the_asked_share():
+    ids = torch.zeros(200, 7, dtype=torch.long)
+    alike = draw_times(ids, 1000, 0.0, torch.Generator().manual_seed(0))
+    assert alike.shape == (200,) and sorted((alike // 5).tolist()) == pytest.approx(list(range(200)), abs=1)
+    mixed = draw_times(ids, 1000, 0.25, torch.Generator().manual_seed(0))
+    varied = (mixed.max(1).values > mixed.min(1).values)
+    assert mixed.shape == (200, 7) and varied[:50].all() and not varied[50:].any()
+    assert mixed.min() >= 0 and mixed.max() <= 999
+
+
+def test_one_time_per_word_equals_one_time_per_sentence_when_they_agree():
+    denoiser, x = model(), torch.randn(3, 5, 6)
+    t = torch.tensor([2, 50, 99])
+    assert torch.allclose(denoiser(x, t), denoiser(x, t[:, None].expand(3, 5)), atol=1e-6)
+    schedule = Schedule.make("sqrt", 100)
+    both = [schedule.noise(x, times, torch.Generator().manual_seed(0)) for times in (t, t[:, None].expand(3, 5))]
+    assert torch.equal(*both)

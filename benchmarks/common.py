@@ -1,0 +1,42 @@
+"""What every benchmark writes beside its figures: where and how they were taken."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "ray", "optuna", "transformers", "peft")
+
+
+def host() -> dict:
+    """The machine and the versions, without its name."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+                            cwd=Path(__file__).parent, check=False).stdout.strip()
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
+            "load": round(os.getloadavg()[0], 1), "commit": commit, "date": time.strftime("%Y-%m-%d"),
+            **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def save(name: str, figures: dict) -> Path:
+    """Write results/NAME.json: the command, the host, the figures."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+    path.write_text(json.dumps({"command": command, "host": host(), **figures}, indent=1) + "\n")
+    print(f"wrote benchmarks/results/{path.name}")
+    return path
+
+
+def spread(values: list[float]) -> dict:
+    """Count, median, 90th percentile, smallest, largest."""
+    ordered = sorted(values)
+    return {"n": len(ordered), "p50": statistics.median(ordered), "p90": ordered[int(0.9 * (len(ordered) - 1))],
+            "min": ordered[0], "max": ordered[-1]}

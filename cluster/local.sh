@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# A Ray cluster on this machine, for runs that outlive a terminal:
+#   cluster/local.sh start [--num-cpus N ...]      start the head (further options go to `ray start`)
+#   cluster/local.sh submit SPACE [OPTIONS]        queue `qdlm run SPACE OPTIONS` as a Ray job and follow its log
+#   cluster/local.sh status                        nodes, resources and jobs
+#   cluster/local.sh stop                          end the cluster that `start` started, and no other
+#
+# Environment: QDLM_RAY_PORT (6379), QDLM_RAY_DASHBOARD_PORT (8265), QDLM_RAY_AGENT_PORT (52365), QDLM_STORAGE (./runs),
+# QDLM_CLUSTER_STATE (where pid and log are kept).
+# The dashboard and the job API listen on loopback. Ray has no such switch for its internal ports: they listen on all
+# interfaces and are guarded by the token in ~/.ray/auth_token. Keep the machine behind a firewall all the same.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+state=${QDLM_CLUSTER_STATE:-${TMPDIR:-/tmp}/qdlm-cluster-$UID}
+port=${QDLM_RAY_PORT:-6379}
+dashboard=${QDLM_RAY_DASHBOARD_PORT:-8265}
+agent=${QDLM_RAY_AGENT_PORT:-52365}
+export PATH="$root/.venv/bin:$PATH"
+export RAY_AUTH_MODE=token      # the command line tools need it said; clusters have it on by default
+export RAY_worker_niceness=0    # Ray runs workers at nice 15 otherwise
+export RAY_USAGE_STATS_ENABLED=0
+export RAY_TRAIN_ENABLE_STATE_TRACKING=1  # the dashboard's page of training runs
+
+fail() { echo "local.sh: error: $*" >&2; exit 2; }
+running() { [[ -f $state/pid ]] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+ray_tool() { command -v ray >/dev/null || fail "no ray found; run: make install"; }
+
+start() {
+  running && fail "a cluster started here is running already (pid $(cat "$state/pid")); cluster/local.sh stop ends it"
+  mkdir -p "$state"; chmod 700 "$state"
+  [[ -s $HOME/.ray/auth_token ]] || ray get-auth-token --generate >/dev/null
+  nohup ray start --head --block --port "$port" --disable-usage-stats --dashboard-host 127.0.0.1 \
+    --dashboard-port "$dashboard" --dashboard-agent-listen-port "$agent" --log-style record --log-color false "$@" \
+    >"$state/log" 2>&1 </dev/null &
+  echo $! >"$state/pid"
+  for _ in $(seq 240); do
+    if grep -q "Ray runtime started" "$state/log"; then
+      echo "cluster at 127.0.0.1:$port, dashboard at http://127.0.0.1:$dashboard (token: ray get-auth-token)"
+      echo "use it:  qdlm run SPACE --address auto    or    cluster/local.sh submit SPACE"
+      return
+    fi
+    running || { tail -n 5 "$state/log" >&2; rm -f "$state/pid"; fail "ray start failed; its log: $state/log"; }
+    sleep 0.5
+  done
+  stop; fail "ray start took longer than 2 minutes; its log: $state/log"
+}
+
+submit() {
+  (($#)) || fail "which space? cluster/local.sh submit SPACE [OPTIONS]"
+  mkdir -p "${QDLM_STORAGE:=$root/runs}"
+  cd "$root"
+  # A job runs in a copy of this folder that Ray deletes one day, so the storage is named by its full path.
+  exec ray job submit --address "http://127.0.0.1:$dashboard" --working-dir . --runtime-env cluster/runtime_env.yaml -- \
+    python -m search run "$@" --storage "$(cd "$QDLM_STORAGE" && pwd)"
+}
+
+status() {
+  running || { echo "no cluster that was started here is running"; return 1; }
+  ray status --address "127.0.0.1:$port"
+  ray job list --address "http://127.0.0.1:$dashboard" 2>/dev/null | grep -E "submission_id|status=" || true
+}
+
+stop() {
+  running || { echo "no cluster that was started here is running"; rm -f "$state/pid"; return; }
+  local pid; pid=$(cat "$state/pid")
+  kill -TERM "$pid"
+  for _ in $(seq 60); do kill -0 "$pid" 2>/dev/null || break; sleep 0.5; done
+  kill -KILL "$pid" 2>/dev/null || true
+  rm -f "$state/pid"
+  echo "stopped"
+}
+
+command=${1:-}; shift || true
+case $command in
+  start|submit|status|stop) ray_tool; "$command" "$@" ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; [[ $command == -h || $command == --help ]] || exit 2 ;;
+esac

@@ -1,0 +1,211 @@
+"""The engine's decisions, without Ray: what is recorded, told and counted, and in which order."""
+
+import math
+
+import pytest
+
+from search.engine import Engine
+from search.halving import Halving, NoHalving
+from search.records import RunFolder
+from search.searcher import StudySearcher
+from spaces.schema import Space
+
+
+def make_space(**changes):
+    return Space.from_dict({
+        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10],
+        "search": {"adapt.optim.warmup": {"int": [0, 99]}}, "budget": {"trials": 4}, "hardware": {"cpus": 2}, **changes})
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+class Bench:
+    """An engine on real parts, with a clock in hand and an ear on its events."""
+
+    def __init__(self, path, space=None, resume=None, eta=None, **options):
+        self.space = space or make_space()
+        self.folder = resume or RunFolder.create(path, "toy", self.space.to_yaml())
+        space, rows = self.space, self.folder.rows()
+        self.study = StudySearcher(space.dimensions, space.objectives, storage=self.folder.path / "study.journal", seed=1)
+        self.restored = self.study.restore(rows)
+        scheduler = Halving(space.objectives, rungs=2, eta=eta) if eta else NoHalving(space.objectives)
+        scheduler.restore(rows)
+        self.clock, self.events = Clock(), []
+        self.engine = Engine(space, self.study, scheduler, self.folder, observer=self.events.append, clock=self.clock,
+                             **options)
+
+    def complete(self, loss=1.0, size=1.0, seconds=10.0):
+        trial = self.engine.ask()
+        self.engine.report(trial.number, rung(0, loss=loss), seconds / 2)
+        self.engine.report(trial.number, rung(1, loss=loss, size=size), seconds)
+        return trial.number
+
+    def kinds(self):
+        return [event["event"] for event in self.events]
+
+
+def rung(index, **metrics):
+    return {"rung": index, "steps": 5 * (index + 1), "final": index == 1, "device": "cpu", **metrics}
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_trial_leaves_one_row_per_rung_and_a_complete_study_trial(bench):
+    trial = bench.engine.ask()
+    assert bench.engine.report(trial.number, rung(0, loss=2.0), 3.0) == "continue"
+    assert bench.engine.report(trial.number, rung(1, loss=1.0, size=7), 8.0) == "stop"
+    first, last = bench.folder.rows()
+    assert (first["state"], first["rung"], first["fidelity"], first["loss"]) == ("rung", 0, 5, 2.0)
+    assert (last["state"], last["rung"], last["fidelity"], last["size"]) == ("complete", 1, 10, 7)
+    assert last["config.adapt.optim.warmup"] == trial.values["adapt.optim.warmup"]
+    assert (last["seconds"], last["device"], last["seed"], last["reason"]) == (8.0, "cpu", 0, None)
+    assert bench.study.study.trials[trial.number].values == [1.0, 7.0]
+    assert bench.kinds() == ["trial_started", "rung", "trial_finished", "front"]
+
+
+def test_every_result_is_on_disk_before_the_study_hears_of_it(bench, monkeypatch):
+    seen = []
+
+    def spy(number, *_):
+        seen.append([row["state"] for row in RunFolder.open(bench.folder.path).rows() if row["trial"] == number])
+
+    monkeypatch.setattr(bench.study, "tell", spy)
+    bench.complete()
+    assert seen == [["rung", "complete"]]
+
+
+@pytest.mark.parametrize("index, metrics, reason", [
+    (0, {"loss": math.nan}, "objective loss is nan at rung 0"),
+    (1, {"loss": 1.0, "size": math.inf}, "objective size is inf at rung 1"),
+    (1, {"loss": 1.0}, "objective size was not measured at rung 1"),
+])
+def test_measurements_that_cannot_stand_fail_the_trial(bench, index, metrics, reason):
+    trial = bench.engine.ask()
+    for earlier in range(index):
+        bench.engine.report(trial.number, rung(earlier, loss=1.0))
+    assert bench.engine.report(trial.number, rung(index, **metrics)) == "stop"
+    assert (bench.folder.rows()[-1]["state"], bench.folder.rows()[-1]["reason"]) == ("failed", reason)
+    assert bench.study.study.trials[trial.number].state.name == "FAIL"
+
+
+def test_a_failed_trial_keeps_its_reason_and_traceback_and_the_search_goes_on(bench):
+    trial = bench.engine.ask()
+    bench.engine.report(trial.number, rung(0, loss=1.0))
+    bench.engine.fail(trial.number, "ValueError: it broke", "Traceback ...")
+    bench.engine.fail(trial.number, "said twice")
+    rows = bench.folder.rows()
+    assert [(row["state"], row["rung"], row["reason"]) for row in rows] == [
+        ("rung", 0, None), ("failed", 1, "ValueError: it broke")]
+    assert {"event": "traceback", "trial": 0, "traceback": "Traceback ..."}.items() <= list(bench.folder.events())[-1].items()
+    assert bench.engine.ask().number == 1
+
+
+def test_a_restarted_trial_may_report_its_rungs_again(bench):
+    trial = bench.engine.ask()
+    for _ in range(2):
+        assert bench.engine.report(trial.number, rung(0, loss=1.0)) == "continue"
+    assert len(bench.folder.rows()) == 1
+
+
+def test_a_dominated_trial_is_stopped_and_pruned_but_the_reference_arm_is_not(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"trials": 9}), eta=3)
+    for loss in (1.0, 2.0, 3.0):
+        trial = bench.engine.ask()
+        decision = bench.engine.report(trial.number, rung(0, loss=loss))
+    assert decision == "stop"
+    assert bench.folder.rows()[-1]["reason"] == "dominated at rung 0"
+    assert bench.study.study.trials[trial.number].state.name == "PRUNED"
+    bench.study.enqueue({"adapt.optim.warmup": 50}, tag="unquantized")
+    arm = bench.engine.ask()
+    assert arm.tag == "unquantized"
+    assert bench.engine.report(arm.number, rung(0, loss=99.0)) == "continue"
+
+
+def test_the_trial_budget_counts_what_runs(bench):
+    live = [bench.engine.ask() for _ in range(4)]
+    assert all(live) and bench.engine.over and bench.engine.ask() is None
+    bench.engine.fail(live[0].number, "no")
+    assert bench.engine.ask() is None
+
+
+def test_the_time_budget_stops_what_runs_at_its_next_rung(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"time": 60}), spent=20.0)
+    trial = bench.engine.ask()
+    assert bench.engine.elapsed == 20.0 and bench.events[-1]["eta"] == 40.0
+    bench.clock.now += 41
+    assert bench.engine.over and bench.engine.ask() is None
+    assert bench.engine.report(trial.number, rung(0, loss=1.0)) == "stop"
+    row = bench.folder.rows()[-1]
+    assert (row["state"], row["reason"]) == ("stopped", "the time budget was used up")
+
+
+def test_a_small_space_ends_the_search_when_it_is_used_up(tmp_path):
+    bench = Bench(tmp_path, make_space(search={"adapt.optim.warmup": {"int": [0, 1]}}, budget={"trials": 9}))
+    values = {bench.engine.ask().values["adapt.optim.warmup"] for _ in range(2)}
+    assert values == {0, 1} and bench.engine.ask() is None and bench.engine.over
+
+
+def test_the_summary_adds_up(tmp_path):
+    bench = Bench(tmp_path, groups=2)
+    bench.complete(loss=1.0, size=5.0, seconds=30.0)
+    bench.complete(loss=2.0, size=3.0, seconds=10.0)
+    bench.complete(loss=3.0, size=9.0, seconds=20.0)
+    bench.engine.add_busy(3540.0)
+    told = bench.engine.summary()
+    assert (told["complete"], told["failed"], told["running"], told["trials"]) == (3, 0, 0, 4)
+    assert told["front_size"] == 2 and told["best"] == {"loss": 1.0, "size": 3.0}
+    assert told["cpu_hours"] == pytest.approx(2 * 1.0) and told["gpu_hours"] == 0
+    assert told["eta"] == pytest.approx(20.0 * 1 / 2)
+    assert told["hypervolume"] > 0
+
+
+def test_the_reference_is_fixed_once_and_kept_with_the_run(tmp_path):
+    bench = Bench(tmp_path)
+    bench.complete(1.0, 2.0)
+    assert bench.engine.reference is None
+    bench.complete(2.0, 1.0)
+    reference = bench.engine.reference
+    bench.complete(50.0, 50.0)
+    assert bench.engine.reference == reference == bench.folder.meta["reference"]
+    bench.folder.close()
+    again = Bench(tmp_path, resume=RunFolder.open(bench.folder.path).lock())
+    assert again.engine.reference == reference
+
+
+def test_an_amended_trial_stays_one_member(bench):
+    number = bench.complete(loss=1.0, size=2.0)
+    bench.engine.amend(number, {"loss_again": 1.5})
+    (member,) = bench.engine.front
+    assert (member["loss"], member["loss_again"]) == (1.0, 1.5)
+    assert bench.engine.summary()["complete"] == 1
+
+
+def test_the_artifact_is_recorded_where_it_was_put(tmp_path):
+    bench = Bench(tmp_path, keep=lambda number, artifact: f"artifacts/trial-{number:04d}")
+    trial = bench.engine.ask()
+    bench.engine.report(trial.number, rung(0, loss=1.0))
+    bench.engine.report(trial.number, rung(1, loss=1.0, size=1.0, artifact="/somewhere/else"))
+    assert bench.folder.rows()[-1]["artifact"] == "artifacts/trial-0000"
+
+
+def test_a_resumed_run_counts_what_ended_and_runs_the_rest_again(tmp_path):
+    bench = Bench(tmp_path)
+    done = bench.complete()
+    lost = bench.engine.ask()
+    bench.engine.report(lost.number, rung(0, loss=1.0))
+    bench.folder.close()
+    again = Bench(tmp_path, resume=RunFolder.open(bench.folder.path).lock())
+    assert again.restored.lost == (lost.number,)
+    assert again.engine.ended == {done: "complete"}
+    trial = again.engine.ask()
+    assert trial.values == lost.values and trial.number > lost.number
+    assert again.engine.summary()["complete"] == 1

@@ -1,0 +1,22 @@
+"""A run in a process of its own, for tests that kill or interrupt it: toy_driver.py SPACE STORAGE [RUN].
+
+Prints `EVENT trial state` per event. Exit code 1 after Ctrl-C.
+"""
+
+import sys
+from pathlib import Path
+
+from search import sweep
+from spaces.schema import load
+
+
+def told(event):
+    print(event["event"], event.get("trial", "-"), event.get("state", "-"), flush=True)
+
+
+if __name__ == "__main__":
+    space, storage, resume = load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    try:
+        print(sweep.run(space, storage=storage, resume=resume, observer=told, cpus=2, jobs="toy_jobs:JOBS").run_folder)
+    except KeyboardInterrupt:
+        sys.exit(1)
