@@ -5,8 +5,8 @@
 #   cluster/local.sh status                        nodes, resources and jobs
 #   cluster/local.sh stop                          end the cluster that `start` started, and no other
 #
-# Environment: QDLM_RAY_PORT (6379), QDLM_RAY_DASHBOARD_PORT (8265), QDLM_RAY_AGENT_PORT (52365), QDLM_STORAGE (./runs),
-# QDLM_CLUSTER_STATE (where pid and log are kept).
+# Environment: QDLM_RAY_PORT (6379), QDLM_RAY_DASHBOARD_PORT (8265), QDLM_STORAGE (./runs), QDLM_CLUSTER_STATE (where pid
+# and log are kept).
 # The dashboard and the job API listen on loopback. Ray has no such switch for its internal ports: they listen on all
 # interfaces and are guarded by the token in ~/.ray/auth_token. Keep the machine behind a firewall all the same.
 set -euo pipefail
@@ -15,7 +15,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=${QDLM_CLUSTER_STATE:-${TMPDIR:-/tmp}/qdlm-cluster-$UID}
 port=${QDLM_RAY_PORT:-6379}
 dashboard=${QDLM_RAY_DASHBOARD_PORT:-8265}
-agent=${QDLM_RAY_AGENT_PORT:-52365}
 export PATH="$root/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token      # the command line tools need it said; clusters have it on by default
 export RAY_worker_niceness=0    # Ray runs workers at nice 15 otherwise
@@ -24,18 +23,25 @@ export RAY_TRAIN_ENABLE_STATE_TRACKING=1  # the dashboard's page of training run
 
 fail() { echo "local.sh: error: $*" >&2; exit 2; }
 running() { [[ -f $state/pid ]] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+free_port() { python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
 ray_tool() { command -v ray >/dev/null || fail "no ray found; run: make install"; }
 
 start() {
   running && fail "a cluster started here is running already (pid $(cat "$state/pid")); cluster/local.sh stop ends it"
   mkdir -p "$state"; chmod 700 "$state"
   [[ -s $HOME/.ray/auth_token ]] || ray get-auth-token --generate >/dev/null
+  # The agent takes the jobs. Its default port is taken wherever another Ray runs on the machine, and then jobs are refused.
+  local agent client
+  agent=$(free_port); client=$(free_port)
   nohup ray start --head --block --port "$port" --disable-usage-stats --dashboard-host 127.0.0.1 \
-    --dashboard-port "$dashboard" --dashboard-agent-listen-port "$agent" --log-style record --log-color false "$@" \
+    --dashboard-port "$dashboard" --dashboard-agent-listen-port "$agent" --ray-client-server-port "$client" \
+    --log-style record --log-color false "$@" \
     >"$state/log" 2>&1 </dev/null &
   echo $! >"$state/pid"
-  for _ in $(seq 240); do
-    if grep -q "Ray runtime started" "$state/log"; then
+  for _ in $(seq 360); do
+    # Jobs are taken once the dashboard and the node's agent listen, some seconds after the runtime has started.
+    if grep -q "Ray runtime started" "$state/log" && listens "$dashboard" && listens "$agent"; then
       echo "cluster at 127.0.0.1:$port, dashboard at http://127.0.0.1:$dashboard (token: ray get-auth-token)"
       echo "use it:  qdlm run SPACE --address auto    or    cluster/local.sh submit SPACE"
       return
@@ -43,11 +49,12 @@ start() {
     running || { tail -n 5 "$state/log" >&2; rm -f "$state/pid"; fail "ray start failed; its log: $state/log"; }
     sleep 0.5
   done
-  stop; fail "ray start took longer than 2 minutes; its log: $state/log"
+  stop; fail "ray start took longer than 3 minutes; its log: $state/log"
 }
 
 submit() {
   (($#)) || fail "which space? cluster/local.sh submit SPACE [OPTIONS]"
+  listens "$dashboard" || fail "no cluster takes jobs at port $dashboard; start one with: cluster/local.sh start"
   mkdir -p "${QDLM_STORAGE:=$root/runs}"
   cd "$root"
   # A job runs in a copy of this folder that Ray deletes one day, so the storage is named by its full path.

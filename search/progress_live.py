@@ -38,10 +38,11 @@ class Live:
 
     def __init__(self, console: Console, objectives: Sequence[Any], now: Callable[[], float] = time.monotonic):
         self.console, self.objectives, self.now = console, list(objectives), now
-        self.name, self.summary, self.heard = "", {}, now()
+        self.name, self.summary, self.heard = "qdlm", {}, now()
         self.stages: dict[str, tuple[float, str]] = {}
         self.running: dict[int, Running] = {}
         self.volumes: list[float] = []
+        self.moving = False  # whether a stage or a trial has begun in this session: a resumed run has trials before that
         self.display = RichLive(console=console, get_renderable=self.board, refresh_per_second=2, transient=True)
 
     def start(self) -> None:
@@ -62,8 +63,10 @@ class Live:
         if kind == "run_started":
             self.name = str(event.get("name") or event.get("run") or "")
         elif kind == "prepare":
+            self.moving = True
             self.stages[str(event.get("stage"))] = (float(event.get("progress") or 0), str(event.get("detail") or ""))
         elif kind == "trial_started":
+            self.moving = True
             self.stages.clear()
             self.running[event["trial"]] = Running(event.get("values", {}), self.now())
         elif kind == "rung" and event["trial"] in self.running:
@@ -115,7 +118,9 @@ class Live:
     def _time(self) -> Text:
         told, passed = self.summary, self.now() - self.heard
         text = Text(duration(told["elapsed"] + passed))
-        if told.get("eta"):
+        if not self.moving:
+            text.append("   waiting for workers")
+        elif told.get("eta"):
             text.append(f"   about {duration(max(0.0, told['eta'] - passed))} to go")
         for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")):
             if told.get(key):

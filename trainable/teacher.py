@@ -188,7 +188,8 @@ def train_teacher(config: TeacherConfig, corpus, out: Path, *, device: torch.dev
         raise UserError(f"teacher: the corpus has {sizes[0]} training and {sizes[1]} held-out sentences; "
                         "at least 1 and 2 are needed")
     choosing, reporting = _heldout_rows(sizes[1], seed)
-    model = _gpt2(config, len(corpus.vocab), corpus.ids("train").shape[1], seed).to(device)
+    # Two more than the corpus has: a generated text may fill every position with a word, START and END are added to it.
+    model = _gpt2(config, len(corpus.vocab), corpus.ids("train").shape[1] + 2, seed).to(device)
     keeper, tokens = _Keeper(model, config.optim.ema), 0
     for event in _fit(model, keeper, corpus, config.optim, seed, choosing, device):
         tokens = event["tokens"]

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search import cli
+from search import cli, cli_docs
 from search.cli import app, main
 from spaces.errors import UserError
 
@@ -72,6 +72,12 @@ def test_help_fits_80_columns():
         assert max(len(line) for line in shown.stdout.splitlines()) <= 80
         for line in shown.stdout.splitlines():
             assert not line.strip().startswith("...")
+
+
+def test_the_page_shows_every_command_and_no_markup():
+    page = cli_docs.page()
+    assert all(f"## qdlm {name}\n" in page for name in FROZEN) and "Examples" in page
+    assert "[bold]" not in page and "\x1b" not in page
 
 
 @pytest.fixture

@@ -110,6 +110,15 @@ def test_board_before_anything_happened():
     assert "starting workers" in board_after(1)
 
 
+def test_board_of_a_resumed_run_before_its_workers_are_there():
+    console = recorded()
+    live = Live(console, OBJECTIVES)
+    live.note(told("run_started", 700, complete=2, name="quick", run="runs/quick-1", resumed=True))
+    console.print(live.board())
+    text = console.export_text()
+    assert "2/4" in text and "waiting for workers" in text and "to go" not in text
+
+
 def test_board_while_preparing():
     text = board_after(4)
     assert text.startswith("quick ") and "base" in text and "60%" in text and "loss 1.2" in text and "trials" not in text

@@ -229,3 +229,10 @@ def test_hugging_face_path_that_is_none(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="teacher.path=.*nowhere") as error:
         Teacher.load(str(tmp_path / "nowhere"), corpus=None)
     assert "\n" not in str(error.value)
+
+
+def test_a_generated_text_that_fills_every_position_can_be_scored(trained, corpus):
+    teacher = Teacher.load(str(trained[0]), corpus, torch.device("cpu"))
+    longest = ["a"] * corpus.ids("train").shape[1]
+    sums, counts = teacher.nll([longest])
+    assert counts.tolist() == [len(longest) + 1] and math.isfinite(float(sums[0]))
