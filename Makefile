@@ -28,9 +28,10 @@ test: $(VENV)/dev.stamp  ## install and run the tests
 lint: $(VENV)/dev.stamp  ## style and mistakes that can be seen without running
 	$(BIN)/ruff check .
 
-docs: $(VENV)/run.stamp  ## rewrite the generated pages, docs/cli.md and docs/plugins.md
+docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugins.md, docs/spaces.md
 	$(BIN)/python -m search.cli_docs > docs/cli.md
 	$(BIN)/qdlm plugins --format md > docs/plugins.md
+	$(BIN)/python -m spaces.reference > docs/spaces.md
 
 clean:  ## remove .venv, caches and build leftovers; runs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ DEFAULTS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a metric that was not measured is the engine's business
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the run folder is the record; Tune's own snapshots are never read
+    "TUNE_MAX_PENDING_TRIALS_PG": "1024",  # all first trials at once; how many there may be is the searcher's business
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
