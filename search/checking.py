@@ -120,6 +120,16 @@ def check_plugins(space: Space) -> None:
             raise _unusable(space, use, str(error)) from None
 
 
+def check_sources(space: Space) -> None:
+    """Raises `UserError` when a corpus of the space reads a file that is not there. Asked on the machine that runs it."""
+    for use in _uses(space):
+        if use.registry is CORPORA:
+            try:
+                use.registry.build(use.ref).sources()
+            except UserError as error:
+                raise space.error(("trial", "corpus", "source"), str(error)) from None
+
+
 def _uses(space: Space) -> Iterator[_Use]:
     """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
     for base, registry in _KINDS:

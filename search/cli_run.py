@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +55,20 @@ def run(
     asked = resolve(space, resume, changes(settings, trials, budget, seed))
 
     from search import sweep
+    from search.checking import check_sources
     from search.progress import choose
+
+    check_sources(asked)
 
     with choose(asked.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
         watch = Watch(observer)
         try:
-            result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent,
-                               resume=resume.resolve() if resume else None, observer=watch)
+            with watch.on_interrupt():
+                result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent,
+                                   resume=resume.resolve() if resume else None, observer=watch)
         except KeyboardInterrupt:
-            result = None
-    if result is None:
-        return interrupted(watch.run)
+            watch.say_how_to_go_on()
+            return 1
     if not as_json:
         report(result.run_folder)
     return 0 if result.state == "finished" else 1
@@ -103,7 +108,7 @@ class Watch:
     """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
 
     def __init__(self, observer: Callable[[Mapping[str, Any]], None]):
-        self.observer, self.run = observer, None
+        self.observer, self.run, self.said = observer, None, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
@@ -114,14 +119,34 @@ class Watch:
             self.run = shown(event["run"])
         self.observer(event)
 
+    @contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C is answered at once: bringing the run in order and stopping Ray takes seconds, and a second one ends both."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
-def interrupted(run: str | None) -> int:
-    """Say how to go on. Exit code 1."""
-    if run is None:
-        typer.echo("qdlm: interrupted before the run began; nothing was kept", err=True)
-    else:
-        typer.echo(f"qdlm: interrupted; every finished trial is kept. Go on with: qdlm run --resume {run}", err=True)
-    return 1
+        def answer(*_: Any) -> None:
+            signal.signal(signal.SIGINT, before)
+            self.say_how_to_go_on()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, answer)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def say_how_to_go_on(self) -> None:
+        """One line on standard error, once."""
+        if self.said:
+            return
+        self.said = True
+        if self.run is None:
+            print("qdlm: interrupted before the run began; nothing was kept", file=sys.stderr)
+        else:
+            print("qdlm: interrupted; every finished trial is kept. "
+                  f"Go on with: qdlm run --resume {self.run}", file=sys.stderr)
 
 
 def report(run: Path) -> None:

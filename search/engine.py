@@ -189,7 +189,7 @@ class Engine:
     def summary(self) -> dict[str, Any]:
         """Counts, front, best values, time and cost; part of every event."""
         states = list(self.ended.values())
-        hours = (self.busy + sum(self.clock() - trial.started for trial in self.live.values())) / 3600
+        hours = (self.busy + sum(trial.seconds for trial in list(self.live.values()))) / 3600
         hardware = self.space.hardware
         return {
             "running": len(self.live), "complete": states.count("complete"), "stopped": states.count("stopped"),
@@ -201,7 +201,7 @@ class Engine:
         }
 
     def emit(self, event: str, **more: Any) -> None:
-        """Tell the observer something, with the summary."""
+        """Tell the observer something, with the summary. May be called from any thread."""
         self._emit(event, **more)
 
     # ---- inside

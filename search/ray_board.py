@@ -30,6 +30,7 @@ class Board:
         self.waiting: deque[tuple[str, asyncio.Future]] = deque()
         self.broken: str | None = None
         self.seq = 0
+        self.leaving = False
 
     # ---- called by workers
     async def join(self, group: str, rank: int, size: int, pid: int, actor: Any) -> None:
@@ -37,6 +38,8 @@ class Board:
         entry = self.groups.setdefault(group, _Group())
         entry.workers[rank] = {"pid": pid, "actor": actor}
         entry.ready = len(entry.workers) == size
+        if self.leaving:  # it was still starting when the pool closed
+            entry.commands.put_nowait({"op": "exit"})
         self._grant()
 
     async def take(self, group: str) -> dict[str, Any]:
@@ -103,7 +106,8 @@ class Board:
             self.waiting.popleft()[1].set_result({"broken": reason})
 
     async def dismiss(self) -> None:
-        """Tell every group to leave when it has answered what it was asked."""
+        """Tell every group to leave when it has answered what it was asked, those that are yet to come included."""
+        self.leaving = True
         for entry in self.groups.values():
             entry.commands.put_nowait({"op": "exit"})
 

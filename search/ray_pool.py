@@ -23,6 +23,7 @@ from spaces.config import HardwareConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
 _PATIENCE = 60.0  # seconds without any group ready, after which the user hears of it
+_STARTING = 60.0  # seconds that a closing pool waits for groups that are still starting
 _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool closes
 
 
@@ -59,25 +60,23 @@ class Pool:
         """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}."""
         return ray.get(self._board.workers.remote())
 
-    def close(self, wait: bool = True) -> None:
-        """End all groups: those that are idle leave by themselves, those that still compute are killed, those that are
-        still starting end when they find that nobody is there.
+    def close(self) -> None:
+        """End all groups: idle ones leave by themselves, those that compute are killed, those that start are waited for.
 
-        `wait=False` returns at once, for a caller that stops the whole cluster next.
+        Returns when no thread of the pool uses Ray any more: a Ray that is shut down under one ends the whole process, and
+        with it whatever was still to be printed.
         """
         self._closing.set()
         self._watch.cancel()
         if self.client is None or not ray.is_initialized():
             return
         self._board.dismiss.remote()
-        if wait:
-            working = self.workers()
-            threads = [self._threads[slot] for slot, group in self._current.items() if group in working]
-            _join(threads, _GRACE)
-            for group in self.workers().values() if any(thread.is_alive() for thread in threads) else ():
+        _join(self._threads, _GRACE)
+        if any(thread.is_alive() for thread in self._threads):
+            for group in self.workers().values():
                 for worker in group["workers"].values():
                     ray.kill(worker["actor"])
-            _join(threads, 20)
+            _join(self._threads, _STARTING)
         ray.kill(self._board)
         self.client = None
 

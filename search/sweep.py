@@ -71,7 +71,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         try:
             course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
             pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice)
-            stack.callback(pool.close, wait=not cluster.local)
+            stack.callback(pool.close)
             if course.unfinished:
                 course.follow(pool.start().client, scratch)
             return course.finish()
@@ -169,7 +169,7 @@ class Course:
 
     def notice(self, message: str) -> None:
         """A remark of the pool. Called from its threads."""
-        self.observer({"event": "warning", "message": message})
+        self.engine.emit("warning", message=message)
 
     def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
         return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),

@@ -14,6 +14,8 @@ from pathlib import Path
 from spaces.errors import UserError
 
 MANIFEST = "manifest.json"
+ABANDONED = 24 * 3600
+"""Seconds after which a half-written folder is taken for a killed process's (its pid may be another machine's)."""
 
 
 def digest(path: Path) -> str:
@@ -59,7 +61,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
     When another process finished `target` first, theirs stays and ours is dropped.
     """
     aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in target.parent.glob(f".{target.name}.*.partial"):  # by a process that was killed
+        if left == aside or time.time() - left.stat().st_mtime > ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside

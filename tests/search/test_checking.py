@@ -225,3 +225,11 @@ def test_shipped_spaces_pass(name, tmp_path):
     changes = {} if name == "quickstart" else {"trial.corpus.source.path": str(tmp_path)}
     space = checking.load_checked(f"spaces/{name}.yaml", {**changes, "seed": 3})
     assert space.seed == 3 and checking.METRICS.get(space.objectives[0].metric).name == space.objectives[0].metric
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
+    space = checking.load_checked("e2e", {"trial.corpus.source.path": str(tmp_path / "none")})
+    with pytest.raises(UserError, match=r"trial\.corpus\.source: .*none") as error:
+        checking.check_sources(space)
+    assert "\n" not in str(error.value)
+    checking.check_sources(checking.load_checked("quickstart", {}))

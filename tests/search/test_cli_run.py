@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -82,6 +83,20 @@ def test_ctrl_c_says_how_to_go_on(asked, capsys, mode):
     asked.end = interrupt
     assert main(["run", "quickstart", *mode]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith(f"qdlm run --resume runs/{asked.path.name}")
+
+
+def test_the_answer_to_ctrl_c_comes_before_the_closing(asked, capsys):
+    before = signal.getsignal(signal.SIGINT)
+
+    def closing_dies():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            assert "qdlm run --resume runs/" in capsys.readouterr().err
+            assert signal.getsignal(signal.SIGINT) is before  # a second Ctrl-C does not wait
+    asked.end = closing_dies
+    assert main(["run", "quickstart", "--quiet"]) == 1
+    assert capsys.readouterr().err == "" and signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_users_mistake_that_shows_late_is_exit_2(asked, capsys):
