@@ -24,45 +24,52 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", help="keep the run here; by default a folder that is removed")
+    parser.add_argument("--summarize", metavar="RUN", help="only write down what an earlier run of the space gave")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        storage = Path(asked.storage or scratch)
-        events, seconds = timed_run(asked.space, asked.settings, asked.seed, storage)
-        run = next(event["run"] for event in events if event["event"] == "run_started")
-        figures = summary(events, RunFolder.open(Path(run)).rows(), seconds)
+        run, seconds = Path(asked.summarize or "."), None
+        if not asked.summarize:
+            run, seconds = timed_run(asked.space, asked.settings, asked.seed, Path(asked.storage or scratch))
+        figures = summary(RunFolder.open(run), seconds)
     print(json.dumps(figures, indent=1))
     save(f"run_{Path(asked.space).stem}", figures)
 
 
-def timed_run(space: str, settings: list[str], seed: int, storage: Path) -> tuple[list[dict], float]:
-    """Run `qdlm run` as a process of its own; its events, each with the seconds at which it came, and the whole time."""
+def timed_run(space: str, settings: list[str], seed: int, storage: Path) -> tuple[Path, float]:
+    """Run `qdlm run` as a process of its own; the run's folder and the seconds from start to exit."""
     command = [sys.executable, "-m", "search", "run", space, "--json", "--seed", str(seed), "--storage", str(storage)]
     for setting in settings:
         command += ["--set", setting]
-    began, events = time.monotonic(), []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            events.append({**json.loads(line), "at": time.monotonic() - began})
-    if process.returncode:
-        raise SystemExit(f"the run ended with {process.returncode}")
-    return events, time.monotonic() - began
+    began = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return Path(next(event["run"] for event in events if event["event"] == "run_started")), time.monotonic() - began
 
 
-def summary(events: list[dict], rows: list[dict], seconds: float) -> dict:
-    """The figures of one run."""
-    first = next(event["at"] for event in events if event["event"] == "trial_started")
-    last = max(event["at"] for event in events if event["event"] == "trial_finished")
-    ended = [row for row in rows if row["state"] in ("complete", "stopped", "failed")]
-    plain = next(row for row in ended if row.get("tag") == "unquantized" and row["state"] == "complete")
+def summary(folder: RunFolder, seconds: float | None) -> dict:
+    """The figures of one run, from its folder."""
+    events = list(folder.events())
+    began = next(event["time"] for event in events if event["event"] == "run_started")
+    ended = next(event for event in reversed(events) if event["event"] == "run_ended")
+    rows = folder.rows()
+    closed = [row for row in rows if row["state"] in ("complete", "stopped", "failed")]
+    last = max(row["time"] for row in closed)
+    prepared = max(event["time"] for event in events if event["event"] == "prepare")
+    plain = next(row for row in closed if row.get("tag") == "unquantized" and row["state"] == "complete")
+    finished = [row for row in closed if row["state"] == "complete"]
+    best = min(finished, key=lambda row: row["perplexity"])
     starts = list({row["trial"]: row["start_seconds"] for row in rows if row.get("start_seconds")}.values())
-    final = next(event for event in reversed(events) if event["event"] == "run_finished")
+    names = ("perplexity", "perplexity_se", "perplexity_heldout", "nll_bound", "diversity", "diversity_heldout",
+             "controllability", "latency_ms", "latency_ms_ratio", "size_bytes", "trainable_params_share")
     return {
-        "seconds": {"all": seconds, "until_first_trial": first, "trials": last - first, "after_trials": seconds - last},
-        "trials": {state: sum(row["state"] == state for row in ended) for state in ("complete", "stopped", "failed")},
-        "front_size": final["front_size"], "hypervolume": final.get("hypervolume"), "best": final.get("best"),
-        "unquantized": {name: plain[name] for name in ("perplexity", "perplexity_se", "perplexity_heldout", "diversity",
-                                                       "diversity_heldout", "controllability", "latency_ms", "size_bytes")},
-        "unquantized_ratio_to_real_text": plain["perplexity"] / plain["perplexity_heldout"],
+        "seconds": {"command": seconds, "run": ended["time"] - began, "until_prepared": prepared - began,
+                    "trials": last - prepared, "finish": ended["time"] - last},
+        "trials": {state: sum(row["state"] == state for row in closed) for state in ("complete", "stopped", "failed")},
+        "front_size": ended["front_size"], "hypervolume": ended.get("hypervolume"), "best": ended.get("best"),
+        "unquantized": {name: plain.get(name) for name in names},
+        "best_perplexity_trial": {name: best.get(name) for name in (*names, "config.quantization.quantizer")},
+        "perplexity_over_real_text": {"unquantized": plain["perplexity"] / plain["perplexity_heldout"],
+                                      "best": best["perplexity"] / best["perplexity_heldout"]},
         "trial_start_seconds": spread(starts),
     }
 

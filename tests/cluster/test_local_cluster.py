@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,14 @@ def free_port():
         return str(server.getsockname()[1])
 
 
+def lives(process):
+    """Still there, and not just waiting for its parent to notice its end."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture
 def env(tmp_path):
     """Ports, state, storage and temporary files of this test alone. Ray's folder has a short path, for its sockets."""
@@ -83,7 +92,7 @@ def test_a_run_as_a_job_and_a_run_attached_to_the_cluster(env, tmp_path):
     started = call("start", "--num-cpus", "1", "--object-store-memory", "100000000", env=env, timeout=240)
     assert started.returncode == 0, started.stderr
     pid = int((tmp_path / "state" / "pid").read_text())
-    family = psutil.Process(pid).children(recursive=True)
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert call("start", env=env).returncode == 2
     assert all(process.nice() == 0 for process in family if "raylet" in process.name())
 
@@ -102,6 +111,7 @@ def test_a_run_as_a_job_and_a_run_attached_to_the_cluster(env, tmp_path):
     status = call("status", env=env)
     assert status.returncode == 0 and "SUCCEEDED" in status.stdout
     assert call("stop", env=env).returncode == 0
-    assert not psutil.pid_exists(pid)
-    _, alive = psutil.wait_procs([process for process in family if process.is_running()], timeout=30)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    deadline = time.monotonic() + 30
+    while any(map(lives, family)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not [process for process in family if lives(process)]

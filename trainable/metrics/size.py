@@ -6,10 +6,13 @@ from pathlib import Path
 
 from trainable.metrics.base import Measurable, Metric
 
+RECORDS = ("measurements.json", "manifest.json")
+"""Files about the model that it does not need to run. They are not counted."""
+
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
-    """Bytes of the files in `folder` and below whose names match `pattern`."""
-    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+    """Bytes of the files in `folder` and below whose names match `pattern`, the records left out."""
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file() and path.name not in RECORDS)
 
 
 class SizeBytes(Metric):
@@ -18,7 +21,7 @@ class SizeBytes(Metric):
     name, unit, direction = "size_bytes", "B", "minimize"
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`size_bytes` (whole folder) and `size_bytes_weights` (its .safetensors files).
+        """`size_bytes` (the folder without its records) and `size_bytes_weights` (its .safetensors files).
 
         Before the model is exported both are `facts["packed_bytes"]`, the bytes of the packed weights; where that is
         not known either, nothing is returned.
