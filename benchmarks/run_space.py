@@ -52,8 +52,9 @@ def summary(folder: RunFolder, seconds: float | None) -> dict:
     began = next(event["time"] for event in events if event["event"] == "run_started")
     ended = next(event for event in reversed(events) if event["event"] == "run_ended")
     rows = folder.rows()
-    closed = [row for row in rows if row["state"] in ("complete", "stopped", "failed")]
-    last = max(row["time"] for row in closed)
+    latest = {row["trial"]: row for row in rows if row["state"] in ("complete", "stopped", "failed")}
+    closed = list(latest.values())  # a member of the front has a second row, with what was measured again
+    last = max(row["time"] for row in rows if "again" not in row)
     prepared = max(event["time"] for event in events if event["event"] == "prepare")
     plain = next(row for row in closed if row.get("tag") == "unquantized" and row["state"] == "complete")
     finished = [row for row in closed if row["state"] == "complete"]

@@ -4,7 +4,6 @@ them first. What the user has set stays."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 DEFAULTS = {
     "RAY_worker_niceness": "0",  # Ray runs workers at nice 15 otherwise; counts where this process starts the cluster
@@ -29,5 +28,3 @@ def apply() -> None:
     """Set the defaults in this process's environment, where the user has not."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if (Path.home() / ".ray" / "auth_token").is_file():  # a cluster of this machine will ask for it
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
