@@ -42,17 +42,18 @@ def main() -> None:
     parser.add_argument("space")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--arms", default=",".join(ARMS), help="comma-separated; `none` must be among them")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--site", default="embedding")
     parser.add_argument("--steps", type=int, default=200)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     space, context = load_checked(asked.space, parse(asked.settings)), Context()
-    found: dict[str, list[dict]] = {arm: [] for arm in ARMS}
+    found: dict[str, list[dict]] = {arm: [] for arm in asked.arms.split(",")}
     with tempfile.TemporaryDirectory() as scratch:
         shared = None
         for seed in range(asked.seeds):
-            for arm in ARMS:
+            for arm in found:
                 config = arm_config(space, arm, asked.site, seed)
                 shared = shared or prepared(config, asked.cache, context)
                 found[arm].append(measured(config, shared, asked.steps, Path(scratch) / f"{seed}-{arm}", context))
