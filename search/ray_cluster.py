@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from search import ray_env
 from spaces.config import HardwareConfig
@@ -61,7 +60,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
     A process that is connected already stays so, and its connection is used. Raises `UserError` in less than 20 s when
     nothing answers.
     """
-    ray_env.apply()
+    ray_env.apply(attach=address not in (None, "local"))
     import ray
 
     told = os.environ.get("RAY_ADDRESS", "")
@@ -81,15 +80,19 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
 
 
 def _start(cpus: int | None) -> None:
+    """Start a cluster here. Twice at most: on a machine that is busy, Ray's own patience (30 s) may not be enough."""
     import ray
 
-    try:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-                 logging_level=logging.ERROR, object_store_memory=OBJECT_STORE)
-    except (OSError, RuntimeError, ValueError) as error:
-        with suppress(Exception):
-            ray.shutdown()
-        raise UserError(f"a local Ray cluster could not be started: {_brief(error)}") from error
+    for last in (False, True):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                     logging_level=logging.ERROR, object_store_memory=OBJECT_STORE)
+            return
+        except Exception as error:  # Ray raises its bare Exception when the node takes too long
+            with suppress(Exception):
+                ray.shutdown()
+            if last:
+                raise UserError(f"a local Ray cluster could not be started: {_brief(error)}") from error
 
 
 def _attach(address: str) -> None:
@@ -132,12 +135,10 @@ def _probe(address: str, host: str, port: int) -> None:
         socket.create_connection((host, port), timeout=CONNECT_S / 3).close()
     except OSError as error:
         raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
-    # `ray.init` finds the machine's token by itself; the bare client has to be told that there is one.
-    token = {"RAY_AUTH_MODE": "token"} if (Path.home() / ".ray" / "auth_token").is_file() else {}
     question = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     try:
         answer = subprocess.run([sys.executable, "-c", question, f"{host}:{port}"], timeout=CONNECT_S, text=True,
-                                stdin=subprocess.DEVNULL, capture_output=True, env={**token, **os.environ})
+                                stdin=subprocess.DEVNULL, capture_output=True)
     except subprocess.TimeoutExpired as error:
         message = f"{host}:{port} is no Ray cluster's head (no answer in {CONNECT_S:g} s)"
         raise UserError(f"--address {address}: {message}") from error

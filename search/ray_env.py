@@ -4,6 +4,7 @@ them first. What the user has set stays."""
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 DEFAULTS = {
     "RAY_worker_niceness": "0",  # Ray runs workers at nice 15 otherwise; counts where this process starts the cluster
@@ -24,7 +25,12 @@ DEFAULTS = {
 }
 
 
-def apply() -> None:
-    """Set the defaults in this process's environment, where the user has not."""
+def apply(attach: bool = False) -> None:
+    """Set the defaults in this process's environment, where the user has not. Call it before anything imports Ray.
+
+    `attach`: the cluster exists; it is shown this machine's token. One that is started here makes do without.
+    """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if attach and (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -52,7 +52,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
     """
-    ray_env.apply()
+    ray_env.apply(attach=address not in (None, "local"))
     from search.ray_cluster import connected
     from search.ray_pool import Pool
 

@@ -1,6 +1,7 @@
 """Connecting to Ray: what is refused, and how soon."""
 
 import socket
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,9 +62,10 @@ def test_a_job_api_address_in_the_environment_is_not_the_clusters(unconnected, m
     started = []
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     monkeypatch.setattr(ray_cluster, "_start", started.append)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="here:1"))
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    with pytest.raises(Exception), connected(None, cpus=3):  # noqa: B017 - nothing was started, so nothing can be asked
-        pass
+    with connected(None, cpus=3) as cluster:
+        assert cluster == Cluster("here:1", local=True)
     assert started == [3]
 
 
@@ -89,3 +91,22 @@ def test_a_process_that_is_connected_stays_connected(ray_session):
         assert not cluster.local
         assert cluster.room(HardwareConfig()) == 4
     assert ray_session.is_initialized()
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_local_cluster_is_tried_twice(unconnected, monkeypatch, failures):
+    tries = []
+
+    def init(**options):
+        tries.append(options["address"])
+        if len(tries) <= failures:
+            raise Exception("The current node timed out during startup.\nMore words.")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    if failures == 1:
+        ray_cluster._start(None)
+    else:
+        with pytest.raises(UserError, match=r"could not be started: The current node timed out during startup\.$"):
+            ray_cluster._start(None)
+    assert tries == ["local", "local"]
