@@ -55,7 +55,8 @@ def summary(folder: RunFolder, seconds: float | None) -> dict:
     latest = {row["trial"]: row for row in rows if row["state"] in ("complete", "stopped", "failed")}
     closed = list(latest.values())  # a member of the front has a second row, with what was measured again
     last = max(row["time"] for row in rows if "again" not in row)
-    prepared = max(event["time"] for event in events if event["event"] == "prepare")
+    first = min(row["time"] for row in rows)
+    prepared = max(event["time"] for event in events if event["event"] == "prepare" and event["time"] < first)
     plain = next(row for row in closed if row.get("tag") == "unquantized" and row["state"] == "complete")
     finished = [row for row in closed if row["state"] == "complete"]
     best = min(finished, key=lambda row: row["perplexity"])
@@ -65,6 +66,7 @@ def summary(folder: RunFolder, seconds: float | None) -> dict:
     return {
         "seconds": {"command": seconds, "run": ended["time"] - began, "until_prepared": prepared - began,
                     "trials": last - prepared, "finish": ended["time"] - last},
+        "sessions": sum(event["event"] == "run_started" for event in events),  # above 1: times hold the pauses between
         "trials": {state: sum(row["state"] == state for row in closed) for state in ("complete", "stopped", "failed")},
         "front_size": ended["front_size"], "hypervolume": ended.get("hypervolume"), "best": ended.get("best"),
         "unquantized": {name: plain.get(name) for name in names},

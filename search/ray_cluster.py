@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from search import ray_env
 from spaces.config import HardwareConfig
@@ -135,10 +136,12 @@ def _probe(address: str, host: str, port: int) -> None:
         socket.create_connection((host, port), timeout=CONNECT_S / 3).close()
     except OSError as error:
         raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
+    # `ray.init` finds the machine's token by itself; the bare client has to be told that there is one.
+    token = {"RAY_AUTH_MODE": "token"} if (Path.home() / ".ray" / "auth_token").is_file() else {}
     question = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     try:
         answer = subprocess.run([sys.executable, "-c", question, f"{host}:{port}"], timeout=CONNECT_S, text=True,
-                                stdin=subprocess.DEVNULL, capture_output=True)
+                                stdin=subprocess.DEVNULL, capture_output=True, env={**token, **os.environ})
     except subprocess.TimeoutExpired as error:
         message = f"{host}:{port} is no Ray cluster's head (no answer in {CONNECT_S:g} s)"
         raise UserError(f"--address {address}: {message}") from error

@@ -4,6 +4,7 @@ them first. What the user has set stays."""
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 DEFAULTS = {
@@ -28,9 +29,11 @@ DEFAULTS = {
 def apply(attach: bool = False) -> None:
     """Set the defaults in this process's environment, where the user has not. Call it before anything imports Ray.
 
-    `attach`: the cluster exists; it is shown this machine's token. One that is started here makes do without.
+    `attach`: the cluster exists; it is shown this machine's token. One that is started here makes do without. A Ray that
+    is imported already has made up its mind (and finds the token by itself): then the mode is not touched, because the
+    processes that Ray starts would read it differently.
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if attach and (Path.home() / ".ray" / "auth_token").is_file():
+    if attach and "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
