@@ -13,7 +13,7 @@ import typer
 
 from search import cli_generate, cli_inspect, cli_plugins, cli_results, cli_run
 from search.cli_help import examples
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "qdlm"
         message = f"{error.format_message().rstrip('.')} (see: {where} --help)"
+    except RunError as error:
+        print(f"qdlm: the run stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
     except typer.Abort:
         return FAILED
     print(f"qdlm: error: {' '.join(message.split())}", file=sys.stderr)

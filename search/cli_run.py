@@ -15,7 +15,7 @@ import typer
 from search.cli_format import shown
 from search.cli_help import examples
 from search.cli_space import changes
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from spaces.schema import Space
@@ -68,6 +68,9 @@ def run(
                                    resume=resume.resolve() if resume else None, observer=watch)
         except KeyboardInterrupt:
             watch.say_how_to_go_on()
+            return 1
+        except RunError as error:
+            watch.say_how_to_go_on(" ".join(str(error).split()))
             return 1
     if not as_json:
         report(result.run_folder)
@@ -137,16 +140,15 @@ class Watch:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def say_how_to_go_on(self) -> None:
+    def say_how_to_go_on(self, why: str = "interrupted") -> None:
         """One line on standard error, once."""
         if self.said:
             return
         self.said = True
         if self.run is None:
-            print("qdlm: interrupted before the run began; nothing was kept", file=sys.stderr)
+            print(f"qdlm: {why}, before the run began; nothing was kept", file=sys.stderr)
         else:
-            print("qdlm: interrupted; every finished trial is kept. "
-                  f"Go on with: qdlm run --resume {self.run}", file=sys.stderr)
+            print(f"qdlm: {why}; every finished trial is kept. Go on with: qdlm run --resume {self.run}", file=sys.stderr)
 
 
 def report(run: Path) -> None:

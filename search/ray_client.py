@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 
 Event = dict[str, Any]
 
@@ -19,14 +19,24 @@ class JobError(RuntimeError):
     def __init__(self, reason: str, trace: str = ""):
         super().__init__(reason)
         self.traceback = trace
+        if trace:
+            self.add_note(f"in the worker:\n{trace.rstrip()}")
 
 
-class GroupDiedError(RuntimeError):
+class GroupDiedError(RunError):
     """The worker group died under the job (killed, out of memory, lost node)."""
 
 
-class PoolError(RuntimeError):
-    """No worker group can be started."""
+class PoolError(RunError):
+    """No worker group can be had: none starts, or the board through which they are reached is gone."""
+
+
+def get(refs: Any) -> Any:
+    """What the board answers to one or several calls. Raises PoolError when its process is gone."""
+    try:
+        return ray.get(refs)
+    except ray.exceptions.RayActorError as error:
+        raise PoolError("the process that hands out the workers died (killed, or its machine was lost)") from error
 
 
 class Group:
@@ -42,9 +52,9 @@ class Group:
         """
         ended = False
         try:
-            _checked(ray.get(self.call({"op": "start", "job": job, "payload": payload})))
+            _checked(get(self.call({"op": "start", "job": job, "payload": payload})))
             while True:
-                reply = _checked(ray.get(self.call({"op": "next"})))
+                reply = _checked(get(self.call({"op": "next"})))
                 if "end" in reply:
                     ended = True
                     return
@@ -88,7 +98,7 @@ class Client:
     def lease(self, owner: str | None = None) -> Group:
         """Wait for a free group. An owner that asks again gets the group it holds. Raises PoolError."""
         owner = owner or uuid.uuid4().hex
-        return self._group(ray.get(self.board.lease.remote(owner)), owner)
+        return self._group(get(self.board.lease.remote(owner)), owner)
 
     def _group(self, answer: dict[str, Any], owner: str) -> Group:
         if "broken" in answer:
@@ -99,7 +109,7 @@ class Client:
         """Return when that many groups take jobs. Raises PoolError when none can be started."""
         owners = [uuid.uuid4().hex for _ in range(groups)]
         try:
-            for answer in ray.get([self.board.lease.remote(owner) for owner in owners]):
+            for answer in get([self.board.lease.remote(owner) for owner in owners]):
                 self._group(answer, "")
         finally:
             for owner in owners:
@@ -123,7 +133,7 @@ class Client:
                 (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
                 i = waiting.pop(ref)
                 try:
-                    waiting[routines[i].send(ray.get(ref))] = i
+                    waiting[routines[i].send(get(ref))] = i
                 except StopIteration as done:
                     results[i] = done.value
         finally:

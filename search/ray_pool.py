@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from search.ray_board import Board
-from search.ray_client import Client
+from search.ray_client import Client, PoolError, get
 from spaces.config import HardwareConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
@@ -57,8 +58,8 @@ class Pool:
         return self.client.board
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}."""
-        return ray.get(self._board.workers.remote())
+        """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}. Raises PoolError without a board."""
+        return get(self._board.workers.remote())
 
     def close(self) -> None:
         """End all groups: idle ones leave by themselves, those that compute are killed, those that start are waited for.
@@ -73,9 +74,10 @@ class Pool:
         self._board.dismiss.remote()
         _join(self._threads, _GRACE)
         if any(thread.is_alive() for thread in self._threads):
-            for group in self.workers().values():
-                for worker in group["workers"].values():
-                    ray.kill(worker["actor"])
+            with suppress(PoolError):  # without a board the workers leave as soon as they ask it for work
+                for group in self.workers().values():
+                    for worker in group["workers"].values():
+                        ray.kill(worker["actor"])
             _join(self._threads, _STARTING)
         ray.kill(self._board)
         self.client = None
@@ -88,7 +90,9 @@ class Pool:
 
     def _remind(self) -> None:
         """Say what is being waited for, when no group is ready for long."""
-        if not self._closing.is_set() and not any(group["ready"] for group in self.workers().values()):
+        with suppress(PoolError):
+            if self._closing.is_set() or any(group["ready"] for group in self.workers().values()):
+                return
             each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
             self.on_notice(f"still waiting for the first worker group to start ({each}); others may be using the cluster")
 
@@ -100,7 +104,10 @@ class Pool:
             reason, hopeless = self._run_group(group, board)
             if self._closing.is_set():
                 return
-            was_ready = ray.get(board.died.remote(group, reason))
+            try:
+                was_ready = get(board.died.remote(group, reason))
+            except PoolError:  # whoever uses the pool learns it from the board's next answer
+                return
             failures = 0 if was_ready else failures + 1
             if not was_ready and (hopeless or failures >= _START_ATTEMPTS):
                 board.give_up.remote(f"worker groups do not start: {reason}")

@@ -33,10 +33,12 @@ class TuneSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config; None while all slots are taken."""
+        if self.error:
+            return Searcher.FINISHED
         if len(self.engine.live) >= self.limit:
             return None
         try:
-            trial = None if self.error else self.engine.ask()
+            trial = self.engine.ask()
         except Exception as error:  # Tune would wrap it; `run_trials` raises it as it is
             self.error = error
             trial = None
@@ -46,9 +48,13 @@ class TuneSearcher(Searcher):
         return {"owner": owner_of(trial.number), "payload": json.dumps(self.payload(trial))}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Frees what the trial held. With `error` its actor died more often than it is restarted."""
+        """Frees what the trial held. With `error` its actor died more often than it is restarted.
+
+        When the run itself breaks down, its trials are not at fault: they stay open and run again when it is resumed.
+        """
         number = self.numbers[trial_id]
-        self.engine.fail(number, "its Ray Tune actor died" if error else "Ray Tune ended it")
+        if not self.error:
+            self.engine.fail(number, "its Ray Tune actor died" if error else "Ray Tune ended it")
         self.client.release(owner_of(number))
 
     def save(self, checkpoint_path: str) -> None:

@@ -14,7 +14,7 @@ from search import sweep
 from search.cli import main
 from search.cli_run import Watch
 from search.records import RunFolder
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 
 SUMMARY = {"running": 0, "complete": 0, "stopped": 0, "failed": 0, "trials": 2, "front_size": 0, "best": {},
            "hypervolume": None, "elapsed": 1.0, "eta": None, "cpu_hours": 0.0, "gpu_hours": 0.0}
@@ -105,6 +105,15 @@ def test_a_users_mistake_that_shows_late_is_exit_2(asked, capsys):
     asked.end = refuse
     assert main(["run", "quickstart", "--quiet"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "qdlm: error: corpus: no such folder"
+
+
+def test_a_run_that_breaks_down_is_one_line_and_exit_1(asked, capsys):
+    def break_down():
+        raise RunError("its machine was lost")
+    asked.end = break_down
+    assert main(["run", "quickstart", "--quiet"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("qdlm: its machine was lost; every finished trial is kept. Go on with: qdlm run --resume runs/")
 
 
 def test_resume_hands_over_the_recorded_space(asked, capsys):

@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet
 import pytest
 
 from search import sweep
 from search.records import RunFolder
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 from spaces.schema import Space, load
 
 HERE = Path(__file__).resolve().parent
@@ -105,7 +106,7 @@ def test_nothing_useless_stays_in_the_run_folder(faulty):
     assert RunFolder.open(faulty[0].run_folder).state == "finished"
 
 
-def test_ctrl_c_keeps_what_is_finished_and_resume_runs_only_the_rest(ray_session, tmp_path):
+def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_session, tmp_path):
     space, ended, where = make_space(), [], []
 
     def impatient(event):
@@ -122,8 +123,17 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_runs_only_the_rest(ray_session
     assert [row["trial"] for row in folder.rows() if row["state"] == "complete"] == ended
     assert (folder.path / "front.csv").exists() and folder.meta["spent"] > 0
 
+    def deadly(event):
+        if event["event"] == "trial_finished" and event["complete"] == 3:
+            (board,) = (child for child in psutil.Process().children(recursive=True) if "ray::Board" in child.cmdline()[0])
+            board.kill()
+
+    with pytest.raises(RunError, match="the process that hands out the workers died"):
+        run(space, tmp_path, observer=deadly, resume=folder.path)
+    assert folder.state == "failed" and not folder.is_live() and not (folder.path / "scratch").exists()
+
     result, events = run(space, tmp_path, resume=folder.path)
-    assert events[0]["resumed"] and events[0]["complete"] == 2
+    assert events[0]["resumed"] and events[0]["complete"] >= 3
     complete = [row for row in folder.rows() if row["state"] == "complete" and "again" not in row]
     assert sorted(row[f"config.{WORTH}"] for row in complete) == [0, 1, 2, 3, 4, 5]
     assert max(finished_once(tmp_path).values()) == 1
