@@ -5,8 +5,8 @@
 #   cluster/local.sh status                        nodes, resources and jobs
 #   cluster/local.sh stop                          end the cluster that `start` started, and no other
 #
-# Environment: QDLM_RAY_PORT (6379), QDLM_RAY_DASHBOARD_PORT (8265), QDLM_STORAGE (./runs), QDLM_CLUSTER_STATE (where pid
-# and log are kept).
+# Environment: QDLM_RAY_PORT (6379), QDLM_RAY_DASHBOARD_PORT (8265), QDLM_RAY_CLIENT_PORT (any free one), QDLM_STORAGE
+# (./runs), QDLM_CLUSTER_STATE (where pid and log are kept).
 # The dashboard and the job API listen on loopback. Ray has no such switch for its internal ports: they listen on all
 # interfaces and are guarded by the token in ~/.ray/auth_token. Keep the machine behind a firewall all the same.
 set -euo pipefail
@@ -19,6 +19,7 @@ export PATH="$root/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token      # the command line tools need it said; clusters have it on by default
 export RAY_worker_niceness=0    # Ray runs workers at nice 15 otherwise
 export RAY_USAGE_STATS_ENABLED=0
+export RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=120  # a busy machine takes its time to start the client's server
 export RAY_TRAIN_ENABLE_STATE_TRACKING=1  # the dashboard's page of training runs
 
 fail() { echo "local.sh: error: $*" >&2; exit 2; }
@@ -33,7 +34,7 @@ start() {
   [[ -s $HOME/.ray/auth_token ]] || ray get-auth-token --generate >/dev/null
   # The agent takes the jobs. Its default port is taken wherever another Ray runs on the machine, and then jobs are refused.
   local agent client
-  agent=$(free_port); client=$(free_port)
+  agent=$(free_port); client=${QDLM_RAY_CLIENT_PORT:-$(free_port)}
   nohup ray start --head --block --port "$port" --disable-usage-stats --dashboard-host 127.0.0.1 \
     --dashboard-port "$dashboard" --dashboard-agent-listen-port "$agent" --ray-client-server-port "$client" \
     --log-style record --log-color false "$@" \
@@ -44,6 +45,7 @@ start() {
     if grep -q "Ray runtime started" "$state/log" && listens "$dashboard" && listens "$agent"; then
       echo "cluster at 127.0.0.1:$port, dashboard at http://127.0.0.1:$dashboard (token: ray get-auth-token)"
       echo "use it:  qdlm run SPACE --address auto    or    cluster/local.sh submit SPACE"
+      echo "from elsewhere (through a tunnel):  qdlm run SPACE --address ray://127.0.0.1:$client --storage DIR_ON_THE_CLUSTER"
       return
     fi
     running || { tail -n 5 "$state/log" >&2; rm -f "$state/pid"; fail "ray start failed; its log: $state/log"; }

@@ -140,6 +140,6 @@ def shown(path: Path | str) -> str:
 def out(**options: Any) -> Console:
     """The console of results: standard output, wide where it is a pipe or a file."""
     console = Console(highlight=False, **options)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal and "COLUMNS" not in os.environ and "width" not in options:
         console.width = PIPE_WIDTH
     return console

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from search.cli_format import shown
+from search.cli_format import out, shown
 from search.cli_help import examples
 from search.cli_space import changes
 from spaces.errors import RunError, UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from spaces.schema import Space
+
+NO_SPACE = "which space? give its file or name (see: qdlm spaces), or --resume RUN"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +45,7 @@ def run(
                                               help="Trials at once; by default as many as there is room for."),
     storage: Path = typer.Option(Path("runs"), metavar="DIR", help="Where runs and what they share are kept."),
     address: str | None = typer.Option(None, metavar="ADDRESS", show_default=False,
-                                       help="A Ray cluster: auto, or HOST:PORT. By default one is started here."),
+                                       help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT. By default one starts here."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
@@ -52,20 +56,22 @@ def run(
     """Search a space and print its Pareto front. Ctrl-C keeps every finished trial; `--resume RUN` goes on."""
     if quiet and as_json:
         raise UserError("--quiet and --json contradict each other; give one")
-    asked = resolve(space, resume, changes(settings, trials, budget, seed))
-
-    from search import sweep
-    from search.checking import check_sources
+    from search.checking import load_checked
     from search.progress import choose
 
-    check_sources(asked)
+    wanted = changes(settings, trials, budget, seed)
+    given = load_checked(space, None if resume else wanted) if space is not None else None
+    if address is not None and address.startswith("ray://"):
+        from search.cli_remote import There
 
-    with choose(asked.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
-        watch = Watch(observer)
+        search: Here | There = There(address, given, wanted, str(storage), str(resume) if resume else None, max_concurrent)
+    else:
+        search = Here(resolve(given, resume, wanted), address, storage, resume, max_concurrent)
+    with choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
+        watch = Watch(observer, search.how_to_go_on)
         try:
             with watch.on_interrupt():
-                result = sweep.run(asked, storage=storage, address=address, max_concurrent=max_concurrent,
-                                   resume=resume.resolve() if resume else None, observer=watch)
+                state = search.run(watch)
         except KeyboardInterrupt:
             watch.say_how_to_go_on()
             return 1
@@ -73,26 +79,54 @@ def run(
             watch.say_how_to_go_on(" ".join(str(error).split()))
             return 1
     if not as_json:
-        report(result.run_folder)
-    return 0 if result.state == "finished" else 1
+        search.report(out())
+    return 0 if state == "finished" else 1
 
 
-def resolve(name: str | None, resume: Path | None, wanted: Mapping[str, Any]) -> Space:
-    """The space to run: a file's, or that of the run to go on with, with which a file given beside it must agree.
+class Here:
+    """A search that this process drives, on a cluster of its own or one that it attaches to."""
+
+    def __init__(self, space: Space, address: str | None, storage: Path, resume: Path | None, max_concurrent: int | None):
+        from search.checking import check_sources
+
+        check_sources(space)
+        self.space, self.address, self.storage, self.max_concurrent = space, address, storage, max_concurrent
+        self.resume = resume.resolve() if resume else None
+        self.objectives = space.objectives
+
+    def run(self, observer: Watch) -> str:
+        """The state in which the run ended."""
+        from search import sweep
+
+        result = sweep.run(self.space, storage=self.storage, address=self.address, max_concurrent=self.max_concurrent,
+                           resume=self.resume, observer=observer)
+        self.folder = result.run_folder
+        return result.state
+
+    def report(self, console: Console) -> None:
+        """Print the front."""
+        report(self.folder, console)
+
+    def how_to_go_on(self, run: str) -> str:
+        """The command that goes on with a run."""
+        return f"qdlm run --resume {shown(run)}"
+
+
+def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any]) -> Space:
+    """The space to run: the one that is given, or that of the run to go on with, with which one given beside it must agree.
 
     Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
     """
-    from search.checking import check, load_checked
-
     if resume is None:
-        if name is None:
-            raise UserError("which space? give its file or name (see: qdlm spaces), or --resume RUN")
-        return load_checked(name, wanted)
+        if given is None:
+            raise UserError(NO_SPACE)
+        return given
+    from search.checking import check
     from search.cli_results import recorded_space
 
     recorded = recorded_space(resume)
-    for other in [load_checked(name)] if name is not None else []:
-        agree(other, recorded, f"{name} does not agree with the run {resume}")
+    if given is not None:
+        agree(given, recorded, f"the space given does not agree with the run {resume}")
     asked = recorded.with_overrides(wanted) if wanted else recorded
     agree(asked, recorded, f"the run {resume} cannot go on with other settings")
     check(asked)
@@ -110,8 +144,8 @@ def agree(space: Space, recorded: Space, complaint: str) -> None:
 class Watch:
     """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
 
-    def __init__(self, observer: Callable[[Mapping[str, Any]], None]):
-        self.observer, self.run, self.said = observer, None, False
+    def __init__(self, observer: Callable[[Mapping[str, Any]], None], how_to_go_on: Callable[[str], str] | None = None):
+        self.observer, self.how_to_go_on, self.run, self.said = observer, how_to_go_on, None, False
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
@@ -119,7 +153,7 @@ class Watch:
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("run"):
-            self.run = shown(event["run"])
+            self.run = event["run"]
         self.observer(event)
 
     @contextmanager
@@ -148,15 +182,14 @@ class Watch:
         if self.run is None:
             print(f"qdlm: {why}, before the run began; nothing was kept", file=sys.stderr)
         else:
-            print(f"qdlm: {why}; every finished trial is kept. Go on with: qdlm run --resume {self.run}", file=sys.stderr)
+            print(f"qdlm: {why}; every finished trial is kept. Go on with: {self.how_to_go_on(self.run)}",
+                  file=sys.stderr)
 
 
-def report(run: Path) -> None:
+def report(run: Path, console: Console) -> None:
     """Print the front, where things lie and what to try next."""
-    from search.cli_format import out
     from search.cli_results import front_table, next_steps, opened
 
-    console = out()
     folder, space, found = opened(run)
     console.print(front_table(folder, space, found))
     console.print(next_steps(folder, found))

@@ -101,13 +101,11 @@ def _attach(address: str) -> None:
     import ray
 
     if address.startswith("ray://"):
-        raise UserError(f"--address {address}: a Ray Client connection cannot carry a search; run it on a node of the cluster "
-                        "(--address auto, or HOST:PORT), or send it there: ray job submit --working-dir . -- "
-                        "python -m search run SPACE")
+        raise UserError(f"--address {address}: a Ray Client connection carries no search; `search.ray_remote` runs it there")
     target = _find() if address == "auto" else address
     host, _, port = target.rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"--address {address}: legal: auto, or HOST:PORT of a cluster's head")
+        raise UserError(f"--address {address}: legal: auto, HOST:PORT of a cluster's head, or ray://HOST:PORT")
     _probe(address, host, int(port))
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)

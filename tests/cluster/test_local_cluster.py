@@ -60,7 +60,8 @@ def lives(process):
 def env(tmp_path):
     """Ports, state, storage and temporary files of this test alone. Ray's folder has a short path, for its sockets."""
     scratch = tempfile.mkdtemp(prefix="q")
-    found = {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(), "QDLM_STORAGE": str(tmp_path / "runs"),
+    found = {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(),
+             "QDLM_RAY_CLIENT_PORT": free_port(), "QDLM_STORAGE": str(tmp_path / "runs"),
              "QDLM_CLUSTER_STATE": str(tmp_path / "state"), "RAY_TMPDIR": scratch,
              "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     yield found
@@ -87,7 +88,7 @@ def test_what_travels_with_a_job_leaves_out_what_is_large_or_private():
 
 
 @pytest.mark.timeout(900)
-def test_a_run_as_a_job_and_a_run_attached_to_the_cluster(env, tmp_path):
+def test_runs_as_a_job_attached_and_by_ray_client(env, tmp_path):
     (tmp_path / "tiny.yaml").write_text(TINY)
     started = call("start", "--num-cpus", "1", "--object-store-memory", "100000000", env=env, timeout=240)
     assert started.returncode == 0, started.stderr
@@ -98,13 +99,14 @@ def test_a_run_as_a_job_and_a_run_attached_to_the_cluster(env, tmp_path):
 
     job = call("submit", str(tmp_path / "tiny.yaml"), "--quiet", env=env, timeout=400)
     assert job.returncode == 0, job.stdout + job.stderr
-    attached = subprocess.run([sys.executable, "-m", "search", "run", str(tmp_path / "tiny.yaml"), "--address", "auto",
-                               "--storage", env["QDLM_STORAGE"], "--quiet"], env={**os.environ, **env}, cwd=ROOT, text=True,
-                              capture_output=True, timeout=400, stdin=subprocess.DEVNULL)
-    assert attached.returncode == 0, attached.stdout + attached.stderr
+    for address in ("auto", f"ray://127.0.0.1:{env['QDLM_RAY_CLIENT_PORT']}"):
+        run = subprocess.run([sys.executable, "-m", "search", "run", str(tmp_path / "tiny.yaml"), "--address", address,
+                              "--storage", env["QDLM_STORAGE"], "--quiet"], env={**os.environ, **env}, cwd=ROOT, text=True,
+                             capture_output=True, timeout=400, stdin=subprocess.DEVNULL)
+        assert run.returncode == 0 and "Front: " in run.stdout, run.stdout + run.stderr
 
     runs = [path for path in Path(env["QDLM_STORAGE"]).iterdir() if path.name.startswith("tiny")]
-    assert len(runs) == 2
+    assert len(runs) == 3
     for run in runs:
         assert len((run / "front.csv").read_text().splitlines()) >= 2
         assert '"state": "finished"' in (run / "run.json").read_text()

@@ -36,8 +36,8 @@ def refusal(address):
 
 
 def test_addresses_that_are_none(unconnected):
-    assert "legal: auto, or HOST:PORT" in refusal("nonsense")
-    assert "ray job submit" in refusal("ray://127.0.0.1:10001")
+    assert "legal: auto, HOST:PORT" in refusal("nonsense")
+    assert "search.ray_remote" in refusal("ray://127.0.0.1:10001")
 
 
 def test_a_dead_address_is_refused_at_once(unconnected, silent_port):
