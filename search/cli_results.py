@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from search.records import RunFolder
     from spaces.schema import Space
 
+MARKS = {"open": " [yellow]?[/]", "lost": " [red]x[/]"}
 COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
 
@@ -116,12 +117,14 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
     """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
     metrics = dict.fromkeys(item.metric for item in (*space.objectives, *space.constraints))
-    known = {name for row in found for name in row}
-    columns = [column for name in metrics for column in (name, f"{name}_se", f"{name}_again", f"{name}_again_sd")
-               if column == name or column in known]
+    rows = found.told()
+    known = {name for row in rows for name in row}
+    ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
+    columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
     config = [f"config.{path}" for path in space.dimensions]
-    return [{"trial": row["trial"], **{name: row.get(name) for name in [*columns, *config]},
-             "artifact": artifact_of(folder, row)} for row in found]
+    placed = ["place"] if "place" in known else []
+    return [{"trial": row["trial"], **{name: row.get(name) for name in [*placed, *columns, *config]},
+             "artifact": artifact_of(folder, row)} for row in rows]
 
 
 def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
@@ -130,7 +133,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from rich.markup import escape
     from rich.text import Text
 
-    from search.cli_format import ARROWS, compact, figure, grid, interval, label, short_names, shown
+    from search.cli_format import ARROWS, compact, grid, interval, label, ranged, short_names, shown
+    from search.front_place import interval as repeated
 
     if not len(found):
         return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
@@ -139,20 +143,26 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
     rows = []
-    for row in found:
+    for row, place in zip(found, found.places, strict=True):
         cells = []
         for item in space.objectives:
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
-            repeated = row.get(f"{item.metric}_again")
-            below = "" if repeated is None else f"\n[dim]again {figure(item.metric, repeated)}[/]"
+            fresh = repeated(row, item.metric)
+            below = "" if fresh is None else f"\n[dim]{fresh.of} {ranged(item.metric, fresh.mean, fresh.half)}[/]"
             cells.append(f"[{style}]{interval(item.metric, row)}[/]{below}")
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
-        rows.append((row["trial"], *cells, f"[dim]{escape(differs)}[/]"))
+        rows.append((f"{row['trial']}{MARKS.get(place, '')}", *cells, f"[dim]{escape(differs)}[/]"))
     table = grid(f"Front: {len(found)} of {len(found.candidates)} complete trials", columns, rows, right=columns[1:-1])
     spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
     notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
     if any("again" in row for row in found):
         notes.append("[dim]again: measured anew from the exported files, with fresh noise; this figure was not chosen[/]")
+    if any("seeds" in row for row in found):
+        notes.append("[dim]seeds: trained anew at the full budget with other seeds; this figure was not chosen[/]")
+    for place, told in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
+                        ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
+        if place in found.places:
+            notes.append(f"{told}")
     if any(artifact_of(folder, row) for row in found):
         notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts'))}/trial-NNNN[/]")
     return Group(table, "", *(Text.from_markup(note) for note in notes))

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from search.front import Front, choose_reference
+from search.front import Front
+from search.front_box import Box, choose_box
 from search.objectives import CONFIG, fault, measured
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.errors import UserError
@@ -35,6 +36,7 @@ class Plan(Protocol):
     hardware: HardwareConfig
     budget: Any
     rungs: Sequence[int]
+    box: Mapping[str, Sequence[float]]
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The trial at a point."""
@@ -77,8 +79,9 @@ class Engine:
         self.busy = sum(self.durations.values())
         self.exhausted = False
         self._standing: tuple[Front, dict[str, Any]] | None = None
-        self.reference = folder.meta.get("reference")
-        self._choose_reference()
+        corners = folder.meta.get("box")
+        self.box = Box.of(corners, space.objectives) if corners else None
+        self._choose_box()
 
     # ---- what Tune asks
     def ask(self) -> Live | None:
@@ -168,7 +171,7 @@ class Engine:
             best = {item.metric: front.best(item.metric) for item in self.space.objectives}
             self._standing = front, {
                 "front_size": len(front),
-                "hypervolume": None if self.reference is None else front.hypervolume(self.reference),
+                "hypervolume": None if self.box is None else front.hypervolume(self.box),
                 "best": {metric: measured(row, metric) for metric, row in best.items() if row is not None}}
         return self._standing
 
@@ -241,15 +244,15 @@ class Engine:
         self.rows.append(row)
         if row["state"] == "complete":
             self._standing = None
-            self._choose_reference()
+            self._choose_box()
 
-    def _choose_reference(self) -> None:
-        """Fix the hypervolume's reference once there are results to take it from; the run folder keeps it."""
-        if self.reference is None:
+    def _choose_box(self) -> None:
+        """Fix the hypervolume's box once there are results to take it from; the run folder keeps it."""
+        if self.box is None:
             first = max(2, min(8, (self.space.budget.trials or 32) // 4))
-            self.reference = choose_reference(self.rows, self.space.objectives, first=first)
-            if self.reference is not None:
-                self.folder.update(reference=self.reference)
+            self.box = choose_box(self.rows, self.space.objectives, first=first, given=self.space.box)
+            if self.box is not None:
+                self.folder.update(box=self.box.corners())
 
     def _emit(self, event: str, **more: Any) -> None:
         self.observer({**self.summary(), **more, "event": event})

@@ -153,7 +153,7 @@ class Words:
 
     def _front(self, event: Event) -> str:
         volume = event.get("hypervolume")
-        size = f", hypervolume {figure('', volume)}" if volume is not None else ""
+        size = f", hypervolume {volume:.1%}" if volume is not None else ""
         return f"[bold]front[/] {event['front_size']} members{size}  {totals(event)}"
 
     def _warning(self, event: Event) -> str:

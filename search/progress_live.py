@@ -111,7 +111,7 @@ class Live:
     def _front(self) -> Text:
         text = Text.from_markup(f"[bold]{self.summary.get('front_size', 0)}[/] members")
         if self.volumes:
-            text.append(f"   hypervolume {figure('', self.volumes[-1])} ")
+            text.append(f"   hypervolume {self.volumes[-1]:.1%} of the box ")
             text.append(sparkline(self.volumes), style="magenta")
         return text
 

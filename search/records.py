@@ -1,7 +1,7 @@
 """RUN/: everything that a run leaves on disk, written so that a killed process loses nothing that was acknowledged.
 
     space.yaml      the resolved space             events.jsonl   rows and events, in order; the truth
-    run.json        state, reference, versions     trials.parquet the rows as a table, rewritten now and then
+    run.json        state, box, versions           trials.parquet the rows as a table, rewritten now and then
     front.csv/.json the front                      study.journal  the Optuna study
 
 One process writes (it holds `lock`), any number read.
@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.parquet
 
 from search.front import Front
+from search.front_box import Box
 from search.front_table import to_table
 from search.records_files import RunLock, replacing, write_text
 from search.records_journal import append_line, dumps, mend_tail, read_lines
@@ -123,7 +124,7 @@ class RunFolder:
             raise UserError(f"{self.path / META}: not JSON: {error}") from None
 
     def update(self, **changes: Any) -> dict[str, Any]:
-        """Set keys of run.json (state, reference, versions, ...) and return the whole. Atomic."""
+        """Set keys of run.json (state, box, versions, ...) and return the whole. Atomic."""
         self._check_writable()
         meta = {**self.meta, **changes}
         write_text(self.path / META, _pretty(meta))
@@ -144,12 +145,13 @@ class RunFolder:
         self._stale, self._written = False, self._clock()
 
     def write_front(self, front: Front) -> None:
-        """Write front.csv (one row per member) and front.json (objectives, reference, hypervolume, members)."""
+        """Write front.csv (one row per member) and front.json (objectives, box, hypervolume, members)."""
         self._check_writable()
         meta = self.meta
         with replacing(self.path / FRONT_CSV) as temporary:
             front.to_csv(temporary, meta.get("columns"))
-        write_text(self.path / FRONT_JSON, _pretty(front.summary(meta.get("reference"))))
+        box = Box.of(meta["box"], front.objectives) if meta.get("box") else None
+        write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
 
     def close(self, state: str | None = None) -> None:
         """Bring the table up to date, note the end `state` in run.json if given, and let go of the lock."""

@@ -83,6 +83,10 @@ class SpaceForm(Settings):
     search: dict[str, Dimension] = Field(min_length=1, description="dotted trial path to the values searched there")
     objectives: dict[MetricName, Direction] = Field(min_length=1, description="metric to minimize or maximize")
     constraints: tuple[str, ...] = Field((), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
+    box: dict[MetricName, tuple[float, float]] = Field(
+        {}, description="objective to [best, worst]: the corners in which hypervolume is told, fixed so that runs can be "
+        "compared. Default: chosen from the first complete trials, and recorded"
+    )
     budget: BudgetConfig = BudgetConfig()
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,

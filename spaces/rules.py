@@ -48,6 +48,7 @@ def check(form: SpaceForm, complaints: Complaints) -> None:
     check_overlaps(form, complaints)
     check_groups(form, complaints)
     check_pairs(form, complaints)
+    check_box(form, complaints)
     check_run(form, complaints)
 
 
@@ -239,6 +240,17 @@ def _reached(
         return complaints.error(fixed_key, message)
     values = ", ".join(f"{path}={show(value)}" for path, value in point.items())
     return complaints.error(("search", inside[-1]), f"the space reaches {values}: {message}")
+
+
+def check_box(form: SpaceForm, complaints: Complaints) -> None:
+    """Corners are given for objectives only, the better one first."""
+    for metric, (best, worst) in form.box.items():
+        if metric not in form.objectives:
+            legal = ", ".join(form.objectives)
+            raise complaints.error(("box", metric), f"is not an objective{near(metric, form.objectives)}; legal: {legal}")
+        if best == worst or (best < worst) != (form.objectives[metric] == "minimize"):
+            message = f"[{best:g}, {worst:g}] is not [best, worst] of a metric to {form.objectives[metric]}"
+            raise complaints.error(("box", metric), message)
 
 
 def check_run(form: SpaceForm, complaints: Complaints) -> None:

@@ -99,6 +99,11 @@ class Space:
         return [Constraint.parse(text) for text in self.form.constraints]
 
     @property
+    def box(self) -> dict[str, tuple[float, float]]:
+        """Objective to [best, worst], for those whose corner of the hypervolume's box is given."""
+        return self.form.box
+
+    @property
     def budget(self) -> BudgetConfig:
         """When the search ends: `trials` and `time` in seconds, either may be None."""
         return self.form.budget

@@ -168,17 +168,26 @@ def test_the_summary_adds_up(tmp_path):
     assert told["hypervolume"] > 0
 
 
-def test_the_reference_is_fixed_once_and_kept_with_the_run(tmp_path):
+def test_the_box_is_fixed_once_kept_with_the_run_and_the_volume_compares_across_sessions(tmp_path):
     bench = Bench(tmp_path)
     bench.complete(1.0, 2.0)
-    assert bench.engine.reference is None
+    assert bench.engine.box is None and bench.engine.summary()["hypervolume"] is None
     bench.complete(2.0, 1.0)
-    reference = bench.engine.reference
+    box, volume = bench.engine.box, bench.engine.summary()["hypervolume"]
+    assert box.corners() == bench.folder.meta["box"] == {name: pytest.approx([0.8, 2.2]) for name in ("loss", "size")}
+    assert volume == pytest.approx((1.2 * 0.2 + 0.2 * 1.2 - 0.2 * 0.2) / 1.4**2)
     bench.complete(50.0, 50.0)
-    assert bench.engine.reference == reference == bench.folder.meta["reference"]
+    assert bench.engine.box == box and bench.engine.summary()["hypervolume"] == pytest.approx(volume)
     bench.folder.close()
     again = Bench(tmp_path, resume=RunFolder.open(bench.folder.path).lock())
-    assert again.engine.reference == reference
+    assert again.engine.box == box and again.engine.summary()["hypervolume"] == pytest.approx(volume)
+
+
+def test_a_box_that_is_given_needs_no_results(tmp_path):
+    bench = Bench(tmp_path, make_space(box={"loss": [0, 4], "size": [0, 10]}))
+    assert bench.engine.summary()["hypervolume"] == 0.0
+    bench.complete(loss=1.0, size=5.0)
+    assert bench.events[-1]["hypervolume"] == pytest.approx(0.75 * 0.5)
 
 
 def test_an_amended_trial_stays_one_member(bench):

@@ -52,6 +52,8 @@ RANK, FRAC, OBJECTIVES, BUDGET = (
         (BUDGET, "budget: {time: 30 minutes}", ["budget.time: '30 minutes' is not a duration; legal: 90s, 30m"]),
         (BUDGET, "budget: {time: 0}", ["budget.time: should be greater than 0"]),
         (BUDGET, "budget: {}", ["a.yaml:9: budget: the search would never end; give budget.trials, budget.time"]),
+        (BUDGET, BUDGET + "\nbox: {perplexty: [3, 40]}", ["box.perplexty: is not an objective", "'perplexity'"]),
+        (BUDGET, BUDGET + "\nbox: {perplexity: [40, 3]}", ["box.perplexity: [40, 3] is not [best, worst] of a metric to min"]),
         (BUDGET, "budget: 16", ["a.yaml:9: budget: should be a mapping of keys to values, not 16"]),
         (OBJECTIVES, "objectives: {perplexity: minimise}",
          ["objectives.perplexity", "'minimize' or 'maximize'", "did you mean"]),
