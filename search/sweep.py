@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from search import ray_env
+from search import ray_env, schedulers
+from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
 from search.front import Front
 from search.front_table import column_types
-from search.halving import Halving, NoHalving
 from search.records import FRONT_PNG, SPACE, STUDY, RunFolder
 from search.searcher import StudySearcher
 from spaces import points
@@ -95,17 +95,11 @@ class Course:
         self.study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=folder.path / STUDY,
                                    sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed)
         self.restored = self.study.restore(rows)
-        scheduler = self._scheduler()
+        scheduler = schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
         scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
-
-    def _scheduler(self) -> Halving | NoHalving:
-        space = self.space
-        if space.scheduler.name == "none":
-            return NoHalving(space.objectives)
-        return Halving(space.objectives, space.constraints, rungs=len(space.rungs), eta=space.scheduler.eta)
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
@@ -37,13 +37,11 @@ class BudgetConfig(Settings):
         return seconds(value) if isinstance(value, str) else value
 
 
-class SamplerConfig(Settings):
-    """What proposes the next trial. Keys beside `name` are the sampler's own options."""
+class MethodConfig(Settings):
+    """A method by name. Keys beside `name` are its own options; names and options are checked against the catalogue."""
 
     model_config = ConfigDict(extra="allow")
-    name: Literal["tpe", "random", "qmc", "nsga2", "nsga3", "gp", "grid"] = Field(
-        "tpe", description="tpe is the best at about 100 trials; grid tries every point of a finite space in order"
-    )
+    name: str
 
     @model_validator(mode="before")
     @classmethod
@@ -52,20 +50,22 @@ class SamplerConfig(Settings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The sampler's own options."""
+        """The method's own options."""
         return dict(self.__pydantic_extra__ or {})
 
 
-class SchedulerConfig(Settings):
-    """What stops a trial early, at a rung."""
+class SamplerConfig(MethodConfig):
+    """What proposes the next trial. Keys beside `name` are the sampler's own options."""
 
-    name: Literal["halving", "none"] = Field("halving", description="halving keeps the best 1/eta of each rung")
-    eta: int = Field(3, ge=2, description="at each rung about one trial in `eta` goes on")
+    name: str = Field("tpe", description="as `qdlm plugins searchers` lists them, with their options beside `name`; grid "
+                                         "tries every point of a finite space in order")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+
+class SchedulerConfig(MethodConfig):
+    """What stops a trial early, at a rung. Keys beside `name` are the scheduler's own options."""
+
+    name: str = Field("halving", description="as `qdlm plugins schedulers` lists them; halving keeps about the best 1/eta "
+                                             "of each rung, none lets every trial run to its end")
 
 
 class FinishConfig(Settings):

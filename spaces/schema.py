@@ -120,7 +120,7 @@ class Space:
 
     @property
     def scheduler(self) -> SchedulerConfig:
-        """`name` and `eta` of what stops trials."""
+        """`name` and `options` of what stops trials."""
         return self.form.scheduler
 
     @property

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search.engine import Engine
-from search.halving import Halving, NoHalving
+from search.halving import Halving, NoHalving, Problem
 from search.records import RunFolder
 from search.searcher import StudySearcher
 from spaces.schema import Space
@@ -34,7 +34,8 @@ class Bench:
         space, rows = self.space, self.folder.rows()
         self.study = StudySearcher(space.dimensions, space.objectives, storage=self.folder.path / "study.journal", seed=1)
         self.restored = self.study.restore(rows)
-        scheduler = Halving(space.objectives, rungs=2, eta=eta) if eta else NoHalving(space.objectives)
+        problem = Problem(space.objectives, rungs=2)
+        scheduler = Halving(problem, eta=eta) if eta else NoHalving(problem)
         scheduler.restore(rows)
         self.clock, self.events = Clock(), []
         self.engine = Engine(space, self.study, scheduler, self.folder, observer=self.events.append, clock=self.clock,
