@@ -13,6 +13,7 @@ from search.cli_help import examples
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from search.cost import Ledger
     from search.front import Front
     from search.records import RunFolder
     from spaces.schema import Space
@@ -49,11 +50,14 @@ def front(
 
 def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    import time
     from collections import Counter
 
     from rich.markup import escape
 
     from search.cli_format import duration, figure, grid, out, shown
+    from search.cost import Ledger
+    from search.front_box import Box
 
     folder, space, found = opened(run)
     rows = folder.rows()
@@ -72,15 +76,32 @@ def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", sho
         if best is not None:
             value = figure(objective.metric, best[objective.metric])
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
-    spent = sum(row.get("seconds") or 0 for row in ended.values())
-    lines.append(("trial time", duration(spent)))
+    if folder.meta.get("box"):
+        lines.append(("hypervolume", f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
+    lines.append(("time", duration(account.elapsed)))
     console = out()
     console.print(f"[bold]{escape(shown(folder.path))}[/]  {escape(space.description)}")
     console.print(grid(None, ("", ""), [(f"[dim]{name}[/]", text) for name, text in lines], header=False))
+    console.print(cost_table(account, space), "")
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
     if state in ("interrupted", "failed"):
         console.print(f"\nGo on with: [cyan]qdlm run --resume {escape(shown(folder.path))}[/]")
+
+
+def cost_table(account: Ledger, space: Space) -> RenderableType:
+    """What the devices that the run held did, in device-seconds, shares, and money where the space has a price."""
+    from search.cli_format import grid, plain
+    from search.cost import PARTS, Rate
+
+    told = account.told(Rate.of(space.hardware, space.budget.price))
+    whole, price = told["held"] or 1.0, space.budget.price
+    names = [name for name in (*PARTS, "held") if told[name] or name in ("useful", "held")]
+    rows = [[name, f"{told[name]:,.0f}", f"{told[name] / whole:.0%}", *([plain(told[name] / 3600 * price)] if price else []),
+             f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
+    columns = ["cost", f"{told['device']}-seconds", "share", *(["money"] if price else []), "for"]
+    return grid(None, columns, rows, right=columns[1:-1])
 
 
 def recorded_space(run: Path) -> Space:

@@ -125,6 +125,8 @@ class Live:
         for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")):
             if told.get(key):
                 text.append(f"   {figure('', told[key])} {unit}-hours", style="dim")
+        if (told.get("cost") or {}).get("money") is not None:
+            text.append(f"   money {figure('', told['cost']['money'])}", style="dim")
         return text
 
     def _best(self) -> Text:

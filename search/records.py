@@ -31,16 +31,20 @@ from spaces.errors import UserError
 SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
 
+REWRITE_SHARE = 20
+"""Times what a rewrite of trials.parquet took that passes until the next."""
+
 
 class RunFolder:
     """One run on disk. `create` and `lock` make this process its writer; a folder that was only opened can be read."""
 
     def __init__(self, path: Path, parquet_every: float = 5.0, clock: Callable[[], float] = time.monotonic):
-        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`."""
+        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`; a
+        rewrite that took long puts the next one off, so that a long run does not spend its time on rewriting."""
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
         self._rows: list[dict[str, Any]] | None = None
-        self._stale, self._written = False, -float("inf")
+        self._stale, self._due = False, -float("inf")
 
     @classmethod
     def create(cls, storage: Path, name: str, space_yaml: str, meta: Mapping[str, Any] | None = None,
@@ -97,14 +101,14 @@ class RunFolder:
         append_line(self.path / EVENTS, entry)
         self._rows.append({name: value for name, value in entry.items() if name != "event"})
         self._stale = True
-        if self._clock() - self._written >= self.parquet_every:
+        if self._clock() >= self._due:
             self.write_parquet()
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns."""
+    def event(self, event: Mapping[str, Any], sync: bool = True) -> None:
+        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
-        append_line(self.path / EVENTS, {"time": time.time(), **event})
+        append_line(self.path / EVENTS, {"time": time.time(), **event}, sync)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
@@ -139,10 +143,12 @@ class RunFolder:
     def write_parquet(self) -> None:
         """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of a temporary file."""
         self._check_writable()
+        began = self._clock()
         table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
         with replacing(self.path / TRIALS) as temporary:
             pyarrow.parquet.write_table(table, temporary)
-        self._stale, self._written = False, self._clock()
+        ended = self._clock()
+        self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
 
     def write_front(self, front: Front) -> None:
         """Write front.csv (one row per member) and front.json (objectives, box, hypervolume, members)."""

@@ -129,7 +129,7 @@ class Course:
         shared = prepare(self.space, client, self.cache, self.engine)
         reference = unquantized(self.space)
         if reference is not None:
-            self.study.enqueue(reference, tag=UNQUANTIZED)
+            self.engine.enqueue(reference, tag=UNQUANTIZED)
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
         self._measure_again(client, shared)

@@ -30,8 +30,17 @@ class BudgetConfig(Settings):
 
     trials: int | None = Field(None, ge=1, description="trials to start")
     time: float | None = Field(None, gt=0, description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
+    device_hours: float | None = Field(
+        None, gt=0, description="hours times devices held (GPUs where trials hold any, else CPUs), idle ones included"
+    )
+    price: float | None = Field(None, gt=0, description="of one device for one hour; every report then tells the money")
+    money: float | None = Field(None, gt=0, description="most to spend, at `price`")
+    patience: int | None = Field(None, ge=1, description="trials that may end one after another without a better front")
+    gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) that `patience` counts as one")
+    trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; a trial that takes longer "
+                                                             "has failed")
 
-    @field_validator("time", mode="before")
+    @field_validator("time", "trial_time", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return seconds(value) if isinstance(value, str) else value

@@ -260,5 +260,8 @@ def check_run(form: SpaceForm, complaints: Complaints) -> None:
         if endless:
             message = f"grid needs finitely many points; use choice or int for {', '.join(endless)}"
             raise complaints.error(("sampler", "name"), message)
-    elif form.budget.trials is None and form.budget.time is None:
-        raise complaints.error(("budget",), "the search would never end; give budget.trials, budget.time or both")
+    elif not any(getattr(form.budget, limit) for limit in ("trials", "time", "device_hours", "money", "patience")):
+        message = "the search would never end; give budget.trials, budget.time, device_hours, money or patience"
+        raise complaints.error(("budget",), message)
+    if form.budget.money is not None and form.budget.price is None:
+        raise complaints.error(("budget", "money"), "needs budget.price, the price of one device for one hour")

@@ -149,6 +149,50 @@ def test_the_time_budget_stops_what_runs_at_its_next_rung(tmp_path):
     assert (row["state"], row["reason"]) == ("stopped", "the time budget was used up")
 
 
+def test_money_and_device_hours_are_those_of_everything_held(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"price": 18.0, "money": 1.0}), groups=2)  # 2 groups of 2 CPUs: 50 s
+    trial = bench.engine.ask()
+    bench.clock.now += 49
+    assert not bench.engine.over and bench.engine.summary()["cost"]["money"] == pytest.approx(0.98)
+    bench.clock.now += 1
+    assert bench.engine.over and bench.engine.summary()["ended_by"] == "money"
+    assert bench.engine.report(trial.number, rung(0, loss=1.0), 50.0) == "stop"
+    assert bench.folder.rows()[-1]["reason"] == "the money budget was used up"
+    cost = bench.engine.summary()["cost"]
+    assert (cost["stopped"], cost["overhead"], cost["held"]) == (100.0, 100.0, 200.0)
+
+
+def test_patience_ends_the_search_when_the_front_stops_growing_also_across_a_restart(tmp_path):
+    space = make_space(budget={"trials": 40, "patience": 3}, box={"loss": [0, 10], "size": [0, 10]})
+    bench = Bench(tmp_path, space)
+    for loss in (5.0, 4.0, 6.0, 7.0):
+        bench.complete(loss=loss)
+    assert not bench.engine.over
+    bench.folder.close()
+    again = Bench(tmp_path, space, resume=RunFolder.open(bench.folder.path).lock())
+    again.complete(loss=8.0)
+    assert again.engine.summary()["ended_by"] == "patience" and again.engine.ask() is None
+
+
+def test_a_silent_trial_is_overdue(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"trials": 4, "trial_time": "30s"}))
+    first, second = bench.engine.ask(), bench.engine.ask()
+    bench.clock.now += 20
+    bench.engine.report(second.number, rung(0, loss=1.0))
+    bench.clock.now += 11
+    assert bench.engine.overdue() == [first.number]
+    bench.engine.fail(first.number, "no word for 30 s")
+    assert bench.engine.overdue() == [] and bench.folder.rows()[-1]["state"] == "failed"
+
+
+def test_what_was_asked_and_enqueued_is_written_down(bench):
+    assert bench.engine.enqueue({"adapt.optim.warmup": 7}, tag="plain") and not bench.engine.enqueue({"adapt.optim.warmup": 7})
+    bench.engine.ask()
+    told = [{name: entry.get(name) for name in ("event", "trial", "values")} for entry in bench.folder.events()]
+    assert told == [{"event": "enqueue", "trial": None, "values": {"adapt.optim.warmup": 7}},
+                    {"event": "ask", "trial": 0, "values": {"adapt.optim.warmup": 7}}]
+
+
 def test_a_small_space_ends_the_search_when_it_is_used_up(tmp_path):
     bench = Bench(tmp_path, make_space(search={"adapt.optim.warmup": {"int": [0, 1]}}, budget={"trials": 9}))
     values = {bench.engine.ask().values["adapt.optim.warmup"] for _ in range(2)}

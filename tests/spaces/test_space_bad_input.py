@@ -54,6 +54,8 @@ RANK, FRAC, OBJECTIVES, BUDGET = (
         (BUDGET, "budget: {}", ["a.yaml:9: budget: the search would never end; give budget.trials, budget.time"]),
         (BUDGET, BUDGET + "\nbox: {perplexty: [3, 40]}", ["box.perplexty: is not an objective", "'perplexity'"]),
         (BUDGET, BUDGET + "\nbox: {perplexity: [40, 3]}", ["box.perplexity: [40, 3] is not [best, worst] of a metric to min"]),
+        (BUDGET, "budget: {money: 3}", ["budget.money: needs budget.price"]),
+        (BUDGET, "budget: {trials: 3, trial_time: soon}", ["budget.trial_time: 'soon' is not a duration"]),
         (BUDGET, "budget: 16", ["a.yaml:9: budget: should be a mapping of keys to values, not 16"]),
         (OBJECTIVES, "objectives: {perplexity: minimise}",
          ["objectives.perplexity", "'minimize' or 'maximize'", "did you mean"]),
