@@ -20,6 +20,9 @@ from spaces.errors import RunError, UserError
 if TYPE_CHECKING:
     from spaces.schema import Space
 
+IN_FLIGHT = 4
+"""Trials that a deterministic run keeps in flight unless it is told."""
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -45,6 +48,8 @@ def run(
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
+    deterministic: bool = typer.Option(False, "--deterministic", help="The same proposals whatever the timing, with "
+                                       f"--max-concurrent trials in flight ({IN_FLIGHT} if not given)."),
     resume: Path | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the front and the paths at the end."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
@@ -52,7 +57,8 @@ def run(
     """Search a space and print its Pareto front. Ctrl-C keeps every finished trial; `--resume RUN` goes on."""
     if quiet and as_json:
         raise UserError("--quiet and --json contradict each other; give one")
-    asked = resolve(space, resume, changes(settings, trials, budget, seed))
+    window = (max_concurrent or IN_FLIGHT) if deterministic else None
+    asked = resolve(space, resume, changes(settings, trials, budget, seed, window))
 
     from search import sweep
     from search.checking import check_sources

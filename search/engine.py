@@ -68,9 +68,9 @@ class Engine:
     def __init__(self, space: Plan, study, scheduler, folder, *, observer: Observer | None = None, versions: str = "",
                  spent: float = 0.0, groups: int = 1, keep: Callable[[int, str], str] | None = None,
                  clock: Callable[[], float] = time.monotonic):
-        """`study`: a StudySearcher; `scheduler`: of `schedulers`; `folder`: a RunFolder, whose rows are taken over;
-        `spent`: seconds that earlier sessions of this run took, where its events do not tell; `groups`: trials that can
-        run at once; `keep`: moves the artifact of a complete trial to its place and returns what is recorded of it."""
+        """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`: a RunFolder, whose rows are
+        taken over; `spent`: seconds that earlier sessions of this run took, where its events do not tell; `groups`: trials
+        that can run at once; `keep`: moves the artifact of a complete trial to its place and returns what is recorded of it."""
         self.space, self.study, self.scheduler, self.folder = space, study, scheduler, folder
         self.observer, self.versions, self.groups, self.clock = observer or (lambda event: None), versions, groups, clock
         self.keep = keep or (lambda number, artifact: artifact)
@@ -104,7 +104,7 @@ class Engine:
         while not self.over:
             proposal = self.study.ask()
             if proposal is None:
-                self.exhausted = not getattr(self.study, "blocked", False)
+                self.exhausted = not self.study.blocked
                 return None
             self.folder.event({"event": "ask", "trial": proposal.number, "values": proposal.values}, sync=False)
             try:

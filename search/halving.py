@@ -34,8 +34,8 @@ class Problem:
     """What a scheduler judges by.
 
     `proxies`: for an objective that is measured at the top rung only (the latency of an exported model), a metric of the
-    same direction that lower rungs have (operations per sentence). `lookback`: W of a deterministic run, where a decision
-    about trial t may depend on trials up to t - W alone; None = on all that has been reported.
+    same direction that lower rungs have (operations per sentence). `horizon`: in a deterministic run, the last trial that
+    a decision about a trial may look at (`replay.Ordered.horizon`); None = all that has been reported.
     """
 
     objectives: Sequence[Objective]
@@ -43,7 +43,7 @@ class Problem:
     rungs: int = 1
     proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     seed: int = 0
-    lookback: int | None = None
+    horizon: Callable[[int], float] | None = None
 
 
 class Scheduler(Protocol):
@@ -144,7 +144,7 @@ class Halving:
 
     def _rivals(self, rung: int, trial: int) -> list[int]:
         """The latest reports at the rung that a decision about `trial` may look at, itself the last; oldest first."""
-        last = math.inf if self.problem.lookback is None else trial - self.problem.lookback
+        last = math.inf if self.problem.horizon is None else self.problem.horizon(trial)
         latest = (number for number in reversed(self._reports[rung]) if number <= last and number != trial)
         return [*reversed(list(islice(latest, WINDOW - 1))), trial]
 

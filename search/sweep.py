@@ -17,8 +17,8 @@ from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
 from search.front import Front
 from search.front_table import column_types
-from search.records import FRONT_PNG, SPACE, STUDY, RunFolder
-from search.searcher import StudySearcher
+from search.opening import open_search
+from search.records import FRONT_PNG, SPACE, RunFolder
 from spaces import points
 from spaces.errors import UserError
 from spaces.schema import Space
@@ -92,10 +92,8 @@ class Course:
     def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer):
         self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
         rows = folder.rows()
-        self.study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=folder.path / STUDY,
-                                   sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed)
-        self.restored = self.study.restore(rows)
-        scheduler = schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
+        self.study, self.restored, judged = open_search(space, folder, problem(space))
+        scheduler = schedulers.build(space.scheduler.name, judged, space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
         scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
@@ -146,6 +144,7 @@ class Course:
     def close(self, state: str) -> None:
         """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
         engine = self.engine
+        self.study.flush()
         self.folder.update(spent=engine.elapsed)
         self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
         self.folder.write_front(engine.front)

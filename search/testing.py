@@ -80,13 +80,13 @@ class SchedulerContract:
                       for trial, rung, metrics in reports[:half])
         assert self.decide(third, reports[half:]) == decided[half:]
 
-    def test_with_a_lookback_the_order_of_reports_within_it_decides_nothing(self):
+    def test_with_a_horizon_the_order_of_reports_behind_it_decides_nothing(self):
         """Trials t - 3 .. t may report in any order; a deterministic run rests on this."""
         reports = self.reports(rungs=1)
         shuffled = [report for start in range(0, len(reports), 4) for report in reversed(reports[start:start + 4])]
         found = []
         for order in (reports, shuffled):
-            scheduler = self.build(self.problem(lookback=4))
+            scheduler = self.build(self.problem(horizon=lambda trial: trial - 4))
             found.append({report[0]: scheduler.report(*report) for report in order})
         assert found[0] == found[1]
 

@@ -107,6 +107,10 @@ class SpaceForm(Settings):
     scheduler: SchedulerConfig = SchedulerConfig()
     hardware: HardwareConfig = HardwareConfig()
     finish: FinishConfig = FinishConfig()
+    deterministic: int = Field(
+        0, ge=0, description="W > 0: proposal k depends on the results of trials up to k - W alone, told in their order, so "
+        "any timing and any number of workers give the same search; at most W trials run at once. 0: use every result at once"
+    )
     seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is trial.seed")
 
     @field_validator("constraints")

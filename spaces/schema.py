@@ -134,6 +134,11 @@ class Space:
         return self.form.finish
 
     @property
+    def deterministic(self) -> int:
+        """Trials that a proposal does not wait for; 0 = the order of results decides."""
+        return self.form.deterministic
+
+    @property
     def seed(self) -> int:
         """Of the sampler."""
         return self.form.seed
