@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from search.engine import Live
 from search.front_box import Box
 from search.halving import Problem as Judged
+from search.objectives import matrix
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.dimensions import Dimension
 from spaces.form import BudgetConfig
@@ -75,8 +76,8 @@ class Problem(ABC):
         return Box.of(self.corners, self.objectives)
 
     @abstractmethod
-    def measure(self, values: Mapping[str, Any], rung: int, rng: np.random.Generator) -> tuple[float, dict[str, float]]:
-        """Seconds since the last rung, and what is measured there."""
+    def trial(self, values: Mapping[str, Any], rng: np.random.Generator) -> Iterator[tuple[float, dict[str, float]]]:
+        """Per rung, the seconds since the last one and what is measured there."""
 
     @abstractmethod
     def truth(self, values: Mapping[str, Any]) -> dict[str, float]:
@@ -84,12 +85,15 @@ class Problem(ABC):
 
     def evaluate(self, seed: int):
         """`simulator.Evaluate` with noise from the seed and the trial's number, so that methods meet the same luck."""
-        def trial(live: Live):
+        def rungs(live: Live):
             rng = np.random.default_rng([seed, live.number])
-            for rung, steps in enumerate(self.rungs):
-                seconds, measured = self.measure(live.values, rung, rng)
-                yield seconds, {"rung": rung, "steps": steps, "final": rung == len(self.rungs) - 1, **measured}
-        return trial
+            for rung, (seconds, measured) in enumerate(self.trial(live.values, rng)):
+                yield seconds, {"rung": rung, "steps": self.rungs[rung], "final": rung == len(self.rungs) - 1, **measured}
+        return rungs
+
+    def best(self) -> float | None:
+        """The hypervolume of the best front there is, where it is known."""
+        return None
 
 
 class Formula(Problem):
@@ -109,26 +113,27 @@ class Formula(Problem):
     def _values(self, values: Mapping[str, Any], fidelity: float) -> np.ndarray:
         return self.function(np.array([values[path] for path in self.dimensions]), fidelity)
 
-    def measure(self, values, rung, rng):
+    def trial(self, values, rng):
         spread = self.noise * np.array([worst - best for best, worst in self.corners.values()])
-        found = self._values(values, self.fidelities[rung]) + spread * rng.standard_normal(len(self.objectives))
-        since = self.fidelities[rung] - (self.fidelities[rung - 1] if rung else 0.0)
-        pace = rng.uniform(0.7, 1.3)  # trials differ in length, so the order of results does
-        return since * pace, dict(zip(self.corners, found.tolist(), strict=True))
+        pace, before = rng.uniform(0.7, 1.3), 0.0  # trials differ in length, so the order of results does
+        for fidelity in self.fidelities:
+            found = self._values(values, fidelity) + spread * rng.standard_normal(len(self.objectives))
+            yield (fidelity - before) * pace, dict(zip(self.corners, found.tolist(), strict=True))
+            before = fidelity
 
     def truth(self, values):
         return dict(zip(self.corners, self._values(values, 1.0).tolist(), strict=True))
 
 
 class BraninCurrin(Formula):
-    """BoTorch's MOMFBraninCurrin (Irshad et al. 2021), negated: 2 variables, 2 objectives."""
+    """BoTorch's MOMFBraninCurrin (Irshad et al. 2021): 2 variables, 2 objectives, a known best hypervolume."""
 
-    name, corners = "momf-branin-currin", {"branin": (-11.0, 0.0), "currin": (-9.0, 0.0)}
+    name, corners = "momf-branin-currin", {"branin": (-1.0, 0.0), "currin": (-1.0, 0.0)}
 
     def __init__(self):
         from botorch.test_functions.multi_objective_multi_fidelity import MOMFBraninCurrin
 
-        self._function = MOMFBraninCurrin(negate=True)
+        self._function = MOMFBraninCurrin()
         super().__init__(2)
 
     def function(self, x, fidelity):
@@ -136,22 +141,28 @@ class BraninCurrin(Formula):
 
         return self._function(torch.tensor([[*x, fidelity]], dtype=torch.float64))[0].numpy()
 
+    def best(self):
+        return self._function.max_hv
+
 
 class Park(Formula):
-    """BoTorch's MOMFPark, negated: 4 variables, 2 objectives."""
+    """BoTorch's MOMFPark: 4 variables, 2 objectives, a known best hypervolume."""
 
-    name, corners = "momf-park", {"park1": (-12.0, 0.0), "park2": (-3.0, 0.0)}
+    name, corners = "momf-park", {"park1": (-0.5, 0.0), "park2": (-0.5, 0.0)}
 
     def __init__(self):
         from botorch.test_functions.multi_objective_multi_fidelity import MOMFPark
 
-        self._function = MOMFPark(negate=True)
+        self._function = MOMFPark()
         super().__init__(4)
 
     def function(self, x, fidelity):
         import torch
 
         return self._function(torch.tensor([[*x, fidelity]], dtype=torch.float64))[0].numpy()
+
+    def best(self):
+        return self._function.max_hv / 0.5**2
 
 
 class DTLZ2(Formula):
@@ -160,9 +171,9 @@ class DTLZ2(Formula):
     name, corners = "dtlz2", {"f1": (0.0, 2.0), "f2": (0.0, 2.0), "f3": (0.0, 2.0)}
 
     def __init__(self):
-        from pymoo.problems.many.dtlz import DTLZ2 as Formula7
+        import pymoo.problems.many.dtlz as pymoo
 
-        self._function = Formula7(n_var=7, n_obj=3)
+        self._function = pymoo.DTLZ2(n_var=7, n_obj=3)
         super().__init__(7)
 
     def function(self, x, fidelity):
@@ -171,45 +182,51 @@ class DTLZ2(Formula):
 
 
 class Table(Problem):
-    """What trials of the real trainable measured, every point of a finite space at every rung, several seeds each."""
+    """What trials of the real trainable measured: every point of a finite space at every rung, some points by several
+    seeds. A pretended trial is one of the recorded ones; the truth is the mean over seeds."""
 
-    name, corners = "table", {}
+    name = "table"
     proxies = {"latency_ms": "generation_flops"}
 
     def __init__(self, path: Path = TABLES / "quickstart.parquet"):
         import pyarrow.parquet
 
         space = load(TABLES / "quickstart.yaml")
-        self.objectives, self.rungs = space.objectives, space.rungs
-        self.rows: dict[str, dict[int, list[dict]]] = {}
+        self.objectives, self.rungs, self.dimensions = space.objectives, space.rungs, dict(space.dimensions)
+        self.runs: dict[str, dict[int, list[dict]]] = {}
         for row in pyarrow.parquet.read_table(path).to_pylist():
-            self.rows.setdefault(row["point"], {}).setdefault(row["seed"], []).append(row)
-        seeds = {seed for runs in self.rows.values() for seed in runs}
-        self.rows = {point: runs for point, runs in self.rows.items() if seeds == set(runs)} or self.rows
-        self.dimensions = dict(space.dimensions)
-        self.points, self.seeds = len(self.rows), len(seeds)
-        whole = [run[-1] for runs in self.rows.values() for run in runs.values()]
-        self.full = float(np.mean([row["seconds"] for row in whole]))
+            self.runs.setdefault(row["point"], {}).setdefault(row["seed"], []).append(row)
+        if len(self.runs) < space.size():
+            raise SystemExit(f"the table holds {len(self.runs)} of {space.size()} points; record the rest first")
+        self.full = float(np.mean([run[-1]["seconds"] for runs in self.runs.values() for run in runs.values()]))
+        means = [self._mean(point) for point in self.runs]
         self.corners = {}
         for item in self.objectives:
-            column = np.array([self._mean(point)[item.metric] for point in self.rows])
-            ends = (float(column.min()), float(column.max()) * (1.0 if column.max() else 1.0) + 1e-9)
-            self.corners[item.metric] = ends if item.direction == "minimize" else (ends[1], ends[0] - 1e-9)
-        if self.points < space.size():
-            raise SystemExit(f"the table holds {self.points} of {space.size()} points; record the rest first")
+            low, high = (float(end([mean[item.metric] for mean in means])) for end in (min, max))
+            self.corners[item.metric] = (low, high) if item.direction == "minimize" else (high, low)
 
     def _mean(self, point: str) -> dict[str, float]:
-        runs = self.rows[point].values()
+        runs = self.runs[point].values()
         return {item.metric: float(np.mean([run[-1][item.metric] for run in runs])) for item in self.objectives}
 
-    def measure(self, values, rung, rng):
-        runs = self.rows[json.dumps(dict(values), sort_keys=True)]
-        if rung == 0:
-            rng.seed = sorted(runs)[int(rng.integers(len(runs)))] if False else None
-        raise NotImplementedError
+    def trial(self, values, rng):
+        runs = self.runs[json.dumps(dict(values), sort_keys=True)]
+        run, before = runs[sorted(runs)[int(rng.integers(len(runs)))]], 0.0
+        names = [*(item.metric for item in self.objectives), *self.proxies.values()]
+        for row in run:
+            yield row["seconds"] - before, {name: row[name] for name in names if row.get(name) is not None}
+            before = row["seconds"]
 
     def truth(self, values):
         return self._mean(json.dumps(dict(values), sort_keys=True))
+
+    def best(self):
+        return max_volume(self, [self._mean(point) for point in self.runs])
+
+
+def max_volume(problem: Problem, truths: list[dict[str, float]]) -> float:
+    """Hypervolume of the front of true measurements."""
+    return problem.box.hypervolume(matrix(truths, problem.objectives))
 
 
 PROBLEMS = {cls.name: cls for cls in (BraninCurrin, Park, DTLZ2, Table)}
