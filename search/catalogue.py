@@ -7,12 +7,8 @@ A method is a function of two seeds and its own keyword options that returns an 
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
@@ -26,7 +22,7 @@ from optuna.samplers import (
     TPESampler,
 )
 
-from spaces.errors import UserError
+from search.methods import Methods
 
 
 def tpe(seed: int, draw: int, *, startup: int = 10, candidates: int = 24, constant_liar: bool = True,
@@ -42,8 +38,7 @@ def random(seed: int, draw: int) -> BaseSampler:
 
 
 def qmc(seed: int, draw: int, *, sequence: str = "sobol", scramble: bool = True) -> BaseSampler:
-    """Quasi-random points that cover ranges evenly; a conditional dimension is drawn at random. Needs scipy."""
-    _need("scipy", "qmc")
+    """Quasi-random points that cover ranges evenly; a conditional dimension is drawn at random."""
     return QMCSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
                       warn_independent_sampling=False)
 
@@ -59,9 +54,7 @@ def nsga3(seed: int, draw: int, *, population: int = 16, crossover: float = 0.9)
 
 
 def gp(seed: int, draw: int, *, startup: int = 10) -> BaseSampler:
-    """Gaussian process, expected hypervolume improvement: seconds per proposal; conditionals go to tpe. Needs scipy."""
-    _need("scipy", "gp")
-    _need("torch", "gp")
+    """Gaussian process, expected hypervolume improvement: seconds per proposal; conditionals go to tpe."""
     return GPSampler(seed=draw, n_startup_trials=startup, independent_sampler=tpe(seed, draw),
                      warn_independent_sampling=False)
 
@@ -72,43 +65,16 @@ def grid(seed: int, draw: int, *, order: str = "given") -> None:
         raise ValueError(f"order is {order!r}; legal: given, random")
 
 
-METHODS: Mapping[str, Callable[..., BaseSampler | None]] = MappingProxyType(
-    {method.__name__: method for method in (tpe, random, qmc, nsga2, nsga3, gp, grid)})
+METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, grid))
 
 
 def options(name: str) -> dict[str, Any]:
     """The options of a method with their defaults. Raises `UserError` for an unknown name."""
-    return {key: parameter.default for key, parameter in inspect.signature(_find(name)).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+    return METHODS.options(name)
 
 
 def build(name: str, chosen: Mapping[str, Any] | None = None, seed: int = 0, draw: int = 0) -> BaseSampler | None:
-    """The sampler of a method (None for `grid`). Raises `UserError` naming what is legal, or the package it lacks."""
-    method, legal = _find(name), options(name)
-    for key, value in (chosen or {}).items():
-        if key not in legal:
-            raise UserError(f"sampler {name!r}: unknown option {key!r}; legal: {', '.join(legal) or 'none'}")
-        if isinstance(legal[key], bool) != isinstance(value, bool) or (
-                isinstance(legal[key], str) != isinstance(value, str)):
-            raise UserError(f"sampler {name!r}: option {key!r} is {value!r}; expected such as {legal[key]!r}")
+    """The sampler of a method (None for `grid`). Raises `UserError` naming what is legal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        try:
-            return method(seed, draw, **(chosen or {}))
-        except UserError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise UserError(f"sampler {name!r}: {error}") from error
-
-
-def _find(name: str) -> Callable[..., BaseSampler | None]:
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"unknown sampler {name!r}{hint}; legal: {', '.join(METHODS)}")
-    return METHODS[name]
-
-
-def _need(package: str, name: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"sampler {name!r} needs the package {package}: pip install {package}")
+        return METHODS.build(name, chosen, seed, draw)

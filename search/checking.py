@@ -14,7 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search import catalogue
+from search import catalogue, schedulers
+from search.halving import Problem
 from spaces import points
 from spaces.config import PluginRef
 from spaces.errors import UserError
@@ -72,7 +73,7 @@ def check(space: Space) -> None:
     """Raises `UserError` when the space reaches something that does not exist or cannot be built."""
     check_metrics(space)
     check_plugins(space)
-    check_sampler(space)
+    check_methods(space)
 
 
 def check_metrics(space: Space) -> None:
@@ -98,12 +99,23 @@ def check_metrics(space: Space) -> None:
                 raise space.error(("objectives", objective.metric), message)
 
 
-def check_sampler(space: Space) -> None:
-    """The sampler takes the options given, and what it needs is installed."""
+def check_methods(space: Space) -> None:
+    """Sampler and scheduler exist and take the options given."""
     try:
         catalogue.build(space.sampler.name, space.sampler.options, space.seed)
     except UserError as error:
         raise space.error(("sampler",), str(error)) from None
+    try:
+        schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
+    except UserError as error:
+        raise space.error(("scheduler",), str(error)) from None
+
+
+def problem(space: Space) -> Problem:
+    """What a scheduler judges the trials of the space by: proxies are those that the metrics name."""
+    metrics = [item.metric for item in space.objectives if item.metric in METRICS.entries]
+    proxies = {metric: proxy for metric in metrics if (proxy := METRICS.get(metric).proxy)}
+    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed)
 
 
 def check_plugins(space: Space) -> None:

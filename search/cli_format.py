@@ -61,8 +61,15 @@ def interval(metric: str, row: Mapping[str, Any]) -> str:
     value, error = row.get(metric), row.get(f"{metric}_se")
     if not isinstance(value, int | float) or not isinstance(error, int | float) or not math.isfinite(error):
         return figure(metric, value)
+    return ranged(metric, value, NORMAL_95 * error)
+
+
+def ranged(metric: str, value: float, half: float) -> str:
+    """A value with the half-width of its interval: `12.3 ± 0.4 ms`; `figure` where that is 0."""
+    if not half:
+        return figure(metric, value)
     size, unit = scaled(metric, value)
-    return f"{plain(value / size)} ± {float(f'{NORMAL_95 * error / size:.2g}'):g} {unit}".rstrip()
+    return f"{plain(value / size)} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
 
 
 def label(metric: str) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from search.cli_help import examples
 from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from search.methods import Methods
 
 KINDS = {  # where each kind stands in a space file
     "quantizers": "trial.quantization.quantizer, trial.quantization.per_site.SITE",
@@ -50,31 +53,25 @@ def plugins(
 def catalogue(kind: str) -> list[dict[str, Any]]:
     """The plug-ins of one kind as plain data: name, doc, facts (unit, direction, stage), parameters."""
     if kind == "searchers":
-        return _searchers()
+        from search.catalogue import METHODS
+
+        return _methods(METHODS)
     if kind == "schedulers":
-        return _schedulers()
+        from search.schedulers import SCHEDULERS
+
+        return _methods(SCHEDULERS)
     from trainable.registry import REGISTRIES
 
     registry = REGISTRIES[kind]
     return [describe(name, registry.get(name)) for name in registry]
 
 
-def _searchers() -> list[dict[str, Any]]:
-    from search import catalogue
-
+def _methods(methods: Methods) -> list[dict[str, Any]]:
+    """The methods of a catalogue, their options with defaults."""
     names = {bool: "boolean", int: "integer", float: "number", str: "text"}
-    return [{"name": name, "doc": " ".join((method.__doc__ or "").split()).rstrip("."), "parameters": [
+    return [{"name": name, "doc": " ".join((methods[name].__doc__ or "").split()).rstrip("."), "parameters": [
         {"name": option, "type": names[type(default)], "legal": "", "required": False, "default": default, "doc": ""}
-        for option, default in catalogue.options(name).items()]} for name, method in catalogue.METHODS.items()]
-
-
-def _schedulers() -> list[dict[str, Any]]:
-    from spaces.form import SchedulerConfig
-
-    eta = [item for item in parameters(SchedulerConfig.model_json_schema()) if item["name"] != "name"]
-    halving = "Multi-objective successive halving: at each rung the best share goes on"
-    return [{"name": "halving", "doc": halving, "parameters": eta},
-            {"name": "none", "doc": "Every trial runs to its full budget", "parameters": []}]
+        for option, default in methods.options(name).items()]} for name in methods]
 
 
 def describe(name: str, plugin: type) -> dict[str, Any]:

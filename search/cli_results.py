@@ -13,10 +13,12 @@ from search.cli_help import examples
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from search.cost import Ledger
     from search.front import Front
     from search.records import RunFolder
     from spaces.schema import Space
 
+MARKS = {"open": " [yellow]?[/]", "lost": " [red]x[/]"}
 COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
 
@@ -48,11 +50,14 @@ def front(
 
 def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    import time
     from collections import Counter
 
     from rich.markup import escape
 
     from search.cli_format import duration, figure, grid, out, shown
+    from search.cost import Ledger
+    from search.front_box import Box
 
     folder, space, found = opened(run)
     rows = folder.rows()
@@ -71,15 +76,32 @@ def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", sho
         if best is not None:
             value = figure(objective.metric, best[objective.metric])
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
-    spent = sum(row.get("seconds") or 0 for row in ended.values())
-    lines.append(("trial time", duration(spent)))
+    if folder.meta.get("box"):
+        lines.append(("hypervolume", f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
+    lines.append(("time", duration(account.elapsed)))
     console = out()
     console.print(f"[bold]{escape(shown(folder.path))}[/]  {escape(space.description)}")
     console.print(grid(None, ("", ""), [(f"[dim]{name}[/]", text) for name, text in lines], header=False))
+    console.print(cost_table(account, space), "")
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
     if state in ("interrupted", "failed"):
         console.print(f"\nGo on with: [cyan]qdlm run --resume {escape(shown(folder.path))}[/]")
+
+
+def cost_table(account: Ledger, space: Space) -> RenderableType:
+    """What the devices that the run held did, in device-seconds, shares, and money where the space has a price."""
+    from search.cli_format import grid, plain
+    from search.cost import PARTS, Rate
+
+    told = account.told(Rate.of(space.hardware, space.budget.price))
+    whole, price = told["held"] or 1.0, space.budget.price
+    names = [name for name in (*PARTS, "held") if told[name] or name in ("useful", "held")]
+    rows = [[name, f"{told[name]:,.0f}", f"{told[name] / whole:.0%}", *([plain(told[name] / 3600 * price)] if price else []),
+             f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
+    columns = ["cost", f"{told['device']}-seconds", "share", *(["money"] if price else []), "for"]
+    return grid(None, columns, rows, right=columns[1:-1])
 
 
 def recorded_space(run: Path) -> Space:
@@ -116,12 +138,14 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
     """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
     metrics = dict.fromkeys(item.metric for item in (*space.objectives, *space.constraints))
-    known = {name for row in found for name in row}
-    columns = [column for name in metrics for column in (name, f"{name}_se", f"{name}_again", f"{name}_again_sd")
-               if column == name or column in known]
+    rows = found.told()
+    known = {name for row in rows for name in row}
+    ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
+    columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
     config = [f"config.{path}" for path in space.dimensions]
-    return [{"trial": row["trial"], **{name: row.get(name) for name in [*columns, *config]},
-             "artifact": artifact_of(folder, row)} for row in found]
+    placed = ["place"] if "place" in known else []
+    return [{"trial": row["trial"], **{name: row.get(name) for name in [*placed, *columns, *config]},
+             "artifact": artifact_of(folder, row)} for row in rows]
 
 
 def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
@@ -130,7 +154,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from rich.markup import escape
     from rich.text import Text
 
-    from search.cli_format import ARROWS, compact, figure, grid, interval, label, short_names, shown
+    from search.cli_format import ARROWS, compact, grid, interval, label, ranged, short_names, shown
+    from search.front_place import interval as repeated
 
     if not len(found):
         return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
@@ -139,20 +164,26 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
     rows = []
-    for row in found:
+    for row, place in zip(found, found.places, strict=True):
         cells = []
         for item in space.objectives:
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
-            repeated = row.get(f"{item.metric}_again")
-            below = "" if repeated is None else f"\n[dim]again {figure(item.metric, repeated)}[/]"
+            fresh = repeated(row, item.metric)
+            below = "" if fresh is None else f"\n[dim]{fresh.of} {ranged(item.metric, fresh.mean, fresh.half)}[/]"
             cells.append(f"[{style}]{interval(item.metric, row)}[/]{below}")
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
-        rows.append((row["trial"], *cells, f"[dim]{escape(differs)}[/]"))
+        rows.append((f"{row['trial']}{MARKS.get(place, '')}", *cells, f"[dim]{escape(differs)}[/]"))
     table = grid(f"Front: {len(found)} of {len(found.candidates)} complete trials", columns, rows, right=columns[1:-1])
     spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
     notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
     if any("again" in row for row in found):
         notes.append("[dim]again: measured anew from the exported files, with fresh noise; this figure was not chosen[/]")
+    if any("seeds" in row for row in found):
+        notes.append("[dim]seeds: trained anew at the full budget with other seeds; this figure was not chosen[/]")
+    for place, told in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
+                        ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
+        if place in found.places:
+            notes.append(f"{told}")
     if any(artifact_of(folder, row) for row in found):
         notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts'))}/trial-NNNN[/]")
     return Group(table, "", *(Text.from_markup(note) for note in notes))

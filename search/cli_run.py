@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NO_SPACE = "which space? give its file or name (see: qdlm spaces), or --resume RUN"
 
+IN_FLIGHT = 4
+"""Trials that a deterministic run keeps in flight unless it is told."""
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -49,6 +52,8 @@ def run(
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
+    deterministic: bool = typer.Option(False, "--deterministic", help="The same proposals whatever the timing, with "
+                                       f"--max-concurrent trials in flight ({IN_FLIGHT} if not given)."),
     resume: Path | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the front and the paths at the end."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
@@ -59,7 +64,7 @@ def run(
     from search.checking import load_checked
     from search.progress import choose
 
-    wanted = changes(settings, trials, budget, seed)
+    wanted = changes(settings, trials, budget, seed, (max_concurrent or IN_FLIGHT) if deterministic else None)
     given = load_checked(space, None if resume else wanted) if space is not None else None
     if address is not None and address.startswith("ray://"):
         from search.cli_remote import There

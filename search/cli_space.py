@@ -19,12 +19,14 @@ def shipped() -> dict[str, Space]:
     return {name: load(path) for name, path in paths().items()}
 
 
-def changes(assignments: Sequence[str], trials: int | None, budget: str | None, seed: int | None) -> dict[str, Any]:
+def changes(assignments: Sequence[str], trials: int | None = None, budget: str | None = None, seed: int | None = None,
+            deterministic: int | None = None) -> dict[str, Any]:
     """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one given twice."""
     from spaces.overrides import parse
 
     found: dict[str, Any] = dict(parse(assignments))
-    named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget), "seed": ("--seed", seed)}
+    named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget), "seed": ("--seed", seed),
+             "deterministic": ("--deterministic", deterministic)}
     for key, (option, value) in named.items():
         if value is None:
             continue

@@ -7,14 +7,18 @@ hold whatever the study knows. The engine counts the budget, asks the scheduler,
 from __future__ import annotations
 
 import math
-import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from search.front import Front, choose_reference
-from search.objectives import CONFIG, fault, measured
+from search import limits
+from search.cost import ENDED, Ledger, Rate
+from search.front import Front
+from search.front_box import Box, choose_box
+from search.objectives import CONFIG, fault
+from search.standing import Standing
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
@@ -23,7 +27,6 @@ Row = dict[str, Any]
 Event = dict[str, Any]
 Observer = Callable[[Event], None]
 Decision = Literal["continue", "stop"]
-ENDED = ("complete", "stopped", "failed")
 _CONTROL = ("rung", "steps", "final", "device", "seconds")
 
 
@@ -35,6 +38,7 @@ class Plan(Protocol):
     hardware: HardwareConfig
     budget: Any
     rungs: Sequence[int]
+    box: Mapping[str, Sequence[float]]
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The trial at a point."""
@@ -53,6 +57,7 @@ class Live:
     tag: str | None
     started: float
     seconds: float = 0.0
+    heard: float = 0.0
     rung: int = -1
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -63,45 +68,65 @@ class Engine:
     def __init__(self, space: Plan, study, scheduler, folder, *, observer: Observer | None = None, versions: str = "",
                  spent: float = 0.0, groups: int = 1, keep: Callable[[int, str], str] | None = None,
                  clock: Callable[[], float] = time.monotonic):
-        """`study`: a StudySearcher; `scheduler`: Halving or NoHalving; `folder`: a RunFolder, whose rows are taken over;
-        `spent`: seconds that earlier sessions of this run took; `groups`: trials that can run at once; `keep`: moves the
-        artifact of a complete trial to its place and returns what is recorded of it."""
+        """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`: a RunFolder, whose rows are
+        taken over; `spent`: seconds that earlier sessions of this run took, where its events do not tell; `groups`: trials
+        that can run at once; `keep`: moves the artifact of a complete trial to its place and returns what is recorded of it."""
         self.space, self.study, self.scheduler, self.folder = space, study, scheduler, folder
         self.observer, self.versions, self.groups, self.clock = observer or (lambda event: None), versions, groups, clock
         self.keep = keep or (lambda number, artifact: artifact)
-        self.begun = clock() - spent
+        self.limit = min(space.budget.trials or math.inf, space.size() or math.inf)
+        self.ledger, self.rate = Ledger.from_events(folder.events()), Rate.of(space.hardware, space.budget.price)
+        self._held = max(self.ledger.held, spent * groups)
+        self._begun, self._spent = clock(), max(self.ledger.elapsed, spent)
         self.live: dict[int, Live] = {}
-        self.rows: list[Row] = list(folder.rows())
-        self.ended = {row["trial"]: row["state"] for row in self.rows if row["state"] in ENDED}
-        self.durations = {row["trial"]: row["seconds"] for row in self.rows if row["state"] in ENDED}
-        self.busy = sum(self.durations.values())
+        self.rows: list[Row] = []
+        self.ended: dict[int, str] = {}
+        self.counts: Counter[str] = Counter()
         self.exhausted = False
-        self._standing: tuple[Front, dict[str, Any]] | None = None
-        self.reference = folder.meta.get("reference")
-        self._choose_reference()
+        self.box: Box | None = None
+        self.standing = Standing(space.objectives, space.constraints)
+        self.stall = limits.Stall(space.budget.gain)
+        self._take_up(folder.rows())
 
-    # ---- what Tune asks
+    def _take_up(self, rows: list[Row]) -> None:
+        """Earlier sessions' rows, in order."""
+        for row in rows:
+            self._learn(row)
+        corners = self.folder.meta.get("box")
+        if self.box is None and corners:
+            self.box = Box.of(corners, self.space.objectives)
+        self._choose_box()
+
+    # ---- what a driver asks
     def ask(self) -> Live | None:
-        """The next trial, or None when the budget or the space is used up. A point that makes no legal trial is recorded
-        as failed, counts, and the next one is taken."""
+        """The next trial. None when the budget or the space is used up, and when the search has to wait for a result
+        (`over` tells which). A point that makes no legal trial is recorded as failed, counts, and the next one is taken."""
         while not self.over:
             proposal = self.study.ask()
             if proposal is None:
-                self.exhausted = True
+                self.exhausted = not self.study.blocked
                 return None
+            self.folder.event({"event": "ask", "trial": proposal.number, "values": proposal.values}, sync=False)
             try:
                 config = self.space.config(proposal.values)
             except UserError as error:
                 trial = Live(proposal.number, proposal.values, TrialConfig(), proposal.tag, self.clock())
                 self._close(trial, "failed", {}, str(error))
                 continue
-            trial = Live(proposal.number, proposal.values, config, proposal.tag, self.clock())
+            trial = Live(proposal.number, proposal.values, config, proposal.tag, self.clock(), heard=self.clock())
             self.live[trial.number] = trial
             if trial.tag:  # a reference arm: it is compared with, not weeded out
                 self.scheduler.protected.add(trial.number)
             self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag)
             return trial
         return None
+
+    def enqueue(self, values: Mapping[str, Any], tag: str | None = None) -> bool:
+        """Have a point proposed before any other, unless the study has it already; recorded, so that a replay knows."""
+        if not self.study.enqueue(values, tag=tag):
+            return False
+        self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag})
+        return True
 
     def report(self, number: int, event: Event, seconds: float | None = None) -> Decision:
         """Take one rung's measurements and decide. A rung that is known already (the trial was restarted) changes nothing.
@@ -112,6 +137,7 @@ class Engine:
         if trial is None:
             return "stop"
         trial.seconds = self.clock() - trial.started if seconds is None else seconds
+        trial.heard = self.clock()
         if event["rung"] <= trial.rung:
             return "continue"
         metrics = {name: value for name, value in event.items() if name not in _CONTROL}
@@ -126,8 +152,8 @@ class Engine:
             return self._close(trial, "complete", metrics)
         if self.scheduler.report(number, trial.rung, metrics) == "stop":
             return self._close(trial, "stopped", metrics, f"dominated at rung {trial.rung}")
-        if self._time_left() <= 0:
-            return self._close(trial, "stopped", metrics, "the time budget was used up")
+        if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
+            return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
         self._append(self._row(trial, "rung", metrics))
         self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs), metrics=metrics)
         return "continue"
@@ -140,64 +166,70 @@ class Engine:
             trial.rung = min(trial.rung + 1, len(self.space.rungs) - 1)  # the rung that it was on
             self._close(trial, "failed", {}, reason, trace)
 
+    def overdue(self) -> list[int]:
+        """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends them and calls `fail`."""
+        most = self.space.budget.trial_time
+        now = self.clock()
+        return [] if most is None else [number for number, trial in self.live.items() if now - trial.heard > most]
+
     def amend(self, number: int, more: Mapping[str, Any]) -> None:
         """Add measurements to a complete trial: its last row is recorded again, with them."""
-        row = next(row for row in reversed(self.rows) if row["trial"] == number and row["state"] == "complete")
-        self._append({**row, **more, "time": time.time()})
+        self._append({**self.standing.rows[number], **more, "time": time.time()})
 
     @property
     def over(self) -> bool:
         """No further trial is to be started."""
-        return self.exhausted or self._time_left() <= 0 or len(self.ended) + len(self.live) >= self.limit
+        return self.ended_by is not None
 
     @property
-    def limit(self) -> float:
-        """Trials at most: the budget's, or the points of the space; infinite when only the time is limited."""
-        return min(self.space.budget.trials or math.inf, self.space.size() or math.inf)
+    def ended_by(self) -> str | None:
+        """Which limit is reached: space, trials, time, device_hours, money or patience; None while none is."""
+        if self.exhausted:
+            return "space"
+        return limits.reached(self.space.budget, started=len(self.ended) + len(self.live), most=self.limit,
+                              elapsed=self.elapsed, held=self.held, rate=self.rate, stall=self.stall)
 
     # ---- what is told
     @property
     def front(self) -> Front:
         """The front of everything recorded so far."""
-        return self._stand()[0]
-
-    def _stand(self) -> tuple[Front, dict[str, Any]]:
-        """The front and its figures, computed anew after each complete trial."""
-        if self._standing is None:
-            front = Front.from_rows(self.rows, self.space.objectives, self.space.constraints)
-            best = {item.metric: front.best(item.metric) for item in self.space.objectives}
-            self._standing = front, {
-                "front_size": len(front),
-                "hypervolume": None if self.reference is None else front.hypervolume(self.reference),
-                "best": {metric: measured(row, metric) for metric, row in best.items() if row is not None}}
-        return self._standing
+        return self.standing.front
 
     @property
     def members(self) -> list[int]:
         """Trials on the front."""
-        return [row["trial"] for row in self.front]
+        return self.standing.members
 
     @property
     def elapsed(self) -> float:
         """Seconds that the run took so far, earlier sessions included."""
-        return self.clock() - self.begun
+        return self._spent + self.clock() - self._begun
+
+    @property
+    def held(self) -> float:
+        """Group-seconds that the run has held, earlier sessions included."""
+        return self._held + (self.clock() - self._begun) * self.groups
 
     def add_busy(self, seconds: float) -> None:
-        """Account for time that a worker group spent outside trials."""
-        self.busy += seconds
+        """Account for time that a worker group spent on what trials share."""
+        self.ledger.shared += seconds
+
+    def cost(self) -> dict[str, Any]:
+        """Device-seconds by what they were for, hours and money: see `cost.Ledger.told`."""
+        self.ledger.elapsed, self.ledger.held = self.elapsed, self.held
+        return self.ledger.told(self.rate, sum(trial.seconds for trial in list(self.live.values())))
 
     def summary(self) -> dict[str, Any]:
         """Counts, front, best values, time and cost; part of every event."""
-        states = list(self.ended.values())
-        hours = (self.busy + sum(trial.seconds for trial in list(self.live.values()))) / 3600
-        hardware = self.space.hardware
+        cost, hardware = self.cost(), self.space.hardware
+        hours = (cost["held"] - cost["overhead"]) / self.rate.devices / 3600
         return {
-            "running": len(self.live), "complete": states.count("complete"), "stopped": states.count("stopped"),
-            "failed": states.count("failed"), "trials": int(self.limit) if math.isfinite(self.limit) else None,
-            **self._stand()[1],
-            "elapsed": self.elapsed, "eta": self._eta(),
+            "running": len(self.live), **{state: self.counts[state] for state in ENDED},
+            "trials": int(self.limit) if math.isfinite(self.limit) else None,
+            "front_size": len(self.standing.members), "hypervolume": self._volume(), "best": dict(self.standing.best),
+            "elapsed": self.elapsed, "eta": self._eta(), "ended_by": self.ended_by,
             "cpu_hours": hours * hardware.workers * hardware.cpus,
-            "gpu_hours": hours * hardware.workers * hardware.gpus,
+            "gpu_hours": hours * hardware.workers * hardware.gpus, "cost": cost,
         }
 
     def emit(self, event: str, **more: Any) -> None:
@@ -205,6 +237,9 @@ class Engine:
         self._emit(event, **more)
 
     # ---- inside
+    def _volume(self) -> float | None:
+        return None if self.box is None else self.standing.hypervolume(self.box)
+
     def _fault(self, metrics: Row, final: bool) -> str | None:
         """Why measurements cannot stand: below the top rung, objectives may be missing but not be NaN or infinite."""
         if final:
@@ -215,16 +250,14 @@ class Engine:
     def _close(self, trial: Live, state: str, metrics: Row, reason: str | None = None, trace: str = "") -> Decision:
         self.live.pop(trial.number, None)
         row = self._row(trial, state, metrics, reason)
-        self._append(row)
-        self.ended[trial.number] = state
-        self.durations[trial.number] = row["seconds"]
-        self.busy += row["seconds"]
+        changed = self._append(row)
+        self.ledger.end(trial.number, state, row["seconds"])
         self.study.tell(trial.number, state, metrics or None, reason)
         if trace:
             self.folder.event({"event": "traceback", "trial": trial.number, "traceback": trace})
         self._emit("trial_finished", trial=trial.number, state=state, rung=trial.rung, metrics=metrics, reason=reason,
                    values=trial.values, seconds=row["seconds"])
-        if state == "complete" and trial.number in self.members:
+        if changed:
             self.folder.write_front(self.front)
             self._emit("front", trial=trial.number, members=self.members)
         return "stop"
@@ -236,32 +269,45 @@ class Engine:
                 "seconds": trial.seconds, "device": trial.facts.get("device"),
                 "seed": trial.config.seed, "versions": self.versions, "reason": reason, "time": time.time()}
 
-    def _append(self, row: Row) -> None:
+    def _append(self, row: Row) -> bool:
+        """Write a row down, then know it. Returns whether the front changed."""
         self.folder.append(row)
-        self.rows.append(row)
-        if row["state"] == "complete":
-            self._standing = None
-            self._choose_reference()
+        return self._learn(row)
 
-    def _choose_reference(self) -> None:
-        """Fix the hypervolume's reference once there are results to take it from; the run folder keeps it."""
-        if self.reference is None:
-            first = max(2, min(8, (self.space.budget.trials or 32) // 4))
-            self.reference = choose_reference(self.rows, self.space.objectives, first=first)
-            if self.reference is not None:
-                self.folder.update(reference=self.reference)
+    def _learn(self, row: Row) -> bool:
+        self.rows.append(row)
+        if row["state"] not in ENDED:
+            return False
+        first = row["trial"] not in self.ended
+        if first:
+            self.counts[row["state"]] += 1
+        self.ended[row["trial"]] = row["state"]
+        changed = self.standing.add(row)
+        if row["state"] == "complete":
+            self._choose_box()
+        if first:
+            self.stall.note(self._volume())
+        return changed
+
+    def _choose_box(self) -> None:
+        """Fix the hypervolume's box once there are results to take it from; the run folder keeps it."""
+        if self.box is not None:
+            return
+        first = max(2, min(8, (self.space.budget.trials or 32) // 4))
+        self.box = choose_box(self.standing.rows.values(), self.space.objectives, first=first, given=self.space.box)
+        corners = self.folder.meta.get("box") if self.box else None
+        if corners:
+            self.box = Box.of(corners, self.space.objectives)
+        elif self.box:
+            self.folder.update(box=self.box.corners())
 
     def _emit(self, event: str, **more: Any) -> None:
         self.observer({**self.summary(), **more, "event": event})
 
-    def _time_left(self) -> float:
-        limit = self.space.budget.time
-        return math.inf if limit is None else limit - self.elapsed
-
     def _eta(self) -> float | None:
-        """Seconds to the end of the trials: those that remain at the pace so far, or what is left of the time."""
-        left = self._time_left()
-        if self.durations:
+        """Seconds to the end of the trials: those that remain at the pace so far, or what is left of time and money."""
+        left = limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held, groups=self.groups, rate=self.rate)
+        if self.ended:
             remaining = self.limit - len(self.ended)
-            left = min(left, statistics.mean(self.durations.values()) * remaining / self.groups)
+            left = min(left, sum(self.ledger.sums.values()) / len(self.ended) * remaining / self.groups)
         return max(0.0, left) if math.isfinite(left) else None

@@ -12,9 +12,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from search.front_geometry import crowding, hypervolume, layers
+from search.front_box import Box
+from search.front_geometry import contributions, crowding, layers
+from search.front_place import Place, interval, places
 from search.front_table import to_table
-from search.objectives import Constraint, Objective, feasible, matrix, measured
+from search.objectives import Constraint, Objective, feasible, finished, matrix, vector
 
 Row = Mapping[str, Any]
 
@@ -38,7 +40,7 @@ class Front:
 
         A trial counts once, by its last complete row.
         """
-        candidates = [row for row in _complete(rows, objectives) if feasible(row, constraints)]
+        candidates = [row for row in finished(rows, objectives) if feasible(row, constraints)]
         rank = layers(matrix(candidates, objectives))
         members = [row for row, layer in zip(candidates, rank, strict=True) if layer == 0]
         members.sort(key=lambda row: (tuple(matrix([row], objectives)[0]), row.get("trial", -1)))
@@ -60,14 +62,28 @@ class Front:
         """Crowding distance of each member, float [members]; large = alone on its stretch of the front."""
         return crowding(self.vectors)
 
-    def hypervolume(self, reference: Mapping[str, float]) -> float:
-        """Volume that the members dominate up to `reference` (metric -> value, in the metric's own unit).
+    @property
+    def places(self) -> list[Place | None]:
+        """Whether each member holds its place when measured again: see `front_place.places`."""
+        return places(self.members, self.objectives, self.constraints)
 
-        Only values taken against one and the same reference can be compared. A member beyond it on any objective adds
-        nothing. Raises KeyError when the reference lacks an objective.
+    def hypervolume(self, box: Box) -> float:
+        """Share of `box` that the members dominate. Only values in one and the same box can be compared."""
+        return box.hypervolume(self.vectors)
+
+    def contributions(self, box: Box) -> np.ndarray:
+        """What the hypervolume would lose without each member, float [members]; 0 for one of two equal members."""
+        return contributions(box.scaled(self.vectors), np.ones(len(self.objectives)))
+
+    def attains(self, goal: Mapping[str, float]) -> bool:
+        """Whether some member is at least as good as `goal` (metric -> value, own units) on every objective it names.
+
+        Raises KeyError for a metric that is not an objective.
         """
-        point = {objective.metric: float(reference[objective.metric]) for objective in self.objectives}
-        return hypervolume(self.vectors, matrix([point], self.objectives)[0])
+        named = [objective for objective in self.objectives if objective.metric in goal]
+        if unknown := set(goal) - {objective.metric for objective in named}:
+            raise KeyError(f"no objective: {', '.join(sorted(unknown))}")
+        return bool((matrix(self.members, named) <= vector(goal, named)).all(axis=1).any())
 
     def knee(self) -> Row | None:
         """The member that gives up least: smallest sum of objectives after each is scaled to 0..1 over the front.
@@ -94,23 +110,37 @@ class Front:
         order = np.lexsort((rank, matrix(rows, wanted)[:, 0]))
         return rows[int(order[0])]
 
-    def summary(self, reference: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """The front as one JSON-able mapping; `hypervolume` is None without a reference."""
+    def summary(self, box: Box | None = None) -> dict[str, Any]:
+        """The front as one JSON-able mapping; `hypervolume` is None without a box."""
         knee = self.knee()
         return {
             "objectives": [{"metric": item.metric, "direction": item.direction} for item in self.objectives],
             "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound} for item in self.constraints],
-            "reference": dict(reference) if reference else None,
-            "hypervolume": self.hypervolume(reference) if reference else None,
+            "box": box.corners() if box else None,
+            "hypervolume": self.hypervolume(box) if box else None,
             "candidates": len(self.candidates),
             "knee": knee.get("trial") if knee else None,
-            "members": [dict(row) for row in self.members],
+            "members": self.told(),
         }
 
+    def told(self) -> list[dict[str, Any]]:
+        """The members' rows, those that were measured again with `place` and each objective's `METRIC_low`, `_high`."""
+        rows = []
+        for row, place in zip(self.members, self.places, strict=True):
+            found = {item.metric: interval(row, item.metric) for item in self.objectives}
+            ends = {f"{metric}_{end}": getattr(one, end) for metric, one in found.items() if one for end in ("low", "high")}
+            rows.append({**row, **({"place": place} if place else {}), **ends})
+        return rows
+
     def to_arrow(self, columns: Mapping[str, str] | None = None) -> pa.Table:
-        """One row per member, objectives and constrained metrics first; `columns`: see `front_table.column_types`."""
-        first = [item.metric for item in (*self.objectives, *self.constraints)]
-        return to_table(self.members, columns, first)
+        """One row per member (`told`), place, objectives and constrained metrics first; `columns`: see
+        `front_table.column_types`."""
+        rows = self.told()
+        first = [name for item in (*self.objectives, *self.constraints)
+                 for name in (item.metric, *(f"{item.metric}_{end}" for end in ("low", "high") if rows
+                              and any(f"{item.metric}_{end}" in row for row in rows)))]
+        placed = ["place"] if any("place" in row for row in rows) else []
+        return to_table(rows, columns, placed + first)
 
     def to_pandas(self) -> pd.DataFrame:
         """`to_arrow` as a data frame."""
@@ -122,31 +152,12 @@ class Front:
         pyarrow.csv.write_csv(self.to_arrow(columns), path, options)
 
 
-def choose_reference(rows: Iterable[Row], objectives: Sequence[Objective], first: int = 8,
-                     margin: float = 0.1) -> dict[str, float] | None:
-    """A hypervolume reference, in the metrics' own units, to be recorded once and never moved.
+def attainment(fronts: Sequence[Front], goals: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """The empirical attainment function (da Fonseca et al. 2001): the share of `fronts` that attain each goal, float [n].
 
-    It lies `margin` beyond the worst of the first `first` complete results, on each objective; the margin is a share of
-    that worst value's size or of the spread seen, whichever is larger. None until there are `first` such results.
+    The fronts are repeats of one search, such as runs of several seeds; a goal is metric -> value in its own unit.
     """
-    seen = _complete(rows, objectives)[:first]
-    if len(seen) < first:
-        return None
-    points = matrix(seen, objectives)
-    worst = points.max(axis=0)
-    size = np.maximum(np.abs(worst), worst - points.min(axis=0))
-    beyond = worst + margin * np.where(size > 0, size, 1.0)
-    return {objective.metric: float(-value if objective.direction == "maximize" else value)
-            for objective, value in zip(objectives, beyond, strict=True)}
-
-
-def _complete(rows: Iterable[Row], objectives: Sequence[Objective]) -> list[Row]:
-    """Rows that are complete with finite objectives, one per trial, in the order in which trials first completed."""
-    latest: dict[Any, Row] = {}
-    for index, row in enumerate(rows):
-        if row.get("state") == "complete" and all(np.isfinite(measured(row, item.metric)) for item in objectives):
-            latest[row.get("trial", f"row {index}")] = row
-    return list(latest.values())
+    return np.mean([[front.attains(goal) for goal in goals] for front in fronts], axis=0)
 
 
 def _scaled(vectors: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Geometry of objective vectors, all in minimization form: layers, crowding distance, hypervolume. numpy only."""
+"""Geometry of objective vectors, all in minimization form: layers, crowding distance, hypervolume, spread. numpy only."""
 
 from __future__ import annotations
 
@@ -71,6 +71,32 @@ def hypervolume(vectors: np.ndarray, reference: np.ndarray) -> float:
     points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
     points = points[(points < reference).all(axis=1)]
     return _enclosed(_front(points), reference) if len(points) else 0.0
+
+
+def contributions(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Exclusive hypervolume of each row of [n, k]: what the set loses without it, float [n]. Copies contribute 0."""
+    points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
+    whole = hypervolume(points, reference)
+    without = [hypervolume(np.delete(points, index, axis=0), reference) for index in range(len(points))]
+    return np.maximum(0.0, whole - np.array(without)) if len(points) else np.zeros(0)
+
+
+def spread_order(vectors: np.ndarray) -> np.ndarray:
+    """Positions of the rows of [n, k] such that every beginning covers the whole well: an epsilon-net, int [n].
+
+    Starts at the row with the smallest sum and then always takes the row farthest from those taken (Salinas et al. 2021,
+    section 4.1). Axes should be on one scale. O(n^2 k).
+    """
+    points = np.asarray(vectors, dtype=float)
+    if not len(points):
+        return np.zeros(0, dtype=int)
+    taken = [int(np.argmin(points.sum(axis=1)))]
+    gap = np.full(len(points), np.inf)
+    while len(taken) < len(points):
+        gap = np.minimum(gap, ((points - points[taken[-1]]) ** 2).sum(axis=1))
+        gap[taken] = -1.0
+        taken.append(int(np.argmax(gap)))
+    return np.array(taken)
 
 
 def _front(points: np.ndarray) -> np.ndarray:

@@ -49,6 +49,15 @@ def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -
     return np.array(vectors, dtype=float).reshape(len(vectors), len(objectives))
 
 
+def finished(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> list[Mapping[str, Any]]:
+    """Rows that are complete with finite objectives, one per trial (its last), in the order in which trials first completed."""
+    latest: dict[Any, Mapping[str, Any]] = {}
+    for index, row in enumerate(rows):
+        if row.get("state") == "complete" and all(math.isfinite(measured(row, item.metric)) for item in objectives):
+            latest[row.get("trial", f"row {index}")] = row
+    return list(latest.values())
+
+
 def violation(row: Mapping[str, Any], constraint: Constraint) -> float:
     """How far the row is beyond the bound, in units of the bound's size, so that amounts of metrics can be added.
 

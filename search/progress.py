@@ -16,6 +16,7 @@ from search.cli_format import compact, duration, figure, label, short_names, sho
 from search.progress_live import Live
 
 Event = Mapping[str, Any]
+ENDED_BY = {"space": "every point was tried", "trials": "all trials have run", "patience": "the front stopped growing"}
 COLORS = {"complete": "green", "stopped": "yellow", "failed": "red"}
 
 
@@ -153,14 +154,16 @@ class Words:
 
     def _front(self, event: Event) -> str:
         volume = event.get("hypervolume")
-        size = f", hypervolume {figure('', volume)}" if volume is not None else ""
+        size = f", hypervolume {volume:.1%}" if volume is not None else ""
         return f"[bold]front[/] {event['front_size']} members{size}  {totals(event)}"
 
     def _warning(self, event: Event) -> str:
         return f"[yellow]warning[/] {escape(str(event.get('message', '')))}"
 
     def _run_finished(self, event: Event) -> str:
-        return f"[bold]run finished[/] {totals(event)}"
+        by = event.get("ended_by")
+        why = f" [dim]({ENDED_BY.get(by, f'the {by} budget is used up')})[/]" if by else ""
+        return f"[bold]run finished[/]{why} {totals(event)}"
 
     def measured(self, metrics: Mapping[str, Any]) -> str:
         """The objectives that a result holds: `perplexity 12.3, latency 4.1 ms`."""
@@ -183,9 +186,11 @@ def totals(event: Event) -> str:
 
 
 def cost(event: Event) -> list[str]:
-    """`0.08 CPU-hours`, and GPU-hours where GPUs are used."""
-    return [f"{figure('', event[key])} {unit}-hours" for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU"))
-            if event.get(key)]
+    """`0.08 CPU-hours`, and GPU-hours where GPUs are used; the money where there is a price."""
+    hours = [f"{figure('', event[key])} {unit}-hours" for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU"))
+             if event.get(key)]
+    money = (event.get("cost") or {}).get("money")
+    return hours if money is None else [*hours, f"money {figure('', money)}"]
 
 
 def clock(seconds: float) -> str:

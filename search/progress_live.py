@@ -111,7 +111,7 @@ class Live:
     def _front(self) -> Text:
         text = Text.from_markup(f"[bold]{self.summary.get('front_size', 0)}[/] members")
         if self.volumes:
-            text.append(f"   hypervolume {figure('', self.volumes[-1])} ")
+            text.append(f"   hypervolume {self.volumes[-1]:.1%} of the box ")
             text.append(sparkline(self.volumes), style="magenta")
         return text
 
@@ -125,6 +125,8 @@ class Live:
         for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")):
             if told.get(key):
                 text.append(f"   {figure('', told[key])} {unit}-hours", style="dim")
+        if (told.get("cost") or {}).get("money") is not None:
+            text.append(f"   money {figure('', told['cost']['money'])}", style="dim")
         return text
 
     def _best(self) -> Text:

@@ -1,7 +1,7 @@
 """RUN/: everything that a run leaves on disk, written so that a killed process loses nothing that was acknowledged.
 
     space.yaml      the resolved space             events.jsonl   rows and events, in order; the truth
-    run.json        state, reference, versions     trials.parquet the rows as a table, rewritten now and then
+    run.json        state, box, versions           trials.parquet the rows as a table, rewritten now and then
     front.csv/.json the front                      study.journal  the Optuna study
 
 One process writes (it holds `lock`), any number read.
@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow.parquet
 
 from search.front import Front
+from search.front_box import Box
 from search.front_table import to_table
 from search.records_files import RunLock, replacing, write_text
 from search.records_journal import append_line, dumps, mend_tail, read_lines
@@ -30,16 +31,20 @@ from spaces.errors import UserError
 SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
 
+REWRITE_SHARE = 20
+"""Times what a rewrite of trials.parquet took that passes until the next."""
+
 
 class RunFolder:
     """One run on disk. `create` and `lock` make this process its writer; a folder that was only opened can be read."""
 
     def __init__(self, path: Path, parquet_every: float = 5.0, clock: Callable[[], float] = time.monotonic):
-        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`."""
+        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`; a
+        rewrite that took long puts the next one off, so that a long run does not spend its time on rewriting."""
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
         self._rows: list[dict[str, Any]] | None = None
-        self._stale, self._written = False, -float("inf")
+        self._stale, self._due = False, -float("inf")
 
     @classmethod
     def create(cls, storage: Path, name: str, space_yaml: str, meta: Mapping[str, Any] | None = None,
@@ -96,14 +101,14 @@ class RunFolder:
         append_line(self.path / EVENTS, entry)
         self._rows.append({name: value for name, value in entry.items() if name != "event"})
         self._stale = True
-        if self._clock() - self._written >= self.parquet_every:
+        if self._clock() >= self._due:
             self.write_parquet()
 
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns."""
+    def event(self, event: Mapping[str, Any], sync: bool = True) -> None:
+        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
-        append_line(self.path / EVENTS, {"time": time.time(), **event})
+        append_line(self.path / EVENTS, {"time": time.time(), **event}, sync)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
@@ -123,7 +128,7 @@ class RunFolder:
             raise UserError(f"{self.path / META}: not JSON: {error}") from None
 
     def update(self, **changes: Any) -> dict[str, Any]:
-        """Set keys of run.json (state, reference, versions, ...) and return the whole. Atomic."""
+        """Set keys of run.json (state, box, versions, ...) and return the whole. Atomic."""
         self._check_writable()
         meta = {**self.meta, **changes}
         write_text(self.path / META, _pretty(meta))
@@ -138,18 +143,21 @@ class RunFolder:
     def write_parquet(self) -> None:
         """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of a temporary file."""
         self._check_writable()
+        began = self._clock()
         table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
         with replacing(self.path / TRIALS) as temporary:
             pyarrow.parquet.write_table(table, temporary)
-        self._stale, self._written = False, self._clock()
+        ended = self._clock()
+        self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
 
     def write_front(self, front: Front) -> None:
-        """Write front.csv (one row per member) and front.json (objectives, reference, hypervolume, members)."""
+        """Write front.csv (one row per member) and front.json (objectives, box, hypervolume, members)."""
         self._check_writable()
         meta = self.meta
         with replacing(self.path / FRONT_CSV) as temporary:
             front.to_csv(temporary, meta.get("columns"))
-        write_text(self.path / FRONT_JSON, _pretty(front.summary(meta.get("reference"))))
+        box = Box.of(meta["box"], front.objectives) if meta.get("box") else None
+        write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
 
     def close(self, state: str | None = None) -> None:
         """Bring the table up to date, note the end `state` in run.json if given, and let go of the lock."""

@@ -15,8 +15,11 @@ NONFINITE = "nonfinite"
 """Key under which a line keeps the names of values that JSON has no word for."""
 
 
-def append_line(path: Path, entry: Mapping[str, Any]) -> None:
-    """Write one line and return when the disk has it. A write that fails half-way is taken back before it raises."""
+def append_line(path: Path, entry: Mapping[str, Any], sync: bool = True) -> None:
+    """Write one line and return when the disk has it (without `sync`: when the system has it).
+
+    A write that fails half-way is taken back before it raises.
+    """
     line = (dumps(entry) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -25,7 +28,8 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
             written = 0
             while written < len(line):
                 written += os.write(handle, line[written:])
-            os.fsync(handle)
+            if sync:
+                os.fsync(handle)
         except OSError:
             os.ftruncate(handle, before)
             raise

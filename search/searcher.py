@@ -87,6 +87,14 @@ class StudySearcher:
         self._grid: Iterator[dict[str, Any]] | None = None
 
     @property
+    def blocked(self) -> bool:
+        """Whether `ask` returned None for want of a result: never, see `replay.Ordered`."""
+        return False
+
+    def flush(self) -> None:
+        """Every result has been told: nothing to do, see `replay.Ordered`."""
+
+    @property
     def running(self) -> tuple[int, ...]:
         """Numbers that were asked for and not told."""
         return tuple(trial.number for trial in self._trials() if trial.state == TrialState.RUNNING)

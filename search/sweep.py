@@ -12,13 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from search import ray_env
+from search import ray_env, schedulers
+from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
 from search.front import Front
 from search.front_table import column_types
-from search.halving import Halving, NoHalving
-from search.records import FRONT_PNG, SPACE, STUDY, RunFolder
-from search.searcher import StudySearcher
+from search.opening import open_search
+from search.records import FRONT_PNG, SPACE, RunFolder
 from spaces import points
 from spaces.errors import UserError
 from spaces.schema import Space
@@ -92,20 +92,12 @@ class Course:
     def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer):
         self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
         rows = folder.rows()
-        self.study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=folder.path / STUDY,
-                                   sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed)
-        self.restored = self.study.restore(rows)
-        scheduler = self._scheduler()
+        self.study, self.restored, judged = open_search(space, folder, problem(space))
+        scheduler = schedulers.build(space.scheduler.name, judged, space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
         scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
-
-    def _scheduler(self) -> Halving | NoHalving:
-        space = self.space
-        if space.scheduler.name == "none":
-            return NoHalving(space.objectives)
-        return Halving(space.objectives, space.constraints, rungs=len(space.rungs), eta=space.scheduler.eta)
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""
@@ -135,7 +127,7 @@ class Course:
         shared = prepare(self.space, client, self.cache, self.engine)
         reference = unquantized(self.space)
         if reference is not None:
-            self.study.enqueue(reference, tag=UNQUANTIZED)
+            self.engine.enqueue(reference, tag=UNQUANTIZED)
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
         self._measure_again(client, shared)
@@ -152,6 +144,7 @@ class Course:
     def close(self, state: str) -> None:
         """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
         engine = self.engine
+        self.study.flush()
         self.folder.update(spent=engine.elapsed)
         self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
         self.folder.write_front(engine.front)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
@@ -30,20 +30,27 @@ class BudgetConfig(Settings):
 
     trials: int | None = Field(None, ge=1, description="trials to start")
     time: float | None = Field(None, gt=0, description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
+    device_hours: float | None = Field(
+        None, gt=0, description="hours times devices held (GPUs where trials hold any, else CPUs), idle ones included"
+    )
+    price: float | None = Field(None, gt=0, description="of one device for one hour; every report then tells the money")
+    money: float | None = Field(None, gt=0, description="most to spend, at `price`")
+    patience: int | None = Field(None, ge=1, description="trials that may end one after another without a better front")
+    gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) that `patience` counts as one")
+    trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; a trial that takes longer "
+                                                             "has failed")
 
-    @field_validator("time", mode="before")
+    @field_validator("time", "trial_time", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
         return seconds(value) if isinstance(value, str) else value
 
 
-class SamplerConfig(Settings):
-    """What proposes the next trial. Keys beside `name` are the sampler's own options."""
+class MethodConfig(Settings):
+    """A method by name. Keys beside `name` are its own options; names and options are checked against the catalogue."""
 
     model_config = ConfigDict(extra="allow")
-    name: Literal["tpe", "random", "qmc", "nsga2", "nsga3", "gp", "grid"] = Field(
-        "tpe", description="tpe is the best at about 100 trials; grid tries every point of a finite space in order"
-    )
+    name: str
 
     @model_validator(mode="before")
     @classmethod
@@ -52,20 +59,22 @@ class SamplerConfig(Settings):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The sampler's own options."""
+        """The method's own options."""
         return dict(self.__pydantic_extra__ or {})
 
 
-class SchedulerConfig(Settings):
-    """What stops a trial early, at a rung."""
+class SamplerConfig(MethodConfig):
+    """What proposes the next trial. Keys beside `name` are the sampler's own options."""
 
-    name: Literal["halving", "none"] = Field("halving", description="halving keeps the best 1/eta of each rung")
-    eta: int = Field(3, ge=2, description="at each rung about one trial in `eta` goes on")
+    name: str = Field("tpe", description="as `qdlm plugins searchers` lists them, with their options beside `name`; grid "
+                                         "tries every point of a finite space in order")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+
+class SchedulerConfig(MethodConfig):
+    """What stops a trial early, at a rung. Keys beside `name` are the scheduler's own options."""
+
+    name: str = Field("halving", description="as `qdlm plugins schedulers` lists them; halving keeps about the best 1/eta "
+                                             "of each rung, none lets every trial run to its end")
 
 
 class FinishConfig(Settings):
@@ -83,6 +92,10 @@ class SpaceForm(Settings):
     search: dict[str, Dimension] = Field(min_length=1, description="dotted trial path to the values searched there")
     objectives: dict[MetricName, Direction] = Field(min_length=1, description="metric to minimize or maximize")
     constraints: tuple[str, ...] = Field((), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
+    box: dict[MetricName, tuple[float, float]] = Field(
+        {}, description="objective to [best, worst]: the corners in which hypervolume is told, fixed so that runs can be "
+        "compared. Default: chosen from the first complete trials, and recorded"
+    )
     budget: BudgetConfig = BudgetConfig()
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
@@ -94,6 +107,10 @@ class SpaceForm(Settings):
     scheduler: SchedulerConfig = SchedulerConfig()
     hardware: HardwareConfig = HardwareConfig()
     finish: FinishConfig = FinishConfig()
+    deterministic: int = Field(
+        0, ge=0, description="W > 0: proposal k depends on the results of trials up to k - W alone, told in their order, so "
+        "any timing and any number of workers give the same search; at most W trials run at once. 0: use every result at once"
+    )
     seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is trial.seed")
 
     @field_validator("constraints")

@@ -48,6 +48,7 @@ def check(form: SpaceForm, complaints: Complaints) -> None:
     check_overlaps(form, complaints)
     check_groups(form, complaints)
     check_pairs(form, complaints)
+    check_box(form, complaints)
     check_run(form, complaints)
 
 
@@ -241,6 +242,17 @@ def _reached(
     return complaints.error(("search", inside[-1]), f"the space reaches {values}: {message}")
 
 
+def check_box(form: SpaceForm, complaints: Complaints) -> None:
+    """Corners are given for objectives only, the better one first."""
+    for metric, (best, worst) in form.box.items():
+        if metric not in form.objectives:
+            legal = ", ".join(form.objectives)
+            raise complaints.error(("box", metric), f"is not an objective{near(metric, form.objectives)}; legal: {legal}")
+        if best == worst or (best < worst) != (form.objectives[metric] == "minimize"):
+            message = f"[{best:g}, {worst:g}] is not [best, worst] of a metric to {form.objectives[metric]}"
+            raise complaints.error(("box", metric), message)
+
+
 def check_run(form: SpaceForm, complaints: Complaints) -> None:
     """The search can end, and a grid has an end to reach."""
     endless = [path for path, dimension in form.search.items() if not dimension.finite]
@@ -248,5 +260,8 @@ def check_run(form: SpaceForm, complaints: Complaints) -> None:
         if endless:
             message = f"grid needs finitely many points; use choice or int for {', '.join(endless)}"
             raise complaints.error(("sampler", "name"), message)
-    elif form.budget.trials is None and form.budget.time is None:
-        raise complaints.error(("budget",), "the search would never end; give budget.trials, budget.time or both")
+    elif not any(getattr(form.budget, limit) for limit in ("trials", "time", "device_hours", "money", "patience")):
+        message = "the search would never end; give budget.trials, budget.time, device_hours, money or patience"
+        raise complaints.error(("budget",), message)
+    if form.budget.money is not None and form.budget.price is None:
+        raise complaints.error(("budget", "money"), "needs budget.price, the price of one device for one hour")

@@ -99,6 +99,11 @@ class Space:
         return [Constraint.parse(text) for text in self.form.constraints]
 
     @property
+    def box(self) -> dict[str, tuple[float, float]]:
+        """Objective to [best, worst], for those whose corner of the hypervolume's box is given."""
+        return self.form.box
+
+    @property
     def budget(self) -> BudgetConfig:
         """When the search ends: `trials` and `time` in seconds, either may be None."""
         return self.form.budget
@@ -115,7 +120,7 @@ class Space:
 
     @property
     def scheduler(self) -> SchedulerConfig:
-        """`name` and `eta` of what stops trials."""
+        """`name` and `options` of what stops trials."""
         return self.form.scheduler
 
     @property
@@ -127,6 +132,11 @@ class Space:
     def finish(self) -> FinishConfig:
         """What is done with the members of the front."""
         return self.form.finish
+
+    @property
+    def deterministic(self) -> int:
+        """Trials that a proposal does not wait for; 0 = the order of results decides."""
+        return self.form.deterministic
 
     @property
     def seed(self) -> int:

@@ -87,6 +87,7 @@ METRICS = Registry("metric", {
     "diversity": "trainable.metrics.diversity:Diversity",
     "controllability": "trainable.metrics.controllability:Controllability",
     "latency_ms": "trainable.metrics.latency:Latency",
+    "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",
     "size_bytes": "trainable.metrics.size:SizeBytes",
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",

@@ -12,7 +12,6 @@ from pydantic import Field
 from search import catalogue, doctor
 from search.cli import main
 from search.cli_plugins import KINDS, describe, parameters
-from spaces.form import SamplerConfig
 from spaces.loading import shipped
 from trainable.registry import REGISTRIES, Params
 
@@ -38,8 +37,11 @@ def test_every_registered_plugin_is_listed_with_every_parameter(capsys):
     assert [plugin["name"] for plugin in found["schedulers"]] == ["halving", "none"]
 
 
-def test_searchers_are_those_that_a_space_may_name():
-    assert set(catalogue.METHODS) == set(SamplerConfig.model_json_schema()["properties"]["name"]["enum"])
+def test_searchers_are_listed_with_their_options(capsys):
+    listed = json.loads(printed(capsys, "plugins", "searchers", "--format", "json"))["searchers"]
+    assert {plugin["name"] for plugin in listed} == set(catalogue.METHODS) and all(plugin["doc"] for plugin in listed)
+    tpe = next(plugin for plugin in listed if plugin["name"] == "tpe")
+    assert {option["name"]: option["default"] for option in tpe["parameters"]}["startup"] == 10
 
 
 def test_metrics_are_listed_with_unit_and_direction(capsys):

@@ -70,7 +70,7 @@ def test_lines_tell_the_whole_story():
         "00:06  trial 0   started   quantizer=fixed:Q0i8f sites=embedding+projection rank=4 (unquantized)",
         "00:09  trial 0   rung 1/3  perplexity 20",
         "00:12  trial 0   complete  perplexity 12.3, latency 5.5 ms, size 1.5 MB",
-        "00:12  front 1 members, hypervolume 0.5  1 complete, 1 m 30 s to go, 0.25 CPU-hours",
+        "00:12  front 1 members, hypervolume 50.0%  1 complete, 1 m 30 s to go, 0.25 CPU-hours",
         "00:13  trial 1   started   quantizer=fixed:Q0i8f sites=embedding+projection rank=4",
         "00:14  trial 1   failed    ValueError: [loss] is nan",
         "00:14  warning a worker group died and is replaced",
@@ -133,7 +133,7 @@ def test_board_while_searching():
 
 def test_board_counts_front_best_time_and_cost():
     text = board_after(9, now=30)
-    assert "1/4" in text and "1 complete" in text and "1 members" in text and "hypervolume 0.5" in text
+    assert "1/4" in text and "1 complete" in text and "1 members" in text and "hypervolume 50.0% of the box" in text
     assert "perplexity 12.3↓" in text and "size 1.5 MB↓" in text
     assert "42 s" in text and "about 1 m 00 s to go" in text and "0.25 CPU-hours" in text and "GPU" not in text
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from search.front import Front, choose_reference
+from search.front import Front, attainment
+from search.front_box import Box
 from search.front_table import column_types, to_table
 from spaces.dimensions import Dimension
 from spaces.objectives import Constraint, Objective
@@ -44,30 +45,29 @@ def test_equal_results_of_different_trials_are_all_members_but_a_trial_counts_on
 def test_an_empty_front_is_a_front(tmp_path):
     front = Front.from_rows([row(0, 1.0, 1.0, "failed")], [PPL, OK])
     assert len(front) == 0 and front.knee() is None and front.best("ppl") is None
-    assert front.hypervolume({"ppl": 10, "ok": 0}) == 0.0 and len(front.crowding) == 0
+    assert front.hypervolume(Box.of({"ppl": [1, 10], "ok": [1, 0]}, [PPL, OK])) == 0.0 and front.places == []
+    assert not front.attains({"ppl": 100.0}) and len(front.crowding) == 0
     front.to_csv(tmp_path / "front.csv")
     assert (tmp_path / "front.csv").read_text().split("\n")[0] == '"trial","ppl","ok"'
 
 
-def test_hypervolume_is_taken_in_user_units_against_a_reference_that_stays():
-    reference = {"ppl": 40.0, "ok": 0.0}
+def test_hypervolume_is_a_share_of_a_box_that_stays():
+    box = Box.of({"ppl": [20.0, 40.0], "ok": [1.0, 0.0]}, [PPL, OK])
     rows = [row(0, 20.0, 0.5), row(1, 30.0, 0.75)]
     front = Front.from_rows(rows, [PPL, OK])
-    assert front.hypervolume(reference) == pytest.approx(20 * 0.5 + 10 * 0.25)
+    assert front.hypervolume(box) == pytest.approx(0.5 + 0.5 * 0.25)
+    assert front.contributions(box).tolist() == pytest.approx([0.25, 0.125])
     more = Front.from_rows([*rows, row(2, 90.0, 1.0), row(3, 45.0, 0.9)], [PPL, OK])
-    assert len(more) == 4 and more.hypervolume(reference) == front.hypervolume(reference)
-    with pytest.raises(KeyError):
-        front.hypervolume({"ppl": 40.0})
+    assert len(more) == 4 and more.hypervolume(box) == front.hypervolume(box), "beyond the worst corner nothing counts"
 
 
-def test_the_reference_waits_for_enough_results_and_lies_beyond_the_worst():
-    rows = [row(index, 20.0 + index, 0.5 - 0.1 * index, ms=99) for index in range(4)]
-    assert choose_reference(rows, [PPL, OK], first=5) is None
-    assert choose_reference([*rows, row(9, 99.0, 0.0, "stopped")], [PPL, OK], first=5) is None
-    found = choose_reference(rows, [PPL, OK], first=4)
-    assert found == pytest.approx({"ppl": 23 + 2.3, "ok": 0.2 - 0.03}), "worst plus a tenth of it, or of the spread"
-    assert found == choose_reference([*rows, row(9, 999.0, -5.0)], [PPL, OK], first=4), "later rows do not move it"
-    assert choose_reference([row(0, 0.0, 0.0)], [PPL, OK], first=1) == pytest.approx({"ppl": 0.1, "ok": -0.1})
+def test_attainment_is_the_share_of_fronts_that_reach_a_goal():
+    good, bad = (Front.from_rows([row(0, ppl, 0.5), row(1, ppl + 5, 0.9)], [PPL, OK]) for ppl in (10.0, 20.0))
+    assert good.attains({"ppl": 15.0, "ok": 0.9}) and not good.attains({"ppl": 14.9, "ok": 0.9})
+    goals = [{"ppl": 9.0}, {"ppl": 12.0, "ok": 0.5}, {"ppl": 25.0, "ok": 0.9}, {"ok": 0.95}]
+    assert attainment([good, bad], goals).tolist() == [0.0, 0.5, 1.0, 0.0]
+    with pytest.raises(KeyError, match="no objective: ms"):
+        good.attains({"ms": 1.0})
 
 
 def test_knee_is_the_member_farthest_below_the_line_between_the_ends():
@@ -120,7 +120,9 @@ def test_column_types_come_from_the_dimensions_so_that_they_hold_for_rows_to_com
 
 def test_summary_is_plain_json():
     front = Front.from_rows([row(0, 20.0, 0.5), row(1, 30.0, 0.75)], [PPL, OK], ())
-    summary = json.loads(json.dumps(front.summary({"ppl": 40.0, "ok": 0.0})))
-    assert summary["hypervolume"] == pytest.approx(12.5) and len(summary["members"]) == 2
+    box = Box.of({"ppl": (20.0, 40.0), "ok": (1.0, 0.0)}, [PPL, OK])
+    summary = json.loads(json.dumps(front.summary(box)))
+    assert summary["hypervolume"] == pytest.approx(0.625) and summary["box"] == {"ppl": [20, 40], "ok": [1, 0]}
+    assert len(summary["members"]) == 2
     assert summary["objectives"][1] == {"metric": "ok", "direction": "maximize"}
     assert front.summary()["hypervolume"] is None

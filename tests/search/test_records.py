@@ -295,12 +295,12 @@ def test_a_replacement_that_fails_keeps_the_old_file(tmp_path):
 def test_the_front_is_written_for_people_and_for_programs(run):
     for trial, (loss, ok) in enumerate([(1.0, 0.1), (2.0, 0.5), (3.0, 0.4)]):
         run.append(row(trial, state="complete", loss=loss, ok=ok, **{"config.q": {"name": "fixed"}}))
-    run.update(reference={"loss": 4.0, "ok": 0.0})
+    run.update(box={"loss": [0.0, 4.0], "ok": [1.0, 0.0]})
     run.write_front(Front.from_rows(run.rows(), OBJECTIVES))
     table = pd.read_csv(run.path / "front.csv")
     assert table["trial"].tolist() == [0, 1] and table.columns[3:5].tolist() == ["loss", "ok"]
     summary = json.loads((run.path / "front.json").read_text())
-    assert summary["hypervolume"] == pytest.approx(1 * 0.1 + 2 * 0.5) and summary["candidates"] == 3
+    assert summary["hypervolume"] == pytest.approx((1 * 0.1 + 2 * 0.5) / 4) and summary["candidates"] == 3
     run.write_front(Front.from_rows([], OBJECTIVES))
     assert pd.read_csv(run.path / "front.csv").empty
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from search.front import Front
-from search.halving import Halving
+from search.halving import Halving, Problem
 from search.records import STUDY, RunFolder
 from search.searcher import StudySearcher
 from spaces.dimensions import Dimension
@@ -29,7 +29,7 @@ def drive(folder, step):
     rows = folder.rows()
     searcher = StudySearcher(SPACE, OBJECTIVES, storage=folder.path / STUDY, sampler="grid")
     searcher.restore(rows)
-    scheduler = Halving(OBJECTIVES, rungs=RUNGS, eta=2)
+    scheduler = Halving(Problem(OBJECTIVES, rungs=RUNGS), eta=2)
     scheduler.restore(rows)
     while (proposal := searcher.ask()) is not None:
         step("asked")

@@ -242,13 +242,6 @@ def test_bad_samplers_are_named():
         searcher(SMALL, sampler="grid", sampler_options={"order": "up"})
 
 
-@pytest.mark.parametrize("name", ["gp", "qmc"])
-def test_a_missing_package_is_named(name, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    with pytest.raises(UserError, match=f"sampler '{name}' needs the package scipy: pip install scipy"):
-        catalogue.build(name)
-
-
 def test_every_method_says_what_it_is():
     for name, method in catalogue.METHODS.items():
         assert method.__doc__.strip().endswith(".") and "\n" not in method.__doc__.strip(), name

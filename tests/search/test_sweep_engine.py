@@ -5,7 +5,7 @@ import math
 import pytest
 
 from search.engine import Engine
-from search.halving import Halving, NoHalving
+from search.halving import Halving, NoHalving, Problem
 from search.records import RunFolder
 from search.searcher import StudySearcher
 from spaces.schema import Space
@@ -34,7 +34,8 @@ class Bench:
         space, rows = self.space, self.folder.rows()
         self.study = StudySearcher(space.dimensions, space.objectives, storage=self.folder.path / "study.journal", seed=1)
         self.restored = self.study.restore(rows)
-        scheduler = Halving(space.objectives, rungs=2, eta=eta) if eta else NoHalving(space.objectives)
+        problem = Problem(space.objectives, rungs=2)
+        scheduler = Halving(problem, eta=eta) if eta else NoHalving(problem)
         scheduler.restore(rows)
         self.clock, self.events = Clock(), []
         self.engine = Engine(space, self.study, scheduler, self.folder, observer=self.events.append, clock=self.clock,
@@ -148,6 +149,50 @@ def test_the_time_budget_stops_what_runs_at_its_next_rung(tmp_path):
     assert (row["state"], row["reason"]) == ("stopped", "the time budget was used up")
 
 
+def test_money_and_device_hours_are_those_of_everything_held(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"price": 18.0, "money": 1.0}), groups=2)  # 2 groups of 2 CPUs: 50 s
+    trial = bench.engine.ask()
+    bench.clock.now += 49
+    assert not bench.engine.over and bench.engine.summary()["cost"]["money"] == pytest.approx(0.98)
+    bench.clock.now += 1
+    assert bench.engine.over and bench.engine.summary()["ended_by"] == "money"
+    assert bench.engine.report(trial.number, rung(0, loss=1.0), 50.0) == "stop"
+    assert bench.folder.rows()[-1]["reason"] == "the money budget was used up"
+    cost = bench.engine.summary()["cost"]
+    assert (cost["stopped"], cost["overhead"], cost["held"]) == (100.0, 100.0, 200.0)
+
+
+def test_patience_ends_the_search_when_the_front_stops_growing_also_across_a_restart(tmp_path):
+    space = make_space(budget={"trials": 40, "patience": 3}, box={"loss": [0, 10], "size": [0, 10]})
+    bench = Bench(tmp_path, space)
+    for loss in (5.0, 4.0, 6.0, 7.0):
+        bench.complete(loss=loss)
+    assert not bench.engine.over
+    bench.folder.close()
+    again = Bench(tmp_path, space, resume=RunFolder.open(bench.folder.path).lock())
+    again.complete(loss=8.0)
+    assert again.engine.summary()["ended_by"] == "patience" and again.engine.ask() is None
+
+
+def test_a_silent_trial_is_overdue(tmp_path):
+    bench = Bench(tmp_path, make_space(budget={"trials": 4, "trial_time": "30s"}))
+    first, second = bench.engine.ask(), bench.engine.ask()
+    bench.clock.now += 20
+    bench.engine.report(second.number, rung(0, loss=1.0))
+    bench.clock.now += 11
+    assert bench.engine.overdue() == [first.number]
+    bench.engine.fail(first.number, "no word for 30 s")
+    assert bench.engine.overdue() == [] and bench.folder.rows()[-1]["state"] == "failed"
+
+
+def test_what_was_asked_and_enqueued_is_written_down(bench):
+    assert bench.engine.enqueue({"adapt.optim.warmup": 7}, tag="plain") and not bench.engine.enqueue({"adapt.optim.warmup": 7})
+    bench.engine.ask()
+    told = [{name: entry.get(name) for name in ("event", "trial", "values")} for entry in bench.folder.events()]
+    assert told == [{"event": "enqueue", "trial": None, "values": {"adapt.optim.warmup": 7}},
+                    {"event": "ask", "trial": 0, "values": {"adapt.optim.warmup": 7}}]
+
+
 def test_a_small_space_ends_the_search_when_it_is_used_up(tmp_path):
     bench = Bench(tmp_path, make_space(search={"adapt.optim.warmup": {"int": [0, 1]}}, budget={"trials": 9}))
     values = {bench.engine.ask().values["adapt.optim.warmup"] for _ in range(2)}
@@ -168,17 +213,26 @@ def test_the_summary_adds_up(tmp_path):
     assert told["hypervolume"] > 0
 
 
-def test_the_reference_is_fixed_once_and_kept_with_the_run(tmp_path):
+def test_the_box_is_fixed_once_kept_with_the_run_and_the_volume_compares_across_sessions(tmp_path):
     bench = Bench(tmp_path)
     bench.complete(1.0, 2.0)
-    assert bench.engine.reference is None
+    assert bench.engine.box is None and bench.engine.summary()["hypervolume"] is None
     bench.complete(2.0, 1.0)
-    reference = bench.engine.reference
+    box, volume = bench.engine.box, bench.engine.summary()["hypervolume"]
+    assert box.corners() == bench.folder.meta["box"] == {name: pytest.approx([0.8, 2.2]) for name in ("loss", "size")}
+    assert volume == pytest.approx((1.2 * 0.2 + 0.2 * 1.2 - 0.2 * 0.2) / 1.4**2)
     bench.complete(50.0, 50.0)
-    assert bench.engine.reference == reference == bench.folder.meta["reference"]
+    assert bench.engine.box == box and bench.engine.summary()["hypervolume"] == pytest.approx(volume)
     bench.folder.close()
     again = Bench(tmp_path, resume=RunFolder.open(bench.folder.path).lock())
-    assert again.engine.reference == reference
+    assert again.engine.box == box and again.engine.summary()["hypervolume"] == pytest.approx(volume)
+
+
+def test_a_box_that_is_given_needs_no_results(tmp_path):
+    bench = Bench(tmp_path, make_space(box={"loss": [0, 4], "size": [0, 10]}))
+    assert bench.engine.summary()["hypervolume"] == 0.0
+    bench.complete(loss=1.0, size=5.0)
+    assert bench.events[-1]["hypervolume"] == pytest.approx(0.75 * 0.5)
 
 
 def test_an_amended_trial_stays_one_member(bench):

@@ -54,7 +54,7 @@ def test_json_schema_accepts_what_is_shipped(validator):
         ("search", {"lora.rank": {"choise": [1]}}),
         ("budget", {"trials": 0}),
         ("budget", {"time": "soon"}),
-        ("sampler", {"name": "bayes"}),
+        ("sampler", {"name": 3}),
         ("trial", {"model": {"hiden": 3}}),
         ("trial", {"lora": {"rank": -1}}),
     ],

@@ -127,6 +127,9 @@ class TestEveryMetric:
         assert issubclass(cls, Metric) and cls.name == name and cls.__doc__
         assert cls.direction in ("minimize", "maximize") and cls.stage in ("rung", "final")
         assert isinstance(cls.unit, str)
+        if cls.proxy is not None:
+            stand_in = METRICS.get(cls.proxy)
+            assert (stand_in.stage, stand_in.direction) == ("rung", cls.direction)
 
     def test_columns_are_finite_numbers_under_its_own_name(self, name, exported):
         m = Small(exported, exported)

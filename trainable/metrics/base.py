@@ -70,6 +70,8 @@ class Metric(ABC):
     unit: ClassVar[str]
     direction: ClassVar[Direction]
     stage: ClassVar[Stage] = "rung"
+    proxy: ClassVar[str | None] = None
+    """A metric of stage `rung` and of the same direction that stands in for this one below the top rung."""
     Params: ClassVar[type[Params]] = Params
 
     def __init__(self, params: Params):

@@ -45,6 +45,7 @@ class Latency(Metric):
     """Median milliseconds per sentence of the exported model, paired with the unquantized base in the same window."""
 
     name, unit, direction, stage = "latency_ms", "ms", "minimize", "final"
+    proxy = "generation_flops"
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`latency_ms` (median), `_p95`, `_se`; with a base also `_base`, `_ratio` (median of paired), `_ratio_se`.

@@ -1,0 +1,181 @@
+"""Search methods against each other under a virtual clock: `python -m benchmarks.replay --work DIR [--problems a,b]`.
+
+The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.simulator`). Every
+method gets the same device-time; the front that it holds at a moment is scored by the true values of its members (noise
+taken out), as a share of a box fixed before. Prints, per problem, the inter-quartile mean over seeds of the hypervolume at
+the end and of the device-time to 95 % of the best front (the table's own, else the best that any method found), with
+bootstrap intervals, and the ratio to the default's; a run that never got there counts with its whole time, so that a ratio
+of a method that some runs did not reach is a lower bound. Time is in full trials. Done runs stand in WORK/replay.jsonl, so the
+command can be stopped (--minutes) and given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import save
+from benchmarks.replay_problems import PROBLEMS, Problem
+from search.engine import Engine
+from search.objectives import matrix
+from search.records_journal import append_line, mend_tail, read_lines
+from search.records_memory import MemoryRecords
+from search.schedulers import build
+from search.searcher import StudySearcher
+from search.simulator import Clock, simulate
+
+METHODS = {
+    "random": ("random", {}, "none", {}),
+    "qmc": ("qmc", {}, "none", {}),
+    "tpe": ("tpe", {}, "none", {}),
+    "nsga2": ("nsga2", {}, "none", {}),
+    "nsga3": ("nsga3", {}, "none", {}),
+    "gp": ("gp", {}, "none", {}),
+    "random+halving": ("random", {}, "halving", {"eta": 3}),
+    "tpe+halving": ("tpe", {}, "halving", {"eta": 3}),
+    "tpe+halving-hv": ("tpe", {}, "halving", {"eta": 3, "ties": "hypervolume"}),
+    "tpe+halving-spread": ("tpe", {}, "halving", {"eta": 3, "ties": "spread"}),
+    "tpe+halving-brackets": ("tpe", {}, "halving", {"eta": 3, "brackets": 2}),
+    "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
+}
+DEFAULT = "tpe+halving"
+SLOW = ("gp",)  # minutes a run: asked for by name only, at most 5 seeds
+SHARE = 0.95
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--problems", default=",".join(PROBLEMS))
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in SLOW))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--full", type=float, default=100, help="device-time of a run, in full trials")
+    parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--minutes", type=float, default=4.5)
+    parser.add_argument("--report", action="store_true", help="only print and write what there is")
+    asked = parser.parse_args()
+    warnings.simplefilter("ignore")
+    asked.work.mkdir(parents=True, exist_ok=True)
+    journal, begun = asked.work / "replay.jsonl", time.monotonic()
+    journal.touch()
+    mend_tail(journal)
+    done = {(line["problem"], line["method"], line["seed"]): line for line in read_lines(journal)}
+    problems = {name: PROBLEMS[name]() for name in asked.problems.split(",")}
+    for seed in range(0 if asked.report else asked.seeds):
+        for name, problem in problems.items():
+            for method in asked.methods.split(","):
+                late = time.monotonic() - begun > 60 * asked.minutes
+                if late or (name, method, seed) in done or (method in SLOW and seed >= 5):
+                    continue
+                line = {"problem": name, "method": method, "seed": seed,
+                        **run(problem, method, seed, asked.full, asked.workers)}
+                append_line(journal, line)
+                done[name, method, seed] = line
+    figures = {name: table(problem, [line for line in done.values() if line["problem"] == name], asked.full)
+               for name, problem in problems.items()}
+    save("replay", {"full_trials": asked.full, "workers": asked.workers, "default": DEFAULT, "problems": figures})
+
+
+def run(problem: Problem, method: str, seed: int, full: float, workers: int) -> dict:
+    """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed, and the counts."""
+    sampler, options, scheduler, chosen = METHODS[method]
+    plan, clock = problem.plan(full, workers), Clock()
+    study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed)
+    engine = Engine(plan, study, build(scheduler, problem.judged(seed), chosen), MemoryRecords(), clock=clock, groups=workers)
+    curve, box, truths = [(0.0, 0.0)], problem.box, {}
+
+    def told(now: float, engine: Engine) -> None:
+        members = engine.members
+        if now > plan.budget.time or members == told.members:
+            return
+        told.members = members
+        for trial in members:
+            if trial not in truths:
+                row = engine.standing.rows[trial]
+                truths[trial] = problem.truth({name.removeprefix("config."): value for name, value in row.items()
+                                               if name.startswith("config.")})
+        volume = box.hypervolume(matrix([truths[trial] for trial in members], problem.objectives))
+        curve.append((now * workers / problem.full, volume))
+
+    told.members = []
+    since = time.process_time()
+    simulate(engine, clock, problem.evaluate(seed), workers, told)
+    return {"curve": curve, "trials": dict(engine.counts), "cpu_seconds": time.process_time() - since}
+
+
+def at(curve: list, moment: float) -> float:
+    """The hypervolume at a moment."""
+    return [volume for when, volume in curve if when <= moment][-1]
+
+
+def reach(curve: list, goal: float) -> float:
+    """When the hypervolume first reached the goal; infinite when it never did."""
+    return next((when for when, volume in curve if volume >= goal), math.inf)
+
+
+def iqm(values: np.ndarray) -> np.float64:
+    """Inter-quartile mean: of the middle half; infinite where that holds a run that never reached the goal."""
+    ordered = np.sort(values)
+    cut = len(ordered) // 4
+    return ordered[cut:len(ordered) - cut].mean()
+
+
+def interval(values: np.ndarray, other: np.ndarray | None = None, repeats: int = 2000) -> list[float]:
+    """Inter-quartile mean and its 95 % bootstrap interval; with `other`, of the ratio of the two (independent) means."""
+    rng = np.random.default_rng(0)
+
+    def mean(of: np.ndarray, drawn: bool) -> np.float64:
+        return iqm(rng.choice(of, len(of)) if drawn else of)
+
+    with np.errstate(all="ignore"):
+        found = [mean(values, True) / (mean(other, True) if other is not None else 1.0) for _ in range(repeats)]
+        middle = mean(values, False) / (mean(other, False) if other is not None else 1.0)
+    ends = np.quantile(np.where(np.isnan(found), np.inf, found), [0.025, 0.975], method="nearest")
+    return [float(middle), *map(float, ends)]
+
+
+def table(problem: Problem, lines: list[dict], full: float) -> dict:
+    """Print one problem's table; its figures. Infinite times are None in the figures and `-` in print."""
+    runs = {method: [line for line in lines if line["method"] == method] for method in METHODS}
+    runs = {method: found for method, found in runs.items() if found}
+    ends = {method: np.array([at(line["curve"], math.inf) for line in found]) for method, found in runs.items()}
+    best = problem.best() or max(max(values) for values in ends.values())
+    goals = {method: np.array([reach(line["curve"], SHARE * best) for line in found]) for method, found in runs.items()}
+    print(f"\n{problem.name}: best front {best:.4f}; device-time {full:g} full trials; goal {SHARE:.0%} of the best front")
+    print(f"{'method':22s} {'seeds':>5s} {'hypervolume / best':>22s} {'reached':>8s} {'time to goal':>22s} "
+          f"{'/ default':>22s} {'trials':>7s} {'s/trial':>8s}")
+    figures = {"best": best, "methods": {}}
+    for method, found in runs.items():
+        volume = interval(ends[method] / best)
+        goal = interval(goals[method])
+        ended = {name: np.minimum(goals[name], full) for name in (method, DEFAULT) if name in goals}
+        ratio = interval(ended[method], ended[DEFAULT]) if DEFAULT in goals else [math.nan] * 3
+        trials = float(np.mean([sum(line["trials"].values()) for line in found]))
+        cpu = float(np.mean([line["cpu_seconds"] / sum(line["trials"].values()) for line in found]))
+        reached = float(np.isfinite(goals[method]).mean())
+        print(f"{method:22s} {len(found):5d} {shown(volume):>22s} {reached:8.0%} {shown(goal):>22s} {shown(ratio):>22s} "
+              f"{trials:7.0f} {cpu:8.3f}")
+        figures["methods"][method] = {
+            "seeds": len(found), "hypervolume_share": volume, "reached_goal": reached, "time_to_goal": plain(goal),
+            "ratio_to_default": plain(ratio), "trials": trials, "cpu_seconds_per_trial": cpu}
+    return figures
+
+
+def shown(values: list[float]) -> str:
+    """`1.23 [1.10, 1.40]`."""
+    middle, low, high = (f"{value:.3g}" if math.isfinite(value) else "-" for value in values)
+    return f"{middle} [{low}, {high}]"
+
+
+def plain(values: list[float]) -> list[float | None]:
+    """Without infinities, which JSON has no word for."""
+    return [value if math.isfinite(value) else None for value in values]
+
+
+if __name__ == "__main__":
+    main()

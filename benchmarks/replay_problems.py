@@ -1,0 +1,232 @@
+"""Problems for `benchmarks.replay`: what a pretended trial measures at each rung, how long that takes, and what is true.
+
+`momf-*` and `dtlz2` are formulas (BoTorch's multi-objective multi-fidelity functions; pymoo's DTLZ2 with a bias that fades
+with fidelity); `table` is what trials of the real trainable measured (`benchmarks.record_table`).
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.engine import Live
+from search.front_box import Box
+from search.halving import Problem as Judged
+from search.objectives import matrix
+from spaces.config import HardwareConfig, TrialConfig
+from spaces.dimensions import Dimension
+from spaces.form import BudgetConfig
+from spaces.objectives import Objective
+from spaces.points import count
+from spaces.schema import load
+
+TABLES = Path(__file__).parent / "tables"
+
+
+@dataclass
+class Plan:
+    """`engine.Plan` without trial settings."""
+
+    objectives: list[Objective]
+    dimensions: dict[str, Dimension]
+    rungs: tuple[int, ...]
+    budget: BudgetConfig
+    box: dict[str, tuple[float, float]]
+    constraints: list = field(default_factory=list)
+    hardware: HardwareConfig = HardwareConfig()
+
+    def config(self, values: Mapping[str, Any]) -> TrialConfig:
+        """Pretended trials have no settings."""
+        return TrialConfig()
+
+    def size(self) -> int | None:
+        """Number of points."""
+        return count(self.dimensions)
+
+
+class Problem(ABC):
+    """One problem under replay. `full` is the seconds of a whole trial, on average."""
+
+    name: str
+    objectives: list[Objective]
+    dimensions: dict[str, Dimension]
+    rungs: tuple[int, ...]
+    corners: dict[str, tuple[float, float]]
+    proxies: Mapping[str, str] = {}
+    full: float = 1.0
+
+    def plan(self, full_trials: float, workers: int) -> Plan:
+        """A budget of wall time that holds `full_trials` trials of average length on `workers` workers."""
+        budget = BudgetConfig(time=full_trials * self.full / workers)
+        return Plan(self.objectives, self.dimensions, self.rungs, budget, self.corners)
+
+    def judged(self, seed: int) -> Judged:
+        """What the scheduler judges by."""
+        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed)
+
+    @property
+    def box(self) -> Box:
+        """In which hypervolume is told; fixed before the runs."""
+        return Box.of(self.corners, self.objectives)
+
+    @abstractmethod
+    def trial(self, values: Mapping[str, Any], rng: np.random.Generator) -> Iterator[tuple[float, dict[str, float]]]:
+        """Per rung, the seconds since the last one and what is measured there."""
+
+    @abstractmethod
+    def truth(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """What a full trial would measure without noise."""
+
+    def evaluate(self, seed: int):
+        """`simulator.Evaluate` with noise from the seed and the trial's number, so that methods meet the same luck."""
+        def rungs(live: Live):
+            rng = np.random.default_rng([seed, live.number])
+            for rung, (seconds, measured) in enumerate(self.trial(live.values, rng)):
+                yield seconds, {"rung": rung, "steps": self.rungs[rung], "final": rung == len(self.rungs) - 1, **measured}
+        return rungs
+
+    def best(self) -> float | None:
+        """The hypervolume of the best front there is, where it is known."""
+        return None
+
+
+class Formula(Problem):
+    """`function(x [d], fidelity) -> objectives` on the unit cube, all minimized; time is proportional to fidelity."""
+
+    noise = 0.01
+
+    def __init__(self, d: int, fidelities: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)):
+        self.fidelities, self.rungs = fidelities, tuple(round(90 * share) for share in fidelities)
+        self.dimensions = {f"x{index}": Dimension(**{"float": [0.0, 1.0]}) for index in range(d)}
+        self.objectives = [Objective(metric, "minimize") for metric in self.corners]
+
+    @abstractmethod
+    def function(self, x: np.ndarray, fidelity: float) -> np.ndarray:
+        """The formula."""
+
+    def _values(self, values: Mapping[str, Any], fidelity: float) -> np.ndarray:
+        return self.function(np.array([values[path] for path in self.dimensions]), fidelity)
+
+    def trial(self, values, rng):
+        spread = self.noise * np.array([worst - best for best, worst in self.corners.values()])
+        pace, before = rng.uniform(0.7, 1.3), 0.0  # trials differ in length, so the order of results does
+        for fidelity in self.fidelities:
+            found = self._values(values, fidelity) + spread * rng.standard_normal(len(self.objectives))
+            yield (fidelity - before) * pace, dict(zip(self.corners, found.tolist(), strict=True))
+            before = fidelity
+
+    def truth(self, values):
+        return dict(zip(self.corners, self._values(values, 1.0).tolist(), strict=True))
+
+
+class BraninCurrin(Formula):
+    """BoTorch's MOMFBraninCurrin (Irshad et al. 2021): 2 variables, 2 objectives, a known best hypervolume."""
+
+    name, corners = "momf-branin-currin", {"branin": (-1.0, 0.0), "currin": (-1.0, 0.0)}
+
+    def __init__(self):
+        from botorch.test_functions.multi_objective_multi_fidelity import MOMFBraninCurrin
+
+        self._function = MOMFBraninCurrin()
+        super().__init__(2)
+
+    def function(self, x, fidelity):
+        import torch
+
+        return self._function(torch.tensor([[*x, fidelity]], dtype=torch.float64))[0].numpy()
+
+    def best(self):
+        return self._function.max_hv
+
+
+class Park(Formula):
+    """BoTorch's MOMFPark: 4 variables, 2 objectives, a known best hypervolume."""
+
+    name, corners = "momf-park", {"park1": (-0.5, 0.0), "park2": (-0.5, 0.0)}
+
+    def __init__(self):
+        from botorch.test_functions.multi_objective_multi_fidelity import MOMFPark
+
+        self._function = MOMFPark()
+        super().__init__(4)
+
+    def function(self, x, fidelity):
+        import torch
+
+        return self._function(torch.tensor([[*x, fidelity]], dtype=torch.float64))[0].numpy()
+
+    def best(self):
+        return self._function.max_hv / 0.5**2
+
+
+class DTLZ2(Formula):
+    """pymoo's DTLZ2: 7 variables, 3 objectives; below full fidelity every objective is biased, less the nearer it is."""
+
+    name, corners = "dtlz2", {"f1": (0.0, 2.0), "f2": (0.0, 2.0), "f3": (0.0, 2.0)}
+
+    def __init__(self):
+        import pymoo.problems.many.dtlz as pymoo
+
+        self._function = pymoo.DTLZ2(n_var=7, n_obj=3)
+        super().__init__(7)
+
+    def function(self, x, fidelity):
+        found = self._function.evaluate(x[None])[0]
+        return found + 0.3 * (1 - fidelity) * (1 + np.sin(5 * x[:3]))
+
+
+class Table(Problem):
+    """What trials of the real trainable measured: every point of a finite space at every rung, some points by several
+    seeds. A pretended trial is one of the recorded ones; the truth is the mean over seeds."""
+
+    name = "table"
+    proxies = {"latency_ms": "generation_flops"}
+
+    def __init__(self, path: Path = TABLES / "quickstart.parquet"):
+        import pyarrow.parquet
+
+        space = load(TABLES / "quickstart.yaml")
+        self.objectives, self.rungs, self.dimensions = space.objectives, space.rungs, dict(space.dimensions)
+        self.runs: dict[str, dict[int, list[dict]]] = {}
+        for row in pyarrow.parquet.read_table(path).to_pylist():
+            self.runs.setdefault(row["point"], {}).setdefault(row["seed"], []).append(row)
+        if len(self.runs) < space.size():
+            raise SystemExit(f"the table holds {len(self.runs)} of {space.size()} points; record the rest first")
+        self.full = float(np.mean([run[-1]["seconds"] for runs in self.runs.values() for run in runs.values()]))
+        means = [self._mean(point) for point in self.runs]
+        self.corners = {}
+        for item in self.objectives:
+            low, high = (float(end([mean[item.metric] for mean in means])) for end in (min, max))
+            self.corners[item.metric] = (low, high) if item.direction == "minimize" else (high, low)
+
+    def _mean(self, point: str) -> dict[str, float]:
+        runs = self.runs[point].values()
+        return {item.metric: float(np.mean([run[-1][item.metric] for run in runs])) for item in self.objectives}
+
+    def trial(self, values, rng):
+        runs = self.runs[json.dumps(dict(values), sort_keys=True)]
+        run, before = runs[sorted(runs)[int(rng.integers(len(runs)))]], 0.0
+        names = [*(item.metric for item in self.objectives), *self.proxies.values()]
+        for row in run:
+            yield row["seconds"] - before, {name: row[name] for name in names if row.get(name) is not None}
+            before = row["seconds"]
+
+    def truth(self, values):
+        return self._mean(json.dumps(dict(values), sort_keys=True))
+
+    def best(self):
+        return max_volume(self, [self._mean(point) for point in self.runs])
+
+
+def max_volume(problem: Problem, truths: list[dict[str, float]]) -> float:
+    """Hypervolume of the front of true measurements."""
+    return problem.box.hypervolume(matrix(truths, problem.objectives))
+
+
+PROBLEMS = {cls.name: cls for cls in (BraninCurrin, Park, DTLZ2, Table)}

@@ -1,0 +1,141 @@
+"""Proposals in a fixed order, and the proof: a run's records fed to a fresh study give the same proposals again.
+
+The records of a run hold each ask, enqueued point and result in the order in which the study met them, so any run can be
+replayed. `Ordered` goes further: with it the proposals do not depend on timing in the first place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.objectives import measurements
+from search.searcher import OUTCOMES, Proposal, Restored, State, StudySearcher
+from spaces.errors import UserError
+
+Event = Mapping[str, Any]
+
+
+class Ordered:
+    """A searcher whose k-th proposal depends on the results of proposals up to k - W alone, told in their own order.
+
+    So any number of workers up to W and any timing give the same proposals; more than W trials never run at once. The
+    price: a proposal waits until the (k - W)-th trial has ended, and results that came early are not used yet.
+    """
+
+    def __init__(self, study: StudySearcher, window: int):
+        if window < 1:
+            raise ValueError(f"window is {window}; legal: at least 1")
+        self.study, self.window = study, window
+        self.handed: list[int] = []
+        self.places: dict[int, int] = {}
+        self.results: dict[int, tuple[State, Mapping[str, Any] | None, str | None]] = {}
+        self.told = 0
+        self.again: deque[Proposal] = deque()
+        self.blocked = False
+
+    @property
+    def dimensions(self) -> Mapping[str, Any]:
+        """Of the study."""
+        return self.study.dimensions
+
+    def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
+        """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
+        return self.study.enqueue(values, tag, again)
+
+    def ask(self) -> Proposal | None:
+        """The next proposal; None when there is none, or none yet: then `blocked` is true."""
+        self.blocked = False
+        if self.again:
+            return self.again.popleft()
+        due = len(self.handed) - self.window + 1
+        if any(number not in self.results for number in self.handed[self.told:max(due, 0)]):
+            self.blocked = True
+            return None
+        while self.told < due:
+            number = self.handed[self.told]
+            self.study.tell(number, *self.results[number])
+            self.told += 1
+        proposal = self.study.ask()
+        if proposal is not None:
+            self.places[proposal.number] = len(self.handed)
+            self.handed.append(proposal.number)
+        return proposal
+
+    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None, reason: str | None = None) -> State:
+        """Keep the result until its turn comes."""
+        if number in self.results or number not in self.places:
+            raise ValueError(f"trial {number} is not running")
+        self.results[number] = (state, metrics, reason)
+        return state
+
+    def horizon(self, number: int) -> int:
+        """The last trial whose reports a decision about this trial may look at; -1 = none but its own."""
+        place = self.places[number] - self.window
+        return self.handed[place] if place >= 0 else -1
+
+    def restore(self, events: Iterable[Event]) -> Restored:
+        """Bring a fresh study to where the records of an earlier session end. Trials that had not ended are proposed
+        again, first and under their own numbers. Raises `UserError` when the records do not come out again."""
+        events = list(events)
+        found = replay(self, events)
+        if found.different:
+            raise UserError(f"the recorded proposals do not come out again (other versions of the packages?): "
+                            f"{found.different}")
+        values = {event["trial"]: event["values"] for event in events if event["event"] == "ask"}
+        self.again.extend(Proposal(number, dict(values[number]), found.tags.get(number)) for number in self.handed
+                          if number not in self.results)
+        return Restored(tuple(self.results), (), ())
+
+    def flush(self) -> None:
+        """Tell the study what has not had its turn, in order, for whoever looks at the study after the run."""
+        for number in self.handed[self.told:]:
+            if number in self.results:
+                self.study.tell(number, *self.results[number])
+        self.told = len(self.handed)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a replay found: proposals that came out again, the first that did not, and tags by trial."""
+
+    same: int
+    different: str | None
+    tags: Mapping[int, str]
+
+
+def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
+    """Feed a run's records to a fresh study of the same space, sampler and seed, in their order, and compare proposals.
+
+    `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins, as it was then.
+    """
+    rows: list[dict[str, Any]] = []
+    ended: set[int] = set()
+    tags: dict[int, str] = {}
+    same = sessions = 0
+    for event in events:
+        kind = event["event"]
+        if kind == "run_started":
+            sessions += 1
+            if sessions > 1 and isinstance(study, StudySearcher):
+                study.restore(rows)
+        elif kind == "enqueue":
+            study.enqueue(event["values"], event.get("tag"))
+        elif kind == "ask":
+            if isinstance(study, Ordered) and event["trial"] in study.places:
+                continue  # a trial that was lost, handed out once more
+            proposal = study.ask()
+            if proposal is None or (proposal.number, proposal.values) != (event["trial"], dict(event["values"])):
+                return Replay(same, f"trial {event['trial']} was {dict(event['values'])}; now "
+                                    f"{'nothing' if proposal is None else f'trial {proposal.number}: {proposal.values}'}", tags)
+            same += 1
+            if proposal.tag:
+                tags[proposal.number] = proposal.tag
+        elif kind == "row":
+            rows.append({name: value for name, value in event.items() if name != "event"})
+            if event["state"] in OUTCOMES and event["trial"] not in ended:
+                ended.add(event["trial"])
+                study.tell(event["trial"], event["state"], measurements(rows[-1]) or None, event.get("reason"))
+    return Replay(same, None, tags)

@@ -1,0 +1,32 @@
+"""The schedulers by name: what stops a trial early, at a rung; `qdlm plugins schedulers` shows their docstrings.
+
+A scheduler is a function of a `Problem` and its own keyword options that returns a `halving.Scheduler`. One more is one
+function and its name in `SCHEDULERS`; the contract tests take it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.halving import Halving, NoHalving, Problem, Scheduler
+from search.methods import Methods
+
+
+def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1) -> Scheduler:
+    """Asynchronous successive halving by non-dominated layers: at each rung about the best 1/eta goes on. `ties` cuts a
+    layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs."""
+    return Halving(problem, eta=eta, ties=ties, brackets=brackets)
+
+
+def none(problem: Problem) -> Scheduler:
+    """Every trial runs to its full budget."""
+    return NoHalving(problem)
+
+
+SCHEDULERS = Methods("scheduler", (halving, none))
+
+
+def build(name: str, problem: Problem, chosen: Mapping[str, Any] | None = None) -> Scheduler:
+    """The scheduler of that name. Raises `UserError` naming what is legal."""
+    return SCHEDULERS.build(name, chosen, problem)

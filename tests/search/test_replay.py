@@ -1,0 +1,166 @@
+"""Runs under a virtual clock: any timing gives the same deterministic search, and any run can be replayed."""
+
+import random
+
+import pytest
+
+from search.engine import Engine
+from search.halving import Problem
+from search.opening import open_search
+from search.records import RunFolder
+from search.records_memory import MemoryRecords
+from search.replay import Ordered, replay
+from search.schedulers import build
+from search.searcher import StudySearcher
+from search.simulator import Clock, simulate
+from spaces.errors import UserError
+from spaces.schema import Space
+
+RUNGS = (10, 20, 40)
+
+
+def make_space(**changes):
+    return Space.from_dict({
+        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "constraints": ["ms <= 40"],
+        "rungs": list(RUNGS), "search": {"lora.rank": {"int": [0, 8]}, "adapt.optim.lr": {"log": [1e-4, 1e-1]},
+                                         "quantization.quantizer": {"choice": ["none", "binary", "fixed:Q0i8f"]}},
+        "budget": {"trials": 40}, "scheduler": {"name": "halving", "eta": 2},
+        "sampler": {"name": "tpe", "startup": 5}, **changes})
+
+
+def trials(jitter=None, faults=True):
+    """What a trial measures, by its values alone; `jitter` (seeded) makes the seconds of each rung random."""
+    timing = random.Random(jitter)
+
+    def evaluate(trial):
+        rank, lr = trial.values["lora.rank"], trial.values["adapt.optim.lr"]
+        for rung, steps in enumerate(RUNGS):
+            if faults and rank == 3 and rung == 1:
+                raise RuntimeError("it broke")
+            loss = 1 / (1 + rank) + abs(lr - 1e-2) * 10 + 5 / steps
+            if faults and rank == 7 and rung == 2:
+                loss = float("nan")
+            seconds = 10.0 if jitter is None else timing.expovariate(0.1)
+            final = rung == len(RUNGS) - 1
+            yield seconds, {"rung": rung, "steps": steps, "final": final, "loss": loss, "ms": 5.0 * rank,
+                            **({"size": float(rank)} if final else {})}
+
+    return evaluate
+
+
+class Run:
+    """A simulated run on a folder."""
+
+    def __init__(self, space, folder, workers, evaluate, told=None):
+        self.folder, self.clock = folder, Clock()
+        problem = Problem(space.objectives, space.constraints, len(space.rungs))
+        if isinstance(folder, MemoryRecords):
+            study = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
+                                  sampler_options=space.sampler.options, seed=space.seed)
+            self.study = Ordered(study, space.deterministic) if space.deterministic else study
+            problem = Problem(space.objectives, space.constraints, len(space.rungs),
+                              horizon=self.study.horizon if space.deterministic else None)
+        else:
+            self.study, self.restored, problem = open_search(space, folder, problem)
+        scheduler = build(space.scheduler.name, problem, space.scheduler.options)
+        ended = {row["trial"] for row in folder.rows() if row["state"] != "rung"}
+        scheduler.restore(row for row in folder.rows() if row["trial"] in ended)
+        folder.event({"event": "run_started", "groups": workers})
+        self.engine = Engine(space, self.study, scheduler, folder, clock=self.clock, groups=workers)
+        self.engine.enqueue({"quantization.quantizer": "none", "lora.rank": 0}, tag="unquantized")
+        simulate(self.engine, self.clock, evaluate, workers, told)
+
+    def story(self):
+        """Every trial's values and end, in the order of the trials."""
+        rows = {row["trial"]: row for row in self.folder.rows() if row["state"] != "rung"}
+        return [(trial, row["state"], row["rung"], row["reason"], str(row.get("loss")),
+                 *(value for name, value in row.items() if name.startswith("config."))) for trial, row in sorted(rows.items())]
+
+
+@pytest.mark.parametrize("sampler", [{"name": "tpe", "startup": 5}, {"name": "nsga2", "population": 6}])
+def test_any_timing_and_any_number_of_workers_give_the_same_search(sampler):
+    space = make_space(deterministic=6, sampler=sampler)
+    plain = Run(space, MemoryRecords(), 6, trials()).story()
+    assert len(plain) == 40 and {state for _, state, *_ in plain} == {"complete", "stopped", "failed"}
+    for workers, jitter in [(6, 1), (6, 2), (3, 3), (1, 4), (20, 5)]:
+        assert Run(space, MemoryRecords(), workers, trials(jitter)).story() == plain, (workers, jitter)
+
+
+def test_without_it_the_timing_decides():
+    stories = [Run(make_space(), MemoryRecords(), 6, trials(jitter)).story() for jitter in (1, 2)]
+    assert stories[0] != stories[1]
+
+
+def test_no_more_than_the_window_runs_at_once_and_nobody_starves():
+    most = []
+    space = make_space(deterministic=3)
+    run = Run(space, MemoryRecords(), 10, trials(1), lambda now, engine: most.append(len(engine.live)))
+    assert max(most) <= 3 and len(run.story()) == 40
+
+
+@pytest.mark.parametrize("deterministic", [0, 5])
+def test_a_run_can_be_replayed_from_its_records(tmp_path, deterministic):
+    space = make_space(deterministic=deterministic)
+    folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
+    run = Run(space, folder, 5, trials(1))
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
+                          sampler_options={"startup": 5}, seed=0)
+    found = replay(Ordered(fresh, 5) if deterministic else fresh, folder.events())
+    assert (found.same, found.different, found.tags) == (len(run.story()) , None, {0: "unquantized"})
+    other = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
+                          sampler_options={"startup": 5}, seed=1)
+    assert replay(other, folder.events()).different.startswith("trial 0 was {")
+    folder.close()
+
+
+class KilledError(Exception):
+    """The driver is gone."""
+
+
+@pytest.mark.parametrize("killed_after", [1, 7, 30, 61])
+@pytest.mark.parametrize("deterministic", [0, 4])
+def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed_after, deterministic):
+    space = make_space(deterministic=deterministic)
+    whole = Run(space, MemoryRecords(), 4, trials()).story()
+    folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
+    count = iter(range(killed_after))
+
+    def kill(now, engine):
+        if next(count, None) is None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Run(space, folder, 4, trials(7), kill)
+    folder.close()
+    folder = RunFolder.open(folder.path).lock()
+    before = {row["trial"] for row in folder.rows() if row["state"] != "rung"}
+    run = Run(space, folder, 4, trials(8))
+    ends = [row["trial"] for row in folder.rows() if row["state"] != "rung"]
+    assert len(ends) == len(set(ends)) == 40 and before <= set(ends)
+    if deterministic:
+        assert run.story() == whole
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
+                          sampler_options={"startup": 5}, seed=0)
+    found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
+    assert found.different is None and found.same >= 40
+    folder.close()
+
+
+def test_records_that_do_not_come_out_again_are_refused(tmp_path):
+    space = make_space(deterministic=4)
+    folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
+    Run(space, folder, 4, trials())
+    folder.close()
+    other = make_space(deterministic=4, seed=5)
+    with pytest.raises(UserError, match="do not come out again .* trial 0 was"):
+        open_search(other, RunFolder.open(folder.path), Problem(space.objectives))
+
+
+def test_a_trial_that_hangs_is_ended_and_the_search_goes_on():
+    def evaluate(trial):
+        for seconds, measured in trials(faults=False)(trial):
+            yield (float("inf") if trial.number == 3 and measured["rung"] == 0 else seconds), measured
+
+    run = Run(make_space(budget={"trials": 12, "trial_time": "60s"}), MemoryRecords(), 4, evaluate)
+    story = {trial: (state, reason) for trial, state, _, reason, *_ in run.story()}
+    assert len(story) == 12 and story[3] == ("failed", "no word for 60 s")
