@@ -45,11 +45,11 @@ def packed_tensors(model: DiffusionLM) -> tuple[dict[str, Tensor], dict[str, dic
     tensors: dict[str, Tensor] = {}
     packing: dict[str, dict] = {}
     quantized = quantized_state(model)
-    for name, (quantizer, weight) in quantized.items():
+    for name, weight in quantized.items():
         plain = _plain(f"{name}.weight")
-        packing[plain] = {"quantizer": {"name": quantizer.name, **quantizer.params.model_dump()},
-                          "shape": list(weight.shape)}
-        for part, value in quantizer.encode(weight).items():
+        packing[plain] = {"quantizer": {"name": weight.quantizer.name, **weight.quantizer.params.model_dump()},
+                          "shape": list(weight.master.shape)}
+        for part, value in weight.encode().items():
             tensors[plain + SPLIT + part] = value
     for name, value in model.state_dict().items():
         if "lora_" in name or ".parametrizations." in name:

@@ -66,6 +66,18 @@ QUANTIZERS = Registry("quantizer", {
     "ternary_absmean": "trainable.quantizers.ternary:TernaryAbsmean",
     "fixed": "trainable.quantizers.fixed:FixedPoint",
     "pow2": "trainable.quantizers.pow2:PowerOfTwo",
+    "uniform": "trainable.quantizers.uniform:Uniform",
+    "float": "trainable.quantizers.floats:SmallFloat",
+    "nf4": "trainable.quantizers.nf4:NF4",
+    "bfp": "trainable.quantizers.shared_exponent:BlockFloat",
+    "mx": "trainable.quantizers.shared_exponent:MX",
+    "lut": "trainable.quantizers.lut:LookupTable",
+    "vq": "trainable.quantizers.vq:VectorQuantizer",
+    "pq": "trainable.quantizers.pq:ProductQuantizer",
+    "rvq": "trainable.quantizers.rvq:ResidualVQ",
+    "simvq": "trainable.quantizers.simvq:SimVQ",
+    "fsq": "trainable.quantizers.fsq:FSQ",
+    "adapt": "trainable.quantizers.adapt:AdaPT",
 })
 CORPORA = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
