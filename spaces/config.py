@@ -130,6 +130,15 @@ class QuantizationConfig(Settings):
     quantizer: PluginRef = Field(PluginRef(name="none"), description="the quantizer plug-in and its parameters")
     sites: tuple[Site, ...] = Field(("embedding",), description="where the quantizer acts")
     per_site: dict[Site, PluginRef] = Field({}, description="a quantizer of its own for a site")
+    body: PluginRef = Field(PluginRef(name="float32"), description="format of the trained body, adapter merged, at export")
+
+    @model_validator(mode="after")
+    def _body_once(self) -> QuantizationConfig:
+        twice = [site for site in ("attention", "ffn") if self.at(site).name != "none"]
+        if self.body.name != "float32" and twice:
+            raise ValueError(f"body {self.body.name} rounds attention and ffn after training, and {self.at(twice[0]).name} "
+                             f"is on site {twice[0]} while training: keep one of the two")
+        return self
 
     def at(self, site: Site) -> PluginRef:
         """The quantizer that acts on `site`; `none` where nothing is asked for."""

@@ -79,6 +79,13 @@ QUANTIZERS = Registry("quantizer", {
     "fsq": "trainable.quantizers.fsq:FSQ",
     "adapt": "trainable.quantizers.adapt:AdaPT",
 })
+BODIES = Registry("body format", {
+    "float32": "trainable.model.kernels:Float32",
+    "bfloat16": "trainable.model.kernels:BFloat16",
+    "int8_dynamic": "trainable.model.kernels:Int8Dynamic",
+    "int8_weight": "trainable.model.kernels:Int8Weight",
+    "int4_weight": "trainable.model.kernels:Int4Weight",
+})
 CORPORA = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
     "e2e": "trainable.corpora.e2e:E2E",
@@ -100,7 +107,9 @@ METRICS = Registry("metric", {
     "controllability": "trainable.metrics.controllability:Controllability",
     "latency_ms": "trainable.metrics.latency:Latency",
     "size_bytes": "trainable.metrics.size:SizeBytes",
+    "bits_per_weight": "trainable.metrics.bits:BitsPerWeight",
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
-REGISTRIES = {"quantizers": QUANTIZERS, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS, "metrics": METRICS}
+REGISTRIES = {"quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS,
+              "metrics": METRICS}
