@@ -22,12 +22,13 @@ from spaces.errors import UserError
 from spaces.rules import tree_at, trial_tree
 from spaces.schema import Space, load
 from spaces.values import near, show
-from trainable.registry import CORPORA, METRICS, QUANTIZERS, SAMPLERS, TASKS, Registry
+from trainable.registry import BODIES, CORPORA, METRICS, QUANTIZERS, SAMPLERS, TASKS, Registry
 
 _KINDS: tuple[tuple[str, Registry], ...] = (
     ("corpus.source", CORPORA),
     ("quantization.quantizer", QUANTIZERS),
     ("quantization.per_site", QUANTIZERS),
+    ("quantization.body", BODIES),
     ("sampling.sampler", SAMPLERS),
     ("evaluation.control_tasks", TASKS),
 )

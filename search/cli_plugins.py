@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 KINDS = {  # where each kind stands in a space file
     "quantizers": "trial.quantization.quantizer, trial.quantization.per_site.SITE",
+    "bodies": "trial.quantization.body",
     "corpora": "trial.corpus.source",
     "samplers": "trial.sampling.sampler",
     "tasks": "trial.evaluation.control_tasks",

@@ -71,7 +71,7 @@ def run(
 
         search: Here | There = There(address, given, wanted, str(storage), str(resume) if resume else None, max_concurrent)
     else:
-        search = Here(resolve(given, resume, wanted), address, storage, resume, max_concurrent)
+        search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent)
     with choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
         watch = Watch(observer, search.how_to_go_on)
         try:
@@ -117,7 +117,7 @@ class Here:
         return f"qdlm run --resume {shown(run)}"
 
 
-def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any]) -> Space:
+def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
     """The space to run: the one that is given, or that of the run to go on with, with which one given beside it must agree.
 
     Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
@@ -131,7 +131,7 @@ def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any])
 
     recorded = recorded_space(resume)
     if given is not None:
-        agree(given, recorded, f"the space given does not agree with the run {resume}")
+        agree(given, recorded, f"{label or 'the space given'} does not agree with the run {resume}")
     asked = recorded.with_overrides(wanted) if wanted else recorded
     agree(asked, recorded, f"the run {resume} cannot go on with other settings")
     check(asked)

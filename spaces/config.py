@@ -15,6 +15,9 @@ Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
 
 
+_SHORT_FORMS = {r"Q(\d+)i(\d+)f": ("int_bits", "frac_bits"), r"E(\d+)M(\d+)": ("exp_bits", "man_bits"), r"(\d+)": ("bits",)}
+
+
 class Settings(BaseModel):
     """Base of every settings group: immutable, and a key that does not exist is an error."""
 
@@ -24,7 +27,8 @@ class Settings(BaseModel):
 class PluginRef(BaseModel):
     """A plug-in by name, with its own parameters beside the name: `{name: fixed, int_bits: 0, frac_bits: 8}`.
 
-    Two short forms are accepted: `binary`, and `fixed:Q0i8f` for the formats that have integer and fraction bits.
+    Short forms are accepted: `binary`; `fixed:Q0i8f` for formats of integer and fraction bits, `float:E2M1` for those
+    of exponent and mantissa bits, `uniform:4` for those of so many bits.
     The parameters are checked against the plug-in's `Params` by `trainable.registry`, not here.
     """
 
@@ -39,10 +43,12 @@ class PluginRef(BaseModel):
         name, _, form = value.partition(":")
         if not form:
             return {"name": name}
-        match = re.fullmatch(r"Q(\d+)i(\d+)f", form)
-        if match is None:
-            raise ValueError(f"{value!r} is not NAME or NAME:Q<int>i<frac>f, such as fixed:Q0i8f")
-        return {"name": name, "int_bits": int(match[1]), "frac_bits": int(match[2])}
+        for pattern, keys in _SHORT_FORMS.items():
+            match = re.fullmatch(pattern, form)
+            if match is not None:
+                return {"name": name, **{key: int(digits) for key, digits in zip(keys, match.groups(), strict=True)}}
+        raise ValueError(f"{value!r} is not NAME or NAME:Q<int>i<frac>f, such as fixed:Q0i8f, "
+                         "or NAME:E<exp>M<man>, such as float:E2M1, or NAME:<bits>, such as uniform:4")
 
     @property
     def params(self) -> dict[str, Any]:
@@ -124,6 +130,15 @@ class QuantizationConfig(Settings):
     quantizer: PluginRef = Field(PluginRef(name="none"), description="the quantizer plug-in and its parameters")
     sites: tuple[Site, ...] = Field(("embedding",), description="where the quantizer acts")
     per_site: dict[Site, PluginRef] = Field({}, description="a quantizer of its own for a site")
+    body: PluginRef = Field(PluginRef(name="float32"), description="format of the trained body, adapter merged, at export")
+
+    @model_validator(mode="after")
+    def _body_once(self) -> QuantizationConfig:
+        twice = [site for site in ("attention", "ffn") if self.at(site).name != "none"]
+        if self.body.name != "float32" and twice:
+            raise ValueError(f"body {self.body.name} rounds attention and ffn after training, and {self.at(twice[0]).name} "
+                             f"is on site {twice[0]} while training: keep one of the two")
+        return self
 
     def at(self, site: Site) -> PluginRef:
         """The quantizer that acts on `site`; `none` where nothing is asked for."""

@@ -2,14 +2,20 @@
 
     config.json        format version, the trial's settings, which tensor was packed by which quantizer
     lexicon.json       words by id; fields, values and how they are said (what control needs of the corpus)
-    model.safetensors  `NAME::codes` (+ `NAME::scale`) for packed weights, `NAME` for float32 tensors
-    measurements.json  what was measured (written by the exporter's caller)
+    model.safetensors  `NAME::codes` (+ `NAME::scale`, ...) for packed weights, `NAME` for float32 tensors
     manifest.json      size and sha256 of each file
+
+and, for people and other programs, what it does not need to run:
+
+    tokenizer.json     the words as a Hugging Face tokenizer
+    adapter/           the low-rank adapter in peft's format, where there is one (its effect is in model.safetensors)
+    measurements.json, MODEL_CARD.md  what was measured (written by the exporter's caller)
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,37 +25,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spaces.config import PluginRef, SamplingConfig, TrialConfig
+from spaces.config import SITES, PluginRef, SamplingConfig, Site, TrialConfig
 from spaces.errors import UserError
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule
 from trainable.files import damage, whole_folder
+from trainable.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
 from trainable.model.denoiser import DiffusionLM
-from trainable.model.sites import quantized_state
-from trainable.registry import QUANTIZERS
+from trainable.model.sites import plain_name, quantized_state, site_weights
+from trainable.registry import BODIES, QUANTIZERS
 from trainable.seeds import stream
 
-FORMAT = 1
+FORMAT, READABLE = 2, (1, 2)
 SPLIT = "::"
 WEIGHTS, CONFIG, LEXICON, MEASUREMENTS = "model.safetensors", "config.json", "lexicon.json", "measurements.json"
 
 
 @torch.no_grad()
-def packed_tensors(model: DiffusionLM) -> tuple[dict[str, Tensor], dict[str, dict]]:
-    """What goes to disk: tensors by name, and `{weight name: {quantizer, shape}}` for the packed ones.
+def packed_tensors(model: DiffusionLM, body: PluginRef | None = None) -> tuple[dict[str, Tensor], dict[str, dict]]:
+    """What goes to disk: tensors by name, and `{weight name: {quantizer or body, shape}}` for the packed ones.
 
     An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`, `NAME::lora_b`,
-    scale folded into b), since merging would need the sum to be quantized again.
+    scale folded into b), since merging would need the sum to be quantized again. `body` is the format that the merged
+    weights of attention and ffn are then rounded to.
     """
     tensors: dict[str, Tensor] = {}
     packing: dict[str, dict] = {}
     quantized = quantized_state(model)
-    for name, (quantizer, weight) in quantized.items():
+    for name, weight in quantized.items():
         plain = _plain(f"{name}.weight")
-        packing[plain] = {"quantizer": {"name": quantizer.name, **quantizer.params.model_dump()},
-                          "shape": list(weight.shape)}
-        for part, value in quantizer.encode(weight).items():
+        packing[plain] = {"quantizer": {"name": weight.quantizer.name, **weight.quantizer.params.model_dump()},
+                          "shape": list(weight.master.shape)}
+        for part, value in weight.encode().items():
             tensors[plain + SPLIT + part] = value
     for name, value in model.state_dict().items():
         if "lora_" in name or ".parametrizations." in name:
@@ -60,6 +68,12 @@ def packed_tensors(model: DiffusionLM) -> tuple[dict[str, Tensor], dict[str, dic
             tensors[name + SPLIT + "lora_a"], tensors[name + SPLIT + "lora_b"] = a, b
         else:
             tensors[name] = tensors[name] + b @ a
+    if body is not None and body.name != "float32":
+        form = BODIES.build(body)
+        for name in site_names(model, "attention", "ffn"):
+            weight = tensors.pop(name)
+            packing[name] = {"body": {"name": form.name, **form.params.model_dump()}, "shape": list(weight.shape)}
+            tensors |= {name + SPLIT + part: value for part, value in form.encode(weight).items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, packing
 
 
@@ -78,17 +92,40 @@ def _adapters(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def stored_bytes(model: DiffusionLM) -> int:
-    """Bytes of all tensors that `export` would write (the file adds its header)."""
-    return sum(value.numel() * value.element_size() for value in packed_tensors(model)[0].values())
+def site_names(model: nn.Module, *sites: Site) -> list[str]:
+    """Names in the artifact of every weight of some sites."""
+    return [_plain(plain_name(name) + ".weight") for site in sites for name, _ in site_weights(model, site)]
+
+
+def stored_facts(model: DiffusionLM, body: PluginRef | None = None) -> dict[str, float]:
+    """What `export` would write, counted: `packed_bytes` of all tensors (the file adds its header), `bits_per_weight`
+    over all deployed values, `bits_per_weight_SITE` over the weights of each site.
+    """
+    tensors, packing = packed_tensors(model, body)
+    total, values = _bytes_and_values(tensors, packing, None)
+    facts = {"packed_bytes": total, "bits_per_weight": 8 * total / values}
+    for site in SITES:
+        stored, values = _bytes_and_values(tensors, packing, set(site_names(model, site)))
+        facts[f"bits_per_weight_{site}"] = 8 * stored / values
+    return facts
+
+
+def _bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict], names: set[str] | None) -> tuple[int, int]:
+    """Stored bytes, and values of the float model that they stand for, of the named weights (None = all tensors)."""
+    chosen = {key: value for key, value in tensors.items() if names is None or key.partition(SPLIT)[0] in names}
+    plain = sum(value.numel() for key, value in chosen.items() if SPLIT not in key)
+    packed = sum(math.prod(entry["shape"]) for name, entry in packing.items() if names is None or name in names)
+    return sum(value.numel() * value.element_size() for value in chosen.values()), plain + packed
 
 
 def export(model: DiffusionLM, config: TrialConfig, lexicon: Lexicon, out: Path, facts: dict) -> Path:
     """Write the artifact folder `out` (whole or not at all). `facts` is JSON-able and tells how the model was made."""
-    tensors, packing = packed_tensors(model)
+    tensors, packing = packed_tensors(model, config.quantization.body)
     with whole_folder(out) as folder:
         save_file(tensors, folder / WEIGHTS)
         (folder / LEXICON).write_text(json.dumps(lexicon.to_json(), ensure_ascii=False))
+        (folder / TOKENIZER).write_text(tokenizer(lexicon.vocab).to_str())
+        write_adapter(model, config.lora, folder / ADAPTER)
         head = {"format": FORMAT, "config": config.model_dump(mode="json"), "packing": packing, "facts": facts}
         (folder / CONFIG).write_text(json.dumps(head, indent=1))
     return out
@@ -121,31 +158,44 @@ class Loaded:
         return self.process(sampling).sample(n, self.config.corpus.max_length, generator, guide)
 
 
-def load(path: Path | str, device: torch.device | str = "cpu") -> Loaded:
-    """Open an artifact folder. Raises `UserError` naming what is missing, damaged, or of another format version."""
-    path = Path(path)
+def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True) -> Loaded:
+    """Open an artifact folder. Raises `UserError` naming what is missing, damaged, or of another format version.
+
+    With `run_codes` a body that was exported as codes computes with them; without, it is decoded to float32.
+    """
+    path, device = Path(path), torch.device(device)
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not an artifact: no {CONFIG} in it")
     wrong = damage(path)
     if wrong:
         raise UserError(f"damaged artifact: {wrong}")
-    head = json.loads((path / CONFIG).read_text())
-    if head.get("format") != FORMAT:
-        raise UserError(f"{path / CONFIG}: format {head.get('format')!r}, this version reads format {FORMAT}")
+    head, config, lexicon, tensors = _read(path)
     try:
-        config = TrialConfig.model_validate(head["config"])
-        tensors = load_file(path / WEIGHTS)
-        lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text()))
-    except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {str(error).splitlines()[0]}") from None
-    model = plain_model(config, lexicon.vocab)
-    try:
-        model.load_state_dict(decoded(tensors, head["packing"]))
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {str(error).splitlines()[0]}") from None
-    model = model.to(device).eval().requires_grad_(False)
+        model = assembled(config, lexicon.vocab, tensors, head["packing"], device, run_codes)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
-    return Loaded(path, config, lexicon, model, schedule, head["facts"])
+    return Loaded(path, config, lexicon, model.requires_grad_(False), schedule, head["facts"])
+
+
+def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
+    """The files of an artifact, each checked for itself. Raises `UserError`."""
+    try:
+        head = json.loads((path / CONFIG).read_text())
+        if not isinstance(head, dict):
+            raise ValueError(f"{CONFIG} is not a JSON object")
+        if head.get("format") not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise UserError(f"{path / CONFIG}: format {head.get('format')!r}, this version reads formats {known}")
+        if not isinstance(head["facts"], dict) or not isinstance(head["packing"], dict):
+            raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
+        config = TrialConfig.model_validate(head["config"])
+        lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text()))
+        return head, config, lexicon, load_file(path / WEIGHTS)
+    except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
+            RecursionError) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}") from None
 
 
 def plain_model(config: TrialConfig, vocabulary: list[str]) -> DiffusionLM:
@@ -154,13 +204,61 @@ def plain_model(config: TrialConfig, vocabulary: list[str]) -> DiffusionLM:
     return DiffusionLM(model_config, config.diffusion, vocabulary)
 
 
+@torch.no_grad()
+def assembled(config: TrialConfig, vocabulary: list[str], tensors: dict[str, Tensor], packing: dict[str, dict],
+              device: torch.device, run_codes: bool = True) -> DiffusionLM:
+    """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
+
+    Weights are assigned, never copied over random ones: a large model is built without its float size in memory.
+    Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do not fit each other.
+    """
+    with torch.device("meta"):
+        model = plain_model(config, vocabulary)
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _check_shapes(tensors, packing, shapes)
+    running = {}
+    if run_codes:
+        for name, entry in packing.items():
+            if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
+                running[name] = form
+    state = decoded(tensors, {name: entry for name, entry in packing.items() if name not in running})
+    state = {name: value.to(device) for name, value in state.items()}
+    for name, form in running.items():
+        module = name.removesuffix(".weight")
+        parts = {part: value.to(device) for part, value in parts_of(tensors, name).items()}
+        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias")))
+        state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape and float32."""
+    for name, entry in packing.items():
+        if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
+            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, the model has {shapes.get(name)}")
+    for key, value in tensors.items():
+        name, _, part = key.partition(SPLIT)
+        if part and name not in packing or not part and name in packing:
+            raise ValueError(f"tensor {key} does not agree with packing")
+        if not part and (shapes.get(name) != tuple(value.shape) or value.dtype != torch.float32):
+            raise ValueError(f"tensor {key}: {value.dtype} {tuple(value.shape)}, the model has {shapes.get(name)}")
+
+
+def parts_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The packed arrays of one weight by their own names."""
+    return {key.removeprefix(name + SPLIT): value for key, value in tensors.items() if key.startswith(name + SPLIT)}
+
+
 def decoded(tensors: dict[str, Tensor], packing: dict[str, dict]) -> dict[str, Tensor]:
     """Float state of a plain model from an artifact's tensors. Raises ValueError or KeyError where they do not fit."""
     state = {name: value for name, value in tensors.items() if SPLIT not in name}
     for name, entry in packing.items():
-        parts = {key.removeprefix(name + SPLIT): value for key, value in tensors.items() if key.startswith(name + SPLIT)}
-        quantizer = QUANTIZERS.build(PluginRef(**entry["quantizer"]))
-        weight = quantizer.decode(parts, tuple(entry["shape"]))
+        parts, shape = parts_of(tensors, name), tuple(entry["shape"])
+        if "body" in entry:
+            state[name] = BODIES.build(PluginRef(**entry["body"])).decode(parts, shape)
+            continue
+        weight = QUANTIZERS.build(PluginRef(**entry["quantizer"])).decode(parts, shape)
         if "lora_a" in parts:
             weight = weight + parts["lora_b"] @ parts["lora_a"]
         state[name] = weight

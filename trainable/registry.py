@@ -66,6 +66,25 @@ QUANTIZERS = Registry("quantizer", {
     "ternary_absmean": "trainable.quantizers.ternary:TernaryAbsmean",
     "fixed": "trainable.quantizers.fixed:FixedPoint",
     "pow2": "trainable.quantizers.pow2:PowerOfTwo",
+    "uniform": "trainable.quantizers.uniform:Uniform",
+    "float": "trainable.quantizers.floats:SmallFloat",
+    "nf4": "trainable.quantizers.nf4:NF4",
+    "bfp": "trainable.quantizers.shared_exponent:BlockFloat",
+    "mx": "trainable.quantizers.shared_exponent:MX",
+    "lut": "trainable.quantizers.lut:LookupTable",
+    "vq": "trainable.quantizers.vq:VectorQuantizer",
+    "pq": "trainable.quantizers.pq:ProductQuantizer",
+    "rvq": "trainable.quantizers.rvq:ResidualVQ",
+    "simvq": "trainable.quantizers.simvq:SimVQ",
+    "fsq": "trainable.quantizers.fsq:FSQ",
+    "adapt": "trainable.quantizers.adapt:AdaPT",
+})
+BODIES = Registry("body format", {
+    "float32": "trainable.model.kernels:Float32",
+    "bfloat16": "trainable.model.kernels:BFloat16",
+    "int8_dynamic": "trainable.model.kernels:Int8Dynamic",
+    "int8_weight": "trainable.model.kernels:Int8Weight",
+    "int4_weight": "trainable.model.kernels:Int4Weight",
 })
 CORPORA = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
@@ -89,7 +108,9 @@ METRICS = Registry("metric", {
     "latency_ms": "trainable.metrics.latency:Latency",
     "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",
     "size_bytes": "trainable.metrics.size:SizeBytes",
+    "bits_per_weight": "trainable.metrics.bits:BitsPerWeight",
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
-REGISTRIES = {"quantizers": QUANTIZERS, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS, "metrics": METRICS}
+REGISTRIES = {"quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS,
+              "metrics": METRICS}

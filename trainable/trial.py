@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from spaces.config import TrialConfig
-from trainable.artifact import MEASUREMENTS, Loaded, export, load, plain_model, stored_bytes
+from trainable.artifact import CONFIG, MEASUREMENTS, Loaded, assembled, export, load, packed_tensors, plain_model, stored_facts
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.schedule import Schedule
 from trainable.evaluation import Measurement, measure
@@ -19,6 +19,7 @@ from trainable.files import write_manifest
 from trainable.model.adapter import add_lora, count_parameters, set_trainable
 from trainable.model.denoiser import DiffusionLM
 from trainable.model.sites import apply
+from trainable.model_card import CARD, model_card
 from trainable.prepare import Prepared
 from trainable.seeds import stream_seed
 from trainable.teacher import Teacher
@@ -44,7 +45,7 @@ class Trial:
         self.prepared, self.rungs, self.folder, self.device, self.cache = prepared, list(rungs), folder, device, cache
         self.rank = rank
         self.corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
-        base = shared(cache, "base", prepared.base, lambda: load(prepared.base))
+        base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
         self.model, self.facts = adapted_model(self.config, base)
         self.lexicon = base.lexicon
         self.model.to(device)
@@ -65,14 +66,15 @@ class Trial:
         return {"rung": index, "steps": self.run.step, "final": final, **losses, **values}
 
     def _measure(self, final: bool) -> dict:
-        facts = {**self.facts, "train_seconds": self.run.seconds, "packed_bytes": stored_bytes(self.model)}
+        body = self.config.quantization.body
+        facts = {**self.facts, "train_seconds": self.run.seconds, **stored_facts(self.model, body)}
         artifact = self.folder / ARTIFACT if final else None
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)
             export(self.model, self.config, self.lexicon, artifact, facts)
         measurement = Measurement(
-            config=self.config, model=self.model, schedule=self.schedule, corpus=self.corpus, teacher=self._teacher(),
-            facts=facts, device=self.device, share=1.0 if final else self.config.evaluation.rung_share,
+            config=self.config, model=self._measured_model(), schedule=self.schedule, corpus=self.corpus,
+            teacher=self._teacher(), facts=facts, device=self.device, share=1.0 if final else self.config.evaluation.rung_share,
             artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
             cache=self.cache)
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
@@ -81,6 +83,13 @@ class Trial:
             record_measurements(artifact, values)
             values["artifact"] = str(artifact)
         return values
+
+    def _measured_model(self) -> DiffusionLM:
+        """What is exported: the trained model itself, or one with its body rounded as it will be."""
+        if self.config.quantization.body.name == "float32":
+            return self.model
+        tensors, packing = packed_tensors(self.model, self.config.quantization.body)
+        return assembled(self.config, self.lexicon.vocab, tensors, packing, self.device).requires_grad_(False)
 
     def _teacher(self) -> Teacher:
         return shared(self.cache, "teacher", self.prepared.teacher,
@@ -121,6 +130,8 @@ def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]
 def record_measurements(artifact: Path, values: dict) -> None:
     """Put what was measured beside the weights."""
     (artifact / MEASUREMENTS).write_text(json.dumps(values, indent=1, sort_keys=True))
+    head = json.loads((artifact / CONFIG).read_text())
+    (artifact / CARD).write_text(model_card(artifact.name, head, values))
     write_manifest(artifact)
 
 

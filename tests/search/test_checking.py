@@ -41,7 +41,7 @@ RANK = "lora.rank: {choice: [0, 4]}"
         ),
         (
             with_search("quantization.quantizer: {choice: [none, {name: fixed, frac_bit: 4}]}"),
-            ["choice[1]: quantizer 'fixed', parameter 'frac_bit'", "parameters: int_bits, frac_bits"],
+            ["choice[1]: quantizer 'fixed', parameter 'frac_bit'", "parameters: gradient, int_bits, frac_bits"],
         ),
         (
             with_search("quantization.quantizer: {choice: [non]}"),

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from search.cli import main
+from search.cli_format import out
 from search.cli_run import Watch, report, resolve
 from search.records import RunFolder
 from spaces.errors import UserError
-from spaces.schema import Space
+from spaces.schema import Space, load
 
 SPACE = """
 name: small
@@ -121,7 +122,7 @@ def test_status_of_an_interrupted_run_says_how_to_go_on(run_path, capsys):
 
 
 def test_the_end_of_a_run_shows_front_place_and_next_commands(run_path, capsys):
-    report(run_path.resolve())
+    report(run_path.resolve(), out())
     shown = capsys.readouterr().out
     assert "Front: 2 of 3" in shown and f"Results  {run_path}/" in shown and f"qdlm front {run_path}" in shown
     assert f"qdlm generate {run_path}/artifacts/trial-000" in shown
@@ -136,10 +137,10 @@ def test_resume_takes_the_recorded_space_and_a_new_budget(run_path):
 
 def test_resume_with_a_space_that_differs_is_refused(run_path, tmp_path):
     (tmp_path / "same.yaml").write_text(SPACE)
-    assert resolve("same.yaml", run_path, {}).name == "small"
+    assert resolve(load("same.yaml"), run_path, {}).name == "small"
     (tmp_path / "other.yaml").write_text(SPACE.replace("[0, 8]", "[0, 12]"))
     with pytest.raises(UserError, match=r"other.yaml does not agree with the run .*lora.rank"):
-        resolve("other.yaml", run_path, {})
+        resolve(load("other.yaml"), run_path, {}, "other.yaml")
     with pytest.raises(UserError, match="cannot go on with other settings.*seed"):
         resolve(None, run_path, {"seed": 5})
 
@@ -147,13 +148,13 @@ def test_resume_with_a_space_that_differs_is_refused(run_path, tmp_path):
 def test_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seen = []
-    watch = Watch(seen.append)
+    watch = Watch(seen.append, lambda run: f"again {run}")
     watch({"event": "run_started", "run": str(tmp_path / "runs" / "small-1")})
     watch({"event": "rung"})
     assert len(seen) == 2
     watch.say_how_to_go_on()
     watch.say_how_to_go_on()
     line, = capsys.readouterr().err.splitlines()
-    assert line.endswith("qdlm run --resume runs/small-1")
+    assert line.endswith(f"again {tmp_path / 'runs' / 'small-1'}")
     Watch(seen.append).say_how_to_go_on()
     assert "nothing was kept" in capsys.readouterr().err

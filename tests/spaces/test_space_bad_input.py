@@ -90,7 +90,7 @@ RANK, FRAC, OBJECTIVES, BUDGET = (
         (RANK, "quantization.sites: {choice: [[emb]]}", ["search.quantization.sites.choice[0]: [0]: should be 'embedding'"]),
         (RANK, "quantization.per_site.body: {choice: [none]}",
          ["'body' is not legal here; legal: embedding, projection, attention, ffn"]),
-        (RANK, "quantization.per_site.ffn: {choice: ['fixed:8']}", ["'fixed:8' is not NAME or NAME:Q<int>i<frac>f"]),
+        (RANK, "quantization.per_site.ffn: {choice: ['fixed:8b']}", ["'fixed:8b' is not NAME or NAME:Q<int>i<frac>f"]),
         (RANK, "model.hidden: {choice: [64, 128]}", ["trial.model.hidden: is fixed here and searched at search.model.hidden"]),
         (RANK, "model.heads: {choice: [4]}", ["trial.model.heads: is fixed here and searched"]),
         (RANK, "quantization.quantizer: {choice: [none]}",

@@ -90,7 +90,7 @@ class Small:
         shape = GPT2Config(vocab_size=len(self.corpus.vocab), n_positions=16, n_embd=8, n_layer=1, n_head=1)
         self.teacher = Teacher(GPT2LMHeadModel(shape), lambda words: [0, *self.corpus.encode(words), 1], {"name": "toy"}, 16)
         self.artifact, self.base_artifact = artifact, base_artifact
-        self.facts, self.notes, self.cache = {"train_seconds": 1.5, "packed_bytes": 1234}, {}, {}
+        self.facts, self.notes, self.cache = {"train_seconds": 1.5, "bits_per_weight": 4.5, "packed_bytes": 1234}, {}, {}
 
     def generator(self, purpose):
         return torch.Generator().manual_seed(sum(map(ord, purpose)))

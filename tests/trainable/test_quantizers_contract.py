@@ -23,7 +23,8 @@ def draw(shape, seed=0, std=0.5, device="cpu"):
 def assert_same_bits(a: torch.Tensor, b: torch.Tensor):
     """Equal as bytes: tells -0 from 0, which `torch.equal` does not."""
     assert a.dtype == b.dtype and a.shape == b.shape
-    assert a.detach().cpu().contiguous().numpy().tobytes() == b.detach().cpu().contiguous().numpy().tobytes()
+    first, second = (x.detach().cpu().contiguous().flatten().view(torch.uint8) for x in (a, b))
+    assert torch.equal(first, second)
 
 
 def awkward_weights() -> dict[str, torch.Tensor]:
@@ -43,6 +44,12 @@ def awkward_weights() -> dict[str, torch.Tensor]:
 
 
 AWKWARD = awkward_weights()
+
+
+def trainable(quantizer, w: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The weight and what its quantizer learns about it, as leaves that take gradients."""
+    learned = {name: value.clone().requires_grad_(name not in quantizer.frozen) for name, value in quantizer.fit(w).items()}
+    return w.clone().requires_grad_(), learned
 
 
 @pytest.fixture(params=CASES, ids=IDS)
@@ -73,7 +80,7 @@ class TestQuantizerContract:
 
     @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=48),
            columns=st.integers(1, 7))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
     def test_any_finite_float32_round_trips(self, name, params, values, columns):
         quantizer = QUANTIZERS.get(name)(params)
@@ -83,25 +90,28 @@ class TestQuantizerContract:
 
     @pytest.mark.parametrize("shape", SHAPES, ids=str)
     def test_declared_size_is_the_size_to_the_byte(self, quantizer, shape):
-        packed = quantizer.encode(draw(shape))
-        assert packed["codes"].dtype == torch.uint8 and packed["codes"].ndim == 1
-        assert packed["codes"].numel() == quantizer.code_bytes(math.prod(shape))
-        assert all(value.is_contiguous() for value in packed.values())
+        packed, layout = quantizer.encode(draw(shape)), quantizer.layout(shape)
+        assert packed["codes"].dtype == torch.uint8 and set(packed) == set(layout)
+        assert all(value.is_contiguous() and value.ndim == 1 for value in packed.values())
+        assert {name: value.dtype for name, value in packed.items()} == {name: part.dtype for name, part in layout.items()}
         total = sum(value.numel() * value.element_size() for value in packed.values())
-        assert total == quantizer.stored_bytes(shape)
-        assert quantizer.bits_per_value(shape) == 8 * total / math.prod(shape)
-        assert set(packed) <= {"codes", "scale"}
+        if quantizer.adaptive:
+            assert total <= quantizer.stored_bytes(shape)
+        else:
+            assert {name: value.numel() for name, value in packed.items()} == {n: p.count for n, p in layout.items()}
+            assert total == quantizer.stored_bytes(shape)
+        assert quantizer.bits_per_value(shape) == 8 * quantizer.stored_bytes(shape) / math.prod(shape)
 
     def test_codes_hold_no_more_than_the_levels_need(self, quantizer):
         if quantizer.grid.levels is None:
             return
-        bits = quantizer.code_bytes(10_000) * 8 / 10_000
+        bits = quantizer.layout((100, 100))["codes"].bytes * 8 / 10_000
         assert math.log2(quantizer.grid.levels) <= bits < math.log2(quantizer.grid.levels) + 1
 
     def test_values_lie_on_the_declared_grid(self, quantizer):
         out = quantizer.fake_quantize(draw((300, 40), std=2.0)).double().numpy()
         grid = quantizer.grid
-        if grid.levels is not None:
+        if grid.levels is not None and getattr(quantizer.params, "granularity", quantizer.scope) != "group":
             per_row = [len(np.unique(row)) for row in out]
             assert max(per_row) <= grid.levels
         if grid.low is not None:
@@ -112,8 +122,10 @@ class TestQuantizerContract:
     def test_idempotent(self, quantizer):
         if not quantizer.idempotent:
             pytest.skip(f"{quantizer.label} declares that a second pass may differ")
-        once = quantizer.fake_quantize(draw((50, 17), std=3.0))
-        torch.testing.assert_close(quantizer.fake_quantize(once), once, rtol=1e-6, atol=0)
+        w = draw((50, 17), std=3.0)
+        learned = quantizer.fit(w)
+        once = quantizer.fake_quantize(w, learned)
+        torch.testing.assert_close(quantizer.fake_quantize(once, learned), once, rtol=1e-6, atol=0)
 
     def test_deterministic_and_leaves_its_input_alone(self, quantizer):
         w = draw((31, 9))
@@ -126,6 +138,8 @@ class TestQuantizerContract:
             assert_same_bits(first[key], second[key])
 
     def test_rows_do_not_depend_on_each_other(self, quantizer):
+        if quantizer.scope != "row":
+            pytest.skip(f"{quantizer.label} declares that a {quantizer.scope} shares scale or table")
         w = draw((20, 33))
         assert_same_bits(quantizer.fake_quantize(w)[4:9], quantizer.fake_quantize(w[4:9]))
 
@@ -140,18 +154,48 @@ class TestQuantizerContract:
         """A fake-quantized matrix learns to fit targets it can express: the loss falls far below its start."""
         # Within the range: where a format saturates, most families pass no gradient and a weight is stuck.
         std = min(0.8, 0.3 * (quantizer.grid.high or math.inf))
-        target = quantizer.fake_quantize(draw((6, 12), seed=3, std=std))
+        target = quantizer.fake_quantize(draw((6, 12), seed=3, std=std)).detach()
         x = draw((64, 12), seed=5, std=1.0)
-        w = draw((6, 12), seed=4, std=std).requires_grad_()
-        optimizer = torch.optim.Adam([w], lr=0.02)
+        w, learned = trainable(quantizer, draw((6, 12), seed=4, std=std))
+        optimizer = torch.optim.Adam([w, *(value for value in learned.values() if value.requires_grad)], lr=0.02)
         losses = []
         for _ in range(300):
-            loss = (x @ (quantizer.fake_quantize(w) - target).T).pow(2).mean()
+            loss = (x @ (quantizer.fake_quantize(w, learned) - target).T).pow(2).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
         assert min(losses) < 0.25 * losses[0]
+
+    def test_what_is_learned_gets_a_gradient_and_is_exported(self, quantizer):
+        w, learned = trainable(quantizer, draw((40, 12)))
+        assert all(value.dtype == torch.float32 for value in learned.values())
+        trained = {name: value for name, value in learned.items() if value.requires_grad}
+        assert set(quantizer.frozen) <= set(learned)
+        if not learned:
+            return
+        quantizer.fake_quantize(w, learned).backward(draw((40, 12), seed=1))
+        for name, value in trained.items():
+            assert torch.isfinite(value.grad).all() and (value.grad != 0).any(), name
+            with torch.no_grad():
+                value.add_(0.1 * value.abs().max() * draw(tuple(value.shape), seed=2))
+        moved = quantizer.fake_quantize(w, learned)
+        assert not torch.equal(moved, quantizer.fake_quantize(w))
+        assert_same_bits(quantizer.decode(quantizer.encode(w, learned), (40, 12)), moved)
+
+    @pytest.mark.parametrize("rule", ["plain", "clipped", "affine", "rotation"])
+    def test_every_rule_for_the_gradient_keeps_values_and_is_finite(self, quantizer, rule):
+        if "gradient" not in type(quantizer.params).model_fields:
+            pytest.skip("nothing to pass through")
+        ruled = type(quantizer)(type(quantizer.params)(**{**quantizer.params.model_dump(), "gradient": rule}))
+        for w in (draw((20, 15), std=0.05), *AWKWARD.values()):
+            w, learned = trainable(quantizer, w)
+            out = ruled.fake_quantize(w, learned)
+            assert_same_bits(out, quantizer.fake_quantize(w, learned))
+            out.backward(draw(tuple(w.shape), seed=1))
+            assert torch.isfinite(w.grad).all()
+            if rule == "plain":
+                assert torch.equal(w.grad, draw(tuple(w.shape), seed=1))
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
     def test_other_dtypes_are_quantized_in_float32_then_cast(self, quantizer, dtype):
@@ -179,8 +223,11 @@ class TestQuantizerContract:
     def test_decode_refuses_truncated_arrays(self, quantizer):
         packed = quantizer.encode(draw((40, 10)))
         for key, value in packed.items():
+            for wrong in (value[:-1], value.to(torch.int64)):
+                with pytest.raises(ValueError, match="expected"):
+                    quantizer.decode({**packed, key: wrong}, (40, 10))
             with pytest.raises(ValueError, match="expected"):
-                quantizer.decode({**packed, key: value[:-1]}, (40, 10))
+                quantizer.decode({name: part for name, part in packed.items() if name != key}, (40, 10))
 
     def test_says_what_it_is(self, quantizer):
         facts = quantizer.facts((821, 16))

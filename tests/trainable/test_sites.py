@@ -1,5 +1,4 @@
 """Quantizers on the sites of a model, with and without peft around its layers."""
-
 import copy
 import json
 from collections import Counter
@@ -81,10 +80,10 @@ def mixed():
 def count_calls(model) -> Counter:
     """Counts `fake_quantize` calls from now on, by quantizer label."""
     calls = Counter()
-    for quantizer in {id(q): q for q, _ in sites.quantized_state(model).values()}.values():
-        def counted(w, quantizer=quantizer):
+    for quantizer in {id(q): q for q, _, _ in sites.quantized_state(model).values()}.values():
+        def counted(w, *learned, quantizer=quantizer):
             calls[quantizer.label] += 1
-            return type(quantizer).fake_quantize(quantizer, w)
+            return type(quantizer).fake_quantize(quantizer, w, *learned)
         quantizer.fake_quantize = counted
     return calls
 
@@ -111,7 +110,7 @@ def test_model_computes_with_quantized_weights(cls, how):
     sites.apply(model, mixed())
     state = sites.quantized_state(model)
     assert len(state) == sum(EXPECTED.values())
-    for name, (quantizer, master) in state.items():
+    for name, (quantizer, master, _) in state.items():
         target = reference.get_submodule(name).weight
         assert torch.equal(master, target)
         target.data.copy_(quantizer.decode(quantizer.encode(master), tuple(master.shape)))
@@ -193,13 +192,13 @@ def test_masters_train_and_optimizer_keeps_them(how):
     model = make(how=how)
     optimizer = torch.optim.SGD([p for p in model.parameters()], lr=0.1)  # built before quantizers are placed
     sites.apply(model, mixed())
-    masters = {name: m.clone() for name, (_, m) in sites.quantized_state(model).items()}
+    masters = {name: m.clone() for name, (_, m, _) in sites.quantized_state(model).items()}
     trained = {name: model.get_submodule(name).parametrizations.weight.original.requires_grad for name in masters}
     assert all(trained.values()) == (how == "plain")  # inject_adapter_in_model freezes base weights
     ids, t = batch()
     nn.functional.cross_entropy(model.train()(ids, t).flatten(0, 1), ids.flatten()).backward()
     optimizer.step()
-    for name, (_, master) in sites.quantized_state(model).items():
+    for name, (_, master, _) in sites.quantized_state(model).items():
         assert torch.equal(master, masters[name]) != trained[name], name
 
 
@@ -220,7 +219,7 @@ def test_deepcopy_is_independent(how):
     out = twin(*batch())
     assert torch.equal(out, model(*batch()))
     with torch.no_grad():
-        for _, (_, master) in sites.quantized_state(model).items():
+        for _, (_, master, _) in sites.quantized_state(model).items():
             master.neg_()
     assert torch.equal(twin(*batch()), out) and not torch.equal(model(*batch()), out)
 
@@ -362,11 +361,12 @@ def test_bad_use_is_refused_before_anything_changes():
 
 def test_all_families_compile_to_one_graph():
     model = nn.Module()
-    labels = ("fixed:Q0i8f", "pow2:Q4i4f", "ternary_twn", "ternary_absmean", "binary")
+    labels = ("fixed:Q0i8f", "pow2:Q4i4f", "ternary_twn", "ternary_absmean", "binary", "uniform:3", "float:E3M0", "nf4",
+              "bfp", {"name": "uniform", "scale": "lsq"}, {"name": "uniform", "gradient": "rotation"})
     model.up = nn.Sequential(*[nn.Linear(6, 6) for _ in labels])
     for layer, label in zip(model.up, labels, strict=True):
         quantizer = sites.QUANTIZERS.build(QuantizationConfig(quantizer=label).quantizer)
-        nn.utils.parametrize.register_parametrization(layer, "weight", sites.FakeQuant(quantizer))
+        nn.utils.parametrize.register_parametrization(layer, "weight", sites.FakeQuant(quantizer, layer.weight))
     compiled = torch.compile(model.up, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     grads = []

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from trainable.metrics.base import Measurable, Metric
 
-RECORDS = ("measurements.json", "manifest.json")
-"""Files about the model that it does not need to run. They are not counted."""
+RECORDS = ("measurements.json", "manifest.json", "MODEL_CARD.md", "tokenizer.json", "adapter")
+"""Files and folders of an artifact that it does not need to run. They are not counted."""
 
 
 def folder_bytes(folder: Path, pattern: str = "*") -> int:
     """Bytes of the files in `folder` and below whose names match `pattern`, the records left out."""
-    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file() and path.name not in RECORDS)
+    return sum(path.stat().st_size for path in folder.rglob(pattern)
+               if path.is_file() and path.relative_to(folder).parts[0] not in RECORDS)
 
 
 class SizeBytes(Metric):

@@ -13,6 +13,10 @@ MODULES = {"query": r"self\.query", "key": r"self\.key", "value": r"self\.value"
            "output": r"attention\.output\.dense", "ffn": r"\d+\.(?:intermediate|output)\.dense"}
 
 
+LEARNED = ".parametrizations.weight.0.trained."
+"""In the name of a parameter: a quantizer learns it (`trainable.model.sites.FakeQuant`)."""
+
+
 def add_lora(model: nn.Module, config: LoraConfig, seed: int = 0) -> int:
     """Put rank-r adapters (update scaled by alpha / r) on the targets in `model.body`; returns the values added.
 
@@ -30,9 +34,12 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int = 0) -> int:
 
 
 def set_trainable(model: nn.Module, adapt: AdaptConfig) -> None:
-    """Freeze the body but for its adapters (`body: frozen`), or train it all. The rest trains, frozen tables excepted."""
+    """Freeze the body but for its adapters (`body: frozen`), or train it all. The rest trains, frozen tables excepted.
+
+    What quantizers learn (scales, codebooks) trains everywhere.
+    """
     for name, value in model.body.named_parameters():
-        value.requires_grad_("lora_" in name or adapt.body == "trainable")
+        value.requires_grad_("lora_" in name or LEARNED in name or adapt.body == "trainable")
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -42,10 +42,11 @@ class DiffusionLM(nn.Module):
         self.config, self.diffusion = model, diffusion
         d, hidden = model.embedding_dim, model.hidden
         self.word_embedding = nn.Embedding(len(vocabulary), d)
-        table = initial_table(model, vocabulary, generator)
-        self.word_embedding.weight.data.copy_(table)
-        if model.normalize_embeddings:
-            self.rescale_table()
+        blank = self.word_embedding.weight.is_meta  # built under torch.device("meta"): weights will be assigned
+        if not blank:
+            self.word_embedding.weight.data.copy_(initial_table(model, vocabulary, generator))
+            if model.normalize_embeddings:
+                self.rescale_table()
         frozen = model.embeddings == "pretrained" and not model.pretrained_trainable
         self.word_embedding.weight.requires_grad_(not frozen)
         self.rounding = RoundingHead(len(vocabulary), model.rounding)
@@ -60,7 +61,8 @@ class DiffusionLM(nn.Module):
             intermediate_size=model.ffn, hidden_dropout_prob=model.dropout,
             attention_probs_dropout_prob=model.dropout, attn_implementation="sdpa"))
         self.down = _projection(hidden, hidden, d, model.projection_depth)
-        self._initialize_body(generator)
+        if not blank:
+            self._initialize_body(generator)
 
     def _initialize_body(self, generator: torch.Generator) -> None:
         """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden).

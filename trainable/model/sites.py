@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,23 +28,54 @@ _FFN = re.compile(r"(^|\.)(intermediate|(?<!attention\.)output)\.dense$")
 
 
 class FakeQuant(nn.Module):
-    """Parametrization of one weight by a quantizer. Holds no parameters of its own."""
+    """Parametrization of one weight by a quantizer. Its parameters are what the quantizer learns about the weight."""
 
-    def __init__(self, quantizer: Quantizer):
+    def __init__(self, quantizer: Quantizer, master: Tensor):
         super().__init__()
         self.quantizer = quantizer
+        self.trained = nn.ParameterDict()
         self.held: Tensor | None = None
+        for name, value in quantizer.fit(master.detach()).items():
+            if name in quantizer.frozen:
+                self.register_buffer(name, value)
+            else:
+                self.trained[name] = nn.Parameter(value)
+
+    @property
+    def learned(self) -> dict[str, Tensor]:
+        """What the quantizer knows about this weight; empty in most families."""
+        return {**self.trained, **dict(self.named_buffers(recurse=False))}
+
+    def quantized(self, master: Tensor) -> Tensor:
+        """[rows, cols] float master -> quantized values, computed now."""
+        return self.quantizer.fake_quantize(master, self.learned) if self.learned else self.quantizer.fake_quantize(master)
+
+    def learns(self, master: Tensor) -> bool:
+        """Whether a training step can change the quantized values."""
+        return master.requires_grad or any(value.requires_grad for value in self.trained.values())
 
     def forward(self, master: Tensor) -> Tensor:
         """[rows, cols] float master -> quantized values; the held ones inside `frozen_weights`."""
         if self.held is None:
-            return self.quantizer.fake_quantize(master)
-        if self.training and master.requires_grad and torch.is_grad_enabled():
+            return self.quantized(master)
+        if self.training and self.learns(master) and torch.is_grad_enabled():
             raise RuntimeError("training step inside frozen_weights: the held weights would get no gradient")
         return self.held
 
     def extra_repr(self) -> str:
         return self.quantizer.label
+
+
+class QuantizedWeight(NamedTuple):
+    """A quantizer, the float master of one weight and what the quantizer learned about it; tensors share memory."""
+
+    quantizer: Quantizer
+    master: Tensor
+    learned: dict[str, Tensor]
+
+    def encode(self) -> dict[str, Tensor]:
+        """The packed arrays of the weight as it is now."""
+        return self.quantizer.encode(self.master, self.learned or None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +137,8 @@ def apply(model: nn.Module, config: QuantizationConfig) -> dict[str, SiteReport]
 
     `none` leaves a site as it is. Works before and after peft has wrapped layers, and must come before
     DistributedDataParallel and torch.compile. Masters stay the same parameter objects, so optimizers keep working.
-    Raises UserError for an unknown quantizer or parameter, ValueError when a site has no weights or is quantized.
+    Raises UserError for an unknown quantizer or parameter
+    or one that costs more than it saves, ValueError when a site has no weights or is quantized.
     """
     quantizers = {site: QUANTIZERS.build(config.at(site)) for site in SITES}
     found = {site: site_weights(model, site) for site in SITES}
@@ -118,6 +150,8 @@ def apply(model: nn.Module, config: QuantizationConfig) -> dict[str, SiteReport]
         done = [name for name, module in found[site] if parametrize.is_parametrized(module, "weight")]
         if done:
             raise ValueError(f"site {site!r} is quantized already ({done[0]}): call remove first")
+        for name, module in found[site]:
+            quantizer.refuse_absurd(tuple(module.weight.shape), f"{site} weight {plain_name(name)}")
     reports = {}
     for site, weights in found.items():
         if not weights:
@@ -125,7 +159,7 @@ def apply(model: nn.Module, config: QuantizationConfig) -> dict[str, SiteReport]
         if quantizers[site].name != "none":
             for _, module in weights:
                 # unsafe skips a trial run of the quantizer; that it keeps shape and dtype, the contract tests show.
-                parametrize.register_parametrization(module, "weight", FakeQuant(quantizers[site]), unsafe=True)
+                parametrize.register_parametrization(module, "weight", FakeQuant(quantizers[site], module.weight), unsafe=True)
         reports[site] = _report(site, quantizers[site], [module for _, module in weights])
     return reports
 
@@ -136,18 +170,20 @@ def remove(model: nn.Module) -> None:
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
 
 
-def quantized_state(model: nn.Module) -> dict[str, tuple[Quantizer, Tensor]]:
-    """Module name -> (its quantizer, its master weight, detached, sharing memory). Export encodes from these."""
-    return {name: (fake.quantizer, _master(module).detach()) for name, module, fake in _quantized(model)}
+def quantized_state(model: nn.Module) -> dict[str, QuantizedWeight]:
+    """Module name -> its quantizer, its master weight and what was learned about it, detached. Export encodes these."""
+    return {name: QuantizedWeight(fake.quantizer, _master(module).detach(),
+                                  {key: value.detach() for key, value in fake.learned.items()})
+            for name, module, fake in _quantized(model)}
 
 
 @contextmanager
 def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
     """Quantize each weight once, now, and use those values until the end: for sampling, where no weight changes.
 
-    Inside, gradients reach activations (guidance) but not the quantized weights. With `trainable=False` only masters
-    that do not require a gradient are held, which speeds up training on a frozen quantized body. Inside, masters must
-    not change and the model must not move to another device. Acts on this model alone; may be nested.
+    Inside, gradients reach activations (guidance) but not the quantized weights. With `trainable=False` only weights
+    of which neither master nor learned scales train are held, which speeds up training on a frozen quantized body.
+    Inside, masters must not change and the model must not move to another device. Acts on this model alone; may be nested.
 
     Not `torch.nn.utils.parametrize.cached`: that one is global to the process, keeps the autograd graph of its first
     use, and hands out stale values when another module is given the `id` of a deleted one.
@@ -157,8 +193,8 @@ def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
         with torch.inference_mode(False), torch.no_grad():
             for _, module, fake in _quantized(model):
                 master = _master(module)
-                if fake.held is None and (trainable or not master.requires_grad):
-                    fake.held = fake.quantizer.fake_quantize(master)
+                if fake.held is None and (trainable or not fake.learns(master)):
+                    fake.held = fake.quantized(master)
                     held.append(fake)
         yield
     finally:
@@ -195,7 +231,7 @@ def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteR
     for module in modules:
         master, weight = _master(module).float(), module.weight.float()
         values += master.numel()
-        stored += quantizer.stored_bytes(tuple(master.shape))
+        stored += _stored(module, quantizer)
         before += float(torch.linalg.vector_norm(master)) ** 2
         after += float(torch.linalg.vector_norm(weight)) ** 2
         largest = max(largest, float(torch.linalg.vector_norm(master, float("inf"))))
@@ -205,3 +241,10 @@ def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteR
             rows, distinct = len(weight), distinct_rows(weight)
     return SiteReport(site, quantizer.label, len(modules), values, 8 * stored / values,
                       (before / values) ** 0.5, (after / values) ** 0.5, largest, beyond / values, rows, distinct)
+
+
+def _stored(module: nn.Module, quantizer: Quantizer) -> int:
+    """Bytes of a packed weight; where the family's size depends on the values, they are packed to see."""
+    if not quantizer.adaptive:
+        return quantizer.stored_bytes(tuple(module.weight.shape))
+    return sum(value.numel() * value.element_size() for value in quantizer.encode(_master(module)).values())

@@ -1,24 +1,53 @@
-"""What a weight quantizer is, and the straight-through gradient that all families share.
+"""What a weight quantizer is.
 
-Every quantizer is a pure function of the float32 values of a 2-D weight. Training sees `fake_quantize`; an artifact
-holds `encode`, and `decode` gives back the very same values, bit for bit: what was measured is what is shipped.
+Every quantizer is a pure function of the float32 values of a 2-D weight and of what it has learned about that weight
+(a scale, a codebook; nothing in most families). Training sees `fake_quantize`; an artifact holds `encode`, and `decode`
+gives back the very same values, bit for bit: what was measured is what is shipped.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from spaces.errors import UserError
+from trainable.quantizers.gradients import clip_gradient, pass_gradient, straight_through
 from trainable.registry import Params
 
-SCALE_BYTES = 4
-"""Scales are stored as float32. float16 would save 16 bits a row, but decode would differ from what was trained."""
+__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "check_size", "clip_gradient", "finite32",
+           "row_mean", "straight_through"]
 
 LARGEST = torch.finfo(torch.float32).max
+MOST_BITS = 16
+"""Stored bits a value beyond which a choice is refused: half of float32 can be had without a quantizer."""
+
+Learned = Mapping[str, Tensor]
+
+
+class Part(NamedTuple):
+    """One stored array: its dtype and number of elements."""
+
+    dtype: torch.dtype
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return self.count * self.dtype.itemsize
+
+
+class QuantizerParams(Params):
+    """What every family takes."""
+
+    gradient: Literal["own", "plain", "clipped", "affine", "rotation"] = Field(
+        "own", description="how the gradient passes the quantizer: the family's own rule, or one of those in "
+                           "trainable/quantizers/gradients.py")
 
 
 class Grid(NamedTuple):
@@ -34,9 +63,13 @@ class Quantizer(ABC):
     """A map from float weights [rows, cols] to few levels. Subclasses set `name`, `Params` and the methods below."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[Params]] = QuantizerParams
     idempotent: ClassVar[bool] = True
     """Whether quantizing twice gives the same as once, up to float32 rounding of a row's scale."""
+    adaptive: ClassVar[bool] = False
+    """Whether the stored size depends on the values; then `layout` is the largest that can be."""
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Names in `fit` that are kept with the weight and not trained."""
 
     def __init__(self, params: Params):
         self.params = params
@@ -52,20 +85,37 @@ class Quantizer(ABC):
         return self.name
 
     @property
+    def scope(self) -> Literal["row", "group", "tensor"]:
+        """What shares a scale or a table. `row`: no row's values depend on another row."""
+        return "row"
+
+    @property
     @abstractmethod
     def grid(self) -> Grid:
-        """The values that come out."""
+        """The values that come out, of one row, group or tensor (see `scope`)."""
 
-    @abstractmethod
-    def fake_quantize(self, w: Tensor) -> Tensor:
-        """[rows, cols] weights -> quantized values, same shape and dtype, with the family's straight-through gradient.
+    def fit(self, w: Tensor) -> dict[str, Tensor]:
+        """What training starts from and learns beside the weight [rows, cols]: float32 tensors by name, often none."""
+        return {}
 
-        Values are computed in float32 whatever the dtype of `w`, then cast to it.
+    def fake_quantize(self, w: Tensor, learned: Learned | None = None) -> Tensor:
+        """[rows, cols] weights -> quantized values, same shape and dtype, with the straight-through gradient asked for.
+
+        Values are computed in float32 whatever the dtype of `w`, then cast to it. Without `learned`, what `fit` gives
+        now is used. Gradients reach `learned` under every rule for the weight's own gradient.
         """
+        rule = self.params.gradient
+        if rule == "own":
+            return self._quantize(w, learned)
+        return pass_gradient(rule, w, self._quantize(w.detach(), learned), self.grid.low, self.grid.high)
 
     @abstractmethod
-    def encode(self, w: Tensor) -> dict[str, Tensor]:
-        """[rows, cols] weights -> `codes` (uint8, 1-D, row-major, packed) and, in some families, `scale` (float32).
+    def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
+        """`fake_quantize` with the family's own gradient."""
+
+    @abstractmethod
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
+        """[rows, cols] weights -> the arrays of `layout`: packed `codes` (uint8, row-major), scales, tables.
 
         Raises ValueError when `w` holds NaN or infinity. Encode on the device that the weight was trained on: a row's
         scale may differ in its last bit between devices.
@@ -79,32 +129,44 @@ class Quantizer(ABC):
         """
 
     @abstractmethod
-    def code_bytes(self, values: int) -> int:
-        """Bytes of `codes` for that many values."""
-
-    def scale_count(self, shape: tuple[int, int]) -> int:
-        """Number of float32 scales stored beside the codes."""
-        return 0
+    def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
+        """Every array that `encode` gives for a weight of this shape; all are 1-D."""
 
     def stored_bytes(self, shape: tuple[int, int]) -> int:
         """Bytes of everything `encode` gives for a weight of this shape."""
-        return self.code_bytes(shape[0] * shape[1]) + SCALE_BYTES * self.scale_count(shape)
+        return sum(part.bytes for part in self.layout(shape).values())
 
     def bits_per_value(self, shape: tuple[int, int]) -> float:
-        """Stored bits per value of a weight of this shape: packed codes with their padding, and scales."""
+        """Stored bits per value of a weight of this shape: packed codes with their padding, scales, tables."""
         return 8 * self.stored_bytes(shape) / (shape[0] * shape[1])
+
+    def refuse_absurd(self, shape: tuple[int, int], where: str) -> None:
+        """Raises `UserError` where scales and tables eat what quantizing saves: above `MOST_BITS` bits a value.
+
+        Only families that store something beside the codes can be absurd: the codes alone are what the user asked for.
+        """
+        parts = self.layout(shape)
+        beside = {name: 8 * part.bytes / math.prod(shape) for name, part in parts.items() if name != "codes"}
+        if beside and sum(beside.values()) > MOST_BITS:
+            name = max(beside, key=beside.get)
+            raise UserError(f"quantizer {self.label!r} on {where} [{shape[0]}, {shape[1]}] stores "
+                            f"{self.bits_per_value(shape):.1f} bits a value, {beside[name]:.1f} of them for its {name}; "
+                            f"legal: at most {MOST_BITS} beside the codes (coarser groups, fewer entries)")
 
     def facts(self, shape: tuple[int, int]) -> dict[str, Any]:
         """What a user wants to know before choosing: label, bits_per_value at this shape, levels, low, high, step."""
         return {"label": self.label, "bits_per_value": self.bits_per_value(shape), **self.grid._asdict()}
 
-    def _codes(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        """`packed["codes"]`, checked to hold exactly the bytes of `shape`."""
-        return check_size(packed["codes"], self.code_bytes(shape[0] * shape[1]), f"{self.label} codes, shape {shape}")
-
-    def _scale(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        """`packed["scale"]` as a column, checked to hold exactly the scales of `shape`."""
-        return check_size(packed["scale"], self.scale_count(shape), f"{self.label} scales, shape {shape}")[:, None]
+    def checked(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> dict[str, Tensor]:
+        """`packed` itself when it holds exactly the arrays of `layout`, else ValueError."""
+        for name, part in self.layout(shape).items():
+            if name not in packed:
+                raise ValueError(f"{self.label}, shape {shape}: expected {name}, which is missing")
+            array = packed[name]
+            if array.dtype != part.dtype:
+                raise ValueError(f"{self.label} {name}: expected {part.dtype}, found {array.dtype}")
+            check_size(array, part.count, f"{self.label} {name}, shape {shape}")
+        return packed
 
 
 def check_size(array: Tensor, expected: int, what: str) -> Tensor:
@@ -126,41 +188,3 @@ def row_mean(magnitude: Tensor) -> Tensor:
     """[rows, cols] non-negative -> [rows, 1] mean, kept finite where the sum of a row overflows."""
     # Contiguous, since the order of summation, hence the last bit, follows the memory layout.
     return magnitude.contiguous().mean(1, keepdim=True).clamp_(max=LARGEST)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Gives the quantized values and hands the gradient to the weight, as if nothing had happened in between."""
-
-    @staticmethod
-    def forward(ctx, w: Tensor, quantized: Tensor, low: float | None, high: float | None) -> Tensor:
-        ctx.low, ctx.high = low, high
-        if low is not None:
-            ctx.save_for_backward(w)
-        return quantized
-
-    @staticmethod
-    def backward(ctx, grad: Tensor):
-        if ctx.low is None:
-            return grad, None, None, None
-        (w,) = ctx.saved_tensors
-        return clip_gradient(grad, w, ctx.low, ctx.high), None, None, None
-
-
-def clip_gradient(grad: Tensor, w: Tensor, low: float, high: float) -> Tensor:
-    """`grad` where low <= w <= high, zero elsewhere; low < 0 < high are float32 values."""
-    # One fused pass. It leaves the bounds themselves out, hence the next float32 beyond each.
-    below, above = low - _spacing(low), high + _spacing(high)
-    return torch.ops.aten.hardtanh_backward(grad.float(), w.float(), below, above).to(grad.dtype)
-
-
-def _spacing(value: float) -> float:
-    """Distance from a float32 value to the next one away from zero."""
-    return 2.0 ** (math.frexp(value)[1] - 24)
-
-
-def straight_through(w: Tensor, quantized: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-    """`quantized`, exactly; the gradient goes to `w` unchanged, or only where low <= w <= high (arXiv 1308.3432).
-
-    The usual `w + (quantized - w).detach()` is off by float rounding; this is not.
-    """
-    return _StraightThrough.apply(w, quantized.to(w.dtype), low, high)

@@ -8,12 +8,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Quantizer, clip_gradient, finite32, row_mean, straight_through
+from trainable.quantizers.base import (
+    Grid,
+    Learned,
+    Part,
+    Quantizer,
+    QuantizerParams,
+    clip_gradient,
+    finite32,
+    row_mean,
+    straight_through,
+)
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
-from trainable.registry import Params
 
 
-class BinaryParams(Params):
+class BinaryParams(QuantizerParams):
     scale: Literal["mean", "one"] = Field(
         "mean", description="mean: each row times its mean |w|, the L2-optimal value; one: released form, -1 and +1")
 
@@ -53,7 +62,7 @@ class Binary(Quantizer):
     Params = BinaryParams
 
     @classmethod
-    def examples(cls) -> list[Params]:
+    def examples(cls) -> list[BinaryParams]:
         return [BinaryParams(), BinaryParams(scale="one")]
 
     @property
@@ -64,12 +73,12 @@ class Binary(Quantizer):
     def grid(self) -> Grid:
         return Grid(2, None, None, None) if self.params.scale == "mean" else Grid(2, -1.0, 1.0, 2.0)
 
-    def fake_quantize(self, w: Tensor) -> Tensor:
+    def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         if self.params.scale == "mean":
             return _ScaledSigns.apply(w)
         return straight_through(w, signs(w.detach()), -1.0, 1.0)
 
-    def encode(self, w: Tensor) -> dict[str, Tensor]:
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         values = finite32(w)
         packed = {"codes": pack_bits(values.flatten() >= 0, 1)}
         if self.params.scale == "mean":
@@ -77,12 +86,10 @@ class Binary(Quantizer):
         return packed
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        bits = unpack_bits(self._codes(packed, shape), 1, shape[0] * shape[1])
+        bits = unpack_bits(self.checked(packed, shape)["codes"], 1, shape[0] * shape[1])
         values = (2 * bits - 1).float().view(shape)
-        return values * self._scale(packed, shape) if self.params.scale == "mean" else values
+        return values * packed["scale"][:, None] if self.params.scale == "mean" else values
 
-    def code_bytes(self, values: int) -> int:
-        return bits_bytes(values, 1)
-
-    def scale_count(self, shape: tuple[int, int]) -> int:
-        return shape[0] if self.params.scale == "mean" else 0
+    def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
+        codes = {"codes": Part(torch.uint8, bits_bytes(shape[0] * shape[1], 1))}
+        return {**codes, "scale": Part(torch.float32, shape[0])} if self.params.scale == "mean" else codes

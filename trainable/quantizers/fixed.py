@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Quantizer, finite32, straight_through
+from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, finite32, straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
-from trainable.registry import Params
 
 
-class FormatParams(Params):
+class FormatParams(QuantizerParams):
     """Integer and fraction bits of a QmIiF format."""
 
     int_bits: int = Field(0, ge=0, le=8, description="integer bits i: the range is about 2^i")
@@ -58,7 +58,7 @@ class FixedPoint(Quantizer):
         self.lowest, self.highest = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
 
     @classmethod
-    def examples(cls) -> list[Params]:
+    def examples(cls) -> list[FixedParams]:
         formats = [(0, 8), (0, 4), (4, 0), (8, 0), (4, 4), (8, 8), (0, 1), (1, 2)]
         extra = [FixedParams(int_bits=i, frac_bits=f) for i, f in formats]
         formats = [(0, 8), (1, 7), (8, 8), (1, 1)]
@@ -76,18 +76,18 @@ class FixedPoint(Quantizer):
         """Float32 -> the number of steps from zero, whole, as float32 (exact: at most 17 bits)."""
         return (values / self.step).round_().clamp_(self.lowest, self.highest)
 
-    def fake_quantize(self, w: Tensor) -> Tensor:
+    def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         # Adding +0 turns -0, which no code stands for, into +0.
         quantized = self._levels(w.detach().float()).mul_(self.step).add_(0.0)
         return straight_through(w, quantized, self.lowest * self.step, self.highest * self.step)
 
-    def encode(self, w: Tensor) -> dict[str, Tensor]:
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         levels = self._levels(finite32(w)).flatten()
         return {"codes": pack_bits((levels - self.lowest).int(), self.bits)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        codes = unpack_bits(self._codes(packed, shape), self.bits, shape[0] * shape[1])
+        codes = unpack_bits(self.checked(packed, shape)["codes"], self.bits, shape[0] * shape[1])
         return (codes + self.lowest).float().view(shape) * self.step
 
-    def code_bytes(self, values: int) -> int:
-        return bits_bytes(values, self.bits)
+    def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
+        return {"codes": Part(torch.uint8, bits_bytes(shape[0] * shape[1], self.bits))}

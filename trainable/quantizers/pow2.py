@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Quantizer, finite32, straight_through
+from trainable.quantizers.base import Grid, Learned, Part, Quantizer, finite32, straight_through
 from trainable.quantizers.fixed import FormatParams
-from trainable.quantizers.packing import bits_bytes
 
 LOWEST_EXPONENT = -118
 """Powers below 2^-118 become 0, in training as in the file: zero, 126 exponents (-118 to 7) and B then fit 7 bits."""
@@ -64,10 +63,10 @@ class PowerOfTwo(Quantizer):
         powers = sum(2.0**e < self.bound for e in range(LOWEST_EXPONENT, 8))
         return Grid(2 * (powers + 1) + 1, -self.bound, self.bound, None)
 
-    def fake_quantize(self, w: Tensor) -> Tensor:
+    def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         return straight_through(w, nearest_power(w.detach().float()).clamp_(-self.bound, self.bound))
 
-    def encode(self, w: Tensor) -> dict[str, Tensor]:
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         values = nearest_power(finite32(w)).clamp_(-self.bound, self.bound).flatten()
         magnitude = values.abs()
         codes = (magnitude.view(torch.int32) >> 23) - 127 - LOWEST_EXPONENT + 1
@@ -76,9 +75,10 @@ class PowerOfTwo(Quantizer):
         return {"codes": (codes + _SIGN_BIT * (values < 0)).to(torch.uint8)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
+        codes = self.checked(packed, shape)["codes"]
         powers = [2.0**e for e in range(LOWEST_EXPONENT, LOWEST_EXPONENT + _SATURATED - 1)]
-        half = torch.tensor([0.0, *powers, self.bound], device=packed["codes"].device)
-        return torch.cat([half, -half])[self._codes(packed, shape).long()].view(shape)
+        half = torch.tensor([0.0, *powers, self.bound], device=codes.device)
+        return torch.cat([half, -half])[codes.long()].view(shape)
 
-    def code_bytes(self, values: int) -> int:
-        return bits_bytes(values, 8)
+    def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
+        return {"codes": Part(torch.uint8, shape[0] * shape[1])}

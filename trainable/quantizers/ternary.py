@@ -10,7 +10,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Grid, Quantizer, finite32, row_mean, straight_through
+from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, finite32, row_mean, straight_through
 from trainable.quantizers.packing import pack_trits, trits_bytes, unpack_trits
 
 
@@ -38,23 +38,20 @@ class Ternary(Quantizer):
         alpha = self.scale(mean, magnitude, kept)
         return kept.mul_(torch.sign(w)).add_(0.0), alpha
 
-    def fake_quantize(self, w: Tensor) -> Tensor:
+    def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         trits, alpha = self._split(w.detach().float())
         return straight_through(w, trits.mul_(alpha))
 
-    def encode(self, w: Tensor) -> dict[str, Tensor]:
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         trits, alpha = self._split(finite32(w))
         return {"codes": pack_trits(trits.flatten() + 1), "scale": alpha.flatten()}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-        trits = unpack_trits(self._codes(packed, shape), shape[0] * shape[1])
-        return (trits - 1).float().view(shape) * self._scale(packed, shape)
+        trits = unpack_trits(self.checked(packed, shape)["codes"], shape[0] * shape[1])
+        return (trits - 1).float().view(shape) * packed["scale"][:, None]
 
-    def code_bytes(self, values: int) -> int:
-        return trits_bytes(values)
-
-    def scale_count(self, shape: tuple[int, int]) -> int:
-        return shape[0]
+    def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
+        return {"codes": Part(torch.uint8, trits_bytes(shape[0] * shape[1])), "scale": Part(torch.float32, shape[0])}
 
 
 class TernaryTWN(Ternary):

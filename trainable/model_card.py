@@ -1,0 +1,87 @@
+"""MODEL_CARD.md of an artifact: what it is, what was measured, how to run it. For people; nothing reads it back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spaces.config import SITES, QuantizationConfig
+from trainable.registry import METRICS, QUANTIZERS
+
+CARD = "MODEL_CARD.md"
+
+
+def model_card(name: str, head: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Markdown from an artifact's config.json (`head`) and its measurements, as flat values."""
+    config = head["config"]
+    return "\n\n".join([
+        "---\nlibrary_name: qdlm\ntags: [diffusion-language-model, quantized, controllable-generation]\n---",
+        f"# {_text(name)}",
+        _what(config),
+        "## Weights\n\n" + _table(("part", "format", "bits a value, stored"), _weights(config, values)),
+        "## Measured\n\n" + _table(("metric", "value", "95 %", "unit"), _measured(values)) + "\n\n" + _notes(config, values),
+        "## Run\n\n```\nqdlm generate PATH -n 4\nqdlm generate PATH --control length=12\nqdlm bench PATH\n```\n\n"
+        "The folder holds safetensors and JSON only, and `manifest.json` lists the sha256 of every file. Ray is not needed.",
+    ]) + "\n"
+
+
+def _text(value: Any) -> str:
+    """One line that Markdown and HTML leave as it is."""
+    line = " ".join(str(value).split())
+    for sign, word in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+        line = line.replace(sign, word)
+    return line
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple]) -> str:
+    lines = [columns, tuple("---" for _ in columns), *rows]
+    return "\n".join("| " + " | ".join(_text(cell) for cell in line) + " |" for line in lines)
+
+
+def _what(config: Mapping[str, Any]) -> str:
+    model, diffusion, sampling = config["model"], config["diffusion"], config["sampling"]
+    return (f"A diffusion language model over word embeddings of {model['embedding_dim']} dimensions "
+            f"({model['layers']} layers of {model['hidden']}), trained on the corpus "
+            f"{_text(config['corpus']['source']['name'])} with the loss {_text(diffusion['loss'])} over "
+            f"{diffusion['timesteps']} noise levels. It was exported with {sampling['steps']} sampler steps "
+            f"({_text(sampling['sampler']['name'])}).")
+
+
+def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple]:
+    quantization = QuantizationConfig.model_validate(config["quantization"])
+    rows = []
+    for site in SITES:
+        label = QUANTIZERS.build(quantization.at(site)).label
+        if site in ("attention", "ffn") and quantization.body.name != "float32":
+            label = f"{quantization.body.name}, after training"
+        rows.append((site, "float32" if label == "none" else label, _figure(values.get(f"bits_per_weight_{site}"))))
+    lora = config["lora"]
+    if lora["rank"]:
+        rows.append(("adapter", f"rank {lora['rank']} on {', '.join(lora['targets'])}", ""))
+    return [*rows, ("all values", "", _figure(values.get("bits_per_weight")))]
+
+
+def _measured(values: Mapping[str, Any]) -> list[tuple]:
+    rows = []
+    for name in METRICS:
+        columns = [key for key in values if key == name or key.startswith(f"{name}_") and not key.endswith("_se")]
+        unit = METRICS.get(name).unit
+        for key in columns:
+            error = values.get(f"{key}_se")
+            rows.append((key, _figure(values[key]), "" if error is None else f"± {_figure(1.96 * error)}",
+                         unit if key == name else ""))
+    return rows
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, int | float):
+        return _text(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _notes(config: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    perplexity = "Perplexity is that of generated text under the run's own teacher; teachers do not compare."
+    latency = "Latency is wall time a sentence on the machine of the run."
+    return f"{perplexity} {latency} Seed {config['seed']}; {_figure(values.get('steps', ''))} adaptation steps."
