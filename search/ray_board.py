@@ -9,6 +9,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.ray_desk import Desk
+
 
 @dataclass
 class _Group:
@@ -21,10 +23,11 @@ class _Group:
     ready: bool = False
 
 
-class Board:
+class Board(Desk):
     """An async actor; its methods return plain dicts, failures included, so that no caller unwraps remote exceptions."""
 
     def __init__(self):
+        super().__init__()
         self.groups: dict[str, _Group] = {}
         self.dead: dict[str, str] = {}
         self.waiting: deque[tuple[str, asyncio.Future]] = deque()
@@ -89,6 +92,18 @@ class Board:
                 waiter.set_result({"broken": "the lease was withdrawn"})
         self._grant()
 
+    async def condemn(self, owner: str, reason: str) -> list[Any]:
+        """The job of `owner` is over, whatever it computes: it learns the reason, and the group is nobody's any more.
+        Returns the actors of the workers, for the caller to kill."""
+        for entry in self.groups.values():
+            if entry.owner == owner:
+                entry.owner, entry.ready = "condemned", False
+                for waiter in entry.pending.values():
+                    if not waiter.done():
+                        waiter.set_result({"condemned": reason})
+                return [worker["actor"] for worker in entry.workers.values()]
+        return []
+
     # ---- called by the pool that owns the groups
     async def died(self, group: str, reason: str) -> bool:
         """A group is gone: all who await it learn why. Returns whether it had ever been ready."""
@@ -97,7 +112,7 @@ class Board:
         for waiter in entry.pending.values() if entry else ():
             if not waiter.done():
                 waiter.set_result({"died": reason})
-        return entry is not None and entry.ready
+        return entry is not None and (entry.ready or entry.owner is not None)
 
     async def give_up(self, reason: str) -> None:
         """No group can be had: every lease, waiting or to come, is refused with this reason."""

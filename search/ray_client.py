@@ -82,6 +82,8 @@ class Group:
 
 
 def _checked(reply: Event) -> Event:
+    if "condemned" in reply:
+        raise JobError(reply["condemned"])
     if "died" in reply:
         raise GroupDiedError(reply["died"])
     if "error" in reply:
@@ -118,6 +120,12 @@ class Client:
     def release(self, owner: str) -> None:
         """Free what `owner` holds, and abandon the job that runs there."""
         self.board.release.remote(owner)
+
+    def condemn(self, owner: str, reason: str) -> None:
+        """End the job of `owner` at once, by killing the workers that it holds; the job fails with that reason."""
+        for actor in get(self.board.condemn.remote(owner, reason)):
+            ray.kill(actor)
+        self.release(owner)
 
     def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None) -> list[Event]:
         """Run several jobs on as many groups as are free; the last event of each, in order.

@@ -1,5 +1,5 @@
-"""A trial as Ray Tune runs it: an actor without resources of its own, reused from trial to trial, that leases a warm worker
-group and asks it for one rung per step. Light imports: this is what a trial's actor loads before the first trial starts.
+"""A slot as Ray Tune runs it: an actor without resources of its own that carries out one trial after the other. It leases a
+warm worker group for each and asks it for one rung per step. Light imports: this is what its process loads first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from search.ray_client import Client, GroupDiedError, JobError, PoolError
+from search.ray_client import Client, GroupDiedError, JobError, PoolError, get
 from spaces.errors import UserError
 
 
@@ -20,29 +20,40 @@ def owner_of(number: int) -> str:
     return f"trial-{number}"
 
 
-class WarmTrial(tune.Trainable):
-    """Runs the job `trial` on a leased group, one rung per step. What goes wrong is a result too, not an exception."""
+class Slot(tune.Trainable):
+    """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too, not an exception."""
 
     def setup(self, config: dict[str, Any], client: Client) -> None:
-        """Called once per actor; `reset_config` for each later trial."""
-        self.client = client
-        self._begin(config)
+        """Called once per process. `config`: {"slot"}."""
+        self.client, self.slot, self.fresh = client, config["slot"], True
 
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial."""
-        self._begin(new_config)
-        return True
+    def step(self) -> dict[str, Any]:
+        """The next rung: {"outcome": JSON of {"event"} | {"failed", "traceback"} | {"broken"}, with the trial's "number" and
+        "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
+        try:
+            work = get(self.client.board.work.remote(self.slot, self.fresh))
+        except PoolError as broken:
+            return {"outcome": json.dumps({"broken": str(broken)}), "done": False}
+        self.fresh = False
+        if work["op"] == "leave":
+            return {"outcome": "", "done": True}
+        if work["op"] == "blamed":
+            return self._told(work["number"], {"failed": "its Ray Tune actor died twice"}, 0.0)
+        if work["op"] == "trial":
+            self._begin(work)
+        found = self._next()
+        return self._told(self.number, found, self.seconds + time.monotonic() - self.since)
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self.owner, self.payload = config["owner"], json.loads(config["payload"])
+    @staticmethod
+    def _told(number: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return {"outcome": json.dumps({**found, "number": number, "seconds": seconds}), "done": False}
+
+    def _begin(self, work: dict[str, Any]) -> None:
+        self.number, self.owner, self.payload = work["number"], work["owner"], work["payload"]
         self.events: Iterator[dict[str, Any]] | None = None
         self.restarts = 1
         self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
-
-    def step(self) -> dict[str, str]:
-        """The next rung: {"outcome": JSON of {"event"} | {"failed", "traceback"} | {"broken"}, with "seconds" of work}."""
-        return {"outcome": json.dumps({**self._next(), "seconds": self.seconds + time.monotonic() - self.since})}
 
     def _next(self) -> dict[str, Any]:
         while True:
@@ -74,4 +85,4 @@ class WarmTrial(tune.Trainable):
         """Nothing to keep: the worker checkpoints, the run folder records."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """A restarted trial asks its job again; the job continues from its own checkpoint."""
+        """A slot that was started again is given its trial again; the job continues from its own checkpoint."""
