@@ -36,6 +36,8 @@ METHODS = {
     "nsga2": ("nsga2", {}, "none", {}),
     "nsga3": ("nsga3", {}, "none", {}),
     "gp": ("gp", {}, "none", {}),
+    "cqr": ("cqr", {}, "none", {}),
+    "cqr+halving": ("cqr", {}, "halving", {"eta": 3}),
     "random+halving": ("random", {}, "halving", {"eta": 3}),
     "tpe+halving": ("tpe", {}, "halving", {"eta": 3}),
     "tpe+halving-hv": ("tpe", {}, "halving", {"eta": 3, "ties": "hypervolume"}),

@@ -59,13 +59,20 @@ def gp(seed: int, draw: int, *, startup: int = 10) -> BaseSampler:
                      warn_independent_sampling=False)
 
 
+def cqr(seed: int, draw: int, *, startup: int = 12, candidates: int = 200, trees: int = 25) -> BaseSampler:
+    """Conformal quantile regression (Salinas et al. 2023): gradient boosting whose intervals hold, whatever the noise."""
+    from search.searcher_cqr import ConformalSampler  # scikit-learn takes half a second to import
+
+    return ConformalSampler(draw, startup, candidates, trees)
+
+
 def grid(seed: int, draw: int, *, order: str = "given") -> None:
     """Every point of a finite space once, in file order (order: given) or shuffled (order: random)."""
     if order not in ("given", "random"):
         raise ValueError(f"order is {order!r}; legal: given, random")
 
 
-METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, grid))
+METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, cqr, grid))
 
 
 def options(name: str) -> dict[str, Any]:
