@@ -61,7 +61,8 @@ def main() -> None:
             slowest = max(slowest, time.monotonic() - since)
             print(f"{time.monotonic() - begun:6.1f} s", name, flush=True)
     rows = [row for line in read_lines(journal) for row in line["rows"]]
-    pa.parquet.write_table(pa.Table.from_pylist(rows), TABLE)
+    names = ("point", "seed", "rung", "steps", "seconds", *KEPT)
+    pa.parquet.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), TABLE)
     print(f"{len(rows)} rows, {len({row['point'] for row in rows})} points -> {TABLE.name}")
 
 

@@ -44,7 +44,7 @@ class ConformalSampler(BaseSampler):
         return {name: spread for one in past for name, spread in one.distributions.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        """The candidate whose drawn vector is best under this draw's weights; feasible draws first."""
+        """The candidate whose drawn vector is best under this draw's weights; by their medians feasible ones first."""
         if not search_space:
             return {}
         past = [one for one in study.get_trials(deepcopy=False) if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
@@ -80,7 +80,8 @@ class ConformalSampler(BaseSampler):
 
     def _draw(self, past: Sequence[FrozenTrial], name: str, sign: float, space: Space, points: np.ndarray,
               scaled: bool = True) -> np.ndarray:
-        """One value per candidate from its predicted quantiles; `scaled`: 0 is the best result, 1 the third quartile."""
+        """One value per candidate from its predicted quantiles; `scaled`: 0 is the best result, 1 the third quartile;
+        else (a violation) the median."""
         known = [(one, value) for one in past if (value := observed(one, name)) is not None]
         if len(known) < self.startup:
             return np.zeros(len(points))
@@ -90,7 +91,7 @@ class ConformalSampler(BaseSampler):
             spread = np.quantile(y, 0.75) - y.min()
             y = np.minimum((y - y.min()) / (spread or np.ptp(y) or 1.0), FAR)
         quantiles = self._quantiles(x, y, points)
-        at = self._rng.uniform(size=len(points))
+        at = self._rng.uniform(size=len(points)) if scaled else np.full(len(points), 0.5)
         return np.array([np.interp(level, LEVELS, row) for level, row in zip(at, quantiles, strict=True)])
 
     def _quantiles(self, x: np.ndarray, y: np.ndarray, points: np.ndarray) -> np.ndarray:
