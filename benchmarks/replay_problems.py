@@ -26,6 +26,8 @@ from spaces.objectives import Objective
 from spaces.points import count
 from spaces.schema import load
 
+WORST = 0.75
+"""Quantile of the table's points at the worst corner of its box: broken models would else make all others look alike."""
 TABLES = Path(__file__).parent / "tables"
 
 
@@ -202,8 +204,9 @@ class Table(Problem):
         means = [self._mean(point) for point in self.runs]
         self.corners = {}
         for item in self.objectives:
-            low, high = (float(end([mean[item.metric] for mean in means])) for end in (min, max))
-            self.corners[item.metric] = (low, high) if item.direction == "minimize" else (high, low)
+            best, worst = (0.0, WORST) if item.direction == "minimize" else (1.0, 1 - WORST)
+            column = [mean[item.metric] for mean in means]
+            self.corners[item.metric] = (float(np.quantile(column, best)), float(np.quantile(column, worst)))
 
     def _mean(self, point: str) -> dict[str, float]:
         runs = self.runs[point].values()
