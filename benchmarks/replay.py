@@ -12,6 +12,7 @@ command can be stopped (--minutes) and given again.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
 import warnings
@@ -46,7 +47,8 @@ METHODS = {
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
 }
 DEFAULT = "tpe+halving"
-SLOW = ("gp",)  # minutes a run: asked for by name only, at most 5 seeds
+SLOW, SLOW_SEEDS = ("gp", "cqr", "cqr+halving"), 5
+"""Methods that take up to minutes of computing a run: they come last, with fewer seeds; gp only when asked for by name."""
 SHARE = 0.95
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--problems", default=",".join(PROBLEMS))
-    parser.add_argument("--methods", default=",".join(name for name in METHODS if name not in SLOW))
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if name != "gp"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--full", type=float, default=100, help="device-time of a run, in full trials")
     parser.add_argument("--workers", type=int, default=8)
@@ -68,16 +70,15 @@ def main() -> None:
     mend_tail(journal)
     done = {(line["problem"], line["method"], line["seed"]): line for line in read_lines(journal)}
     problems = {name: PROBLEMS[name]() for name in asked.problems.split(",")}
-    for seed in range(0 if asked.report else asked.seeds):
-        for name, problem in problems.items():
-            for method in asked.methods.split(","):
-                late = time.monotonic() - begun > 60 * asked.minutes
-                if late or (name, method, seed) in done or (method in SLOW and seed >= 5):
-                    continue
-                line = {"problem": name, "method": method, "seed": seed,
-                        **run(problem, method, seed, asked.full, asked.workers)}
-                append_line(journal, line)
-                done[name, method, seed] = line
+    chosen = asked.methods.split(",")
+    rounds = [(seed, method) for slow in (False, True) for seed in range(SLOW_SEEDS if slow else asked.seeds)
+              for method in chosen if (method in SLOW) == slow]
+    for (seed, method), name in itertools.product([] if asked.report else rounds, problems):
+        if (name, method, seed) not in done and time.monotonic() - begun < 60 * asked.minutes:
+            line = {"problem": name, "method": method, "seed": seed,
+                    **run(problems[name], method, seed, asked.full, asked.workers)}
+            append_line(journal, line)
+            done[name, method, seed] = line
     figures = {name: table(problem, [line for line in done.values() if line["problem"] == name], asked.full)
                for name, problem in problems.items()}
     save("replay", {"full_trials": asked.full, "workers": asked.workers, "default": DEFAULT, "problems": figures})
