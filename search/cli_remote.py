@@ -30,19 +30,20 @@ class Request:
     max_concurrent: int | None
     width: int
     color: bool
+    warm_start: str | None = None
 
 
 class There:
     """A search that a cluster drives which is reached by a Ray Client connection."""
 
     def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str, resume: str | None,
-                 max_concurrent: int | None):
+                 max_concurrent: int | None, warm_start: str | None = None):
         if given is None and resume is None:
             raise UserError(NO_SPACE)
         console = out()
         self.address, self.objectives = address, given.objectives if given else ()
         self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume, max_concurrent,
-                               console.width, console.is_terminal)
+                               console.width, console.is_terminal, warm_start)
 
     def run(self, observer: Watch) -> str:
         """The state in which the run ended."""
@@ -71,7 +72,9 @@ def carry_out(asked: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[s
     resume = Path(asked.resume).resolve() if asked.resume else None
     space = resolve(given, resume, asked.changes)
     check_sources(space)
-    result = sweep.run(space, storage=Path(asked.storage), max_concurrent=asked.max_concurrent, resume=resume, observer=tell)
+    warm_start = Path(asked.warm_start).resolve() if asked.warm_start else None
+    result = sweep.run(space, storage=Path(asked.storage), max_concurrent=asked.max_concurrent, resume=resume,
+                       warm_start=warm_start, observer=tell)
     text = io.StringIO()
     report(result.run_folder, out(file=text, width=asked.width, force_terminal=asked.color))
     return result.state, text.getvalue()

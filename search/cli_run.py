@@ -55,12 +55,16 @@ def run(
     deterministic: bool = typer.Option(False, "--deterministic", help="The same proposals whatever the timing, with "
                                        f"--max-concurrent trials in flight ({IN_FLIGHT} if not given)."),
     resume: Path | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder."),
+    warm_start: Path | None = typer.Option(None, metavar="RUN", show_default=False,
+                                           help="Learn from an earlier run: its folder."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the front and the paths at the end."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
 ) -> int:
     """Search a space and print its Pareto front. Ctrl-C keeps every finished trial; `--resume RUN` goes on."""
     if quiet and as_json:
         raise UserError("--quiet and --json contradict each other; give one")
+    if resume and warm_start:
+        raise UserError("--resume and --warm-start contradict each other: a run that goes on knows what it has learned")
     from search.checking import load_checked
     from search.progress import choose
 
@@ -69,9 +73,10 @@ def run(
     if address is not None and address.startswith("ray://"):
         from search.cli_remote import There
 
-        search: Here | There = There(address, given, wanted, str(storage), str(resume) if resume else None, max_concurrent)
+        search: Here | There = There(address, given, wanted, str(storage), str(resume) if resume else None, max_concurrent,
+                                     str(warm_start) if warm_start else None)
     else:
-        search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent)
+        search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent, warm_start)
     with choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
         watch = Watch(observer, search.how_to_go_on)
         try:
@@ -91,12 +96,15 @@ def run(
 class Here:
     """A search that this process drives, on a cluster of its own or one that it attaches to."""
 
-    def __init__(self, space: Space, address: str | None, storage: Path, resume: Path | None, max_concurrent: int | None):
+    def __init__(self, space: Space, address: str | None, storage: Path, resume: Path | None, max_concurrent: int | None,
+                 warm_start: Path | None = None):
         from search.checking import check_sources
+        from search.records import RunFolder
 
         check_sources(space)
         self.space, self.address, self.storage, self.max_concurrent = space, address, storage, max_concurrent
         self.resume = resume.resolve() if resume else None
+        self.warm_start = RunFolder.open(warm_start).path.resolve() if warm_start else None
         self.objectives = space.objectives
 
     def run(self, observer: Watch) -> str:
@@ -104,7 +112,7 @@ class Here:
         from search import sweep
 
         result = sweep.run(self.space, storage=self.storage, address=self.address, max_concurrent=self.max_concurrent,
-                           resume=self.resume, observer=observer)
+                           resume=self.resume, warm_start=self.warm_start, observer=observer)
         self.folder = result.run_folder
         return result.state
 

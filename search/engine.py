@@ -121,12 +121,17 @@ class Engine:
             return trial
         return None
 
-    def enqueue(self, values: Mapping[str, Any], tag: str | None = None) -> bool:
+    def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
         """Have a point proposed before any other, unless the study has it already; recorded, so that a replay knows."""
-        if not self.study.enqueue(values, tag=tag):
+        if not self.study.enqueue(values, tag, again):
             return False
-        self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag})
+        self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag, "again": again})
         return True
+
+    def learn(self, values: Mapping[str, Any], state: str, metrics: Mapping[str, Any]) -> None:
+        """Teach the study a result of another run, before the first ask; recorded as well."""
+        self.study.learn(values, state, metrics)
+        self.folder.event({"event": "learn", "values": dict(values), "state": state, "metrics": dict(metrics)}, sync=False)
 
     def report(self, number: int, event: Event, seconds: float | None = None) -> Decision:
         """Take one rung's measurements and decide. A rung that is known already (the trial was restarted) changes nothing.

@@ -138,6 +138,10 @@ class Words:
         tag = f" [dim]({escape(str(event['tag']))})[/]" if event.get("tag") else ""
         return f"trial {event['trial']:<3} started   {settings(event.get('values', {}))}{tag}"
 
+    def _warm_start(self, event: Event) -> str:
+        return (f"warm start: learned {event['learned']} trials of {escape(shown(event['source']))}, "
+                f"{event['tried_first']} of its front are tried first")
+
     def _rung(self, event: Event) -> str:
         return (f"trial {event['trial']:<3} rung {event['rung'] + 1}/{event.get('of', '?')}  "
                 f"{self.measured(event.get('metrics', {}))}")

@@ -45,6 +45,10 @@ class Ordered:
         """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
         return self.study.enqueue(values, tag, again)
 
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any]) -> None:
+        """As `StudySearcher.learn`, before the first ask."""
+        self.study.learn(values, state, metrics)
+
     def ask(self) -> Proposal | None:
         """The next proposal; None when there is none, or none yet: then `blocked` is true."""
         self.blocked = False
@@ -122,7 +126,9 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
             if sessions > 1 and isinstance(study, StudySearcher):
                 study.restore(rows)
         elif kind == "enqueue":
-            study.enqueue(event["values"], event.get("tag"))
+            study.enqueue(event["values"], event.get("tag"), event.get("again", False))
+        elif kind == "learn":
+            study.learn(event["values"], event["state"], event["metrics"])
         elif kind == "ask":
             if isinstance(study, Ordered) and event["trial"] in study.places:
                 continue  # a trial that was lost, handed out once more

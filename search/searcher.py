@@ -34,6 +34,8 @@ REDRAWS = 3
 LISTABLE = 100_000
 """Points up to which a finite space is listed in memory."""
 LOST = "lost: the run ended while the trial was running"
+TAUGHT = "taught"
+"""Tag of a result that was not found in this run."""
 WORST = 1e9
 """Largest violation that the study is told, so that sums stay finite."""
 
@@ -118,6 +120,11 @@ class StudySearcher:
             return False
         self._enqueue(params, tag)
         return True
+
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any]) -> None:
+        """Add a result from elsewhere, complete or stopped; it takes a trial number and is not proposed again."""
+        params = self._axes.encode(values)
+        self._insert(len(self._trials()), params, state, metrics, None, TAUGHT)
 
     def ask(self) -> Proposal | None:
         """The next point to try; None when every point of a finite space was proposed."""
@@ -269,14 +276,17 @@ class StudySearcher:
             raise UserError(f"the record of trial {number} does not fit the space: {error}") from None
 
     def _add(self, number: int, row: Mapping[str, Any], latest: Mapping[str, Any]) -> None:
-        params = self._recorded(number, latest)
-        metrics, state, reason = measurements(row), row["state"], row.get("reason")
+        self._insert(number, self._recorded(number, latest), row["state"], measurements(row), row.get("reason"),
+                     latest.get("tag"))
+
+    def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any], reason: str | None,
+                tag: str | None) -> None:
         if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
             state, reason = "failed", found
         trial = create_trial(
             state=OUTCOMES[state], values=self._values(metrics) if state == "complete" else None, params=params,
             distributions=self._axes.distributions(params),
-            user_attrs=self._attributes(metrics, reason) | ({"tag": latest["tag"]} if latest.get("tag") else {}))
+            user_attrs=self._attributes(metrics, reason) | ({"tag": tag} if tag else {}))
         for key, amount in self._violations(metrics).items() if state != "failed" else ():
             trial.set_constraint(key, amount)
         self.study.add_trial(trial)

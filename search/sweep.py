@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from search import ray_env, schedulers
+from search import ray_env, schedulers, warm
 from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
 from search.front import Front
@@ -43,11 +43,12 @@ class RunResult:
 
 
 def run(space: Space, *, storage: Path | None = None, address: str | None = None, max_concurrent: int | None = None,
-        resume: Path | None = None, observer: Observer | None = None, cpus: int | None = None,
-        jobs: str = "trainable.jobs:JOBS") -> RunResult:
+        resume: Path | None = None, warm_start: Path | None = None, observer: Observer | None = None,
+        cpus: int | None = None, jobs: str = "trainable.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
-    `storage`: where RUN/ and the shared cache lie (of a resumed run: where it lies). `cpus`: size of a local cluster.
+    `warm_start`: an earlier run to learn from (see `warm`). `storage`: where RUN/ and the shared cache lie (of a resumed
+    run: where it lies). `cpus`: size of a local cluster.
     `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
@@ -70,6 +71,8 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
             course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
+            if warm_start and not resume:
+                course.learn(Path(warm_start))
             pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice)
             stack.callback(pool.close)
             if course.unfinished:
@@ -113,6 +116,19 @@ class Course:
         if self.restored.lost:
             numbers = ", ".join(map(str, self.restored.lost))
             self._warn(f"trials that had not ended run again, under new numbers: {numbers}")
+
+    def learn(self, path: Path) -> None:
+        """Take over what an earlier run found."""
+        earlier = RunFolder.open(path)
+        other = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+        found, left = warm.lessons(self.space, other, earlier.rows())
+        if not found:
+            why = ", ".join(f"{reason} ({count})" for reason, count in left.items()) or "it has no trials"
+            raise UserError(f"--warm-start {path}: nothing can be learned from it: {why}")
+        first = warm.teach(self.engine, found)
+        for reason, count in left.items():
+            self._warn(f"warm start: {count} of {sum(left.values()) + len(found)} trials were left out: {reason}")
+        self.engine.emit("warm_start", source=str(path), learned=len(found), tried_first=first)
 
     @property
     def unfinished(self) -> bool:
