@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 import time
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search import ray_env, schedulers, warm
 from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
+from search.finishing import repeated, train_again, unretrained
 from search.front import Front
 from search.front_table import column_types
 from search.opening import open_search
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
     from search.ray_client import Client
 
 State = Literal["finished", "failed"]
-ARTIFACTS, TRIALS, SCRATCH, CACHE = "artifacts", "trials", "scratch", "cache"
+ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
 PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 UNQUANTIZED = "unquantized"
 
@@ -133,7 +133,8 @@ class Course:
     @property
     def unfinished(self) -> bool:
         """Whether there is anything to do for workers."""
-        return not self.engine.over or bool(self._unrepeated())
+        engine = self.engine
+        return not engine.over or bool(self._unrepeated() or unretrained(engine, self.space.finish.retrain))
 
     def follow(self, client: Client, scratch: Path) -> None:
         """Prepare, search, measure the front again."""
@@ -147,6 +148,8 @@ class Course:
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
         self._measure_again(client, shared)
+        train_again(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
+                    self._warn)
 
     def finish(self) -> RunResult:
         """Leave the folder in order."""
@@ -234,7 +237,7 @@ class Course:
 
         found = client.map(tasks, on_event)
         for index, row in enumerate(members):
-            self.engine.amend(row["trial"], again(found[index * repeats:(index + 1) * repeats]))
+            self.engine.amend(row["trial"], repeated(found[index * repeats:(index + 1) * repeats], "again"))
 
     def _unrepeated(self) -> list[dict[str, Any]]:
         """Members of the front that are still to be measured again."""
@@ -258,18 +261,6 @@ class Course:
     def _warn(self, message: str) -> None:
         self.folder.event({"event": "warning", "message": message})
         self.engine.emit("warning", message=message)
-
-
-def again(measured: list[dict[str, Any]]) -> dict[str, float]:
-    """Means and standard deviations of repeated measurements, as columns; `again` is how many there were."""
-    columns: dict[str, float] = {"again": len(measured)}
-    for name, first in measured[0].items():
-        if isinstance(first, (int, float)) and not isinstance(first, bool):
-            values = [float(one[name]) for one in measured]
-            columns[f"{name}_again"] = statistics.fmean(values)
-            if len(values) > 1:
-                columns[f"{name}_again_sd"] = statistics.stdev(values)
-    return columns
 
 
 def unquantized(space: Space) -> dict[str, Any] | None:

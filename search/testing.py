@@ -4,7 +4,8 @@
         def build(self, problem):
             return Mine(problem)
 
-The project's own tests run them over everything that is registered. Needs pytest.
+The project's own tests run them over everything that is registered; `searcher_testing` holds that of searchers. Needs
+pytest.
 """
 
 from __future__ import annotations
@@ -97,3 +98,47 @@ class SchedulerContract:
             cheap = trial % 2
             scheduler.report(trial, 0, {"loss": 2.0 if cheap else 1.0, "flops": 1.0 if cheap else 100.0})
         assert scheduler.report(12, 0, {"loss": 1.9, "flops": 0.5}) == "continue"
+
+
+class StoreContract:
+    """What every store of a run's records must do. A subclass gives `build`."""
+
+    def build(self) -> Any:
+        """A fresh store, ready to be written."""
+        raise NotImplementedError
+
+    def test_rows_come_back_in_order_with_every_value(self):
+        store = self.build()
+        rows = [{"trial": 1, "rung": 0, "state": "rung", "config.q": {"name": "fixed"}, "loss": 0.1 + 0.2, "label": "é"},
+                {"trial": 0, "rung": 1, "state": "complete", "config.q": ["a", None], "loss": math.inf, "seconds": 1e-9},
+                {"trial": 1, "rung": 0, "state": "rung", "loss": 2}]
+        for row in rows:
+            store.append(row)
+        assert [{name: value for name, value in row.items() if name != "time"} for row in store.rows()] == rows
+        assert all(row["time"] > 1.6e9 for row in store.rows())
+
+    def test_a_number_that_is_none_stays_one(self):
+        store = self.build()
+        store.append({"trial": 0, "rung": 0, "state": "failed", "loss": math.nan})
+        assert math.isnan(store.rows()[0]["loss"])
+
+    def test_events_and_rows_stand_in_one_order_synced_or_not(self):
+        store = self.build()
+        store.event({"event": "ask", "trial": 0}, sync=False)
+        store.append({"trial": 0, "rung": 0, "state": "complete"})
+        store.event({"event": "ask", "trial": 1})
+        assert [(entry["event"], entry["trial"]) for entry in store.events()] == [("ask", 0), ("row", 0), ("ask", 1)]
+        assert len(store.rows()) == 1
+        with pytest.raises(AssertionError, match="rows go through append"):
+            store.event({"event": "row", "trial": 9})
+
+    def test_what_a_reader_changes_does_not_reach_the_store(self):
+        store = self.build()
+        store.append({"trial": 0, "rung": 0, "state": "complete"})
+        store.rows()[0]["state"] = "changed"
+        assert store.rows()[0]["state"] == "complete"
+
+    def test_meta_data_is_merged(self):
+        store = self.build()
+        store.update(box={"loss": [0, 1]})
+        assert store.update(spent=3.0)["box"] == store.meta["box"] == {"loss": [0, 1]} and store.meta["spent"] == 3.0

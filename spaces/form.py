@@ -80,7 +80,11 @@ class SchedulerConfig(MethodConfig):
 class FinishConfig(Settings):
     """What happens to the members of the front when the search is over."""
 
-    repeats: int = Field(1, ge=0, description="runs of each member again, at the full budget with fresh seeds")
+    repeats: int = Field(1, ge=0, description="measurements of each member again, from its exported files, with fresh noise")
+    retrain: int = Field(
+        0, ge=0, description="training runs of each member again, at the full budget under fresh seeds; 2 and more give an "
+        "interval that holds the luck of training"
+    )
 
 
 class SpaceForm(Settings):

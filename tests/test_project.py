@@ -25,7 +25,7 @@ ROOMS = {
     "trial": r"trainable\..*",
     "checking": r"search\.checking",
     "engine adapters": r"search\.ray_.*|cluster\..*",
-    "composition": r"search\.(sweep|preparing|remote)",
+    "composition": r"search\.(sweep|preparing|finishing|remote)",
     "face": r"search\.(cli.*|progress.*|doctor|__main__)",
     "deciding": r"search\..*",
     "showing": r"dashboards\..*",

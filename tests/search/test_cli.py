@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The face that users and scripts rely on. A change here is a change for them: make it on purpose.
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
-            "--quiet", "-q", "--json", "--deterministic"},
+            "--quiet", "-q", "--json", "--deterministic", "--warm-start"},
     "front": {"RUN", "--format"},
     "status": {"RUN"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},

@@ -25,7 +25,7 @@ FAULTS, WORTH = "lora.rank", "adapt.optim.warmup"  # see `toy_jobs.trial`
 def make_space(**changes):
     return Space.from_dict({
         "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
-        "search": {WORTH: {"int": [0, 5]}}, "sampler": "grid", "finish": {"repeats": 2}, **changes})
+        "search": {WORTH: {"int": [0, 5]}}, "sampler": "grid", "finish": {"repeats": 2, "retrain": 3}, **changes})
 
 
 def run(space, storage, **options):
@@ -79,7 +79,7 @@ def test_events_tell_the_whole_story(faulty):
     kinds = [event["event"] for event in events]
     assert kinds[0] == "run_started" and kinds[-1] == "run_finished"
     stages = {event["stage"] for event in events if event["event"] == "prepare" and event["progress"] == 1.0}
-    assert stages == {"corpus", "teacher", "base", "measuring the front again"}
+    assert stages == {"corpus", "teacher", "base", "measuring the front again", "training the front again"}
     assert kinds.count("trial_started") == kinds.count("trial_finished") == 5
     assert sum("a worker group died" in event.get("message", "") for event in events) == 3
     last = events[-1]
@@ -96,6 +96,8 @@ def test_front_members_have_artifacts_and_are_measured_again(faulty):
         assert (folder / row["artifact"] / "weights").read_text() == "2"
         assert row["again"] == 2 and row["loss_again"] == pytest.approx(1 / 3 + 0.015)
         assert row["loss_again_sd"] == pytest.approx(0.01 / 2**0.5)
+        assert row["seeds"] == 3 and row["loss_seeds"] == pytest.approx(1 / 3 + 1.001) and row["size_seeds_sd"] == 0.0
+        assert row["loss_seeds_sd"] == pytest.approx(0.001), "seeds 1000, 1001 and 1002"
     assert len((folder / "front.csv").read_text().splitlines()) == 1 + len(members)
 
 
