@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from search.front_box import Box
 from search.front_table import to_table
 from search.records_files import RunLock, replacing, write_text
 from search.records_journal import append_line, dumps, mend_tail, read_lines
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 
 SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
@@ -98,7 +98,8 @@ class RunFolder:
         """Add a row (keys: see `objectives`). It is on disk when this returns; the table follows, throttled."""
         self._check_writable()
         entry = {"event": "row", "time": time.time(), **row}
-        append_line(self.path / EVENTS, entry)
+        with self._writing():
+            append_line(self.path / EVENTS, entry)
         self._rows.append({name: value for name, value in entry.items() if name != "event"})
         self._stale = True
         if self._clock() >= self._due:
@@ -108,7 +109,8 @@ class RunFolder:
         """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
-        append_line(self.path / EVENTS, {"time": time.time(), **event}, sync)
+        with self._writing():
+            append_line(self.path / EVENTS, {"time": time.time(), **event}, sync)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
@@ -131,7 +133,8 @@ class RunFolder:
         """Set keys of run.json (state, box, versions, ...) and return the whole. Atomic."""
         self._check_writable()
         meta = {**self.meta, **changes}
-        write_text(self.path / META, _pretty(meta))
+        with self._writing():
+            write_text(self.path / META, _pretty(meta))
         return meta
 
     @property
@@ -145,7 +148,7 @@ class RunFolder:
         self._check_writable()
         began = self._clock()
         table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
-        with replacing(self.path / TRIALS) as temporary:
+        with self._writing(), replacing(self.path / TRIALS) as temporary:
             pyarrow.parquet.write_table(table, temporary)
         ended = self._clock()
         self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
@@ -154,7 +157,7 @@ class RunFolder:
         """Write front.csv (one row per member) and front.json (objectives, box, hypervolume, members)."""
         self._check_writable()
         meta = self.meta
-        with replacing(self.path / FRONT_CSV) as temporary:
+        with self._writing(), replacing(self.path / FRONT_CSV) as temporary:
             front.to_csv(temporary, meta.get("columns"))
         box = Box.of(meta["box"], front.objectives) if meta.get("box") else None
         write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
@@ -174,6 +177,15 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that is full, or gone, ends the run in one line: what was acknowledged is there, and the rest runs again."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}; what was finished is kept. Make room "
+                           f"and go on with --resume") from error
 
     def _check_writable(self) -> None:
         assert self._lock.owned, f"{self.path} is written without its lock"

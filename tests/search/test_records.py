@@ -17,7 +17,7 @@ from search.records import RunFolder, by_trial_and_rung
 from search.records_files import RunLock, replacing, write_text
 from search.records_journal import append_line, dumps, loads, mend_tail, read_lines
 from spaces.dimensions import Dimension
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 from spaces.objectives import Objective
 
 OBJECTIVES = [Objective("loss", "minimize"), Objective("ok", "maximize")]
@@ -100,7 +100,7 @@ def test_a_write_that_fails_half_way_leaves_no_trace(run, monkeypatch):
         return step(handle, data)
 
     monkeypatch.setattr(os, "write", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RunError, match="cannot be written: No space left on device; what was finished is kept"):
         run.append(row(1))
     monkeypatch.undo()
     assert (run.path / "events.jsonl").read_bytes() == before
@@ -312,3 +312,15 @@ def test_json_lines_are_strict_and_reversible():
     assert loads(line) == {"a": math.inf, "b": [1, [2, [0, 1]]], "c": {"d": True}, "e": "µ"}
     with pytest.raises(ValueError, match="not a JSON object"):
         loads("[1]")
+
+
+def test_a_torn_table_is_written_anew_from_the_events(run):
+    for trial in range(3):
+        run.append(row(trial, state="complete", loss=float(trial)))
+    run.close()
+    path = run.path / "trials.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    again = RunFolder.open(run.path).lock()
+    assert [item["trial"] for item in again.rows()] == [0, 1, 2]
+    again.close("finished")
+    assert pd.read_parquet(path)["loss"].tolist() == [0.0, 1.0, 2.0]

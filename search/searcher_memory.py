@@ -1,0 +1,57 @@
+"""TPE with a bounded memory: a proposal costs the same at the ten thousandth trial as at the thousandth."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+
+class RecentTPE(TPESampler):
+    """`TPESampler` that learns from the last `memory` complete trials, the last `memory` stopped ones and all that run."""
+
+    def __init__(self, memory: int, **options: Any):
+        if memory < 20:
+            raise ValueError(f"memory is {memory}; legal: at least 20")
+        super().__init__(**options)
+        self.memory = memory
+
+    def sample_relative(self, study: Study, trial: FrozenTrial,
+                        search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """As `TPESampler`, on the recent part of the study."""
+        return super().sample_relative(_Recent(study, self.memory), trial, search_space)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
+                           param_distribution: BaseDistribution) -> Any:
+        """As `TPESampler`, on the recent part of the study."""
+        return super().sample_independent(_Recent(study, self.memory), trial, param_name, param_distribution)
+
+
+class _Recent:
+    """A study of which only the recent trials are seen; everything else is the study's own."""
+
+    def __init__(self, study: Study, memory: int):
+        self._study, self._memory = study, memory
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None,
+                    use_cache: bool = False) -> list[FrozenTrial]:
+        """What the sampler asks for its history by."""
+        trials = self._study._get_trials(deepcopy=deepcopy, states=states, use_cache=use_cache)
+        if len(trials) <= self._memory:
+            return trials
+        left = {TrialState.COMPLETE: self._memory, TrialState.PRUNED: self._memory}
+        kept = []
+        for trial in reversed(trials):
+            if trial.state in left:
+                left[trial.state] -= 1
+                if left[trial.state] < 0:
+                    continue
+            kept.append(trial)
+        return kept[::-1]
