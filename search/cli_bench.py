@@ -114,10 +114,10 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
     columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95", "sentences/s"))]
     columns += ["ratio"] if len(names) == 2 else []
     console.print(grid(None, columns, rows, right=columns))
-    sizes = [[name, figure("disk_bytes", side["disk"]), figure("loaded_bytes", side["loaded"]),
+    sizes = [[name, figure("disk_bytes", side["disk"]), figure("resident_bytes", side["resident"]),
               figure("peak_bytes", side["peak"])] for name, side in zip(names, found["memory"], strict=True)]
     if len(names) == 2:
-        sizes.append(["ratio", *(_share(found["memory"], key) for key in ("disk", "loaded", "peak"))])
+        sizes.append(["ratio", *(_share(found["memory"], key) for key in ("disk", "resident", "peak"))])
     console.print(grid(None, ["", "on disk", "in memory", "peak"], sizes, right=["on disk", "in memory", "peak"]))
     console.print(f"[dim]ms a sentence: median (95%); {shown(written)}, {shown(picture)}[/]")
 

@@ -73,9 +73,9 @@ def _summary(times: np.ndarray) -> dict[str, Any]:
 def weight(side: Loaded, device: str, batch: int, steps: int) -> dict[str, Any]:
     """Bytes on disk and bytes in memory of one model. Memory is taken in a process of its own.
 
-    `loaded` is what opening the artifact adds to the resident memory of a process that has all libraries loaded,
-    `peak` the most that opening it and generating one batch adds (on CUDA: what torch allocates there). None where
-    the platform cannot tell.
+    `resident` is what a process that has all libraries loaded holds more after opening the artifact and generating one
+    batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file that is mapped counts
+    where it was read. None where the platform cannot tell.
     """
     command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps)]
     root = Path(__file__).resolve().parents[1]

@@ -34,7 +34,7 @@ def warm_up() -> None:
 
 
 def probe(artifact: str, device: str, batch: int, steps: int) -> dict[str, int | None]:
-    """`loaded` and `peak` bytes: see `trainable.bench.weight`."""
+    """`resident` and `peak` bytes: see `trainable.bench.weight`."""
     warm_up()
     cuda = torch.device(device).type == "cuda"
     if cuda:
@@ -44,13 +44,13 @@ def probe(artifact: str, device: str, batch: int, steps: int) -> dict[str, int |
         _RESET.write_text("5")  # the peak starts anew
     before = resident()
     model = load(artifact, device)
-    after = resident()
     model.generate(batch, stream("memory", 0), steps=steps)
     if cuda:
-        return {"loaded": torch.cuda.memory_allocated(device), "peak": torch.cuda.max_memory_allocated(device)}
+        return {"resident": torch.cuda.memory_allocated(device), "peak": torch.cuda.max_memory_allocated(device)}
     if not before:
-        return {"loaded": None, "peak": None}
-    return {"loaded": after["VmRSS"] - before["VmRSS"], "peak": resident()["VmHWM"] - before["VmRSS"]}
+        return {"resident": None, "peak": None}
+    after = resident()
+    return {"resident": after["VmRSS"] - before["VmRSS"], "peak": after["VmHWM"] - before["VmRSS"]}
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
         assert cell["ratio"] == pytest.approx(np.median(ratios), rel=1e-2)
     own, base = found["memory"]
     assert own["weights"] == (pair[1] / "model.safetensors").stat().st_size < base["weights"]
-    assert 0 < own["disk"] < base["disk"] and own["peak"] >= own["loaded"]
+    assert 0 < own["disk"] < base["disk"] and own["peak"] >= own["resident"]
     assert found["threads"] >= 1 and found["processor"]
 
 
@@ -61,7 +61,7 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
 ])
 def test_bad_input_is_one_line(pair, capsys, monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainable.bench.weight", lambda *_: {"disk": 1, "weights": 1, "loaded": 1, "peak": 1})
+    monkeypatch.setattr("trainable.bench.weight", lambda *_: {"disk": 1, "weights": 1, "resident": 1, "peak": 1})
     assert main(["bench", str(pair[0]), *arguments]) == BAD_INPUT
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
@@ -75,7 +75,7 @@ def test_a_base_that_has_gone_is_named(tmp_path, capsys):
 
 def test_steps_are_those_that_the_model_has(pair, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainable.bench.weight", lambda *_: {"disk": 1, "weights": 1, "loaded": None, "peak": None})
+    monkeypatch.setattr("trainable.bench.weight", lambda *_: {"disk": 1, "weights": 1, "resident": None, "peak": None})
     assert main(["bench", str(pair[0]), "--batch", "1", "--repeats", "2", "--json"]) == OK
     found = json.loads(capsys.readouterr().out)
     assert [cell["steps"] for cell in found["cells"]] == [20] and "ratio" not in found["cells"][0]
