@@ -25,7 +25,7 @@ def layout(asked: Asked) -> Laid:
     found = quantizer_table.arms(folder.rows())
 
     def cell(metric: str, mean: float, half: float) -> str:
-        if not math.isfinite(half):
+        if not half or not math.isfinite(half):
             return figure(metric, mean)
         size, unit = scaled(metric, mean)
         return f"{plain(mean / size)} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
