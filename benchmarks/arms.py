@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--site", default="embedding")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--name", help="of the JSON; arms_SPACE_SITE unless given")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     space, context = load_checked(asked.space, parse(asked.settings)), Context()
@@ -61,7 +62,7 @@ def main() -> None:
     figures = {"space": asked.space, "site": asked.site, "steps": asked.steps, "seeds": asked.seeds,
                "arms": {arm: table_row(rows, found["none"]) for arm, rows in found.items()}}
     show(figures["arms"])
-    save(f"arms_{Path(asked.space).stem}_{asked.site}", figures)
+    save(asked.name or f"arms_{Path(asked.space).stem}_{asked.site}", figures)
 
 
 def arm_config(space, arm: str, site: str, seed: int):

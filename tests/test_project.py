@@ -47,7 +47,7 @@ MAY_IMPORT = {
 HOMES = {
     "ray": r"trainable\.worker|search\.ray_.*|cluster\..*",
     "optuna": r"search\.(searcher.*|catalogue|simulator.*)|dashboards\..*",
-    "torch": r"trainable\..*|search\.(doctor|cli_generate)",
+    "torch": r"trainable\..*|search\.(doctor|cli_generate|cli_bench)",
     "transformers": r"trainable\..*",
     "peft": r"trainable\..*",
     "datasets": r"trainable\..*",

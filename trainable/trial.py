@@ -68,6 +68,7 @@ class Trial:
     def _measure(self, final: bool) -> dict:
         body = self.config.quantization.body
         facts = {**self.facts, "train_seconds": self.run.seconds, **stored_facts(self.model, body)}
+        facts["base"] = str(Path(self.prepared.base).resolve())
         artifact = self.folder / ARTIFACT if final else None
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)

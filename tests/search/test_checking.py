@@ -219,7 +219,7 @@ def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
 
 
 def test_e2e_spaces_ask_for_the_folder():
-    for name in ("e2e", "e2e_paper"):
+    for name in ("e2e", "e2e_paper", "granularity"):
         assert checking.load_checked(name, {"trial.corpus.source.hub": True}).example.corpus.source.params["hub"] is True
         with pytest.raises(UserError, match=rf"spaces/{name}.yaml:\d+: trial.corpus.source.path: .*--set \S+path=DIR"):
             checking.load_checked(name)

@@ -24,6 +24,7 @@ FROZEN = {
             "--quiet", "-q", "--json", "--deterministic", "--warm-start"},
     "front": {"RUN", "--format"},
     "status": {"RUN"},
+    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--out", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},

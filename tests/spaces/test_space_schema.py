@@ -285,7 +285,7 @@ def test_parse_refuses(text):
 
 def test_shipped_spaces_load_by_name_by_path_and_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert set(shipped()) == {"quickstart", "e2e", "e2e_paper"}
+    assert set(shipped()) == {"quickstart", "e2e", "e2e_paper", "granularity"}
     for name in shipped():
         space = load(name)
         assert space.name == name and space.source == f"spaces/{name}.yaml" and space.description
@@ -313,10 +313,22 @@ def test_overrides_on_load_may_mend_what_the_file_lacks(tmp_path):
 def test_paper_grid():
     space = load("e2e_paper")
     found = list(space.enumerate())
-    assert space.size() == len(found) == 18
+    assert space.size() == len(found) == 54
     pairs = {(point["quantization.quantizer"], point["lora.rank"]) for point in found}
     formats = ["none", "binary", "ternary_twn", *(f"fixed:{f}" for f in "Q0i4f Q0i8f Q4i0f Q8i0f Q4i4f Q8i8f".split())]
     assert pairs == {(form, rank) for form in formats for rank in (0, 8)}
+    assert {point["seed"] for point in found} == {0, 1, 2}
     config = space.config(found[-1])
     assert config.model == TrialConfig().model and config.quantization.sites == ("projection",)
     assert config.base.optim.lr == 1e-4 and config.diffusion.loss == "mse"
+
+
+def test_granularity_holds_every_split_of_one_to_eight_bits_on_every_site():
+    space = load("granularity")
+    found = list(space.enumerate())
+    splits = {f"fixed:Q{i}i{bits - i}f" for bits in range(1, 9) for i in range(bits + 1)}
+    forms = {point["quantization.quantizer"] for point in found}
+    assert len(splits) == 44 and splits < forms and forms - splits == {"none", *(f"pow2:Q{i}i{8 - i}f" for i in range(9))}
+    assert len(found) == len(forms) * 4 * 3 and {point["quantization.sites"][0] for point in found} == {
+        "embedding", "projection", "attention", "ffn"}
+    assert space.config(found[0]).base == load("e2e").example.base and space.config(found[0]).model == load("e2e").example.model

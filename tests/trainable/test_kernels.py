@@ -64,6 +64,15 @@ class TestBodyContract:
         form.linear(parts, shape, torch.zeros(64))(x).backward(g)
         torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
 
+    def test_codes_may_lie_anywhere_in_a_file(self, form):
+        """Misaligned arrays, as a file mapped into memory gives them, are multiplied like others (one kernel crashes)."""
+        if not form.runs((64, 128), CPU):
+            return
+        parts, x = form.encode(draw(64, 128, std=0.05)), draw(40, 128, seed=2)
+        moved = {name: torch.cat([value[:1], value])[1:] for name, value in parts.items()}
+        expected = form.linear(parts, (64, 128), torch.zeros(64))(x)
+        assert torch.equal(form.linear(moved, (64, 128), torch.zeros(64))(x), expected)
+
     def test_shapes_without_a_product_are_not_run(self, form):
         if form.name in ("int8_weight", "int4_weight"):
             assert not form.runs((30, 50), CPU)

@@ -142,7 +142,7 @@ class TestEveryMetric:
 
     def test_measured_twice_gives_the_same(self, name, exported, monkeypatch):
         ticks = itertools.count()
-        monkeypatch.setattr("trainable.metrics.latency.time.perf_counter", lambda: float(next(ticks)))
+        monkeypatch.setattr("trainable.metrics.timing.time.perf_counter", lambda: float(next(ticks)))
         metric = METRICS.build(PluginRef(name=name))
         assert metric.measure(Small(exported)) == metric.measure(Small(exported))
 
@@ -316,7 +316,7 @@ class Clock:
 
     def __init__(self, monkeypatch, slower=1.0):
         self.now, self.factor, self.slower, self.order = 0.0, 1.0, slower, []
-        monkeypatch.setattr("trainable.metrics.latency.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("trainable.metrics.timing.time.perf_counter", lambda: self.now)
 
     def model(self, name, seconds):
         def generate(n, generator):

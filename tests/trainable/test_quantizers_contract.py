@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainable.quantizers.lookup import look_up, row_parts
 from trainable.registry import QUANTIZERS
 
 CASES = [(name, params) for name in QUANTIZERS for params in QUANTIZERS.get(name).examples()]
@@ -228,6 +229,15 @@ class TestQuantizerContract:
                     quantizer.decode({**packed, key: wrong}, (40, 10))
             with pytest.raises(ValueError, match="expected"):
                 quantizer.decode({name: part for name, part in packed.items() if name != key}, (40, 10))
+
+    def test_rows_are_read_alone_where_they_stand_apart(self, quantizer):
+        shape = (96, 40)
+        packed, ids = quantizer.encode(draw(shape)), torch.tensor([[5, 95, 0], [5, 6, 7]])
+        if row_parts(quantizer, shape) is None:
+            with pytest.raises(ValueError, match="cannot be read alone"):
+                look_up(quantizer, packed, shape, ids)
+            return
+        assert_same_bits(look_up(quantizer, packed, shape, ids), quantizer.decode(packed, shape)[ids])
 
     def test_says_what_it_is(self, quantizer):
         facts = quantizer.facts((821, 16))

@@ -127,7 +127,8 @@ class Int8Weight(BodyFormat):
         return device.type == "cpu" and shape[0] % 16 == 0 and shape[1] % 16 == 0
 
     def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
-        return CodedLinear(self, {**parts, "scale_bf16": parts["scale"].bfloat16()}, shape, bias, _int8_weight_product)
+        held = {**parts, "codes": aligned(parts["codes"]), "scale_bf16": parts["scale"].bfloat16()}
+        return CodedLinear(self, held, shape, bias, _int8_weight_product)
 
 
 class Int8Dynamic(Int8Weight):
@@ -192,6 +193,14 @@ class Int4Weight(BodyFormat):
         held = {"codes": torch._convert_weight_to_int4pack_for_cpu(codes, 1),
                 "scale": torch.stack([scale, torch.zeros_like(scale)], -1).contiguous()}
         return CodedLinear(self, held, shape, bias, _int4_product)
+
+
+def aligned(array: Tensor) -> Tensor:
+    """`array` itself, or a copy where it does not begin at a multiple of 64 bytes: `_weight_int8pack_mm` would crash.
+
+    A file that is mapped into memory gives such arrays.
+    """
+    return array if array.data_ptr() % 64 == 0 else array.clone()
 
 
 def _fifteen(scaled: Tensor) -> Tensor:

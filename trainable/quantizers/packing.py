@@ -44,6 +44,9 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_bits(packed: Tensor, bits: int, values: int) -> Tensor:
     """uint8 [ceil(values bits / 8)] -> int32 codes [values]."""
+    if bits in (1, 2, 4, 8):  # no code crosses a byte: one shift, on bytes, is several times as fast
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
+        return (packed[:, None] >> shifts).bitwise_and_((1 << bits) - 1).flatten()[:values].int()
     blocks = _padded(packed, _checked(bits))
     out = torch.zeros(blocks.shape[0], 8, dtype=torch.int32, device=packed.device)
     for code, byte, shift in _overlaps(bits):

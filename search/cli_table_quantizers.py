@@ -1,0 +1,42 @@
+"""The layout `quantizers` of `qdlm table`: every quantizer with intervals over seeds, convergence curves, a plain answer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from search import quantizer_table
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from search.cli_table import Asked, Laid
+
+CURVES = "convergence.png"
+
+
+def layout(asked: Asked) -> Laid:
+    """Quantizer against loss, bound, lm-score, control, weights that train, bytes and latency ratio. Trains nothing."""
+    from dashboards.plot_convergence import convergence_png
+    from search.cli_format import figure, plain, scaled
+    from search.cli_results import opened
+    from search.cli_table import Laid
+
+    folder, _, _ = opened(asked.run)
+    found = quantizer_table.arms(folder.rows())
+
+    def cell(metric: str, mean: float, half: float) -> str:
+        if not half or not math.isfinite(half):
+            return figure(metric, mean)
+        size, unit = scaled(metric, mean)
+        return f"{plain(mean / size)} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
+    rows = quantizer_table.table(found, cell)
+    if not rows:
+        raise UserError(f"{asked.run}: no trial has finished yet, so there is nothing to compare")
+    if not any(row["rest"] for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "rest"} for row in rows]
+    curves = {f"{arm.name} {arm.rest}".strip(): [
+        (steps, *quantizer_table.interval([row["nll_bound"] for row in at])) for steps, at in sorted(arm.curve.items())
+        if all(isinstance(row.get("nll_bound"), int | float) for row in at)] for arm in found}
+    files = (convergence_png(curves, "nll_bound, nats a word", folder.path / CURVES),)
+    notes = (*quantizer_table.answer(found), "mean ± 95% over seeds (Student); differences are taken within a seed")
+    return Laid("Quantizers", rows, notes, files)

@@ -1,0 +1,56 @@
+"""Wall time of calls that take turns: the clock behind `latency_ms` and `qdlm bench`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+Call = Callable[[], object]
+
+
+def seconds(call: Call, device: torch.device | str) -> float:
+    """Wall time of one call, what it put on the device included."""
+    _wait(device)
+    begun = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str) -> np.ndarray:
+    """Seconds of each call, [calls, repeats], after one warm-up call each.
+
+    The calls take turns within one window and change their order every time (A B, B A, ...), so that what else the
+    machine does falls on all alike.
+    """
+    taken = np.empty((len(calls), repeats))
+    for call in calls:
+        seconds(call, device)
+    for repeat in range(repeats):
+        for which in range(len(calls)) if repeat % 2 == 0 else reversed(range(len(calls))):
+            taken[which, repeat] = seconds(calls[which], device)
+    return taken
+
+
+def median_error(values: np.ndarray) -> float:
+    """Standard error of the median, 1.2533 standard deviations over the root of the count: a guide, not a test."""
+    return float(1.2533 * values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def median_interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the median from order statistics (binomial, normal approximation): holds for any distribution.
+
+    Below 6 values no such interval exists; then the smallest and the largest are given.
+    """
+    ordered, n = np.sort(values), len(values)
+    low = max(0, math.floor((n - 1.96 * math.sqrt(n)) / 2))
+    return float(ordered[low]), float(ordered[n - 1 - low])
