@@ -74,16 +74,19 @@ def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | 
 def under(loaded: Loaded, control: str, count: int, generator: torch.Generator,
           steps: int | None) -> Iterator[dict[str, Any]]:
     """`count` sentences under one control, each scored by the task's own oracle. Raises `UserError` for a bad one."""
-    from trainable.control.guidance import Guide
+    from trainable.control.base import Setting
+    from trainable.control.generating import guided
     from trainable.control.parsing import parse_control
 
     task, target = parse_control(control, loaded.lexicon)
-    total = len(loaded.schedule.times(steps or loaded.config.sampling.steps))
+    task.prepare(Setting(loaded.lexicon))
+    sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
+    process, length = loaded.process(sampling), loaded.config.corpus.max_length
     for size in batches(count):
-        guide = Guide(task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, total)
         with waiting(f"generating under {control}"):
-            ids = loaded.generate(size, generator, steps=steps, guide=guide)
-        for words in loaded.words(ids):
+            sentences = guided(process, task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, length,
+                               generator)
+        for words in sentences:
             yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
                    **task.score(words, target)}
 

@@ -144,7 +144,8 @@ def test_impossible_plugins(text, parts):
         ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}", ["sampler: sampler 'tpe': option 'startup' is 'many'"]),
         (
             "{controllability_length: maximize}\ntrial: {evaluation: {control_tasks: []}}",
-            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic"],
+            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic, "
+             "pos, spans, tree, infill, compose"],
         ),
     ],
 )
