@@ -50,6 +50,7 @@ class Measurement:
         self.cache = {} if cache is None else cache
         self.seed = config.evaluation.seed if seed is None else seed
         self.process = Process(model, schedule, config.sampling)
+        self._setting = Setting(corpus, self.cache, model, schedule)
 
     def generator(self, purpose: str) -> torch.Generator:
         """The noise for one purpose: the same in every trial, so that trials are compared on equal draws."""
@@ -76,7 +77,7 @@ class Measurement:
 
     def controlled(self, task, targets: list) -> list[list[str]]:
         """One guided sentence per target."""
-        task.prepare(Setting(self.corpus, self.cache, self.model, self.schedule))
+        task.prepare(self._setting)
         return guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
                       self.config.corpus.max_length, self.generator(f"control {task.name}"))
 

@@ -25,6 +25,7 @@ FROZEN = {
     "front": {"RUN", "--format"},
     "status": {"RUN"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
+    "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},
     "plugins": {"KIND", "--format"},

@@ -36,6 +36,8 @@ class Setting:
     model: torch.nn.Module | None = None
     """The denoiser that will be guided; `schedule` is its noise schedule."""
     schedule: Any = None
+    fitted: dict = field(default_factory=dict)
+    """What was trained for `model`: shared by the tasks of one measurement, gone with it."""
 
     def kept(self, kind: str, *key: Any, make: Callable[[], T]) -> T:
         """The object kept for this corpus under `kind` and `key`, made when there is none."""

@@ -47,7 +47,7 @@ class Infill(ControlTask):
         return {"left": left, "right": right, "reference": reference, "human": words}
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
-        """Mean of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
+        """Sum of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
         log_probs = prediction.log_probs
         wanted = torch.full(log_probs.shape[:2], -1, device=log_probs.device)
         for row, target in zip(wanted, targets, strict=True):
@@ -58,7 +58,7 @@ class Infill(ControlTask):
             row[size + 1 - len(target["right"]):size + 2] = torch.tensor([*corpus.encode(target["right"]), END])
         used = (wanted >= 0) & (wanted != UNK)
         each = log_probs.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used
-        return -each.sum(1) / used.sum(1)
+        return -each.sum(1)
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""

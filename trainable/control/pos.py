@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import UPOS
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
@@ -26,6 +27,7 @@ class Pos(ControlTask):
         """`oracle`: who tags, the targets and the generated text alike."""
 
         oracle: str = Field(AUTO, description="grammar, textblob, spacy:MODEL, benepar:MODEL; auto: grammar or textblob")
+        controller: Controller = CONTROLLER
         file_tags: bool = Field(False, description="take the tags of a target file as they are, not the oracle's of its words")
 
     def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
@@ -60,14 +62,14 @@ class Pos(ControlTask):
         """Tags by word, counted in training text or taken from an exported model's lexicon."""
         corpus = setting.corpus
         if isinstance(corpus, Lexicon):
-            self.syntax = Syntax.of_tags(corpus.tags, corpus.vocab)
+            self.syntax, self.heads = Syntax.of_tags(corpus.tags, corpus.vocab), None
             return
-        oracle = oracle_for(self.params.oracle, corpus, "tags")
-        self.syntax = setting.kept("syntax", oracle.full_name, make=lambda: Syntax.count(corpus, oracle))
+        prepare_controller(self, setting, oracle_for(self.params.oracle, corpus, "tags"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
-        """-(1 / (n + 1)) [sum over words i of log p(tag i at i) + log p(END behind the last)]."""
-        log_tags = self.syntax.log_tags(prediction.log_probs)
+        """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for the whole target."""
+        log_tags = (self.syntax.log_tags(prediction.log_probs) if self.heads is None
+                    else self.heads.log_tags(prediction.hidden))
         wanted = torch.full(log_tags.shape[:2], -1, device=log_tags.device)
         for row, target in zip(wanted, targets, strict=True):
             if len(target["tags"]) + 2 > len(row):
@@ -77,7 +79,7 @@ class Pos(ControlTask):
         tags = (log_tags.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used).sum(1)
         sizes = used.sum(1)
         end = prediction.log_probs[..., END].gather(1, sizes[:, None] + 1)[:, 0]
-        return -(tags + end) / (sizes + 1)
+        return -(tags + end)
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all."""

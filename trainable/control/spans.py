@@ -8,10 +8,11 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.oracles.base import Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
-from trainable.control.syntax import Syntax, Wanted
+from trainable.control.syntax import Wanted
 from trainable.control.target_files import Entry
 from trainable.model.prediction import Prediction
 
@@ -25,6 +26,7 @@ class Spans(ControlTask):
         """`oracle`: who brackets, the targets and the generated text alike."""
 
         oracle: str = Field(AUTO, description="grammar, textblob (flat chunks), benepar:MODEL; auto: grammar or textblob")
+        controller: Controller = CONTROLLER
 
     def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
         """One span of more than one word, drawn evenly from the row's; not the whole text, which length would ask for."""
@@ -62,25 +64,27 @@ class Spans(ControlTask):
             oracle_named(self.params.oracle, "spans")
 
     def prepare(self, setting: Setting) -> None:
-        """Tags by word and tag rows by phrase, counted in training text."""
-        oracle = oracle_for(self.params.oracle, setting.corpus, "spans")
-        self.syntax = setting.kept("syntax", oracle.full_name, make=lambda: Syntax.count(setting.corpus, oracle))
+        """Tags by word and tag rows by phrase, counted in training text; or heads trained on noisy latents."""
+        prepare_controller(self, setting, oracle_for(self.params.oracle, setting.corpus, "spans"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
-        """-log p(words i..j are such a phrase), by the tag rows that text shows as one; 0 for a phrase that it never
-        shows."""
-        wanted = self._wanted(targets, prediction.log_probs.device)
-        losses = prediction.log_probs.new_zeros(len(targets))
-        if not wanted.count:
-            return losses + 0 * prediction.log_probs.sum((1, 2))
-        return losses.index_add(0, wanted.sentences, -wanted.log_prob(self.syntax.log_tags(prediction.log_probs)))
+        """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
+        values, sentences = self.log_probs(prediction, targets)
+        losses = prediction.log_probs.new_zeros(len(targets)) + 0 * prediction.log_probs.sum((1, 2))
+        return losses.index_add(0, sentences, -values.to(losses))
 
-    def _wanted(self, targets: list[Target], device: torch.device) -> Wanted:
-        """Laid out once for a batch: guidance comes back with the same list at every step."""
+    def log_probs(self, prediction: Prediction, targets: list[Target]) -> tuple[Tensor, Tensor]:
+        """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""
+        if self.heads is not None:
+            return self.heads.log_prob(prediction.hidden, [self.asked(target) for target in targets])
         held = getattr(self, "_held", None)
-        if held is None or held[0] is not targets:
-            self._held = held = (targets, Wanted(self.syntax, [self.asked(target) for target in targets], device))
-        return held[1]
+        if held is None or held[0] is not targets:  # guidance comes back with the same list at every step
+            wanted = [self.asked(target) for target in targets]
+            self._held = held = (targets, Wanted(self.syntax, wanted, prediction.log_probs.device))
+        wanted = held[1]
+        if not wanted.count:
+            return prediction.log_probs.new_zeros(0), wanted.sentences
+        return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
 
     def asked(self, target: Target) -> list[Span]:
         """The spans that a target wants."""

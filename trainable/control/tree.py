@@ -43,16 +43,12 @@ class Tree(Spans):
         return [(first, last, label) for first, last, label in target["spans"]]
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
-        """Mean over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
+        """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
         log_probs = prediction.log_probs
-        wanted = self._wanted(targets, log_probs.device)
+        values, sentences = self.log_probs(prediction, targets)
         ends = torch.tensor([target["words"] + 1 for target in targets], device=log_probs.device)
         losses = -log_probs[..., END].gather(1, ends[:, None])[:, 0]
-        if wanted.count:
-            counts = torch.bincount(wanted.sentences, minlength=len(targets)).clamp(min=1)
-            each = -wanted.log_prob(self.syntax.log_tags(log_probs))
-            losses = losses.index_add(0, wanted.sentences, each / counts[wanted.sentences])
-        return losses
+        return losses.index_add(0, sentences, -values.to(losses))
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree."""
