@@ -1,10 +1,10 @@
-"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--targets 100] [--set key=value]`.
+"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what tasks|controllers]`.
 
-For every task: success of human text, of the model without guidance and with it (Wilson or bootstrap 95 % intervals over
-targets), lm-score, seconds; success with counted and with trained controllers; each controller's ranking accuracy by
-noise level, and what trained heads keep when they are moved from the base to a quantized trial. Last, the time of the
-metric `controllability` over all tasks as one trial pays it. `--cache` is the folder `cache` of an earlier run; what it
-lacks is made. Needs no Ray.
+`tasks`, for every task: success of human text, of the model without guidance and with it (Wilson or bootstrap 95 %
+intervals over targets), lm-score, seconds, the controller's ranking accuracy by noise level; last, the time of the metric
+`controllability` over all tasks as one trial pays it. `controllers`: success and ranking accuracy with counted and with
+trained controllers, and what trained heads keep when they are moved from the base to a quantized trial. `--cache` is the
+folder `cache` of an earlier run; what it lacks is made. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("space")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--what", choices=("tasks", "controllers"), default="tasks")
     parser.add_argument("--targets", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -98,16 +99,16 @@ def main() -> None:
     bench, names = Bench(asked), asked.tasks.split(",")
     figures = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
                "guidance": bench.config.evaluation.guidance.model_dump(), "noise_levels": LEVELS,
-               "human_lm_score": bench.teacher.facts["heldout_perplexity"], "tasks": {}}
-    print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
-    for name in names:
-        figures["tasks"][name] = one_task(bench, name)
-    trained = [name for name in names if name in TRAINABLE]
-    if trained:
+               "human_lm_score": bench.teacher.facts["heldout_perplexity"]}
+    if asked.what == "tasks":
+        print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
+        figures["tasks"] = {name: one_task(bench, name) for name in names}
+        figures["one_trial"] = one_trial(bench, names)
+    else:
+        trained = [name for name in names if name in TRAINABLE]
         figures["controllers"] = {name: controllers(bench, name) for name in trained}
         figures["moved_heads"] = moved(bench, trained[0])
-    figures["one_trial"] = one_trial(bench, names)
-    save(f"control_{Path(asked.space).stem}", figures)
+    save(f"control_{asked.what}_{Path(asked.space).stem}", figures)
 
 
 def one_task(bench: Bench, name: str) -> dict:
@@ -124,12 +125,11 @@ def one_task(bench: Bench, name: str) -> dict:
 
 
 def controllers(bench: Bench, name: str) -> dict:
-    """Counted against trained: guided success and ranking accuracy, seconds to prepare."""
+    """Counted against trained: guided success, ranking accuracy, seconds to prepare (shared by the tasks that follow)."""
     rows = {}
     for kind in ("counted", "trained"):
-        fresh = Setting(bench.corpus, {}, bench.base.model, bench.base.schedule)
         began = time.perf_counter()
-        task, targets = bench.task(name, fresh, controller=kind)
+        task, targets = bench.task(name, controller=kind)
         rows[kind] = {"prepare_seconds": time.perf_counter() - began, **bench.success(task, targets),
                       "ranking": bench.ranking(task, targets)}
         print(f"{name:9s} {kind:8s} success {rows[kind]['success']:.3f} lm-score {rows[kind]['lm_score']:.2f} "

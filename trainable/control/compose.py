@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
@@ -26,16 +28,21 @@ class Compose(ControlTask):
         @field_validator("tasks")
         @classmethod
         def _flat(cls, tasks: tuple[PluginRef, ...]) -> tuple[PluginRef, ...]:
-            names = [ref.name for ref in tasks]
-            if "compose" in names:
+            if any(ref.name == "compose" for ref in tasks):
                 raise ValueError("compose cannot hold compose")
-            if len(set(names)) < len(names):
-                raise ValueError("each control can be asked for once")
             return tasks
 
-    def __init__(self, params: TaskParams):
+    def __init__(self, params: TaskParams, parts: Sequence[ControlTask] = ()):
+        """`parts`: the controls themselves, where they exist already."""
         super().__init__(params)
-        self.parts: list[ControlTask] = [TASKS.build(ref) for ref in params.tasks]
+        self.parts = list(parts) or [TASKS.build(ref) for ref in params.tasks]
+        self.labels = [part.name if part.name not in [other.name for other in self.parts[:i]] else f"{part.name}{i + 1}"
+                       for i, part in enumerate(self.parts)]
+
+    @classmethod
+    def of(cls, parts: Sequence[ControlTask]) -> Compose:
+        """These controls together."""
+        return cls(cls.Params(tasks=tuple(PluginRef(name=part.name) for part in parts)), parts)
 
     def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
         """One target of each part, all of the same row, so that a text that meets them all exists."""
@@ -65,8 +72,9 @@ class Compose(ControlTask):
         return torch.stack(losses).sum(0)
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: product of the parts' success; each part's under its name."""
-        each = {part.name: part.score(words, own)["success"] for part, own in zip(self.parts, target["parts"], strict=True)}
+        """`success`: product of the parts' success; each part's under its name (a second of a name gets its number)."""
+        each = {label: part.score(words, own)["success"]
+                for label, part, own in zip(self.labels, self.parts, target["parts"], strict=True)}
         product = 1.0
         for value in each.values():
             product *= value

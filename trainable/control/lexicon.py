@@ -18,6 +18,8 @@ GRAMMAR_CORPUS = "restaurant"
 
 def oracle_of(corpus) -> str:
     """`grammar` where the grammar that generated the corpus can read a meaning back; else `words`."""
+    if isinstance(corpus, Lexicon):
+        return corpus.oracle
     return "grammar" if corpus.stats.get("corpus") == GRAMMAR_CORPUS else "words"
 
 
