@@ -20,14 +20,14 @@ USABLE = [name for name in ORACLES if ORACLES.get(name).missing() is None]
 
 
 def test_the_grammar_reads_its_own_texts_back_exactly():
-    """Up to 40 words and four sentences; the few that differ have two derivations (a rating that is `of` what?)."""
+    """Up to 40 words and four sentences."""
     right_tags = right_spans = 0
     for text in TEXTS:
         found, gold = GRAMMAR.read(text.words), reading_of(text.tree)
         assert found.whole
         right_tags += found.tags == text.upos == gold.tags
         right_spans += sorted(found.spans) == sorted(gold.spans)
-    assert right_tags == len(TEXTS) and right_spans >= 0.99 * len(TEXTS)
+    assert right_tags == right_spans == len(TEXTS)
 
 
 def test_a_tree_by_hand():
@@ -87,6 +87,14 @@ def test_textblob_agrees_with_the_released_tags_as_measured(data_dir):
         tags = TEXTBLOB.read([word for word, _ in pairs]).tags
         same, total = same + sum(a == b for a, (_, b) in zip(tags, pairs, strict=True)), total + len(pairs)
     assert 0.91 < same / total < 0.96
+
+
+def test_semantic_ceilings_of_human_text(data_dir):
+    """Whole words in any case: as in the published corpus's statistics, but that `no` is not found in `north`."""
+    from benchmarks.control_oracles import ceilings
+    found = ceilings(str(data_dir / "e2e"))
+    expected = {"name": 1.0, "near": 0.99, "Type": 0.96, "food": 0.84, "area": 0.84, "customer rating": 0.75, "price": 0.57}
+    assert {field: found[field] for field in expected} == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("sentence", "penn", "expected"), [

@@ -14,7 +14,7 @@ from pydantic import Field
 from trainable.control.base import Setting
 from trainable.control.heads import Annotated, fit
 from trainable.control.oracles.base import Oracle
-from trainable.control.syntax import ROWS, Syntax
+from trainable.control.syntax import Syntax
 
 Controller = Literal["counted", "trained"]
 CONTROLLER = Field("counted", description="counted: from the denoiser's word posterior and counts over training text; "
@@ -29,7 +29,7 @@ def prepare_controller(task, setting: Setting, oracle: Oracle) -> None:
         return
     if setting.model is None:
         raise ValueError("a trained controller needs the model that it is trained for")
-    data = setting.kept("annotated", oracle.full_name, make=lambda: Annotated(setting.corpus, oracle, ROWS))
+    data = setting.kept("annotated", oracle.full_name, make=lambda: Annotated(setting.corpus, oracle))
     key = "heads", oracle.full_name, id(setting.model)
     # Heads belong to one model: tasks of one measurement share them through the setting, no other trial sees them.
     if key not in setting.fitted:

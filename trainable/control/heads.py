@@ -59,11 +59,11 @@ class Heads(nn.Module):
 class Annotated:
     """Training texts with the oracle's tags and spans, as arrays."""
 
-    def __init__(self, corpus, oracle, rows: int, split: str = "train"):
-        self.ids = torch.from_numpy(np.asarray(corpus.ids(split)[:rows], dtype=np.int64))
+    def __init__(self, corpus, oracle, split: str = "train"):
+        self.ids = torch.from_numpy(np.asarray(corpus.ids(split)[:oracle.sample], dtype=np.int64))
         self.tags = torch.full(self.ids.shape, -100)
         self.spans: list[set[Span]] = []
-        for i, (words, reading) in enumerate(readings(corpus, oracle, rows, split)):
+        for i, (words, reading) in enumerate(readings(corpus, oracle, split)):
             self.tags[i, 1:len(words) + 1] = torch.tensor([INDEX[tag] for tag in reading.tags])
             self.tags[i, [0, len(words) + 1]] = INDEX[EDGE]
             self.spans.append(set(reading.spans))

@@ -22,18 +22,16 @@ EDGE = "EDGE"
 """The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""
 TAGS = (*UPOS, EDGE)
 INDEX = {tag: i for i, tag in enumerate(TAGS)}
-ROWS = 6000
-"""Training sentences that are looked at."""
 PATTERNS = 96
 """Tag rows kept per label and length, the most frequent."""
 FLOOR = 1e-6
 """Least probability of a tag: keeps gradients finite where the posterior is sure of something else."""
 
 
-def readings(corpus, oracle: Oracle, rows: int = ROWS, split: str = "train") -> Iterable[tuple[list[int], Reading]]:
-    """(word ids, reading) of the first rows of a split: the corpus's own annotation where the grammar is the oracle (the
-    two agree), else the oracle's."""
-    count = min(rows, len(corpus.lengths(split)))
+def readings(corpus, oracle: Oracle, split: str = "train") -> Iterable[tuple[list[int], Reading]]:
+    """(word ids, reading) of the first `oracle.sample` rows of a split: the corpus's own annotation where the grammar is
+    the oracle (the two agree), else the oracle's."""
+    count = min(oracle.sample, len(corpus.lengths(split)))
     ids = corpus.ids(split)
     for start in range(0, count, 500):
         part = range(start, min(start + 500, count))
@@ -54,13 +52,13 @@ class Syntax:
     were such a phrase."""
 
     @classmethod
-    def count(cls, corpus, oracle: Oracle, rows: int = ROWS, phrases: bool = True) -> Syntax:
+    def count(cls, corpus, oracle: Oracle, phrases: bool = True) -> Syntax:
         """From the training split of a `TokenizedCorpus`; without `phrases` the tags alone."""
         tags = torch.zeros(len(corpus.vocab), len(TAGS))
         windows: Counter[tuple[int, ...]] = Counter()
         seen: defaultdict[tuple[str, int], Counter[tuple[int, ...]]] = defaultdict(Counter)
         rowed: list[tuple[int, ...]] = []
-        for ids, reading in readings(corpus, oracle, rows):
+        for ids, reading in readings(corpus, oracle):
             own = [INDEX[tag] for tag in reading.tags]
             tags.index_put_((torch.tensor(ids), torch.tensor(own)), torch.ones(len(ids)), accumulate=True)
             if not phrases:

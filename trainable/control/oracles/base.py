@@ -35,6 +35,8 @@ class Oracle(ABC):
     """None: an oracle is a name, because a name is what results carry."""
     provides: ClassVar[frozenset[str]]
     """Of "tags" and "spans"."""
+    sample: ClassVar[int] = 6000
+    """Training texts that a controller may have read by it: fewer where reading is slow."""
     takes_model: ClassVar[bool] = False
     """Whether it is written `name:MODEL`."""
 

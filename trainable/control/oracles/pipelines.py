@@ -47,6 +47,7 @@ class BeneparOracle(Oracle):
     """The Berkeley parser's trees and tags, written `benepar:benepar_en3`; the published oracle for trees and spans."""
 
     name = "benepar"
+    sample = 600
     provides = frozenset({"tags", "spans"})
     takes_model = True
 
