@@ -217,6 +217,7 @@ class BaseConfig(Settings):
     """The full-precision model that trials start from, trained once per corpus, model and diffusion setting."""
 
     path: str | None = Field(None, description="an artifact folder to start from instead of training")
+    start: str | None = Field(None, description="an artifact of another corpus: training begins with its body and shared words")
     optim: OptimConfig = OptimConfig(steps=5000, lr=5e-3, ema=0.995)
     seed: int = Field(0, ge=0, description="of the initial weights, the batches and the noise")
 
