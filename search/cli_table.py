@@ -98,5 +98,5 @@ def show(laid: Laid, form: str) -> None:
 
 
 def _parts(text: str | None) -> tuple[str, ...]:
-    """`a, b` as ("a", "b"). A method's own comma is written as it is: pieces are joined where a known name needs it."""
+    """`a, b` as ("a", "b"). Names that hold a comma come in pieces; the layout knows its names and joins them."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()

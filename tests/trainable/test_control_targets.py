@@ -82,8 +82,20 @@ def test_a_wrong_line_is_named(tmp_path, name, line, message):
 
 
 def test_a_tag_outside_the_oracles_set(tmp_path):
-    with pytest.raises(UserError, match="'NN' is no tag of oracle textblob; legal: ADJ, ADP"):
+    with pytest.raises(UserError, match="'NN' is no tag of oracle auto; legal: ADJ, ADP"):
         from_file(tmp_path, "pos", {"pos": ["NN", "NOUN"], "words_": ["a", "b"]}, file_tags=True)
+
+
+@pytest.mark.parametrize(("name", "line", "message"), [
+    ("pos", {"pos": ["NOUN"]}, "line 1: no field 'words_'"), ("spans", {"words_": WORDS}, "line 1: no field 'spans'"),
+    ("tree", {"words_": ["a"] * 43}, "asks for 43 words, but corpus.max_length=44 holds 42"),
+    ("length", 43, "asks for 43 words"), ("semantic", ["name", "Loch"], "expected"),
+    ("infill", {"left": ["a"] * 30, "right": ["b"] * 12, "reference": ["c"]}, "asks for 43 words"),
+])
+def test_a_wrong_file_is_told_before_a_run_starts(tmp_path, name, line, message):
+    (tmp_path / "targets.json").write_text(json.dumps(line))
+    with pytest.raises(UserError, match=message):
+        TASKS.build(PluginRef(name=name, targets=str(tmp_path / "targets.json"))).check(LENGTH)
 
 
 def test_an_empty_file(tmp_path):

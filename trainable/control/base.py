@@ -107,9 +107,15 @@ class ControlTask(ABC):
         return [self.entry(entries[order[i % len(order)]], corpus, generator) for i in range(n)]
 
     def check(self, max_length: int) -> None:
-        """Raises `UserError` for what can be told before a run: a missing or damaged file, an oracle that is not here."""
+        """Raises `UserError` for what can be told before a run: a file that is missing or damaged, that lacks a field or
+        asks for more words than `max_length` positions hold; an oracle that is not here."""
         if self.params.targets:
-            read_entries(Path(self.params.targets).expanduser())
+            for entry in read_entries(Path(self.params.targets).expanduser()):
+                entry.fits(self.size(entry), max_length)
+
+    def size(self, entry: Entry) -> int:
+        """How many words a line of a target file asks for; 0 where it does not say. Raises `UserError` as `entry` does."""
+        return 0
 
     # ---- steering ----
 

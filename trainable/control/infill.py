@@ -46,6 +46,10 @@ class Infill(ControlTask):
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
         return {"left": left, "right": right, "reference": reference, "human": words}
 
+    def size(self, entry: Entry) -> int:
+        """Words of both contexts and the gap."""
+        return sum(len(entry.words(key)) for key in ("left", "right", "reference"))
+
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """Sum of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
         log_probs = prediction.log_probs

@@ -35,11 +35,16 @@ class Length(ControlTask):
 
     def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
         """`14`, or `{"length": 14}`."""
+        value = self.size(entry)
+        entry.fits(value, int(corpus.ids("valid").shape[1]))
+        return {"length": value}
+
+    def size(self, entry: Entry) -> int:
+        """The length."""
         value = entry.get("length") if isinstance(entry.value, dict) else entry.value
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{entry.where}: length should be a whole number above 0, not {value!r}")
-        entry.fits(value, int(corpus.ids("valid").shape[1]))
-        return {"length": value}
+        return value
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """-log p(END right after the last word) - mean over the positions before of log p(a word).

@@ -40,17 +40,25 @@ class Pos(ControlTask):
         """`{"pos": [...], "words_": [...]}`."""
         oracle = oracle_for(self.params.oracle, corpus, "tags")
         if self.params.file_tags:
-            tags = entry.strings("pos")
-            tags = [tag for tag, word in zip(tags, entry.strings("words_"), strict=False) if word not in MARKS]
-            wrong = [tag for tag in tags if tag not in UPOS]
-            if wrong:
-                raise UserError(f"{entry.where}: {wrong[0]!r} is no tag of oracle {oracle.full_name}; legal: {', '.join(UPOS)}")
-            target = {"tags": tags, "oracle": oracle.full_name}
+            target = {"tags": self._filed_tags(entry), "oracle": oracle.full_name}
         else:
             words = entry.words()
             target = {"tags": list(oracle.read(words).tags), "oracle": oracle.full_name, "human": words}
         entry.fits(len(target["tags"]), int(corpus.ids("valid").shape[1]))
         return target
+
+    def _filed_tags(self, entry: Entry) -> list[str]:
+        """The line's own tags, those of marks left out."""
+        pairs = zip(entry.strings("pos"), entry.strings("words_"), strict=False)
+        tags = [tag for tag, word in pairs if word not in MARKS]
+        wrong = [tag for tag in tags if tag not in UPOS]
+        if wrong:
+            raise UserError(f"{entry.where}: {wrong[0]!r} is no tag of oracle {self.params.oracle}; legal: {', '.join(UPOS)}")
+        return tags
+
+    def size(self, entry: Entry) -> int:
+        """The number of tags."""
+        return len(self._filed_tags(entry) if self.params.file_tags else entry.words())
 
     def check(self, max_length: int) -> None:
         """The file, and a named oracle."""

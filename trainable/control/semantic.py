@@ -68,19 +68,28 @@ class Semantic(ControlTask):
 
     def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
         """`["food", ":", "fast", "food"]`: field, colon, the words of the value."""
-        value = entry.value
-        if not isinstance(value, list) or len(value) < 3 or ":" not in value[1:-1] \
-                or not all(isinstance(part, str) for part in value):
-            raise UserError(f'{entry.where}: expected ["field", ":", "value", ...], not {str(value)[:60]}')
-        colon = value.index(":")
-        field, words = " ".join(value[:colon]), value[colon + 1:]
-        if self.params.fields and field not in self.params.fields:
-            raise UserError(f"{entry.where}: field {field!r} is not among fields: {', '.join(self.params.fields)}")
+        field, words = self._written(entry)
         phrases = [way for way in phrases_for(field, " ".join(words), oracle_of(corpus)) or [words]
                    if UNK not in corpus.encode(way)]
         if not phrases:
             raise UserError(f"{entry.where}: the vocabulary has no words for {field} = {' '.join(words)}; leave the line out")
         return {"field": field, "value": " ".join(words), "oracle": oracle_of(corpus), "phrases": phrases}
+
+    def _written(self, entry: Entry) -> tuple[str, list[str]]:
+        """Field and words of the value."""
+        value = entry.value
+        if not isinstance(value, list) or len(value) < 3 or ":" not in value[1:-1] \
+                or not all(isinstance(part, str) for part in value):
+            raise UserError(f'{entry.where}: expected ["field", ":", "value", ...], not {str(value)[:60]}')
+        colon = value.index(":")
+        field = " ".join(value[:colon])
+        if self.params.fields and field not in self.params.fields:
+            raise UserError(f"{entry.where}: field {field!r} is not among fields: {', '.join(self.params.fields)}")
+        return field, value[colon + 1:]
+
+    def size(self, entry: Entry) -> int:
+        """Words of the value."""
+        return len(self._written(entry)[1])
 
     def _target(self, field: str, value: str, oracle: str, corpus) -> Target | None:
         if self.params.fields and field not in self.params.fields:

@@ -48,14 +48,17 @@ class Spans(ControlTask):
         one that the oracle does read there."""
         oracle, words = oracle_for(self.params.oracle, corpus, "spans"), entry.words()
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
-        spans = [_span(entry, value) for value in entry.get("spans")] if isinstance(entry.get("spans"), list) else []
-        if not spans:
-            raise UserError(f"{entry.where}: spans should be a list of [first, last, label]")
+        spans = _spans(entry)
         shared = [span for span in spans if span in oracle.read(words).spans]
         drawn = {"span": list(shared[0]), "oracle": oracle.full_name} if shared else self._drawn(words, oracle, generator)
         if drawn is None:
             raise UserError(f"{entry.where}: oracle {oracle.full_name} reads no span of more than one word in this text")
         return {**drawn, "human": words}
+
+    def size(self, entry: Entry) -> int:
+        """The number of words."""
+        _spans(entry)
+        return len(entry.words())
 
     def check(self, max_length: int) -> None:
         """The file, and a named oracle."""
@@ -106,6 +109,13 @@ class Spans(ControlTask):
         """First, last and label."""
         first, last, label = target["span"]
         return [f"<{first}>", f"<{last}>", f"<{label}>"]
+
+
+def _spans(entry: Entry) -> list[Span]:
+    value = entry.get("spans")
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{entry.where}: spans should be a list of [first, last, label]")
+    return [_span(entry, item) for item in value]
 
 
 def _span(entry: Entry, value: object) -> Span:

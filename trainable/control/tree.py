@@ -38,6 +38,10 @@ class Tree(Spans):
         made = self._of(words, oracle_for(self.params.oracle, corpus, "spans"))
         return {**(made or {"spans": [[0, len(words) - 1, "S"]], "words": len(words), "oracle": "none"}), "human": words}
 
+    def size(self, entry: Entry) -> int:
+        """The number of words."""
+        return len(entry.words())
+
     def asked(self, target: Target) -> list[Span]:
         """Every span."""
         return [(first, last, label) for first, last, label in target["spans"]]
