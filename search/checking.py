@@ -134,13 +134,18 @@ def check_plugins(space: Space) -> None:
 
 
 def check_sources(space: Space) -> None:
-    """Raises `UserError` when a corpus of the space reads a file that is not there. Asked on the machine that runs it."""
+    """Raises `UserError` when a corpus or a control task of the space reads a file that is not there, or a task names an
+    oracle that is not installed. Asked on the machine that runs it."""
+    positions = tree_at(trial_tree(space.form, {}), "corpus.max_length")
     for use in _uses(space):
-        if use.registry is CORPORA:
-            try:
+        key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
+        try:
+            if use.registry is CORPORA:
                 use.registry.build(use.ref).sources()
-            except UserError as error:
-                raise space.error(("trial", "corpus", "source"), str(error)) from None
+            elif use.registry is TASKS:
+                use.registry.build(use.ref).check(positions)
+        except UserError as error:
+            raise space.error(key, str(error)) from None
 
 
 def _uses(space: Space) -> Iterator[_Use]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Use what was found", epilog=examples(
         "qdlm generate runs/NAME/artifacts/trial-0003", "eight sentences",
         "qdlm generate ARTIFACT --control length=14 -n 4", "of fourteen words",
+        "qdlm generate ARTIFACT --control food=Italian --control length=12", "two wishes at once",
         "qdlm generate ARTIFACT --control food=Italian --json", "with a meaning; one JSON object per line",
         "qdlm generate ARTIFACT --steps 20 --seed 7", "fewer sampler steps, other noise",
     ))(generate)
@@ -34,8 +35,8 @@ def register(app: typer.Typer) -> None:
 def generate(
     artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False,
                                     help="An exported model: a folder RUN/artifacts/trial-NNNN."),
-    control: str | None = typer.Option(None, metavar="KEY=VALUE", show_default=False,
-                                        help="What the text shall satisfy: length=14, food=Italian."),
+    control: list[str] = typer.Option([], metavar="KEY=VALUE", show_default=False,
+                                       help="What the text shall satisfy: length=14, food=Italian; may be given again."),
     count: int = typer.Option(8, "--count", "-n", metavar="N", min=1, help="How many sentences."),
     seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
     steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
@@ -50,7 +51,7 @@ def generate(
     with waiting(f"loading {artifact.name}"):
         loaded = load(artifact)
     generator = seeded(artifact, seed)
-    if control is None:
+    if not control:
         rows = freely(loaded, count, generator, steps)
     else:
         rows = under(loaded, control, count, generator, steps)
@@ -58,8 +59,8 @@ def generate(
     for row in rows:
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
         made, met = made + 1, met + row.get("success", 0)
-    if control is not None and not as_json:
-        typer.echo(f"{control}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
+    if control and not as_json:
+        typer.echo(f"{', '.join(control)}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
 
 
 def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | None) -> Iterator[dict[str, Any]]:
@@ -71,19 +72,23 @@ def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | 
             yield {"text": " ".join(words)}
 
 
-def under(loaded: Loaded, control: str, count: int, generator: torch.Generator,
+def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.Generator,
           steps: int | None) -> Iterator[dict[str, Any]]:
-    """`count` sentences under one control, each scored by the task's own oracle. Raises `UserError` for a bad one."""
-    from trainable.control.guidance import Guide
-    from trainable.control.parsing import parse_control
+    """`count` sentences under all controls, each scored by the tasks' own oracles. Raises `UserError` for a bad one."""
+    from trainable.control.base import Setting
+    from trainable.control.generating import guided
+    from trainable.control.parsing import parse_controls
 
-    task, target = parse_control(control, loaded.lexicon)
-    total = len(loaded.schedule.times(steps or loaded.config.sampling.steps))
+    task, target = parse_controls(controls, loaded.lexicon)
+    control = ", ".join(controls)
+    task.prepare(Setting(loaded.lexicon))
+    sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
+    process, length = loaded.process(sampling), loaded.config.corpus.max_length
     for size in batches(count):
-        guide = Guide(task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, total)
         with waiting(f"generating under {control}"):
-            ids = loaded.generate(size, generator, steps=steps, guide=guide)
-        for words in loaded.words(ids):
+            sentences = guided(process, task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, length,
+                               generator)
+        for words in sentences:
             yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
                    **task.score(words, target)}
 

@@ -20,6 +20,7 @@ KINDS = {  # where each kind stands in a space file
     "corpora": "trial.corpus.source",
     "samplers": "trial.sampling.sampler",
     "tasks": "trial.evaluation.control_tasks",
+    "oracles": "the parameter `oracle` of a control task: NAME, or NAME:MODEL",
     "metrics": "objectives, constraints",
     "searchers": "sampler",
     "schedulers": "scheduler",

@@ -18,10 +18,6 @@ PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarr
             "safetensors", "matplotlib")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OPTIONAL = {  # module: (what it is for, how to get it)
-    "spacy": ("parse and part-of-speech oracles on English text", "pip install spacy"),
-    "en_core_web_sm": ("spaCy's small English model", "python -m spacy download en_core_web_sm"),
-    "benepar": ("constituency trees of English text", "pip install benepar"),
-    "textblob": ("part-of-speech oracle without spaCy", "pip install textblob"),
     "optuna_dashboard": ("the study's pages in a browser", "pip install 'qdlm[dashboard]'"),
     "pytest": ("the tests", "pip install 'qdlm[dev]'"),
 }
@@ -41,7 +37,8 @@ def findings(storage: Path) -> list[Finding]:
     """All checks, in the order in which they are shown. A check that raises is itself a finding."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "software": _software, "devices": _devices, "machine": _machine, "storage": lambda: _storage(storage),
-        "ray": _ray, "optional": _optional, "hub": _hub,
+        "ray": _ray, "control oracles": _oracles,
+        "optional": _optional, "hub": _hub,
     }
     report: list[Finding] = []
     for section, check in checks.items():
@@ -139,6 +136,15 @@ def _ray() -> Iterator[Finding]:
     kept = "a token is kept" if token.is_file() or os.environ.get("RAY_AUTH_TOKEN") else "no token yet"
     yield Finding("ray", "RAY_AUTH_MODE", OK if mode else NOTE,
                   f"{mode or 'unset: ray job submit and ray status need RAY_AUTH_MODE=token'}; {kept}")
+
+
+def _oracles() -> Iterator[Finding]:
+    from trainable.registry import ORACLES
+
+    for name in ORACLES:
+        oracle = ORACLES.get(name)
+        gives, remedy = " and ".join(sorted(oracle.provides, reverse=True)), oracle.missing()
+        yield Finding("control oracles", name, NOTE if remedy else OK, f"{gives}: {remedy}" if remedy else gives)
 
 
 def _optional() -> Iterator[Finding]:

@@ -184,10 +184,16 @@ class SamplingConfig(Settings):
 class GuidanceConfig(Settings):
     """Gradient guidance of the latents towards a control target."""
 
+    optimizer: Literal["sign", "adagrad"] = Field(
+        "sign", description="adagrad: its state lives from the first guided step to the last; sign: a new Adagrad for every "
+                            "update, as released, which moves by strength times the gradient's sign")
     strength: float = Field(0.1, ge=0, description="step size of one inner update")
-    inner_steps: int = Field(1, ge=0, description="gradient steps per denoising step; 0 = no guidance")
-    fluency: float = Field(0.01, ge=0, description="weight of the pull back to the denoiser's own mean")
+    inner_steps: int = Field(3, ge=0, description="gradient steps per denoising step; 0 = no guidance")
+    fluency: float = Field(0.05, ge=0, description="weight of the pull back to the denoiser's own mean")
+    start: float = Field(0.0, ge=0, le=1, description="first share of the denoising steps that is left unguided")
     stop: float = Field(0.05, ge=0, le=1, description="last share of the denoising steps that is left unguided")
+    candidates: int = Field(1, ge=1, description="sentences per target; the one with the highest BLEU against the others "
+                                                 "is kept (minimum Bayes risk)")
 
 
 class EvaluationConfig(Settings):
@@ -211,6 +217,7 @@ class BaseConfig(Settings):
     """The full-precision model that trials start from, trained once per corpus, model and diffusion setting."""
 
     path: str | None = Field(None, description="an artifact folder to start from instead of training")
+    start: str | None = Field(None, description="an artifact of another corpus: training begins with its body and shared words")
     optim: OptimConfig = OptimConfig(steps=5000, lr=5e-3, ema=0.995)
     seed: int = Field(0, ge=0, description="of the initial weights, the batches and the noise")
 

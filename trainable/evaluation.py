@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifact import Loaded, load
-from trainable.control.guidance import Guide
+from trainable.control.base import Setting
+from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule
@@ -49,6 +50,7 @@ class Measurement:
         self.cache = {} if cache is None else cache
         self.seed = config.evaluation.seed if seed is None else seed
         self.process = Process(model, schedule, config.sampling)
+        self._setting = Setting(corpus, self.cache, model, schedule)
 
     def generator(self, purpose: str) -> torch.Generator:
         """The noise for one purpose: the same in every trial, so that trials are compared on equal draws."""
@@ -75,15 +77,9 @@ class Measurement:
 
     def controlled(self, task, targets: list) -> list[list[str]]:
         """One guided sentence per target."""
-        sampling = self.config.sampling
-        generator, words = self.generator(f"control {task.name}"), []
-        total = len(self.schedule.times(sampling.steps))
-        for start in range(0, len(targets), SAMPLING_BATCH):
-            batch = targets[start:start + SAMPLING_BATCH]
-            guide = Guide(task, batch, self.config.evaluation.guidance, self.corpus, total)
-            ids = self.process.sample(len(batch), self.config.corpus.max_length, generator, guide)
-            words += [self.corpus.decode(row) for row in ids.cpu().numpy()]
-        return words
+        task.prepare(self._setting)
+        return guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
+                      self.config.corpus.max_length, self.generator(f"control {task.name}"))
 
 
 def measure(measurement: Measurement, final: bool) -> dict:

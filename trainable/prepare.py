@@ -25,6 +25,7 @@ from trainable.registry import CORPORA
 from trainable.seeds import stream_seed
 from trainable.teacher import Teacher, train_teacher
 from trainable.training import TrainingRun
+from trainable.transfer import begin_from, start_key
 
 REPORT_EVERY = 100
 CODE = 2
@@ -54,6 +55,9 @@ def teacher_key(config: TrialConfig) -> str:
 def base_key(config: TrialConfig) -> str:
     """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
     groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    start = groups["base"].pop("start")
+    if start:
+        groups["base"]["start"] = start_key(start)
     return content_key(CODE, corpus_key(config), groups)
 
 
@@ -112,6 +116,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
     model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed)).to(device)
+    begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
     run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size)
     while run.step < optim.steps:
@@ -123,7 +128,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     with run.averaged():
         if config.model.normalize_embeddings and config.model.embeddings == "learned":
             model.rescale_table()
-        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts}
+        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts, **begun}
         export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
                                                                 "sampling"})), lexicon_of(corpus_folder), folder, facts)
 

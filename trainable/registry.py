@@ -99,6 +99,17 @@ SAMPLERS = Registry("sampler", {
 TASKS = Registry("control task", {
     "length": "trainable.control.length:Length",
     "semantic": "trainable.control.semantic:Semantic",
+    "pos": "trainable.control.pos:Pos",
+    "spans": "trainable.control.spans:Spans",
+    "tree": "trainable.control.tree:Tree",
+    "infill": "trainable.control.infill:Infill",
+    "compose": "trainable.control.compose:Compose",
+})
+ORACLES = Registry("control oracle", {
+    "grammar": "trainable.control.oracles.grammar:GrammarOracle",
+    "textblob": "trainable.control.oracles.textblob:TextBlobOracle",
+    "spacy": "trainable.control.oracles.pipelines:SpacyOracle",
+    "benepar": "trainable.control.oracles.pipelines:BeneparOracle",
 })
 METRICS = Registry("metric", {
     "perplexity": "trainable.metrics.perplexity:Perplexity",
@@ -113,4 +124,4 @@ METRICS = Registry("metric", {
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
 REGISTRIES = {"quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS,
-              "metrics": METRICS}
+              "oracles": ORACLES, "metrics": METRICS}

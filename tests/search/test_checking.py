@@ -144,7 +144,8 @@ def test_impossible_plugins(text, parts):
         ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}", ["sampler: sampler 'tpe': option 'startup' is 'many'"]),
         (
             "{controllability_length: maximize}\ntrial: {evaluation: {control_tasks: []}}",
-            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic"],
+            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic, "
+             "pos, spans, tree, infill, compose"],
         ),
     ],
 )
@@ -238,3 +239,15 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
         checking.check_sources(space)
     assert "\n" not in str(error.value)
     checking.check_sources(checking.load_checked("quickstart", {}))
+
+
+@pytest.mark.parametrize(("task", "message"), [
+    ({"name": "pos", "oracle": "spacy:xx_none"}, "'spacy:xx_none' is not installed; get it with: python -m spacy download"),
+    ({"name": "tree", "oracle": "spacy"}, "spacy"), ({"name": "spans", "targets": "none.json"}, "none.json: cannot be read"),
+    ({"name": "compose", "tasks": ["length", {"name": "pos", "oracle": "nobody"}]}, "unknown control oracle 'nobody'"),
+])
+def test_what_a_control_task_needs_is_looked_for_before_anything_starts(task, message):
+    space = checking.load_checked("quickstart", {"trial.evaluation.control_tasks": ["length", task]})
+    with pytest.raises(UserError, match=r"quickstart.yaml, --set .*: trial\.evaluation\.control_tasks\[1\]: ") as error:
+        checking.check_sources(space)
+    assert message in str(error.value) and "\n" not in str(error.value)

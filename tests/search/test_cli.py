@@ -26,6 +26,7 @@ FROZEN = {
     "status": {"RUN"},
     "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--out", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
+    "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},
     "plugins": {"KIND", "--format"},

@@ -27,7 +27,8 @@ TINY = {"corpus": {"max_length": 12}, "sampling": {"steps": 4}, "diffusion": {"t
 def artifact(tmp_path_factory) -> Path:
     """An untrained model, exported."""
     config = TrialConfig.model_validate(TINY)
-    lexicon = Lexicon(WORDS, 12, {"food": {"Italian": [["Italian"]], "French": [["French"]]}}, "words")
+    lexicon = Lexicon(WORDS, 12, {"food": {"Italian": [["Italian"]], "French": [["French"]]}}, "words",
+                      {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}, "serves": {"VERB": 1.0}, "Italian": {"ADJ": 1.0}})
     return export(DiffusionLM(config.model, config.diffusion, WORDS), config, lexicon,
                   tmp_path_factory.mktemp("run") / "trial-0003", {})
 
@@ -53,6 +54,22 @@ def test_eight_sentences_unless_told_otherwise(artifact, capsys):
 
 def test_more_than_a_batch(artifact, capsys):
     assert len(generated(capsys, str(artifact), "-n", "70", "--steps", "2")[0]) == 70
+
+
+def test_two_controls_at_once(artifact, capsys):
+    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "length=6", "--control", "food=Italian",
+                                                   "-n", "3", "--json")[0]]
+    assert all(row["control"] == "length=6, food=Italian" and row["oracle"] == "count&words" for row in rows)
+    assert all(row["success"] == row["length"] * row["semantic"] for row in rows)
+
+
+def test_a_row_of_tags_can_be_asked_for(artifact, capsys):
+    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "pos=DET NOUN VERB ADJ", "-n", "8",
+                                                   "--json")[0]]
+    assert {row["oracle"] for row in rows} == {"textblob"}
+    assert sum(row["text"] == "the cafe serves Italian" for row in rows) >= 1 or sum(row["success"] for row in rows) > 2
+    assert main(["generate", str(artifact), "--control", "pos=DET NN"]) == 2
+    assert "'NN' is no tag; legal: ADJ" in capsys.readouterr().err
 
 
 def test_a_control_is_scored_by_a_named_oracle(artifact, capsys):

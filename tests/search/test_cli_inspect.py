@@ -98,7 +98,7 @@ def test_doctor_reports_all_sections_and_opens_no_connection(capsys, monkeypatch
     monkeypatch.setattr(socket.socket, "connect", refuse)
     report = json.loads(printed(capsys, "doctor", "--json", "--storage", str(tmp_path)))
     assert list(dict.fromkeys(row["section"] for row in report)) == [
-        "software", "devices", "machine", "storage", "ray", "optional", "hub"]
+        "software", "devices", "machine", "storage", "ray", "control oracles", "optional", "hub"]
     assert not [row for row in report if row["status"] == "bad"]
     assert list(tmp_path.iterdir()) == []
 
@@ -112,6 +112,15 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("nothing", "pip install nothing")})
     shown = printed(capsys, "doctor", "--storage", str(tmp_path))
     assert "A run would fail: no-such-package" in shown and "pip install nothing" in shown
+
+
+def test_doctor_lists_the_control_oracles_and_how_to_get_those_that_are_missing(capsys, tmp_path):
+    report = json.loads(printed(capsys, "doctor", "--json", "--storage", str(tmp_path)))
+    oracles = {row["name"]: row for row in report if row["section"] == "control oracles"}
+    assert list(oracles) == list(REGISTRIES["oracles"])
+    assert oracles["grammar"]["status"] == oracles["textblob"]["status"] == "ok"
+    for row in oracles.values():
+        assert (row["status"] == "ok") == (":" not in row["detail"]) and "tags" in row["detail"]
 
 
 def test_doctor_sees_a_storage_that_cannot_be_written(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spaces.config import DiffusionConfig, GuidanceConfig, ModelConfig, PluginRef, SamplingConfig
+from trainable.control.generating import guided, least_risk
 from trainable.control.guidance import Guide
 from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule
@@ -144,6 +145,66 @@ def test_as_many_targets_as_sentences():
     x = latents(3)
     with pytest.raises(ValueError, match="3 latents but 1 targets"):
         guide_of()(x, 0, x, 1.0, rounding, 0)
+
+
+def test_adagrad_is_torchs_own_and_lives_across_steps():
+    """The same updates as torch.optim.Adagrad fed with the same gradients, over inner steps and denoising steps."""
+    guide = guide_of(optimizer="adagrad", inner_steps=2, strength=0.3)
+    x = latents()
+    twin = torch.nn.Parameter(x.clone())
+    reference = torch.optim.Adagrad([twin], lr=0.3)
+    for step in range(3):
+        x = guide(x, 0, x, 1.0, rounding, step)
+        for _ in range(2):
+            reference.zero_grad()
+            guide.task.loss(rounding(twin, None), guide.targets, Face()).sum().backward()
+            reference.step()
+    assert torch.allclose(x, twin.detach(), atol=1e-9) and (x - latents()).abs().max() > 0.3
+
+
+def test_the_released_form_is_a_new_adagrad_for_every_update():
+    guide, x = guide_of(optimizer="sign", strength=0.3), latents()
+    twin = torch.nn.Parameter(x.clone())
+    for step in range(2):
+        x = guide(x, 0, x, 1.0, rounding, step)
+        reference = torch.optim.Adagrad([twin], lr=0.3, eps=1e-300)
+        guide.task.loss(rounding(twin, None), guide.targets, Face()).sum().backward()
+        reference.step()
+        twin.grad = None
+    assert torch.allclose(x, twin.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("start", "stop", "guided"), [(0.0, 0.0, range(10)), (0.3, 0.2, range(3, 8)), (0.5, 0.5, ()),
+                                                       (0.01, 0.0, range(1, 10)), (1.0, 0.0, ())])
+def test_the_range_of_times_is_chosen(start, stop, guided):
+    x, guide = latents(), guide_of(start=start, stop=stop)
+    assert [step for step in range(10) if guide(x, 0, x, 1.0, rounding, step) is not x] == list(guided)
+
+
+# ---- minimum Bayes risk ----
+
+def test_least_risk_keeps_the_candidate_that_agrees_most():
+    alike = ["the pub is by the river .".split(), "the pub is by the river side .".split()]
+    odd = "children are welcome".split()
+    assert least_risk([odd, *alike]) in alike and least_risk([odd]) == odd
+    assert least_risk([alike[0], alike[0], odd]) == alike[0]
+
+
+def test_candidates_are_generated_for_each_target_and_one_is_kept(process):
+    asked = []
+
+    class Watched:
+        schedule, config = process.schedule, process.config
+
+        def sample(self, n, length, generator, guide):
+            asked.extend(target["length"] for target in guide.targets)
+            return process.sample(n, length, generator, guide)
+
+    face = type("F", (Face,), {"decode": staticmethod(lambda row: [VOCAB[i] for i in row])})()
+    settings = GuidanceConfig(candidates=3, inner_steps=1, strength=0.01)
+    words = guided(Watched(), task_of("length"), [{"length": 4}, {"length": 6}], settings, face, LENGTH,
+                   torch.Generator().manual_seed(0))
+    assert asked == [4, 4, 4, 6, 6, 6] and len(words) == 2
 
 
 # ---- with the real denoiser and sampler ----

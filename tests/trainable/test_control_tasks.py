@@ -59,60 +59,6 @@ def certain(ids, vocabulary, confidence=0.999):
     return Prediction(torch.zeros(1), p.scatter(-1, ids[..., None], confidence).log())
 
 
-# ---- the contract of every task ----
-
-@pytest.mark.parametrize("name", list(TASKS))
-class TestEveryTask:
-    def test_targets_are_json_and_follow_the_generator_alone(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        draw = lambda seed: task.targets(corpus, 20, torch.Generator().manual_seed(seed))  # noqa: E731
-        assert draw(0) == draw(0) != draw(1)
-        assert len(draw(0)) == 20
-        assert json.loads(json.dumps(draw(0))) == draw(0)
-
-    def test_the_sentence_a_target_was_drawn_from_reaches_it(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        targets = task.targets(corpus, 20, torch.Generator().manual_seed(0))
-        assert all(task.score(ROWS[target["row"]][0], target)["success"] == 1.0 for target in targets)
-        assert all(task.score([], target)["success"] == 0.0 for target in targets)
-
-    def test_loss_is_one_differentiable_number_per_sentence(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        targets = task.targets(corpus, 5, torch.Generator().manual_seed(0))
-        prediction = random_prediction(5, 16, len(corpus.vocab))
-        loss = task.loss(prediction, targets, corpus)
-        gradient, = torch.autograd.grad(loss.sum(), prediction.log_probs)
-        assert loss.shape == (5,) and torch.isfinite(loss).all() and (loss > 0).all()
-        assert torch.isfinite(gradient).all() and all(gradient[b].abs().sum() > 0 for b in range(5))
-
-    def test_each_sentence_has_a_loss_of_its_own(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        targets = task.targets(corpus, 4, torch.Generator().manual_seed(2))
-        prediction = random_prediction(4, 16, len(corpus.vocab))
-        together = task.loss(prediction, targets, corpus)
-        alone = [task.loss(Prediction(prediction.x0[b:b + 1], prediction.log_probs[b:b + 1]), targets[b:b + 1], corpus)
-                 for b in range(4)]
-        assert together.tolist() == pytest.approx([value.item() for value in alone])
-
-    def test_loss_is_low_for_the_sentence_itself_and_higher_for_another(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        targets = task.targets(corpus, 20, torch.Generator().manual_seed(3))
-        ids = corpus.ids("valid")
-        for target in targets:
-            own = task.loss(certain(ids[[target["row"]]], len(corpus.vocab)), [target], corpus).item()
-            assert own < 0.05
-            for row, (sentence, _) in enumerate(ROWS):
-                if task.score(sentence, target)["success"] == 0.0:
-                    assert task.loss(certain(ids[[row]], len(corpus.vocab)), [target], corpus).item() > 1.0
-
-    def test_a_lexicon_serves_in_place_of_the_corpus(self, name):
-        corpus, task = corpus_of(), task_of(name)
-        targets = task.targets(corpus, 3, torch.Generator().manual_seed(0))
-        prediction = random_prediction(3, 16, len(corpus.vocab))
-        there, here = (task.loss(prediction, targets, face) for face in (corpus, Lexicon.of(corpus)))
-        assert torch.equal(there, here)
-
-
 # ---- length ----
 
 def test_length_loss_by_hand():

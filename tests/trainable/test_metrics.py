@@ -262,22 +262,22 @@ def controllability_of(answers, **evaluation):
 def test_controllability_is_the_mean_over_tasks():
     obey = lambda target: ["thai"] * target["length"] if "length" in target else []  # noqa: E731
     row, m = controllability_of(obey)
-    assert row["controllability_length"] == row["controllability_length_exact"] == 1.0
-    assert row["controllability_semantic"] == 0.0
+    assert row["controllability_length_count"] == row["controllability_length_count_exact"] == 1.0
+    assert row["controllability_semantic_words"] == 0.0
     assert row["controllability"] == 0.5
-    assert row["controllability_length_human"] == row["controllability_semantic_human"] == 1.0
+    assert row["controllability_length_count_human"] == row["controllability_semantic_words_human"] == 1.0
     assert m.notes == {"controllability_oracle": "length=count,semantic=words"}
     error = math.sqrt(5 / 6 * 1 / 6 / 4)
-    assert [row[f"controllability_{task}_se"] for task in ("length", "semantic")] == pytest.approx([error, error])
+    assert [row[f"controllability_{task}_se"] for task in ("length_count", "semantic_words")] == pytest.approx([error, error])
     assert row["controllability_se"] == pytest.approx(math.sqrt(2 * error**2) / 2)
 
 
 def test_controllability_per_field_and_perplexity_of_what_was_said():
     row, m = controllability_of(["the", "mill"], control_tasks=(PluginRef(name="semantic"),), control_samples=40)
-    assert row["controllability_semantic_name"] == 1.0 and row["controllability_semantic_food"] == 0.0
-    assert 0 < row["controllability"] == row["controllability_semantic"] < 1
+    assert row["controllability_semantic_words_name"] == 1.0 and row["controllability_semantic_words_food"] == 0.0
+    assert 0 < row["controllability"] == row["controllability_semantic_words"] < 1
     sums, counts = m.teacher.nll([["the", "mill"]])
-    assert row["controllability_semantic_perplexity"] == pytest.approx(math.exp(sums.sum() / counts.sum()))
+    assert row["controllability_semantic_words_perplexity"] == pytest.approx(math.exp(sums.sum() / counts.sum()))
 
 
 def test_a_share_of_the_samples_at_a_lower_rung():
@@ -291,7 +291,7 @@ def test_a_share_of_the_samples_at_a_lower_rung():
 def test_one_task_twice_gets_two_names():
     tasks = (PluginRef(name="length"), PluginRef(name="length", tolerance=0))
     row, m = controllability_of(lambda target: ["thai"] * (target["length"] + 1), control_tasks=tasks)
-    assert (row["controllability_length"], row["controllability_length2"]) == (1.0, 0.0)
+    assert (row["controllability_length_count"], row["controllability_length2_count"]) == (1.0, 0.0)
 
 
 def test_no_tasks_is_nothing_to_tell():

@@ -3,37 +3,124 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from spaces.config import GuidanceConfig
+from spaces.errors import UserError
+from trainable import registry
 from trainable.control.lexicon import Lexicon
+from trainable.control.target_files import Entry, read_entries
 from trainable.model.prediction import Prediction
-from trainable.registry import Params
 
 Target = dict[str, Any]
-"""What one sentence is asked to be. JSON-able; `row` is the held-out row that it was drawn from, where there is one."""
+"""What one sentence is asked to be. JSON-able; `row` is the held-out row that it was drawn from, where there is one, and
+`human` the words that it was made from, where they come from a file."""
+T = TypeVar("T")
+TRIES = 50  # held-out rows looked at per wanted target before the corpus is said to have none
+
+
+@dataclass
+class Setting:
+    """What a task may count or train on before it guides. `cache` holds read-only objects and outlives a trial."""
+
+    corpus: Any
+    """`TokenizedCorpus`, or a `Lexicon` where an exported model stands alone."""
+    cache: dict = field(default_factory=dict)
+    model: torch.nn.Module | None = None
+    """The denoiser that will be guided; `schedule` is its noise schedule."""
+    schedule: Any = None
+    fitted: dict = field(default_factory=dict)
+    """What was trained for `model`: shared by the tasks of one measurement, gone with it."""
+
+    def kept(self, kind: str, *key: Any, make: Callable[[], T]) -> T:
+        """The object kept for this corpus under `kind` and `key`, made when there is none."""
+        name = ("control", kind, id(self.corpus), *key)
+        if name not in self.cache:  # the corpus is kept beside the value, so that its id is not given to another
+            self.cache[name] = (make(), self.corpus)
+        return self.cache[name][0]
+
+
+class TaskParams(registry.Params):
+    """What every control task takes. Guidance settings given here win over `evaluation.guidance`."""
+
+    targets: str | None = Field(None, description="file of targets (released format) instead of held-out text")
+    strength: float | None = Field(None, ge=0, description="evaluation.guidance.strength for this task")
+    fluency: float | None = Field(None, ge=0, description="evaluation.guidance.fluency for this task")
+    inner_steps: int | None = Field(None, ge=0, description="evaluation.guidance.inner_steps for this task")
 
 
 class ControlTask(ABC):
     """One kind of control. A subclass has `name`, a one-sentence docstring and `Params`.
 
-    A task that needs a trained controller keeps it to itself: everything goes through `loss`.
+    A task that needs counts or a trained controller gets them in `prepare` and keeps them to itself: everything goes
+    through `loss`.
     """
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[TaskParams]] = TaskParams
 
-    def __init__(self, params: Params):
+    def __init__(self, params: TaskParams):
         self.params = params
 
-    @abstractmethod
-    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
-        """`n` targets drawn from the held-out split of `corpus` (a `TokenizedCorpus`).
+    # ---- targets ----
 
-        Raises `UserError` when the corpus has nothing to draw from.
+    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+        """`n` targets: from the file where one is given, else from rows drawn from the held-out split of `corpus`.
+
+        Fewer targets with the same generator are the first of more. A file that holds fewer is gone through again. Raises
+        `UserError` when there is nothing to draw from.
         """
+        if self.params.targets:
+            return self._filed(corpus, n, generator)
+        count, found = len(corpus.lengths("valid")), []
+        for _ in range(n * TRIES if count else 0):
+            row = int(torch.randint(count, (), generator=generator))
+            target = self.target(corpus, "valid", row, generator)
+            if target is not None:
+                found.append({**target, "row": row})
+            if len(found) == n:
+                return found
+        raise UserError(f"control task '{self.name}': {self.nothing()}")
+
+    def nothing(self) -> str:
+        """Why a corpus gave no target, and what to do."""
+        return "the corpus has no held-out sentences to draw targets from"
+
+    @abstractmethod
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """The target that one row of the corpus gives; None when it gives none."""
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """The target of one line of a target file. Raises `UserError` naming file, line and key."""
+        raise UserError(f"{entry.where}: control task '{self.name}' reads no target files")
+
+    def _filed(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+        entries = read_entries(Path(self.params.targets).expanduser())
+        order = torch.randperm(len(entries), generator=generator).tolist()
+        return [self.entry(entries[order[i % len(order)]], corpus, generator) for i in range(n)]
+
+    def check(self, max_length: int) -> None:
+        """Raises `UserError` for what can be told before a run: a file that is missing or damaged, that lacks a field or
+        asks for more words than `max_length` positions hold; an oracle that is not here."""
+        if self.params.targets:
+            for entry in read_entries(Path(self.params.targets).expanduser()):
+                entry.fits(self.size(entry), max_length)
+
+    def size(self, entry: Entry) -> int:
+        """How many words a line of a target file asks for; 0 where it does not say. Raises `UserError` as `entry` does."""
+        return 0
+
+    # ---- steering ----
+
+    def prepare(self, setting: Setting) -> None:  # noqa: B027 - most tasks need nothing
+        """Count or train what `loss` needs. Called once, before the first `loss`."""
 
     @abstractmethod
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
@@ -42,18 +129,32 @@ class ControlTask(ABC):
         `corpus` is only asked for `encode(words)`, so a `Lexicon` serves as well.
         """
 
+    def guidance(self, config: GuidanceConfig) -> GuidanceConfig:
+        """The settings to guide this task by: the task's own where given."""
+        own = {name: value for name in ("strength", "fluency", "inner_steps")
+               if (value := getattr(self.params, name)) is not None}
+        return config.model_copy(update=own)
+
+    # ---- scoring ----
+
     @abstractmethod
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success` (0 or 1) and whatever else tells how near `words` came."""
+        """`success` (0 to 1; a share where the task is one) and whatever else tells how near `words` came."""
 
     @abstractmethod
     def oracle(self, target: Target) -> str:
         """What decides about success. Scores by different oracles are never comparable."""
 
     @abstractmethod
-    def keys(self, lexicon: Lexicon) -> list[str]:
-        """The words that may stand before `=` in a written control."""
+    def code(self, target: Target) -> list[str]:
+        """The target as a row of symbols, for models that read it as a prompt."""
 
-    @abstractmethod
+    # ---- what people write ----
+
+    def keys(self, lexicon: Lexicon) -> list[str]:
+        """The words that may stand before `=` in a written control; none when targets are not written by hand."""
+        return []
+
     def parse(self, key: str, value: str, lexicon: Lexicon) -> Target:
         """The target written as `key=value`, `key` being one of `keys`. Raises `UserError` naming what is legal."""
+        raise UserError(f"control {key}={value}: targets of task {self.name!r} cannot be written by hand")

@@ -12,19 +12,26 @@ from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
 from trainable.model.prediction import Prediction
 
+EPSILON = 1e-10
+"""Adagrad's, as in torch."""
+
 
 class Guide:
     """Called after each denoising step; moves the latent so that the task's loss falls.
 
-    Each of `inner_steps` updates is x <- x - strength * sign(gradient of task loss + fluency * |x - mean|^2 / sigma^2).
-    The sign is what the released code does: it makes a new Adagrad optimizer for every update, whose first step is just
-    that. Losses are summed over the batch, so that a sentence does not depend on what it is generated with.
+    Each of `inner_steps` updates follows g = gradient of task loss + fluency * |x - mean|^2 / sigma^2.
+    `sign`: x <- x - strength * sign(g), which is what the released code does, since it makes a new Adagrad optimizer for
+    every update. `adagrad`: x <- x - strength * g / (sqrt(sum of all g^2 so far) + eps), one optimizer for a whole
+    generation. Losses are summed over the batch, so that a sentence does not depend on what it is generated with.
     """
 
     def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, total_steps: int):
-        """`total_steps` denoising steps in all; the last `config.stop` share of them, rounded up, is left unguided."""
-        self.task, self.targets, self.config, self.corpus = task, list(targets), config, corpus
-        self.guided_steps = total_steps - math.ceil(config.stop * total_steps)
+        """`total_steps` denoising steps in all; the first `config.start` and the last `config.stop` share of them, rounded
+        up, are left unguided. The task's own settings win over `config`."""
+        self.task, self.targets, self.config, self.corpus = task, list(targets), task.guidance(config), corpus
+        self.first = math.ceil(self.config.start * total_steps)
+        self.guided_steps = total_steps - math.ceil(self.config.stop * total_steps)
+        self._squares: Tensor | None = None
 
     def __call__(self, x_prev: Tensor, t_prev: Tensor, mean: Tensor, sigma: Tensor | float,
                  predict: Callable[[Tensor, Tensor], Prediction], step_index: int) -> Tensor:
@@ -33,7 +40,7 @@ class Guide:
         `t_prev` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn from. A step
         without noise has sigma 0 and counts as 1, as released. With nothing to do, `x_prev` itself is returned.
         """
-        if self.config.inner_steps == 0 or self.config.strength == 0 or step_index >= self.guided_steps:
+        if self.config.inner_steps == 0 or self.config.strength == 0 or not self.first <= step_index < self.guided_steps:
             return x_prev
         if len(x_prev) != len(self.targets):
             raise ValueError(f"{len(x_prev)} latents but {len(self.targets)} targets")
@@ -46,5 +53,12 @@ class Guide:
                 loss = self.task.loss(predict(x, t_prev), self.targets, self.corpus).sum()
                 pull = ((x - mean) ** 2 / variance).sum()
                 gradient, = torch.autograd.grad(loss + self.config.fluency * pull, x)
-            x = x.detach() - self.config.strength * gradient.sign()
+            x = x.detach() - self.config.strength * self._direction(gradient)
         return x
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        if self.config.optimizer == "sign":
+            return gradient.sign()
+        square = gradient.square()
+        self._squares = square if self._squares is None else self._squares + square
+        return gradient / (self._squares.sqrt() + EPSILON)

@@ -7,11 +7,11 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.control.base import ControlTask, Target
+from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.lexicon import Lexicon
+from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, SPECIALS, UNK
 from trainable.model.prediction import Prediction
-from trainable.registry import Params
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:
@@ -24,18 +24,27 @@ class Length(ControlTask):
 
     name = "length"
 
-    class Params(Params):
+    class Params(TaskParams):
         """`tolerance`: how many words off is still a success."""
 
-        tolerance: int = Field(2, ge=0)
+        tolerance: int = Field(2, ge=0, description="how many words off is still a success")
 
-    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
-        """Lengths of randomly drawn held-out sentences, so that they are asked for as often as they occur."""
-        lengths = corpus.lengths("valid")
-        if len(lengths) == 0:
-            raise UserError("control task 'length': the corpus has no held-out sentences to draw lengths from")
-        rows = torch.randint(len(lengths), (n,), generator=generator).tolist()
-        return [{"length": int(lengths[row]), "row": row} for row in rows]
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """The row's own length, so that lengths are asked for as often as they occur."""
+        return {"length": int(corpus.lengths(split)[row])}
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """`14`, or `{"length": 14}`."""
+        value = self.size(entry)
+        entry.fits(value, int(corpus.ids("valid").shape[1]))
+        return {"length": value}
+
+    def size(self, entry: Entry) -> int:
+        """The length."""
+        value = entry.get("length") if isinstance(entry.value, dict) else entry.value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{entry.where}: length should be a whole number above 0, not {value!r}")
+        return value
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """-log p(END right after the last word) - mean over the positions before of log p(a word).
@@ -62,6 +71,10 @@ class Length(ControlTask):
     def oracle(self, target: Target) -> str:
         """Counting."""
         return "count"
+
+    def code(self, target: Target) -> list[str]:
+        """One symbol per length."""
+        return [f"<length {target['length']}>"]
 
     def keys(self, lexicon: Lexicon) -> list[str]:
         """Only `length`."""

@@ -5,6 +5,7 @@ Small enough to travel in an exported model's JSON, so that an artifact can be c
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ GRAMMAR_CORPUS = "restaurant"
 
 def oracle_of(corpus) -> str:
     """`grammar` where the grammar that generated the corpus can read a meaning back; else `words`."""
+    if isinstance(corpus, Lexicon):
+        return corpus.oracle
     return "grammar" if corpus.stats.get("corpus") == GRAMMAR_CORPUS else "words"
 
 
@@ -38,6 +41,20 @@ def contains(words: Sequence[str], phrase: Sequence[str]) -> bool:
     return any(folded[i:i + len(wanted)] == wanted for i in range(len(folded) - len(wanted) + 1))
 
 
+def tag_shares(corpus) -> dict[str, dict[str, float]]:
+    """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen are left out."""
+    from trainable.control.oracles.base import UPOS
+    from trainable.control.oracles.choosing import AUTO, oracle_for
+    from trainable.control.syntax import Syntax
+
+    table = Syntax.count(corpus, oracle_for(AUTO, corpus, "tags"), phrases=False).tag_given_word
+    shares = {}
+    for word, row in zip(corpus.vocab, table[:, :len(UPOS)].tolist(), strict=True):
+        if 0 < sum(share > 0 for share in row) < len(UPOS):
+            shares[word] = {tag: round(share, 4) for tag, share in zip(UPOS, row, strict=True) if share > 0}
+    return shares
+
+
 @dataclass(frozen=True)
 class Lexicon:
     """Vocabulary, positions, and for each field its values with the phrases that say them."""
@@ -48,6 +65,8 @@ class Lexicon:
     """Field -> value -> the phrases that say it, each a list of words."""
     oracle: str
     """What scores the content of a sentence: `grammar` or `words`."""
+    tags: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where none was counted."""
 
     @classmethod
     def of(cls, corpus) -> Lexicon:
@@ -62,7 +81,7 @@ class Lexicon:
         values = {field: {value: ways for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
                   for field, found in seen.items()}
         sayable = {field: ways for field, ways in values.items() if ways}
-        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle)
+        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tag_shares(corpus))
 
     @classmethod
     def from_json(cls, value: dict) -> Lexicon:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from spaces.config import PluginRef
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
+from trainable.control.compose import Compose
 from trainable.control.lexicon import Lexicon
 from trainable.registry import TASKS
 
@@ -32,6 +34,15 @@ def parse_control(text: str, corpus) -> tuple[ControlTask, Target]:
         raise UserError(f"control {text!r}: unknown key {key!r}{hint}; {_legal(known)}")
     task, name = known[_folded(key)]
     return task, task.parse(name, value, lexicon)
+
+
+def parse_controls(texts: Sequence[str], corpus) -> tuple[ControlTask, Target]:
+    """One control, or several at once, as one task and target. Raises `UserError` as `parse_control`."""
+    lexicon = Lexicon.of(corpus)
+    found = [parse_control(text, lexicon) for text in texts]
+    if len(found) == 1:
+        return found[0]
+    return Compose.of([task for task, _ in found]), {"parts": [target for _, target in found]}
 
 
 def _tasks() -> list[ControlTask]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import difflib
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.control.base import ControlTask, Target
+from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
+from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, UNK
 from trainable.model.prediction import Prediction
-from trainable.registry import Params
-
-TRIES = 50  # held-out rows looked at per wanted target before the corpus is said to have none
 
 
 def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor:
@@ -45,31 +44,52 @@ class Semantic(ControlTask):
 
     name = "semantic"
 
-    class Params(Params):
+    class Params(TaskParams):
         """`fields`: which fields targets are drawn from; empty for all."""
 
-        fields: tuple[str, ...] = ()
+        fields: tuple[str, ...] = Field((), description="fields that targets are drawn from; empty: all")
 
-    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
-        """One field, drawn evenly from those of a random held-out row that can be said and scored, with its value.
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """One field, drawn evenly from those of the row that can be said and scored, with its value.
 
         Values are left out when a word of theirs is not in the vocabulary, and, where no grammar decides, when they are
         yes or no: these are not said by their own words.
         """
-        count, oracle, found = len(corpus.lengths("valid")), oracle_of(corpus), []
-        rows = torch.randint(max(1, count), (n * TRIES,), generator=generator).tolist() if count else []
-        draws = torch.rand(len(rows), generator=generator).tolist()
-        for row, draw in zip(rows, draws, strict=True):
-            fields = corpus.rows("valid", [row])[0].get("fields") or {}
-            made = [self._target(field, value, oracle, corpus) for field, value in fields.items()]
-            usable = [target for target in made if target is not None]
-            if usable:
-                found.append({**usable[int(draw * len(usable))], "row": row})
-            if len(found) == n:
-                return found
+        fields, oracle = corpus.rows(split, [row])[0].get("fields") or {}, oracle_of(corpus)
+        made = [self._target(field, value, oracle, corpus) for field, value in fields.items()]
+        usable = [target for target in made if target is not None]
+        return usable[int(torch.randint(len(usable), (), generator=generator))] if usable else None
+
+    def nothing(self) -> str:
+        """No fields, or none of the asked ones."""
         wanted = f" {', '.join(self.params.fields)}" if self.params.fields else ""
-        raise UserError(f"control task 'semantic': the corpus's held-out text has no usable fields{wanted}; "
-                        "leave the task out of evaluation.control_tasks or use a corpus with fields")
+        return (f"the corpus's held-out text has no usable fields{wanted}; "
+                "leave the task out of evaluation.control_tasks or use a corpus with fields")
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """`["food", ":", "fast", "food"]`: field, colon, the words of the value."""
+        field, words = self._written(entry)
+        phrases = [way for way in phrases_for(field, " ".join(words), oracle_of(corpus)) or [words]
+                   if UNK not in corpus.encode(way)]
+        if not phrases:
+            raise UserError(f"{entry.where}: the vocabulary has no words for {field} = {' '.join(words)}; leave the line out")
+        return {"field": field, "value": " ".join(words), "oracle": oracle_of(corpus), "phrases": phrases}
+
+    def _written(self, entry: Entry) -> tuple[str, list[str]]:
+        """Field and words of the value."""
+        value = entry.value
+        if not isinstance(value, list) or len(value) < 3 or ":" not in value[1:-1] \
+                or not all(isinstance(part, str) for part in value):
+            raise UserError(f'{entry.where}: expected ["field", ":", "value", ...], not {str(value)[:60]}')
+        colon = value.index(":")
+        field = " ".join(value[:colon])
+        if self.params.fields and field not in self.params.fields:
+            raise UserError(f"{entry.where}: field {field!r} is not among fields: {', '.join(self.params.fields)}")
+        return field, value[colon + 1:]
+
+    def size(self, entry: Entry) -> int:
+        """Words of the value."""
+        return len(self._written(entry)[1])
 
     def _target(self, field: str, value: str, oracle: str, corpus) -> Target | None:
         if self.params.fields and field not in self.params.fields:
@@ -110,6 +130,10 @@ class Semantic(ControlTask):
     def oracle(self, target: Target) -> str:
         """`grammar` or `words`."""
         return target["oracle"]
+
+    def code(self, target: Target) -> list[str]:
+        """The field, and the words of the value."""
+        return [f"<{target['field']}>", *target["value"].split()]
 
     def keys(self, lexicon: Lexicon) -> list[str]:
         """The corpus's fields."""

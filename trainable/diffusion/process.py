@@ -72,5 +72,5 @@ class Process:
         if self.model.diffusion.loss == "mse" and self.config.clamp:
             clamped = nearest_rows(prediction.x0, self.model.table())
             straight_through = prediction.x0 + (clamped - prediction.x0).detach()
-            prediction = Prediction(straight_through, prediction.log_probs)
+            prediction = prediction._replace(x0=straight_through)
         return prediction

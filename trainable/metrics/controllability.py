@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from trainable.control.base import ControlTask, Target
@@ -17,25 +18,51 @@ def share_error(successes: float, n: int) -> float:
     return math.sqrt(share * (1 - share) / n)
 
 
-def mean_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: Sequence[Target]) -> dict[str, float]:
-    """Mean of each score over the targets that have it; spaces in names become underscores."""
+def all_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: Sequence[Target]) -> dict[str, list[float]]:
+    """Each score of every target that has it, in order; spaces in names become underscores."""
     scores: dict[str, list[float]] = {}
     for words, target in zip(sentences, targets, strict=True):
         for key, value in task.score(list(words), target).items():
             scores.setdefault(key.replace(" ", "_"), []).append(value)
-    return {key: sum(values) / len(values) for key, values in scores.items()}
+    return scores
+
+
+def mean_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: Sequence[Target]) -> dict[str, float]:
+    """Mean of each score over the targets that have it."""
+    return {key: sum(values) / len(values) for key, values in all_scores(task, sentences, targets).items()}
+
+
+def mean_error(values: Sequence[float]) -> float:
+    """Standard error of a mean of successes, or of shares between 0 and 1 (sample deviation / sqrt(n))."""
+    n = len(values)
+    if n < 2 or all(value in (0.0, 1.0) for value in values):
+        return share_error(sum(values), n)
+    mean = sum(values) / n
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
+
+
+def human_words(corpus, targets: Sequence[Target]) -> tuple[list[list[str]], list[Target]]:
+    """The human text behind each target that has one, as the model could write it, and those targets."""
+    drawn = [target for target in targets if "row" in target or "human" in target]
+    rows = heldout_words(corpus, [target["row"] for target in drawn if "row" in target])
+    return [target["human"] if "human" in target else rows.pop(0) for target in drawn], drawn
+
+
+def column(label: str, oracle: str) -> str:
+    """`controllability_pos_spacy_en_core_web_sm`: scores by different oracles never share a column."""
+    return f"controllability_{label}_{re.sub(r'[^A-Za-z0-9]+', '_', oracle)}"
 
 
 class Controllability(Metric):
-    """Share of control targets reached, mean over the configured tasks; `notes` say which oracle scored."""
+    """Success under control, mean over the configured tasks; each task's column ends in the oracle that scored it."""
 
     name, unit, direction = "controllability", "", "maximize"
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`controllability`, its `_se`; per task the success, its `_se`, partial scores and the teacher's perplexity.
+        """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`, further scores, the teacher's
+        perplexity, and `_human`: the success of the human texts that the targets were drawn from, the oracle's ceiling.
 
-        `..._human` is the success of the held-out sentences that the targets were drawn from: the ceiling that the
-        oracle leaves. Targets are the same for every trial of a run.
+        Targets and noise are the same for every trial of a run; at lower rungs they are the first of those at the top.
         """
         row: dict[str, float] = {}
         values, variances, oracles = [], [], []
@@ -44,10 +71,13 @@ class Controllability(Metric):
             task = TASKS.build(ref)
             label = task.name if task.name not in names else f"{task.name}{len(names) + 1}"
             names.add(label)
-            columns, oracle = self._task(m, task, f"controllability_{label}")
-            row |= columns
-            values.append(columns[f"controllability_{label}"])
-            variances.append(columns[f"controllability_{label}_se"] ** 2)
+            scores, oracle, further = self._task(m, task)
+            success, prefix = scores.pop("success"), column(label, oracle)
+            values.append(sum(success) / len(success))
+            variances.append(mean_error(success) ** 2)
+            row |= {prefix: values[-1], f"{prefix}_se": math.sqrt(variances[-1])}
+            row |= {f"{prefix}_{key}": sum(found) / len(found) for key, found in scores.items()}
+            row |= {f"{prefix}_{key}": value for key, value in further.items()}
             oracles.append(f"{label}={oracle}")
         if not values:
             return {}
@@ -55,18 +85,14 @@ class Controllability(Metric):
         mean, error = sum(values) / len(values), math.sqrt(sum(variances)) / len(values)
         return {"controllability": mean, "controllability_se": error, **row}
 
-    def _task(self, m: Measurable, task: ControlTask, prefix: str) -> tuple[dict[str, float], str]:
+    def _task(self, m: Measurable, task: ControlTask) -> tuple[dict[str, list[float]], str, dict[str, float]]:
+        """(scores of every target, oracle, further columns)."""
         n = scaled(m.config.evaluation.control_samples, m.share)
         targets = task.targets(m.corpus, n, m.generator(f"control/{task.name}"))
-        sentences = m.controlled(task, targets)
-        scores = mean_scores(task, sentences, targets)
-        success = scores.pop("success")
-        columns = {prefix: success, f"{prefix}_se": share_error(success * n, n)}
-        columns |= {f"{prefix}_{key}": value for key, value in scores.items()}
-        drawn = [target for target in targets if "row" in target]
+        sentences, further = m.controlled(task, targets), {}
+        human, drawn = human_words(m.corpus, targets)
         if drawn:
-            human = heldout_words(m.corpus, [target["row"] for target in drawn])
-            columns[f"{prefix}_human"] = mean_scores(task, human, drawn)["success"]
+            further["human"] = mean_scores(task, human, drawn)["success"]
         if n > 1:
-            columns[f"{prefix}_perplexity"] = pooled_perplexity(*m.teacher.nll(sentences))[0]
-        return columns, "+".join(sorted({task.oracle(target) for target in targets}))
+            further["perplexity"] = pooled_perplexity(*m.teacher.nll(sentences))[0]
+        return all_scores(task, sentences, targets), "+".join(sorted({task.oracle(target) for target in targets})), further

@@ -107,6 +107,10 @@ class DiffusionLM(nn.Module):
 
         `t` is [B], or [B, L] where each word has a time of its own.
         """
+        return self.down(self.hidden(x_t, t, x0_prev))
+
+    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+        """The body's last state [B, L, hidden], for the same arguments."""
         if self.config.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
         scaled = t.float() * (1000.0 / self.diffusion.timesteps)
@@ -114,13 +118,14 @@ class DiffusionLM(nn.Module):
         positions = self.position_embedding.weight[: x_t.shape[1]]
         hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
         hidden = self.dropout(self.norm(hidden))
-        return self.down(self.body(hidden).last_hidden_state)
+        return self.body(hidden).last_hidden_state
 
     def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0) -> Prediction:
         """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
         table = self.table()
-        raw = self(x_t, t, x0_prev)
+        hidden = self.hidden(x_t, t, x0_prev)
+        raw = self.down(hidden)
         log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
         if self.diffusion.loss == "mse":
-            return Prediction(raw, log_probs)
-        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs)
+            return Prediction(raw, log_probs, hidden)
+        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs, hidden)

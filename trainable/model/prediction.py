@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """`x0` [B, L, d]: predicted clean latent; `log_probs` [B, L, V]: log-posterior over words. Differentiable in x_t."""
+    """`x0` [B, L, d]: predicted clean latent; `log_probs` [B, L, V]: log-posterior over words; `hidden` [B, L, H]: the body's
+    last state, where the denoiser gives it. All differentiable in x_t."""
 
     x0: Tensor
     log_probs: Tensor
+    hidden: Tensor | None = None

@@ -1,0 +1,177 @@
+"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what tasks|controllers]`.
+
+`tasks`, for every task: success of human text, of the model without guidance and with it (Wilson or bootstrap 95 %
+intervals over targets), lm-score, seconds, the controller's ranking accuracy by noise level; last, the time of the metric
+`controllability` over all tasks as one trial pays it. `controllers`: success and ranking accuracy with counted and with
+trained controllers, and what trained heads keep when they are moved from the base to a quantized trial. `--cache` is the
+folder `cache` of an earlier run; what it lacks is made. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.arms import Context, prepared
+from benchmarks.common import save
+from search.checking import load_checked
+from spaces import points
+from spaces.config import PluginRef
+from spaces.overrides import parse
+from trainable.artifact import load
+from trainable.control.accuracy import ranking_accuracy
+from trainable.control.base import Setting
+from trainable.control.generating import guided
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.evaluation import Measurement
+from trainable.metrics.controllability import Controllability, all_scores, human_words, mean_scores
+from trainable.metrics.intervals import mean_interval
+from trainable.metrics.perplexity import pooled_perplexity
+from trainable.registry import TASKS
+from trainable.seeds import stream
+from trainable.teacher import Teacher
+from trainable.trial import adapted_model
+
+TASK_NAMES = ("length", "semantic", "pos", "spans", "tree", "infill", "compose")
+TRAINABLE = ("pos", "spans", "tree")
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.97)
+"""Noise levels as shares of T."""
+
+
+class Bench:
+    """A base with its corpus and teacher."""
+
+    def __init__(self, asked):
+        space = load_checked(asked.space, parse(asked.settings))
+        config = space.config(points.complete(space.dimensions, {}))
+        sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
+        self.config, self.n = config.model_copy(update={"sampling": sampling}), asked.targets
+        shared = prepared(config, asked.cache, Context())
+        self.corpus = TokenizedCorpus.open(Path(shared["corpus"]))
+        self.base = load(shared["base"])
+        self.teacher = Teacher.load(shared["teacher"], self.corpus, torch.device("cpu"))
+        self.length, self.cache = config.corpus.max_length, {}
+        self.setting = Setting(self.corpus, self.cache, self.base.model, self.base.schedule)
+        self.process = self.base.process(sampling)
+
+    def task(self, name: str, setting: Setting | None = None, **params):
+        """A prepared task and its fixed targets."""
+        task = TASKS.build(PluginRef(name=name, **params))
+        targets = task.targets(self.corpus, self.n, stream("benchmark control", name))
+        task.prepare(setting or self.setting)
+        return task, targets
+
+    def success(self, task, targets, inner_steps: int | None = None) -> dict:
+        """Success, lm-score, seconds and other scores of one guided generation; with `inner_steps=0` unguided."""
+        began = time.perf_counter()
+        guidance = self.config.evaluation.guidance
+        if inner_steps is not None:
+            guidance = guidance.model_copy(update={"inner_steps": inner_steps})
+        words = guided(self.process, task, targets, guidance, self.corpus, self.length, stream("benchmark noise"))
+        scores = all_scores(task, words, targets)
+        value, low, high = mean_interval(scores.pop("success"))
+        return {"success": value, "low": low, "high": high, "lm_score": pooled_perplexity(*self.teacher.nll(words))[0],
+                "seconds": time.perf_counter() - began, "example": " ".join(words[0]),
+                **{key: sum(found) / len(found) for key, found in scores.items()}}
+
+    def ranking(self, task, targets, process=None) -> list[float]:
+        """Accuracy by noise level."""
+        times = [int(level * self.base.schedule.timesteps) for level in LEVELS]
+        return ranking_accuracy(task, process or self.process, self.corpus, targets, times, stream("benchmark ranking"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("space")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--what", choices=("tasks", "controllers"), default="tasks")
+    parser.add_argument("--targets", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--tasks", default=",".join(TASK_NAMES))
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    bench, names = Bench(asked), asked.tasks.split(",")
+    figures = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
+               "guidance": bench.config.evaluation.guidance.model_dump(), "noise_levels": LEVELS,
+               "human_lm_score": bench.teacher.facts["heldout_perplexity"]}
+    if asked.what == "tasks":
+        print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
+        figures["tasks"] = {name: one_task(bench, name) for name in names}
+        figures["one_trial"] = one_trial(bench, names)
+    else:
+        trained = [name for name in names if name in TRAINABLE]
+        figures["controllers"] = {name: controllers(bench, name) for name in trained}
+        figures["moved_heads"] = moved(bench, trained[0])
+    save(f"control_{asked.what}_{Path(asked.space).stem}", figures)
+
+
+def one_task(bench: Bench, name: str) -> dict:
+    """The row of one task."""
+    task, targets = bench.task(name)
+    human = mean_scores(task, *human_words(bench.corpus, targets))
+    row = {"oracle": task.oracle(targets[0]), "human": human, "unguided": bench.success(task, targets, inner_steps=0),
+           "guided": bench.success(task, targets), "ranking": bench.ranking(task, targets)}
+    found, plain = row["guided"], row["unguided"]
+    interval = f"{found['success']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    print(f"{name:9s} {row['oracle']:18s} {human['success']:6.3f} {plain['success']:9.3f} {interval:>22s} "
+          f"{found['lm_score']:9.2f} {found['seconds']:8.1f}", flush=True)
+    return row
+
+
+def controllers(bench: Bench, name: str) -> dict:
+    """Counted against trained: guided success, ranking accuracy, seconds to prepare (shared by the tasks that follow)."""
+    rows = {}
+    for kind in ("counted", "trained"):
+        began = time.perf_counter()
+        task, targets = bench.task(name, controller=kind)
+        rows[kind] = {"prepare_seconds": time.perf_counter() - began, **bench.success(task, targets),
+                      "ranking": bench.ranking(task, targets)}
+        print(f"{name:9s} {kind:8s} success {rows[kind]['success']:.3f} lm-score {rows[kind]['lm_score']:.2f} "
+              f"prepared in {rows[kind]['prepare_seconds']:.1f} s; ranking by noise level "
+              + " ".join(f"{value:.2f}" for value in rows[kind]["ranking"]), flush=True)
+    return rows
+
+
+def moved(bench: Bench, name: str) -> dict:
+    """Heads trained on the base, used on quantized trials as they are, against heads fitted there."""
+    rows = {}
+    for quantizer in ("fixed:Q0i4f", "binary"):
+        dumped = bench.config.model_dump(mode="json") | {"quantization": {"quantizer": quantizer}}
+        model, _ = adapted_model(type(bench.config).model_validate(dumped), bench.base)
+        process = type(bench.process)(model, bench.base.schedule, bench.config.sampling)
+        there = Setting(bench.corpus, bench.cache, model, bench.base.schedule)
+        rows[quantizer] = {}
+        for label, setting in (("moved", bench.setting), ("fitted there", there)):
+            task, targets = bench.task(name, setting, controller="trained")
+            rows[quantizer][label] = bench.ranking(task, targets, process)
+            print(f"{name} heads on {quantizer}, {label:12s}: ranking "
+                  + " ".join(f"{value:.2f}" for value in rows[quantizer][label]), flush=True)
+    return rows
+
+
+def one_trial(bench: Bench, names: list[str]) -> dict:
+    """Seconds of the metric for one trial at the top rung, a worker's first and a later one."""
+    tasks = tuple(PluginRef(name=name) for name in names)
+    evaluation = bench.config.evaluation.model_copy(update={"control_tasks": tasks})
+    config, cache, seconds = bench.config.model_copy(update={"evaluation": evaluation}), {}, []
+    for _ in range(2):
+        measurement = Measurement(config=config, model=bench.base.model, schedule=bench.base.schedule, corpus=bench.corpus,
+                                  teacher=bench.teacher, facts={}, device=torch.device("cpu"), cache=cache)
+        began = time.perf_counter()
+        row = Controllability(Controllability.Params()).measure(measurement)
+        seconds.append(time.perf_counter() - began)
+    samples = config.evaluation.control_samples
+    print(f"controllability {row['controllability']:.3f} over {len(names)} tasks x {samples} targets: "
+          f"{seconds[0]:.1f} s, later {seconds[1]:.1f} s")
+    return {"samples": samples, "first_seconds": seconds[0], "later_seconds": seconds[1],
+            "controllability": row["controllability"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""The table of methods against control tasks: `python -m benchmarks.control_table e2e --cache DIR [--tasks A,B]`.
+
+What `qdlm table` prints for a run, here for a prepared base: human text, diffusion with and without guidance, FUDGE, a
+fine-tuned conditional model sampled and by beam search, all by the same targets, teacher and scorer. Tasks that an earlier
+call measured with the same settings are kept, so that a long table can be made in parts. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.arms import Context, prepared
+from benchmarks.common import RESULTS, save
+from search.checking import load_checked
+from search.cli_format import emit
+from search.cli_table_tasks import laid_out
+from spaces import points
+from spaces.overrides import parse
+from trainable.baselines.comparison import METHODS, compare, opened_ground
+
+MODEL = "base"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("space")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--tasks", default="length,semantic,pos,spans")
+    parser.add_argument("--targets", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--baseline-steps", type=int, default=None)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    space = load_checked(asked.space, parse(asked.settings))
+    config = space.config(points.complete(space.dimensions, {}))
+    shared = prepared(config, asked.cache, Context())
+    ground = opened_ground(shared["base"], shared["corpus"], shared["teacher"], asked.targets)
+    sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
+    own = config.model_copy(update={"sampling": sampling})
+    ground = replace(ground, model=replace(ground.model, config=own), baseline_steps=asked.baseline_steps)
+    settings = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
+                "baseline_steps": asked.baseline_steps, "guidance": config.evaluation.guidance.model_dump()}
+    name = f"control_table_{Path(asked.space).stem}"
+    cells = earlier(RESULTS / f"{name}.json", settings)
+    for task in asked.tasks.split(","):
+        if any(cell["task"] == task for cell in cells):
+            continue
+        began = time.perf_counter()
+        for cell in compare(ground, [task], list(METHODS)):
+            cells.append({**cell, "model": MODEL, "asked": asked.targets, "seconds": time.perf_counter() - began})
+            began = time.perf_counter()
+            print(task, cell["method"], [round(value, 3) for value in cell["control"]],
+                  [round(value, 2) for value in cell["lm_score"]], cell["example"], flush=True)
+        save(name, {**settings, "cells": cells})
+    tasks = list(dict.fromkeys(cell["task"] for cell in cells))
+    print(emit(laid_out(cells, tasks, list(METHODS), MODEL, asked.targets)[0], "md"))
+
+
+def earlier(path: Path, settings: dict) -> list[dict]:
+    """Cells of an earlier call with the same settings."""
+    if not path.is_file():
+        return []
+    held = json.loads(path.read_text())
+    return held["cells"] if all(held.get(key) == value for key, value in settings.items()) else []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""How well a controller tells, from a noisy latent, whether a text meets a target: one figure per noise level, any task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trainable.control.base import ControlTask, Target
+from trainable.diffusion.process import Process
+from trainable.model.sites import frozen_weights
+
+FAILS = 0.5  # a text with less success than this is one that does not meet the target
+
+
+@torch.no_grad()
+def ranking_accuracy(task: ControlTask, process: Process, corpus, targets: Sequence[Target], times: Sequence[int],
+                     generator: torch.Generator) -> list[float]:
+    """For each time, how often the loss at x_t is lower for the target's own held-out text than for another that fails.
+
+    0.5 is chance, ties count half. `task.prepare` must have been called; each target needs its `row`. The other text is
+    the first of a random order that fails; targets that every text meets are left out.
+    """
+    ids, pairs = corpus.ids("valid"), []
+    order = torch.randperm(len(ids), generator=generator).tolist()
+    for i, target in enumerate(targets):
+        for other in order[i:] + order[:i]:
+            if task.score(corpus.decode(ids[other]), target)["success"] < FAILS:
+                pairs.append((target, target["row"], other))
+                break
+    asked = [target for target, _, _ in pairs]
+    found = []
+    process.model.eval()
+    with frozen_weights(process.model):
+        for time in times:
+            losses = []
+            for side in (1, 2):
+                words = torch.from_numpy(np.asarray(ids[[pair[side] for pair in pairs]], dtype=np.int64))
+                words = words.to(next(process.model.parameters()).device)
+                t = torch.full((len(pairs),), time, device=words.device)
+                x_t = process.schedule.noise(process.model.embed(words), t, generator)
+                guess = process.predict(x_t, t, None).x0 if process.model.config.self_conditioning else None
+                losses.append(task.loss(process.predict(x_t, t, guess), asked, corpus))
+            better = (losses[0] < losses[1]).double() + 0.5 * (losses[0] == losses[1]).double()
+            found.append(float(better.mean()))
+    return found

@@ -1,0 +1,90 @@
+"""Two controls, or more, of one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from spaces.config import PluginRef
+from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.model.prediction import Prediction
+from trainable.registry import TASKS
+
+
+class Compose(ControlTask):
+    """Several controls at once, targets of one text; success is the product of the parts', each is shown beside it."""
+
+    name = "compose"
+
+    class Params(TaskParams):
+        """`tasks`: the controls, each with its parameters."""
+
+        tasks: tuple[PluginRef, ...] = Field((PluginRef(name="semantic"), PluginRef(name="pos")), min_length=2,
+                                             description="the controls that are asked for together")
+
+        @field_validator("tasks")
+        @classmethod
+        def _flat(cls, tasks: tuple[PluginRef, ...]) -> tuple[PluginRef, ...]:
+            if any(ref.name == "compose" for ref in tasks):
+                raise ValueError("compose cannot hold compose")
+            return tasks
+
+    def __init__(self, params: TaskParams, parts: Sequence[ControlTask] = ()):
+        """`parts`: the controls themselves, where they exist already."""
+        super().__init__(params)
+        self.parts = list(parts) or [TASKS.build(ref) for ref in params.tasks]
+        self.labels = [part.name if part.name not in [other.name for other in self.parts[:i]] else f"{part.name}{i + 1}"
+                       for i, part in enumerate(self.parts)]
+
+    @classmethod
+    def of(cls, parts: Sequence[ControlTask]) -> Compose:
+        """These controls together."""
+        return cls(cls.Params(tasks=tuple(PluginRef(name=part.name) for part in parts)), parts)
+
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """One target of each part, all of the same row, so that a text that meets them all exists."""
+        parts = [part.target(corpus, split, row, generator) for part in self.parts]
+        return {"parts": parts} if all(part is not None for part in parts) else None
+
+    def nothing(self) -> str:
+        """One of the parts refused every row."""
+        return "no held-out text gives a target to each of " + ", ".join(part.name for part in self.parts)
+
+    def check(self, max_length: int) -> None:
+        """Every part's."""
+        for part in (super(), *self.parts):
+            part.check(max_length)
+
+    def prepare(self, setting: Setting) -> None:
+        """Every part's."""
+        for part in self.parts:
+            part.prepare(setting)
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """Sum of the parts' losses."""
+        held = getattr(self, "_held", None)
+        if held is None or held[0] is not targets:
+            self._held = held = (targets, [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
+        losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
+        return torch.stack(losses).sum(0)
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`: product of the parts' success; each part's under its name (a second of a name gets its number)."""
+        each = {label: part.score(words, own)["success"]
+                for label, part, own in zip(self.labels, self.parts, target["parts"], strict=True)}
+        product = 1.0
+        for value in each.values():
+            product *= value
+        return {"success": product, **each}
+
+    def oracle(self, target: Target) -> str:
+        """The parts', joined."""
+        return "&".join(part.oracle(own) for part, own in zip(self.parts, target["parts"], strict=True))
+
+    def code(self, target: Target) -> list[str]:
+        """The parts' codes, each behind its name."""
+        return [symbol for part, own in zip(self.parts, target["parts"], strict=True)
+                for symbol in (f"<{part.name}>", *part.code(own))]

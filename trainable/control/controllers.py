@@ -1,0 +1,37 @@
+"""Which controller a syntactic task steers by, and how it gets it.
+
+`counted` needs no training: what text shows about tags and phrases, read off the denoiser's posterior over words
+(`trainable.control.syntax`). `trained` fits small heads on noisy latents of all times for the model at hand
+(`trainable.control.heads`). docs/control.md has the measured success of both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainable.control.base import Setting
+from trainable.control.heads import Annotated, fit
+from trainable.control.oracles.base import Oracle
+from trainable.control.syntax import Syntax
+
+Controller = Literal["counted", "trained"]
+CONTROLLER = Field("counted", description="counted: from the denoiser's word posterior and counts over training text; "
+                                          "trained: heads fitted on the trial's own noisy latents")
+
+
+def prepare_controller(task, setting: Setting, oracle: Oracle) -> None:
+    """Give a task its `syntax` (counts) or its `heads`; the other is None."""
+    task.syntax = task.heads = None
+    if task.params.controller == "counted":
+        task.syntax = setting.kept("syntax", oracle.full_name, make=lambda: Syntax.count(setting.corpus, oracle))
+        return
+    if setting.model is None:
+        raise ValueError("a trained controller needs the model that it is trained for")
+    data = setting.kept("annotated", oracle.full_name, make=lambda: Annotated(setting.corpus, oracle))
+    key = "heads", oracle.full_name, id(setting.model)
+    # Heads belong to one model: tasks of one measurement share them through the setting, no other trial sees them.
+    if key not in setting.fitted:
+        setting.fitted[key] = fit(setting.model, setting.schedule, data)
+    task.heads = setting.fitted[key]

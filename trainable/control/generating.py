@@ -1,0 +1,43 @@
+"""Text under control: one sentence per target, guided, the best of several candidates where asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from spaces.config import GuidanceConfig
+from trainable.control.base import ControlTask, Target
+from trainable.control.guidance import Guide
+from trainable.control.infill import bleu4
+
+BATCH = 64  # latents guided at once: bounds memory
+
+
+def guided(process, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, length: int,
+           generator: torch.Generator) -> list[list[str]]:
+    """One sentence per target, as words, in order. `task.prepare` must have been called; `length` is in positions.
+
+    With `candidates` above 1, that many are generated for each target and one is kept by minimum Bayes risk.
+    """
+    config = task.guidance(config)
+    each, total = config.candidates, len(process.schedule.times(process.config.steps))
+    wanted = [target for target in targets for _ in range(each)]
+    words: list[list[str]] = []
+    for start in range(0, len(wanted), BATCH):
+        batch = wanted[start:start + BATCH]
+        guide = Guide(task, batch, config, corpus, total)
+        ids = process.sample(len(batch), length, generator, guide)
+        words += [corpus.decode(row) for row in ids.tolist()]
+    return words if each == 1 else [least_risk(words[i:i + each]) for i in range(0, len(words), each)]
+
+
+def least_risk(candidates: Sequence[list[str]]) -> list[str]:
+    """The candidate with the highest mean BLEU-4 against the others, the first of equals (Diffusion-LM, section 4.3)."""
+    if len(candidates) < 2:
+        return candidates[0]
+
+    def agreement(i: int) -> float:
+        return sum(bleu4(list(candidates[i]), list(other)) for j, other in enumerate(candidates) if j != i)
+
+    return candidates[max(range(len(candidates)), key=agreement)]

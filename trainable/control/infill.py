@@ -1,0 +1,95 @@
+"""Filling a gap between two given pieces of text."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trainable.control.base import ControlTask, Target, TaskParams
+from trainable.control.target_files import Entry
+from trainable.corpora.tokenize import END, UNK
+from trainable.model.prediction import Prediction
+
+LEAST = 3  # words of a gap, and of both contexts together, that make a target
+
+
+class Infill(ControlTask):
+    """Words between a given left and right context; success is ROUGE-L of the gap, 0 where a context is not kept."""
+
+    name = "infill"
+
+    class Params(TaskParams):
+        """`share`: how much of the text is the gap."""
+
+        share: float = Field(0.4, gt=0, lt=1, description="share of the words that is left out, in the middle")
+
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """The row with its middle left out."""
+        return self._of(corpus.decode(corpus.ids(split)[row]))
+
+    def _of(self, words: list[str]) -> Target | None:
+        gap = round(self.params.share * len(words))
+        if gap < LEAST or len(words) - gap < LEAST:
+            return None
+        start = (len(words) - gap) // 2
+        return {"left": words[:start], "right": words[start + gap:], "reference": words[start:start + gap]}
+
+    def nothing(self) -> str:
+        """Texts too short."""
+        return f"no held-out text is long enough for a gap of {LEAST} words; leave the task out"
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """`{"left": [...], "right": [...], "reference": [...]}`, each a list of words."""
+        left, right, reference = (entry.words(key) for key in ("left", "right", "reference"))
+        words = left + reference + right
+        entry.fits(len(words), int(corpus.ids("valid").shape[1]))
+        return {"left": left, "right": right, "reference": reference, "human": words}
+
+    def size(self, entry: Entry) -> int:
+        """Words of both contexts and the gap."""
+        return sum(len(entry.words(key)) for key in ("left", "right", "reference"))
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """Sum of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
+        log_probs = prediction.log_probs
+        wanted = torch.full(log_probs.shape[:2], -1, device=log_probs.device)
+        for row, target in zip(wanted, targets, strict=True):
+            size = len(target["left"]) + len(target["reference"]) + len(target["right"])
+            if size + 2 > len(row):
+                raise ValueError(f"{size} words do not fit into {len(row)} positions")
+            row[1:len(target["left"]) + 1] = torch.tensor(corpus.encode(target["left"]))
+            row[size + 1 - len(target["right"]):size + 2] = torch.tensor([*corpus.encode(target["right"]), END])
+        used = (wanted >= 0) & (wanted != UNK)
+        each = log_probs.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used
+        return -each.sum(1)
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""
+        left, right, reference = target["left"], target["right"], target["reference"]
+        kept = len(words) >= len(left) + len(right) and words[:len(left)] == left and words[len(words) - len(right):] == right
+        gap = words[len(left):max(len(left), len(words) - len(right))]
+        rouge = rouge_l(gap, reference)
+        return {"success": rouge * kept, "kept": float(kept), "bleu4": bleu4(gap, reference), "rouge_l": rouge}
+
+    def oracle(self, target: Target) -> str:
+        """The text that the gap was cut from."""
+        return "reference"
+
+    def code(self, target: Target) -> list[str]:
+        """Left context, one mark per word of the gap, right context."""
+        return [*target["left"], *["<gap>"] * len(target["reference"]), *target["right"]]
+
+
+def bleu4(words: list[str], reference: list[str]) -> float:
+    """Sentence BLEU-4 (nltk), precisions without a match smoothed by 1 / 2^k (Chen and Cherry 2014, method 3)."""
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+
+    return float(sentence_bleu([reference], words, smoothing_function=SmoothingFunction().method3)) if words else 0.0
+
+
+def rouge_l(words: list[str], reference: list[str]) -> float:
+    """ROUGE-L F1 (rouge-score) of words as they are cut."""
+    from rouge_score.rouge_scorer import _score_lcs
+
+    return float(_score_lcs(reference, words).fmeasure)

@@ -1,0 +1,59 @@
+"""What an oracle is: words in; tags and labeled spans out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+from trainable.registry import Params
+
+UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
+        "VERB", "X")
+"""Universal part-of-speech tags (universaldependencies.org/u/pos)."""
+
+Span = tuple[int, int, str]
+"""First word, last word (inclusive, as in the released targets), label."""
+
+
+class Reading(NamedTuple):
+    """One text as an oracle reads it."""
+
+    tags: tuple[str, ...]
+    """A tag for each word, of `UPOS`."""
+    spans: tuple[Span, ...]
+    """Every labeled constituent but the words themselves, outer before inner; a span may have several labels."""
+    whole: bool
+    """Whether the oracle could read the text as one piece."""
+
+
+class Oracle(ABC):
+    """Reads text that is cut into words. A subclass has `name`, a one-sentence docstring and what it `provides`."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Params]] = Params
+    """None: an oracle is a name, because a name is what results carry."""
+    provides: ClassVar[frozenset[str]]
+    """Of "tags" and "spans"."""
+    sample: ClassVar[int] = 6000
+    """Training texts that a controller may have read by it: fewer where reading is slow."""
+    takes_model: ClassVar[bool] = False
+    """Whether it is written `name:MODEL`."""
+
+    def __init__(self, model: str = ""):
+        """Raises `UserError` when what it needs is not installed, saying how to get it."""
+        self.model = model
+
+    @property
+    def full_name(self) -> str:
+        """How results name it: `spacy:en_core_web_sm`. Scores under different names are not comparable."""
+        return f"{self.name}:{self.model}" if self.model else self.name
+
+    @abstractmethod
+    def read(self, words: Sequence[str]) -> Reading:
+        """Tags and spans of `words`, as many tags as words. What it does not provide is empty."""
+
+    @classmethod
+    def missing(cls, model: str = "") -> str | None:
+        """What to install, as a command, or None when it can be used."""
+        return None

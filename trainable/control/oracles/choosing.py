@@ -1,0 +1,29 @@
+"""Oracles by name, and which one a corpus gets when none is named."""
+
+from __future__ import annotations
+
+from spaces.errors import UserError
+from trainable.control.lexicon import oracle_of
+from trainable.control.oracles.base import Oracle
+from trainable.registry import ORACLES
+
+AUTO = "auto"
+DEFAULT = {"grammar": "grammar", "words": "textblob"}
+"""By `lexicon.oracle_of`: the built-in corpus is read by its grammar, other text by what needs no download."""
+
+
+def oracle_named(name: str, needs: str | None = None) -> Oracle:
+    """From `NAME` or `NAME:MODEL`. Raises `UserError` when it is unknown, not installed or does not give `needs`."""
+    kind, _, model = name.partition(":")
+    found = ORACLES.get(kind)
+    if model and not found.takes_model:
+        raise UserError(f"control oracle {name!r}: {kind} takes no model; write {kind}")
+    if needs and needs not in found.provides:
+        able = [other for other in ORACLES if needs in ORACLES.get(other).provides]
+        raise UserError(f"control oracle {name!r} gives no {needs}; legal: {', '.join(able)}")
+    return found(model)
+
+
+def oracle_for(name: str, corpus, needs: str | None = None) -> Oracle:
+    """The named oracle; for `auto` the one that suits the corpus."""
+    return oracle_named(DEFAULT[oracle_of(corpus)] if name == AUTO else name, needs)

@@ -1,0 +1,127 @@
+"""Control of syntax by a row of part-of-speech tags."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spaces.errors import UserError
+from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.lexicon import Lexicon
+from trainable.control.oracles.base import UPOS
+from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
+from trainable.control.syntax import INDEX, Syntax
+from trainable.control.target_files import MARKS, Entry
+from trainable.corpora.tokenize import END
+from trainable.model.prediction import Prediction
+
+
+class Pos(ControlTask):
+    """A row of universal part-of-speech tags, one per word; success is the share of words with the target's tag."""
+
+    name = "pos"
+
+    class Params(TaskParams):
+        """`oracle`: who tags, the targets and the generated text alike."""
+
+        oracle: str = Field(AUTO, description="grammar, textblob, spacy:MODEL, benepar:MODEL; auto: grammar or textblob")
+        controller: Controller = CONTROLLER
+        file_tags: bool = Field(False, description="take the tags of a target file as they are, not the oracle's of its words")
+
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """The oracle's tags of the row, words outside the vocabulary being UNK as a model would write them."""
+        oracle = oracle_for(self.params.oracle, corpus, "tags")
+        words = corpus.decode(corpus.ids(split)[row])
+        return {"tags": list(oracle.read(words).tags), "oracle": oracle.full_name} if words else None
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """`{"pos": [...], "words_": [...]}`."""
+        oracle = oracle_for(self.params.oracle, corpus, "tags")
+        if self.params.file_tags:
+            target = {"tags": self._filed_tags(entry), "oracle": oracle.full_name}
+        else:
+            words = entry.words()
+            target = {"tags": list(oracle.read(words).tags), "oracle": oracle.full_name, "human": words}
+        entry.fits(len(target["tags"]), int(corpus.ids("valid").shape[1]))
+        return target
+
+    def _filed_tags(self, entry: Entry) -> list[str]:
+        """The line's own tags, those of marks left out."""
+        pairs = zip(entry.strings("pos"), entry.strings("words_"), strict=False)
+        tags = [tag for tag, word in pairs if word not in MARKS]
+        wrong = [tag for tag in tags if tag not in UPOS]
+        if wrong:
+            raise UserError(f"{entry.where}: {wrong[0]!r} is no tag of oracle {self.params.oracle}; legal: {', '.join(UPOS)}")
+        return tags
+
+    def size(self, entry: Entry) -> int:
+        """The number of tags."""
+        return len(self._filed_tags(entry) if self.params.file_tags else entry.words())
+
+    def check(self, max_length: int) -> None:
+        """The file, and a named oracle."""
+        super().check(max_length)
+        if self.params.oracle != AUTO:
+            oracle_named(self.params.oracle, "tags")
+
+    def prepare(self, setting: Setting) -> None:
+        """Tags by word, counted in training text or taken from an exported model's lexicon."""
+        corpus = setting.corpus
+        if isinstance(corpus, Lexicon):
+            self.syntax, self.heads = Syntax.of_tags(corpus.tags, corpus.vocab), None
+            return
+        prepare_controller(self, setting, oracle_for(self.params.oracle, corpus, "tags"))
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for the whole target."""
+        log_tags = (self.syntax.log_tags(prediction.log_probs) if self.heads is None
+                    else self.heads.log_tags(prediction.hidden))
+        wanted = torch.full(log_tags.shape[:2], -1, device=log_tags.device)
+        for row, target in zip(wanted, targets, strict=True):
+            if len(target["tags"]) + 2 > len(row):
+                raise ValueError(f"{len(target['tags'])} tags do not fit into {len(row)} positions")
+            row[1:len(target["tags"]) + 1] = torch.tensor([INDEX[tag] for tag in target["tags"]])
+        used = wanted >= 0
+        tags = (log_tags.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used).sum(1)
+        sizes = used.sum(1)
+        end = prediction.log_probs[..., END].gather(1, sizes[:, None] + 1)[:, 0]
+        return -(tags + end)
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all."""
+        tags, wanted = oracle_of_target(self, target).read(words).tags, target["tags"]
+        same = sum(a == b for a, b in zip(tags, wanted, strict=False))
+        return {"success": same / max(len(tags), len(wanted)), "exact": float(list(tags) == list(wanted))}
+
+    def oracle(self, target: Target) -> str:
+        """The tagger's name."""
+        return target["oracle"]
+
+    def code(self, target: Target) -> list[str]:
+        """The tags."""
+        return [f"<{tag}>" for tag in target["tags"]]
+
+    def keys(self, lexicon: Lexicon) -> list[str]:
+        """`pos`, where the lexicon knows tags."""
+        return ["pos"] if lexicon.tags else []
+
+    def parse(self, key: str, value: str, lexicon: Lexicon) -> Target:
+        """`pos=DET NOUN AUX ADJ PUNCT`."""
+        tags = value.upper().replace(",", " ").split()
+        wrong = [tag for tag in tags if tag not in UPOS]
+        if wrong:
+            raise UserError(f"control pos={value}: {wrong[0]!r} is no tag; legal: {', '.join(UPOS)}")
+        if len(tags) > lexicon.max_length - 2:
+            raise UserError(f"control pos={value}: {len(tags)} tags, but the model writes at most "
+                            f"{lexicon.max_length - 2} words")
+        return {"tags": tags, "oracle": oracle_for(AUTO, lexicon, "tags").full_name}
+
+
+def oracle_of_target(task: ControlTask, target: Target):
+    """The oracle that a target names, built once per task."""
+    held = task.__dict__.setdefault("_oracles", {})
+    if target["oracle"] not in held:
+        held[target["oracle"]] = oracle_named(target["oracle"])
+    return held[target["oracle"]]

@@ -1,0 +1,129 @@
+"""Control of one phrase: which words it shall reach over, and its label."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from spaces.errors import UserError
+from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.oracles.base import Oracle, Span
+from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
+from trainable.control.pos import oracle_of_target
+from trainable.control.syntax import Wanted
+from trainable.control.target_files import Entry
+from trainable.model.prediction import Prediction
+
+
+class Spans(ControlTask):
+    """A span (i, j, label) that the text's bracketing shall hold exactly; words count from 0, j is the last one."""
+
+    name = "spans"
+
+    class Params(TaskParams):
+        """`oracle`: who brackets, the targets and the generated text alike."""
+
+        oracle: str = Field(AUTO, description="grammar, textblob (flat chunks), benepar:MODEL; auto: grammar or textblob")
+        controller: Controller = CONTROLLER
+
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """One span of more than one word, drawn evenly from the row's; not the whole text, which length would ask for."""
+        oracle = oracle_for(self.params.oracle, corpus, "spans")
+        return self._drawn(corpus.decode(corpus.ids(split)[row]), oracle, generator)
+
+    def _drawn(self, words: list[str], oracle: Oracle, generator: torch.Generator) -> Target | None:
+        spans = sorted({span for span in oracle.read(words).spans if 0 < span[1] - span[0] < len(words) - 1})
+        if not spans:
+            return None
+        return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]), "oracle": oracle.full_name}
+
+    def nothing(self) -> str:
+        """No span."""
+        return "no held-out text has a span of more than one word; use another oracle or leave the task out"
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """`{"words_": [...], "spans": [[i, j, label]]}`: the file's span where the oracle reads it in the words too, else
+        one that the oracle does read there."""
+        oracle, words = oracle_for(self.params.oracle, corpus, "spans"), entry.words()
+        entry.fits(len(words), int(corpus.ids("valid").shape[1]))
+        spans = _spans(entry)
+        shared = [span for span in spans if span in oracle.read(words).spans]
+        drawn = {"span": list(shared[0]), "oracle": oracle.full_name} if shared else self._drawn(words, oracle, generator)
+        if drawn is None:
+            raise UserError(f"{entry.where}: oracle {oracle.full_name} reads no span of more than one word in this text")
+        return {**drawn, "human": words}
+
+    def size(self, entry: Entry) -> int:
+        """The number of words."""
+        _spans(entry)
+        return len(entry.words())
+
+    def check(self, max_length: int) -> None:
+        """The file, and a named oracle."""
+        super().check(max_length)
+        if self.params.oracle != AUTO:
+            oracle_named(self.params.oracle, "spans")
+
+    def prepare(self, setting: Setting) -> None:
+        """Tags by word and tag rows by phrase, counted in training text; or heads trained on noisy latents."""
+        prepare_controller(self, setting, oracle_for(self.params.oracle, setting.corpus, "spans"))
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
+        values, sentences = self.log_probs(prediction, targets)
+        losses = prediction.log_probs.new_zeros(len(targets)) + 0 * prediction.log_probs.sum((1, 2))
+        return losses.index_add(0, sentences, -values.to(losses))
+
+    def log_probs(self, prediction: Prediction, targets: list[Target]) -> tuple[Tensor, Tensor]:
+        """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""
+        if self.heads is not None:
+            return self.heads.log_prob(prediction.hidden, [self.asked(target) for target in targets])
+        held = getattr(self, "_held", None)
+        if held is None or held[0] is not targets:  # guidance comes back with the same list at every step
+            wanted = [self.asked(target) for target in targets]
+            self._held = held = (targets, Wanted(self.syntax, wanted, prediction.log_probs.device))
+        wanted = held[1]
+        if not wanted.count:
+            return prediction.log_probs.new_zeros(0), wanted.sentences
+        return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
+
+    def asked(self, target: Target) -> list[Span]:
+        """The spans that a target wants."""
+        first, last, label = target["span"]
+        return [(first, last, label)]
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`: the span with its label is there; `unlabeled`: with any label."""
+        spans = oracle_of_target(self, target).read(words).spans
+        first, last, label = target["span"]
+        return {"success": float((first, last, label) in spans),
+                "unlabeled": float(any(span[:2] == (first, last) for span in spans))}
+
+    def oracle(self, target: Target) -> str:
+        """The bracketing's name."""
+        return target["oracle"]
+
+    def code(self, target: Target) -> list[str]:
+        """First, last and label."""
+        first, last, label = target["span"]
+        return [f"<{first}>", f"<{last}>", f"<{label}>"]
+
+
+def _spans(entry: Entry) -> list[Span]:
+    value = entry.get("spans")
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{entry.where}: spans should be a list of [first, last, label]")
+    return [_span(entry, item) for item in value]
+
+
+def _span(entry: Entry, value: object) -> Span:
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, int) for part in value[:2]) \
+            or not isinstance(value[2], str) or not 0 <= value[0] <= value[1]:
+        raise UserError(f"{entry.where}: a span should be [first, last, label], not {value!r}")
+    words = entry.words()
+    reach = len(words) + ("\n" in entry.strings("words_"))  # released texts end in a line break, which spans may include
+    if value[1] >= reach or value[0] >= len(words):
+        raise UserError(f"{entry.where}: span {value!r} reaches beyond the {len(words)} words")
+    return value[0], min(value[1], len(words) - 1), value[2]

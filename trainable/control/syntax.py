@@ -1,0 +1,145 @@
+"""What text shows about tags and spans, counted once: the controllers of `pos`, `spans` and `tree` that need no training.
+
+Given the denoiser's posterior over words, p(tag at i) = sum_v p(v at i) p(tag | v), and the probability that words i..j make
+a phrase is the sum over the tag rows seen as such a phrase of their probability there, each times how often that row,
+between the same neighbors, was one. Positions are taken as independent, as the posterior gives them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trainable.control.oracles.base import UPOS, Oracle, Reading
+from trainable.control.oracles.brackets import reading_of
+from trainable.corpora.tokenize import END, START
+
+EDGE = "EDGE"
+"""The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""
+TAGS = (*UPOS, EDGE)
+INDEX = {tag: i for i, tag in enumerate(TAGS)}
+PATTERNS = 96
+"""Tag rows kept per label and length, the most frequent."""
+FLOOR = 1e-6
+"""Least probability of a tag: keeps gradients finite where the posterior is sure of something else."""
+
+
+def readings(corpus, oracle: Oracle, split: str = "train") -> Iterable[tuple[list[int], Reading]]:
+    """(word ids, reading) of the first `oracle.sample` rows of a split: the corpus's own annotation where the grammar is
+    the oracle (the two agree), else the oracle's."""
+    count = min(oracle.sample, len(corpus.lengths(split)))
+    ids = corpus.ids(split)
+    for start in range(0, count, 500):
+        part = range(start, min(start + 500, count))
+        for i, row in zip(part, corpus.rows(split, part), strict=True):
+            words = corpus.decode(ids[i])
+            gold = oracle.name == "grammar" and row.get("tree")
+            yield corpus.encode(words), reading_of(row["tree"]) if gold else oracle.read(words)
+
+
+@dataclass
+class Syntax:
+    """Counts over tagged text."""
+
+    tag_given_word: Tensor
+    """[V, len(TAGS)] rows sum to 1, but for PAD and words never seen (even over `UPOS`)."""
+    phrases: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """(label, words) -> tag rows [K, words + 2] with both neighbors, and the log share of their sightings [K] that
+    were such a phrase."""
+
+    @classmethod
+    def count(cls, corpus, oracle: Oracle, phrases: bool = True) -> Syntax:
+        """From the training split of a `TokenizedCorpus`; without `phrases` the tags alone."""
+        tags = torch.zeros(len(corpus.vocab), len(TAGS))
+        windows: Counter[tuple[int, ...]] = Counter()
+        seen: defaultdict[tuple[str, int], Counter[tuple[int, ...]]] = defaultdict(Counter)
+        rowed: list[tuple[int, ...]] = []
+        for ids, reading in readings(corpus, oracle):
+            own = [INDEX[tag] for tag in reading.tags]
+            tags.index_put_((torch.tensor(ids), torch.tensor(own)), torch.ones(len(ids)), accumulate=True)
+            if not phrases:
+                continue
+            edged = (INDEX[EDGE], *own, INDEX[EDGE])
+            rowed.append(edged)
+            for first, last, label in set(reading.spans):
+                seen[label, last - first + 1][edged[first:last + 3]] += 1
+        wanted = {size for _, size in seen}
+        kept = {key: counts.most_common(PATTERNS) for key, counts in seen.items()}
+        asked = {row for rows_ in kept.values() for row, _ in rows_}
+        for edged in rowed:
+            for size in wanted:
+                for start in range(len(edged) - size - 1):
+                    window = edged[start:start + size + 2]
+                    if window in asked:
+                        windows[window] += 1
+        tables = {key: (torch.tensor([row for row, _ in rows_]),
+                        torch.tensor([n / windows[row] for row, n in rows_]).log()) for key, rows_ in kept.items()}
+        return cls(_normalized(tags), tables)
+
+    @classmethod
+    def of_tags(cls, table: dict[str, dict[str, float]], vocab: Sequence[str]) -> Syntax:
+        """From an exported model's table: word -> tag -> share. Has no phrases."""
+        tags = torch.zeros(len(vocab), len(TAGS))
+        for i, word in enumerate(vocab):
+            for tag, share in table.get(word, {}).items():
+                tags[i, INDEX[tag]] = share
+        return cls(_normalized(tags))
+
+    def log_tags(self, log_probs: Tensor) -> Tensor:
+        """[B, L, V] log-posterior over words -> [B, L, len(TAGS)] over tags. PAD has none."""
+        return (log_probs.exp() @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
+
+    def known(self, label: str, words: int) -> bool:
+        """Whether text showed such a phrase."""
+        return (label, words) in self.phrases
+
+
+def _normalized(counts: Tensor) -> Tensor:
+    """Rows to sum 1. A word that was never seen may have any tag; START and END are edges, PAD is nothing."""
+    unseen = counts.sum(1) == 0
+    counts[unseen, :len(UPOS)] = 1.0
+    counts[:4] = torch.where(unseen[:4, None], torch.zeros(len(TAGS)), counts[:4])
+    counts[[START, END]] = 0.0
+    counts[[START, END], INDEX[EDGE]] = 1.0
+    return counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
+
+
+class Wanted:
+    """The phrases that a batch of targets asks for, laid out so that one gather scores them all."""
+
+    def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]], device: torch.device):
+        """`phrases`: for each sentence its spans; those that text never showed are left out."""
+        rows, weights, places, owners, sentences = [], [], [], [], []
+        widest = max((size + 2 for _, size in syntax.phrases), default=1)
+        for b, spans in enumerate(phrases):
+            for first, last, label in spans:
+                if not syntax.known(label, last - first + 1):
+                    continue
+                tags, share = syntax.phrases[label, last - first + 1]
+                rows.append(torch.nn.functional.pad(tags, (0, widest - tags.shape[1]), value=-1))
+                weights.append(share)
+                # Word 0 stands at position 1, behind START; the left neighbor of word `first` is at position `first`.
+                places.append(torch.full((len(tags),), first))
+                owners.append(torch.full((len(tags),), len(sentences)))
+                sentences.append(b)
+        self.count, self.sentences = len(sentences), torch.tensor(sentences, dtype=torch.long, device=device)
+        if self.count:
+            self.rows, self.weights = torch.cat(rows).to(device), torch.cat(weights).to(device)
+            self.owners = torch.cat(owners).to(device)
+            start = torch.cat(places).to(device)
+            self.positions = start[:, None] + torch.arange(widest, device=device)
+
+    def log_prob(self, log_tags: Tensor) -> Tensor:
+        """[phrases] log-probability of each, from [B, L, len(TAGS)]. `sentences` says whose each is."""
+        used = self.rows >= 0
+        flat = (self.sentences[self.owners][:, None] * log_tags.shape[1]
+                + self.positions.clamp(max=log_tags.shape[1] - 1)) * log_tags.shape[2] + self.rows.clamp(min=0)
+        sums = (log_tags.reshape(-1)[flat] * used).sum(1) + self.weights
+        top = torch.full((self.count,), -torch.inf, device=sums.device, dtype=sums.dtype)
+        top = top.scatter_reduce(0, self.owners, sums.detach(), "amax")
+        total = torch.zeros_like(top).index_add(0, self.owners, (sums - top[self.owners]).exp())
+        return top + total.log()

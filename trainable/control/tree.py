@@ -1,0 +1,80 @@
+"""Control of a text's whole bracketing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from trainable.control.base import Target
+from trainable.control.oracles.base import Span
+from trainable.control.oracles.choosing import oracle_for
+from trainable.control.pos import oracle_of_target
+from trainable.control.spans import Spans
+from trainable.control.target_files import Entry
+from trainable.corpora.tokenize import END
+from trainable.model.prediction import Prediction
+
+
+class Tree(Spans):
+    """A text's labeled brackets without its words and tags; success is the labeled bracketing F1 (PARSEVAL)."""
+
+    name = "tree"
+
+    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+        """All spans of the row, and its number of words."""
+        oracle = oracle_for(self.params.oracle, corpus, "spans")
+        return self._of(corpus.decode(corpus.ids(split)[row]), oracle)
+
+    def _of(self, words: list[str], oracle) -> Target | None:
+        spans = [list(span) for span in oracle.read(words).spans]
+        return {"spans": spans, "words": len(words), "oracle": oracle.full_name} if spans else None
+
+    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+        """The oracle's bracketing of the line's `words_`."""
+        words = entry.words()
+        entry.fits(len(words), int(corpus.ids("valid").shape[1]))
+        made = self._of(words, oracle_for(self.params.oracle, corpus, "spans"))
+        return {**(made or {"spans": [[0, len(words) - 1, "S"]], "words": len(words), "oracle": "none"}), "human": words}
+
+    def size(self, entry: Entry) -> int:
+        """The number of words."""
+        return len(entry.words())
+
+    def asked(self, target: Target) -> list[Span]:
+        """Every span."""
+        return [(first, last, label) for first, last, label in target["spans"]]
+
+    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+        """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
+        log_probs = prediction.log_probs
+        values, sentences = self.log_probs(prediction, targets)
+        ends = torch.tensor([target["words"] + 1 for target in targets], device=log_probs.device)
+        losses = -log_probs[..., END].gather(1, ends[:, None])[:, 0]
+        return losses.index_add(0, sentences, -values.to(losses))
+
+    def score(self, words: list[str], target: Target) -> dict[str, float]:
+        """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree."""
+        found = oracle_of_target(self, target).read(words).spans
+        wanted = self.asked(target)
+        return {"success": bracketing_f1(found, wanted), "exact": float(sorted(found) == sorted(wanted)),
+                "unlabeled": bracketing_f1([span[:2] for span in found], [span[:2] for span in wanted])}
+
+    def code(self, target: Target) -> list[str]:
+        """The brackets in order: `(S (NP ( ) (VP ( ( ) )`, a bare pair for each word."""
+        opening: list[list[Span]] = [[] for _ in range(target["words"])]
+        for span in self.asked(target):
+            opening[span[0]].append(span)
+        symbols: list[str] = []
+        for i in range(target["words"]):
+            symbols += [f"<({label}>" for _, _, label in sorted(opening[i], key=lambda span: -span[1])]
+            symbols.append("<w>")
+            symbols += ["<)>"] * sum(span[1] == i for span in self.asked(target))
+        return symbols
+
+
+def bracketing_f1(found, wanted) -> float:
+    """F1 of two multisets of brackets; 0 when either is empty and the other is not."""
+    shared = sum((Counter(found) & Counter(wanted)).values())
+    return 2 * shared / max(1, len(found) + len(wanted))
