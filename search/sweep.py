@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
 
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE = "artifacts", "trials", "scratch", "cache"
+SAMPLES, READABLE = "samples.json", "samples"
 PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 UNQUANTIZED = "unquantized"
 
@@ -179,6 +180,10 @@ class Course:
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         Path(artifact).rename(target)
+        if (target / SAMPLES).is_file():  # of every complete trial, though only the front's artifacts stay
+            kept = self.folder.path / READABLE / f"trial-{number:04d}.json"
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(target / SAMPLES, kept)
         return str(place)
 
     def _told(self, event: Event) -> None:

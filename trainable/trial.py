@@ -11,7 +11,18 @@ from pathlib import Path
 import torch
 
 from spaces.config import TrialConfig
-from trainable.artifact import CONFIG, MEASUREMENTS, Loaded, assembled, export, load, packed_tensors, plain_model, stored_facts
+from trainable.artifact import (
+    CONFIG,
+    MEASUREMENTS,
+    SAMPLES,
+    Loaded,
+    assembled,
+    export,
+    load,
+    packed_tensors,
+    plain_model,
+    stored_facts,
+)
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.schedule import Schedule
 from trainable.evaluation import Measurement, measure
@@ -80,6 +91,7 @@ class Trial:
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
                   **measure(measurement, final), "embedding_rms": self._embedding_rms()}
         if artifact is not None:
+            (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1), encoding="utf-8")
             record_measurements(artifact, values)
             values["artifact"] = str(artifact)
         return values

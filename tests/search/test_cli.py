@@ -24,6 +24,7 @@ FROZEN = {
             "--quiet", "-q", "--json", "--deterministic"},
     "front": {"RUN", "--format"},
     "status": {"RUN"},
+    "report": {"RUN", "--out", "--figures", "--open"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},
