@@ -61,7 +61,7 @@ def _show(found: dict) -> None:
 
     from search.cli_format import duration, figure, grid, out, plain, shown
 
-    metrics = list(found["reference"])
+    metrics = list(found["box"])
     columns = ["run", "state", "trials", "trial time", "front", "on the joint front", "hypervolume share (95%)",
                *(f"best {metric}" for metric in metrics)]
     rows = [(escape(shown(run["run"])), run["state"], run["trials"], duration(run["trial_seconds"]), run["front"],
@@ -69,9 +69,10 @@ def _show(found: dict) -> None:
              *(figure(metric, run["best"][metric]) for metric in metrics)) for run in found["runs"]]
     console = out()
     console.print(grid(None, columns, rows, right=columns[2:]))
-    reference = ", ".join(f"{metric} {figure(metric, value)}" for metric, value in found["reference"].items())
-    console.print(f"\n[dim]share of the box between the best of all fronts and {escape(reference)}; the interval is the "
-                  "members' measurement noise alone, not what another search would find[/]")
+    box = ", ".join(f"{metric} {figure(metric, best)} to {figure(metric, worst)}"
+                    for metric, (best, worst) in found["box"].items())
+    console.print(f"\n[dim]share of the box {escape(box)}; the interval is the members' measurement noise alone, not what "
+                  "another search would find[/]")
     for warning in found["warnings"]:
         console.print(f"[yellow]warning[/] {escape(warning)}")
     for change in found["changes"]:

@@ -1,4 +1,4 @@
-"""Runs beside each other: one reference for all fronts, the volume of each with its interval, who beats whom."""
+"""Runs beside each other: one box for all fronts, the volume of each with its interval, who beats whom."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.front import Front
-from search.front_geometry import hypervolume
+from search.front_box import Box
 from search.objectives import matrix, measured
 from search.records import SPACE, RunFolder
 from search.report import ended_rows, front_of, last_rows
@@ -48,13 +48,13 @@ class Side:
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Any]:
-    """The comparison as a JSON-able mapping: "reference", "runs" (one entry each), "changes", "warnings".
+    """The comparison as a JSON-able mapping: "box" (metric -> [best, worst]), "runs" (one entry each), "changes", "warnings".
 
-    `share`: hypervolume over the box between the best of all fronts and the reference, from 0 to 1, with the central 95 %
-    of `DRAWS` draws of the members' own measurement noise (their standard errors, normal, seed 0): how well this front is
-    known, not how well another search of the space would do. `joint`: members that stay on the front of all runs
-    together. The reference lies a tenth of the joint range beyond the worst member. Raises `UserError` when the runs have
-    other objectives, or none has a front.
+    `share`: hypervolume as a share of one box around all fronts, with the central 95 % of `DRAWS` draws of the members'
+    own measurement noise (their standard errors, normal, seed 0): how well this front is known, not how well another
+    search of the space would do. `joint`: members that stay on the front of all runs together. The box goes from the best
+    of all fronts to a tenth of their range beyond the worst. Raises `UserError` when the runs have other objectives, or
+    none has a front.
     """
     sides = [Side.of(run) for run in runs]
     first = sides[0].space
@@ -68,18 +68,19 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     points = np.vstack(vectors)
     ideal, worst = points.min(axis=0), points.max(axis=0)
     corner = worst + 0.1 * np.where(worst > ideal, worst - ideal, np.maximum(np.abs(worst), 1.0))
+    box = Box(tuple(first.objectives), tuple(ideal.tolist()), tuple(corner.tolist()))
     owner = np.repeat(np.arange(len(sides)), [len(own) for own in vectors])
     beaten = np.array([((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points])
     entries = []
     for place, side in enumerate(sides):
-        volume, low, high = _volume(side, ideal, corner)
+        volume, low, high = _volume(side, box)
         best = {item.metric: side.front.best(item.metric) for item in first.objectives}
         entries.append({
             "run": str(side.folder.path), "state": side.folder.state, "trials": len(side.rows), "front": len(side.front),
             "trial_seconds": side.seconds, "share": volume, "low": low, "high": high,
             "joint": int((~beaten & (owner == place)).sum()),
             "best": {metric: measured(row, metric) if row is not None else None for metric, row in best.items()}})
-    return {"reference": _named(corner, first), "runs": entries, "warnings": warnings(sides),
+    return {"box": box.corners(), "runs": entries, "warnings": warnings(sides),
             "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)} for side in sides[1:]]}
 
 
@@ -95,9 +96,8 @@ def warnings(sides: Sequence[Side]) -> list[str]:
     return found
 
 
-def _volume(side: Side, ideal: np.ndarray, corner: np.ndarray) -> tuple[float, float, float]:
+def _volume(side: Side, box: Box) -> tuple[float, float, float]:
     """Share of the box that the front dominates, and its interval under measurement noise."""
-    box = float(np.prod(corner - ideal))
     noise, vectors = np.random.default_rng(0), side.front.vectors
     if not len(vectors):
         return 0.0, 0.0, 0.0
@@ -105,17 +105,10 @@ def _volume(side: Side, ideal: np.ndarray, corner: np.ndarray) -> tuple[float, f
                                    for row in side.front], [type(item)(item.metric, "minimize")
                                                             for item in side.space.objectives]))
 
-    def share(points: np.ndarray) -> float:
-        return hypervolume(np.maximum(points, ideal), corner) / box
-
-    draws = [share(vectors + spread * noise.standard_normal(vectors.shape)) for _ in range(DRAWS)] if spread.any() else []
-    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (share(vectors),) * 2
-    return share(vectors), float(low), float(high)
-
-
-def _named(corner: np.ndarray, space: Space) -> dict[str, float]:
-    return {item.metric: float(-value if item.direction == "maximize" else value)
-            for item, value in zip(space.objectives, corner, strict=True)}
+    count = DRAWS if spread.any() else 0
+    draws = [box.hypervolume(vectors + spread * noise.standard_normal(vectors.shape)) for _ in range(count)]
+    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (box.hypervolume(vectors),) * 2
+    return box.hypervolume(vectors), float(low), float(high)
 
 
 def _told(space: Space) -> str:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from search.cost import PARTS, Ledger, Rate
 from search.front import Front
+from search.front_box import Box, choose_box
 from search.objectives import CONFIG, measured, measurements, searched, violation
 from search.records import SPACE, RunFolder, by_trial_and_rung
 from search.report_time import progress, working_seconds
@@ -45,7 +48,8 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     front = front_of(complete, space)
     lit = [row["trial"] for row in front]
     kept = chosen(latest, set(lit), shown)
-    devices = space.hardware.workers * (space.hardware.gpus or space.hardware.cpus)
+    rate = Rate.of(space.hardware, space.budget.price)
+    box = Box.of(meta["box"], space.objectives) if meta.get("box") else choose_box(complete, space.objectives, first=2)
     worked = working_seconds(events)
     knee = front.knee()
     return {
@@ -61,13 +65,13 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
                    **{state: sum(row.get("state") == state for row in latest) for state in ENDED}},
         "trials": table(kept, space),
         "front": lit, "knee": knee["trial"] if knee is not None else None,
-        "reference": meta.get("reference"),
-        "progress": thinned(progress(first_end, space.objectives, space.constraints, meta.get("reference"), worked,
-                                     devices), shown),
+        "box": box.corners() if box else None,
+        "progress": thinned(progress(first_end, space.objectives, space.constraints, box, worked,
+                                     rate.devices), shown),
         "rungs": {"steps": list(space.rungs), "curves": curves(rows, {row["trial"] for row in kept}, space)},
         "stops": stops(latest, space),
         "importance": importances(complete, space.dimensions, space.objectives),
-        "cost": cost(events, first_end, meta, space, devices),
+        "cost": cost(events, first_end, meta, rate, folder.state == "running"),
         "samples": samples(folder.path, lit, [row["trial"] for row in kept]),
         "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
                       "devices": sorted({str(row["device"]) for row in latest if row.get("device")})},
@@ -167,20 +171,17 @@ def stops(latest: Sequence[Row], space: Space) -> list[dict[str, Any]]:
     return [{"state": state, "reason": reason, "trials": count} for (state, reason), count in counts.most_common(40)]
 
 
-def cost(events: Sequence[Mapping[str, Any]], ended: Sequence[Row], meta: Mapping[str, Any], space: Space,
-         devices: float) -> dict[str, Any]:
-    """Where the time went: `unit` of a device, and lines {what, count, seconds, device_hours}."""
-    lines = []
-    for event in events:
-        if event.get("event") == "prepare" and event.get("seconds"):
-            lines.append((f"prepare: {event.get('stage')}", 1, float(event["seconds"])))
-    for state in ENDED:
-        own = [float(row.get("seconds") or 0.0) for row in ended if row.get("state") == state]
-        if own:
-            lines.append((f"trials: {state}", len(own), sum(own)))
-    return {"unit": "GPU" if space.hardware.gpus else "CPU", "groups": meta.get("groups"),
-            "lines": [{"what": what, "count": count, "seconds": seconds, "device_hours": seconds * devices / 3600}
-                      for what, count, seconds in lines]}
+def cost(events: Sequence[Mapping[str, Any]], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,
+         running: bool) -> dict[str, Any]:
+    """Where the held time went: `unit` of a device, `money` if it has a price, lines {what, count, seconds, device_hours}.
+
+    `seconds` are those of a worker group (what one trial holds).
+    """
+    told = Ledger.from_events(events, time.time() if running else None).told(rate)
+    states = Counter({"complete": "useful"}.get(str(row.get("state")), str(row.get("state"))) for row in ended)
+    return {"unit": rate.unit, "groups": meta.get("groups"), "money": told["money"],
+            "lines": [{"what": what, "count": states.get(part), "seconds": told[part] / rate.devices,
+                       "device_hours": told[part] / 3600} for part, what in PARTS.items() if told[part]]}
 
 
 def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any]:

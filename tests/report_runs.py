@@ -23,7 +23,7 @@ budget: {trials: 12}
 rungs: [10, 40]
 seed: 3
 """
-REFERENCE = {"perplexity": 60.0, "controllability": 0.0, "latency_ms": 60.0}
+BOX = {"perplexity": [5.0, 60.0], "controllability": [1.0, 0.0], "latency_ms": [0.0, 60.0]}
 
 
 def rows(count, seed=0, start=1000.0):
@@ -49,9 +49,9 @@ def rows(count, seed=0, start=1000.0):
 
 def write_run(folder: Path, count: int, state: str = "finished") -> Path:
     """A run folder as a run leaves it, its events written at once."""
-    run = RunFolder.create(folder, "toy", SPACE, {"reference": REFERENCE, "groups": 2, "versions": HOSTILE})
+    run = RunFolder.create(folder, "toy", SPACE, {"box": BOX, "groups": 2, "versions": HOSTILE})
     with run:
-        events = [{"time": 990.0, "event": "run_started"},
+        events = [{"time": 990.0, "event": "run_started", "groups": 1},
                   {"time": 999.0, "event": "prepare", "stage": "base", "seconds": 9.0},
                   *({"event": "row", **row} for row in rows(count)), {"time": 1000.0 + 4 * count, "event": "run_ended"}]
         (run.path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))

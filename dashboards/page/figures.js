@@ -139,7 +139,7 @@ function volumeFigure() {
   const scale = x === "seconds" ? (progress.seconds.at(-1) > 7200 ? 3600 : 60) : 1;
   const title = {seconds: scale === 60 ? "minutes of work" : "hours of work", device_hours: `${state.data.cost.unit}-hours on trials`, trials: "trials ended"}[x];
   return {traces: [{type: "scatter", mode: "lines", x: progress[x].map(value => value / scale), y: progress.hypervolume, line: {shape: "hv", width: 2.2, color: color.plain}, fill: "tozeroy", fillcolor: `${color.plain}22`, hovertemplate: "%{y:.4g} after %{x:.3g}<extra></extra>", name: "hypervolume"}],
-    layout: {xaxis: {...axis(title, []), type: "linear", title: {text: title}}, yaxis: {...axis("hypervolume", []), type: "linear", title: {text: "hypervolume"}, rangemode: "tozero"}, showlegend: false}};
+    layout: {xaxis: {...axis(title, []), type: "linear", title: {text: title}}, yaxis: {...axis("hypervolume", []), type: "linear", title: {text: "hypervolume (share of the box)"}, rangemode: "tozero"}, showlegend: false}};
 }
 function curvesFigure() {
   const metric = $("curveobj").value, {rungs, front, trials} = state.data, color = COLORS(), lit = new Set(front);

@@ -64,7 +64,7 @@ function write() {
     el("a", {href: `#${node.id}`}, node.querySelector("h2").textContent)));
   writeMembers(); writeStops(); writeCost(); writeReproduce(); writeSamples();
   $("importancenote").textContent = Object.keys(state.data.importance).length ? "Share of each searched setting in telling the best fifth of complete trials from all of them (PED-ANOVA, Optuna). Settings act together: a small share is no proof that a setting does not matter." : "Needs at least 10 complete trials.";
-  $("volumenote").textContent = state.data.reference ? `Volume dominated up to the run's fixed reference (${Object.entries(state.data.reference).map(([name, value]) => `${name} ${inUnits(name, value)}`).join(", ")})${progress.exact ? "" : "; Monte Carlo estimate, 20,000 points"}.` : "The run has no reference yet: too few complete trials.";
+  $("volumenote").textContent = state.data.box ? `Share of the run's box that the front dominates (${Object.entries(state.data.box).map(([name, [best, worst]]) => `${name} ${inUnits(name, best)} to ${inUnits(name, worst)}`).join(", ")})${progress.exact ? "" : "; Monte Carlo estimate, 20,000 points"}. Values compare in one and the same box only.` : "The run has no box yet: too few complete trials.";
   $("foot").textContent = `Made ${run.made.slice(0, 16).replace("T", " ")} from ${run.path}. Self-contained: no network is used.`;
   if (front.length || state.data.trials.trial.length) choose(state.data.knee ?? state.data.trials.trial[0], false);
 }
@@ -93,9 +93,9 @@ function writeCost() {
   const {cost} = state.data;
   const row = line => el("tr", {}, el("td", {}, line.what), el("td", {class: "n"}, line.count === null ? "" : figures(line.count)), el("td", {class: "n"}, duration(line.seconds)), el("td", {class: "n"}, figures(line.device_hours)));
   const sum = key => cost.lines.reduce((total, line) => total + line[key], 0);
-  table($("costtable"), [["what"], ["count", "n"], ["time on workers", "n"], [`${cost.unit}-hours`, "n"]], [...cost.lines.map(row),
+  table($("costtable"), [["what"], ["count", "n"], ["worker time", "n"], [`${cost.unit}-hours`, "n"]], [...cost.lines.map(row),
     row({what: "together", count: null, seconds: sum("seconds"), device_hours: sum("device_hours")})]);
-  $("costnote").textContent = `Preparing is counted as one trial's devices; idle workers are not counted.${cost.groups ? ` ${cost.groups} trial(s) could run at once.` : ""}`;
+  $("costnote").textContent = `Devices are held from a session's start to its end.${cost.money === null ? "" : ` Money: ${figures(cost.money)}.`}${cost.groups ? ` ${cost.groups} trial(s) could run at once.` : ""}`;
 }
 
 function writeReproduce() {

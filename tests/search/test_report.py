@@ -7,10 +7,11 @@ import re
 import numpy as np
 import optuna
 import pytest
-from report_runs import HOSTILE, REFERENCE, rows, write_run
+from report_runs import BOX, HOSTILE, rows, write_run
 
 from search.cli import main
 from search.front import Front
+from search.front_box import Box
 from search.report import chosen, collect, last_rows
 from search.report_time import progress, volumes, working_seconds
 from search.searcher_importance import importances
@@ -36,7 +37,7 @@ def test_the_report_holds_the_front_the_run_has(run, content):
     front = Front.from_rows(rows(30), space.objectives, space.constraints)
     assert content["front"] == [row["trial"] for row in front] and content["knee"] == front.knee()["trial"]
     assert content["counts"] == {"trials": 30, "shown": 30, "complete": 19, "stopped": 8, "failed": 3}
-    assert content["progress"]["hypervolume"][-1] == pytest.approx(front.hypervolume(REFERENCE))
+    assert content["progress"]["hypervolume"][-1] == pytest.approx(front.hypervolume(Box.of(BOX, space.objectives)))
 
 
 def test_the_content_is_strict_json_and_a_trial_keeps_its_whole_record(content):
@@ -53,8 +54,10 @@ def test_device_hours_and_time_count_ended_trials_once(content):
     assert worked["device_hours"][-1] == pytest.approx((19 * 3 + 11 * 1) / 3600)
     assert worked["seconds"][0] == 13.0, "trial 0 ended 13 s after the run began"
     lines = {line["what"]: (line["count"], line["seconds"]) for line in content["cost"]["lines"]}
-    assert lines == {"prepare: base": (1, 9.0), "trials: complete": (19, 57.0), "trials: stopped": (8, 8.0),
-                     "trials: failed": (3, 3.0)}
+    overhead = lines.pop("starting, waiting, measuring the front again")
+    assert lines == {"trials that completed": (19, 57.0), "trials that were stopped early": (8, 8.0),
+                     "trials that failed or were lost": (3, 3.0), "corpus, teacher and base": (None, 9.0)}
+    assert overhead[1] == pytest.approx(130 - 57 - 8 - 3 - 9), "one group was held from 990 to 1120"
 
 
 def test_curves_stops_and_samples(content):
@@ -75,8 +78,8 @@ def test_pauses_between_sessions_are_not_work():
 def test_volume_by_hand():
     ended = [{"trial": 0, "state": "complete", "a": 2.0, "b": 1.0}, {"trial": 1, "state": "stopped", "a": 0.0, "b": 9.0},
              {"trial": 2, "state": "complete", "a": 1.0, "b": 0.5}, {"trial": 3, "state": "complete", "a": 1.0, "b": 9.0}]
-    curve, exact = volumes(ended, [A, B], [Constraint("b", "<=", 5.0)], {"a": 4.0, "b": 0.0})
-    assert exact and curve == [2.0, 2.0, 2.5, 2.5], "2 x 1, then 1 x 0.5 more; trial 3 breaks the constraint"
+    curve, exact = volumes(ended, [A, B], [Constraint("b", "<=", 5.0)], Box.of({"a": [0.0, 4.0], "b": [2.0, 0.0]}, [A, B]))
+    assert exact and curve == [0.25, 0.25, 0.3125, 0.3125], "2 x 1 of 8, then 1 x 0.5 more; trial 3 breaks the constraint"
 
 
 def test_the_estimate_in_four_dimensions_agrees_with_the_exact_volume(monkeypatch):
@@ -84,9 +87,10 @@ def test_the_estimate_in_four_dimensions_agrees_with_the_exact_volume(monkeypatc
     names = [Objective(name, "minimize") for name in "wxyz"]
     ended = [{"trial": trial, "state": "complete", **dict(zip("wxyz", map(float, point), strict=True))}
              for trial, point in enumerate(noise.random((40, 4)))]
-    exact, told = volumes(ended, names, (), dict.fromkeys("wxyz", 1.1))
+    box = Box.of(dict.fromkeys("wxyz", [0.0, 1.1]), names)
+    exact, told = volumes(ended, names, (), box)
     monkeypatch.setattr("search.report_time.EXACT", 2)
-    estimate, rough = volumes(ended, names, (), dict.fromkeys("wxyz", 1.1))
+    estimate, rough = volumes(ended, names, (), box)
     assert told and not rough
     assert np.abs(np.array(exact) - estimate).max() < 0.02 * exact[-1] and estimate == sorted(estimate)
 
