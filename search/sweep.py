@@ -55,6 +55,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
     """
     ray_env.apply(attach=address not in (None, "local"))
     from search.ray_cluster import connected
+    from search.ray_metrics import RunMetrics
     from search.ray_pool import Pool
 
     storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
@@ -66,7 +67,8 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
         if folder is None:
             folder = stack.enter_context(_created(storage, space))
-        course = Course(space, folder, storage / CACHE, groups, observer or (lambda event: None))
+        metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
+        course = Course(space, folder, storage / CACHE, groups, metrics)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:

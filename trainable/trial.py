@@ -74,7 +74,13 @@ class Trial:
         self._checkpoint()
         with self.run.averaged():
             values = self._measure(final)
-        return {"rung": index, "steps": self.run.step, "final": final, **losses, **values}
+        return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
+
+    def _pace(self) -> dict:
+        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty before it is known."""
+        positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
+        seconds = self.run.seconds
+        return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}
 
     def _measure(self, final: bool) -> dict:
         body = self.config.quantization.body
