@@ -11,7 +11,17 @@ from importlib import metadata
 
 import typer
 
-from search import cli_compare, cli_generate, cli_inspect, cli_plugins, cli_report, cli_results, cli_run, cli_watch
+from search import (
+    cli_compare,
+    cli_generate,
+    cli_inspect,
+    cli_plugins,
+    cli_report,
+    cli_results,
+    cli_run,
+    cli_submit,
+    cli_watch,
+)
 from search.cli_help import examples
 from spaces.errors import RunError, UserError
 
@@ -47,7 +57,8 @@ def qdlm(
     """
 
 
-for module in (cli_run, cli_results, cli_report, cli_watch, cli_compare, cli_generate, cli_inspect, cli_plugins):
+for module in (cli_run, cli_submit, cli_results, cli_report, cli_watch, cli_compare, cli_generate, cli_inspect,
+               cli_plugins):
     module.register(app)
 
 

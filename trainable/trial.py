@@ -77,7 +77,7 @@ class Trial:
         return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
 
     def _pace(self) -> dict:
-        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty before it is known."""
+        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
         positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
         seconds = self.run.seconds
         return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
             "--quiet", "-q", "--json", "--deterministic"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop"},
     "front": {"RUN", "--format"},
     "status": {"RUN"},
     "report": {"RUN", "--out", "--figures", "--open"},
