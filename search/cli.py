@@ -11,7 +11,19 @@ from importlib import metadata
 
 import typer
 
-from search import cli_bench, cli_generate, cli_inspect, cli_plugins, cli_results, cli_run, cli_table
+from search import (
+    cli_bench,
+    cli_compare,
+    cli_generate,
+    cli_inspect,
+    cli_plugins,
+    cli_report,
+    cli_results,
+    cli_run,
+    cli_submit,
+    cli_table,
+    cli_watch,
+)
 from search.cli_help import examples
 from spaces.errors import RunError, UserError
 
@@ -47,7 +59,8 @@ def qdlm(
     """
 
 
-for module in (cli_run, cli_results, cli_generate, cli_table, cli_bench, cli_inspect, cli_plugins):
+for module in (cli_run, cli_submit, cli_results, cli_report, cli_watch, cli_compare, cli_table, cli_generate, cli_bench,
+               cli_inspect, cli_plugins):
     module.register(app)
 
 

@@ -102,6 +102,7 @@ class Engine:
         """The next trial. None when the budget or the space is used up, and when the search has to wait for a result
         (`over` tells which). A point that makes no legal trial is recorded as failed, counts, and the next one is taken."""
         while not self.over:
+            asked = self.clock()
             proposal = self.study.ask()
             if proposal is None:
                 self.exhausted = not self.study.blocked
@@ -117,7 +118,8 @@ class Engine:
             self.live[trial.number] = trial
             if trial.tag:  # a reference arm: it is compared with, not weeded out
                 self.scheduler.protected.add(trial.number)
-            self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag)
+            self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag,
+                       proposal_seconds=trial.started - asked)
             return trial
         return None
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
 
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
+SAMPLES, READABLE = "samples.json", "samples"
 PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 UNQUANTIZED = "unquantized"
 
@@ -55,6 +56,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
     """
     ray_env.apply(attach=address not in (None, "local"))
     from search.ray_cluster import connected
+    from search.ray_metrics import RunMetrics
     from search.ray_pool import Pool
 
     storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
@@ -66,7 +68,8 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
         if folder is None:
             folder = stack.enter_context(_created(storage, space))
-        course = Course(space, folder, storage / CACHE, groups, observer or (lambda event: None))
+        metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
+        course = Course(space, folder, storage / CACHE, groups, metrics)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
@@ -198,6 +201,10 @@ class Course:
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         Path(artifact).rename(target)
+        if (target / SAMPLES).is_file():  # of every complete trial, though only the front's artifacts stay
+            kept = self.folder.path / READABLE / f"trial-{number:04d}.json"
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(target / SAMPLES, kept)
         return str(place)
 
     def _told(self, event: Event) -> None:

@@ -24,6 +24,7 @@ ROOMS = {
     "worker": r"trainable\.worker",
     "trial": r"trainable\..*",
     "checking": r"search\.checking",
+    "sending": r"cluster\.submitting",
     "engine adapters": r"search\.ray_.*|cluster\..*",
     "composition": r"search\.(sweep|preparing|finishing|remote)",
     "face": r"search\.(cli.*|progress.*|doctor|__main__)",
@@ -39,8 +40,9 @@ MAY_IMPORT = {
     "deciding": {"ground"},
     "checking": {"ground", "registry", "parts", "deciding"},
     "engine adapters": {"ground", "registry", "parts", "trial", "worker", "deciding"},
+    "sending": {"ground"},
     "composition": {"ground", "registry", "trial", "worker", "deciding", "checking", "engine adapters", "showing"},
-    "face": {"ground", "registry", "parts", "trial", "deciding", "checking", "composition", "showing"},
+    "face": {"ground", "registry", "parts", "trial", "deciding", "checking", "composition", "showing", "sending"},
     "showing": {"ground"},
 }
 # Libraries with one home: a regular expression of the modules that may import them (anywhere in the file).

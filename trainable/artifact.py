@@ -9,7 +9,7 @@ and, for people and other programs, what it does not need to run:
 
     tokenizer.json     the words as a Hugging Face tokenizer
     adapter/           the low-rank adapter in peft's format, where there is one (its effect is in model.safetensors)
-    measurements.json, MODEL_CARD.md  what was measured (written by the exporter's caller)
+    measurements.json, samples.json, MODEL_CARD.md  what was measured, a few sentences (by the exporter's caller)
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from trainable.seeds import stream
 FORMAT, READABLE = 2, (1, 2)
 SPLIT = "::"
 WEIGHTS, CONFIG, LEXICON, MEASUREMENTS = "model.safetensors", "config.json", "lexicon.json", "measurements.json"
+SAMPLES = "samples.json"
 
 
 @torch.no_grad()

@@ -23,6 +23,8 @@ from trainable.seeds import stream
 from trainable.teacher import Teacher
 
 SAMPLING_BATCH = 64
+EXAMPLES = 6
+"""Sentences of each kind that are kept for people to read."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Measurement:
         self.seed = config.evaluation.seed if seed is None else seed
         self.process = Process(model, schedule, config.sampling)
         self._setting = Setting(corpus, self.cache, model, schedule)
+        self.examples: list[dict] = []  # what was generated under control, a few of each task
 
     def generator(self, purpose: str) -> torch.Generator:
         """The noise for one purpose: the same in every trial, so that trials are compared on equal draws."""
@@ -78,8 +81,23 @@ class Measurement:
     def controlled(self, task, targets: list) -> list[list[str]]:
         """One guided sentence per target."""
         task.prepare(self._setting)
-        return guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
-                      self.config.corpus.max_length, self.generator(f"control {task.name}"))
+        words = guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
+                       self.config.corpus.max_length, self.generator(f"control {task.name}"))
+        self.note_examples(task, targets, words)
+        return words
+
+    def note_examples(self, task, targets: list, words: list[list[str]]) -> None:
+        """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
+        for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
+            told = ", ".join(f"{key}={value}" for key, value in target.items() if key != "row")
+            self.examples.append({"task": task.name, "target": told, "text": " ".join(sentence),
+                                  "success": task.score(list(sentence), target).get("success")})
+
+    def shown(self) -> list[dict]:
+        """A few generated sentences for people: {"task" ("" = without control), "target", "text", "success"}."""
+        free = [{"task": "", "target": "", "text": " ".join(words), "success": None}
+                for words in self.__dict__.get("_sentences", [])[:EXAMPLES]]
+        return free + self.examples
 
 
 def measure(measurement: Measurement, final: bool) -> dict:

@@ -11,7 +11,18 @@ from pathlib import Path
 import torch
 
 from spaces.config import TrialConfig
-from trainable.artifact import CONFIG, MEASUREMENTS, Loaded, assembled, export, load, packed_tensors, plain_model, stored_facts
+from trainable.artifact import (
+    CONFIG,
+    MEASUREMENTS,
+    SAMPLES,
+    Loaded,
+    assembled,
+    export,
+    load,
+    packed_tensors,
+    plain_model,
+    stored_facts,
+)
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.schedule import Schedule
 from trainable.evaluation import Measurement, measure
@@ -63,7 +74,13 @@ class Trial:
         self._checkpoint()
         with self.run.averaged():
             values = self._measure(final)
-        return {"rung": index, "steps": self.run.step, "final": final, **losses, **values}
+        return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
+
+    def _pace(self) -> dict:
+        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
+        positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
+        seconds = self.run.seconds
+        return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}
 
     def _measure(self, final: bool) -> dict:
         body = self.config.quantization.body
@@ -81,6 +98,7 @@ class Trial:
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
                   **measure(measurement, final), "embedding_rms": self._embedding_rms()}
         if artifact is not None:
+            (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1), encoding="utf-8")
             record_measurements(artifact, values)
             values["artifact"] = str(artifact)
         return values

@@ -22,8 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
             "--quiet", "-q", "--json", "--deterministic", "--warm-start"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop"},
     "front": {"RUN", "--format"},
     "status": {"RUN"},
+    "report": {"RUN", "--out", "--figures", "--open"},
+    "watch": {"RUN", "--every", "--once"},
+    "dashboard": {"RUN", "--port", "--host"},
+    "compare": {"RUN...", "--format", "--figure"},
     "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--out", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},

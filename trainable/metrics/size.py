@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainable.metrics.base import Measurable, Metric
 
-RECORDS = ("measurements.json", "manifest.json", "MODEL_CARD.md", "tokenizer.json", "adapter")
+RECORDS = ("measurements.json", "samples.json", "manifest.json", "MODEL_CARD.md", "tokenizer.json", "adapter")
 """Files and folders of an artifact that it does not need to run. They are not counted."""
 
 

@@ -1,0 +1,50 @@
+"""`qdlm report`: a run as one HTML file, and its figures as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from search.cli_help import examples
+from spaces.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm report runs/NAME --open", "write RUN/report.html and show it",
+        "qdlm report runs/NAME --out front.html", "one file, no network: it can be mailed",
+        "qdlm report runs/NAME --figures figures", "every figure as PNG, SVG and CSV, for a paper",
+    ))(report)
+
+
+def report(
+    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    out: Path | None = typer.Option(None, metavar="FILE", show_default=False, help="By default RUN/report.html."),
+    figures: Path | None = typer.Option(None, metavar="DIR", show_default=False,
+                                        help="Write the figures there too, each as PNG, SVG and CSV."),
+    show: bool = typer.Option(False, "--open", help="Open the page in a browser."),
+) -> None:
+    """Write what a run found and what it cost as one HTML file: front, settings, curves, samples, how to repeat it."""
+    import webbrowser
+
+    from dashboards.report import write_report
+    from search.cli_format import shown
+    from search.report import collect
+
+    content = collect(run)
+    target = out if out is not None else Path(run) / "report.html"
+    try:
+        write_report(content, target)
+        if figures is not None:
+            from dashboards.figures import write_figures
+
+            written = write_figures(content, figures)
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or target}: {error.strerror or error}") from error
+    typer.echo(f"{shown(target)}  {target.stat().st_size / 1e6:.1f} MB")
+    if figures is not None:
+        typer.echo(f"{shown(figures)}  {len(written)} files")
+    if show and not webbrowser.open(target.resolve().as_uri()):
+        raise UserError(f"no browser could be started; open {target} by hand")

@@ -1,0 +1,82 @@
+"""`qdlm submit`: a search as a job on a cluster, followed or left alone."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import typer
+
+from search.cli_help import examples
+from search.cli_space import changes
+from spaces.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm submit quickstart --address http://127.0.0.1:8265 --storage DIR", "send it and leave",
+        "qdlm submit my.yaml --address http://HOST:8265 --storage /nfs/runs --follow", "see its log; Ctrl-C leaves it running",
+        "qdlm submit --attach JOB --address http://HOST:8265", "come back to it",
+        "qdlm submit --stop JOB --address http://HOST:8265", "end it; the run can be resumed",
+    ))(submit)
+
+
+def submit(
+    space: str | None = typer.Argument(None, metavar="SPACE", show_default=False, help="A space file or a shipped space."),
+    address: str = typer.Option("http://127.0.0.1:8265", metavar="URL", help="The cluster's dashboard."),
+    storage: str | None = typer.Option(None, metavar="DIR", show_default=False,
+                                       help="Where the cluster keeps runs: a folder that all its nodes share."),
+    trials: int | None = typer.Option(None, metavar="N", min=1, help="Trials at most.", show_default=False),
+    budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
+    settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
+                                       help="Change any setting of the space; may be given again."),
+    pip: bool = typer.Option(False, "--pip", help="Have the nodes install the pinned packages first (their image lacks them)."),
+    follow: bool = typer.Option(False, "--follow", help="Print the job's log until it ends."),
+    attach: str | None = typer.Option(None, metavar="JOB", show_default=False, help="Follow a job that was sent before."),
+    stop: str | None = typer.Option(None, metavar="JOB", show_default=False, help="End a job."),
+) -> int:
+    """Send a search to a cluster as a job. It does not need this terminal: Ctrl-C ends following, never the job."""
+    if sum(item is not None for item in (space, attach, stop)) != 1:
+        raise UserError("give one of: a SPACE to send, --attach JOB, --stop JOB")
+    if space is None:
+        return _later(address, attach, stop)
+    if storage is None:
+        raise UserError("--storage DIR: name a folder that all nodes share; a job's own folder is deleted with the job")
+    from search.checking import load_checked
+
+    asked = load_checked(space, changes(settings, trials, budget, None))
+    from cluster import submitting
+
+    jobs = submitting.client(address)
+    with tempfile.TemporaryDirectory(prefix="qdlm-job-") as pack:
+        job = submitting.submit(jobs, asked.to_yaml(), ["--storage", storage], Path(pack), pip=pip)
+    typer.echo(f"job {job}")
+    typer.echo(f"qdlm submit --attach {job} --address {address}")
+    return _follow(jobs, job, address) if follow else 0
+
+
+def _later(address: str, attach: str | None, stop: str | None) -> int:
+    from cluster import submitting
+
+    jobs = submitting.client(address)
+    if stop is not None:
+        try:
+            jobs.stop_job(stop)
+        except RuntimeError as error:
+            raise UserError(f"the cluster knows no job {stop}") from error
+        typer.echo(f"job {stop} is being ended")
+        return 0
+    return _follow(jobs, attach, address)
+
+
+def _follow(jobs: object, job: str, address: str) -> int:
+    from cluster import submitting
+
+    try:
+        status = submitting.follow(jobs, job, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo(f"\nthe job goes on. Come back with: qdlm submit --attach {job} --address {address}", err=True)
+        return 0
+    typer.echo(f"job {job}: {status.lower()}")
+    return 0 if status == "SUCCEEDED" else 1

@@ -1,0 +1,116 @@
+"""Documentation that works: every command of README and docs is parsed by the real program, cheap ones are run, the
+tutorial's quantizer quantizes and its space loads."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from report_runs import write_run
+
+from search.cli import app, main
+from search.ray_env import DEFAULTS
+from spaces.schema import Space
+from trainable.registry import QUANTIZERS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "cli.md")]
+RUN_HERE = ("report", "front", "status", "watch", "compare", "plugins", "spaces")
+"""Commands of qdlm that are run, on a toy run; the others take minutes, a cluster or a model: they are parsed."""
+ELSEWHERE = {"git", "kubectl", "pip", "ray", "optuna-dashboard", "apt-get", "cd", "export"}
+"""Programs of others."""
+
+
+def commands():
+    """(page, command) of each code block that is no program text, and of inline code that begins with qdlm."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        lines = [line for language, block in blocks if language in ("", "bash", "sh", "console")
+                 for line in block.replace("\\\n", " ").splitlines()]
+        inline = re.findall(r"`(qdlm [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        lines += re.findall(r"^    (qdlm .+)$", text, re.MULTILINE) + inline
+        for line in lines:
+            for part in re.split(r"&&|;|\|", line.partition("#")[0]):
+                if part.strip() and not part.strip().startswith(("<", "...")):
+                    yield page.name, part.strip().partition(" > ")[0]
+
+
+COMMANDS = sorted(set(commands()))
+
+
+def test_there_are_commands_to_look_at():
+    assert len(COMMANDS) > 25 and {page for page, _ in COMMANDS} >= {"README.md", "tutorial.md", "cluster.md", "report.md"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs"), 12)
+
+
+@pytest.mark.parametrize("page, command", COMMANDS)
+def test_a_command_of_the_docs_is_one_that_exists(page, command, run, tmp_path, monkeypatch, capsys):
+    words = shlex.split(re.sub(r"(?<![\w-])\.\.\.", "X", command))
+    program = words[0]
+    if words[:3] == ["python", "-m", "search"]:
+        program, words = "qdlm", ["qdlm", *words[3:]]
+    if program == "qdlm":
+        group = typer.main.get_command(app)
+        if words[1:] and not words[1].startswith("-"):
+            assert words[1] in group.commands, command
+            group.commands[words[1]].make_context(words[1], words[2:], parent=None)
+        if words[1:] and words[1] in RUN_HERE and "--open" not in words:
+            monkeypatch.chdir(tmp_path)
+            place = re.compile(r"^(runs/\S+|RUN|DIR/NAME)$")
+            assert main([str(run) if place.match(word) else word for word in words[1:]]) == 0, capsys.readouterr().err
+    elif program == "make":
+        text = (ROOT / "Makefile").read_text()
+        assert all(re.search(rf"^{target}:", text, re.MULTILINE) for target in words[1:] if "=" not in target)
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None
+        assert all((ROOT / word).exists() for word in words[3:] if word.startswith("tests/"))
+    elif program.startswith(("cluster/", "dashboards/")):
+        script = (ROOT / program).read_text()
+        assert len(words) == 1 or re.search(rf"^{words[1]}\(\)", script, re.MULTILINE), command
+    else:
+        assert program in ELSEWHERE or program in DEFAULTS, f"{page}: {command}"
+
+
+def block(language):
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_space_of_the_tutorial_loads_and_its_text_is_read(tmp_path):
+    from search.checking import check, check_sources
+
+    text = tmp_path / "text.txt"
+    text.write_text("a small place to eat near the river\n" * 30)
+    space = Space.from_yaml(block("yaml").replace("TEXT", str(text)), "mine.yaml")
+    check(space)
+    check_sources(space)
+    assert space.size() is None and len(space.dimensions) == 4
+
+
+def test_the_quantizer_of_the_tutorial_keeps_its_promises(tmp_path, monkeypatch):
+    (tmp_path / "four_of_the_tutorial.py").write_text(block("python"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(QUANTIZERS.entries, "four", "four_of_the_tutorial:Four")
+    try:
+        quantizer = QUANTIZERS.build_default("four")
+        weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        values = quantizer.fake_quantize(weight)
+        assert set(values.detach().unique().tolist()) <= {-0.75, -0.25, 0.25, 0.75}
+        assert torch.equal(quantizer.decode(quantizer.encode(weight), (5, 7)), values.detach())
+        assert quantizer.stored_bytes((5, 7)) == 9, "35 values of 2 bits"
+        nearest = min((-0.75, -0.25, 0.25, 0.75), key=lambda level: abs(level - weight[0, 0].item()))
+        assert values[0, 0].item() == nearest
+        values.sum().backward()
+        assert torch.equal(weight.grad, (weight.abs() <= 0.75).float())
+    finally:
+        sys.modules.pop("four_of_the_tutorial", None)
