@@ -145,9 +145,8 @@ class Course:
         from search.ray_tune import run_trials
 
         shared = prepare(self.space, client, self.cache, self.engine)
-        reference = unquantized(self.space)
-        if reference is not None:
-            self.engine.enqueue(reference, tag=UNQUANTIZED)
+        for values, tag in opening(self.space):
+            self.engine.enqueue(values, tag)
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
         self._measure_again(client, shared)
@@ -268,6 +267,18 @@ class Course:
     def _warn(self, message: str) -> None:
         self.folder.event({"event": "warning", "message": message})
         self.engine.emit("warning", message=message)
+
+
+def opening(space: Space) -> list[tuple[dict[str, Any], str | None]]:
+    """The points to try before the sampler's, with their tags: the unquantized arm, then the space's own.
+
+    A point of the space that is the unquantized arm, and says more about it, is that arm.
+    """
+    plain, points_ = unquantized(space), space.start
+    if plain is None:
+        return [(point, None) for point in points_]
+    arm = next((point for point in points_ if plain.items() <= point.items()), plain)
+    return [(arm, UNQUANTIZED), *((point, None) for point in points_ if point != arm)]
 
 
 def unquantized(space: Space) -> dict[str, Any] | None:

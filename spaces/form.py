@@ -94,6 +94,10 @@ class SpaceForm(Settings):
     description: str = Field("", description="one sentence for `qdlm spaces`")
     trial: dict[str, JsonValue] = Field({}, description="fixed settings: any part of the trial settings below")
     search: dict[str, Dimension] = Field(min_length=1, description="dotted trial path to the values searched there")
+    start: tuple[dict[str, JsonValue], ...] = Field(
+        (), description="points to try first, in this order: searched path to value; what a point leaves out is the sampler's. "
+        "A point whose quantizer and adapter are none settles the unquantized arm, which every space that has one tries first"
+    )
     objectives: dict[MetricName, Direction] = Field(min_length=1, description="metric to minimize or maximize")
     constraints: tuple[str, ...] = Field((), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
     box: dict[MetricName, tuple[float, float]] = Field(

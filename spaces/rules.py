@@ -49,6 +49,7 @@ def check(form: SpaceForm, complaints: Complaints) -> None:
     check_groups(form, complaints)
     check_pairs(form, complaints)
     check_box(form, complaints)
+    check_start(form, complaints)
     check_run(form, complaints)
 
 
@@ -251,6 +252,23 @@ def check_box(form: SpaceForm, complaints: Complaints) -> None:
         if best == worst or (best < worst) != (form.objectives[metric] == "minimize"):
             message = f"[{best:g}, {worst:g}] is not [best, worst] of a metric to {form.objectives[metric]}"
             raise complaints.error(("box", metric), message)
+
+
+def check_start(form: SpaceForm, complaints: Complaints) -> None:
+    """Points to try first name what is searched, with values that are searched, and nothing that they rule out."""
+    for index, point in enumerate(form.start):
+        for path, value in point.items():
+            if path not in form.search:
+                legal = ", ".join(form.search)
+                raise complaints.error(("start", index, path), f"is not searched{near(path, form.search)}; legal: {legal}")
+            dimension = form.search[path]
+            if not dimension.contains(value):
+                raise complaints.error(("start", index, path), f"{show(value)} is not searched; legal: {dimension.describe()}")
+        for path in point:
+            for condition, values in (form.search[path].when or {}).items():
+                if condition in point and point[condition] not in values:
+                    message = f"is searched only where {condition} is one of {show(values)}"
+                    raise complaints.error(("start", index, path), message)
 
 
 def check_run(form: SpaceForm, complaints: Complaints) -> None:

@@ -89,6 +89,11 @@ class Space:
         return points.order(self.form.search)
 
     @property
+    def start(self) -> list[dict[str, Any]]:
+        """Points to try first, each any part of the search."""
+        return [{path: self.form.search[path].canonical(value) for path, value in point.items()} for point in self.form.start]
+
+    @property
     def objectives(self) -> list[Objective]:
         """Metrics with directions, in file order."""
         return [Objective(metric, direction) for metric, direction in self.form.objectives.items()]

@@ -175,6 +175,15 @@ def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
     assert sweep.unquantized(make_space(search={"quantization.quantizer": {"choice": ["binary"]}})) is None
 
 
+def test_a_start_point_that_is_the_unquantized_arm_settles_it():
+    search = {"quantization.quantizer": {"choice": ["binary", "none"]}, "lora.rank": {"choice": [0, 4]},
+              WORTH: {"int": [0, 5]}}
+    arm, other = {"quantization.quantizer": "none", "lora.rank": 0, WORTH: 3}, {"quantization.quantizer": "binary"}
+    assert sweep.opening(make_space(search=search)) == [({"quantization.quantizer": "none", "lora.rank": 0}, "unquantized")]
+    assert sweep.opening(make_space(search=search, start=[other, arm])) == [(arm, "unquantized"), (other, None)]
+    assert sweep.opening(make_space(start=[{WORTH: 2.0}])) == [({WORTH: 2}, None)]
+
+
 # ---- drivers in processes of their own, on clusters of their own
 
 
