@@ -44,6 +44,9 @@ METHODS = {
     "tpe+halving-hv": ("tpe", {}, "halving", {"eta": 3, "ties": "hypervolume"}),
     "tpe+halving-spread": ("tpe", {}, "halving", {"eta": 3, "ties": "spread"}),
     "tpe+halving-brackets": ("tpe", {}, "halving", {"eta": 3, "brackets": 2}),
+    "tpe+halving-front": ("tpe", {}, "halving", {"eta": 3, "spare_front": True}),
+    "tpe+halving-eta2": ("tpe", {}, "halving", {"eta": 2}),
+    "nsga2+halving-front": ("nsga2", {}, "halving", {"eta": 3, "spare_front": True}),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
 }
 DEFAULT = "tpe+halving"

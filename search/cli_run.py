@@ -201,8 +201,10 @@ class Watch:
 
 def report(run: Path, console: Console) -> None:
     """Print the front, where things lie and what to try next."""
-    from search.cli_results import front_table, next_steps, opened
+    from search.cli_results import cost_table, front_table, next_steps, opened
+    from search.cost import Ledger
 
     folder, space, found = opened(run)
     console.print(front_table(folder, space, found))
+    console.print("", cost_table(Ledger.from_events(folder.events()), space), sep="\n")
     console.print(next_steps(folder, found))

@@ -82,11 +82,12 @@ class Halving:
     objective that a report does not hold is replaced by its proxy or, without one, left out of that comparison, as are
     the trials that lack what it holds. With `brackets` B, a share of about (1/eta)^b of the trials is in bracket b < B,
     where nothing is stopped before rung b (asynchronous Hyperband, Li et al. 2020), a hedge against early rungs that
-    mislead; which trials is drawn from the seed.
+    mislead; which trials is drawn from the seed. With `spare_front` no trial is stopped that no rival beats, however many
+    those are: with four objectives that can be most.
     """
 
     def __init__(self, problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
-                 protected: Iterable[int] = ()):
+                 spare_front: bool = False, protected: Iterable[int] = ()):
         if problem.rungs < 1 or eta < 2:
             raise ValueError(f"rungs={problem.rungs} and eta={eta}; legal: rungs at least 1, eta at least 2")
         if ties not in TIES:
@@ -95,6 +96,7 @@ class Halving:
             raise ValueError(f"brackets is {brackets}; legal: at least 1")
         self.problem, self.objectives, self.constraints = problem, tuple(problem.objectives), tuple(problem.constraints)
         self.rungs, self.eta, self.ties, self.protected = problem.rungs, eta, ties, set(protected)
+        self.spare_front = spare_front
         self.brackets = min(brackets, self.rungs)
         self._reports: list[dict[int, Row]] = [{} for _ in range(self.rungs)]
         self._kept = [*(item.metric for item in (*self.objectives, *self.constraints)), *problem.proxies.values()]
@@ -129,8 +131,13 @@ class Halving:
         rivals = {number: row for number, row in rivals.items() if all(row.get(item.metric) is not None for item in held)}
         if len(rivals) < self.eta or not held:
             return list(rivals)
-        order = rank(list(rivals.values()), held, self.constraints, self.ties)
-        return [list(rivals)[index] for index in order[:math.ceil(len(rivals) / self.eta)]]
+        rows = list(rivals.values())
+        order = rank(rows, held, self.constraints, self.ties)
+        keep = math.ceil(len(rivals) / self.eta)
+        if self.spare_front:
+            allowed = [row for row in rows if total_violation(row, self.constraints) == 0]
+            keep = max(keep, int((layers(matrix(allowed, held)) == 0).sum()))
+        return [list(rivals)[index] for index in order[:keep]]
 
     def compared(self, metrics: Row) -> list[Objective]:
         """The objectives that a report can be judged by, proxies in the place of those that it lacks."""

@@ -13,10 +13,12 @@ from search.halving import Halving, NoHalving, Problem, Scheduler
 from search.methods import Methods
 
 
-def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1) -> Scheduler:
+def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
+            spare_front: bool = False) -> Scheduler:
     """Asynchronous successive halving by non-dominated layers: at each rung about the best 1/eta goes on. `ties` cuts a
-    layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs."""
-    return Halving(problem, eta=eta, ties=ties, brackets=brackets)
+    layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs, with `spare_front`
+    all that no rival beats."""
+    return Halving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
 def none(problem: Problem) -> Scheduler:

@@ -25,7 +25,7 @@ class TestEveryScheduler(SchedulerContract):
         return build(self.name, problem, self.options)
 
 
-@pytest.mark.parametrize("options", [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}])
+@pytest.mark.parametrize("options", [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}, {"spare_front": True}])
 class TestHalvingWithOptions(SchedulerContract):
     @pytest.fixture(autouse=True)
     def _chosen(self, options):
@@ -112,6 +112,15 @@ class TestHalving:
         """A front with two rows bulging towards the good corner and two far ends that add little volume."""
         rows = [{"loss": 0.0, "ok": 0.0}, {"loss": 1.0, "ok": 6.0}, {"loss": 4.0, "ok": 9.0}, {"loss": 10.0, "ok": 9.1}]
         assert set(rank(rows, [LOSS, OK], ties=ties)[:2].tolist()) == kept
+
+    def test_what_no_rival_beats_can_be_spared_however_many_there_are(self):
+        points = [(float(step), float(step)) for step in range(12)] + [(3.0, 1.0)]  # a front of twelve, and one beaten
+        found = {}
+        for spare in (False, True):
+            scheduler = Halving(Problem([LOSS, OK], rungs=2), eta=3, spare_front=spare)
+            found[spare] = [scheduler.report(trial, 0, {"loss": loss, "ok": ok}) for trial, (loss, ok) in enumerate(points)]
+        assert found[True] == ["continue"] * 12 + ["stop"]
+        assert "stop" in found[False][:12]
 
     def test_brackets_spare_a_known_share_of_the_trials_the_first_rungs(self):
         scheduler = Halving(Problem([LOSS], rungs=3, seed=1), eta=3, brackets=3)
