@@ -36,7 +36,7 @@ class Laid:
     files: tuple[Path, ...] = ()
 
 
-LAYOUTS: dict[str, str] = {"tasks": "search.cli_table_tasks:layout"}
+LAYOUTS: dict[str, str] = {"tasks": "search.cli_table_tasks:layout", "quantizers": "search.cli_table_quantizers:layout"}
 """Name -> import path of a function `layout(asked: Asked) -> Laid`. A new layout is one function and one line here."""
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spaces.config import SITES, PluginRef, SamplingConfig, Site, TrialConfig
@@ -193,10 +193,25 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
             raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
         config = TrialConfig.model_validate(head["config"])
         lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text()))
-        return head, config, lexicon, load_file(path / WEIGHTS)
+        return head, config, lexicon, read_tensors(path / WEIGHTS)
     except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError) as error:
         raise UserError(f"{path}: {type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}") from None
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, in memory of its own.
+
+    The file is mapped anew for each: in one mapping all that was read would stay resident until the last tensor goes,
+    beside what kernels make of it.
+    """
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+    found = {}
+    for name in names:
+        with safe_open(file, "pt") as opened:
+            found[name] = opened.get_tensor(name).clone()
+    return found
 
 
 def plain_model(config: TrialConfig, vocabulary: list[str]) -> DiffusionLM:
@@ -210,7 +225,8 @@ def assembled(config: TrialConfig, vocabulary: list[str], tensors: dict[str, Ten
               device: torch.device, run_codes: bool = True) -> DiffusionLM:
     """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
 
-    Weights are assigned, never copied over random ones: a large model is built without its float size in memory.
+    Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they are used: a
+    large model is built without its float size, or twice its packed size, in memory.
     Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do not fit each other.
     """
     with torch.device("meta"):
@@ -222,11 +238,12 @@ def assembled(config: TrialConfig, vocabulary: list[str], tensors: dict[str, Ten
         for name, entry in packing.items():
             if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
                 running[name] = form
-    state = decoded(tensors, {name: entry for name, entry in packing.items() if name not in running})
+    state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in running},
+                    {name: entry for name, entry in packing.items() if name not in running})
     state = {name: value.to(device) for name, value in state.items()}
     for name, form in running.items():
         module = name.removesuffix(".weight")
-        parts = {part: value.to(device) for part, value in parts_of(tensors, name).items()}
+        parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
         model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias")))
         state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
     model.load_state_dict(state, assign=True)

@@ -116,7 +116,7 @@ def test_the_body_computes_with_codes_and_the_merged_adapter(body):
     model, config, ref = make(body)
     tensors, packing = packed_tensors(model, ref)
     words = [f"w{i}" for i in range(40)]
-    coded, plain = (assembled(config, words, tensors, packing, CPU, run_codes=run) for run in (True, False))
+    coded, plain = (assembled(config, words, dict(tensors), packing, CPU, run_codes=run) for run in (True, False))
     layers = [module for module in coded.modules() if isinstance(module, CodedLinear)]
     assert len(layers) == 12 and not any(isinstance(m, nn.Linear) for m in coded.body.modules())
     assert not any(isinstance(module, CodedLinear) for module in plain.modules())

@@ -188,9 +188,8 @@ class Int4Weight(BodyFormat):
 
     def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
         parts = self.checked(parts, shape)
-        codes = unpack_bits(parts["codes"], 4, math.prod(shape)).view(shape) + 1  # torch's zero is code 8
         scale = parts["scale"].view(shape[0], -1).t()
-        held = {"codes": torch._convert_weight_to_int4pack_for_cpu(codes, 1),
+        held = {"codes": _int4_panels(parts["codes"], shape),
                 "scale": torch.stack([scale, torch.zeros_like(scale)], -1).contiguous()}
         return CodedLinear(self, held, shape, bias, _int4_product)
 
@@ -201,6 +200,22 @@ def aligned(array: Tensor) -> Tensor:
     A file that is mapped into memory gives such arrays.
     """
     return array if array.data_ptr() % 64 == 0 else array.clone()
+
+
+PANEL = 64
+"""Outputs that torch's 4-bit layout keeps together."""
+
+
+def _int4_panels(codes: Tensor, shape: Shape) -> Tensor:
+    """Packed codes in torch's layout, uint8 [out, in / 2].
+
+    Panel by panel: unpacked whole, codes take eight times their size, which the heap of a process never gives back.
+    """
+    panels, size = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8), PANEL * shape[1] // 2
+    for place, part in enumerate(codes.split(size)):
+        unpacked = unpack_bits(part, 4, 2 * len(part)).view(-1, shape[1]) + 1  # torch's zero is code 8
+        panels[PANEL * place:PANEL * (place + 1)] = torch._convert_weight_to_int4pack_for_cpu(unpacked, 1)
+    return panels
 
 
 def _fifteen(scaled: Tensor) -> Tensor:
