@@ -30,6 +30,7 @@ from search.schedulers import build
 from search.searcher import StudySearcher
 from search.simulator import Clock, simulate
 
+CUT = {"eta": 3, "spare_front": False}
 METHODS = {
     "random": ("random", {}, "none", {}),
     "qmc": ("qmc", {}, "none", {}),
@@ -38,18 +39,17 @@ METHODS = {
     "nsga3": ("nsga3", {}, "none", {}),
     "gp": ("gp", {}, "none", {}),
     "cqr": ("cqr", {}, "none", {}),
-    "cqr+halving": ("cqr", {}, "halving", {"eta": 3}),
-    "random+halving": ("random", {}, "halving", {"eta": 3}),
-    "tpe+halving": ("tpe", {}, "halving", {"eta": 3}),
-    "tpe+halving-hv": ("tpe", {}, "halving", {"eta": 3, "ties": "hypervolume"}),
-    "tpe+halving-spread": ("tpe", {}, "halving", {"eta": 3, "ties": "spread"}),
-    "tpe+halving-brackets": ("tpe", {}, "halving", {"eta": 3, "brackets": 2}),
-    "tpe+halving-front": ("tpe", {}, "halving", {"eta": 3, "spare_front": True}),
-    "tpe+halving-eta2": ("tpe", {}, "halving", {"eta": 2}),
-    "nsga2+halving-front": ("nsga2", {}, "halving", {"eta": 3, "spare_front": True}),
+    "cqr+halving": ("cqr", {}, "halving", CUT),
+    "random+halving": ("random", {}, "halving", CUT),
+    "tpe+halving": ("tpe", {}, "halving", CUT),
+    "tpe+halving-hv": ("tpe", {}, "halving", {**CUT, "ties": "hypervolume"}),
+    "tpe+halving-spread": ("tpe", {}, "halving", {**CUT, "ties": "spread"}),
+    "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
+    "tpe+halving-front": ("tpe", {}, "halving", {}),
+    "nsga2+halving-front": ("nsga2", {}, "halving", {}),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
 }
-DEFAULT = "tpe+halving"
+DEFAULT = "tpe+halving-front"
 SLOW, SLOW_SEEDS = ("gp", "cqr", "cqr+halving"), 5
 """Methods that take up to minutes of computing a run: they come last, with fewer seeds; gp only when asked for by name."""
 SHARE = 0.95

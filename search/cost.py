@@ -18,7 +18,7 @@ ENDED = ("complete", "stopped", "failed")
 PARTS = {
     "useful": "trials that completed", "stopped": "trials that were stopped early",
     "failed": "trials that failed or were lost", "running": "trials that run now",
-    "shared": "corpus, teacher and base", "overhead": "starting, waiting, measuring the front again",
+    "shared": "corpus, teacher and base", "overhead": "starting, waiting, measuring and training the front again",
 }
 """What device-seconds can have been for."""
 

@@ -83,11 +83,11 @@ class Halving:
     the trials that lack what it holds. With `brackets` B, a share of about (1/eta)^b of the trials is in bracket b < B,
     where nothing is stopped before rung b (asynchronous Hyperband, Li et al. 2020), a hedge against early rungs that
     mislead; which trials is drawn from the seed. With `spare_front` no trial is stopped that no rival beats, however many
-    those are: with four objectives that can be most.
+    those are: with four objectives that can be most, and stopping them costs more than it saves (docs/search.md).
     """
 
     def __init__(self, problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
-                 spare_front: bool = False, protected: Iterable[int] = ()):
+                 spare_front: bool = True, protected: Iterable[int] = ()):
         if problem.rungs < 1 or eta < 2:
             raise ValueError(f"rungs={problem.rungs} and eta={eta}; legal: rungs at least 1, eta at least 2")
         if ties not in TIES:

@@ -14,7 +14,7 @@ from search.methods import Methods
 
 
 def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
-            spare_front: bool = False) -> Scheduler:
+            spare_front: bool = True) -> Scheduler:
     """Asynchronous successive halving by non-dominated layers: at each rung about the best 1/eta goes on. `ties` cuts a
     layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs, with `spare_front`
     all that no rival beats."""

@@ -25,7 +25,7 @@ class TestEveryScheduler(SchedulerContract):
         return build(self.name, problem, self.options)
 
 
-@pytest.mark.parametrize("options", [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}, {"spare_front": True}])
+@pytest.mark.parametrize("options", [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}, {"spare_front": False}])
 class TestHalvingWithOptions(SchedulerContract):
     @pytest.fixture(autouse=True)
     def _chosen(self, options):
@@ -37,7 +37,7 @@ class TestHalvingWithOptions(SchedulerContract):
 
 class TestHalving:
     def build(self):
-        return Halving(Problem([LOSS, OK], [FAST], rungs=3), eta=3)
+        return Halving(Problem([LOSS, OK], [FAST], rungs=3), eta=3, spare_front=False)
 
     def test_keeps_the_best_third_once_there_are_three(self):
         #         nobody below eta | 1 of 3 stays | 2 of 4..6 | 3 of 7..9
