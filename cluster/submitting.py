@@ -7,6 +7,7 @@ cluster keeps it, so that following can break off and start again.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -35,6 +36,7 @@ def client(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray").setLevel(logging.WARNING)
     try:
         found = JobSubmissionClient(address)
         found.list_jobs()
@@ -84,6 +86,9 @@ def submit(jobs: Any, space_text: str, arguments: Sequence[str], pack: Path, *, 
 def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pause: float = 2.0) -> str:
     """Pass the job's log on until the job ends; returns its status. A lost connection is taken up again `tries` times in a
     row, without telling a line twice. Raises `UserError` for a job that the cluster does not know."""
+    import aiohttp
+
+    _status(jobs, job)
     told = 0
 
     async def stream() -> None:
@@ -104,9 +109,7 @@ def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pau
             status = _status(jobs, job)
             if status in DONE:
                 return status
-        except (ConnectionError, OSError, RuntimeError) as error:
-            if "404" in str(error) or "does not exist" in str(error):
-                raise UserError(f"the cluster knows no job {job}") from error
+        except (ConnectionError, OSError, RuntimeError, aiohttp.ClientError) as error:
             left = tries if told > before else left - 1
             if left <= 0:
                 raise UserError(f"the connection was lost; the job goes on. Come back with: --attach {job}") from error
@@ -114,5 +117,10 @@ def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pau
 
 
 def _status(jobs: Any, job: str) -> str:
-    status = jobs.get_job_status(job)
+    try:
+        status = jobs.get_job_status(job)
+    except RuntimeError as error:
+        if "404" not in str(error) and "does not exist" not in str(error):
+            raise
+        raise UserError(f"the cluster knows no job {job}") from error
     return getattr(status, "value", str(status))

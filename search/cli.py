@@ -21,6 +21,7 @@ from search import (
     cli_results,
     cli_run,
     cli_submit,
+    cli_sync,
     cli_table,
     cli_watch,
 )
@@ -59,8 +60,8 @@ def qdlm(
     """
 
 
-for module in (cli_run, cli_submit, cli_results, cli_report, cli_watch, cli_compare, cli_table, cli_generate, cli_bench,
-               cli_inspect, cli_plugins):
+for module in (cli_run, cli_submit, cli_results, cli_report, cli_watch, cli_compare, cli_sync, cli_table,
+               cli_generate, cli_bench, cli_inspect, cli_plugins):
     module.register(app)
 
 

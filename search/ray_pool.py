@@ -17,6 +17,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.ray_board import Board
 from search.ray_client import Client, PoolError, get
@@ -44,7 +45,9 @@ class Pool:
 
     def start(self) -> Pool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
-        self.client = Client(ray.remote(Board).options(num_cpus=0, max_concurrency=1000).remote())
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)  # no other node's loss
+        self.client = Client(board.remote())
         self._watch.daemon = True
         self._watch.start()
         for slot in range(self.size):

@@ -25,6 +25,8 @@ class Jobs:
         return given["submission_id"]
 
     def get_job_status(self, job):
+        if job == "unknown":
+            raise RuntimeError("Request failed with status code 404: Job unknown does not exist.")
         return self.status
 
     async def tail_job_logs(self, job):
@@ -73,6 +75,11 @@ def test_following_survives_a_lost_connection_and_tells_nothing_twice():
 def test_a_connection_that_stays_lost_says_how_to_come_back():
     with pytest.raises(UserError, match="--attach j"):
         submitting.follow(Jobs(["one\n"], breaks=[0] * 9), "j", lambda text: None, tries=3, pause=0)
+
+
+def test_a_job_that_is_not_there_is_one_line():
+    with pytest.raises(UserError, match="knows no job unknown"):
+        submitting.follow(Jobs(), "unknown", lambda text: None)
 
 
 def test_commands_that_cannot_work_are_one_line(capsys):

@@ -24,6 +24,7 @@ FROZEN = {
             "--quiet", "-q", "--json", "--deterministic", "--warm-start"},
     "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop"},
     "front": {"RUN", "--format"},
+    "sync": {"FROM", "TO"},
     "status": {"RUN"},
     "report": {"RUN", "--out", "--figures", "--open"},
     "watch": {"RUN", "--every", "--once"},

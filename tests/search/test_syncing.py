@@ -1,0 +1,32 @@
+import pytest
+from report_runs import write_run
+
+from search.cli import main
+from search.records import RunFolder
+from search.syncing import ORDER, sync
+from spaces.errors import UserError
+
+
+def test_a_run_goes_to_a_uri_and_back_and_only_what_is_new_goes(tmp_path, capsys):
+    run = write_run(tmp_path, 6)
+    (run / "trials").mkdir()
+    (run / "trials" / "checkpoint.pt").write_text("x")
+    away, back = (tmp_path / "store" / "a b").as_uri(), tmp_path / "back"
+    assert main(["sync", str(run), away]) == 0 and "files" in capsys.readouterr().out
+    stored = tmp_path / "store" / "a b"
+    assert (stored / "events.jsonl").read_bytes() == (run / "events.jsonl").read_bytes()
+    assert (stored / "samples" / "trial-0000.json").is_file()
+    assert not (stored / "run.lock").exists() and not (stored / "trials").exists()
+    assert sync(str(run), away)[0] == len(ORDER), "what may have changed in place goes again"
+    sync(away, str(back))
+    there = RunFolder.open(back)
+    assert there.rows() == RunFolder.open(run).rows()
+    there.lock().append({"trial": 99, "state": "complete"})
+    there.close()
+
+
+def test_what_cannot_be_copied_is_one_line(tmp_path, capsys):
+    with pytest.raises(UserError, match="not a run folder"):
+        sync(str(tmp_path), str(tmp_path / "x"))
+    assert main(["sync", "nonsense://bucket/x", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
