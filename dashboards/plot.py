@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dashboards.plot_axes import label
-from dashboards.plot_panel import INK, Picture, fill, name
+from dashboards.plot_panel import INK, Picture, fill, name, outline
 from spaces.errors import UserError
 
 STYLE = {
@@ -80,8 +80,13 @@ def draw(picture: Picture) -> Figure:
     figure = Figure(figsize=(width, 0.9 + 4.5 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    heights = []
     for panel, axis in zip(grid.flat, across, strict=False):
         fill(panel, picture, axis, down)
+        heights += panel.get_ylim()
+    grid.flat[0].set_ylim(min(heights), max(heights))  # shared by all panels, each of which may lack some trials
+    for panel, axis in zip(grid.flat, across, strict=False):
+        outline(panel, picture, axis, down)
     for spare in grid.flat[len(across):]:
         spare.set_visible(False)
     for line in grid:

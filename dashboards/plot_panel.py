@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from dashboards.plot_axes import dress
+from dashboards.plot_axes import WIDE, dress
 
 # Okabe and Ito's palette: told apart with any color vision; the markers differ in shape as well.
 LIT, PLAIN, MARKED, FAINT, INK = "#D55E00", "#0072B2", "#009E73", "#A6A6A6", "#222222"
@@ -38,7 +38,7 @@ class Picture:
 
 
 def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
-    """Draw everything but the trial numbers. `across` may be the trial itself: then the line is the best so far."""
+    """Draw the trials and fix the axes. `across` may be the trial itself."""
     x, y = across["metric"], down["metric"]
 
     def scatter(rows: pd.DataFrame, name: str, **look: Any) -> None:
@@ -49,8 +49,10 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
     def plain(rows: pd.DataFrame) -> pd.DataFrame:
         return rows[~rows["trial"].isin(picture.arm["trial"])]
 
-    early, out, others = plain(picture.early), plain(picture.out), plain(picture.others)
-    scatter(early, f"stopped early ({len(early)})", s=16, color=FAINT, linewidths=0, alpha=0.9, zorder=3)
+    core = pd.concat([_finite(frame, x, y)[[x, y]] for frame in (picture.members, picture.others, picture.arm)])
+    early, out, others = _in_reach(plain(picture.early), core), _in_reach(plain(picture.out), core), plain(picture.others)
+    far = "" if early.equals(plain(picture.early)) else ", far ones at the edge"
+    scatter(early, f"stopped early ({len(early)}{far})", s=16, color=FAINT, linewidths=0, alpha=0.9, zorder=3)
     scatter(out, f"breaks a constraint ({len(out)})", s=40, color=FAINT, marker="x", linewidths=1.6, zorder=3)
     scatter(others, f"dominated ({len(others)})", s=46, facecolors="white", edgecolors=PLAIN, linewidths=1.6, zorder=4)
     scatter(picture.members, f"front ({len(picture.members)})", s=95, color=LIT, edgecolors="white", linewidths=1.2,
@@ -63,6 +65,12 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
         _interval(panel, members, x, y, metric, vertical)
     shown = [_finite(frame, x, y)[[x, y]] for frame in (members, others, out, early, picture.arm)]
     dress(panel, across, down, pd.concat(shown))
+
+
+def outline(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
+    """The staircase (over trials: the best so far) and the bounds, to the limits of the axes, which must be final."""
+    x, y = across["metric"], down["metric"]
+    members = _finite(picture.members, x, y)
     joined = members if across["direction"] else pd.concat([members, _finite(picture.others, x, y)])
     if len(joined):
         _attained(panel, joined, across, down)
@@ -75,6 +83,22 @@ def _finite(rows: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     if not set(metrics) <= set(rows.columns):
         return rows.iloc[:0].reindex(columns=[*rows.columns, *(set(metrics) - set(rows.columns))])
     return rows[np.isfinite(rows[list(metrics)].astype(float)).all(axis=1)]
+
+
+def _in_reach(rows: pd.DataFrame, core: pd.DataFrame) -> pd.DataFrame:
+    """Rows with what lies further from the core's range than the range is wide moved to that distance.
+
+    A model that writes noise has a perplexity of thousands; to scale, it would press all others into one line.
+    """
+    moved = {}
+    for metric in core.columns if len(core) else ():
+        low, high = core[metric].min(), core[metric].max()
+        if metric in rows and high > low:
+            logarithmic = low > 0 and high / low > WIDE
+            span = high / low if logarithmic else high - low
+            moved[metric] = rows[metric].astype(float).clip(*((low / span, high * span) if logarithmic else
+                                                               (low - span, high + span)))
+    return rows.assign(**moved)
 
 
 def _unbeaten(rows: pd.DataFrame, across: dict[str, str], down: dict[str, str]) -> pd.DataFrame:

@@ -62,17 +62,26 @@ def test_every_trial_is_sorted_by_how_it_ended(make):
 def test_the_legend_counts_and_names_the_arm(make):
     figure = draw(read(make()))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "stopped early (1)", "breaks a constraint (1)", "dominated (1)", "front (3)", "unquantized"]
+        "stopped early (1, far ones at the edge)", "breaks a constraint (1)", "dominated (1)", "front (3)", "unquantized"]
     assert sorted(texts(figure)) == ["0", "1", "6"], "members carry their trial's number"
 
 
 def test_each_further_objective_has_a_panel_and_wide_axes_are_logarithmic(make):
     rows = [{**row, "size_bytes": 1000.0 + row["trial"]} for row in ROWS]
+    rows = [{**row, "perplexity": 800.0} if row["trial"] == 2 and row["state"] == "complete" else row for row in rows]
     figure = draw(read(make((PPL, MS, OK, {"metric": "size_bytes", "direction": "minimize"}), rows=rows)))
     panels = [panel for panel in figure.axes if panel.get_visible()]
     assert [panel.get_xlabel() for panel in panels] == ["latency (ms)   ← better", "ok   better →", "size   ← better"]
     assert panels[0].get_ylabel() == "perplexity   ← better"
-    assert panels[0].get_yscale() == "log" and panels[0].get_xscale() == "linear", "15 to 800 against 10 to 60"
+    assert panels[0].get_yscale() == "log" and panels[0].get_xscale() == "linear", "20 to 800 against 10 to 60"
+
+
+def test_a_stopped_trial_far_from_the_others_does_not_press_them_together(make):
+    (panel,) = draw(read(make())).axes
+    low, high = panel.get_ylim()
+    assert low < 20.0 and 40.0 < high < 90.0, "20 to 40 are complete, one was stopped at 800"
+    (early,) = [dots for dots in panel.collections if dots.get_label().startswith("stopped early")]
+    assert low < early.get_offsets()[0, 1] < high
 
 
 @pytest.mark.parametrize("across, style, joined, beaten", [
