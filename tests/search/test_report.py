@@ -54,7 +54,7 @@ def test_device_hours_and_time_count_ended_trials_once(content):
     assert worked["device_hours"][-1] == pytest.approx((19 * 3 + 11 * 1) / 3600)
     assert worked["seconds"][0] == 13.0, "trial 0 ended 13 s after the run began"
     lines = {line["what"]: (line["count"], line["seconds"]) for line in content["cost"]["lines"]}
-    overhead = lines.pop("starting, waiting, measuring the front again")
+    overhead = lines.pop("starting, waiting, measuring and training the front again")
     assert lines == {"trials that completed": (19, 57.0), "trials that were stopped early": (8, 8.0),
                      "trials that failed or were lost": (3, 3.0), "corpus, teacher and base": (None, 9.0)}
     assert overhead[1] == pytest.approx(130 - 57 - 8 - 3 - 9), "one group was held from 990 to 1120"

@@ -3,6 +3,7 @@
 Prints `EVENT trial state` per event. Exit code 1 after Ctrl-C.
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def told(event):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started all this in the background, deaf
     space, storage, resume = load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None
     try:
         print(sweep.run(space, storage=storage, resume=resume, observer=told, cpus=2, jobs="toy_jobs:JOBS").run_folder)
