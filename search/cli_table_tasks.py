@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ def layout(asked: Asked) -> Laid:
         missing = [method for method in methods if find(cells, task, method, model, asked.targets) is None]
         if missing:
             ground = ground or prepared_ground(folder, config, model, asked.targets)
-            cells += measured(ground, task, missing, model)
-            (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
+            for cell in measured(ground, task, missing, model):
+                cells.append(cell)
+                (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
     rows, notes = laid_out(cells, tasks, methods, model, asked.targets)
     files = written(folder.path, rows)
     title = f"{model}: control % / lm-score, 95% intervals over {asked.targets} targets"
@@ -119,18 +120,17 @@ def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
     return paths
 
 
-def measured(ground: Ground, task: str, methods: list[str], model: str) -> list[dict]:
-    """Cells of one task, telling how far it is."""
+def measured(ground: Ground, task: str, methods: list[str], model: str) -> Iterator[dict]:
+    """Cells of one task, each as soon as it is there, telling how far it is."""
     from rich.console import Console
 
     from trainable.baselines.comparison import compare
 
-    cells = []
-    with Console(file=sys.stderr).status(f"[dim]{task}[/]") as status:
-        for cell in compare(ground, [task], methods):
-            cells.append({**cell, "model": model, "asked": ground.targets})
-            status.update(f"[dim]{task}: {cell['method']}[/]")
-    return cells
+    console = Console(file=sys.stderr, highlight=False)
+    with console.status(f"[dim]{task}[/]"):
+        for done, cell in enumerate(compare(ground, [task], methods), 1):
+            console.print(f"{task}, {cell['method']}: {cell_text(cell)} ({done} of {len(methods)})", style="dim", markup=False)
+            yield {**cell, "model": model, "asked": ground.targets}
 
 
 def laid_out(cells: list[dict], tasks: list[str], methods: list[str], model: str,
