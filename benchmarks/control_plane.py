@@ -114,7 +114,6 @@ class Marks:
         self.ends: list[tuple[float, float]] = []
         self.latency: list[float] = []
         self.sizes: dict[int, int] = {}
-        self.first: float | None = None
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Called by the engine for every event."""

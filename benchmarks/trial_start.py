@@ -1,8 +1,8 @@
 """How long a trial waits for its first training step, cold and warm: `python -m benchmarks.trial_start --cache DIR`.
 
-Cold: a cluster and a worker group are there for nobody yet, so the wait holds their start (Ray, Train's actors, torch,
-corpus, base). Warm: the same group again, as every later trial of a run finds it. Each cold figure is a process of its own.
-`--cache` holds corpus, teacher and base of the space already, or is filled first.
+Cold: the start of a cluster, of a worker group (Ray Train's actors, torch) and the first trial on it, which opens corpus and
+base; finding or making what is prepared is not counted. Warm: the same group again, as every later trial of a run finds it.
+Each cold figure is a process of its own. `--cache` holds corpus, teacher and base already, or is filled first.
 """
 
 from __future__ import annotations
