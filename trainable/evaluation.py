@@ -25,6 +25,8 @@ from trainable.teacher import Teacher
 SAMPLING_BATCH = 64
 EXAMPLES = 6
 """Sentences of each kind that are kept for people to read."""
+UNSAID = ("row", "oracle", "phrases")
+"""Parts of a target that are not what was asked."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Measurement:
     def note_examples(self, task, targets: list, words: list[list[str]]) -> None:
         """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
         for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
-            told = ", ".join(f"{key}={value}" for key, value in target.items() if key != "row")
+            told = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)
             self.examples.append({"task": task.name, "target": told, "text": " ".join(sentence),
                                   "success": task.score(list(sentence), target).get("success")})
 
