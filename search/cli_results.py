@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from search.cli_help import examples
+from spaces.errors import UserError
+from spaces.values import near
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from search.cost import Ledger
     from search.front import Front
+    from search.objectives import Constraint
     from search.records import RunFolder
     from spaces.schema import Space
 
@@ -26,6 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm front runs/NAME", "the trade-offs that were found",
+        "qdlm front runs/NAME --within 'size_bytes <= 200kB' --best perplexity", "the best that can be afforded",
         "qdlm front runs/NAME --format csv > front.csv", "for a spreadsheet; also json, md",
     ))(front)
     app.command(rich_help_panel="Search", epilog=examples(
@@ -36,16 +41,60 @@ def register(app: typer.Typer) -> None:
 
 def front(
     run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
+                                     help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
+    best: str | None = typer.Option(None, metavar="METRIC", show_default=False,
+                                    help="Only the model that is best on that objective; knee: the most balanced one."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table", "--format", help="For people or programs."),
-) -> None:
+) -> int:
     """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart, where they lie."""
-    from search.cli_format import emit, out
+    from rich.markup import escape
 
-    folder, space, found = opened(run)
-    if form == "table":
-        out().print(front_table(folder, space, found))
-    else:
+    from search.cli_format import emit, out
+    from search.cli_space import bounds
+
+    folder, space, found = opened(run, bounds(within))
+    if best is not None:
+        found = found.only(chosen(found, best))
+    if form != "table":
         typer.echo(emit(members(folder, space, found), form))
+    elif within and not len(found):
+        out().print(nearest(folder, space, found.constraints))
+    else:
+        out().print(front_table(folder, space, found))
+        if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
+            out().print(f"[cyan]qdlm generate {escape(artifact)}[/]", soft_wrap=True)
+    return 0 if len(found) or not (within or best) else 1
+
+
+def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
+    """The row that `--best` names; None where there is none. Raises `UserError` for what is no objective."""
+    metrics = [objective.metric for objective in found.objectives]
+    if best != "knee" and best not in metrics:
+        raise UserError(f"--best {best}: not an objective of the run{near(best, metrics)}; legal: knee, {', '.join(metrics)}")
+    return found.knee() if best == "knee" else found.best(best)
+
+
+def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) -> RenderableType:
+    """What to tell when no complete trial keeps to all bounds: how near to each bound one came."""
+    from rich.text import Text
+
+    from search.cli_format import figure
+    from search.objectives import finished, violation
+
+    rows = finished(folder.rows(), space.objectives)
+    lines = ["[yellow]No complete trial is within all of these bounds.[/]"]
+    for bound in constraints:
+        measured = [row for row in rows if not math.isnan(violation(row, bound))]
+        asked = f"{bound.metric} {bound.op} {figure(bound.metric, bound.bound)}"
+        if not measured:
+            lines.append(f"{asked}: measured by no complete trial")
+            continue
+        row = min(measured, key=lambda row: violation(row, bound))
+        kept = sum(violation(row, bound) <= 0 for row in measured)
+        lines.append(f"{asked}: kept by {kept} of {len(measured)}; the best is trial {row['trial']} with "
+                     f"{figure(bound.metric, row[bound.metric])}")
+    return Text.from_markup("\n".join(lines))
 
 
 def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)) -> None:
@@ -113,13 +162,13 @@ def recorded_space(run: Path) -> Space:
     return Space.from_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
-def opened(run: Path) -> tuple[RunFolder, Space, Front]:
-    """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
+def opened(run: Path, within: Sequence[Constraint] = ()) -> tuple[RunFolder, Space, Front]:
+    """A run folder, its space and its front as of now, within further bounds. Raises `UserError` when it is no run."""
     from search.front import Front
     from search.records import RunFolder
 
     space, folder = recorded_space(run), RunFolder.open(run)
-    return folder, space, Front.from_rows(folder.rows(), space.objectives, space.constraints)
+    return folder, space, Front.from_rows(folder.rows(), space.objectives, [*space.constraints, *within])
 
 
 def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:
@@ -137,7 +186,7 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
     """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
-    metrics = dict.fromkeys(item.metric for item in (*space.objectives, *space.constraints))
+    metrics = dict.fromkeys(item.metric for item in (*space.objectives, *found.constraints))
     rows = found.told()
     known = {name for row in rows for name in row}
     ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")

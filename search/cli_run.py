@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm run spaces/quickstart.yaml", "a shipped space, or your own file",
         "qdlm run quickstart --trials 40 --budget 2h", "at most that many, and that long",
+        "qdlm run quickstart --within 'size_bytes <= 200kB' --within 'latency_ms <= 5'", "only what can be afforded",
         "qdlm run e2e --set trial.corpus.source.path=DIR", "any setting of the file, by its path",
         "qdlm run --resume runs/NAME", "go on where it stopped",
         "qdlm run quickstart --address auto --json", "on the cluster, for a job's log",
@@ -49,6 +50,8 @@ def run(
     storage: Path = typer.Option(Path("runs"), metavar="DIR", help="Where runs and what they share are kept."),
     address: str | None = typer.Option(None, metavar="ADDRESS", show_default=False,
                                        help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT. By default one starts here."),
+    within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
+                                     help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
@@ -68,7 +71,7 @@ def run(
     from search.checking import load_checked
     from search.progress import choose
 
-    wanted = changes(settings, trials, budget, seed, (max_concurrent or IN_FLIGHT) if deterministic else None)
+    wanted = changes(settings, trials, budget, seed, (max_concurrent or IN_FLIGHT) if deterministic else None, within)
     given = load_checked(space, None if resume else wanted) if space is not None else None
     if address is not None and address.startswith("ray://"):
         from search.cli_remote import There

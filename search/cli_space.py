@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
+    from spaces.objectives import Constraint
     from spaces.schema import Space
 
 
@@ -20,8 +21,9 @@ def shipped() -> dict[str, Space]:
 
 
 def changes(assignments: Sequence[str], trials: int | None = None, budget: str | None = None, seed: int | None = None,
-            deterministic: int | None = None) -> dict[str, Any]:
-    """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one given twice."""
+            deterministic: int | None = None, within: Sequence[str] = ()) -> dict[str, Any]:
+    """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one given twice, and for
+    a bound (`within`) that is none; bounds come on top of those of the space."""
     from spaces.overrides import parse
 
     found: dict[str, Any] = dict(parse(assignments))
@@ -33,4 +35,20 @@ def changes(assignments: Sequence[str], trials: int | None = None, budget: str |
         if key in found:
             raise UserError(f"{option} and --set {key}: the same setting twice; keep one")
         found[key] = value
+    if within:
+        found["constraints+"] = [*_as_list(found.get("constraints+")), *(str(bound) for bound in bounds(within))]
     return found
+
+
+def bounds(texts: Sequence[str]) -> list[Constraint]:
+    """`--within` as constraints. Raises `UserError` saying what is legal."""
+    from spaces.objectives import Constraint
+
+    try:
+        return [Constraint.parse(text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"--within: {error}") from None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]

@@ -29,6 +29,8 @@ def submit(
                                        help="Where the cluster keeps runs: a folder that all its nodes share."),
     trials: int | None = typer.Option(None, metavar="N", min=1, help="Trials at most.", show_default=False),
     budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
+    within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
+                                     help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     pip: bool = typer.Option(False, "--pip", help="Have the nodes install the pinned packages first (their image lacks them)."),
@@ -45,7 +47,7 @@ def submit(
         raise UserError("--storage DIR: name a folder that all nodes share; a job's own folder is deleted with the job")
     from search.checking import load_checked
 
-    asked = load_checked(space, changes(settings, trials, budget, None))
+    asked = load_checked(space, changes(settings, trials, budget, within=within))
     from cluster import submitting
 
     jobs = submitting.client(address)

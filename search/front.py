@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,10 @@ class Front:
         rank = layers(matrix(rows, self.objectives))
         order = np.lexsort((rank, matrix(rows, wanted)[:, 0]))
         return rows[int(order[0])]
+
+    def only(self, row: Row | None) -> Front:
+        """This front with `row` as its one member, or with none."""
+        return replace(self, members=() if row is None else (row,))
 
     def summary(self, box: Box | None = None) -> dict[str, Any]:
         """The front as one JSON-able mapping; `hypervolume` is None without a box."""

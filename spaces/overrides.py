@@ -2,7 +2,7 @@
 
 Keys are those of the file, joined by dots: `budget.trials=4`, `trial.base.optim.steps=100`,
 `search.lora.rank.choice=[0,8]`. Values are read as YAML. `null` takes a key away: `search.lora.rank=null` stops
-searching it.
+searching it. `KEY+=VALUE` adds to a list: `constraints+=latency_ms <= 40`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ def apply(data: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[tuple[Pat
 
 
 def _place(data: dict[str, Any], name: str, value: Any, label: str) -> Path:
+    if name.endswith("+"):
+        name = name[:-1]
+        value = [*_listed(data, name, label), *(value if isinstance(value, list) else [value])]
     head, _, rest = name.partition(".")
     if head not in SpaceForm.model_fields:
         raise UserError(f"{label}: unknown key {head!r}{_hint(name, head)}; legal: {', '.join(SpaceForm.model_fields)}")
@@ -67,6 +70,16 @@ def _place(data: dict[str, Any], name: str, value: Any, label: str) -> Path:
         node = _child(node, part, label)
     _assign(node, parts[-1], value, label)
     return tuple(parts)
+
+
+def _listed(data: dict[str, Any], name: str, label: str) -> list[Any]:
+    """The list that stands at `name` so far; empty where nothing does."""
+    node: Any = data
+    for part in name.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    if node is not None and not isinstance(node, list):
+        raise UserError(f"{label}: {name} holds {show(node)}, which is no list; set it as a whole")
+    return node or []
 
 
 def _hint(name: str, head: str) -> str:

@@ -28,7 +28,8 @@ A space file says what is fixed (`trial`), what is searched (`search`), what it 
 `constraints`) and when it ends (`budget`). It is strict YAML: an unknown key, a key given twice or a value out of range
 is an error that names the file, the line and what is legal, before anything runs. `1e-3` is a number, and only `true`
 and `false` are true and false. Any key can be changed on the command line: `--set budget.trials=4`,
-`--set trial.lora.rank=8`; `--set search.lora.rank=null` takes a key away.
+`--set trial.lora.rank=8`; `--set search.lora.rank=null` takes a key away, `--set "constraints+=diversity >= 0.3"` adds to a
+list. A bound may carry a unit: `size_bytes <= 200kB`, `latency_ms <= 1.5s`, `controllability >= 90%`.
 
 ```yaml
 trial:

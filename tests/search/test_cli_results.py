@@ -73,6 +73,28 @@ def test_front_says_where_models_lie(run_path, capsys):
     assert f"{run_path}/artifacts/trial-NNNN" in table(capsys, "front", str(run_path))
 
 
+def test_front_within_bounds_and_the_best_of_it(run_path, capsys):
+    def trials(*options: str) -> list[int]:
+        return [row["trial"] for row in json.loads(table(capsys, "front", str(run_path), "--format", "json", *options))]
+
+    assert trials("--within", "size_bytes <= 3MB") == [1]
+    assert trials("--within", "size_bytes >= 2MB") == [0, 2]  # what beat trial 2 is out of bounds
+    assert trials("--within", "size_bytes >= 1.5 MB", "--within", "latency_ms <= 15ms") == [2]
+    assert trials("--best", "size_bytes") == [1] and trials("--best", "controllability") == [0]
+    assert trials("--best", "knee") == [0]
+    assert "qdlm generate runs/" in table(capsys, "front", str(run_path), "--best", "perplexity")
+
+
+def test_nothing_within_bounds_says_how_near_one_comes(run_path, capsys):
+    assert main(["front", str(run_path), "--within", "size_bytes <= 100kB"]) == 1
+    told = capsys.readouterr().out
+    assert "size_bytes <= 100 kB: kept by 0 of 4; the best is trial 1 with 1 MB" in told and "latency_ms <= 40 ms" in told
+    for option, said in (("--within=size_bytes <= 3 ms", "legal: a bare number, B, kB, MB, GB"),
+                         ("--best=size", "legal: knee,")):
+        assert main(["front", str(run_path), option]) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_front_csv_and_json_hold_the_same(run_path, capsys):
     as_csv = list(csv.DictReader(io.StringIO(table(capsys, "front", str(run_path), "--format", "csv"))))
     as_json = json.loads(table(capsys, "front", str(run_path), "--format", "json"))

@@ -47,8 +47,10 @@ def asked(monkeypatch, tmp_path):
 def test_options_reach_space_and_sweep(asked, tmp_path, capsys):
     assert main(["run", "quickstart", "--trials", "3", "--budget", "1h30m", "--seed", "7", "--max-concurrent", "2",
                  "--address", "auto", "--storage", "kept", "--set", "trial.adapt.optim.batch_size=8",
+                 "--within", "size_bytes <= 200kB", "--within", "latency_ms <= 5ms",
                  "--set", "search.lora.rank.int=[0, 16]"]) == 0
     space = asked.space
+    assert [str(bound) for bound in space.constraints][1:] == ["size_bytes <= 200000", "latency_ms <= 5"]
     assert (space.budget.trials, space.budget.time, space.seed) == (3, 5400.0, 7)
     assert space.form.trial["adapt"]["optim"]["batch_size"] == 8 and space.dimensions["lora.rank"].high == 16
     assert asked.options["max_concurrent"] == 2 and asked.options["address"] == "auto" and asked.options["resume"] is None

@@ -1,6 +1,7 @@
 """Dimensions and points: values, conditions, sizes against brute force, order, reachable combinations."""
 
 import itertools
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -164,4 +165,18 @@ def test_constraints():
     assert Constraint.parse("diversity >= 0.5").violation(0.2) == pytest.approx(0.3)
     for text in ("latency_ms < 4", "latency_ms <= x", "<= 3", "a b <= 3", "a <= nan", "a <= inf", "a == 3", ""):
         with pytest.raises(ValueError, match="is not METRIC <= NUMBER"):
+            Constraint.parse(text)
+
+
+@pytest.mark.parametrize(("text", "bound"), [
+    ("size_bytes <= 200kB", 2e5), ("size_bytes <= 1.5 MB", 1.5e6), ("latency_ms <= 2s", 2000.0), ("latency_ms <= 5 ms", 5.0),
+    ("train_seconds <= 2m", 120.0), ("controllability >= 90%", 0.9), ("perplexity <= 1e2", 100.0),
+])
+def test_bounds_in_units(text, bound):
+    assert Constraint.parse(text).bound == pytest.approx(bound)
+
+
+def test_a_unit_of_something_else():
+    for text in ("size_bytes <= 4 ms", "latency_ms <= 4 kB", "perplexity <= 4 MB", "perplexity <= 4 5"):
+        with pytest.raises(ValueError, match=re.escape(text)):
             Constraint.parse(text)

@@ -264,6 +264,14 @@ def test_overrides_change_any_key(space):
     assert space.budget.trials == 16 and space.dimensions["lora.rank"].kind == "int"
 
 
+def test_overrides_add_to_a_list(space):
+    changed = space.with_overrides(overrides.parse(["constraints+=size_bytes <= 200kB"]))
+    assert changed.constraints == [*space.constraints, Constraint("size_bytes", "<=", 2e5)]
+    assert len(changed.with_overrides({"constraints+": ["a >= 1", "b <= 2"]}).constraints) == 5
+    with pytest.raises(UserError, match="budget holds .* which is no list"):
+        space.with_overrides({"budget+": 4})
+
+
 def test_override_of_a_parameter_keeps_the_rest_of_a_short_form(space):
     changed = space.with_overrides({"trial.sampling.sampler": "ddim"}).with_overrides({"trial.sampling.sampler.eta": 0.5})
     assert changed.example.sampling.sampler == PluginRef(name="ddim", eta=0.5)
