@@ -16,6 +16,7 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifact import CONFIG, LEXICON, export, load
+from trainable.checkpoint import Checkpoint
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.diffusion.schedule import Schedule
@@ -28,6 +29,8 @@ from trainable.training import TrainingRun
 from trainable.transfer import begin_from, start_key
 
 REPORT_EVERY = 100
+TRAINING = ".training.pt"
+"""End of the name of a base's checkpoint, while it trains."""
 CODE = 2
 """Raised when a change in the code makes older cache entries wrong."""
 
@@ -89,7 +92,8 @@ def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torc
 
 def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
                  rank: int = 0, world_size: int = 1) -> Iterator[dict]:
-    """Train the full-precision model and export it (averaged weights) as an artifact of its own."""
+    """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run that is killed leaves
+    a checkpoint in the cache, from which the next one goes on."""
     if config.base.path:
         loaded = load(config.base.path)
         _check_base(config, loaded.config, TokenizedCorpus.open(corpus).vocab == loaded.lexicon.vocab)
@@ -119,7 +123,12 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
     run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size)
+    checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
+    if checkpoint.restore():
+        yield {"progress": run.step / optim.steps, "detail": f"going on from step {run.step:,}"}
+    parts: dict[str, float] = {}
     while run.step < optim.steps:
+        checkpoint.save_when_due()
         parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
         yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
                **parts}
@@ -131,6 +140,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
         facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts, **begun}
         export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
                                                                 "sampling"})), lexicon_of(corpus_folder), folder, facts)
+    checkpoint.drop()
 
 
 def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> None:

@@ -72,7 +72,7 @@ class TrainingRun:
         self.optimizer = torch.optim.AdamW(self.trained.values(), lr=config.lr, betas=(0.9, 0.98),
                                            weight_decay=config.weight_decay, fused=True)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
-        self.seed, self.rank = seed, rank
+        self.seed, self.rank, self.world_size = seed, rank, world_size
         self.generator = torch.Generator(device)
         objective: nn.Module = _Objective(model, schedule)
         if runtime.compile:
@@ -151,6 +151,6 @@ class TrainingRun:
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""
         self._copy(state["trained"])
-        self.average = dict(state["average"])
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]

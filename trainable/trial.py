@@ -23,6 +23,7 @@ from trainable.artifact import (
     plain_model,
     stored_facts,
 )
+from trainable.checkpoint import Checkpoint
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.schedule import Schedule
 from trainable.evaluation import Measurement, measure
@@ -63,7 +64,8 @@ class Trial:
         self.schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
         self.run = TrainingRun(self.model, self.schedule, self.corpus.ids("train"), optim, config.runtime,
                                stream_seed("trial", config.seed) % 2**31, device, rank, world_size)
-        self._restore()
+        self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
+        self.checkpoint.restore()
 
     def rung(self, index: int) -> dict:
         """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able."""
@@ -71,7 +73,7 @@ class Trial:
         losses = self.run.advance(self.rungs[index])
         if self.rank:
             return {"rung": index}
-        self._checkpoint()
+        self.checkpoint.save()
         with self.run.averaged():
             values = self._measure(final)
         return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
@@ -117,18 +119,6 @@ class Trial:
     def _embedding_rms(self) -> float:
         return float(self.model.word_embedding.weight.detach().float().pow(2).mean().sqrt())
 
-    def _checkpoint(self) -> None:
-        """What a restarted trial continues from; replaced whole, never half-written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / (CHECKPOINT + ".partial")
-        torch.save(self.run.state(), aside)
-        aside.replace(self.folder / CHECKPOINT)
-
-    def _restore(self) -> None:
-        path = self.folder / CHECKPOINT
-        if path.exists():
-            self.run.load_state(torch.load(path, map_location=self.device, weights_only=True))
-
 
 def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]:
     """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
@@ -163,7 +153,7 @@ def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], fol
     trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
     with contextlib.ExitStack() as stack:
         yield {"ready": True}
-        stack.callback((folder / CHECKPOINT).unlink, missing_ok=True)
+        stack.callback(trial.checkpoint.drop)
         for index, steps in enumerate(rungs):
             if steps > trial.run.step or index == len(rungs) - 1:
                 yield trial.rung(index)
