@@ -174,10 +174,16 @@ class Engine:
             self._close(trial, "failed", {}, reason, trace)
 
     def overdue(self) -> list[int]:
-        """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends them and calls `fail`."""
+        """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends them and calls `fail`,
+        or `heard`: what a trial waited before its worker began does not count."""
         most = self.space.budget.trial_time
         now = self.clock()
         return [] if most is None else [number for number, trial in self.live.items() if now - trial.heard > most]
+
+    def heard(self, number: int, ago: float = 0.0) -> None:
+        """A trial has given a sign of life that is no result, `ago` seconds before now."""
+        if trial := self.live.get(number):
+            trial.heard = max(trial.heard, self.clock() - ago)
 
     def amend(self, number: int, more: Mapping[str, Any]) -> None:
         """Add measurements to a complete trial: its last row is recorded again, with them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from spaces.config import TrialConfig
 if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
     from search.ray_client import Client
 
+Row = dict[str, Any]
 _CONTROL = ("rung", "steps", "seconds", "final")
 FRESH = 1000
 """Added to the seeds of a trial, so that no seed of the search comes again."""
@@ -40,8 +41,6 @@ def train_again(engine: Engine, client: Client, seeds: int, config_of: Callable[
 
     `folder`: for what the trials leave, which is thrown away.
     """
-    from search.ray_client import JobError
-
     members = unretrained(engine, seeds)
     rung = list(engine.space.rungs)[-1:]
     tasks = [("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
@@ -58,14 +57,23 @@ def train_again(engine: Engine, client: Client, seeds: int, config_of: Callable[
             engine.emit("prepare", stage="training the front again", progress=done / len(tasks))
 
     try:
-        found = client.map(tasks, on_event)
-    except JobError as error:
-        warn(f"the front was not trained again: {error}")
-        return
+        found = client.map(tasks, on_event, patience=engine.space.budget.trial_time, forgiving=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    record_again(engine, members, found, seeds, "seeds", "trained", warn)
+
+
+def record_again(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str, done: str,
+                 warn: Callable[[str], None]) -> None:
+    """Add what the members' repeats measured to their rows. `found`: `repeats` results for each member, in order. A member
+    of which one failed (an exception stands there) is warned of and stays as it is; `done`: what was to be done again."""
     for index, row in enumerate(members):
-        engine.amend(row["trial"], repeated(found[index * seeds:(index + 1) * seeds], "seeds"))
+        mine = found[index * repeats:(index + 1) * repeats]
+        failed = next((one for one in mine if isinstance(one, Exception)), None)
+        if failed:
+            warn(f"trial {row['trial']} was not {done} again: {failed}")
+        else:
+            engine.amend(row["trial"], repeated(mine, suffix))
 
 
 def repeated(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:

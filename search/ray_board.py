@@ -5,6 +5,7 @@ holds which group. All waiting (for a free group, a command, a reply) happens he
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,11 @@ class _Group:
     workers: dict[int, dict[str, Any]] = field(default_factory=dict)
     owner: str | None = None
     ready: bool = False
+    since: float = 0.0  # when its owner got it, or last sent a command or got a reply
+
+    def touch(self) -> None:
+        """Something happened between the group and its owner."""
+        self.since = time.monotonic()
 
 
 class Board(Desk):
@@ -53,6 +59,7 @@ class Board(Desk):
         """A worker's reply to command `seq`."""
         waiter = self.groups[group].pending.pop(seq, None) if group in self.groups else None
         if waiter is not None and not waiter.done():
+            self.groups[group].touch()
             waiter.set_result(reply)
 
     # ---- called by whoever uses a group
@@ -75,6 +82,7 @@ class Board(Desk):
         if self.groups[group].owner != owner:
             return {"died": "the lease was withdrawn"}
         self.seq += 1
+        self.groups[group].touch()
         waiter = asyncio.get_running_loop().create_future()
         self.groups[group].pending[self.seq] = waiter
         self.groups[group].commands.put_nowait({**command, "seq": self.seq})
@@ -91,6 +99,11 @@ class Board(Desk):
                 self.waiting.remove((holder, waiter))
                 waiter.set_result({"broken": "the lease was withdrawn"})
         self._grant()
+
+    async def silent(self, owners: list[str]) -> list[float | None]:
+        """For each owner the seconds since its group was leased to it, was asked or answered; None without a group."""
+        now, held = time.monotonic(), {entry.owner: entry.since for entry in self.groups.values()}
+        return [now - held[owner] if owner in held else None for owner in owners]
 
     async def condemn(self, owner: str, reason: str) -> list[Any]:
         """The job of `owner` is over, whatever it computes: it learns the reason, and the group is nobody's any more.
@@ -141,6 +154,7 @@ class Board(Desk):
             if entry.ready and entry.owner is None:
                 owner = self.waiting[0][0]
                 entry.owner = owner
+                entry.touch()
                 for holder, waiter in list(self.waiting):
                     if holder == owner:
                         self.waiting.remove((holder, waiter))

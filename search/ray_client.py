@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import ray
 from spaces.errors import RunError, UserError
 
 Event = dict[str, Any]
+_LOOK = 0.5  # seconds between two looks at who is silent, where somebody has to be patient
 
 
 class JobError(RuntimeError):
@@ -121,37 +123,57 @@ class Client:
         """Free what `owner` holds, and abandon the job that runs there."""
         self.board.release.remote(owner)
 
+    def silent(self, owners: Sequence[str]) -> list[float | None]:
+        """For each owner how many seconds its group has said nothing; None while it waits for a group."""
+        return get(self.board.silent.remote(list(owners)))
+
     def condemn(self, owner: str, reason: str) -> None:
         """End the job of `owner` at once, by killing the workers that it holds; the job fails with that reason."""
         for actor in get(self.board.condemn.remote(owner, reason)):
             ray.kill(actor)
         self.release(owner)
 
-    def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None) -> list[Event]:
+    def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None, *,
+            patience: float | None = None, forgiving: bool = False) -> list[Any]:
         """Run several jobs on as many groups as are free; the last event of each, in order.
 
-        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its start. The first
-        failure abandons the other tasks and is raised.
+        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its start; one that
+        says nothing for `patience` seconds is ended and has failed. The first failure abandons the other tasks and is
+        raised; if `forgiving`, it stands in the place of the task's event and the others go on.
         """
-        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None)) for i, task in enumerate(tasks)}
-        results: dict[int, Event] = {}
+        owners = [uuid.uuid4().hex for _ in tasks]
+        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None), owners[i]) for i, task in enumerate(tasks)}
+        results: dict[int, Any] = {}
         waiting = {next(routine): i for i, routine in routines.items()}
+        looked = time.monotonic()
         try:
             while waiting:
-                (ref, *_), _ = ray.wait(list(waiting), num_returns=1)
-                i = waiting.pop(ref)
-                try:
-                    waiting[routines[i].send(get(ref))] = i
-                except StopIteration as done:
-                    results[i] = done.value
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=None if patience is None else _LOOK)
+                if patience is not None and time.monotonic() - looked >= _LOOK:
+                    self._end_silent([owners[i] for i in waiting.values()], patience)
+                    looked = time.monotonic()
+                for ref in ready:
+                    i = waiting.pop(ref)
+                    try:
+                        waiting[routines[i].send(get(ref))] = i
+                    except StopIteration as done:
+                        results[i] = done.value
+                    except (JobError, GroupDiedError, UserError) as failed:
+                        if not forgiving:
+                            raise
+                        results[i] = failed
         finally:
             for routine in routines.values():
                 routine.close()
         return [results[i] for i in range(len(tasks))]
 
-    def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], tries: int = 2):
+    def _end_silent(self, owners: Sequence[str], patience: float) -> None:
+        for owner, seconds in zip(owners, self.silent(owners), strict=True):
+            if seconds is not None and seconds > patience:
+                self.condemn(owner, f"it said nothing for {patience:g} s (budget.trial_time)")
+
+    def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], owner: str, tries: int = 2):
         """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
-        owner = uuid.uuid4().hex
         try:
             while True:
                 tries -= 1

@@ -54,9 +54,9 @@ class Driver:
             self._guarded(self._end, number, "its Ray Tune actor died")
 
     def watch(self) -> None:
-        """End trials that have said nothing for too long. Called again and again while Tune waits."""
+        """End trials whose workers have said nothing for too long. Called again and again while Tune waits."""
         if not self.error and (late := self.engine.overdue()):
-            self._guarded(self._condemn, late)
+            self._guarded(self._judge, late)
 
     def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
         """What fails here is the run's end, and raised by `run_trials` as it is: Tune would wrap it."""
@@ -102,12 +102,15 @@ class Driver:
         self.engine.fail(number, reason, trace, seconds)
         self.client.release(owner_of(number))
 
-    def _condemn(self, late: list[int]) -> None:
-        for number in late:
-            seconds = self.engine.space.budget.trial_time
-            reason = f"it said nothing for {seconds:g} s (budget.trial_time)"
-            self.engine.fail(number, reason)
-            self.client.condemn(owner_of(number), reason)
+    def _judge(self, late: list[int]) -> None:
+        """The clock of a trial starts when workers take it up: one that waits for them, or has just got them, goes on."""
+        most = self.engine.space.budget.trial_time
+        for number, seconds in zip(late, self.client.silent([owner_of(number) for number in late]), strict=True):
+            self.engine.heard(number, seconds or 0.0)
+            if seconds is not None and seconds > most:
+                reason = f"it said nothing for {most:g} s (budget.trial_time)"
+                self.engine.fail(number, reason)
+                self.client.condemn(owner_of(number), reason)
 
 
 class _Slots(Searcher):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from search import ray_env, schedulers, warm
 from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
-from search.finishing import repeated, train_again, unretrained
+from search.finishing import record_again, train_again, unretrained
 from search.front import Front
 from search.front_table import column_types
 from search.opening import open_search
@@ -241,9 +241,8 @@ class Course:
             done += 1
             self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))
 
-        found = client.map(tasks, on_event)
-        for index, row in enumerate(members):
-            self.engine.amend(row["trial"], repeated(found[index * repeats:(index + 1) * repeats], "again"))
+        found = client.map(tasks, on_event, patience=self.space.budget.trial_time, forgiving=True)
+        record_again(self.engine, members, found, repeats, "again", "measured", self._warn)
 
     def _unrepeated(self) -> list[dict[str, Any]]:
         """Members of the front that are still to be measured again."""

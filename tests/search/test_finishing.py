@@ -1,8 +1,10 @@
 """Fresh seeds for the members of the front, and what their repeats come to."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from search.finishing import repeated, reseeded
+from search.finishing import record_again, repeated, reseeded
 from spaces.config import TrialConfig
 
 
@@ -19,3 +21,12 @@ def test_repeats_become_columns():
             {"rung": 0, "loss": 3.0, "label": "b", "flag": True}]
     assert repeated(runs, "seeds") == {"seeds": 2, "loss_seeds": 2.0, "loss_seeds_sd": pytest.approx(2**0.5)}
     assert repeated(runs[:1], "again") == {"again": 1, "loss_again": 1.0, "part_again": 1.0}
+
+
+def test_a_member_that_fails_is_warned_of_and_the_others_are_recorded():
+    amended, warned = {}, []
+    found = [{"loss": 1.0}, {"loss": 3.0}, {"loss": 5.0}, ValueError("damaged"), {"loss": 2.0}, {"loss": 2.0}]
+    record_again(SimpleNamespace(amend=amended.__setitem__), [{"trial": 4}, {"trial": 5}, {"trial": 9}], found, 2, "again",
+                 "measured", warned.append)
+    assert {trial: columns["loss_again"] for trial, columns in amended.items()} == {4: 2.0, 9: 2.0}
+    assert warned == ["trial 5 was not measured again: damaged"]

@@ -139,6 +139,12 @@ def test_a_killed_worker_is_noticed_and_its_group_replaced(pool):
     fresh.release()
 
 
+def test_map_ends_a_task_that_is_silent_and_the_others_go_on(pool):
+    hung, counted = pool.client.map([("sleep", {"seconds": 600}), ("count", {"n": 2})], patience=1.0, forgiving=True)
+    assert str(hung) == "it said nothing for 1 s (budget.trial_time)"
+    assert counted["i"] == 1 and pool.client.silent(["nobody"]) == [None]
+
+
 def test_map_repeats_a_task_whose_worker_died_once(pool, tmp_path):
     assert pool.client.map([("die", {"once": str(tmp_path / "died")})]) == [{"survived": True}]
 

@@ -145,6 +145,18 @@ def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_ses
     assert [event["event"] for event in events] == ["run_started", "run_finished"]
 
 
+def test_a_trial_that_hangs_is_ended_its_worker_replaced_and_waiting_for_workers_is_no_hanging(ray_session, tmp_path):
+    space = make_space(search={"adapt.optim.clip": {"choice": [0.1, 600.0, 0.2]}}, finish={"repeats": 0},
+                       budget={"trial_time": "2s"})  # seconds per rung; a worker takes longer than 2 s to start
+    result, events = run(space, tmp_path)
+    ends = {row["config.adapt.optim.clip"]: row for row in RunFolder.open(result.run_folder).rows() if row["state"] != "rung"}
+    assert {seconds: row["state"] for seconds, row in ends.items()} == {0.1: "complete", 600.0: "failed", 0.2: "complete"}
+    assert ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)" and 2 < ends[600.0]["seconds"] < 60
+    assert len({row["pid"] for row in ends.values() if row["state"] == "complete"}) == 2
+    assert sum("a worker group died and is replaced" in event.get("message", "") for event in events) == 1
+    assert result.state == "finished" and max(finished_once(tmp_path).values()) == 1
+
+
 def test_a_users_mistake_while_preparing_leaves_nothing_behind(ray_session, tmp_path):
     space = make_space(trial={"base": {"seed": 666}})  # see `toy_jobs.prepare`
     with pytest.raises(UserError, match="no such text"):
