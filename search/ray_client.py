@@ -33,6 +33,10 @@ class PoolError(RunError):
     """No worker group can be had: none starts, or the board through which they are reached is gone."""
 
 
+class DiskError(PoolError):
+    """A worker's disk is full, and would be for the next job too."""
+
+
 def get(refs: Any) -> Any:
     """What the board answers to one or several calls. Raises PoolError when its process is gone."""
     try:
@@ -88,6 +92,8 @@ def _checked(reply: Event) -> Event:
         raise JobError(reply["condemned"])
     if "died" in reply:
         raise GroupDiedError(reply["died"])
+    if reply.get("disk"):
+        raise DiskError(f"a worker cannot write: {reply['error']}; make room and go on with --resume")
     if "error" in reply:
         raise UserError(reply["error"]) if reply["user"] else JobError(reply["error"], reply["traceback"])
     return reply

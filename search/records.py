@@ -10,6 +10,7 @@ One process writes (it holds `lock`), any number read.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import time
@@ -24,13 +25,15 @@ import pyarrow.parquet
 from search.front import Front
 from search.front_box import Box
 from search.front_table import to_table
-from search.records_files import RunLock, replacing, write_text
+from search.records_files import RunLock, replacing, sync, unwritable, write_text
 from search.records_journal import append_line, dumps, mend_tail, read_lines
-from spaces.errors import RunError, UserError
+from spaces.errors import UserError
 
 SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
 
+STUDIED = ("run_started", "enqueue", "learn", "ask")
+"""Events that follow a change of the study; each tells how long the study's journal was (`journal`, bytes)."""
 REWRITE_SHARE = 20
 """Times what a rewrite of trials.parquet took that passes until the next."""
 
@@ -62,6 +65,8 @@ class RunFolder:
             write_text(path / META, _pretty({"name": name, "state": "running", "started": started, **(meta or {})}))
             (path / EVENTS).touch()
             write_text(path / SPACE, space_yaml)  # last: a folder without it is not a run
+            for made in (path, path.parent):  # rows are on disk when `append` returns; so must be the file's own entry
+                sync(made)
         except OSError as error:
             folder._lock.release()
             shutil.rmtree(path, ignore_errors=True)
@@ -84,6 +89,7 @@ class RunFolder:
         """Become the only writer and cut off what a killed one left torn. Raises `UserError` when another one lives."""
         self._lock.acquire()
         torn = mend_tail(self.path / EVENTS)
+        self._cut_study()
         self._rows = self.rows()
         self._stale = True
         if torn:
@@ -109,8 +115,9 @@ class RunFolder:
         """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
+        more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
         with self._writing():
-            append_line(self.path / EVENTS, {"time": time.time(), **event}, sync)
+            append_line(self.path / EVENTS, {"time": time.time(), **event, **more}, sync)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
@@ -160,17 +167,20 @@ class RunFolder:
         with self._writing(), replacing(self.path / FRONT_CSV) as temporary:
             front.to_csv(temporary, meta.get("columns"))
         box = Box.of(meta["box"], front.objectives) if meta.get("box") else None
-        write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
+        with self._writing():
+            write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
 
     def close(self, state: str | None = None) -> None:
         """Bring the table up to date, note the end `state` in run.json if given, and let go of the lock."""
         if not self._lock.owned:
             return
-        if self._stale:
-            self.write_parquet()
-        if state is not None:
-            self.update(state=state, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
-        self._lock.release()
+        try:
+            if self._stale:
+                self.write_parquet()
+            if state is not None:
+                self.update(state=state, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -184,8 +194,17 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise RunError(f"{self.path}: cannot be written: {error.strerror or error}; what was finished is kept. Make room "
-                           f"and go on with --resume") from error
+            raise unwritable(self.path, error) from error
+
+    def _cut_study(self) -> None:
+        """Drop what the study heard of and the records did not: a proposal that was cut off half-way, say, was handed to
+        nobody. So the study is what a replay of the records makes of it. A run that ended well is left as it is."""
+        known, finished = None, False
+        for event in self.events():
+            known = event.get("journal", known)
+            finished = event["event"] == "run_ended" and event.get("state") == "finished"
+        if known is not None and not finished and _size(self.path / STUDY) > known:
+            os.truncate(self.path / STUDY, known)
 
     def _check_writable(self) -> None:
         assert self._lock.owned, f"{self.path} is written without its lock"
@@ -199,6 +218,11 @@ def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         place = (row["trial"], float("inf") if rung is None else rung)
         merged[place] = merged.get(place, {}) | {name: value for name, value in row.items() if value is not None}
     return [merged[place] for place in sorted(merged)]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _fresh(storage: Path, name: str) -> Path:

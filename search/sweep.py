@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,7 @@ from search.front import Front
 from search.front_table import column_types
 from search.opening import open_search
 from search.records import FRONT_PNG, SPACE, RunFolder
+from search.records_files import DISK, unwritable
 from spaces import points
 from spaces.errors import UserError
 from spaces.schema import Space
@@ -61,7 +63,7 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
 
     storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
     _check_writable(storage)
-    with ExitStack() as stack:
+    with _disk(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
         cluster = stack.enter_context(connected(address, cpus))
         room = cluster.room(space.hardware)
@@ -175,7 +177,7 @@ class Course:
 
     def abandon(self, fresh: bool) -> None:
         """After a user's mistake: a new run that has no result yet leaves no folder."""
-        if fresh and not self.engine.rows:
+        if fresh and not self.engine.recorded:
             self.folder.close()
             shutil.rmtree(self.folder.path, ignore_errors=True)
         else:
@@ -314,6 +316,17 @@ def _check_writable(storage: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _disk(storage: Path) -> Iterator[None]:
+    """An error of the disk, whoever of all that write here met it (the study, the front's picture), in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise unwritable(storage, error) from error
 
 
 def _created(storage: Path, space: Space) -> RunFolder:

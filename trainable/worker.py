@@ -8,6 +8,7 @@ all ranks run the same job in step, and the events of rank 0 are the ones that l
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -31,6 +32,7 @@ Job = Callable[[dict[str, Any], "WorkerContext"], Iterator[dict[str, Any]]]
 Command = dict[str, Any]
 Reply = dict[str, Any]
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _IDLE = timedelta(days=30)  # how long a rank may wait for the others: they may be measuring, or nobody may want anything
 _AFTER_ERROR = timedelta(seconds=60)  # a rank that failed waits no longer for ranks that may hang in a collective
 
@@ -61,12 +63,12 @@ class Bench:
         self.clean = False
 
     def handle(self, command: Command) -> Reply:
-        """Answer `start`, `next` or `close` with {"event"} | {"end"} | {"error", "traceback", "user"} | {"ok"}."""
+        """Answer `start`, `next` or `close` with {"event"} | {"end"} | {"error", "traceback", "user", "disk"} | {"ok"}."""
         try:
             return self._handle(command)
         except (Exception, SystemExit) as error:
-            reply = {"error": one_line(error), "traceback": traceback.format_exc(), "user": isinstance(error, UserError)}
-            return reply
+            return {"error": one_line(error), "traceback": traceback.format_exc(), "user": isinstance(error, UserError),
+                    "disk": _full(error)}
 
     def _handle(self, command: Command) -> Reply:
         if command["op"] == "next":
@@ -116,6 +118,15 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UserError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _full(error: BaseException | None) -> bool:
+    """Whether the disk is to blame, and not the job. Libraries wrap the error, or only tell of it."""
+    while error is not None:
+        if getattr(error, "errno", None) in _DISK or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class Ranks:

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from search.engine import Engine
 from search.halving import Problem
@@ -143,6 +144,38 @@ def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened
                           sampler_options={"startup": 5}, seed=0)
     found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
     assert found.different is None and found.same >= 40
+    folder.close()
+
+
+@pytest.mark.parametrize("writes", [5, 9, 40, 43])
+@pytest.mark.parametrize("sampler", [{"name": "tpe", "startup": 5}, "grid"])
+def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_can_be_replayed(tmp_path, monkeypatch, writes,
+                                                                                             sampler):
+    search = {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
+              "quantization.quantizer": {"choice": ["none", "binary"]}}
+    space = make_space(sampler=sampler, search=search, budget={"trials": 16})
+    monkeypatch.setattr("os.fsync", lambda handle: None)  # no power is lost here
+    folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
+    append, left = JournalFileBackend.append_logs, iter(range(writes))
+
+    def deadly(self, logs):
+        if next(left, None) is None:
+            raise KilledError
+        append(self, logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalFileBackend, "append_logs", deadly)
+        with pytest.raises(KilledError):
+            Run(space, folder, 4, trials(7))
+    folder.close()
+    folder = RunFolder.open(folder.path).lock()
+    Run(space, folder, 4, trials(8))
+    ends = [row["trial"] for row in folder.rows() if row["state"] != "rung"]
+    assert len(ends) == len(set(ends)) == 16
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
+                          sampler_options=space.sampler.options, seed=0)
+    found = replay(fresh, folder.events())
+    assert found.different is None and found.same >= 16
     folder.close()
 
 

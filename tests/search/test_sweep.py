@@ -1,5 +1,6 @@
 """Whole runs on a real cluster, with toy jobs: what RUN/ holds after success, faults, Ctrl-C, mistakes and a killed driver."""
 
+import errno
 import json
 import os
 import signal
@@ -176,6 +177,14 @@ def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypa
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match="cannot write to the storage"):
         run(make_space(), tmp_path / "file" / "runs")
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
+    told = "cannot be written: No space left on device; .* go on with --resume"
+    with pytest.raises(RunError, match=told), sweep._disk(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), sweep._disk(tmp_path):
+        (tmp_path / "nothing").read_text()
 
 
 def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
