@@ -14,7 +14,7 @@ _LIVES = 2  # processes that a slot may lose with one trial until the trial is t
 
 class Desk:
     """One tray per slot. Work: {"op": "trial", "number", "owner", "payload"} | {"op": "next"}, the next rung of the same |
-    {"op": "leave"}. A slot keeps its trial until it takes another: one whose process died is given it again."""
+    {"op": "leave"}. A slot keeps its trial until that is `done`: one whose process died meanwhile is given it again."""
 
     def __init__(self) -> None:
         self.trays: defaultdict[int, asyncio.Queue[Work]] = defaultdict(asyncio.Queue)
@@ -24,6 +24,10 @@ class Desk:
     async def assign(self, slot: int, work: Work) -> None:
         """Lay out work for a slot."""
         self.trays[slot].put_nowait(work)
+
+    async def done(self, slot: int) -> None:
+        """The slot's trial has ended."""
+        self.taken.pop(slot, None)
 
     async def work(self, slot: int, fresh: bool) -> Work:
         """What a slot does now; waits for it. `fresh`: its process has just started, so it knows nothing of its trial.

@@ -87,6 +87,8 @@ class Driver:
             raise PoolError(outcome["broken"])
         number = outcome["number"]
         if self.busy.get(slot) != number:  # a slot that was started again tells what is known already
+            if number not in self.engine.live:
+                self.client.release(owner_of(number))
             return
         if "failed" in outcome:
             self._end(number, outcome["failed"], outcome.get("traceback", ""), outcome["seconds"])
@@ -94,6 +96,7 @@ class Driver:
             self._assign(slot, op="next")
             return
         self.client.release(owner_of(number))
+        self.client.board.done.remote(slot)
         del self.busy[slot]
         self.idle.add(slot)
         self._fill()
