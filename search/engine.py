@@ -79,7 +79,7 @@ class Engine:
         self._held = max(self.ledger.held, spent * groups)
         self._begun, self._spent = clock(), max(self.ledger.elapsed, spent)
         self.live: dict[int, Live] = {}
-        self.rows: list[Row] = []
+        self.recorded = 0  # rows, earlier sessions included
         self.ended: dict[int, str] = {}
         self.counts: Counter[str] = Counter()
         self.exhausted = False
@@ -288,7 +288,7 @@ class Engine:
         return self._learn(row)
 
     def _learn(self, row: Row) -> bool:
-        self.rows.append(row)
+        self.recorded += 1
         if row["state"] not in ENDED:
             return False
         first = row["trial"] not in self.ended

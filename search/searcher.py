@@ -84,8 +84,11 @@ class StudySearcher:
         self._axes = Axes(self.dimensions)
         self._running: dict[int, Trial] = {}
         self._seen: dict[str, int] = {}
+        self._drawn = self._waiting = 0  # counted, because asking the study costs more with every trial that it holds
         for trial in self._trials():
             self._note(_params(trial), trial.number)
+            self._waiting += trial.state == TrialState.WAITING
+            self._drawn += trial.state != TrialState.WAITING
         self._grid: Iterator[dict[str, Any]] | None = None
 
     @property
@@ -104,7 +107,7 @@ class StudySearcher:
     @property
     def waiting(self) -> int:
         """Points that are enqueued and not yet asked for."""
-        return sum(trial.state == TrialState.WAITING for trial in self._trials())
+        return self._waiting
 
     def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
         """Have `ask` propose this point before any other. Dimensions left out are drawn by the sampler.
@@ -153,11 +156,12 @@ class StudySearcher:
         """
         if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
             state, reason = "failed", found
-        trial = self._running.pop(number, None) or self._reopened(number)
+        mine = self._running.pop(number, None)
+        trial = mine or self._reopened(number)
         for key, value in self._attributes(metrics, reason).items():
             trial.set_user_attr(key, value)
         if state != "failed":
-            done = self._trials()[number].constraints  # by a tell that a crash cut short
+            done = {} if mine else self._trials()[number].constraints  # by a tell that a crash cut short
             for key, amount in self._violations(metrics or {}).items():
                 if key not in done:
                     trial.set_constraint(key, amount)
@@ -197,12 +201,13 @@ class StudySearcher:
             self._seen.setdefault(_mark(params), number)
 
     def _ask(self) -> Proposal:
-        drawn = sum(trial.state != TrialState.WAITING for trial in self._trials())
-        draw = int(np.random.SeedSequence([self.seed, drawn]).generate_state(1)[0])
+        draw = int(np.random.SeedSequence([self.seed, self._drawn]).generate_state(1)[0])
         # A grid draws only what an enqueued point leaves open.
         self.study.sampler = (catalogue.build(self.sampler, self.options, self.seed, draw)
                               or catalogue.random(self.seed, draw))
         trial = self.study.ask()
+        self._drawn += 1
+        self._waiting = max(0, self._waiting - 1)  # those that wait come first
         values = self._axes.suggest(trial)
         self._running[trial.number] = trial
         self._note(trial.params, trial.number)
@@ -219,7 +224,8 @@ class StudySearcher:
 
     def _enqueue(self, params: dict[str, Any], tag: str | None) -> None:
         self.study.enqueue_trial(params, user_attrs={"tag": tag} if tag else None)
-        self._note(params, len(self._trials()) - 1)
+        self._waiting += 1
+        self._note(params, self._drawn + self._waiting - 1)
 
     def _propose_from(self, points: Iterable[Mapping[str, Any]]) -> Proposal | None:
         for point in points:
@@ -290,6 +296,7 @@ class StudySearcher:
         for key, amount in self._violations(metrics).items() if state != "failed" else ():
             trial.set_constraint(key, amount)
         self.study.add_trial(trial)
+        self._drawn += 1
         self._note(params, number)
 
     def _propose_again(self, number: int) -> None:

@@ -35,12 +35,17 @@ class Standing:
     def add(self, row: Row) -> bool:
         """Take in a row; rows that are not complete results are passed over. Returns whether the front changed.
 
-        A second complete row of a trial replaces the first: then everything is compared anew.
+        A second complete row of a trial replaces the first; if it measured the same (and only says more), places stay.
         """
         if not finished([row], self.objectives):
             return False
         trial = row["trial"]
         if trial in self.rows:
+            if self._same(row, self.rows[trial]):
+                for known in (self.rows, self.candidates):
+                    if trial in known:
+                        known[trial] = row
+                return False
             before = self.members
             self._rebuild([*({**self.rows, trial: row}).values()])
             self._volume = None
@@ -62,6 +67,10 @@ class Standing:
         self._vectors = np.vstack([self._vectors[kept], new])
         self._volume = None
         return True
+
+    def _same(self, row: Row, other: Row) -> bool:
+        return (np.array_equal(vector(row, self.objectives), vector(other, self.objectives))
+                and feasible(row, self.constraints) == feasible(other, self.constraints))
 
     @property
     def members(self) -> list[Any]:
