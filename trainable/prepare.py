@@ -16,6 +16,7 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifact import CONFIG, LEXICON, export, load
+from trainable.control.conditions import Conditions, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.diffusion.schedule import Schedule
@@ -55,6 +56,8 @@ def teacher_key(config: TrialConfig) -> str:
 def base_key(config: TrialConfig) -> str:
     """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
     groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    if not config.model.conditions:  # as it was before models could be told anything: older caches stay good
+        del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
@@ -112,13 +115,29 @@ def lexicon_of(corpus: Path) -> Lexicon:
     return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
 
 
+def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
+    """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
+    refs = config.model.conditions
+    if not refs:
+        return None
+    folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
+    if not verified(folder):
+        with whole_folder(folder) as aside:
+            Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
+    return Conditions.open(folder, config.diffusion.condition_drop)
+
+
 def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
-    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed)).to(device)
+    symbols = symbols_of(config.model.conditions, lexicon_of(corpus_folder)) if config.model.conditions else ()
+    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed), symbols).to(device)
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
+    if config.model.conditions:
+        yield {"progress": 0.0, "detail": "what the model is told of each text"}
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
-    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size)
+    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
+                       conditions_of(config, corpus_folder))
     while run.step < optim.steps:
         parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
         yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
