@@ -16,14 +16,14 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifact import CONFIG, LEXICON, export, load
-from trainable.control.conditions import Conditions, symbols_of
+from trainable.control.conditions import Conditions, encoded, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.diffusion.schedule import Schedule
 from trainable.files import content_key, verified, whole_folder
 from trainable.model.denoiser import DiffusionLM
-from trainable.registry import CORPORA
-from trainable.seeds import stream_seed
+from trainable.registry import CORPORA, TASKS
+from trainable.seeds import stream, stream_seed
 from trainable.teacher import Teacher, train_teacher
 from trainable.training import TrainingRun
 from trainable.transfer import begin_from, start_key
@@ -73,6 +73,21 @@ def prepare_corpus(config: TrialConfig, cache: Path) -> Iterator[dict]:
             build(config.corpus, aside)
             (aside / LEXICON).write_text(json.dumps(Lexicon.of(TokenizedCorpus.open(aside)).to_json()))
     yield {"progress": 1.0, "path": str(folder), **TokenizedCorpus.open(folder).stats}
+
+
+def check_targets(config: TrialConfig, corpus: Path) -> None:
+    """Draw the targets that trials will be asked for, before anything is trained for them. Raises `UserError`: a line of a
+    target file that asks for a word, a field or a phrase that is not there, text that gives no target, a target that the
+    model is never told."""
+    tokenized, evaluation = TokenizedCorpus.open(corpus), config.evaluation
+    for ref in evaluation.control_tasks:
+        task = TASKS.build(ref)
+        task.check_file(tokenized, stream("check", task.name))
+        noise = stream("evaluation", f"control/{task.name}", evaluation.seed)  # as the metric draws them
+        targets = task.targets(tokenized, evaluation.control_samples, noise)
+        if task.guidance(evaluation.guidance).by != "gradient":
+            symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
+            encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device) -> Iterator[dict]:

@@ -39,12 +39,13 @@ def log_alive(log_probs: Tensor) -> Tensor:
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
 
-def fields_of(corpus) -> dict[str, set[str]]:
-    """The fields of a corpus's held-out text, each with its values."""
+def fields_of(corpus, *splits: str) -> dict[str, set[str]]:
+    """The fields of some splits' text, each with its values."""
     found: dict[str, set[str]] = {}
-    for row in corpus.rows("valid", range(len(corpus.lengths("valid")))):
-        for field, value in (row.get("fields") or {}).items():
-            found.setdefault(field, set()).add(value)
+    for split in splits:
+        for row in corpus.rows(split, range(len(corpus.lengths(split)))):
+            for field, value in (row.get("fields") or {}).items():
+                found.setdefault(field, set()).add(value)
     return found
 
 
@@ -71,7 +72,7 @@ class Semantic(ControlTask):
 
     def nothing(self, corpus) -> str:
         """No fields, or none of the asked ones."""
-        wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus)
+        wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus, "valid")
         remedy = f"legal: {', '.join(known)}" if known else \
             "leave the task out of evaluation.control_tasks or use a corpus with fields"
         return f"the corpus's held-out text has no usable fields{wanted}; {remedy}"
@@ -80,7 +81,7 @@ class Semantic(ControlTask):
         """`["food", ":", "fast", "food"]`: field, colon, the words of the value."""
         field, words = self._written(entry)
         if getattr(self, "_fields", (None,))[0] is not corpus:
-            self._fields = corpus, fields_of(corpus)
+            self._fields = corpus, fields_of(corpus, "valid")
         known = self._fields[1]
         if known and field not in known:
             raise UserError(f"{entry.where}: the corpus has no field {field!r}; legal: {', '.join(known)}")
@@ -88,7 +89,8 @@ class Semantic(ControlTask):
                    if UNK not in corpus.encode(way)]
         if not phrases:
             strange = [word for word in words if corpus.encode([word]) == [UNK]] or words
-            said = sorted(value for value in known.get(field, ()) if UNK not in corpus.encode(value.split()))
+            values = fields_of(corpus, "valid", "train").get(field, ()) if known else ()
+            said = sorted(value for value in values if UNK not in corpus.encode(value.split()))
             legal = f"; legal values of {field}: {', '.join(said)}" if said else ""
             raise UserError(f"{entry.where}: {field} = {' '.join(words)}: {' '.join(strange)!r} is not in the vocabulary; "
                             f"leave the line out or use another value{legal}")
