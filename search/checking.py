@@ -31,7 +31,9 @@ _KINDS: tuple[tuple[str, Registry], ...] = (
     ("quantization.body", BODIES),
     ("sampling.sampler", SAMPLERS),
     ("evaluation.control_tasks", TASKS),
+    ("model.conditions", TASKS),
 )
+_TOLD = ("model.conditions", "evaluation.guidance.by")
 _LONG = 80  # characters of a plug-in's parameters in a message
 
 
@@ -74,6 +76,7 @@ def check(space: Space) -> None:
     """Raises `UserError` when the space reaches something that does not exist or cannot be built."""
     check_metrics(space)
     check_plugins(space)
+    check_conditions(space)
     check_methods(space)
 
 
@@ -131,6 +134,34 @@ def check_plugins(space: Space) -> None:
             use.registry.build(use.ref)
         except UserError as error:
             raise _unusable(space, use, str(error)) from None
+
+
+def check_conditions(space: Space) -> None:
+    """Models are told what can be told, and no control task is led by what its model was never told."""
+    from trainable.control import conditions
+
+    for point in points.reachable(space.dimensions, [path for path in space.dimensions if path in _TOLD]):
+        tree = trial_tree(space.form, point)
+        told = [PluginRef.model_validate(value) for value in tree_at(tree, _TOLD[0])]
+        by = tree_at(tree, _TOLD[1])
+        try:
+            conditions.check_conditions(told)
+        except UserError as error:
+            raise space.error(_key(space, _TOLD[0]), str(error)) from None
+        for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
+            ref = PluginRef.model_validate(value)
+            own = ref.params.get("by")
+            try:
+                if (own or by) != "gradient":
+                    conditions.check_told(TASKS.build(ref), own or by, told)
+            except UserError as error:
+                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _TOLD[1])
+                raise space.error(key, str(error)) from None
+
+
+def _key(space: Space, path: str) -> tuple[str, ...]:
+    """Where a setting stands in the space file."""
+    return ("search", path) if path in space.dimensions else ("trial", *path.split("."))
 
 
 def check_sources(space: Space) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
         "qdlm generate ARTIFACT --control food=Italian --control length=12", "two wishes at once",
         "qdlm generate ARTIFACT --control food=Italian --json", "with a meaning; one JSON object per line",
         "qdlm generate ARTIFACT --steps 20 --seed 7", "fewer sampler steps, other noise",
+        "qdlm generate ARTIFACT --control length=14 --by classifier_free", "by telling a model with model.conditions",
     ))(generate)
 
 
@@ -41,6 +42,10 @@ def generate(
     seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
     steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
                                      help="Sampler steps, instead of the exported setting."),
+    by: Literal["gradient", "classifier_free", "both"] | None = typer.Option(
+        None, show_default=False, help="What leads to the control, instead of the exported evaluation.guidance.by."),
+    scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
+                                       help="Of classifier-free guidance, instead of the exported setting."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object per sentence."),
 ) -> None:
     """Generate text with an exported model, freely or under a control. Needs no Ray."""
@@ -54,7 +59,8 @@ def generate(
     if not control:
         rows = freely(loaded, count, generator, steps)
     else:
-        rows = under(loaded, control, count, generator, steps)
+        given = {name: value for name, value in (("by", by), ("scale", scale)) if value is not None}
+        rows = under(loaded, control, count, generator, steps, given)
     met = made = 0
     for row in rows:
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
@@ -73,21 +79,24 @@ def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | 
 
 
 def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.Generator,
-          steps: int | None) -> Iterator[dict[str, Any]]:
-    """`count` sentences under all controls, each scored by the tasks' own oracles. Raises `UserError` for a bad one."""
+          steps: int | None, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance settings win over the
+    exported ones. Raises `UserError` for a bad control, or one that the model was never told."""
     from trainable.control.base import Setting
+    from trainable.control.conditions import check_told
     from trainable.control.generating import guided
     from trainable.control.parsing import parse_controls
 
     task, target = parse_controls(controls, loaded.lexicon)
     control = ", ".join(controls)
     task.prepare(Setting(loaded.lexicon))
+    guidance = loaded.config.evaluation.guidance.model_copy(update=given)
+    check_told(task, guidance.by, loaded.config.model.conditions)
     sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
     process, length = loaded.process(sampling), loaded.config.corpus.max_length
     for size in batches(count):
         with waiting(f"generating under {control}"):
-            sentences = guided(process, task, [target] * size, loaded.config.evaluation.guidance, loaded.lexicon, length,
-                               generator)
+            sentences = guided(process, task, [target] * size, guidance, loaded.lexicon, length, generator)
         for words in sentences:
             yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
                    **task.score(words, target)}

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from search.front import Front
     from search.records import RunFolder
     from spaces.config import TrialConfig
-    from trainable.baselines.comparison import Ground
 
 CELLS, STEM = "table_tasks.json", "table_tasks"
 BASE = "base"
@@ -34,14 +33,18 @@ def layout(asked: Asked) -> Laid:
     config = space.config(points.complete(space.dimensions, {}))
     tasks = task_names(asked.tasks, config)
     cells = [] if asked.fresh else kept(folder.path / CELLS)
-    ground = None
-    for task in tasks:
-        missing = [method for method in methods if find(cells, task, method, model, asked.targets) is None]
-        if missing:
-            ground = ground or prepared_ground(folder, config, model, asked.targets)
-            for cell in measured(ground, task, missing, model):
-                cells.append(cell)
-                (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
+    missing = [(task, method) for task in tasks for method in methods
+               if find(cells, task, method, model, asked.targets) is None]
+    if missing:
+        paths = shared_paths(folder, config)
+        missing, impossible = fillable(missing, artifact_of(folder, paths, model))
+        if impossible and not missing and asked.methods:
+            raise UserError(f"table: {impossible[0][1]} of {impossible[0][0]}: {model} was never told such targets; "
+                            "train with trial.model.conditions")
+    if missing:
+        for cell in measured(artifact_of(folder, paths, model), paths, missing, asked.targets, cells):
+            cells.append({**cell, "model": model, "asked": asked.targets})
+            (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
     rows, notes = laid_out(cells, tasks, methods, model, asked.targets)
     files = written(folder.path, rows)
     title = f"{model}: control % / lm-score, 95% intervals over {asked.targets} targets"
@@ -93,15 +96,25 @@ def find(cells: list[dict], task: str, method: str, model: str, targets: int) ->
     return next((cell for cell in reversed(cells) if fits(cell)), None)
 
 
-def prepared_ground(folder: RunFolder, config: TrialConfig, model: str, targets: int) -> Ground:
-    """The run's model, corpus and teacher."""
-    from trainable.baselines.comparison import opened_ground
-
-    paths = shared_paths(folder, config)
+def artifact_of(folder: RunFolder, paths: dict[str, str], model: str) -> Path:
+    """The folder of the diffusion model."""
     artifact = Path(paths[BASE]) if model == BASE else folder.path / "artifacts" / model
     if not artifact.is_dir():
         raise UserError(f"table: {artifact} is no exported model; legal: {BASE}, or a folder of {folder.path / 'artifacts'}")
-    return opened_ground(artifact, paths["corpus"], paths["teacher"], targets)
+    return artifact
+
+
+def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(task, method) pairs that the model can fill, and those that it cannot: it was never told such targets."""
+    from spaces.config import PluginRef
+    from trainable.artifact import CONFIG
+    from trainable.baselines.comparison import possible
+    from trainable.registry import TASKS
+
+    told = json.loads((artifact / CONFIG).read_text())["config"]["model"].get("conditions", [])
+    refs = [PluginRef.model_validate(ref) for ref in told]
+    able = [cell for cell in cells if possible(cell[1], TASKS.build_default(cell[0]), refs)]
+    return able, [cell for cell in cells if cell not in able]
 
 
 def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
@@ -120,30 +133,58 @@ def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
     return paths
 
 
-def measured(ground: Ground, task: str, methods: list[str], model: str) -> Iterator[dict]:
-    """Cells of one task, each as soon as it is there, telling how far it is."""
+def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str, str]], targets: int,
+             known: Sequence[dict]) -> Iterator[dict]:
+    """The missing cells, each as soon as it is there, telling how far it is and about how long the rest takes."""
     from rich.console import Console
+    from rich.markup import escape
 
-    from trainable.baselines.comparison import compare
+    from search.cli_format import duration
+    from search.doctor import cpu_limit
+    from trainable.baselines.comparison import compare, opened_ground
 
     console = Console(file=sys.stderr, highlight=False)
-    with console.status(f"[dim]{task}[/]"):
-        for done, cell in enumerate(compare(ground, [task], methods), 1):
-            console.print(f"{task}, {cell['method']}: {cell_text(cell)} ({done} of {len(methods)})", style="dim", markup=False)
-            yield {**cell, "model": model, "asked": ground.targets}
+    found, left = [], list(missing)
+    with console.status("[dim]opening the models[/]") as status:
+        ground = opened_ground(artifact, paths["corpus"], paths["teacher"], targets, threads=int(cpu_limit()),
+                               tell=lambda text: status.update(f"[dim]{escape(text)}[/]"))
+        for task in dict.fromkeys(task for task, _ in missing):
+            for cell in compare(ground, [task], [method for name, method in missing if name == task]):
+                found.append(cell)
+                left.remove((task, cell["method"]))
+                seconds = seconds_left(left, [*known, *found])
+                rest = f", about {duration(seconds)} left" if seconds else ""
+                console.print(f"{task}, {cell['method']}: {cell_text(cell)} ({len(found)} of {len(missing)}{rest})",
+                              style="dim", markup=False, soft_wrap=True)
+                yield cell
+
+
+def seconds_left(left: Sequence[tuple[str, str]], cells: Sequence[dict]) -> float | None:
+    """About how long these cells will take: each as long as its method took last, on the same task where it was measured there.
+    None as long as one of the methods was never timed."""
+    total = 0.0
+    for task, method in left:
+        own = [cell for cell in cells if cell["method"] == method and "seconds" in cell]
+        if not own:
+            return None
+        total += ([cell for cell in own if cell["task"] == task] or own)[-1]["seconds"]
+    return total
 
 
 def laid_out(cells: list[dict], tasks: list[str], methods: list[str], model: str,
              targets: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """A row per method, a column per task and oracle; the teacher and what the figures mean as notes."""
-    rows, teachers = [], set()
+    """A row per method that has a cell, a column per task and oracle; the teacher and what the figures mean as notes."""
+    rows = []
+    held = {task: [cell for method in methods if (cell := find(cells, task, method, model, targets))] for task in tasks}
+    teachers = {cell["teacher"] for found in held.values() for cell in found}
+    columns = {task: f"{task} ({found[0]['oracle']})" if found else task for task, found in held.items()}
     for method in methods:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
             cell = find(cells, task, method, model, targets)
-            row[f"{task} ({cell['oracle']})"] = cell_text(cell)
-            teachers.add(cell["teacher"])
-        rows.append(row)
+            row[columns[task]] = cell_text(cell) if cell else None
+        if any(row[columns[task]] for task in tasks):
+            rows.append(row)
     return rows, (f"control: success in % by the oracle in brackets; lm-score: perplexity under {', '.join(sorted(teachers))}",)
 
 

@@ -82,6 +82,8 @@ class ModelConfig(Settings):
     embeddings: Literal["learned", "pretrained"] = Field("learned", description="where the word table comes from")
     pretrained_path: str | None = Field(None, description="HF model folder or .safetensors file with the matrix")
     pretrained_trainable: bool = Field(False, description="fine-tune the pretrained rows instead of freezing them")
+    conditions: tuple[PluginRef, ...] = Field(
+        (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -99,6 +101,8 @@ class DiffusionConfig(Settings):
     schedule: Literal["sqrt", "cosine"] = Field("sqrt", description="how fast noise is added")
     loss: Literal["mse", "ce"] = Field("mse", description="mse: published; ce: cross-entropy of the token posterior")
     mixed_times: float = Field(0.0, ge=0, le=1, description="share of a batch whose words each have a time of their own")
+    condition_drop: float = Field(0.2, ge=0, le=1, description="share of the training texts that the model is told nothing "
+                                                               "of, where model.conditions are given")
 
 
 class OptimConfig(Settings):
@@ -182,8 +186,12 @@ class SamplingConfig(Settings):
 
 
 class GuidanceConfig(Settings):
-    """Gradient guidance of the latents towards a control target."""
+    """How generation is led to a control target."""
 
+    by: Literal["gradient", "classifier_free", "both"] = Field(
+        "gradient", description="gradient: of the task's loss, any model; classifier_free: a model with model.conditions is "
+                                "told the target; both")
+    scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) x told - scale x untold; 0: told alone")
     optimizer: Literal["sign", "adagrad"] = Field(
         "sign", description="adagrad: its state lives from the first guided step to the last; sign: a new Adagrad for every "
                             "update, as released, which moves by strength times the gradient's sign")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from spaces.config import SITES, PluginRef, SamplingConfig, Site, TrialConfig
 from spaces.errors import UserError
+from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule
@@ -172,7 +173,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
         raise UserError(f"damaged artifact: {wrong}")
     head, config, lexicon, tensors = _read(path)
     try:
-        model = assembled(config, lexicon.vocab, tensors, head["packing"], device, run_codes)
+        model = assembled(config, lexicon, tensors, head["packing"], device, run_codes)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
@@ -214,14 +215,14 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def plain_model(config: TrialConfig, vocabulary: list[str]) -> DiffusionLM:
+def plain_model(config: TrialConfig, lexicon: Lexicon) -> DiffusionLM:
     """A model of the configured shape without adapters or quantizers, its weights about to be overwritten."""
     model_config = config.model.model_copy(update={"embeddings": "learned"})
-    return DiffusionLM(model_config, config.diffusion, vocabulary)
+    return DiffusionLM(model_config, config.diffusion, lexicon.vocab, symbols=symbols_of(config.model.conditions, lexicon))
 
 
 @torch.no_grad()
-def assembled(config: TrialConfig, vocabulary: list[str], tensors: dict[str, Tensor], packing: dict[str, dict],
+def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor], packing: dict[str, dict],
               device: torch.device, run_codes: bool = True) -> DiffusionLM:
     """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
 
@@ -230,7 +231,7 @@ def assembled(config: TrialConfig, vocabulary: list[str], tensors: dict[str, Ten
     Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do not fit each other.
     """
     with torch.device("meta"):
-        model = plain_model(config, vocabulary)
+        model = plain_model(config, lexicon)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _check_shapes(tensors, packing, shapes)
     running = {}

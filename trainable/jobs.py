@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spaces.config import TrialConfig
-from trainable.prepare import Prepared, prepare_base, prepare_corpus, prepare_teacher
+from trainable.prepare import Prepared, check_targets, prepare_base, prepare_corpus, prepare_teacher
 from trainable.trial import remeasure, run_trial
 
 
@@ -21,9 +21,13 @@ def _config(payload: dict) -> TrialConfig:
 
 
 def corpus(payload: dict, context) -> Iterator[dict]:
-    """Tokenize the corpus (one worker does, the others have nothing to do)."""
+    """Tokenize the corpus (one worker does, the others have nothing to do), and see that it gives every control target."""
     if context.rank == 0:
-        yield from prepare_corpus(_config(payload), Path(payload["cache"]))
+        config = _config(payload)
+        for event in prepare_corpus(config, Path(payload["cache"])):
+            if "path" in event:
+                check_targets(config, Path(event["path"]))
+            yield event
 
 
 def teacher(payload: dict, context) -> Iterator[dict]:

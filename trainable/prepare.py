@@ -17,13 +17,14 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifact import CONFIG, LEXICON, export, load
 from trainable.checkpoint import Checkpoint
+from trainable.control.conditions import Conditions, encoded, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.diffusion.schedule import Schedule
 from trainable.files import content_key, verified, whole_folder
 from trainable.model.denoiser import DiffusionLM
-from trainable.registry import CORPORA
-from trainable.seeds import stream_seed
+from trainable.registry import CORPORA, TASKS
+from trainable.seeds import stream, stream_seed
 from trainable.teacher import Teacher, train_teacher
 from trainable.training import TrainingRun
 from trainable.transfer import begin_from, start_key
@@ -58,6 +59,8 @@ def teacher_key(config: TrialConfig) -> str:
 def base_key(config: TrialConfig) -> str:
     """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
     groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    if not config.model.conditions:  # as it was before models could be told anything: older caches stay good
+        del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
@@ -73,6 +76,21 @@ def prepare_corpus(config: TrialConfig, cache: Path) -> Iterator[dict]:
             build(config.corpus, aside)
             (aside / LEXICON).write_text(json.dumps(Lexicon.of(TokenizedCorpus.open(aside)).to_json()))
     yield {"progress": 1.0, "path": str(folder), **TokenizedCorpus.open(folder).stats}
+
+
+def check_targets(config: TrialConfig, corpus: Path) -> None:
+    """Draw the targets that trials will be asked for, before anything is trained for them. Raises `UserError`: a line of a
+    target file that asks for a word, a field or a phrase that is not there, text that gives no target, a target that the
+    model is never told."""
+    tokenized, evaluation = TokenizedCorpus.open(corpus), config.evaluation
+    for ref in evaluation.control_tasks:
+        task = TASKS.build(ref)
+        task.check_file(tokenized, stream("check", task.name))
+        noise = stream("evaluation", f"control/{task.name}", evaluation.seed)  # as the metric draws them
+        targets = task.targets(tokenized, evaluation.control_samples, noise)
+        if task.guidance(evaluation.guidance).by != "gradient":
+            symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
+            encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device) -> Iterator[dict]:
@@ -116,13 +134,29 @@ def lexicon_of(corpus: Path) -> Lexicon:
     return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
 
 
+def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
+    """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
+    refs = config.model.conditions
+    if not refs:
+        return None
+    folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
+    if not verified(folder):
+        with whole_folder(folder) as aside:
+            Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
+    return Conditions.open(folder, config.diffusion.condition_drop)
+
+
 def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
-    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed)).to(device)
+    symbols = symbols_of(config.model.conditions, lexicon_of(corpus_folder)) if config.model.conditions else ()
+    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed), symbols).to(device)
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
+    if config.model.conditions:
+        yield {"progress": 0.0, "detail": "what the model is told of each text"}
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
-    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size)
+    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
+                       conditions_of(config, corpus_folder))
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
     if checkpoint.restore():
         yield {"progress": run.step / optim.steps, "detail": f"going on from step {run.step:,}"}

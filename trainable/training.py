@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spaces.config import OptimConfig, RuntimeConfig
+from trainable.control.conditions import Conditions
 from trainable.diffusion.losses import training_loss
 from trainable.diffusion.schedule import Schedule
 from trainable.model.sites import frozen_weights
@@ -29,8 +30,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.schedule = model, schedule
 
-    def forward(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        return training_loss(self.model, ids, self.schedule, generator)
+    def forward(self, ids: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> dict[str, Tensor]:
+        return training_loss(self.model, ids, self.schedule, generator, condition)
 
 
 class Batches:
@@ -42,10 +43,14 @@ class Batches:
 
     def at(self, step: int) -> Tensor:
         """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step, so a resume is exact."""
+        return torch.from_numpy(np.asarray(self.ids[self.rows(step)], dtype=np.int64))
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows batch number `step` holds."""
         per_epoch = len(self.ids) // self.batch
         epoch, offset = divmod(step, per_epoch)
         order = self._order(epoch)[offset * self.batch:(offset + 1) * self.batch]
-        return torch.from_numpy(np.asarray(self.ids[np.sort(order[self.rank::self.world_size])], dtype=np.int64))
+        return np.sort(order[self.rank::self.world_size])
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
@@ -64,7 +69,8 @@ class TrainingRun:
     """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast and torch.compile."""
 
     def __init__(self, model: nn.Module, schedule: Schedule, ids: np.ndarray, config: OptimConfig,
-                 runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1):
+                 runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
+                 conditions: Conditions | None = None):
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
         self.step, self.seconds = 0, 0.0
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -72,7 +78,7 @@ class TrainingRun:
         self.optimizer = torch.optim.AdamW(self.trained.values(), lr=config.lr, betas=(0.9, 0.98),
                                            weight_decay=config.weight_decay, fused=True)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
         objective: nn.Module = _Objective(model, schedule)
         if runtime.compile:
@@ -105,8 +111,9 @@ class TrainingRun:
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step).to(self.device)
+        told = () if self.conditions is None else (self._told(),)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
-            parts = self.objective(ids, self.generator)
+            parts = self.objective(ids, self.generator, *told)
         self.optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         if self.config.clip:
@@ -115,6 +122,11 @@ class TrainingRun:
         self.step += 1
         self._update_average()
         return parts
+
+    def _told(self) -> Tensor:
+        """The condition of this step's batch, drawn apart from times and noise."""
+        generator = torch.Generator().manual_seed(stream_seed("condition", self.seed, self.step, self.rank))
+        return self.conditions.at(self.batches.rows(self.step), generator).to(self.device)
 
     @torch.no_grad()
     def _update_average(self) -> None:

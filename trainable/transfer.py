@@ -14,6 +14,7 @@ from trainable.model.denoiser import DiffusionLM
 
 PER_WORD = ("word_embedding.weight", "rounding.bias")
 """Parameters with a row for each word."""
+PER_SYMBOL = "condition_embedding.weight"
 
 
 def start_key(path: str) -> str:
@@ -34,21 +35,23 @@ def begin_from(model: DiffusionLM, config: TrialConfig, vocabulary: list[str]) -
     source = load(Path(config.base.start).expanduser())
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}
-    pairs = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
-    mine, their_rows = (list(side) for side in zip(*pairs, strict=True))
+    words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
+    told = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
     own, held = model.state_dict(), source.model.state_dict()
     for name, value in own.items():
-        if name in PER_WORD:
-            value[mine] = held[name][their_rows].to(value)
+        pairs = words if name in PER_WORD else told if name == PER_SYMBOL else None
+        if pairs is not None:
+            for mine, other in pairs:
+                value[mine] = held[name][other].to(value)
         else:
             value.copy_(held[name])
-    return {"words_shared": len(pairs) / len(vocabulary)}
+    return {"words_shared": len(words) / len(vocabulary)}
 
 
 def _same_shape(config: TrialConfig, source: Loaded) -> None:
     for group in ("model", "diffusion"):
         ours, theirs = (getattr(settings, group).model_dump() for settings in (config, source.config))
         for key, value in ours.items():
-            if value != theirs[key] and not key.startswith("pretrained"):
+            if value != theirs[key] and not key.startswith(("pretrained", "condition")):
                 raise UserError(f"base.start: {config.base.start} has {group}.{key}={theirs[key]!r}, "
                                 f"the space asks for {value!r}")

@@ -24,6 +24,7 @@ from trainable.artifact import (
     stored_facts,
 )
 from trainable.checkpoint import Checkpoint
+from trainable.control.conditions import Conditions
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.schedule import Schedule
 from trainable.evaluation import Measurement, measure
@@ -32,7 +33,7 @@ from trainable.model.adapter import add_lora, count_parameters, set_trainable
 from trainable.model.denoiser import DiffusionLM
 from trainable.model.sites import apply
 from trainable.model_card import CARD, model_card
-from trainable.prepare import Prepared
+from trainable.prepare import Prepared, conditions_of
 from trainable.seeds import stream_seed
 from trainable.teacher import Teacher
 from trainable.training import TrainingRun
@@ -63,9 +64,15 @@ class Trial:
         self.model.to(device)
         self.schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
         self.run = TrainingRun(self.model, self.schedule, self.corpus.ids("train"), optim, config.runtime,
-                               stream_seed("trial", config.seed) % 2**31, device, rank, world_size)
+                               stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
         self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
         self.checkpoint.restore()
+
+    def _conditions(self) -> Conditions | None:
+        """What the model goes on being told, where its base was."""
+        corpus = Path(self.prepared.corpus)
+        key = f"{corpus} {self.config.model.conditions} {self.config.diffusion.condition_drop}"
+        return shared(self.cache, "conditions", key, lambda: conditions_of(self.config, corpus))
 
     def rung(self, index: int) -> dict:
         """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able."""
@@ -110,7 +117,7 @@ class Trial:
         if self.config.quantization.body.name == "float32":
             return self.model
         tensors, packing = packed_tensors(self.model, self.config.quantization.body)
-        return assembled(self.config, self.lexicon.vocab, tensors, packing, self.device).requires_grad_(False)
+        return assembled(self.config, self.lexicon, tensors, packing, self.device).requires_grad_(False)
 
     def _teacher(self) -> Teacher:
         return shared(self.cache, "teacher", self.prepared.teacher,
@@ -122,7 +129,7 @@ class Trial:
 
 def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]:
     """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
-    model = plain_model(config, base.lexicon.vocab)
+    model = plain_model(config, base.lexicon)
     model.load_state_dict(base.model.state_dict())
     frozen = config.model.embeddings == "pretrained" and not config.model.pretrained_trainable
     model.word_embedding.weight.requires_grad_(not frozen)

@@ -7,9 +7,21 @@ import pytest
 
 from search import cli_table
 from search.cli import main
-from search.cli_table_tasks import cell_text, chosen, find, kept, laid_out, most_controllable, shared_paths, written
+from search.cli_table_tasks import (
+    cell_text,
+    chosen,
+    fillable,
+    find,
+    kept,
+    laid_out,
+    most_controllable,
+    seconds_left,
+    shared_paths,
+    written,
+)
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from trainable.baselines.comparison import TOLD
 
 LEGAL = ["human", "diffusion, guided", "FUDGE"]
 
@@ -59,6 +71,31 @@ def test_the_table_has_a_row_per_method_and_names_oracle_and_teacher(tmp_path):
     assert cell_text(cells[0]) == rows[1]["length (count)"] and "toy" in notes[0]
     csv, page = written(tmp_path, rows)
     assert csv.read_text().splitlines()[0] == "method,length (count)" and page.read_text().startswith("| method | length")
+
+
+def test_what_a_model_was_never_told_leaves_no_row_or_an_empty_cell():
+    cells = [cell(), cell(task="pos"), cell(method=TOLD)]
+    rows, _ = laid_out(cells, ["length", "pos"], [TOLD, "FUDGE"], "base", 50)
+    assert [row["method"] for row in rows] == [TOLD, "FUDGE"] and rows[0]["pos (count)"] is None
+    assert [row["method"] for row in laid_out(cells[:2], ["length", "pos"], [TOLD, "FUDGE"], "base", 50)[0]] == ["FUDGE"]
+
+
+def test_which_cells_a_model_can_fill(tmp_path):
+    wanted = [("length", TOLD), ("pos", TOLD), ("pos", "FUDGE"), ("compose", TOLD)]
+    for conditions, count in ((None, 1), ([], 1), ([{"name": "pos"}], 2), ([{"name": "pos"}, {"name": "semantic"}], 3)):
+        model = {} if conditions is None else {"conditions": conditions}
+        (tmp_path / "config.json").write_text(json.dumps({"config": {"model": model}}))
+        able, not_able = fillable(wanted, tmp_path)
+        assert len(able) == count and sorted(able + not_able) == sorted(wanted)
+
+
+def test_the_time_left_is_that_of_the_same_methods_and_unknown_before():
+    left = [("pos", "FUDGE"), ("pos", "human")]
+    first = {**cell(), "seconds": 40.0}
+    assert seconds_left(left, [first]) is None and seconds_left([], []) == 0
+    others = [first, {**cell(method="human"), "seconds": 0.5}]
+    assert seconds_left(left, others) == 40.5
+    assert seconds_left(left, [*others, {**cell(task="pos"), "seconds": 60.0}]) == 60.5
 
 
 def test_kept_cells_are_read_back_and_damage_is_told(tmp_path):

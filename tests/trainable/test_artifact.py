@@ -128,7 +128,7 @@ def test_tokenizer_is_read_by_transformers(made):
 
 def test_adapter_is_read_by_peft(made):
     model, path = made
-    body = plain_model(CONFIG, WORDS).body.eval()
+    body = plain_model(CONFIG, Lexicon(WORDS, 8, {}, "words")).body.eval()
     body.load_state_dict({name.replace(".base_layer", ""): value for name, value in model.body.state_dict().items()
                           if "lora_" not in name})
     adapted = PeftModel.from_pretrained(body, path / "adapter")

@@ -20,7 +20,8 @@ WORDS = "Zizzi is a local coffee shop located on the outskirts of the city .".sp
 def corpus(length=LENGTH, vocab=("Loch", "Fyne", "The", "Vaults")):
     known = {word: i + 4 for i, word in enumerate(vocab)}
     return SimpleNamespace(stats={"corpus": "e2e"}, encode=lambda words: [known.get(word, 2) for word in words],
-                           ids=lambda split: np.zeros((1, length), dtype=np.int32), lengths=lambda split: np.array([]))
+                           ids=lambda split: np.zeros((1, length), dtype=np.int32), lengths=lambda split: np.array([]),
+                           rows=lambda split, rows: [{} for _ in rows])
 
 
 def from_file(tmp_path, name, *lines, n=1, length=LENGTH, **params):
@@ -69,7 +70,7 @@ def test_all_lines_are_used_before_any_is_used_again(tmp_path):
     ("spans", {"words_": WORDS, "spans": [[3, 1, "PP"]]}, "should be \\[first, last, label\\]"),
     ("spans", {"words_": WORDS, "spans": []}, "spans should be a list"),
     ("semantic", ["name", "Loch"], "expected \\[\"field\", \":\", \"value\""),
-    ("semantic", ["name", ":", "Nowhere"], "vocabulary has no words for name = Nowhere"),
+    ("semantic", ["name", ":", "Nowhere"], "name = Nowhere: 'Nowhere' is not in the vocabulary"),
     ("infill", {"left": ["a"], "right": ["b"]}, "no field 'reference'"),
     ("compose", {"a": 1}, "reads no target files"),
 ])

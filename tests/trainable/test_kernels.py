@@ -8,6 +8,7 @@ from torch import nn
 
 from spaces.config import DiffusionConfig, LoraConfig, ModelConfig, PluginRef, QuantizationConfig
 from trainable.artifact import assembled, packed_tensors, stored_facts
+from trainable.control.lexicon import Lexicon
 from trainable.model import sites
 from trainable.model.adapter import add_lora
 from trainable.model.denoiser import DiffusionLM
@@ -115,8 +116,8 @@ def make(body: str, rank: int = 4):
 def test_the_body_computes_with_codes_and_the_merged_adapter(body):
     model, config, ref = make(body)
     tensors, packing = packed_tensors(model, ref)
-    words = [f"w{i}" for i in range(40)]
-    coded, plain = (assembled(config, words, dict(tensors), packing, CPU, run_codes=run) for run in (True, False))
+    lexicon = Lexicon([f"w{i}" for i in range(40)], 8, {}, "words")
+    coded, plain = (assembled(config, lexicon, dict(tensors), packing, CPU, run_codes=run) for run in (True, False))
     layers = [module for module in coded.modules() if isinstance(module, CodedLinear)]
     assert len(layers) == 12 and not any(isinstance(m, nn.Linear) for m in coded.body.modules())
     assert not any(isinstance(module, CodedLinear) for module in plain.modules())

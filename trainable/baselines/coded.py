@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,10 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.tokenize import PAD
+
+Tell = Callable[[str], None]
+TELL_EVERY = 20
+"""Training steps between words about the progress."""
 
 
 class Codebook:

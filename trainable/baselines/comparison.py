@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import torch
 
 from spaces.config import PluginRef
 from spaces.errors import UserError
@@ -13,6 +16,7 @@ from trainable.artifact import Loaded, load
 from trainable.baselines.fudge import Fudge
 from trainable.baselines.prompted import BEAMS, Prompted
 from trainable.control.base import ControlTask, Setting, Target
+from trainable.control.conditions import check_told
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.controllability import all_scores, human_words
@@ -33,16 +37,20 @@ class Ground:
     seed: int = 0
     baseline_steps: int | None = None
     """Training steps of the baselines; None for their own."""
+    tell: Callable[[str], None] = lambda text: None
+    """Called with what is being done, now and then."""
 
     @cached_property
     def cache(self) -> dict:
         """Counts shared by the tasks."""
         return {}
 
-    def diffusion(self, task: ControlTask, targets: Sequence[Target], guide: bool) -> list[list[str]]:
-        """Texts of the diffusion model; unguided ones are the same plain samples for every task."""
+    def diffusion(self, task: ControlTask, targets: Sequence[Target], by: str | None) -> list[list[str]]:
+        """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples for every task."""
         guidance = self.model.config.evaluation.guidance
-        if guide:
+        if by:
+            check_told(task, by, self.model.config.model.conditions)
+            guidance = task.guidance(guidance).model_copy(update={"by": by})
             task.prepare(Setting(self.corpus, self.cache, self.model.model, self.model.schedule))
             return guided(self.model.process(), task, targets, guidance, self.corpus,
                           self.model.config.corpus.max_length, stream("table", self.seed))
@@ -59,13 +67,16 @@ class Ground:
 
     def options(self) -> dict:
         """Arguments of a baseline."""
-        return {} if self.baseline_steps is None else {"steps": self.baseline_steps}
+        return {"tell": self.tell, **({} if self.baseline_steps is None else {"steps": self.baseline_steps})}
 
 
-def opened_ground(artifact: Path | str, corpus: Path | str, teacher: str, targets: int) -> Ground:
-    """From folders (`teacher` may be a Hugging Face id), on the CPU."""
+def opened_ground(artifact: Path | str, corpus: Path | str, teacher: str, targets: int, threads: int | None = None,
+                  tell: Callable[[str], None] = lambda text: None) -> Ground:
+    """From folders (`teacher` may be a Hugging Face id), on the CPU, with so many torch threads."""
+    if threads:
+        torch.set_num_threads(threads)
     words = TokenizedCorpus.open(corpus)
-    return Ground(load(artifact), words, Teacher.load(teacher, words), targets)
+    return Ground(load(artifact), words, Teacher.load(teacher, words), targets, tell=tell)
 
 
 class _Trained:
@@ -86,22 +97,34 @@ class _Trained:
 Texts = list[list[str]]
 METHODS: dict[str, Callable[[Ground, _Trained, list[Target]], Texts]] = {
     "human": lambda ground, trained, targets: human_words(ground.corpus, targets)[0],
-    "diffusion, unguided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, guide=False),
-    "diffusion, guided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, guide=True),
+    "diffusion, unguided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, None),
+    "diffusion, guided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, "gradient"),
+    "diffusion, classifier-free": lambda ground, trained, targets: ground.diffusion(trained.task, targets, "classifier_free"),
     "FUDGE": lambda ground, trained, targets: trained.fudge.generate(targets),
     "fine-tuned, sampled": lambda ground, trained, targets: trained.prompted.generate(targets),
     f"fine-tuned, beam {BEAMS}": lambda ground, trained, targets: trained.prompted.generate(targets, beams=BEAMS),
 }
 """Name -> one text per target. A new method is one entry."""
+TOLD = "diffusion, classifier-free"
+
+
+def possible(method: str, task: ControlTask, conditions: Sequence[PluginRef]) -> bool:
+    """Whether a model with these conditions can fill a cell: what it was never told, no classifier-free guidance leads to."""
+    return method != TOLD or set(task.told_as()) <= {ref.name for ref in conditions}
 
 
 def compare(ground: Ground, tasks: Sequence[str], methods: Sequence[str]) -> Iterator[dict]:
-    """One cell at a time: task, oracle, method, control and lm_score each [value, low, high], teacher, targets, example."""
+    """One cell at a time: task, oracle, method, control and lm_score each [value, low, high], teacher, targets, example,
+    and the seconds that it took, training included. Cells that the model has no conditions for are left out."""
     for name in tasks:
         task = TASKS.build(PluginRef(name=name))
         targets = task.targets(ground.corpus, ground.targets, stream("table targets", name, ground.seed))
         trained = _Trained(ground, task)
         for method in methods:
+            if method == TOLD and not possible(method, task, ground.model.config.model.conditions):
+                continue
+            began = time.perf_counter()
+            ground.tell(f"{name}, {method}")
             texts = METHODS[method](ground, trained, targets)
             asked = human_words(ground.corpus, targets)[1] if method == "human" else targets
             scores = all_scores(task, texts, asked)
@@ -109,4 +132,5 @@ def compare(ground: Ground, tasks: Sequence[str], methods: Sequence[str]) -> Ite
             yield {"task": name, "oracle": "+".join(sorted({task.oracle(target) for target in targets})), "method": method,
                    "control": list(mean_interval(success)), "lm_score": list(perplexity_interval(*ground.teacher.nll(texts))),
                    "teacher": ground.teacher.name, "targets": len(targets), "example": " ".join(texts[0]),
+                   "seconds": round(time.perf_counter() - began, 2),
                    **{f"score {key}": sum(found) / len(found) for key, found in scores.items()}}

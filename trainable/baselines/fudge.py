@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainable.baselines.coded import Pairs, coded, padded
+from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.tokenize import END, PAD, START
 from trainable.seeds import stream, stream_seed
@@ -47,15 +47,16 @@ class Discriminator(nn.Module):
 class Fudge:
     """A teacher with the discriminator of one task."""
 
-    def __init__(self, task: ControlTask, corpus, teacher: nn.Module, seed: int = 0, steps: int = STEPS, rows: int = ROWS):
+    def __init__(self, task: ControlTask, corpus, teacher: nn.Module, seed: int = 0, steps: int = STEPS, rows: int = ROWS,
+                 tell: Tell = lambda text: None):
         self.task, self.corpus, self.teacher, self.seed = task, corpus, teacher, seed
         self.pairs = Pairs(task, corpus, rows, stream("fudge", task.name, seed))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_seed("fudge", seed) % 2**31)
             self.model = Discriminator(self.pairs.book.size).to(next(teacher.parameters()).device)
-        self._fit(steps)
+        self._fit(steps, tell)
 
-    def _fit(self, steps: int) -> None:
+    def _fit(self, steps: int, tell: Tell) -> None:
         """Binary cross-entropy over all prefixes, the own target and another text's in equal parts.
 
         The other text's target counts as met only where its code is the same.
@@ -64,6 +65,8 @@ class Fudge:
         device = self.model.table.weight.device
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE)
         for step in range(steps):
+            if step % TELL_EVERY == 0:
+                tell(f"{self.task.name}, FUDGE: training step {step} of {steps}")
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - step / steps)
             rows = torch.randint(len(self.pairs), (BATCH,), generator=generator)

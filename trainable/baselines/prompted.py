@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from trainable.baselines.coded import Pairs, coded, padded
+from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.tokenize import END, PAD, START
 from trainable.seeds import stream, stream_seed
@@ -22,13 +22,13 @@ class Prompted:
     """Fine-tuned for one task; the code is the prompt, the loss is on the text alone."""
 
     def __init__(self, task: ControlTask, corpus, teacher: torch.nn.Module, seed: int = 0, steps: int = STEPS,
-                 rows: int = ROWS):
+                 rows: int = ROWS, tell: Tell = lambda text: None):
         """`teacher` is a GPT-2 over the corpus's words; it is copied, and gets rows for the codes' symbols."""
         self.task, self.corpus, self.seed = task, corpus, seed
         self.pairs = Pairs(task, corpus, rows, stream("prompted", task.name, seed))
         self.length = self.pairs.ids.shape[1]
         self.model = self._grown(teacher)
-        self._fit(steps)
+        self._fit(steps, tell)
 
     def _grown(self, teacher: torch.nn.Module) -> GPT2LMHeadModel:
         """The teacher with more words and positions; the new rows start as small noise."""
@@ -45,11 +45,13 @@ class Prompted:
         model.load_state_dict(state)
         return model.to(next(teacher.parameters()).device)
 
-    def _fit(self, steps: int) -> None:
+    def _fit(self, steps: int, tell: Tell) -> None:
         generator, device = stream("prompted batches", self.task.name, self.seed), self.model.device
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.98), fused=True)
         self.model.train()
         for step in range(steps):
+            if step % TELL_EVERY == 0:
+                tell(f"{self.task.name}, fine-tuned: training step {step} of {steps}")
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - step / steps)
             rows = torch.randint(len(self.pairs), (BATCH,), generator=generator).tolist()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -51,6 +51,8 @@ class TaskParams(registry.Params):
     """What every control task takes. Guidance settings given here win over `evaluation.guidance`."""
 
     targets: str | None = Field(None, description="file of targets (released format) instead of held-out text")
+    by: Literal["gradient", "classifier_free", "both"] | None = Field(None, description="evaluation.guidance.by for this task")
+    scale: float | None = Field(None, ge=0, description="evaluation.guidance.scale for this task")
     strength: float | None = Field(None, ge=0, description="evaluation.guidance.strength for this task")
     fluency: float | None = Field(None, ge=0, description="evaluation.guidance.fluency for this task")
     inner_steps: int | None = Field(None, ge=0, description="evaluation.guidance.inner_steps for this task")
@@ -87,9 +89,9 @@ class ControlTask(ABC):
                 found.append({**target, "row": row})
             if len(found) == n:
                 return found
-        raise UserError(f"control task '{self.name}': {self.nothing()}")
+        raise UserError(f"control task '{self.name}': {self.nothing(corpus)}")
 
-    def nothing(self) -> str:
+    def nothing(self, corpus) -> str:
         """Why a corpus gave no target, and what to do."""
         return "the corpus has no held-out sentences to draw targets from"
 
@@ -113,6 +115,12 @@ class ControlTask(ABC):
             for entry in read_entries(Path(self.params.targets).expanduser()):
                 entry.fits(self.size(entry), max_length)
 
+    def check_file(self, corpus, generator: torch.Generator) -> None:
+        """Raises `UserError`, naming file, line and key, where a line of a target file asks for what `corpus` cannot give."""
+        if self.params.targets:
+            for entry in read_entries(Path(self.params.targets).expanduser()):
+                self.entry(entry, corpus, generator)
+
     def size(self, entry: Entry) -> int:
         """How many words a line of a target file asks for; 0 where it does not say. Raises `UserError` as `entry` does."""
         return 0
@@ -131,9 +139,24 @@ class ControlTask(ABC):
 
     def guidance(self, config: GuidanceConfig) -> GuidanceConfig:
         """The settings to guide this task by: the task's own where given."""
-        own = {name: value for name in ("strength", "fluency", "inner_steps")
+        own = {name: value for name in ("by", "scale", "strength", "fluency", "inner_steps")
                if (value := getattr(self.params, name)) is not None}
         return config.model_copy(update=own)
+
+    # ---- telling a model ----
+
+    def told_as(self) -> list[str]:
+        """The tasks that must be among `model.conditions` for a model to be told a target."""
+        return [self.name]
+
+    def symbols(self, lexicon: Lexicon) -> list[str]:
+        """Every symbol that `condition` may use, `NAME ...` each; a task whose targets a model can be told has both."""
+        return []
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """What a model that was told targets while it trained is told of this one: rows of `positions` symbols, START being
+        position 0, an empty one where nothing is said. Rows add up. Raises `UserError` where a target cannot be told."""
+        raise UserError(f"control task '{self.name}': its targets cannot be told to a model; guide it by: gradient")
 
     # ---- scoring ----
 

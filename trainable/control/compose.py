@@ -49,7 +49,7 @@ class Compose(ControlTask):
         parts = [part.target(corpus, split, row, generator) for part in self.parts]
         return {"parts": parts} if all(part is not None for part in parts) else None
 
-    def nothing(self) -> str:
+    def nothing(self, corpus) -> str:
         """One of the parts refused every row."""
         return "no held-out text gives a target to each of " + ", ".join(part.name for part in self.parts)
 
@@ -70,6 +70,19 @@ class Compose(ControlTask):
             self._held = held = (targets, [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
         losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
         return torch.stack(losses).sum(0)
+
+    def check_file(self, corpus, generator: torch.Generator) -> None:
+        """Every part's."""
+        for part in (super(), *self.parts):
+            part.check_file(corpus, generator)
+
+    def told_as(self) -> list[str]:
+        """Every part's."""
+        return [name for part in self.parts for name in part.told_as()]
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """The parts', one after the other."""
+        return [row for part, own in zip(self.parts, target["parts"], strict=True) for row in part.condition(own, positions)]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: product of the parts' success; each part's under its name (a second of a name gets its number)."""

@@ -35,7 +35,7 @@ class Infill(ControlTask):
         start = (len(words) - gap) // 2
         return {"left": words[:start], "right": words[start + gap:], "reference": words[start:start + gap]}
 
-    def nothing(self) -> str:
+    def nothing(self, corpus) -> str:
         """Texts too short."""
         return f"no held-out text is long enough for a gap of {LEAST} words; leave the task out"
 

@@ -63,6 +63,15 @@ class Length(ControlTask):
         words = (word_log_prob(log_probs) * inside).sum(1) / lengths.clamp(min=1)
         return -end - words
 
+    def symbols(self, lexicon: Lexicon) -> list[str]:
+        """Inside the text, at its end, behind it."""
+        return ["length word", "length end", "length after"]
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """Which positions hold words."""
+        length = target["length"]
+        return [["", *["length word"] * length, "length end", *["length after"] * (positions - length - 2)]]
+
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many."""
         off = abs(len(words) - target["length"])

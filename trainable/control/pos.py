@@ -12,7 +12,7 @@ from trainable.control.controllers import CONTROLLER, Controller, prepare_contro
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import UPOS
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
-from trainable.control.syntax import INDEX, Syntax
+from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax
 from trainable.control.target_files import MARKS, Entry
 from trainable.corpora.tokenize import END
 from trainable.model.prediction import Prediction
@@ -88,6 +88,15 @@ class Pos(ControlTask):
         sizes = used.sum(1)
         end = prediction.log_probs[..., END].gather(1, sizes[:, None] + 1)[:, 0]
         return -(tags + end)
+
+    def symbols(self, lexicon: Lexicon) -> list[str]:
+        """The tags, and the end."""
+        return [f"pos {tag}" for tag in TAGS]
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """Each tag at its word, the end behind them."""
+        tags = target["tags"]
+        return [["", *(f"pos {tag}" for tag in tags), f"pos {EDGE}", *[""] * (positions - len(tags) - 2)]]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all."""

@@ -39,6 +39,16 @@ def log_alive(log_probs: Tensor) -> Tensor:
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
 
+def fields_of(corpus, *splits: str) -> dict[str, set[str]]:
+    """The fields of some splits' text, each with its values."""
+    found: dict[str, set[str]] = {}
+    for split in splits:
+        for row in corpus.rows(split, range(len(corpus.lengths(split)))):
+            for field, value in (row.get("fields") or {}).items():
+                found.setdefault(field, set()).add(value)
+    return found
+
+
 class Semantic(ControlTask):
     """A field of the sentence's meaning has a given value, for example food=Italian."""
 
@@ -60,19 +70,30 @@ class Semantic(ControlTask):
         usable = [target for target in made if target is not None]
         return usable[int(torch.randint(len(usable), (), generator=generator))] if usable else None
 
-    def nothing(self) -> str:
+    def nothing(self, corpus) -> str:
         """No fields, or none of the asked ones."""
-        wanted = f" {', '.join(self.params.fields)}" if self.params.fields else ""
-        return (f"the corpus's held-out text has no usable fields{wanted}; "
-                "leave the task out of evaluation.control_tasks or use a corpus with fields")
+        wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus, "valid")
+        remedy = f"legal: {', '.join(known)}" if known else \
+            "leave the task out of evaluation.control_tasks or use a corpus with fields"
+        return f"the corpus's held-out text has no usable fields{wanted}; {remedy}"
 
     def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
         """`["food", ":", "fast", "food"]`: field, colon, the words of the value."""
         field, words = self._written(entry)
+        if getattr(self, "_fields", (None,))[0] is not corpus:
+            self._fields = corpus, fields_of(corpus, "valid")
+        known = self._fields[1]
+        if known and field not in known:
+            raise UserError(f"{entry.where}: the corpus has no field {field!r}; legal: {', '.join(known)}")
         phrases = [way for way in phrases_for(field, " ".join(words), oracle_of(corpus)) or [words]
                    if UNK not in corpus.encode(way)]
         if not phrases:
-            raise UserError(f"{entry.where}: the vocabulary has no words for {field} = {' '.join(words)}; leave the line out")
+            strange = [word for word in words if corpus.encode([word]) == [UNK]] or words
+            values = fields_of(corpus, "valid", "train").get(field, ()) if known else ()
+            said = sorted(value for value in values if UNK not in corpus.encode(value.split()))
+            legal = f"; legal values of {field}: {', '.join(said)}" if said else ""
+            raise UserError(f"{entry.where}: {field} = {' '.join(words)}: {' '.join(strange)!r} is not in the vocabulary; "
+                            f"leave the line out or use another value{legal}")
         return {"field": field, "value": " ".join(words), "oracle": oracle_of(corpus), "phrases": phrases}
 
     def _written(self, entry: Entry) -> tuple[str, list[str]]:
@@ -113,6 +134,14 @@ class Semantic(ControlTask):
                 raise ValueError(f"no phrase of {target} fits into {len(log_probs)} positions")
             losses.append(-counts.logsumexp(0).clamp(max=0.0))
         return torch.stack(losses)
+
+    def symbols(self, lexicon: Lexicon) -> list[str]:
+        """Each value of each field."""
+        return [f"semantic {field} = {value}" for field, values in lexicon.values.items() for value in values]
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """The value, said at every position."""
+        return [[f"semantic {target['field']} = {target['value']}"] * positions]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`, and the same under the field's name, so that means per field come out beside the whole.

@@ -9,7 +9,8 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Setting, Target, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
-from trainable.control.oracles.base import Oracle, Span
+from trainable.control.lexicon import Lexicon
+from trainable.control.oracles.base import PHRASES, Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
 from trainable.control.syntax import Wanted
@@ -39,7 +40,7 @@ class Spans(ControlTask):
             return None
         return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]), "oracle": oracle.full_name}
 
-    def nothing(self) -> str:
+    def nothing(self, corpus) -> str:
         """No span."""
         return "no held-out text has a span of more than one word; use another oracle or leave the task out"
 
@@ -93,6 +94,20 @@ class Spans(ControlTask):
         """The spans that a target wants."""
         first, last, label = target["span"]
         return [(first, last, label)]
+
+    def symbols(self, lexicon: Lexicon) -> list[str]:
+        """Where a phrase of each label opens and closes, and where the text ends."""
+        return [f"{self.name} {edge}" for label in PHRASES for edge in (f"({label}", f"{label})")] + [f"{self.name} end"]
+
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """A row for each phrase: its label opens at its first word and closes at its last. Other labels are an X."""
+        rows = []
+        for first, last, label in self.asked(target):
+            label = label if label in PHRASES else "X"
+            opened, closed = [""] * positions, [""] * positions
+            opened[first + 1], closed[last + 1] = f"{self.name} ({label}", f"{self.name} {label})"
+            rows += [opened, closed] if first == last else [[a or b for a, b in zip(opened, closed, strict=True)]]
+        return rows
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: the span with its label is there; `unlabeled`: with any label."""

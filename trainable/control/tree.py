@@ -46,6 +46,12 @@ class Tree(Spans):
         """Every span."""
         return [(first, last, label) for first, last, label in target["spans"]]
 
+    def condition(self, target: Target, positions: int) -> list[list[str]]:
+        """Every phrase, and the end of the text."""
+        end = [""] * positions
+        end[target["words"] + 1] = f"{self.name} end"
+        return [*super().condition(target, positions), end]
+
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
         log_probs = prediction.log_probs

@@ -18,7 +18,7 @@ def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
-                   x0_prev=None) -> dict[str, Tensor]:
+                   x0_prev=None, condition: Tensor | None = None) -> dict[str, Tensor]:
     """Diffusion-LM's `mse` loss (arXiv 2205.14217, equation 2; released code): three unweighted terms.
 
     (a) squared error of the predicted against the noisy x0 (against the clean embedding at t = 0), mean over positions
@@ -29,7 +29,7 @@ def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
     first_std = (1 - schedule.alpha_bar[0]).sqrt()
     x0 = clean + first_std * randn(clean.shape, generator, clean.device, clean.dtype)
     x_t = schedule.noise(x0, t, generator)
-    predicted = model(x_t, t, x0_prev(x_t, t) if x0_prev else None)
+    predicted = model(x_t, t, x0_prev(x_t, t) if x0_prev else None, condition)
     target = torch.where(per_position(t == 0), clean, x0)
     mse = (predicted - target).float().pow(2).mean(dim=(1, 2))
     logits = model.logits(x0, table).float()
@@ -39,12 +39,12 @@ def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
 
 
 def posterior_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
-                   x0_prev=None) -> dict[str, Tensor]:
+                   x0_prev=None, condition: Tensor | None = None) -> dict[str, Tensor]:
     """`ce`: cross-entropy of the denoiser's token posterior (score interpolation, CDCD, arXiv 2211.15089)."""
     table = model.table()
     clean = F.embedding(ids, table)
     x_t = schedule.noise(clean, t, generator)
-    logits = model.logits(model(x_t, t, x0_prev(x_t, t) if x0_prev else None), table).float()
+    logits = model.logits(model(x_t, t, x0_prev(x_t, t) if x0_prev else None, condition), table).float()
     nll = token_nll(logits, ids).mean(1)
     return {"loss": nll, "ce": nll}
 
@@ -70,16 +70,17 @@ def draw_times(ids: Tensor, timesteps: int, mixed: float, generator: torch.Gener
 LOSSES = {"mse": published_loss, "ce": posterior_loss}
 
 
-def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: torch.Generator) -> dict[str, Tensor]:
+def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: torch.Generator,
+                  condition: Tensor | None = None) -> dict[str, Tensor]:
     """One draw of times and noise, and with self-conditioning a first guess half the time.
 
-    Args: ids [B, L]. Returns scalars: `loss` to differentiate, and its parts.
+    Args: ids [B, L]; condition as the model takes it. Returns scalars: `loss` to differentiate, and its parts.
     """
     t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
     x0_prev = None
     if model.config.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
         def x0_prev(x_t: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad():
-                return model.predict(x_t, t).x0
-    parts = LOSSES[model.diffusion.loss](model, ids, t, schedule, generator, x0_prev)
+                return model.predict(x_t, t, condition=condition).x0
+    parts = LOSSES[model.diffusion.loss](model, ids, t, schedule, generator, x0_prev, condition)
     return {name: value.mean() for name, value in parts.items()}

@@ -29,9 +29,17 @@ class Process:
     The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, config: SamplingConfig):
+    def __init__(self, model: nn.Module, schedule: Schedule, config: SamplingConfig, condition: Tensor | None = None,
+                 scale: float = 0.0):
+        """`condition` [n, K, L] as the model takes it, for the n sentences that will be sampled; `scale`: how far to go
+        beyond it, away from the prediction without (classifier-free guidance; 0 = the condition alone)."""
         self.model, self.schedule, self.config = model, schedule, config
+        self.condition, self.scale = condition, scale
         self.sampler = SAMPLERS.build(config.sampler)
+
+    def under(self, condition: Tensor, scale: float) -> Process:
+        """The same sampler for sentences that the model is told something of."""
+        return Process(self.model, self.schedule, self.config, condition.to(next(self.model.parameters()).device), scale)
 
     def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None) -> Tensor:
         """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
@@ -68,9 +76,20 @@ class Process:
 
     def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
         """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""
-        prediction = self.model.predict(x, t, x0_prev, self.config.temperature)
+        prediction = self._believed(x, t, x0_prev)
         if self.model.diffusion.loss == "mse" and self.config.clamp:
             clamped = nearest_rows(prediction.x0, self.model.table())
             straight_through = prediction.x0 + (clamped - prediction.x0).detach()
             prediction = prediction._replace(x0=straight_through)
         return prediction
+
+    def _believed(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
+        """With a condition: told and untold in one forward pass, and what lies beyond."""
+        temperature = self.config.temperature
+        if self.condition is None or not self.scale:
+            return self.model.predict(x, t, x0_prev, temperature, self.condition)
+        both = torch.cat([self.condition, torch.zeros_like(self.condition)])
+        previous = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
+        found = self.model.predict(torch.cat([x, x]), torch.cat([t, t]), previous, temperature, both)
+        told, free = (Prediction(*(value[part] for value in found)) for part in (slice(len(x)), slice(len(x), None)))
+        return self.model.extrapolated(told, free, self.scale, temperature)

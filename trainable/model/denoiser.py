@@ -8,6 +8,7 @@ x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,9 @@ def _projection(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequen
 class DiffusionLM(nn.Module):
     """The denoiser with its embedding table and rounding head. Sites are found by name: see `trainable.model.sites`."""
 
-    def __init__(self, model: ModelConfig, diffusion: DiffusionConfig, vocabulary: list[str], seed: int = 0):
+    def __init__(self, model: ModelConfig, diffusion: DiffusionConfig, vocabulary: list[str], seed: int = 0,
+                 symbols: Sequence[str] = ()):
+        """`symbols`: what a condition can say (`trainable.control.conditions`); none in a model that is told nothing."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.config, self.diffusion = model, diffusion
@@ -61,6 +64,10 @@ class DiffusionLM(nn.Module):
             intermediate_size=model.ffn, hidden_dropout_prob=model.dropout,
             attention_probs_dropout_prob=model.dropout, attn_implementation="sdpa"))
         self.down = _projection(hidden, hidden, d, model.projection_depth)
+        self.symbols = {symbol: i for i, symbol in enumerate(symbols, 1)}
+        if symbols:  # 0 says nothing, and so does every symbol before training
+            self.condition_embedding = nn.Embedding(len(symbols) + 1, hidden, padding_idx=0)
+            nn.init.zeros_(self.condition_embedding.weight)
         if not blank:
             self._initialize_body(generator)
 
@@ -102,14 +109,15 @@ class DiffusionLM(nn.Module):
         """[B, L, d] latents -> [B, L, V] logits of the rounding head."""
         return self.rounding(latent, self.table() if table is None else table)
 
-    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, L, d] noisy latents at integer times t -> [B, L, d] raw output (x0 for `mse`, query for `ce`).
 
-        `t` is [B], or [B, L] where each word has a time of its own.
+        `t` is [B], or [B, L] where each word has a time of its own. `condition` [B, K, L] are ids of `symbols`, K of them at
+        each position, 0 for none; None is a condition of zeros.
         """
-        return self.down(self.hidden(x_t, t, x0_prev))
+        return self.down(self.hidden(x_t, t, x0_prev, condition))
 
-    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None) -> Tensor:
+    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """The body's last state [B, L, hidden], for the same arguments."""
         if self.config.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
@@ -117,15 +125,32 @@ class DiffusionLM(nn.Module):
         time = self.time(timestep_embedding(scaled, self.config.time_dim))
         positions = self.position_embedding.weight[: x_t.shape[1]]
         hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
+        if condition is not None:
+            hidden = hidden + self.condition_embedding(condition).sum(1)
         hidden = self.dropout(self.norm(hidden))
         return self.body(hidden).last_hidden_state
 
-    def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0) -> Prediction:
+    def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
+                condition: Tensor | None = None) -> Prediction:
         """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
         table = self.table()
-        hidden = self.hidden(x_t, t, x0_prev)
+        hidden = self.hidden(x_t, t, x0_prev, condition)
         raw = self.down(hidden)
         log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
         if self.diffusion.loss == "mse":
             return Prediction(raw, log_probs, hidden)
         return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs, hidden)
+
+    def extrapolated(self, told: Prediction, free: Prediction, scale: float, temperature: float = 1.0) -> Prediction:
+        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) told - scale free.
+
+        Under `mse` of x0, which is linear in the predicted noise at equal x_t; under `ce` of the log-posterior, that is
+        p(told)^(1 + scale) / p(free)^scale, normalized.
+        """
+        if self.diffusion.loss == "mse":
+            x0 = (1 + scale) * told.x0 - scale * free.x0
+            log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
+            return Prediction(x0, log_probs, told.hidden)
+        log_probs = torch.log_softmax((1 + scale) * told.log_probs - scale * free.log_probs, dim=-1)
+        table = self.table()
+        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs, told.hidden)

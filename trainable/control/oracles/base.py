@@ -12,6 +12,10 @@ UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART
         "VERB", "X")
 """Universal part-of-speech tags (universaldependencies.org/u/pos)."""
 
+PHRASES = ("ADJP", "ADVP", "CONJP", "FRAG", "INTJ", "LST", "NAC", "NML", "NP", "NX", "PP", "PRN", "PRT", "QP", "RRC", "S",
+           "SBAR", "SBARQ", "SINV", "SQ", "UCP", "VP", "WHADJP", "WHADVP", "WHNP", "WHPP", "X")
+"""Labels of phrases (Penn Treebank II, Bies et al. 1995; NML from its 2012 revision)."""
+
 Span = tuple[int, int, str]
 """First word, last word (inclusive, as in the released targets), label."""
 

@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from trainable.control.oracles.base import Oracle, Reading
@@ -210,16 +210,19 @@ class GrammarOracle(Oracle):
         probable of these), hung under one S; a word that no piece covers stands without a bracket, with the tag that it has
         most often in the grammar, X where the grammar does not know it. `whole` tells such texts apart.
         """
-        if not words:
-            return Reading((), (), False)
-        chart = _Chart(words)
-        steps = _cover(chart, SENTENCES, alone=False)
-        whole = steps is not None
-        if steps is None:
-            steps = _cover(chart, tuple(chart.rules), alone=True)
-        pieces = [chart.brackets(symbol, start, end) if symbol is not None
-                  else f"({_alone().get(chart.words[start], UNREAD)} {chart.words[start]})" for symbol, start, end in steps]
-        text = pieces[0] if whole and len(pieces) == 1 else f"(S {' '.join(pieces)})"
-        return reading_of(text, whole)._replace(whole=whole)
+        return _read(tuple(words)) if words else Reading((), (), False)
+
+
+@lru_cache(maxsize=1024)  # tasks ask for the tags and the spans of the same text, and for several targets of it
+def _read(words: tuple[str, ...]) -> Reading:
+    chart = _Chart(words)
+    steps = _cover(chart, SENTENCES, alone=False)
+    whole = steps is not None
+    if steps is None:
+        steps = _cover(chart, tuple(chart.rules), alone=True)
+    pieces = [chart.brackets(symbol, start, end) if symbol is not None
+              else f"({_alone().get(chart.words[start], UNREAD)} {chart.words[start]})" for symbol, start, end in steps]
+    text = pieces[0] if whole and len(pieces) == 1 else f"(S {' '.join(pieces)})"
+    return reading_of(text, whole)._replace(whole=whole)
 
 
