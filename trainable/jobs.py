@@ -23,19 +23,20 @@ def _config(payload: dict) -> TrialConfig:
 def corpus(payload: dict, context) -> Iterator[dict]:
     """Tokenize the corpus (one worker does, the others have nothing to do)."""
     if context.rank == 0:
-        yield from prepare_corpus(_config(payload), Path(payload["cache"]))
+        yield from prepare_corpus(_config(payload), Path(payload["cache"]), context.present)
 
 
 def teacher(payload: dict, context) -> Iterator[dict]:
     """Train the teacher."""
     if context.rank == 0:
-        yield from prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device)
+        yield from prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
+                                   context.present)
 
 
 def base(payload: dict, context) -> Iterator[dict]:
     """Train the base, over all workers of the group."""
     return prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                        context.rank, context.world_size)
+                        context.rank, context.world_size, context.present)
 
 
 def trial(payload: dict, context) -> Iterator[dict]:

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError
+from trainable.depot import Depot, stored
+from trainable.files import verified
 
 Job = Callable[[dict[str, Any], "WorkerContext"], Iterator[dict[str, Any]]]
 Command = dict[str, Any]
@@ -39,13 +42,22 @@ _AFTER_ERROR = timedelta(seconds=60)  # a rank that failed waits no longer for r
 
 @dataclass
 class WorkerContext:
-    """What a job may know of the process it runs in. `cache` lives as long as the process: read-only objects only."""
+    """What a job may know of the process it runs in. `cache` lives as long as the process: read-only objects only.
+    `depot`: where nodes share no folder."""
 
     device: torch.device
     rank: int
     world_size: int
     cpus: int
     cache: dict[Any, Any] = field(default_factory=dict)
+    depot: Depot | None = None
+
+    def present(self, folder: Path) -> bool:
+        """Whether something that trials share is made already. All ranks answer alike; only rank 0 looks at its bytes (and
+        moves a damaged folder aside)."""
+        if self.depot is not None:
+            return self.depot.present(folder)
+        return verified(folder) if self.rank == 0 else folder.exists()
 
 
 def load_jobs(path: str) -> dict[str, Job]:
@@ -168,14 +180,17 @@ class Ranks:
 
 def worker_loop(config: dict[str, Any]) -> None:
     """Ray Train's train loop. `config`: group (its id), board (the actor that carries commands and replies), jobs (import
-    path of the job table), cpus (per worker) and folder (the driver's working directory, for relative paths)."""
+    path of the job table), cpus (per worker), folder (the driver's working directory, for relative paths) and store (the
+    settings of a `Depot`, or None)."""
     train = ray.train.get_context()
     rank, size = train.get_world_rank(), train.get_world_size()
     if os.path.isdir(config["folder"]):
         os.chdir(config["folder"])
     cpus = max(1, int(config["cpus"]))
     torch.set_num_threads(cpus)
-    bench = Bench(load_jobs(config["jobs"]), WorkerContext(ray.train.torch.get_device(), rank, size, cpus))
+    jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
+    bench = Bench(stored(jobs, depot) if depot else jobs,
+                  WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot))
     ranks, board, group = Ranks(rank, size), config["board"], config["group"]
     bench.clear()
     gc.freeze()  # the imports' objects never die; leaving them out makes the collection after each job cheap
