@@ -22,6 +22,8 @@ from spaces.uris import here
 from trainable.files import MANIFEST, damage
 from trainable.stores import Store, StoreError
 
+TRAINING, UNFINISHED = ".training.pt", "training"
+"""How the checkpoint of a base that trains is called in the cache, and where it lies at the URI."""
 Job = Callable[[dict[str, Any], Any], Iterator[dict[str, Any]]]
 Event = dict[str, Any]
 
@@ -93,8 +95,30 @@ class Depot:
     def save(self, folder: Path) -> None:
         """Put what a trial goes on from."""
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.is_file():
+            if path.is_file() and not path.name.endswith(".partial"):
                 self.store.put(path, f"{self._name(folder)}/{path.name}")
+
+    def training(self, cache: Path) -> dict[str, int]:
+        """Checkpoints of bases that train, fetched where this node has none: names, with the time of the last change."""
+        for name in self.store.sizes(f"{self._name(cache)}/{UNFINISHED}"):
+            if not (cache / name).is_file():
+                self.store.get(f"{self._name(cache)}/{UNFINISHED}/{name}", cache / name)
+        return self._checkpoints(cache)
+
+    def save_training(self, cache: Path, known: dict[str, int]) -> dict[str, int]:
+        """Put those that changed, delete those that are gone; what is known now."""
+        found = self._checkpoints(cache)
+        for name in {*known, *found}:
+            place = f"{self._name(cache)}/{UNFINISHED}/{name}"
+            if name not in found:
+                self.store.remove(place)
+            elif known.get(name) != found[name]:
+                self.store.put(cache / name, place)
+        return found
+
+    @staticmethod
+    def _checkpoints(cache: Path) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in cache.glob(f".*{TRAINING}")}
 
     def hand_in(self, artifact: Path, place: Path) -> None:
         """Put an exported model at its last place."""
@@ -111,10 +135,10 @@ class Depot:
 
 def stored(jobs: dict[str, Job], depot: Depot) -> dict[str, Job]:
     """The jobs, on a depot."""
-    return {name: _stored(job, depot) for name, job in jobs.items()}
+    return {name: _stored(job, depot, trains=name == "base") for name, job in jobs.items()}
 
 
-def _stored(job: Job, depot: Depot) -> Job:
+def _stored(job: Job, depot: Depot, trains: bool) -> Job:
     def run(payload: dict[str, Any], context: Any) -> Iterator[Event]:
         payload = depot.localized(payload)
         keep = payload.pop("keep", None)
@@ -130,7 +154,10 @@ def _stored(job: Job, depot: Depot) -> Job:
                 depot.restore(folder)
                 if context.rank == 0:
                     stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            cache = Path(payload["cache"]) if trains and context.rank == 0 else None
+            known = depot.training(cache) if cache else {}
             for event in stack.enter_context(closing(job(payload, context))):
+                known = depot.save_training(cache, known) if cache else known
                 yield from _passed_on(event, depot, folder, keep, context.rank)
 
     return run

@@ -19,6 +19,7 @@ from trainable.artifact import CONFIG, LEXICON, export, load
 from trainable.checkpoint import Checkpoint
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.depot import TRAINING
 from trainable.diffusion.schedule import Schedule
 from trainable.files import content_key, verified, whole_folder
 from trainable.model.denoiser import DiffusionLM
@@ -30,8 +31,6 @@ from trainable.transfer import begin_from, start_key
 
 Present = Callable[[Path], bool]
 REPORT_EVERY = 100
-TRAINING = ".training.pt"
-"""End of the name of a base's checkpoint, while it trains."""
 CODE = 2
 """Raised when a change in the code makes older cache entries wrong."""
 

@@ -16,6 +16,7 @@ from spaces.config import DiffusionConfig, ModelConfig, OptimConfig, RuntimeConf
 from trainable.artifact import load
 from trainable.checkpoint import Checkpoint
 from trainable.diffusion.schedule import Schedule
+from trainable.files import verified
 from trainable.jobs import JOBS
 from trainable.model.denoiser import DiffusionLM
 from trainable.training import TrainingRun
@@ -106,9 +107,10 @@ from pathlib import Path
 import torch
 from spaces.config import TrialConfig
 from trainable import checkpoint, jobs
+from trainable.files import verified
 
 class Context:
-    device, rank, world_size = torch.device("cpu"), 0, 1
+    device, rank, world_size, present = torch.device("cpu"), 0, 1, staticmethod(verified)
 
 checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
 torch.set_num_threads(1)
@@ -122,7 +124,7 @@ for event in jobs.JOBS["base"](payload, Context()):
 class Context:
     """Stands for `trainable.worker.WorkerContext`, which needs Ray."""
 
-    device, rank, world_size, cpus, cache = torch.device("cpu"), 0, 1, 1, {}
+    device, rank, world_size, cpus, cache, present = torch.device("cpu"), 0, 1, 1, {}, staticmethod(verified)
 
 
 def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):

@@ -9,7 +9,7 @@ import torch
 
 from spaces.errors import UserError
 from spaces.uris import HOME, here, is_uri, joined, origin, parent
-from trainable.depot import Depot, stored
+from trainable.depot import TRAINING, Depot, stored
 from trainable.files import whole_folder, write_manifest
 from trainable.stores import Store, StoreError, opened
 from trainable.worker import WorkerContext
@@ -193,3 +193,25 @@ def test_an_artifact_stays_while_a_worker_of_the_node_uses_it(uri, tmp_path, mon
             assert folder.is_dir()
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def base(payload, context):
+    """Trains in three steps, each kept in a checkpoint."""
+    cache = Path(payload["cache"])
+    checkpoint = cache / f".base-1{TRAINING}"
+    done = int(checkpoint.read_text()) if checkpoint.is_file() else 0
+    for step in range(done, 3):
+        checkpoint.write_text(str(step + 1))
+        yield {"progress": (step + 1) / 3, "done": done}
+    folder = make(cache / "base-1")
+    checkpoint.unlink()
+    yield {"progress": 1.0, "path": str(folder)}
+
+
+def test_a_base_goes_on_training_on_another_node(uri, tmp_path, monkeypatch):
+    one, two = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two"))
+    lost = stored({"base": base}, one)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
+    assert [next(lost)["done"], next(lost)["done"]] == [0, 0]
+    first, last = stored({"base": base}, two)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
+    assert first["done"] == 2 and last["path"] == "/driver/root/cache/base-1"
+    assert set(Store(uri).sizes()) == {"cache/base-1/manifest.json", "cache/base-1/part/text"}
