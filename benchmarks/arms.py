@@ -20,21 +20,13 @@ from benchmarks.common import save
 from search.checking import load_checked
 from spaces import points
 from spaces.overrides import parse
+from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 
 ARMS = ("none", "fixed:Q0i8f", "fixed:Q0i4f", "fixed:Q2i2f", "fixed:Q4i4f", "fixed:Q8i8f", "fixed:Q4i0f", "fixed:Q8i0f",
         "pow2:Q0i8f", "pow2:Q4i0f", "ternary_twn", "binary")
 METRICS = ("nll_bound", "perplexity", "diversity", "train_loss", "embedding_collapsed_rows")
 T_975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36}
-
-
-class Context:
-    """A worker without Ray."""
-
-    device, rank, world_size, cpus = torch.device("cpu"), 0, 1, 1
-
-    def __init__(self):
-        self.cache: dict = {}
 
 
 def main() -> None:
@@ -49,7 +41,7 @@ def main() -> None:
     parser.add_argument("--name", help="of the JSON; arms_SPACE_SITE unless given")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    space, context = load_checked(asked.space, parse(asked.settings)), Context()
+    space, context = load_checked(asked.space, parse(asked.settings)), WorkerContext()
     found: dict[str, list[dict]] = {arm: [] for arm in asked.arms.split(",")}
     with tempfile.TemporaryDirectory() as scratch:
         shared = None
@@ -78,7 +70,7 @@ def arm_config(space, arm: str, site: str, seed: int):
     return type(config).model_validate(changed)
 
 
-def prepared(config, cache: str, context: Context) -> dict:
+def prepared(config, cache: str, context: WorkerContext) -> dict:
     """Folders of corpus, teacher and base; made where the cache lacks them."""
     payload = {"config": config.model_dump(mode="json"), "cache": cache}
     corpus = list(JOBS["corpus"](payload, context))[-1]["path"]
@@ -86,7 +78,7 @@ def prepared(config, cache: str, context: Context) -> dict:
                                  for kind in ("teacher", "base")}}
 
 
-def measured(config, shared: dict, steps: int, folder: Path, context: Context) -> dict:
+def measured(config, shared: dict, steps: int, folder: Path, context: WorkerContext) -> dict:
     """The top rung of one arm."""
     payload = {"config": config.model_dump(mode="json"), "prepared": shared, "rungs": [steps], "folder": str(folder)}
     return list(JOBS["trial"](payload, context))[-1]

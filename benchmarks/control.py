@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import save
 from search.checking import load_checked
 from spaces import points
 from spaces.config import PluginRef
 from spaces.overrides import parse
 from trainable.artifact import load
+from trainable.context import WorkerContext
 from trainable.control.accuracy import ranking_accuracy
 from trainable.control.base import Setting
 from trainable.control.generating import guided
@@ -49,7 +50,7 @@ class Bench:
         config = space.config(points.complete(space.dimensions, {}))
         sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
         self.config, self.n = config.model_copy(update={"sampling": sampling}), asked.targets
-        shared = prepared(config, asked.cache, Context())
+        shared = prepared(config, asked.cache, WorkerContext())
         self.corpus = TokenizedCorpus.open(Path(shared["corpus"]))
         self.base = load(shared["base"])
         self.teacher = Teacher.load(shared["teacher"], self.corpus, torch.device("cpu"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
 from search.checking import load_checked
 from search.cli_format import emit
@@ -23,6 +23,7 @@ from search.cli_table_tasks import laid_out
 from spaces import points
 from spaces.overrides import parse
 from trainable.baselines.comparison import METHODS, compare, opened_ground
+from trainable.context import WorkerContext
 
 MODEL = "base"
 
@@ -41,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     space = load_checked(asked.space, parse(asked.settings))
     config = space.config(points.complete(space.dimensions, {}))
-    shared = prepared(config, asked.cache, Context())
+    shared = prepared(config, asked.cache, WorkerContext())
     ground = opened_ground(shared["base"], shared["corpus"], shared["teacher"], asked.targets)
     sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
     own = config.model_copy(update={"sampling": sampling})

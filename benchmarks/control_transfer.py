@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
 from search.checking import load_checked
 from spaces import points
 from trainable.artifact import load
+from trainable.context import WorkerContext
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.evaluation import Measurement
 from trainable.metrics.controllability import Controllability
@@ -58,7 +59,7 @@ def measured(asked, start: str | None) -> dict:
                                       "sampler.name": "tpe", "search.adapt.optim.lr.log": [1e-4, 1e-3],
                                       "trial.adapt.optim.lr": None, "budget.trials": 1})
     config = space.config(points.complete(space.dimensions, {}))
-    shared = prepared(config, asked.cache, Context())
+    shared = prepared(config, asked.cache, WorkerContext())
     corpus, base = TokenizedCorpus.open(Path(shared["corpus"])), load(shared["base"])
     teacher = Teacher.load(shared["teacher"], corpus, torch.device("cpu"))
     measurement = Measurement(config=config, model=base.model, schedule=base.schedule, corpus=corpus, teacher=teacher,

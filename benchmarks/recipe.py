@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import save
 from search.checking import load_checked
 from spaces import points
 from spaces.overrides import parse
 from trainable.artifact import load
+from trainable.context import WorkerContext
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.seeds import stream
@@ -38,7 +39,7 @@ def main() -> None:
     space = load_checked(asked.space, parse(asked.settings))
     config = space.config(points.complete(space.dimensions, {}))
     began = time.process_time()
-    shared = prepared(config, asked.cache, Context())
+    shared = prepared(config, asked.cache, WorkerContext())
     corpus = TokenizedCorpus.open(Path(shared["corpus"]))
     teacher, base = Teacher.load(shared["teacher"], corpus, torch.device("cpu")), load(shared["base"])
     figures = {"settings": asked.settings, "cpu_seconds_to_prepare": time.process_time() - began, "base": base.facts,

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from search.records_journal import append_line, mend_tail, read_lines
 from spaces.schema import Space, load
+from trainable.context import WorkerContext
 from trainable.prepare import Prepared
 from trainable.trial import Trial
 
@@ -45,7 +46,7 @@ def main() -> None:
     journal = asked.work / "table.jsonl"
     mend_tail(journal)
     done = {line["group"] for line in read_lines(journal)} if journal.exists() else set()
-    context, shared, slowest = Context(), None, 0.0
+    context, shared, slowest = WorkerContext(), None, 0.0
     for seed in range(asked.seeds):
         for trained, samplings in groups(space):
             name = json.dumps([seed, trained], sort_keys=True)
@@ -76,7 +77,7 @@ def groups(space: Space) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def record(space: Space, trained: dict[str, Any], points: list[dict[str, Any]], seed: int, shared: Prepared,
-           folder: Path, context: Context) -> Iterator[dict[str, Any]]:
+           folder: Path, context: WorkerContext) -> Iterator[dict[str, Any]]:
     """Train once, measure at every rung under each point's sampling; `seconds` are since the start of that one trial."""
     config = space.config(points[0])
     config = config.model_copy(update={"seed": seed, "evaluation": config.evaluation.model_copy(update={"seed": seed})})

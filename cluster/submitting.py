@@ -23,6 +23,8 @@ from spaces.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = Path(__file__).with_name("runtime_env.yaml")
 SENT = "submitted.space.yaml"
+STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "120"}
+"""To end a job is Ctrl-C: its run is brought in order, instead of being killed after 3 s."""
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 MOST_BYTES = 5_000_000
 """What a job's folder may weigh; the code is a tenth of that."""
@@ -63,7 +65,7 @@ def runtime_env(space_text: str, pip: bool, pack: Path) -> dict[str, Any]:
         raise UserError(f"what would be sent weighs {weight / 1e6:.0f} MB (most: {MOST_BYTES / 1e6:.0f}): "
                         "is there something beside the code in the packages' folders?")
     settings = yaml.safe_load(ENVIRONMENT.read_text(encoding="utf-8"))
-    made = {"working_dir": str(pack), "excludes": settings["excludes"], "env_vars": {"RAY_TRAIN_V2_ENABLED": "1"}}
+    made = {"working_dir": str(pack), "excludes": settings["excludes"], "env_vars": {"RAY_TRAIN_V2_ENABLED": "1", **STOPPING}}
     return {**made, "pip": requirements()} if pip else made
 
 

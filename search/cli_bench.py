@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from search.cli_help import examples
+from search.cli_place import artifact_folder
 from spaces.errors import UserError
 
 STEPS = (20, 50, 200)
@@ -24,8 +25,8 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False,
-                                    help="An exported model: a folder RUN/artifacts/trial-NNNN."),
+    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False, parser=artifact_folder,
+                                    help="An exported model: RUN/artifacts/trial-NNNN, a folder or a URI."),
     against: str | None = typer.Option(None, metavar="ARTIFACT|base", show_default=False,
                                        help="What to compare with, measured in turns in the same window."),
     device: str = typer.Option("cpu", metavar="cpu|cuda", help="Where to run."),

@@ -8,6 +8,7 @@ from typing import Literal
 import typer
 
 from search.cli_help import examples
+from search.cli_place import run_folder
 from spaces.errors import UserError
 
 
@@ -20,7 +21,8 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: list[Path] = typer.Argument(help="Folders of at least two runs.", metavar="RUN...", show_default=False),
+    runs: list[Path] = typer.Argument(help="At least two runs: folders or URIs.", metavar="RUN...", show_default=False,
+                                      parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
     figure: Path | None = typer.Option(None, metavar="FILE", show_default=False, help="Draw the fronts there."),
 ) -> None:

@@ -7,12 +7,15 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from spaces.uris import is_uri, origin
 
 FORMATS = ("table", "csv", "json", "md")
 PIPE_WIDTH = 160  # columns of a table that goes to a pipe or a file
@@ -138,7 +141,10 @@ def grid(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 def shown(path: Path | str) -> str:
-    """A path as one would type it: relative where it lies below the working folder."""
+    """A path as one would type it: relative where it lies below the working folder; of a copy, the URI of what was copied."""
+    uri = str(path) if is_uri(path) else origin(Path(path))
+    if uri:
+        return shlex.quote(uri)
     path = Path(path)
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from search.cli_help import examples
+from search.cli_place import artifact_folder
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False,
-                                    help="An exported model: a folder RUN/artifacts/trial-NNNN."),
+    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False, parser=artifact_folder,
+                                    help="An exported model: RUN/artifacts/trial-NNNN, a folder or a URI."),
     control: list[str] = typer.Option([], metavar="KEY=VALUE", show_default=False,
                                        help="What the text shall satisfy: length=14, food=Italian; may be given again."),
     count: int = typer.Option(8, "--count", "-n", metavar="N", min=1, help="How many sentences."),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.cli_format import out
+from search.cli_place import run_folder
 from search.cli_run import NO_SPACE, Watch, report, resolve
 from spaces.errors import UserError
 
@@ -69,11 +69,10 @@ def carry_out(asked: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[s
     from spaces.schema import Space
 
     given = Space.from_yaml(asked.space, "SPACE") if asked.space else None
-    resume = Path(asked.resume).resolve() if asked.resume else None
-    space = resolve(given, resume, asked.changes)
+    space = resolve(given, asked.resume, asked.changes)
     check_sources(space)
-    warm_start = Path(asked.warm_start).resolve() if asked.warm_start else None
-    result = sweep.run(space, storage=Path(asked.storage), max_concurrent=asked.max_concurrent, resume=resume,
+    warm_start = run_folder(asked.warm_start).resolve() if asked.warm_start else None
+    result = sweep.run(space, storage=asked.storage, max_concurrent=asked.max_concurrent, resume=asked.resume,
                        warm_start=warm_start, observer=tell)
     text = io.StringIO()
     report(result.run_folder, out(file=text, width=asked.width, force_terminal=asked.color))

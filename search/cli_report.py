@@ -7,7 +7,9 @@ from pathlib import Path
 import typer
 
 from search.cli_help import examples
+from search.cli_place import run_folder
 from spaces.errors import UserError
+from spaces.uris import origin
 
 
 def register(app: typer.Typer) -> None:
@@ -20,8 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
-    out: Path | None = typer.Option(None, metavar="FILE", show_default=False, help="By default RUN/report.html."),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    out: Path | None = typer.Option(None, metavar="FILE", show_default=False, 
+                                    help="By default RUN/report.html; of a URI, NAME.report.html here."),
     figures: Path | None = typer.Option(None, metavar="DIR", show_default=False,
                                         help="Write the figures there too, each as PNG, SVG and CSV."),
     show: bool = typer.Option(False, "--open", help="Open the page in a browser."),
@@ -34,7 +37,7 @@ def report(
     from search.report import collect
 
     content = collect(run)
-    target = out if out is not None else Path(run) / "report.html"
+    target = out if out is not None else run / "report.html" if origin(run) is None else Path(f"{run.name}.report.html")
     try:
         write_report(content, target)
         if figures is not None:

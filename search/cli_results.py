@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from search.cli_help import examples
+from search.cli_place import run_folder
 from spaces.errors import UserError
 from spaces.values import near
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def front(
-    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
     within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
                                      help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
     best: str | None = typer.Option(None, metavar="METRIC", show_default=False,
@@ -97,7 +98,9 @@ def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) 
     return Text.from_markup("\n".join(lines))
 
 
-def status(run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False)) -> None:
+def status(
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
     import time
     from collections import Counter
@@ -234,7 +237,7 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
         if place in found.places:
             notes.append(f"{told}")
     if any(artifact_of(folder, row) for row in found):
-        notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts'))}/trial-NNNN[/]")
+        notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts' / 'trial-NNNN'))}[/]")
     return Group(table, "", *(Text.from_markup(note) for note in notes))
 
 

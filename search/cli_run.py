@@ -14,8 +14,10 @@ import typer
 
 from search.cli_format import out, shown
 from search.cli_help import examples
+from search.cli_place import run_folder
 from search.cli_space import changes
 from spaces.errors import RunError, UserError
+from spaces.uris import is_uri
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
         "qdlm run quickstart --within 'size_bytes <= 200kB' --within 'latency_ms <= 5'", "only what can be afforded",
         "qdlm run e2e --set trial.corpus.source.path=DIR", "any setting of the file, by its path",
         "qdlm run --resume runs/NAME", "go on where it stopped",
+        "qdlm run quickstart --address auto --storage s3://BUCKET/runs", "nodes that share no folder",
         "qdlm run quickstart --address auto --json", "on the cluster, for a job's log",
     ))(run)
 
@@ -47,7 +50,8 @@ def run(
     budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
     max_concurrent: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
                                               help="Trials at once; by default as many as there is room for."),
-    storage: Path = typer.Option(Path("runs"), metavar="DIR", help="Where runs and what they share are kept."),
+    storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs and what they share are kept: a folder that all "
+                                "nodes see, or a URI (s3://BUCKET/PATH)."),
     address: str | None = typer.Option(None, metavar="ADDRESS", show_default=False,
                                        help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT. By default one starts here."),
     within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
@@ -57,9 +61,9 @@ def run(
     seed: int | None = typer.Option(None, metavar="N", min=0, show_default=False, help="Of the search."),
     deterministic: bool = typer.Option(False, "--deterministic", help="The same proposals whatever the timing, with "
                                        f"--max-concurrent trials in flight ({IN_FLIGHT} if not given)."),
-    resume: Path | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder."),
-    warm_start: Path | None = typer.Option(None, metavar="RUN", show_default=False,
-                                           help="Learn from an earlier run: its folder."),
+    resume: str | None = typer.Option(None, metavar="RUN", show_default=False, help="Go on with a run: its folder or URI."),
+    warm_start: str | None = typer.Option(None, metavar="RUN", show_default=False,
+                                          help="Learn from an earlier run: its folder or URI."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="Print nothing but the front and the paths at the end."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
 ) -> int:
@@ -76,8 +80,7 @@ def run(
     if address is not None and address.startswith("ray://"):
         from search.cli_remote import There
 
-        search: Here | There = There(address, given, wanted, str(storage), str(resume) if resume else None, max_concurrent,
-                                     str(warm_start) if warm_start else None)
+        search: Here | There = There(address, given, wanted, storage, resume, max_concurrent, warm_start)
     else:
         search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent, warm_start)
     with choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
@@ -99,15 +102,15 @@ def run(
 class Here:
     """A search that this process drives, on a cluster of its own or one that it attaches to."""
 
-    def __init__(self, space: Space, address: str | None, storage: Path, resume: Path | None, max_concurrent: int | None,
-                 warm_start: Path | None = None):
+    def __init__(self, space: Space, address: str | None, storage: str, resume: str | None, max_concurrent: int | None,
+                 warm_start: str | None = None):
         from search.checking import check_sources
         from search.records import RunFolder
 
         check_sources(space)
         self.space, self.address, self.storage, self.max_concurrent = space, address, storage, max_concurrent
-        self.resume = resume.resolve() if resume else None
-        self.warm_start = RunFolder.open(warm_start).path.resolve() if warm_start else None
+        self.resume = resume and (resume if is_uri(resume) else Path(resume).resolve())
+        self.warm_start = RunFolder.open(run_folder(warm_start)).path.resolve() if warm_start else None
         self.objectives = space.objectives
 
     def run(self, observer: Watch) -> str:
@@ -128,7 +131,7 @@ class Here:
         return f"qdlm run --resume {shown(run)}"
 
 
-def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
+def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
     """The space to run: the one that is given, or that of the run to go on with, with which one given beside it must agree.
 
     Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
@@ -140,7 +143,7 @@ def resolve(given: Space | None, resume: Path | None, wanted: Mapping[str, Any],
     from search.checking import check
     from search.cli_results import recorded_space
 
-    recorded = recorded_space(resume)
+    recorded = recorded_space(run_folder(resume))
     if given is not None:
         agree(given, recorded, f"{label or 'the space given'} does not agree with the run {resume}")
     asked = recorded.with_overrides(wanted) if wanted else recorded

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm submit quickstart --address http://127.0.0.1:8265 --storage DIR", "send it and leave",
         "qdlm submit my.yaml --address http://HOST:8265 --storage /nfs/runs --follow", "see its log; Ctrl-C leaves it running",
+        "qdlm submit quickstart --address http://HOST:8265 --storage s3://BUCKET/runs", "nodes that share no folder",
         "qdlm submit --attach JOB --address http://HOST:8265", "come back to it",
         "qdlm submit --stop JOB --address http://HOST:8265", "end it; the run can be resumed",
     ))(submit)
@@ -25,8 +26,9 @@ def register(app: typer.Typer) -> None:
 def submit(
     space: str | None = typer.Argument(None, metavar="SPACE", show_default=False, help="A space file or a shipped space."),
     address: str = typer.Option("http://127.0.0.1:8265", metavar="URL", help="The cluster's dashboard."),
-    storage: str | None = typer.Option(None, metavar="DIR", show_default=False,
-                                       help="Where the cluster keeps runs: a folder that all its nodes share."),
+    storage: str | None = typer.Option(None, metavar="DIR|URI", show_default=False,
+                                       help="Where the cluster keeps runs: a folder that all its nodes share, or a URI "
+                                            "(s3://BUCKET/PATH) with the nodes' own credentials."),
     trials: int | None = typer.Option(None, metavar="N", min=1, help="Trials at most.", show_default=False),
     budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
     within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
@@ -44,7 +46,7 @@ def submit(
     if space is None:
         return _later(address, attach, stop)
     if storage is None:
-        raise UserError("--storage DIR: name a folder that all nodes share; a job's own folder is deleted with the job")
+        raise UserError("--storage: name a folder that all nodes share, or a URI; a job's own folder is deleted with the job")
     from search.checking import load_checked
 
     asked = load_checked(space, changes(settings, trials, budget, within=within))

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import typer
 
 from search.cli_help import examples
+from search.cli_place import run_folder
 from spaces.errors import UserError
 
 
@@ -50,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def table(
-    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
     layout: str = typer.Option("tasks", metavar="NAME", help=f"Which table: {', '.join(LAYOUTS)}."),
     targets: int = typer.Option(50, metavar="N", min=2, help="Targets per task."),
     tasks: str | None = typer.Option(None, metavar="A,B", show_default=False,

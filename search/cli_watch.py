@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from search.cli_help import examples
+from search.cli_place import run_folder
 from spaces.errors import UserError
+from spaces.uris import origin
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
     from spaces.schema import Space
 
 LINES = 8
+FETCH_S = 3.0
+"""Seconds at least between two looks at a URI."""
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
     every: float = typer.Option(1.0, metavar="SECONDS", min=0.1, help="How often to look."),
     once: bool = typer.Option(False, "--once", help="Show how it stands and leave."),
 ) -> None:
@@ -46,12 +52,13 @@ def watch(
     from search.progress import Words
 
     space, console = recorded_space(run), out()
+    again = refreshed(run) if origin(run) else time.sleep
     tally, words, recent = Tally(), Words(space.objectives, remind=True), deque(maxlen=LINES)
     screen = Live(console=console, auto_refresh=False) if console.is_terminal else None
     try:
         if screen is not None:
             screen.start()
-        for batch in follow(run, every, once):
+        for batch in follow(run, max(every, FETCH_S) if origin(run) else every, once, again):
             for entry in batch:
                 tally.add(entry)
                 line = told(entry, words, tally)
@@ -67,6 +74,17 @@ def watch(
             screen.stop()
     if screen is None:
         console.print(board(run, space, tally, list(recent) if once else []))
+
+
+def refreshed(run: Path) -> Callable[[float], None]:
+    """Waiting, for a copy of a run at a URI: what is new there comes at the end."""
+    from search.syncing import fetched
+
+    def wait(seconds: float) -> None:
+        time.sleep(seconds)
+        fetched(origin(run))
+
+    return wait
 
 
 def told(entry: dict[str, Any], words: Any, tally: Tally) -> str | None:
@@ -114,7 +132,7 @@ def board(run: Path, space: Space, tally: Tally, recent: list[str]) -> Renderabl
 
 
 def dashboard(
-    run: Path = typer.Argument(help="A run's folder.", metavar="RUN", show_default=False),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
     port: int = typer.Option(8080, metavar="PORT", min=1, max=65535, help="Where it listens."),
     host: str = typer.Option("127.0.0.1", metavar="HOST",
                              help="The page has no password: beyond this machine, only behind a proxy that asks for one."),

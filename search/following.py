@@ -54,7 +54,9 @@ def follow(run: Path, every: float = 1.0, once: bool = False,
 def _goes_on(folder: RunFolder) -> bool:
     if folder.meta.get("state") != "running":
         return False
-    return folder.is_live() or time.time() - (folder.path / EVENTS).stat().st_mtime < 600
+    if folder.is_live():
+        return True
+    return not folder.is_copy and time.time() - (folder.path / EVENTS).stat().st_mtime < 600
 
 
 class Tally:

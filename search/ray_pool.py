@@ -30,12 +30,13 @@ _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool close
 
 
 class Pool:
-    """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's own small files."""
+    """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's own small files; `store`:
+    settings of the workers' `trainable.depot.Depot` when the run's storage is a URI."""
 
     def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *, jobs: str = "trainable.jobs:JOBS",
-                 on_notice: Callable[[str], None] | None = None):
+                 on_notice: Callable[[str], None] | None = None, store: dict[str, str] | None = None):
         self.size, self.hardware, self.storage, self.jobs = groups, hardware, Path(storage).resolve(), jobs
-        self.on_notice = on_notice or (lambda reason: None)
+        self.on_notice, self.store = on_notice or (lambda reason: None), store
         self.name = uuid.uuid4().hex[:8]
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -127,7 +128,7 @@ class Pool:
         trainer = TorchTrainer(
             _train_loop,
             train_loop_config={"group": group, "board": board, "jobs": self.jobs, "cpus": hardware.cpus,
-                               "folder": str(Path.cwd())},
+                               "folder": str(Path.cwd()), "store": self.store},
             scaling_config=ray.train.ScalingConfig(num_workers=hardware.workers, use_gpu=hardware.gpus > 0,
                                                    resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if hardware.gpus >= 1 else "gloo"),

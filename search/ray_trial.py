@@ -28,8 +28,8 @@ class Slot(tune.Trainable):
         self.client, self.slot, self.fresh = client, config["slot"], True
 
     def step(self) -> dict[str, Any]:
-        """The next rung: {"outcome": JSON of {"event"} | {"failed", "traceback"} | {"broken"}, with the trial's "number" and
-        "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
+        """The next rung: {"outcome": JSON of {"event", "notices"} | {"failed", "traceback"} | {"broken"}, with the trial's
+        "number" and "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
         try:
             work = get(self.client.board.work.remote(self.slot, self.fresh))
         except PoolError as broken:
@@ -52,6 +52,7 @@ class Slot(tune.Trainable):
         self.number, self.owner, self.payload = work["number"], work["owner"], work["payload"]
         self.events: Iterator[dict[str, Any]] | None = None
         self.restarts = 1
+        self.notices: list[str] = []
         self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
 
@@ -64,8 +65,11 @@ class Slot(tune.Trainable):
                     self.since = time.monotonic()  # waiting for workers is not work
                     self.events = group.run("trial", self.payload)
                 for event in self.events:
+                    if "notice" in event:
+                        self.notices.append(event["notice"])
                     if "rung" in event:
-                        return {"event": {**event, **self.start}}
+                        told, self.notices = self.notices, []
+                        return {"event": {**event, **self.start}, "notices": told}
                     if "ready" in event:
                         self.start = {"start_seconds": time.time() - self.payload["proposed"]}
                 return {"failed": "the trial ended before its last rung"}

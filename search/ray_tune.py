@@ -90,6 +90,8 @@ class Driver:
             if number not in self.engine.live:
                 self.client.release(owner_of(number))
             return
+        for notice in outcome.get("notices", ()):
+            self.engine.emit("warning", message=f"trial {number}: {notice}")
         if "failed" in outcome:
             self._end(number, outcome["failed"], outcome.get("traceback", ""), outcome["seconds"])
         elif self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue":

@@ -31,6 +31,8 @@ from spaces.errors import UserError
 
 SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
+LEASE, LEASE_S = "lease.json", 90.0
+"""Of a run whose storage is a URI: who writes it, and how long that is believed after the last sign of life."""
 
 STUDIED = ("run_started", "enqueue", "learn", "ask")
 """Events that follow a change of the study; each tells how long the study's journal was (`journal`, bytes)."""
@@ -97,8 +99,17 @@ class RunFolder:
         return self
 
     def is_live(self) -> bool:
-        """Whether some process holds the lock now."""
-        return self._lock.is_held()
+        """Whether some process holds the lock now; of a copy of what lies at a URI, whether its writer was alive lately."""
+        try:
+            lease = json.loads((self.path / LEASE).read_text())
+        except (FileNotFoundError, ValueError):
+            return self._lock.is_held()
+        return time.time() - lease["time"] < LEASE_S
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of what lies at a URI, to be read."""
+        return (self.path / LEASE).is_file()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row (keys: see `objectives`). It is on disk when this returns; the table follows, throttled."""

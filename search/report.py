@@ -22,6 +22,7 @@ from search.records import SPACE, RunFolder, by_trial_and_rung
 from search.report_time import progress, working_seconds
 from search.searcher_importance import importances
 from spaces.schema import Space
+from spaces.uris import origin
 
 Row = Mapping[str, Any]
 ENDED = ("complete", "stopped", "failed")
@@ -54,7 +55,7 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     knee = front.knee()
     return {
         "run": {"name": space.name, "description": space.description, "folder": folder.path.name, "state": folder.state,
-                "path": str(folder.path), "started": meta.get("started"), "ended": meta.get("ended"),
+                "path": origin(folder.path) or str(folder.path), "started": meta.get("started"), "ended": meta.get("ended"),
                 "seconds": max((worked(float(event.get("time") or 0)) for event in events), default=0.0),
                 "made": datetime.now().astimezone().isoformat(timespec="seconds")},
         "objectives": [{"metric": item.metric, "direction": item.direction} for item in space.objectives],

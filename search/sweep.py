@@ -12,18 +12,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from search import ray_env, schedulers, warm
+from search import mirroring, ray_env, schedulers, warm
 from search.checking import problem
 from search.engine import ENDED, Engine, Event, Live, Observer
 from search.finishing import record_again, train_again, unretrained
 from search.front import Front
 from search.front_table import column_types
+from search.mirroring import Mirror
 from search.opening import open_search
 from search.records import FRONT_PNG, SPACE, RunFolder
 from search.records_files import DISK, unwritable
 from spaces import points
 from spaces.errors import UserError
 from spaces.schema import Space
+from spaces.uris import here, is_uri, joined
+from spaces.uris import parent as parent_uri
 
 if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
     from search.preparing import Shared
@@ -45,13 +48,14 @@ class RunResult:
     state: State
 
 
-def run(space: Space, *, storage: Path | None = None, address: str | None = None, max_concurrent: int | None = None,
-        resume: Path | None = None, warm_start: Path | None = None, observer: Observer | None = None,
+def run(space: Space, *, storage: Path | str | None = None, address: str | None = None, max_concurrent: int | None = None,
+        resume: Path | str | None = None, warm_start: Path | None = None, observer: Observer | None = None,
         cpus: int | None = None, jobs: str = "trainable.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
     `warm_start`: an earlier run to learn from (see `warm`). `storage`: where RUN/ and the shared cache lie (of a resumed
-    run: where it lies). `cpus`: size of a local cluster.
+    run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which the URI follows
+    (see `mirroring`). `cpus`: size of a local cluster.
     `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
@@ -61,7 +65,13 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
     from search.ray_metrics import RunMetrics
     from search.ray_pool import Pool
 
-    storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
+    uri = parent_uri(str(resume))[0] if resume and is_uri(resume) else str(storage) if storage and is_uri(storage) else None
+    if uri is not None:
+        mirroring.check_writable(uri)
+        resume = mirroring.take_up(str(resume), lambda text: _say(observer, text)) if resume else None
+        storage = here("stores", uri)
+    else:
+        storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
     _check_writable(storage)
     with _disk(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
@@ -71,14 +81,16 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
         if folder is None:
             folder = stack.enter_context(_created(storage, space))
         metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
-        course = Course(space, folder, storage / CACHE, groups, metrics)
+        course = Course(space, folder, storage / CACHE, groups, metrics, uri)
+        stack.callback(course.hand_over)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
             course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
             if warm_start and not resume:
                 course.learn(Path(warm_start))
-            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice)
+            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice,
+                        store=mirroring.settings(uri) if uri else None)
             stack.callback(pool.close)
             if course.unfinished:
                 course.follow(pool.start().client, scratch)
@@ -97,8 +109,11 @@ def run(space: Space, *, storage: Path | None = None, address: str | None = None
 class Course:
     """The stages of one run on one folder."""
 
-    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer):
+    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer, uri: str | None = None):
+        """`uri`: of the storage, when that is no folder that all nodes share."""
         self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
+        self.place = joined(uri, folder.path.name) if uri else str(folder.path)
+        self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
         rows = folder.rows()
         self.study, self.restored, judged = open_search(space, folder, problem(space))
         scheduler = schedulers.build(space.scheduler.name, judged, space.scheduler.options)
@@ -111,7 +126,9 @@ class Course:
         """Say what begins. The cache folder is made here."""
         self.folder.update(state="running", versions=versions(), groups=self.groups)
         self.cache.mkdir(parents=True, exist_ok=True)
-        about = {"run": str(self.folder.path), "name": self.space.name, "resumed": resumed, "groups": self.groups}
+        if self.mirror:
+            self.mirror.start(fresh=not resumed)
+        about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups}
         self.folder.event({"event": "run_started", "address": address, **about})
         self.engine.emit("run_started", **about)
         if wanted and wanted > self.groups:
@@ -160,7 +177,7 @@ class Course:
         self._tidy()
         complete = "complete" in self.engine.ended.values()
         state: State = "finished" if complete or not self.engine.ended else "failed"
-        self.engine.emit("run_finished", state=state, run=str(self.folder.path))
+        self.engine.emit("run_finished", state=state, run=self.place)
         self.close(state)
         return RunResult(self.folder.path, self.engine.front, state)
 
@@ -175,11 +192,19 @@ class Course:
             self._plot()
         self.folder.close(state)
 
+    def hand_over(self) -> None:
+        """Nothing is left to be done but to wait until the URI has it all."""
+        if self.mirror:
+            self.mirror.finish(f"trial-{number:04d}" for number in self.engine.members)
+
     def abandon(self, fresh: bool) -> None:
         """After a user's mistake: a new run that has no result yet leaves no folder."""
         if fresh and not self.engine.recorded:
             self.folder.close()
             shutil.rmtree(self.folder.path, ignore_errors=True)
+            if self.mirror:
+                self.mirror.discard()
+                self.mirror = None
         else:
             self.close("failed")
 
@@ -190,7 +215,8 @@ class Course:
     def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
         return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
                 "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
-                "number": trial.number, "values": trial.values, "proposed": time.time()}
+                "number": trial.number, "values": trial.values, "proposed": time.time(),
+                **({"keep": str(self.folder.path / ARTIFACTS / f"trial-{trial.number:04d}")} if self.mirror else {})}
 
     def _trial_folder(self, number: int) -> Path:
         return self.folder.path / TRIALS / f"trial-{number:04d}"
@@ -198,14 +224,16 @@ class Course:
     def _keep(self, number: int, artifact: str) -> str:
         """Move an exported model to RUN/artifacts/trial-NNNN; its path within RUN."""
         place = Path(ARTIFACTS) / f"trial-{number:04d}"
-        target = self.folder.path / place
+        target, kept = self.folder.path / place, Path(READABLE) / f"trial-{number:04d}.json"
+        if self.mirror:  # the node that made it has put it at its place
+            self.mirror.fetch(f"{place}/{SAMPLES}", kept)
+            return str(place)
         target.parent.mkdir(exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         Path(artifact).rename(target)
         if (target / SAMPLES).is_file():  # of every complete trial, though only the front's artifacts stay
-            kept = self.folder.path / READABLE / f"trial-{number:04d}.json"
-            kept.parent.mkdir(exist_ok=True)
-            shutil.copyfile(target / SAMPLES, kept)
+            (self.folder.path / kept).parent.mkdir(exist_ok=True)
+            shutil.copyfile(target / SAMPLES, self.folder.path / kept)
         return str(place)
 
     def _told(self, event: Event) -> None:
@@ -213,6 +241,8 @@ class Course:
         if event["event"] == "trial_finished":
             shutil.rmtree(self._trial_folder(event["trial"]), ignore_errors=True)
             self._tidy()
+            if self.mirror:
+                self.mirror.trial_ended(event["trial"], {*self.engine.members, *self.engine.live})
         self.observer(event)
 
     def _tidy(self) -> None:
@@ -307,6 +337,12 @@ def unquantized(space: Space) -> dict[str, Any] | None:
 def versions() -> str:
     """Versions of what computes, in one string."""
     return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+
+
+def _say(observer: Observer | None, text: str) -> None:
+    """Something that is worth a line before there is an engine to tell it."""
+    if observer:
+        observer({"event": "warning", "message": text})
 
 
 def _check_writable(storage: Path) -> None:

@@ -1,29 +1,24 @@
-"""Copying a run between folders and object stores: whatever pyarrow has a file system for (file, s3, gs, hdfs URIs)."""
+"""Copying a run between folders and object stores: whatever pyarrow has a file system for (file, s3, gs, abfs, hdfs URIs)."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 from pyarrow import fs
 
-from search.records import EVENTS, META, SPACE
+from search.records import EVENTS, LEASE, META, SPACE, RunFolder
 from spaces.errors import UserError
+from spaces.uris import here, joined, parent
+from trainable.files import damage
+from trainable.stores import FLAT, Store, opened
 
-SKIPPED = ("run.lock", "scratch", "trials")
+SKIPPED = ("run.lock", LEASE, "scratch", "trials", "again")
 """What another machine has no use for: the lock, Ray's files, checkpoints of trials that run now."""
 ORDER = (EVENTS, META, SPACE)
 """Copied last and in this order, so that a folder that has a space holds all that it speaks of."""
-
-
-def opened(place: str) -> tuple[fs.FileSystem, str]:
-    """File system and path of a URI or a folder. Raises `UserError` for a scheme that is unknown."""
-    try:
-        if "://" in place:
-            return fs.FileSystem.from_uri(place)
-        return fs.LocalFileSystem(), str(Path(place).resolve())
-    except (ValueError, OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{place}: {str(error).splitlines()[0]}") from error
 
 
 def sync(source: str, target: str) -> tuple[int, int]:
@@ -46,7 +41,8 @@ def sync(source: str, target: str) -> tuple[int, int]:
         last = [name for name in ORDER if name in names]
         copied = [name for name in [*sorted(set(names) - set(ORDER)), *last] if name in ORDER or known.get(name) != names[name]]
         for name in copied:
-            there.create_dir(f"{goal}/{name}".rpartition("/")[0], recursive=True)
+            if there.type_name not in FLAT:
+                there.create_dir(f"{goal}/{name}".rpartition("/")[0], recursive=True)
             fs.copy_files(f"{origin}/{name}", f"{goal}/{name}", source_filesystem=here, destination_filesystem=there)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"cannot copy {source} to {target}: {str(error).splitlines()[0]}") from error
@@ -56,3 +52,38 @@ def sync(source: str, target: str) -> tuple[int, int]:
 def _wanted(name: str) -> bool:
     parts = name.split("/")
     return parts[0] not in SKIPPED and not parts[-1].startswith(".")
+
+
+def fetched(uri: str, say: Callable[[str], None] | None = None) -> Path:
+    """A copy of the run at a URI to read on this machine, without its artifacts, brought up to date: what is new comes.
+
+    Raises `UserError` when there is no run. `say` gets one line.
+    """
+    above, name = parent(uri)
+    folder, store = here("mirrors", above) / name, Store(uri, tries=3)
+    sizes = store.sizes()
+    if SPACE not in sizes:
+        raise UserError(f"{uri} is not a run: no {SPACE}")
+    began, size = time.monotonic(), 0
+    wanted = [file for file in sizes if file == LEASE or _wanted(file) and not file.startswith("artifacts/")]
+    for file in sorted(wanted, key=lambda file: (file in ORDER, file)):
+        at = folder / file
+        if not (file.startswith("samples/") and at.is_file() and at.stat().st_size == sizes[file]):
+            store.get(file, at)
+            size += sizes[file]
+    if LEASE not in sizes:
+        (folder / LEASE).write_text('{"time": 0}')  # its writer is gone
+    if say:
+        say(f"{joined(uri)} fetched to {folder} ({size / 1e6:.1f} MB, {time.monotonic() - began:.1f} s)")
+    RunFolder.open(folder)
+    return folder
+
+
+def fetched_artifact(uri: str, say: Callable[[str], None]) -> Path:
+    """A copy of the exported model at a URI, RUN/artifacts/trial-NNNN; fetched once. Raises `UserError` when there is none."""
+    above, name = parent(uri)
+    folder = here("mirrors", above) / name
+    if damage(folder) is not None:
+        say(f"fetching {uri} to {folder}")
+        Store(above, tries=3).get_folder(name, folder)
+    return folder

@@ -134,7 +134,7 @@ def test_alerts_have_a_summary_and_boards_a_unique_id():
         assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus on the path (Debian: prometheus)")
+@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus on the PATH: apt-get install prometheus")
 def test_prometheus_itself_scrapes_them_and_understands_every_expression(node, samples, tmp_path):
     (tmp_path / "prom_metrics_service_discovery.json").write_text(json.dumps(
         [{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{node[0]}"]}]))

@@ -9,10 +9,11 @@ from report_runs import HOSTILE, write_run
 from dashboards.report import write_report
 from search.report import collect
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: make install, or pip install selenium")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium with chromedriver (Debian: chromium-driver)")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER),
+                                reason="no chromium with chromedriver: apt-get install chromium-driver")
 CONTRAST = """
 const level = color => {
   const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map(Number).map(value => value / 255)
@@ -82,6 +83,20 @@ def test_a_click_shows_the_record_and_three_dimensions_turn_on(browser):
     kind = "return document.querySelector('[data-figure=front] .plot').data[0].type"
     until(lambda: browser.execute_script(kind) == "scatter3d")
     browser.execute_script("document.getElementById('two').click()")
+
+
+def test_a_trial_far_off_does_not_press_the_front_into_a_corner(browser):
+    ranges = """const at = state.data.trials.state.indexOf("stopped"), values = state.data.trials.perplexity, own = values[at];
+      values[at] = arguments[0] ?? own;
+      const {traces, layout} = FIGURES.front(), note = document.getElementById("frontnote").textContent;
+      values[at] = own;
+      return [layout.yaxis.range, traces.find(item => item.name.startsWith("front")).y, note, layout.yaxis.type];"""
+    browser.execute_script("const up = document.getElementById('ay'); up.value = 'perplexity'; "
+                           "up.dispatchEvent(new Event('change'))")
+    (low, high), members, _, _ = browser.execute_script(ranges)
+    assert low < min(members) and max(members) < high
+    (far_low, far_high), _, note, kind = browser.execute_script(ranges, 1e6)
+    assert far_low >= low and far_high <= high and kind == "linear" and "outside: a double click shows all" in note
 
 
 def test_hover_texts_and_csv_hold_hostile_values_as_text(browser):

@@ -24,7 +24,7 @@ def corpus(payload: dict, context) -> Iterator[dict]:
     """Tokenize the corpus (one worker does, the others have nothing to do), and see that it gives every control target."""
     if context.rank == 0:
         config = _config(payload)
-        for event in prepare_corpus(config, Path(payload["cache"])):
+        for event in prepare_corpus(config, Path(payload["cache"]), context.present):
             if "path" in event:
                 check_targets(config, Path(event["path"]))
             yield event
@@ -33,13 +33,14 @@ def corpus(payload: dict, context) -> Iterator[dict]:
 def teacher(payload: dict, context) -> Iterator[dict]:
     """Train the teacher."""
     if context.rank == 0:
-        yield from prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device)
+        yield from prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
+                                   context.present)
 
 
 def base(payload: dict, context) -> Iterator[dict]:
     """Train the base, over all workers of the group."""
     return prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                        context.rank, context.world_size)
+                        context.rank, context.world_size, context.present)
 
 
 def trial(payload: dict, context) -> Iterator[dict]:

@@ -1,13 +1,13 @@
 """What trials share: tokenized corpus, teacher and base. Each is made once, under a name that is the hash of its inputs.
 
 Every function here is a generator: it yields `{"progress": 0..1, "detail": text}` while it works, and last
-`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again.
+`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again; `present` tells, and may fetch it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from trainable.checkpoint import Checkpoint
 from trainable.control.conditions import Conditions, encoded, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.depot import TRAINING
 from trainable.diffusion.schedule import Schedule
 from trainable.files import content_key, verified, whole_folder
 from trainable.model.denoiser import DiffusionLM
@@ -29,9 +30,8 @@ from trainable.teacher import Teacher, train_teacher
 from trainable.training import TrainingRun
 from trainable.transfer import begin_from, start_key
 
+Present = Callable[[Path], bool]
 REPORT_EVERY = 100
-TRAINING = ".training.pt"
-"""End of the name of a base's checkpoint, while it trains."""
 CODE = 2
 """Raised when a change in the code makes older cache entries wrong."""
 
@@ -67,10 +67,10 @@ def base_key(config: TrialConfig) -> str:
     return content_key(CODE, corpus_key(config), groups)
 
 
-def prepare_corpus(config: TrialConfig, cache: Path) -> Iterator[dict]:
+def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:
     """Tokenize the text to Arrow."""
     folder = cache / f"corpus-{corpus_key(config)}"
-    if not verified(folder):
+    if not present(folder):
         yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
         with whole_folder(folder) as aside:
             build(config.corpus, aside)
@@ -93,7 +93,8 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
             encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
-def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device) -> Iterator[dict]:
+def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
+                    present: Present = verified) -> Iterator[dict]:
     """Train the autoregressive teacher, or check that the given Hugging Face one loads."""
     tokenized = TokenizedCorpus.open(corpus)
     if config.teacher.path:
@@ -101,7 +102,7 @@ def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torc
         yield {"progress": 1.0, "path": config.teacher.path, "name": teacher.name}
         return
     folder = cache / f"teacher-{teacher_key(config)}"
-    if not verified(folder):
+    if not present(folder):
         with whole_folder(folder) as aside:
             yield from train_teacher(config.teacher, tokenized, aside, device=device, seed=config.base.seed)
     facts = json.loads((folder / "teacher.json").read_text())
@@ -109,7 +110,7 @@ def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torc
 
 
 def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
-                 rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+                 rank: int = 0, world_size: int = 1, present: Present = verified) -> Iterator[dict]:
     """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run that is killed leaves
     a checkpoint in the cache, from which the next one goes on."""
     if config.base.path:
@@ -118,15 +119,10 @@ def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.d
         yield {"progress": 1.0, "path": config.base.path}
         return
     folder = cache / f"base-{base_key(config)}"
-    if folder_missing(folder, rank):
+    if not present(folder):
         yield from _train_base(config, folder, corpus, device, rank, world_size)
     facts = json.loads((folder / CONFIG).read_text())["facts"] if rank == 0 else {}
     yield {"progress": 1.0, "path": str(folder), **facts}
-
-
-def folder_missing(folder: Path, rank: int) -> bool:
-    """Whether the base must be trained. Only rank 0 verifies (and moves a damaged folder aside)."""
-    return not (verified(folder) if rank == 0 else folder.exists())
 
 
 def lexicon_of(corpus: Path) -> Lexicon:

@@ -15,7 +15,6 @@ import os
 import random
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -27,25 +26,16 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError
+from trainable.context import WorkerContext
+from trainable.depot import Depot, stored
 
-Job = Callable[[dict[str, Any], "WorkerContext"], Iterator[dict[str, Any]]]
+Job = Callable[[dict[str, Any], WorkerContext], Iterator[dict[str, Any]]]
 Command = dict[str, Any]
 Reply = dict[str, Any]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _IDLE = timedelta(days=30)  # how long a rank may wait for the others: they may be measuring, or nobody may want anything
 _AFTER_ERROR = timedelta(seconds=60)  # a rank that failed waits no longer for ranks that may hang in a collective
-
-
-@dataclass
-class WorkerContext:
-    """What a job may know of the process it runs in. `cache` lives as long as the process: read-only objects only."""
-
-    device: torch.device
-    rank: int
-    world_size: int
-    cpus: int
-    cache: dict[Any, Any] = field(default_factory=dict)
 
 
 def load_jobs(path: str) -> dict[str, Job]:
@@ -168,14 +158,17 @@ class Ranks:
 
 def worker_loop(config: dict[str, Any]) -> None:
     """Ray Train's train loop. `config`: group (its id), board (the actor that carries commands and replies), jobs (import
-    path of the job table), cpus (per worker) and folder (the driver's working directory, for relative paths)."""
+    path of the job table), cpus (per worker), folder (the driver's working directory, for relative paths) and store (the
+    settings of a `Depot`, or None)."""
     train = ray.train.get_context()
     rank, size = train.get_world_rank(), train.get_world_size()
     if os.path.isdir(config["folder"]):
         os.chdir(config["folder"])
     cpus = max(1, int(config["cpus"]))
     torch.set_num_threads(cpus)
-    bench = Bench(load_jobs(config["jobs"]), WorkerContext(ray.train.torch.get_device(), rank, size, cpus))
+    jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
+    bench = Bench(stored(jobs, depot) if depot else jobs,
+                  WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot))
     ranks, board, group = Ranks(rank, size), config["board"], config["group"]
     bench.clear()
     gc.freeze()  # the imports' objects never die; leaving them out makes the collection after each job cheap

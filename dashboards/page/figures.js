@@ -4,7 +4,7 @@
 const COLORS = () => theme() === "dark"
   ? {lit: "#ff9d4d", plain: "#56b4e9", faint: "#6f7a89", arm: "#2fd3a0", ink: "#e7ebf1", soft: "#9aa6b6", grid: "#2b3340", card: "#171c24"}
   : {lit: "#d55e00", plain: "#0072b2", faint: "#9aa0a8", arm: "#009e73", ink: "#1c2330", soft: "#5b6575", grid: "#e6e9ee", card: "#ffffff"};
-const WIDE = 20, MANY = 1200, PANELS = 12, BARS = 40;
+const WIDE = 20, MANY = 1200, PANELS = 12, BARS = 40, CROWD = 200;
 // Plotly reads a little HTML in its texts; what a run recorded must stay text.
 const plain = text => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const wrap = (text, width = 64) => (text.match(new RegExp(`.{1,${width}}(\\s|$)|.{1,${width}}`, "g")) || [text]).map(plain).join("<br>");
@@ -50,6 +50,19 @@ function unbeaten(points, across, up) {
   return [...points].sort((p, q) => a * (p[0] - q[0]) || b * (p[1] - q[1])).filter(point => { const keep = b * point[1] < best; if (keep) best = b * point[1]; return keep; });
 }
 
+// Where an axis begins and ends: the marks that matter, and what lies near them. What lies further off (stopped trials, mostly)
+// would press the front into a corner; a double click shows it.
+function focus(core, rest, bounds) {
+  const good = core.flat().filter(finite), every = [...good, ...rest.filter(finite)];
+  if (!good.length) return {};
+  const log = Math.min(...good) > 0 && Math.max(...good) / Math.min(...good) > WIDE, to = log ? Math.log10 : value => value, from = log ? value => 10 ** value : value => value;
+  let [low, high] = [Math.min(...good.map(to)), Math.max(...good.map(to))];
+  const extent = high - low || Math.abs(high) * 0.1 || 1, near = [[rest.filter(finite), 0.4], [bounds, 1]].flatMap(([values, reach]) => values.filter(value => !log || value > 0).map(to).filter(value => value > low - reach * extent && value < high + reach * extent));
+  [low, high] = [Math.min(low, ...near) - 0.07 * extent, Math.max(high, ...near) + 0.07 * extent];
+  if (!log && Math.min(...every) >= 0) low = Math.max(low, -0.02 * (high - low));
+  return {ends: [from(low), from(high)], range: [low, high], type: log ? "log" : "linear"};
+}
+
 function frontFigure() {
   const x = $("ax").value, y = $("ay").value, z = state.three ? $("az").value : null, color = COLORS(), own = groups();
   const names = z ? [x, y, z] : [x, y], many = state.data.trials.trial.length > MANY;
@@ -60,7 +73,7 @@ function frontFigure() {
       customdata: shown.map(index => cell("trial", index)), text: shown.map(hover), hovertemplate: "%{text}<extra></extra>", marker: {...marker, ...(z ? {size: Math.max(3, marker.size * 0.55), symbol: {star: "diamond"}[marker.symbol] || marker.symbol} : {})}};
   };
   const traces = [trace("stopped or failed", own.early, {size: 5, color: color.faint, opacity: 0.75, symbol: "circle"}), trace("breaks a constraint", own.out, {size: 8, color: color.faint, symbol: "x"}),
-    trace("dominated", own.others, {size: 8, symbol: "circle-open", color: color.plain, line: {width: 1.6, color: color.plain}}), trace("front", own.members, {size: 12, color: color.lit, symbol: "diamond", line: {width: 1, color: color.card}}, {errors: own.members.length <= BARS}),
+    trace("dominated", own.others, {size: own.others.length > CROWD ? 5 : 8, opacity: own.others.length > CROWD ? 0.6 : 1, symbol: "circle-open", color: color.plain, line: {width: own.others.length > CROWD ? 1 : 1.6, color: color.plain}}), trace("front", own.members, {size: 12, color: color.lit, symbol: "diamond", line: {width: 1, color: color.card}}, {errors: own.members.length <= BARS}),
     trace("reference arm", own.arm, {size: 14, color: color.arm, symbol: z ? "cross" : "star", line: {width: 1, color: color.card}})];
   const knee = state.data.knee === null ? -1 : place(state.data.knee), chosen = place(state.chosen);
   if (knee >= 0) traces.push(trace("knee", [knee], {size: 20, symbol: "diamond-open", color: color.ink, line: {width: 1.6, color: color.ink}}));
@@ -79,8 +92,13 @@ function frontFigure() {
   }
   const lines = state.data.constraints.flatMap(item => [[x, "x"], [y, "y"]].filter(([name]) => name === item.metric).map(([, which]) => ({type: "line", layer: "below", line: {color: color.ink, width: 1.4, dash: "dash"}, label: {text: plain(`${item.metric} ${item.op} ${figures(item.bound)}`), font: {size: 11, color: color.soft}, textposition: "end"},
     ...(which === "x" ? {x0: item.bound, x1: item.bound, yref: "paper", y0: 0, y1: 1} : {y0: item.bound, y1: item.bound, xref: "paper", x0: 0, x1: 1})})));
-  $("frontnote").textContent = `Orange diamonds are not dominated in all objectives together, so some lie off the line of these two.${own.members.length <= BARS ? " Bars: 95 % intervals." : ""} Click a trial for its record.`;
-  return {traces: traces.filter(item => item.x.length), layout: {xaxis: axis(x, all(x)), yaxis: axis(y, all(y)), shapes: lines}};
+  const matter = [...own.members, ...own.arm], rest = [...own.others, ...own.out, ...own.early];
+  const spans = name => matter.map(index => [-1, 0, 1].map(side => cell(name, index) + side * 1.96 * (own.members.length <= BARS && cell(`${name}_se`, index) || 0)).filter(value => value > 0 || cell(name, index) <= 0));
+  const [across, up] = [x, y].map(name => focus(spans(name), rest.map(index => cell(name, index)), state.data.constraints.filter(item => item.metric === name).map(item => item.bound)));
+  const beyond = rest.filter(index => [[x, across], [y, up]].some(([name, at]) => at.ends && finite(cell(name, index)) && (cell(name, index) < at.ends[0] || cell(name, index) > at.ends[1]))).length;
+  const along = (name, {range, type, ends}) => axis(name, ends || all(name), range ? {range, type, ...(type === "linear" ? {dtick: undefined} : {})} : {});
+  $("frontnote").textContent = `Orange diamonds are not dominated in all objectives together, so some lie off the line of these two.${own.members.length <= BARS ? " Bars: 95 % intervals." : ""}${beyond ? ` ${figures(beyond)} ${beyond === 1 ? "trial lies" : "trials lie"} outside: a double click shows all.` : ""} Click a trial for its record.`;
+  return {traces: traces.filter(item => item.x.length), layout: {xaxis: along(x, across), yaxis: along(y, up), shapes: lines}};
 }
 
 function spread(item, indices) {

@@ -105,7 +105,7 @@ function writeReproduce() {
   const member = state.data.knee ?? front[0];
   if (member !== undefined && member !== null) lines.push(`qdlm generate ${where}/artifacts/trial-${String(member).padStart(4, "0")}`);
   $("commands").textContent = lines.join("\n");
-  fill($("versions"), [["seed", reproduce.seed], ["versions", reproduce.versions || "–"], ["devices", reproduce.devices.join(", ") || "–"]].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  fill($("versions"), [["seed", reproduce.seed], ["versions", reproduce.versions || "–"], ...(reproduce.devices.length ? [["devices", reproduce.devices.join(", ")]] : [])].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   $("space").textContent = reproduce.space;
 }
 

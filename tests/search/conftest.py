@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import s3_server
 
 ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
 
@@ -16,7 +17,13 @@ def worker_path() -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_session(worker_path):
+def worker_cache(tmp_path_factory) -> Path:
+    """The workers' own folder for what lies at URIs."""
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="session")
+def ray_session(worker_path, worker_cache):
     """A local cluster with four CPUs (in name); worker processes find `toy_jobs`."""
     from search import ray_env
 
@@ -27,7 +34,8 @@ def ray_session(worker_path):
         pytest.fail("another test left Ray running in this process")
     sys.path.insert(0, str(HERE))
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             object_store_memory=200 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": worker_path}})
+             object_store_memory=200 * 2**20,
+             runtime_env={"env_vars": {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}})
     yield ray
     ray.shutdown()
     sys.path.remove(str(HERE))

@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from spaces.config import DiffusionConfig, ModelConfig, OptimConfig, RuntimeConfig, TrialConfig
 from trainable.artifact import load
 from trainable.checkpoint import Checkpoint
+from trainable.context import WorkerContext
 from trainable.diffusion.schedule import Schedule
 from trainable.jobs import JOBS
 from trainable.model.denoiser import DiffusionLM
@@ -106,32 +107,25 @@ from pathlib import Path
 import torch
 from spaces.config import TrialConfig
 from trainable import checkpoint, jobs
+from trainable.context import WorkerContext
 
-class Context:
-    device, rank, world_size = torch.device("cpu"), 0, 1
 
 checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
 torch.set_num_threads(1)
 payload = {"config": SETTINGS, "cache": sys.argv[1], "corpus": sys.argv[2]}
-for event in jobs.JOBS["base"](payload, Context()):
+for event in jobs.JOBS["base"](payload, WorkerContext()):
     print(event["detail"], flush=True)
     while event["progress"] > 0.6: pass
 """
 
 
-class Context:
-    """Stands for `trainable.worker.WorkerContext`, which needs Ray."""
-
-    device, rank, world_size, cpus, cache = torch.device("cpu"), 0, 1, 1, {}
-
-
 def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
     def base(cache: str) -> tuple[str, list[str]]:
-        events = list(JOBS["base"]({"config": config, "cache": str(tmp_path / cache), "corpus": corpus}, Context()))
+        events = list(JOBS["base"]({"config": config, "cache": str(tmp_path / cache), "corpus": corpus}, WorkerContext()))
         return events[-1]["path"], [event.get("detail", "") for event in events]
 
     config = TrialConfig.model_validate(SETTINGS).model_dump(mode="json")
-    corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")}, Context()))[-1]["path"]
+    corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")}, WorkerContext()))[-1]["path"]
     process = subprocess.Popen([sys.executable, "-c", KILLED.replace("SETTINGS", repr(config)), tmp_path / "killed", corpus],
                                stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[2], env=os.environ)
     begun = [process.stdout.readline() for _ in range(3)]

@@ -10,6 +10,7 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifact import load
+from trainable.context import WorkerContext
 from trainable.files import damage, verified, whole_folder
 from trainable.jobs import JOBS
 from trainable.model.sites import frozen_weights
@@ -29,21 +30,12 @@ SETTINGS = {
 }
 
 
-class Context:
-    """Stands for `trainable.worker.WorkerContext`, which needs Ray."""
-
-    device, rank, world_size, cpus = torch.device("cpu"), 0, 1, 1
-
-    def __init__(self):
-        self.cache = {}
-
-
 def config(**changes) -> TrialConfig:
     return TrialConfig.model_validate({**SETTINGS, **changes})
 
 
 def job(name, context=None, **payload):
-    return list(JOBS[name](payload, context or Context()))
+    return list(JOBS[name](payload, context or WorkerContext()))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +110,7 @@ def test_packed_codes_take_the_bits_they_should(finished):
 
 def test_trials_leave_no_trace_in_each_other(prepared, tmp_path, finished):
     """The same trial in a used worker, after a different one, measures the same as in a fresh worker."""
-    context = Context()
+    context = WorkerContext()
     plain = config().model_dump(mode="json")
     job("trial", context, config=plain, prepared=prepared, rungs=[5], folder=str(tmp_path / "other"))
     again = job("trial", context, config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8],
@@ -129,7 +121,7 @@ def test_trials_leave_no_trace_in_each_other(prepared, tmp_path, finished):
 
 def test_a_killed_trial_continues_from_its_last_rung(prepared, tmp_path, finished):
     payload = dict(config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8], folder=str(tmp_path))
-    killed = JOBS["trial"](payload, Context())
+    killed = JOBS["trial"](payload, WorkerContext())
     next(killed), next(killed)
     state = (tmp_path / CHECKPOINT).read_bytes()
     killed.close()

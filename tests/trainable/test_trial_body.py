@@ -1,11 +1,11 @@
 """A trial whose table learns a codebook and whose body is rounded at export: what is measured is what is shipped."""
 
 import pytest
-import torch
 
 from spaces.config import TrialConfig
 from trainable.artifact import load
 from trainable.bench import open_pair
+from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 from trainable.model.kernels import CodedLinear
 from trainable.model_card import CARD
@@ -26,15 +26,8 @@ SETTINGS = {
 }
 
 
-class Context:
-    device, rank, world_size, cpus = torch.device("cpu"), 0, 1, 1
-
-    def __init__(self):
-        self.cache = {}
-
-
 def job(name, **payload):
-    return list(JOBS[name](payload, Context()))[-1]
+    return list(JOBS[name](payload, WorkerContext()))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +38,7 @@ def finished(tmp_path_factory):
     prepared = {"corpus": corpus, **{kind: job(kind, config=settings, cache=cache, corpus=corpus)["path"]
                                      for kind in ("teacher", "base")}}
     payload = {"config": settings, "prepared": prepared, "rungs": [3, 6], "folder": str(folder)}
-    return prepared, list(JOBS["trial"](payload, Context()))
+    return prepared, list(JOBS["trial"](payload, WorkerContext()))
 
 
 def test_the_exported_codes_are_what_was_measured(finished):
@@ -77,5 +70,5 @@ def test_a_rounded_artifact_may_be_a_base(finished, tmp_path):
     prepared, events = finished
     payload = {"config": {**TrialConfig.model_validate(SETTINGS).model_dump(mode="json"), "quantization": {}},
                "prepared": {**prepared, "base": events[-1]["artifact"]}, "rungs": [2], "folder": str(tmp_path)}
-    row = list(JOBS["trial"](payload, Context()))[-1]
+    row = list(JOBS["trial"](payload, WorkerContext()))[-1]
     assert row["bits_per_weight"] == 32

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from search.ray_client import DiskError, JobError, PoolError, _checked
-from trainable.worker import Bench, WorkerContext
+from trainable.context import WorkerContext
+from trainable.worker import Bench
 
 
 def wrapped():
