@@ -43,5 +43,5 @@ def test_a_full_disk_is_not_the_trials_fault_and_ends_the_run(act):
 
 
 def test_any_other_error_is_the_trials_own():
-    with pytest.raises(JobError, match=r"^FileNotFoundError: \[Errno 2\] No such file or directory$"):
+    with pytest.raises(JobError, match=r"^FileNotFoundError: \[Errno 2\] No such file or directory"):
         _checked(reply_to(own_fault))
