@@ -45,7 +45,8 @@ class Pool:
     def start(self) -> Pool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)  # no other node's loss
+        calls = 1000 + 8 * self.size * self.hardware.workers  # every slot and every worker waits in one, for as long as it takes
+        board = ray.remote(Board).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
         self.client = Client(board.remote())
         self._threads = [threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
                          for slot in range(self.size)]
