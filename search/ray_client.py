@@ -93,7 +93,7 @@ def _checked(reply: Event) -> Event:
     if "died" in reply:
         raise GroupDiedError(reply["died"])
     if reply.get("disk"):
-        raise DiskError(f"a worker cannot write: {reply['error']}; make room and go on with --resume")
+        raise DiskError(f"a worker cannot write: {reply['error']}; make room, then go on with --resume")
     if "error" in reply:
         raise UserError(reply["error"]) if reply["user"] else JobError(reply["error"], reply["traceback"])
     return reply

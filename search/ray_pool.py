@@ -41,20 +41,19 @@ class Pool:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._current: dict[int, str] = {}
-        self._watch = threading.Timer(_PATIENCE, self._remind)
         self.client: Client | None = None
 
     def start(self) -> Pool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)  # no other node's loss
+        calls = 1000 + 8 * self.size * self.hardware.workers  # every slot and every worker waits in one, for as long as it takes
+        board = ray.remote(Board).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
         self.client = Client(board.remote())
-        self._watch.daemon = True
-        self._watch.start()
-        for slot in range(self.size):
-            thread = threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
+        self._threads = [threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
+                         for slot in range(self.size)]
+        self._threads.append(threading.Thread(target=self._remind, daemon=True))
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
         return self
 
     @property
@@ -72,7 +71,6 @@ class Pool:
         with it whatever was still to be printed.
         """
         self._closing.set()
-        self._watch.cancel()
         if self.client is None or not ray.is_initialized():
             return
         self._board.dismiss.remote()
@@ -93,12 +91,18 @@ class Pool:
         self.close()
 
     def _remind(self) -> None:
-        """Say what is being waited for, when no group is ready for long."""
-        with suppress(PoolError):
-            if self._closing.is_set() or any(group["ready"] for group in self.workers().values()):
+        """Thread: say what is being waited for, whenever no group is ready for long; more and more rarely."""
+        patience = _PATIENCE
+        while not self._closing.wait(patience):
+            try:
+                ready = any(group["ready"] for group in self.workers().values())
+            except PoolError:  # whoever uses the pool learns it from the board's next answer
                 return
-            each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
-            self.on_notice(f"still waiting for the first worker group to start ({each}); others may be using the cluster")
+            patience = _PATIENCE if ready else 2 * patience
+            if not ready:
+                each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
+                self.on_notice(f"still waiting for a worker group to start ({each}); others may be using the cluster, or nodes "
+                               "were lost")
 
     def _keep(self, slot: int, board: Any) -> None:
         """Thread of one slot: run a group; when it dies, tell the board and run the next one."""

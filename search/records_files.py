@@ -19,8 +19,8 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
 
 def unwritable(path: Path, error: OSError) -> RunError:
     """What a run that cannot be written any more ends with."""
-    return RunError(f"{path}: cannot be written: {error.strerror or error}; what was finished is kept. Make room and go on "
-                    "with --resume")
+    why = os.strerror(error.errno) if error.errno else error
+    return RunError(f"{path}: cannot be written: {why}; make room, then go on with --resume")
 
 
 @contextmanager

@@ -13,12 +13,15 @@ from pathlib import Path
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from search.records_journal import mend_tail
 from spaces.errors import UserError
 from spaces.objectives import Objective
 
+GRACE = 10
+"""Seconds for which another process (a dashboard) may hold the journal's lock; writing takes it milliseconds. The search
+waits that long, and no longer."""
 STALE = 2.0
 """Seconds after which an unchanged lock beside the journal is taken for one that a killed process left."""
 
@@ -29,8 +32,7 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
         _tidy(path)
     with _quiet():
         try:
-            # An absolute path, because Optuna's lock is a symbolic link to it.
-            storage = InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path.resolve())))
+            storage = InMemoryStorage() if path is None else _journal(str(path.resolve()))
             study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True,
                                         directions=[objective.direction for objective in objectives])
         except (ValueError, KeyError, OSError) as error:
@@ -43,6 +45,11 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
     if found != wanted:
         raise UserError(f"{path}: holds a study of other objectives: {_told(found)}; this space has {_told(wanted)}")
     return study
+
+
+def _journal(path: str) -> JournalStorage:
+    """The journal at an absolute path, because Optuna's lock is a symbolic link to it."""
+    return JournalStorage(JournalFileBackend(path, JournalFileSymlinkLock(path, grace_period=GRACE)))
 
 
 def _tidy(path: Path) -> None:

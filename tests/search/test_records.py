@@ -100,7 +100,7 @@ def test_a_write_that_fails_half_way_leaves_no_trace(run, monkeypatch):
         return step(handle, data)
 
     monkeypatch.setattr(os, "write", full_disk)
-    with pytest.raises(RunError, match="cannot be written: No space left on device; what was finished is kept"):
+    with pytest.raises(RunError, match="cannot be written: No space left on device; make room, then go on with --resume"):
         run.append(row(1))
     monkeypatch.undo()
     assert (run.path / "events.jsonl").read_bytes() == before

@@ -180,7 +180,7 @@ def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypa
 
 
 def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
-    told = "cannot be written: No space left on device; .* go on with --resume"
+    told = "cannot be written: No space left on device; make room, then go on with --resume"
     with pytest.raises(RunError, match=told), sweep._disk(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError), sweep._disk(tmp_path):
