@@ -1,22 +1,25 @@
-"""The layout `quantizers` of `qdlm table`: every quantizer with intervals over seeds, convergence curves, a plain answer."""
+"""The layout `quantizers` of `qdlm table`: every quantizer with intervals over seeds, curves, a map, a plain answer."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from search import quantizer_table
+from search import quantizer_answer, quantizer_table
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
     from search.cli_table import Asked, Laid
 
-CURVES = "convergence.png"
+CURVES, MAP = "convergence.png", "granularity.png"
+MAPPED = 6
+"""Splits of one family from which on a map of them is drawn."""
 
 
 def layout(asked: Asked) -> Laid:
     """Quantizer against loss, bound, lm-score, control, weights that train, bytes and latency ratio. Trains nothing."""
     from dashboards.plot_convergence import convergence_png
+    from dashboards.plot_splits import splits_png
     from search.cli_format import figure, plain, scaled
     from search.cli_results import opened
     from search.cli_table import Laid
@@ -37,6 +40,9 @@ def layout(asked: Asked) -> Laid:
     curves = {f"{arm.name} {arm.rest}".strip(): [
         (steps, *quantizer_table.interval([row["nll_bound"] for row in at])) for steps, at in sorted(arm.curve.items())
         if all(isinstance(row.get("nll_bound"), int | float) for row in at)] for arm in found}
-    files = (convergence_png(curves, "nll_bound, nats a word", folder.path / CURVES),)
-    notes = (*quantizer_table.answer(found), "mean ± 95% over seeds (Student); differences are taken within a seed")
-    return Laid("Quantizers", rows, notes, files)
+    files = [convergence_png(curves, "nll_bound, nats a word", folder.path / CURVES)]
+    panels = quantizer_answer.splits(found)
+    if any(len(one.costs) >= MAPPED for one in panels):
+        files.append(splits_png(panels, folder.path / MAP))
+    notes = (*quantizer_answer.answer(found), "mean ± 95% over seeds (Student); differences are taken within a seed")
+    return Laid("Quantizers", rows, notes, tuple(files))

@@ -91,10 +91,10 @@ class DiffusionLM(nn.Module):
                     nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
     @torch.no_grad()
-    def rescale_table(self) -> None:
-        """Store normalized rows at RMS `STORED_RMS`. Changes nothing that the model computes, only what quantizers see."""
+    def rescale_table(self, rms: float = STORED_RMS) -> None:
+        """Store normalized rows at this RMS. Changes nothing that the model computes, only what quantizers see."""
         weight = self.word_embedding.weight
-        weight.copy_(normalize_rows(weight) * STORED_RMS)
+        weight.copy_(normalize_rows(weight) * rms)
 
     def table(self) -> Tensor:
         """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
