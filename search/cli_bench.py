@@ -104,8 +104,9 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
 
     names = [escape(found["artifact"])] + ([escape(found["against"])] if found["against"] else [])
     console = out()
+    threads = f"{found['threads']} thread{'' if found['threads'] == 1 else 's'}"
     load = "" if found["load"] < 0.8 * found["cpus"] else "; the machine is busy, trust the ratio"
-    console.print(f"[bold]{' against '.join(names)}[/]  [dim]{found['processor']}, {found['threads']} threads, "
+    console.print(f"[bold]{' against '.join(names)}[/]  [dim]{found['processor']}, {threads}, "
                   f"torch {found['torch']}, load {found['load']}{load}[/]")
     rows = []
     for cell in found["cells"]:
@@ -116,7 +117,7 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
         if "ratio" in cell:
             row.append(f"{cell['ratio']:.3f} ({cell['ratio_interval'][0]:.3f}-{cell['ratio_interval'][1]:.3f})")
         rows.append(row)
-    columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95", "sentences/s"))]
+    columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95 ms", "sentences/s"))]
     columns += ["ratio"] if len(names) == 2 else []
     console.print(grid(None, columns, rows, right=columns))
     sizes = [[name, figure("disk_bytes", side["disk"]), figure("resident_bytes", side["resident"]),
