@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -14,6 +15,9 @@ from dashboards.plot import STYLE
 
 LABELED = 12
 """Lines that are named; the others are drawn thin and gray, so that a grid of hundreds of arms stays readable."""
+
+BANDS, FAR = 6, 3.0
+"""Most lines that get a band; largest value over smallest from which on the scale is logarithmic."""
 
 
 def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], label: str, out: Path,
@@ -26,19 +30,25 @@ def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], la
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         colors = matplotlib.colormaps["tab20"]
-        for name in sorted(drawn, key=lambda name: name in best):
+        for name in sorted(drawn, key=lambda name: best.index(name) if name in best else -1):  # the best on top, in order
             steps, means, halves = zip(*drawn[name], strict=True)
             if name not in best:
                 axes.plot(steps, means, color="#CCCCCC", linewidth=0.8)
                 continue
             color = colors(best.index(name))
-            axes.plot(steps, means, marker="o", color=color, label=name)
-            if not any(map(math.isnan, halves)):
+            axes.plot(steps, means, marker="o", markersize=4, color=color, label=f"{name}  {means[-1]:.3g}")
+            if not any(map(math.isnan, halves)) and len(best) <= BANDS:
                 axes.fill_between(steps, [m - h for m, h in zip(means, halves, strict=True)],
                                   [m + h for m, h in zip(means, halves, strict=True)], color=color, alpha=0.12, linewidth=0)
+        ends = [value for points in drawn.values() for _, value, _ in points]
+        if ends and min(ends) > 0 and max(ends) > FAR * min(ends):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
         axes.set_xlabel("adaptation steps")
         axes.set_ylabel(label)
         if best:
-            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title="best at the end",
+                        title_fontsize=10, alignment="left")
         figure.savefig(out, dpi=dots_per_inch)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
@@ -35,6 +35,8 @@ def bench(
                                      help="Sampler steps; unless given 20, 50 and 200, where the model has as many."),
     repeats: int = typer.Option(12, metavar="N", min=2, help="Timed generations of each cell, after one to warm up."),
     threads: int | None = typer.Option(None, metavar="N", min=1, show_default=False, help="Torch threads on the CPU."),
+    table: Literal["auto", "decoded", "packed"] = typer.Option(
+        "auto", help="The word table as floats or as codes; auto: codes where that is faster."),
     out: Path | None = typer.Option(None, metavar="PREFIX", show_default=False,
                                     help="Where PREFIX.json and PREFIX.png go; bench-ARTIFACT unless given."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
@@ -49,15 +51,18 @@ def bench(
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    sides = measuring.open_pair(artifact, against, device)
+    sides = measuring.open_pair(artifact, against, device, table)
     most = min(side.config.diffusion.timesteps for side in sides)
     counts = counts or [count for count in STEPS if count <= most] or [most]
     found: dict[str, Any] = {"artifact": artifact.name, "against": against and Path(against).name,
-                             "unit": "ms a sentence", "repeats": repeats, **measuring.surroundings(device), "cells": []}
+                             "unit": "ms a sentence", "repeats": repeats, "table": table,
+                             **measuring.surroundings(device), "cells": []}
     from search.cli_generate import waiting
 
     with waiting("measuring memory"):
-        found["memory"] = [measuring.weight(side, device, max(batches), min(counts)) for side in sides]
+        forms = (table, "auto")
+        found["memory"] = [measuring.weight(side, device, max(batches), min(counts), form)
+                           for side, form in zip(sides, forms, strict=False)]
     with waiting("timing"):
         for cell in measuring.cells(sides, batches, counts, repeats, device):
             found["cells"].append(cell)
@@ -100,8 +105,9 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
 
     names = [escape(found["artifact"])] + ([escape(found["against"])] if found["against"] else [])
     console = out()
+    threads = f"{found['threads']} thread{'' if found['threads'] == 1 else 's'}"
     load = "" if found["load"] < 0.8 * found["cpus"] else "; the machine is busy, trust the ratio"
-    console.print(f"[bold]{' against '.join(names)}[/]  [dim]{found['processor']}, {found['threads']} threads, "
+    console.print(f"[bold]{' against '.join(names)}[/]  [dim]{found['processor']}, {threads}, "
                   f"torch {found['torch']}, load {found['load']}{load}[/]")
     rows = []
     for cell in found["cells"]:
@@ -112,7 +118,7 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
         if "ratio" in cell:
             row.append(f"{cell['ratio']:.3f} ({cell['ratio_interval'][0]:.3f}-{cell['ratio_interval'][1]:.3f})")
         rows.append(row)
-    columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95", "sentences/s"))]
+    columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95 ms", "sentences/s"))]
     columns += ["ratio"] if len(names) == 2 else []
     console.print(grid(None, columns, rows, right=columns))
     sizes = [[name, figure("disk_bytes", side["disk"]), figure("resident_bytes", side["resident"]),

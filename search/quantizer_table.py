@@ -1,4 +1,4 @@
-"""Quantizers side by side: means over seeds with intervals, differences to the unquantized arm, and what they say.
+"""Quantizers side by side: means over seeds with intervals, and differences to the unquantized arm.
 
 An arm is everything that was searched but the seed. Intervals are Student's over seeds (95 %); differences are taken
 within a seed, so that what the seeds have in common cancels out.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ METRICS = ("train_loss", "train_mse", "nll_bound", "perplexity", "controllabilit
            "bits_per_weight", "latency_ms_ratio")
 QUANTIZER, SEED = "config.quantization.quantizer", "config.seed"
 _T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-_FORMAT = re.compile(r"(fixed|pow2):Q(\d+)i(\d+)f")
 
 
 @dataclass
@@ -38,10 +36,10 @@ def arms(rows: Iterable[Row]) -> list[Arm]:
     for row in rows:
         if row.get("state") not in ("rung", "complete"):
             continue
-        name = _short(row.get(QUANTIZER, "none"))
+        name = short(row.get(QUANTIZER, "none"))
         others = {key.removeprefix("config."): value for key, value in row.items()
                   if key.startswith("config.") and key not in (QUANTIZER, SEED) and value is not None}
-        rest = ", ".join(f"{key.split('.')[-1]}={_short(value)}" for key, value in sorted(others.items()))
+        rest = ", ".join(f"{key.split('.')[-1]}={short(value)}" for key, value in sorted(others.items()))
         arm = found.setdefault((name, rest), Arm(name, rest))
         arm.curve.setdefault(int(row.get("steps", row.get("fidelity", 0)) or 0), []).append(row)
         if row["state"] == "complete":
@@ -49,7 +47,7 @@ def arms(rows: Iterable[Row]) -> list[Arm]:
     return list(found.values())
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A plug-in or a list as it would be typed in a space."""
     if isinstance(value, str) and value[:1] in "{[":
         try:
@@ -59,9 +57,9 @@ def _short(value: Any) -> str:
     if isinstance(value, Mapping) and "name" in value:
         if set(value) == {"name", "int_bits", "frac_bits"}:
             return f"{value['name']}:Q{value['int_bits']}i{value['frac_bits']}f"
-        rest = ", ".join(f"{key}={_short(item)}" for key, item in value.items() if key != "name")
+        rest = ", ".join(f"{key}={short(item)}" for key, item in value.items() if key != "name")
         return f"{value['name']}({rest})" if rest else str(value["name"])
-    return "+".join(map(_short, value)) if isinstance(value, list | tuple) else str(value)
+    return "+".join(map(short, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -105,58 +103,3 @@ def table(found: Sequence[Arm], cell) -> list[dict[str, Any]]:
         row["nll_bound minus none"] = cell("nll_bound", *interval(apart)) if apart and arm is not plain else None
         rows.append(row)
     return rows
-
-
-def answer(found: Sequence[Arm]) -> list[str]:
-    """Does a fraction beat an integer, under `fixed` and under `pow2`, and is it the range that decides?"""
-    lines = []
-    for family in ("fixed", "pow2"):
-        costs = _costs(found, family)
-        lines += [line for line in (_splits(family, costs), _range(family, costs)) if line]
-    return lines or ["fraction or integer: no `fixed` or `pow2` arm beside an unquantized one has finished"]
-
-
-def _costs(found: Sequence[Arm], family: str) -> list[tuple[int, int, float, float]]:
-    """(integer bits, fraction bits, nats a word above the unquantized arm, embedding RMS) of each arm on the table."""
-    costs = []
-    for arm in found:
-        match, plain = _FORMAT.fullmatch(arm.name), unquantized(arm, found)
-        elsewhere = "sites=" in arm.rest and "sites=embedding" not in arm.rest
-        if match and match[1] == family and plain is not None and not elsewhere:
-            apart, rms = differences(arm, plain, "nll_bound"), values_of(arm, "embedding_rms")
-            if apart:
-                costs.append((int(match[2]), int(match[3]), statistics.fmean(apart), statistics.fmean(rms or [math.nan])))
-    return costs
-
-
-def _splits(family: str, costs) -> str:
-    fraction = {f: cost for i, f, cost, _ in costs if i == 0}
-    integer = {i: cost for i, f, cost, _ in costs if f == 0}
-    common = sorted(fraction.keys() & integer.keys())
-    if not common:
-        return ""
-    mean, half = interval([integer[bits] - fraction[bits] for bits in common])
-    within = f" ± {half:.2f}" if math.isfinite(half) else ""
-    verdict = "no difference beyond the interval" if math.isfinite(half) and abs(mean) <= half else (
-        "fraction beats integer" if mean > 0 else "integer beats fraction")
-    return (f"{family}: at equal bits ({', '.join(map(str, common))}) integer-only costs {mean:+.2f}{within} nats a word more "
-            f"than fraction-only: {verdict}")
-
-
-def _range(family: str, costs) -> str:
-    """Mean cost of formats by whether they reach beyond twice the RMS of the table and resolve half of it."""
-    if family != "fixed" or not costs or any(math.isnan(rms) for *_, rms in costs):
-        return ""
-    groups: dict[str, list[float]] = {"neither": [], "too coarse": [], "too narrow": [], "in range": []}
-    for i, f, cost, rms in costs:
-        narrow, coarse = 2.0**i < 2 * rms, 2.0**-f > rms / 2
-        name = "neither" if narrow and coarse else "too narrow" if narrow else "too coarse" if coarse else "in range"
-        groups[name].append(cost)
-    rms = statistics.fmean(rms for *_, rms in costs)
-    told = ", ".join(f"{name} {statistics.fmean(group):+.2f} ({len(group)})" for name, group in groups.items() if group)
-    end = ""
-    if groups["in range"] and groups["too coarse"]:
-        ends = statistics.fmean(groups["in range"]) < 0.25 * statistics.fmean(groups["too coarse"])
-        end = ": the range decides, not the kind of bit" if ends else ": range alone does not explain it"
-    return (f"fixed, by range: rows have RMS {rms:.2f}; nats a word above none of formats that are too narrow (clip below "
-            f"2 RMS) or too coarse (step above RMS / 2): {told}{end}")

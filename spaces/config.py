@@ -135,6 +135,8 @@ class QuantizationConfig(Settings):
     sites: tuple[Site, ...] = Field(("embedding",), description="where the quantizer acts")
     per_site: dict[Site, PluginRef] = Field({}, description="a quantizer of its own for a site")
     body: PluginRef = Field(PluginRef(name="float32"), description="format of the trained body, adapter merged, at export")
+    embedding_rms: float | None = Field(None, gt=0, description="RMS at which a trial stores rows of a normalized table: moves "
+                                        "them in a fixed range, changes nothing else. null: as the base has them, 0.5")
 
     @model_validator(mode="after")
     def _body_once(self) -> QuantizationConfig:
@@ -218,7 +220,8 @@ class EvaluationConfig(Settings):
     latency_batch: int = Field(8, ge=1, description="sentences generated at once when timing")
     latency_repeats: int = Field(5, ge=2, description="timed generations")
     rung_share: float = Field(0.5, gt=0, le=1, description="share of the counts used below the top rung")
-    seed: int = Field(0, ge=0, description="of the sampling noise and of the fixed times and noise of nll_bound")
+    seed: int | None = Field(None, ge=0, description="of the sampling noise and of the fixed times and noise of nll_bound; "
+                                                     "null: the trial's seed")
 
 
 class BaseConfig(Settings):
@@ -245,6 +248,13 @@ class TrialConfig(Settings):
     runtime: RuntimeConfig = RuntimeConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _scale_is_free(self) -> TrialConfig:
+        if self.quantization.embedding_rms is not None and not self.model.normalize_embeddings:
+            raise ValueError("quantization.embedding_rms needs model.normalize_embeddings: true, since without it the scale of "
+                             "the rows is part of what the model computes")
+        return self
 
 
 class HardwareConfig(Settings):

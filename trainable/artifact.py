@@ -32,8 +32,10 @@ from trainable.control.lexicon import Lexicon
 from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule
 from trainable.files import damage, whole_folder
+from trainable.heap import give_back
 from trainable.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
 from trainable.model.denoiser import DiffusionLM
+from trainable.model.packed_table import Table, TableError, packed_table
 from trainable.model.sites import plain_name, quantized_state, site_weights
 from trainable.registry import BODIES, QUANTIZERS
 from trainable.seeds import stream
@@ -42,6 +44,7 @@ FORMAT, READABLE = 2, (1, 2)
 SPLIT = "::"
 WEIGHTS, CONFIG, LEXICON, MEASUREMENTS = "model.safetensors", "config.json", "lexicon.json", "measurements.json"
 SAMPLES = "samples.json"
+TABLE = "word_embedding.weight"
 
 
 @torch.no_grad()
@@ -160,10 +163,13 @@ class Loaded:
         return self.process(sampling).sample(n, self.config.corpus.max_length, generator, guide)
 
 
-def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True) -> Loaded:
+def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True, table: Table = "auto") -> Loaded:
     """Open an artifact folder. Raises `UserError` naming what is missing, damaged, or of another format version.
 
-    With `run_codes` a body that was exported as codes computes with them; without, it is decoded to float32.
+    With `run_codes` a body that was exported as codes computes with them; without, it is decoded to float32, and so is
+    the table. `table: packed` keeps the word table as codes (`trainable.model.packed_table`), `decoded` as floats; `auto`
+    keeps it packed where that is faster: an integer format, rows of `PACKED_FROM` values and a model that does not
+    average rows at every step (`mse`).
     """
     path, device = Path(path), torch.device(device)
     if not (path / CONFIG).is_file():
@@ -173,11 +179,15 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
         raise UserError(f"damaged artifact: {wrong}")
     head, config, lexicon, tensors = _read(path)
     try:
-        model = assembled(config, lexicon, tensors, head["packing"], device, run_codes)
+        model = assembled(config, lexicon, tensors, head["packing"], device, run_codes, table)
+    except TableError as error:
+        raise UserError(f"{path}: {error}") from None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
+    del tensors
+    give_back()
     return Loaded(path, config, lexicon, model.requires_grad_(False), schedule, head["facts"])
 
 
@@ -223,7 +233,7 @@ def plain_model(config: TrialConfig, lexicon: Lexicon) -> DiffusionLM:
 
 @torch.no_grad()
 def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor], packing: dict[str, dict],
-              device: torch.device, run_codes: bool = True) -> DiffusionLM:
+              device: torch.device, run_codes: bool = True, table: Table = "decoded") -> DiffusionLM:
     """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
 
     Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they are used: a
@@ -234,19 +244,24 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
         model = plain_model(config, lexicon)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _check_shapes(tensors, packing, shapes)
-    running = {}
+    running, packed = {}, None
     if run_codes:
+        packed = packed_table(table, packing.get(TABLE, {}), parts_of(tensors, TABLE), config.diffusion.loss, device)
         for name, entry in packing.items():
             if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
                 running[name] = form
-    state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in running},
-                    {name: entry for name, entry in packing.items() if name not in running})
+    done = running.keys() | ({TABLE} if packed else set())
+    state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
+                    {name: entry for name, entry in packing.items() if name not in done})
     state = {name: value.to(device) for name, value in state.items()}
     for name, form in running.items():
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
         model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias")))
         state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
+    if packed:
+        model.word_embedding = packed
+        state |= {f"word_embedding.{key}": value for key, value in packed.state_dict().items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from spaces.errors import UserError
-from trainable.artifact import CONFIG, WEIGHTS, Loaded, load
+from trainable.artifact import CONFIG, WEIGHTS, Loaded, Table, load
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
 from trainable.seeds import stream
@@ -25,12 +25,14 @@ BASE = "base"
 _PROBE = "trainable.memory_probe"
 
 
-def open_pair(artifact: Path, against: str | None, device: str) -> list[Loaded]:
+def open_pair(artifact: Path, against: str | None, device: str, table: Table = "auto") -> list[Loaded]:
     """The artifact, and what it is timed against: another folder, or `base`, the model that its trial started from.
+
+    `table` says how the artifact's own word table is kept; see `trainable.artifact.load`.
 
     Raises `UserError` for a folder that is no artifact, or where the base is not known or no longer there.
     """
-    loaded = load(artifact, device)
+    loaded = load(artifact, device, table=table)
     if against is None:
         return [loaded]
     if against != BASE:
@@ -70,14 +72,14 @@ def _summary(times: np.ndarray) -> dict[str, Any]:
             "throughput": 1000 / middle, "times": [round(float(value), 4) for value in times]}
 
 
-def weight(side: Loaded, device: str, batch: int, steps: int) -> dict[str, Any]:
+def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:
     """Bytes on disk and bytes in memory of one model. Memory is taken in a process of its own.
 
     `resident` is what a process that has all libraries loaded holds more after opening the artifact and generating one
     batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file that is mapped counts
     where it was read. None where the platform cannot tell.
     """
-    command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps)]
+    command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps), table]
     root = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()),
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}

@@ -1,4 +1,4 @@
-"""`python -m trainable.memory_probe ARTIFACT DEVICE BATCH STEPS`: memory that one artifact takes, as JSON."""
+"""`python -m trainable.memory_probe ARTIFACT DEVICE BATCH STEPS TABLE`: memory that one artifact takes, as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def warm_up() -> None:
         (x.bfloat16() @ x.bfloat16()).float()
 
 
-def probe(artifact: str, device: str, batch: int, steps: int) -> dict[str, int | None]:
+def probe(artifact: str, device: str, batch: int, steps: int, table: str = "auto") -> dict[str, int | None]:
     """`resident` and `peak` bytes: see `trainable.bench.weight`."""
     warm_up()
     cuda = torch.device(device).type == "cuda"
@@ -43,7 +43,7 @@ def probe(artifact: str, device: str, batch: int, steps: int) -> dict[str, int |
     elif _RESET.exists():
         _RESET.write_text("5")  # the peak starts anew
     before = resident()
-    model = load(artifact, device)
+    model = load(artifact, device, table=table)
     model.generate(batch, stream("memory", 0), steps=steps)
     if cuda:
         return {"resident": torch.cuda.memory_allocated(device), "peak": torch.cuda.max_memory_allocated(device)}
@@ -55,4 +55,4 @@ def probe(artifact: str, device: str, batch: int, steps: int) -> dict[str, int |
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps(probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    print(json.dumps(probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])))

@@ -131,6 +131,8 @@ def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]
     """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
     model = plain_model(config, base.lexicon)
     model.load_state_dict(base.model.state_dict())
+    if config.quantization.embedding_rms is not None:
+        model.rescale_table(config.quantization.embedding_rms)
     frozen = config.model.embeddings == "pretrained" and not config.model.pretrained_trainable
     model.word_embedding.weight.requires_grad_(not frozen)
     reports = apply(model, config.quantization)

@@ -41,7 +41,7 @@ def test_it_prints_every_arm_the_answer_and_draws_the_curves(tmp_path, capsys):
     assert main(["table", str(run), "--layout", "quantizers"]) == OK
     shown = " ".join(capsys.readouterr().out.split())
     assert "fixed:Q0i4f" in shown and "90 kB" in shown and "nll_bound minus none" in shown
-    assert "fixed: at equal bits (4) integer-only costs +0.92 nats a word more than fraction-only" in shown
+    assert "fixed: at equal bits (4) integer-only costs +0.92 ± 0.00 nats a word more than fraction-only" in shown
     assert (run / "convergence.png").read_bytes()[:4] == b"\x89PNG"
 
 

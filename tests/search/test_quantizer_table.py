@@ -7,6 +7,7 @@ import pytest
 
 from dashboards.plot_convergence import convergence_png
 from search import quantizer_table as table
+from search.quantizer_answer import answer, splits
 
 
 def row(quantizer, seed, nll, state="complete", steps=120, **values):
@@ -58,27 +59,43 @@ def test_the_answer_names_the_winner_and_the_range():
     fraction, integer = {4: 0.02, 8: 0.0}, {4: 1.0, 8: 1.02}
     rows = [*arm("none", 0), *(line for bits, cost in fraction.items() for line in arm(f"fixed:Q0i{bits}f", cost)),
             *(line for bits, cost in integer.items() for line in arm(f"fixed:Q{bits}i0f", cost)), *arm("fixed:Q4i4f", 0.0)]
-    first, second = table.answer(table.arms(rows))
+    first, second = answer(table.arms(rows))
     assert first.startswith("fixed: at equal bits (4, 8) integer-only costs +1.00") and "fraction beats integer" in first
-    assert "rows have RMS 0.50" in second and "too coarse +1.01 (2)" in second and "in range +0.01 (3)" in second
+    assert "rows have RMS 0.5;" in second and "too coarse +1.01" in second and "in range +0.01" in second
     assert second.endswith("the range decides, not the kind of bit")
 
 
 def test_no_difference_is_called_none():
-    costs = {"pow2:Q0i8f": 0.1, "pow2:Q8i0f": 0.12, "pow2:Q0i4f": 0.2, "pow2:Q4i0f": 0.1}
-    rows = [*arm("none", 0), *(line for name, cost in costs.items() for line in arm(name, cost))]
-    (line,) = table.answer(table.arms(rows))
+    costs = {"pow2:Q0i8f": (0.1, 0.4), "pow2:Q8i0f": (0.12, 0.01), "pow2:Q0i4f": (0.2, 0.01), "pow2:Q4i0f": (0.1, 0.3)}
+    rows = [*arm("none", 0), *(line for name, cost in costs.items() for line in arm(name, *cost))]
+    line, ranges = answer(table.arms(rows))
     assert line.startswith("pow2: at equal bits (4, 8)") and line.endswith("no difference beyond the interval")
+    assert "too coarse" not in ranges and "in range +0.30" in ranges
 
 
 def test_without_the_arms_it_says_so():
-    assert "no `fixed` or `pow2` arm beside an unquantized one" in table.answer(table.arms(arm("none", 0)))[0]
+    assert "no `fixed` or `pow2` arm beside an unquantized one" in answer(table.arms(arm("none", 0)))[0]
 
 
-def test_other_places_do_not_enter_the_answer_about_the_table():
-    place = {"config.quantization.sites": ["ffn"]}
-    rows = [*arm("none", 0), *arm("fixed:Q0i4f", 0.0, **place), *arm("fixed:Q4i0f", 3.0, **place)]
-    assert table.answer(table.arms(rows))[0].startswith("fraction or integer: no")
+def test_each_place_has_an_answer_of_its_own_and_only_the_table_one_about_its_range():
+    place, table_only = {"config.quantization.sites": ["embedding", "ffn"]}, {"config.quantization.sites": ["embedding"]}
+    rows = [*arm("none", 0), *arm("fixed:Q0i4f", 0.0, **place), *arm("fixed:Q4i0f", 3.0, **place),
+            *arm("fixed:Q0i4f", 0.0, **table_only), *arm("fixed:Q4i0f", 2.0, **table_only)]
+    first, second, third = answer(table.arms(rows))
+    assert first.startswith("fixed, sites=embedding: at equal bits (4) integer-only costs +2.00")
+    assert second.startswith("fixed, sites=embedding, by range")
+    assert third.startswith("fixed, sites=embedding+ffn: at equal bits (4) integer-only costs +3.00")
+
+
+def test_where_a_split_lies_is_told_beside_the_unquantized_rms():
+    wide = {"embedding_rms": 8.0}
+    rows = [*arm("none", 0, **wide), *arm("fixed:Q0i4f", 1.3, embedding_rms=1.0), *arm("fixed:Q4i0f", 0, **wide),
+            *arm("pow2:Q0i8f", 1.0, **wide), *arm("pow2:Q8i0f", 0.1, **wide), *arm("fixed:Q1i1f", 1.0, **wide)]
+    fixed, pow2 = splits(table.arms(rows))
+    assert [fixed.fault(split) for split in ((0, 4), (4, 0), (1, 1))] == ["too narrow", "in range", "too narrow"]
+    assert [pow2.fault(split) for split in ((0, 8), (8, 0))] == ["too narrow", "in range"]
+    assert fixed.rms == 8 and fixed.mean((0, 4)) == pytest.approx(1.3)
+    assert splits(table.arms([*arm("none", 0), *arm("fixed:Q0i0f", 1)]))[0].fault((0, 0)) == "too coarse"
 
 
 def test_curves_are_drawn(tmp_path):

@@ -8,10 +8,11 @@ import torch
 
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, SamplingConfig
 from trainable.diffusion.losses import draw_times, training_loss
-from trainable.diffusion.process import Process, nearest_rows
+from trainable.diffusion.process import Process
 from trainable.diffusion.schedule import Schedule, randn
 from trainable.metrics.nll_bound import levels, stratified_times, time_weights
 from trainable.model.denoiser import DiffusionLM
+from trainable.model.embedding import nearest_rows
 from trainable.registry import SAMPLERS
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(16))]

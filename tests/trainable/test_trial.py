@@ -179,3 +179,19 @@ def test_collapsed_table_is_counted(prepared):
     assert facts["embedding_collapsed_rows"] > 0
     _, facts = adapted_model(config(quantization={"quantizer": "fixed:Q0i8f"}), base)
     assert facts["embedding_collapsed_rows"] == 0
+
+
+def test_rows_stored_at_another_rms_change_what_a_format_sees_and_nothing_else(prepared):
+    base = load(prepared["base"])
+    ids = torch.arange(len(base.lexicon.vocab))[None, :20]
+    moved, _ = adapted_model(config(quantization={"embedding_rms": 8.0}), base)
+    assert float(moved.word_embedding.weight.detach().square().mean().sqrt()) == pytest.approx(8.0, rel=1e-4)
+    time, noise = torch.tensor([40]), torch.randn(1, 20, 8, generator=torch.Generator().manual_seed(0))
+    said = [model.eval().predict(model.embed(ids) + noise, time).log_probs for model in (base.model, moved)]
+    torch.testing.assert_close(said[0], said[1], rtol=1e-4, atol=1e-4)
+    coarse, _ = adapted_model(config(quantization={"quantizer": "fixed:Q4i0f"}), base)
+    fine, _ = adapted_model(config(quantization={"quantizer": "fixed:Q4i0f", "embedding_rms": 8.0}), base)
+    exact = base.model.embed(ids)
+    assert (fine.embed(ids) - exact).square().mean() < 0.1 * (coarse.embed(ids) - exact).square().mean()
+    with pytest.raises(ValueError, match="needs model.normalize_embeddings"):
+        config(model={**SETTINGS["model"], "normalize_embeddings": False}, quantization={"embedding_rms": 8.0})

@@ -17,12 +17,6 @@ Guide = Callable[..., Tensor]
 """`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
 
 
-def nearest_rows(x0: Tensor, table: Tensor) -> Tensor:
-    """Clamping (Diffusion-LM, section 4.3): every latent replaced by the row that is nearest in L2."""
-    distance = table.pow(2).sum(-1) - 2 * x0 @ table.T
-    return torch.nn.functional.embedding(distance.argmin(-1), table)
-
-
 class Process:
     """Samples sentences from a denoiser under one `SamplingConfig`.
 
@@ -78,7 +72,7 @@ class Process:
         """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""
         prediction = self._believed(x, t, x0_prev)
         if self.model.diffusion.loss == "mse" and self.config.clamp:
-            clamped = nearest_rows(prediction.x0, self.model.table())
+            clamped = self.model.nearest(prediction.x0)
             straight_through = prediction.x0 + (clamped - prediction.x0).detach()
             prediction = prediction._replace(x0=straight_through)
         return prediction

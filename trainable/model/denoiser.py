@@ -16,7 +16,8 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from spaces.config import DiffusionConfig, ModelConfig
-from trainable.model.embedding import STORED_RMS, RoundingHead, initial_table, normalize_rows
+from trainable.model.embedding import STORED_RMS, RoundingHead, initial_table, nearest_rows, normalize_rows
+from trainable.model.packed_table import PackedTable
 from trainable.model.prediction import Prediction
 
 
@@ -44,7 +45,8 @@ class DiffusionLM(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.config, self.diffusion = model, diffusion
         d, hidden = model.embedding_dim, model.hidden
-        self.word_embedding = nn.Embedding(len(vocabulary), d)
+        self._packed_lengths: tuple[Tensor, Tensor] | None = None
+        self.word_embedding: nn.Embedding | PackedTable = nn.Embedding(len(vocabulary), d)
         blank = self.word_embedding.weight.is_meta  # built under torch.device("meta"): weights will be assigned
         if not blank:
             self.word_embedding.weight.data.copy_(initial_table(model, vocabulary, generator))
@@ -91,10 +93,10 @@ class DiffusionLM(nn.Module):
                     nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
     @torch.no_grad()
-    def rescale_table(self) -> None:
-        """Store normalized rows at RMS `STORED_RMS`. Changes nothing that the model computes, only what quantizers see."""
+    def rescale_table(self, rms: float = STORED_RMS) -> None:
+        """Store normalized rows at this RMS. Changes nothing that the model computes, only what quantizers see."""
         weight = self.word_embedding.weight
-        weight.copy_(normalize_rows(weight) * STORED_RMS)
+        weight.copy_(normalize_rows(weight) * rms)
 
     def table(self) -> Tensor:
         """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
@@ -103,11 +105,41 @@ class DiffusionLM(nn.Module):
 
     def embed(self, ids: Tensor) -> Tensor:
         """[B, L] word ids -> [B, L, d] clean latents."""
+        if isinstance(self.word_embedding, PackedTable):
+            rows = self.word_embedding.rows(ids)
+            return normalize_rows(rows) if self.config.normalize_embeddings else rows
         return torch.nn.functional.embedding(ids, self.table())
 
     def logits(self, latent: Tensor, table: Tensor | None = None) -> Tensor:
         """[B, L, d] latents -> [B, L, V] logits of the rounding head."""
+        if table is None and isinstance(self.word_embedding, PackedTable):
+            return self.rounding.on_codes(latent, self.word_embedding, *self._lengths())
         return self.rounding(latent, self.table() if table is None else table)
+
+    def expected(self, probabilities: Tensor, table: Tensor | None = None) -> Tensor:
+        """[B, L, V] probabilities of words -> [B, L, d] their mean row."""
+        if table is None and isinstance(self.word_embedding, PackedTable):
+            return self.word_embedding.expected(probabilities, self._lengths()[0])
+        table = self.table() if table is None else table
+        return probabilities.to(table.dtype) @ table
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """[B, L, d] latents -> those of the words nearest in L2: clamping (Diffusion-LM, section 4.3)."""
+        if isinstance(self.word_embedding, PackedTable):
+            factor, length = self._lengths()
+            distance = length.square() - 2 * self.word_embedding.dot(latent, factor)
+            return self.embed(distance.argmin(-1))
+        return nearest_rows(latent, self.table())
+
+    def _lengths(self) -> tuple[Tensor, Tensor]:
+        """Of a packed table: what a stored row is multiplied by to be the row that the model uses, and its length then."""
+        if self._packed_lengths is None:
+            stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for _, rows in self.word_embedding.parts()])
+            factor = torch.ones_like(stored)
+            if self.config.normalize_embeddings:
+                factor = self.config.embedding_dim**0.5 / stored.clamp(min=1e-6)
+            self._packed_lengths = factor, stored * factor
+        return self._packed_lengths
 
     def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """[B, L, d] noisy latents at integer times t -> [B, L, d] raw output (x0 for `mse`, query for `ce`).
@@ -133,13 +165,13 @@ class DiffusionLM(nn.Module):
     def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
                 condition: Tensor | None = None) -> Prediction:
         """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
-        table = self.table()
+        table = None if isinstance(self.word_embedding, PackedTable) else self.table()
         hidden = self.hidden(x_t, t, x0_prev, condition)
         raw = self.down(hidden)
         log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
         if self.diffusion.loss == "mse":
             return Prediction(raw, log_probs, hidden)
-        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs, hidden)
+        return Prediction(self.expected(log_probs.exp(), table), log_probs, hidden)
 
     def extrapolated(self, told: Prediction, free: Prediction, scale: float, temperature: float = 1.0) -> Prediction:
         """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) told - scale free.
@@ -152,5 +184,4 @@ class DiffusionLM(nn.Module):
             log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
             return Prediction(x0, log_probs, told.hidden)
         log_probs = torch.log_softmax((1 + scale) * told.log_probs - scale * free.log_probs, dim=-1)
-        table = self.table()
-        return Prediction(log_probs.exp().to(table.dtype) @ table, log_probs, told.hidden)
+        return Prediction(self.expected(log_probs.exp()), log_probs, told.hidden)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from spaces.config import ModelConfig
 from spaces.errors import UserError
+from trainable.model.packed_table import PackedTable
 
 STORED_RMS = 0.5
 """RMS of the stored rows when `normalize_embeddings` is on: training drifts around it, quantizers see this range."""
@@ -36,10 +37,22 @@ class RoundingHead(nn.Module):
         cosine = F.linear(F.normalize(latent, dim=-1), F.normalize(table, dim=-1))
         return cosine * self.log_scale.exp()
 
+    def on_codes(self, latent: Tensor, packed: PackedTable, factor: Tensor, length: Tensor) -> Tensor:
+        """The same from a packed table, whose rows times `factor` [V] have these lengths [V]."""
+        if self.kind == "softmax":
+            return packed.dot(latent, factor) + self.bias
+        return packed.dot(F.normalize(latent, dim=-1), factor / length.clamp(min=1e-12)) * self.log_scale.exp()
+
 
 def normalize_rows(table: Tensor) -> Tensor:
     """Rows scaled to norm sqrt(d), so that a row has unit variance like the noise; zero rows stay zero."""
     return F.normalize(table, dim=-1, eps=1e-6) * table.shape[-1] ** 0.5
+
+
+def nearest_rows(x0: Tensor, table: Tensor) -> Tensor:
+    """Clamping (Diffusion-LM, section 4.3): every latent replaced by the row that is nearest in L2."""
+    distance = table.pow(2).sum(-1) - 2 * x0 @ table.T
+    return F.embedding(distance.argmin(-1), table)
 
 
 def pretrained_rows(path: str, vocabulary: list[str], dim: int, generator: torch.Generator) -> Tensor:

@@ -21,8 +21,8 @@ from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 from trainable.registry import Params
 
-ROWS = 512
-"""Rows of activations that are multiplied at once: larger temporaries cost more in page faults than in arithmetic."""
+ROWS = 128
+"""Rows of activations that are multiplied at once: temporaries fit the cache, and do not count as memory of the model."""
 
 Shape = tuple[int, int]
 

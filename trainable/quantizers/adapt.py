@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, check_size, finite32
+from trainable.quantizers.base import Learned, Part, QuantizerParams, WholeTensor, check_size, finite32
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
@@ -30,7 +30,7 @@ class AdaPTParams(QuantizerParams):
         return self
 
 
-class AdaPT(Quantizer):
+class AdaPT(WholeTensor):
     """Fixed point whose word is the shortest that keeps the histogram of the values, chosen anew at every step.
 
     The fraction length is the largest at which max|w| fits. The word length is the least between `least_bits` and
@@ -51,14 +51,6 @@ class AdaPT(Quantizer):
     @property
     def label(self) -> str:
         return f"adapt{self.params.least_bits}-{self.params.most_bits}_kl{self.params.divergence:g}"
-
-    @property
-    def scope(self) -> str:
-        return "tensor"
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(None, None, None, None)
 
     def format(self, w: Tensor) -> tuple[int, int]:
         """(word length with its sign, fraction length) for these values."""
@@ -102,6 +94,17 @@ class AdaPT(Quantizer):
                 "format": torch.tensor([word, fraction + 128], dtype=torch.uint8, device=w.device)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
+        levels, scale = self._levels(packed, shape)
+        return levels.float() * scale
+
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        levels, scale = self._levels(packed, shape)
+        if int(packed["format"][0]) > 8:
+            return None
+        return levels.to(torch.int8), torch.full((shape[0], 1), scale, device=levels.device)
+
+    def _levels(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, float]:
+        """Whole numbers [rows, cols] and the step that they are multiples of. Raises ValueError as `decode` does."""
         for name, least in (("format", 2), ("codes", 1)):
             if name not in packed or packed[name].dtype != torch.uint8 or packed[name].numel() < least:
                 raise ValueError(f"{self.label}: expected {name}, at least {least} bytes")
@@ -113,7 +116,7 @@ class AdaPT(Quantizer):
         values = math.prod(shape)
         check_size(packed["codes"], bits_bytes(values, word), f"{self.label} codes, shape {shape}")
         codes = unpack_bits(packed["codes"], word, values)
-        return (codes - (1 << word - 1)).float().view(shape) * 2.0**-fraction
+        return (codes - (1 << word - 1)).view(shape), 2.0**-fraction
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         return {"codes": Part(torch.uint8, bits_bytes(math.prod(shape), self.params.most_bits)),

@@ -20,7 +20,7 @@ from spaces.errors import UserError
 from trainable.quantizers.gradients import clip_gradient, pass_gradient, straight_through
 from trainable.registry import Params
 
-__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "check_size", "clip_gradient", "finite32",
+__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "WholeTensor", "check_size", "clip_gradient", "finite32",
            "row_mean", "straight_through"]
 
 LARGEST = torch.finfo(torch.float32).max
@@ -132,6 +132,14 @@ class Quantizer(ABC):
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         """Every array that `encode` gives for a weight of this shape; all are 1-D."""
 
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """Levels int8 [rows, cols] and scales float32 [rows, 1] whose product is what `decode` gives, bit for bit.
+
+        With them a product with the weight is one of integers. None in families, or with parameters, that have no such
+        form: levels that are not whole numbers or exceed a byte, scales that rows do not have for themselves.
+        """
+        return None
+
     def stored_bytes(self, shape: tuple[int, int]) -> int:
         """Bytes of everything `encode` gives for a weight of this shape."""
         return sum(part.bytes for part in self.layout(shape).values())
@@ -167,6 +175,18 @@ class Quantizer(ABC):
                 raise ValueError(f"{self.label} {name}: expected {part.dtype}, found {array.dtype}")
             check_size(array, part.count, f"{self.label} {name}, shape {shape}")
         return packed
+
+
+class WholeTensor(Quantizer):
+    """A quantizer whose values depend on the whole weight, with no grid that could be told beforehand."""
+
+    @property
+    def scope(self) -> Literal["row", "group", "tensor"]:
+        return "tensor"
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(None, None, None, None)
 
 
 def check_size(array: Tensor, expected: int, what: str) -> Tensor:

@@ -90,6 +90,11 @@ class Binary(Quantizer):
         values = (2 * bits - 1).float().view(shape)
         return values * packed["scale"][:, None] if self.params.scale == "mean" else values
 
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        bits = unpack_bits(self.checked(packed, shape)["codes"], 1, shape[0] * shape[1])
+        scale = packed["scale"][:, None] if self.params.scale == "mean" else torch.ones(shape[0], 1, device=bits.device)
+        return (2 * bits - 1).to(torch.int8).view(shape), scale
+
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         codes = {"codes": Part(torch.uint8, bits_bytes(shape[0] * shape[1], 1))}
         return {**codes, "scale": Part(torch.float32, shape[0])} if self.params.scale == "mean" else codes

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Learned, Part, Quantizer, QuantizerParams, finite32
+from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, QuantizerParams, finite32
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
@@ -110,7 +110,7 @@ class BlockScaled(Quantizer):
 
     @abstractmethod
     def _levels(self, scaled: Tensor) -> Tensor:
-        """Nearest levels, float32, saturating; may give -0."""
+        """Nearest levels, float32, saturating; may give -0, and may overwrite `scaled`."""
 
     @abstractmethod
     def _codes(self, levels: Tensor) -> Tensor:
@@ -146,10 +146,11 @@ class BlockScaled(Quantizer):
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         levels, scale = self._parts(w.detach().float())
+        values = join(levels.mul_(scale), w.shape)
         if not self.clips:
-            return straight_through(w, join(levels * scale, w.shape))
+            return straight_through(w, values)
         inside = split(w.detach().float(), *self._where).abs() <= scale * self.highest
-        return straight_through(w, join(levels * scale, w.shape), mask=join(inside, w.shape))
+        return straight_through(w, values, mask=join(inside, w.shape))
 
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         levels, scale = self._parts(finite32(w))
@@ -164,6 +165,31 @@ class BlockScaled(Quantizer):
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         return {"codes": Part(torch.uint8, bits_bytes(math.prod(shape), self.bits)),
                 **scale_layout(count(shape, *self._where), self.scale_kind)}
+
+
+class IntegerLevels(BlockScaled):
+    """Whole numbers from -Q to Q = 2^(bits-1) - 1 as levels; `params` has `bits`."""
+
+    @property
+    def bits(self) -> int:
+        return self.params.bits
+
+    @property
+    def highest(self) -> float:
+        return float((1 << self.bits - 1) - 1)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((1 << self.bits) - 1, None, None, None)
+
+    def _levels(self, scaled: Tensor) -> Tensor:
+        return scaled.round_().clamp_(-self.highest, self.highest)
+
+    def _codes(self, levels: Tensor) -> Tensor:
+        return (levels + self.highest).int()
+
+    def _from_codes(self, codes: Tensor) -> Tensor:
+        return codes.float() - self.highest
 
 
 def best_scale(blocks: Tensor, scale: Tensor, levels, low: float = 0.4, tries: int = 13) -> Tensor:

@@ -77,9 +77,11 @@ class FixedPoint(Quantizer):
         return (values / self.step).round_().clamp_(self.lowest, self.highest)
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
-        # Adding +0 turns -0, which no code stands for, into +0.
-        quantized = self._levels(w.detach().float()).mul_(self.step).add_(0.0)
-        return straight_through(w, quantized, self.lowest * self.step, self.highest * self.step)
+        low, high = self.lowest * self.step, self.highest * self.step
+        # Between 2^23 and 2^24 steps float32 holds whole steps only: adding 1.5 * 2^23 of them rounds, half to even, and
+        # taking them away again leaves no -0. At most 2^16 steps are added, so that this is exact.
+        whole = 1.5 * 2.0**23 * self.step
+        return straight_through(w, w.detach().float().clamp(low, high).add_(whole).sub_(whole), low, high)
 
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         levels = self._levels(finite32(w)).flatten()
@@ -88,6 +90,13 @@ class FixedPoint(Quantizer):
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         codes = unpack_bits(self.checked(packed, shape)["codes"], self.bits, shape[0] * shape[1])
         return (codes + self.lowest).float().view(shape) * self.step
+
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        if self.bits > 8:
+            return None
+        codes = unpack_bits(self.checked(packed, shape)["codes"], self.bits, shape[0] * shape[1])
+        scale = torch.full((shape[0], 1), self.step, device=codes.device)
+        return (codes + self.lowest).to(torch.int8).view(shape), scale
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         return {"codes": Part(torch.uint8, bits_bytes(shape[0] * shape[1], self.bits))}

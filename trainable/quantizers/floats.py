@@ -64,6 +64,33 @@ class Format:
         return magnitude[(codes & half - 1).long()] * (1 - 2 * (codes >= half).float())
 
 
+class FloatLevels(BlockScaled):
+    """The numbers of a small float `format` as levels."""
+
+    format: Format
+
+    @property
+    def bits(self) -> int:
+        return self.format.bits
+
+    @property
+    def highest(self) -> float:
+        return self.format.largest
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(2 * self.format.magnitudes - 1, None, None, None)
+
+    def _levels(self, scaled: Tensor) -> Tensor:
+        return self.format.round(scaled)
+
+    def _codes(self, levels: Tensor) -> Tensor:
+        return self.format.codes(levels)
+
+    def _from_codes(self, codes: Tensor) -> Tensor:
+        return self.format.values(codes)
+
+
 class FloatParams(BlockParams):
     exp_bits: int = Field(2, ge=2, le=5, description="exponent bits")
     man_bits: int = Field(1, ge=0, le=4, description="mantissa bits")
@@ -79,7 +106,7 @@ class FloatParams(BlockParams):
         return self
 
 
-class SmallFloat(BlockScaled):
+class SmallFloat(FloatLevels):
     """A sign, exponent bits and mantissa bits, FP4 to FP8: fine steps near zero, coarse ones far out.
 
     A real-valued exponent bias is the same as a scale: `absmax` sets it so that the largest |w| is the largest number,
@@ -120,21 +147,12 @@ class SmallFloat(BlockScaled):
         return Format(self.params.exp_bits, self.params.man_bits)
 
     @property
-    def bits(self) -> int:
-        return self.format.bits
-
-    @property
-    def highest(self) -> float:
-        return self.format.largest
-
-    @property
     def scope(self) -> str:
         return super().scope if self.scaled else "row"
 
     @property
     def grid(self) -> Grid:
-        ends = (None, None) if self.scaled else (-self.highest, self.highest)
-        return Grid(2 * self.format.magnitudes - 1, *ends, None)
+        return super().grid if self.scaled else super().grid._replace(low=-self.highest, high=self.highest)
 
     def _scale(self, blocks: Tensor) -> Tensor:
         scale = super()._scale(blocks).clamp(min=SMALLEST)
@@ -142,15 +160,6 @@ class SmallFloat(BlockScaled):
 
     def _rounded(self, scale: Tensor) -> Tensor:
         return super()._rounded(scale) if self.scaled else torch.ones_like(scale)
-
-    def _levels(self, scaled: Tensor) -> Tensor:
-        return self.format.round(scaled)
-
-    def _codes(self, levels: Tensor) -> Tensor:
-        return self.format.codes(levels)
-
-    def _from_codes(self, codes: Tensor) -> Tensor:
-        return self.format.values(codes)
 
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         packed = super().encode(w, learned)

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, finite32
+from trainable.quantizers.base import Learned, Part, QuantizerParams, WholeTensor, finite32
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.lut import as_stored
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -29,7 +29,7 @@ def bound(z: Tensor, levels: int) -> Tensor:
     return (z + math.atanh(offset / half)).tanh() * half - offset
 
 
-class FSQ(Quantizer):
+class FSQ(WholeTensor):
     """Rows projected to a few coordinates, each squeezed by tanh and rounded to a few values, and projected back.
 
     Both projections are learned; they start as the principal directions of the rows. Only the codes and the way back
@@ -49,14 +49,6 @@ class FSQ(Quantizer):
     @property
     def label(self) -> str:
         return f"fsq{self.params.dims}x{self.params.levels}"
-
-    @property
-    def scope(self) -> str:
-        return "tensor"
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(None, None, None, None)
 
     @property
     def code_bits(self) -> int:

@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, QuantizerParams
-from trainable.quantizers.blocks import SMALLEST, BlockScaled, Granularity
-from trainable.quantizers.floats import Format
+from trainable.quantizers.base import QuantizerParams
+from trainable.quantizers.blocks import SMALLEST, BlockScaled, Granularity, IntegerLevels
+from trainable.quantizers.floats import FloatLevels, Format
 
 ELEMENTS = {"fp4_e2m1": (2, 1), "fp6_e2m3": (2, 3), "fp6_e3m2": (3, 2), "fp8_e4m3": (4, 3), "fp8_e5m2": (5, 2)}
 
@@ -39,7 +39,7 @@ class BlockFloatParams(QuantizerParams):
     block: int = Field(32, ge=4, le=1024, description="consecutive values that share an exponent")
 
 
-class BlockFloat(SharedExponent):
+class BlockFloat(SharedExponent, IntegerLevels):
     """Signed integer mantissas under the exponent of the block's largest |w|: block floating point (arXiv 2310.05079)."""
 
     name = "bfp"
@@ -53,29 +53,8 @@ class BlockFloat(SharedExponent):
     def label(self) -> str:
         return f"bfp{self.bits}_k{self.params.block}"
 
-    @property
-    def bits(self) -> int:
-        return self.params.bits
-
-    @property
-    def highest(self) -> float:
-        return float((1 << self.bits - 1) - 1)
-
-    @property
-    def grid(self) -> Grid:
-        return Grid((1 << self.bits) - 1, None, None, None)
-
     def _scale(self, blocks: Tensor) -> Tensor:
         return self._exponent(blocks) * 2.0 ** (2 - self.bits)
-
-    def _levels(self, scaled: Tensor) -> Tensor:
-        return scaled.round().clamp_(-self.highest, self.highest)
-
-    def _codes(self, levels: Tensor) -> Tensor:
-        return (levels + self.highest).int()
-
-    def _from_codes(self, codes: Tensor) -> Tensor:
-        return codes.float() - self.highest
 
 
 class MXParams(QuantizerParams):
@@ -84,7 +63,7 @@ class MXParams(QuantizerParams):
     block: int = Field(32, ge=4, le=1024, description="consecutive values that share a scale; 32 in the standard")
 
 
-class MX(SharedExponent):
+class MX(SharedExponent, FloatLevels):
     """Small floats under a power-of-two scale per block: OCP Microscaling, 4.25 bits with FP4 and blocks of 32.
 
     The scale is 2^(floor(log2 max|w|) - emax), as in the specification (version 1.0): what lies beyond the largest
@@ -107,27 +86,6 @@ class MX(SharedExponent):
         """Of the elements."""
         return Format(*ELEMENTS[self.params.element])
 
-    @property
-    def bits(self) -> int:
-        return self.format.bits
-
-    @property
-    def highest(self) -> float:
-        return self.format.largest
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(2 * self.format.magnitudes - 1, None, None, None)
-
     def _scale(self, blocks: Tensor) -> Tensor:
         top = torch.tensor(self.highest).view(torch.int32).bitwise_and(0x7F800000).view(torch.float32)
         return self._exponent(blocks) / float(top)
-
-    def _levels(self, scaled: Tensor) -> Tensor:
-        return self.format.round(scaled)
-
-    def _codes(self, levels: Tensor) -> Tensor:
-        return self.format.codes(levels)
-
-    def _from_codes(self, codes: Tensor) -> Tensor:
-        return self.format.values(codes)

@@ -23,7 +23,7 @@ class Ternary(Quantizer):
 
     @abstractmethod
     def scale(self, mean: Tensor, magnitude: Tensor, kept: Tensor) -> Tensor:
-        """[rows, 1] alpha from mean |w|, |w| and the 0/1 mask of kept weights."""
+        """[rows, 1] alpha from mean |w|, |w| (which may be overwritten) and the 0/1 mask of kept weights."""
 
     @property
     def grid(self) -> Grid:
@@ -33,10 +33,10 @@ class Ternary(Quantizer):
         """Float32 [rows, cols] -> trits in {-1, 0, +1} (float32, no -0) and alpha [rows, 1]."""
         magnitude = w.abs().contiguous()
         mean = row_mean(magnitude)
-        # 1 where |w| > threshold, as sign(|w| - threshold) with -1 raised to 0: comparison masks cost five times more.
-        kept = (magnitude - self.threshold(mean)).sign_().clamp_(min=0)
+        # The mask is written as float32: a bool one costs several times more on CPUs, here and in the products below.
+        kept = torch.gt(magnitude, self.threshold(mean), out=torch.empty_like(magnitude))
         alpha = self.scale(mean, magnitude, kept)
-        return kept.mul_(torch.sign(w)).add_(0.0), alpha
+        return kept.copysign_(w).add_(0.0), alpha
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         trits, alpha = self._split(w.detach().float())
@@ -49,6 +49,10 @@ class Ternary(Quantizer):
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         trits = unpack_trits(self.checked(packed, shape)["codes"], shape[0] * shape[1])
         return (trits - 1).float().view(shape) * packed["scale"][:, None]
+
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        trits = unpack_trits(self.checked(packed, shape)["codes"], shape[0] * shape[1])
+        return (trits - 1).to(torch.int8).view(shape), packed["scale"][:, None]
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         return {"codes": Part(torch.uint8, trits_bytes(shape[0] * shape[1])), "scale": Part(torch.float32, shape[0])}
@@ -64,7 +68,7 @@ class TernaryTWN(Ternary):
 
     def scale(self, mean: Tensor, magnitude: Tensor, kept: Tensor) -> Tensor:
         # An all-zero row keeps nothing: its alpha is 0 / 1.
-        return ((magnitude * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_(min=1)).clamp_(max=LARGEST)
+        return (magnitude.mul_(kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp_(min=1)).clamp_(max=LARGEST)
 
 
 class TernaryAbsmean(Ternary):

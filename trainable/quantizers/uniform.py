@@ -13,7 +13,7 @@ from trainable.quantizers.base import Grid, Learned, Part, finite32
 from trainable.quantizers.blocks import (
     SMALLEST,
     BlockParams,
-    BlockScaled,
+    IntegerLevels,
     best_scale,
     count,
     join,
@@ -40,7 +40,7 @@ class UniformParams(BlockParams):
         return self
 
 
-class Uniform(BlockScaled):
+class Uniform(IntegerLevels):
     """Evenly spaced levels: s clip(round(w / s), -Q, Q), Q = 2^(bits-1) - 1; or with a zero point, 2^bits levels.
 
     `lsq` learns s with the gradient of LSQ (arXiv 1902.08153): round(w/s) - w/s inside, -Q or Q outside, times
@@ -76,13 +76,9 @@ class Uniform(BlockScaled):
         return f"int{params.bits}{'' if params.symmetric else '_affine'}{scale}{params.blocks}"
 
     @property
-    def bits(self) -> int:
-        return self.params.bits
-
-    @property
     def highest(self) -> float:
         """Q, or with a zero point the number of steps from the lowest level to the highest."""
-        return float((1 << self.bits - 1) - 1 if self.params.symmetric else (1 << self.bits) - 1)
+        return super().highest if self.params.symmetric else float((1 << self.bits) - 1)
 
     @property
     def grid(self) -> Grid:
@@ -104,9 +100,6 @@ class Uniform(BlockScaled):
             return high / self.highest - low / self.highest
         scale = super()._scale(blocks).clamp(min=SMALLEST)
         return best_scale(blocks, scale, self._levels) if self.params.scale == "mse" else scale
-
-    def _levels(self, scaled: Tensor) -> Tensor:
-        return scaled.round().clamp_(-self.highest, self.highest)
 
     def _zero(self, blocks: Tensor, scale: Tensor) -> Tensor:
         """[blocks, 1] the code that stands for zero."""
@@ -159,14 +152,15 @@ class Uniform(BlockScaled):
         zero = self.highest if self.params.symmetric else packed["zero"].float()[:, None]
         return join((codes - zero) * load_scale(packed, self.scale_kind), shape)
 
+    def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        if not self.params.symmetric or self.params.granularity == "group":
+            return None
+        packed = self.checked(packed, shape)
+        levels = unpack_bits(packed["codes"], self.bits, math.prod(shape)).sub_(int(self.highest))
+        return levels.to(torch.int8).view(shape), load_scale(packed, self.scale_kind).expand(shape[0], 1)
+
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         parts = super().layout(shape)
         if self.params.symmetric:
             return parts
         return {**parts, "zero": Part(torch.uint8, count(shape, *self._where))}
-
-    def _codes(self, levels: Tensor) -> Tensor:
-        return (levels + self.highest).int()
-
-    def _from_codes(self, codes: Tensor) -> Tensor:
-        return codes.float() - self.highest

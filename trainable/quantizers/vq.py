@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, QuantizerParams, finite32
+from trainable.quantizers.base import LARGEST, Learned, Part, QuantizerParams, WholeTensor, finite32
 from trainable.quantizers.codebook import committed, k_means, look_up, nearest, rows_of, sub_vectors
 from trainable.quantizers.lut import as_stored
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -21,18 +21,10 @@ class VQParams(QuantizerParams):
     commitment: float = Field(0.25, ge=0, le=4, description="weight of the commitment loss; 0 = without codebook losses")
 
 
-class Vectors(Quantizer):
+class Vectors(WholeTensor):
     """Rows or pieces of rows as codewords. `width` values a piece (0 = the row), `stages` codebooks one on the other."""
 
     width, stages = 0, 1
-
-    @property
-    def scope(self) -> str:
-        return "tensor"
-
-    @property
-    def grid(self) -> Grid:
-        return Grid(None, None, None, None)
 
     @property
     def code_bits(self) -> int:
