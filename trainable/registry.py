@@ -108,6 +108,7 @@ TASKS = Registry("control task", {
 ORACLES = Registry("control oracle", {
     "grammar": "trainable.control.oracles.grammar:GrammarOracle",
     "textblob": "trainable.control.oracles.textblob:TextBlobOracle",
+    "nltk": "trainable.control.oracles.nltk:NltkOracle",
     "spacy": "trainable.control.oracles.pipelines:SpacyOracle",
     "benepar": "trainable.control.oracles.pipelines:BeneparOracle",
 })

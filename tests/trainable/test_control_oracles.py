@@ -121,7 +121,9 @@ def test_brackets_that_do_not_close(tree):
 
 @pytest.mark.parametrize(("name", "needs", "message"), [
     ("gramar", None, "did you mean 'grammar'"), ("grammar:x", None, "takes no model"),
-    ("benepar", None, "is not installed; get it with: pip install"),
+    ("benepar", None, "is not installed; get it with: (pip install|python -c .import benepar)"),
+    ("nltk", "tags", "python -m nltk.downloader averaged_perceptron_tagger_eng"),
+    ("spacy:no/such/folder", "tags", "nlp.to_disk\\('no/such/folder'\\) of a trained pipeline"),
     ("spacy:xx_no_such_model", "tags", "python -m spacy download xx_no_such_model"),
 ])
 def test_an_oracle_that_cannot_be_had_is_one_line(name, needs, message):

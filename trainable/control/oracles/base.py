@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+from spaces.errors import UserError
 from trainable.registry import Params
 
 UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
@@ -61,3 +62,11 @@ class Oracle(ABC):
     def missing(cls, model: str = "") -> str | None:
         """What to install, as a command, or None when it can be used."""
         return None
+
+
+def refuse_missing(oracle: Oracle) -> None:
+    """Raises `UserError` with the remedy when an oracle lacks what it needs."""
+    remedy = type(oracle).missing(oracle.model)
+    if remedy:
+        raise UserError(f"control oracle {oracle.full_name!r} is not installed; get it with: {remedy}; "
+                        "or use an oracle that is: grammar (built-in corpus), textblob")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 from spaces.errors import UserError
-from trainable.control.oracles.base import Oracle, Reading
+from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
 
 
 class SpacyOracle(Oracle):
-    """A spaCy pipeline's universal tags, written `spacy:en_core_web_sm`; the pipeline is a package of its own."""
+    """A spaCy pipeline's universal tags, written `spacy:en_core_web_sm`: an installed package, or a folder by `nlp.to_disk`."""
 
     name = "spacy"
     provides = frozenset({"tags"})
@@ -21,25 +22,35 @@ class SpacyOracle(Oracle):
 
     def __init__(self, model: str = ""):
         super().__init__(model or "en_core_web_sm")
-        _require(self)
+        refuse_missing(self)
 
     @cached_property
     def _pipeline(self):
         import spacy
 
-        return spacy.load(self.model, exclude=["ner", "lemmatizer"])
+        try:
+            return spacy.load(self.model, exclude=["ner", "lemmatizer"])
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"control oracle {self.full_name!r}: the pipeline cannot be loaded "
+                            f"({str(error).strip().splitlines()[0]})") from None
 
     def read(self, words: Sequence[str]) -> Reading:
         """UPOS of the words as they are cut; no spans."""
         from spacy.tokens import Doc
 
         tags = [token.pos_ for token in self._pipeline(Doc(self._pipeline.vocab, words=list(words)))] if words else []
+        if not all(tags):
+            parts = ", ".join(self._pipeline.pipe_names) or "empty"
+            raise UserError(f"control oracle {self.full_name!r}: the pipeline ({parts}) gives no universal tags; it needs "
+                            "a morphologizer, or a tagger and an attribute_ruler")
         return Reading(tuple(tag if tag != "SPACE" else "X" for tag in tags), (), bool(words))
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
         """spaCy itself comes with qdlm; the pipeline does not."""
         model = model or "en_core_web_sm"
+        if not model.isidentifier():
+            return None if (Path(model) / "config.cfg").is_file() else f"nlp.to_disk({model!r}) of a trained pipeline"
         return None if importlib.util.find_spec(model) else f"python -m spacy download {model}"
 
 
@@ -53,7 +64,7 @@ class BeneparOracle(Oracle):
 
     def __init__(self, model: str = ""):
         super().__init__(model or "benepar_en3")
-        _require(self)
+        refuse_missing(self)
 
     @cached_property
     def _parser(self):
@@ -61,10 +72,9 @@ class BeneparOracle(Oracle):
 
         try:
             return benepar.Parser(self.model)
-        except (LookupError, OSError, ValueError) as error:
+        except (LookupError, OSError, ValueError, RuntimeError) as error:
             raise UserError(f"control oracle {self.full_name!r}: the model cannot be loaded "
-                            f"({str(error).strip().splitlines()[0]}); get it with: "
-                            f"python -c \"import benepar; benepar.download('{self.model}')\"") from None
+                            f"({str(error).strip().splitlines()[0]})") from None
 
     def read(self, words: Sequence[str]) -> Reading:
         """The parse, its top bracket left out, Penn tags as universal ones."""
@@ -79,12 +89,16 @@ class BeneparOracle(Oracle):
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
-        """The package; its model is looked for when it is first used."""
-        return None if importlib.util.find_spec("benepar") else "pip install 'qdlm[parse]'"
+        """The package, and its model: a path, or the name of one that `benepar.download` put among nltk's data."""
+        model = model or "benepar_en3"
+        if not importlib.util.find_spec("benepar"):
+            return "pip install 'qdlm[parse]'"
+        if Path(model).exists():
+            return None
+        import nltk.data
 
-
-def _require(oracle: Oracle) -> None:
-    remedy = type(oracle).missing(oracle.model)
-    if remedy:
-        raise UserError(f"control oracle {oracle.full_name!r} is not installed; get it with: {remedy}; "
-                        "or use an oracle that is: grammar (built-in corpus), textblob")
+        try:
+            nltk.data.find(f"models/{model}")
+        except (LookupError, ValueError):
+            return f"python -c \"import benepar; benepar.download('{model}')\""
+        return None
