@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.arms import Context, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import save
 from search import quantizer_answer, quantizer_table
 from search.checking import load_checked
 from spaces.overrides import parse
+from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 
 KEPT = ("nll_bound", "nll_bound minus none", "perplexity", "perplexity minus none", "train_loss", "bits_per_weight",
@@ -53,9 +54,9 @@ def main() -> None:
 
 def walk(space, asked: argparse.Namespace) -> None:
     """Run the trials of the grid that are not in `asked.rows`, in order, until the time is over."""
-    ends, context = time.monotonic() + 60 * asked.minutes, Context()
+    ends, context = time.monotonic() + 60 * asked.minutes, WorkerContext()
     if asked.rows.exists() and asked.rows.read_text(encoding="utf-8")[-1:] not in ("", "\n"):
-        asked.rows.write_text(asked.rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # ends what a killed process began
+        asked.rows.write_text(asked.rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # ends a killed row
     known = {point_of(row) for row in kept(asked.rows) if row["state"] == "complete"}
     shared = None
     for number, point in enumerate(space.enumerate()):

@@ -46,7 +46,7 @@ class Pool:
     def start(self) -> Pool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        calls = 1000 + 8 * self.size * self.hardware.workers  # every slot and every worker waits in one, for as long as it takes
+        calls = 1000 + 8 * self.size * self.hardware.workers  # each slot and each worker waits in one
         board = ray.remote(Board).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
         self.client = Client(board.remote())
         self._threads = [threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
