@@ -256,6 +256,11 @@ class TrialConfig(Settings):
                              "the rows is part of what the model computes")
         return self
 
+    @property
+    def evaluation_seed(self) -> int:
+        """Of targets and sampling noise: `evaluation.seed`, or the trial's own where that is left open."""
+        return self.seed if self.evaluation.seed is None else self.evaluation.seed
+
 
 class HardwareConfig(Settings):
     """What one trial holds while it runs."""

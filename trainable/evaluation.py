@@ -52,8 +52,7 @@ class Measurement:
         self.facts, self.notes, self.device, self.share = facts, {}, device, share
         self.artifact, self.base_artifact = artifact, base_artifact
         self.cache = {} if cache is None else cache
-        own = config.seed if config.evaluation.seed is None else config.evaluation.seed
-        self.seed = own if seed is None else seed
+        self.seed = config.evaluation_seed if seed is None else seed
         self.process = Process(model, schedule, config.sampling)
         self._setting = Setting(corpus, self.cache, model, schedule)
         self.examples: list[dict] = []  # what was generated under control, a few of each task

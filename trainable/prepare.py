@@ -86,7 +86,7 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
     for ref in evaluation.control_tasks:
         task = TASKS.build(ref)
         task.check_file(tokenized, stream("check", task.name))
-        noise = stream("evaluation", f"control/{task.name}", evaluation.seed)  # as the metric draws them
+        noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
         targets = task.targets(tokenized, evaluation.control_samples, noise)
         if task.guidance(evaluation.guidance).by != "gradient":
             symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
