@@ -1,22 +1,27 @@
-"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what tasks|controllers]`.
+"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what tasks|controllers|adapted]`.
 
 `tasks`, for every task: success of human text, of the model without guidance and with it (Wilson or bootstrap 95 %
 intervals over targets), lm-score, seconds, the controller's ranking accuracy by noise level; last, the time of the metric
 `controllability` over all tasks as one trial pays it. `controllers`: success and ranking accuracy with counted and with
-trained controllers, and what trained heads keep when they are moved from the base to a quantized trial. `--cache` is the
-folder `cache` of an earlier run; what it lacks is made. Needs no Ray.
+trained controllers. `adapted`: both after quantized trials have been trained: ranking by noise level of every task, and what
+heads that were trained on the base keep there, as they are, after a few steps more, and against heads fitted anew (earlier
+calls with other `--quantizers` are kept). `--cache` is the folder `cache` of an earlier run; what it lacks is made.
+Needs no Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import json
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.arms import prepared
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 from search.checking import load_checked
 from spaces import points
 from spaces.config import PluginRef
@@ -26,18 +31,23 @@ from trainable.context import WorkerContext
 from trainable.control.accuracy import ranking_accuracy
 from trainable.control.base import Setting
 from trainable.control.generating import guided
+from trainable.control.heads import fit
+from trainable.control.oracles.choosing import oracle_for
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.evaluation import Measurement
 from trainable.metrics.controllability import Controllability, all_scores, human_words, mean_scores
 from trainable.metrics.intervals import mean_interval
 from trainable.metrics.perplexity import pooled_perplexity
+from trainable.prepare import Prepared
 from trainable.registry import TASKS
 from trainable.seeds import stream
 from trainable.teacher import Teacher
-from trainable.trial import adapted_model
+from trainable.trial import Trial
 
 TASK_NAMES = ("length", "semantic", "pos", "spans", "tree", "infill", "compose")
 TRAINABLE = ("pos", "spans", "tree")
+HEADS, ADAPT_STEPS, MORE_STEPS = "pos", 320, 60
+"""The task whose trained heads are moved; steps of a trial (the quickstart's top rung); steps that moved heads go on."""
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.97)
 """Noise levels as shares of T."""
 
@@ -51,6 +61,7 @@ class Bench:
         sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
         self.config, self.n = config.model_copy(update={"sampling": sampling}), asked.targets
         shared = prepared(config, asked.cache, WorkerContext())
+        self.shared = Prepared(**shared)
         self.corpus = TokenizedCorpus.open(Path(shared["corpus"]))
         self.base = load(shared["base"])
         self.teacher = Teacher.load(shared["teacher"], self.corpus, torch.device("cpu"))
@@ -89,7 +100,8 @@ def main() -> None:
     parser.add_argument("space")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--what", choices=("tasks", "controllers"), default="tasks")
+    parser.add_argument("--what", choices=("tasks", "controllers", "adapted"), default="tasks")
+    parser.add_argument("--quantizers", default="fixed:Q0i4f,binary")
     parser.add_argument("--targets", type=int, default=100)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -105,10 +117,14 @@ def main() -> None:
         print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
         figures["tasks"] = {name: one_task(bench, name) for name in names}
         figures["one_trial"] = one_trial(bench, names)
+    elif asked.what == "adapted":
+        figures["adapt_steps"] = ADAPT_STEPS
+        path = RESULTS / f"control_adapted_{Path(asked.space).stem}.json"
+        found = {quantizer: adapted(bench, quantizer, names) for quantizer in asked.quantizers.split(",")}
+        figures["adapted"] = (json.loads(path.read_text())["adapted"] if path.is_file() else {}) | found
     else:
         trained = [name for name in names if name in TRAINABLE]
         figures["controllers"] = {name: controllers(bench, name) for name in trained}
-        figures["moved_heads"] = moved(bench, trained[0])
     save(f"control_{asked.what}_{Path(asked.space).stem}", figures)
 
 
@@ -139,20 +155,37 @@ def controllers(bench: Bench, name: str) -> dict:
     return rows
 
 
-def moved(bench: Bench, name: str) -> dict:
-    """Heads trained on the base, used on quantized trials as they are, against heads fitted there."""
-    rows = {}
-    for quantizer in ("fixed:Q0i4f", "binary"):
-        dumped = bench.config.model_dump(mode="json") | {"quantization": {"quantizer": quantizer}}
-        model, _ = adapted_model(type(bench.config).model_validate(dumped), bench.base)
-        process = type(bench.process)(model, bench.base.schedule, bench.config.sampling)
-        there = Setting(bench.corpus, bench.cache, model, bench.base.schedule)
-        rows[quantizer] = {}
-        for label, setting in (("moved", bench.setting), ("fitted there", there)):
-            task, targets = bench.task(name, setting, controller="trained")
-            rows[quantizer][label] = bench.ranking(task, targets, process)
-            print(f"{name} heads on {quantizer}, {label:12s}: ranking "
-                  + " ".join(f"{value:.2f}" for value in rows[quantizer][label]), flush=True)
+def adapted(bench: Bench, quantizer: str, names: list[str]) -> dict:
+    """A trial with this quantizer on the table, trained: each task's ranking there, and the heads' three ways to it."""
+    dumped = bench.config.model_dump(mode="json") | {"quantization": {"quantizer": quantizer}}
+    dumped["adapt"]["optim"]["lr"] = 1e-3
+    config = type(bench.config).model_validate(dumped)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(config, bench.shared, [ADAPT_STEPS], Path(folder), torch.device("cpu"), {})
+        trial.run.advance(ADAPT_STEPS)
+    process = type(bench.process)(trial.model, bench.base.schedule, bench.config.sampling)
+    there = Setting(bench.corpus, bench.cache, trial.model, bench.base.schedule)
+    rows = {"ranking": {}, "heads": {}}
+    for name in names:
+        rows["ranking"][name] = bench.ranking(*bench.task(name, there), process)
+        print(f"{quantizer:12s} {name:9s} ranking " + " ".join(f"{value:.2f}" for value in rows["ranking"][name]), flush=True)
+    task, targets = bench.task(HEADS, bench.setting, controller="trained")
+    ways = {"moved": lambda: task.heads,
+            f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.schedule, data, steps=MORE_STEPS,
+                                                          heads=copy.deepcopy(moved)),
+            "fitted there": lambda: fit(trial.model, bench.base.schedule, data)}
+    data = bench.cache["control", "annotated", id(bench.corpus), oracle_for("auto", bench.corpus).full_name][0]
+    moved = task.heads
+    for label, make in ways.items():
+        began = time.perf_counter()
+        task.heads = make()
+        seconds = time.perf_counter() - began
+        words = guided(process, task, targets, bench.config.evaluation.guidance, bench.corpus, bench.length,
+                       stream("benchmark noise"))
+        rows["heads"][label] = {"seconds": seconds, "success": mean_scores(task, words, targets)["success"],
+                                "lm_score": pooled_perplexity(*bench.teacher.nll(words))[0],
+                                "ranking": bench.ranking(task, targets, process)}
+        print(f"{quantizer:12s} {HEADS} heads {label:20s} {json.dumps(rows['heads'][label])}", flush=True)
     return rows
 
 

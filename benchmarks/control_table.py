@@ -1,15 +1,16 @@
 """The table of methods against control tasks: `python -m benchmarks.control_table e2e --cache DIR [--tasks A,B]`.
 
 What `qdlm table` prints for a run, here for a prepared base: human text, diffusion with and without guidance, FUDGE, a
-fine-tuned conditional model sampled and by beam search, all by the same targets, teacher and scorer. Tasks that an earlier
-call measured with the same settings are kept, so that a long table can be made in parts. Needs no Ray.
+fine-tuned conditional model sampled and by beam search, all by the same targets, teacher and scorer. With
+`--set trial.model.conditions=[...]` the base is told these targets while it is trained, and classifier-free guidance is one
+more row (its results are kept apart). Cells that an earlier call measured with the same settings are kept, so that a long
+table can be made in parts. Needs no Ray.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from trainable.baselines.comparison import METHODS, compare, opened_ground
 from trainable.context import WorkerContext
 
 MODEL = "base"
+GRADIENT = ("optimizer", "strength", "inner_steps", "fluency", "start", "stop", "candidates")
 
 
 def main() -> None:
@@ -48,19 +50,18 @@ def main() -> None:
     own = config.model_copy(update={"sampling": sampling})
     ground = replace(ground, model=replace(ground.model, config=own), baseline_steps=asked.baseline_steps)
     settings = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
-                "baseline_steps": asked.baseline_steps, "guidance": config.evaluation.guidance.model_dump()}
-    name = f"control_table_{Path(asked.space).stem}"
+                "baseline_steps": asked.baseline_steps,
+                "guidance": config.evaluation.guidance.model_dump(include={*GRADIENT}),
+                "conditions": [ref.name for ref in config.model.conditions] or None}
+    name = f"control_table_{Path(asked.space).stem}{'_told' if config.model.conditions else ''}"
     cells = earlier(RESULTS / f"{name}.json", settings)
     for task in asked.tasks.split(","):
-        if any(cell["task"] == task for cell in cells):
-            continue
-        began = time.perf_counter()
-        for cell in compare(ground, [task], list(METHODS)):
-            cells.append({**cell, "model": MODEL, "asked": asked.targets, "seconds": time.perf_counter() - began})
-            began = time.perf_counter()
+        missing = [method for method in METHODS if not any((cell["task"], cell["method"]) == (task, method) for cell in cells)]
+        for cell in compare(ground, [task], missing):
+            cells.append({**cell, "model": MODEL, "asked": asked.targets})
             print(task, cell["method"], [round(value, 3) for value in cell["control"]],
                   [round(value, 2) for value in cell["lm_score"]], cell["example"], flush=True)
-        save(name, {**settings, "cells": cells})
+            save(name, {**settings, "cells": cells})
     tasks = list(dict.fromkeys(cell["task"] for cell in cells))
     print(emit(laid_out(cells, tasks, list(METHODS), MODEL, asked.targets)[0], "md"))
 

@@ -140,13 +140,13 @@ def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str,
     from rich.markup import escape
 
     from search.cli_format import duration
-    from search.doctor import cpu_limit
+    from search.doctor import free_cpus
     from trainable.baselines.comparison import compare, opened_ground
 
     console = Console(file=sys.stderr, highlight=False)
     found, left = [], list(missing)
     with console.status("[dim]opening the models[/]") as status:
-        ground = opened_ground(artifact, paths["corpus"], paths["teacher"], targets, threads=int(cpu_limit()),
+        ground = opened_ground(artifact, paths["corpus"], paths["teacher"], targets, threads=free_cpus(),
                                tell=lambda text: status.update(f"[dim]{escape(text)}[/]"))
         for task in dict.fromkeys(task for task, _ in missing):
             for cell in compare(ground, [task], [method for name, method in missing if name == task]):

@@ -152,8 +152,8 @@ def benepar_model(tmp_path_factory) -> str:
         force_root_constituent=True)
     torch.manual_seed(0)
     words = [tree.leaves() for tree in trees]
-    parser = ChartParser(tags, decode_chart.ChartDecoder.build_vocab(trees),
-                         char_lstm.RetokenizerForCharLSTM.build_vocab(words), sizes)
+    labels, characters = decode_chart.ChartDecoder.build_vocab(trees), char_lstm.RetokenizerForCharLSTM.build_vocab(words)
+    parser = ChartParser(tags, labels, characters, sizes)
 
     class Annotated(InputSentence):
         tree = None
