@@ -179,6 +179,18 @@ def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypa
         run(make_space(), tmp_path / "file" / "runs")
 
 
+def test_a_run_ends_in_order_where_a_killed_session_left_a_torn_table(tmp_path):
+    space = make_space()
+    with RunFolder.create(tmp_path, "toy", space.to_yaml()) as folder:
+        course = sweep.Course(space, folder, tmp_path / "cache", 1, lambda event: None)
+        number = course.engine.ask().number
+        course.engine.report(number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 2.0})
+        (folder.path / "trials.parquet").write_bytes(b"PAR1 and no more")
+        course.close("finished")
+    assert pyarrow.parquet.read_table(folder.path / "trials.parquet").num_rows == 1
+    assert (folder.path / "front.png").stat().st_size > 1000 and folder.state == "finished"
+
+
 def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
     told = "cannot be written: No space left on device; make room, then go on with --resume"
     with pytest.raises(RunError, match=told), sweep._disk(tmp_path):
