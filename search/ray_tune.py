@@ -114,7 +114,7 @@ class Driver:
             self.engine.heard(number, seconds or 0.0)
             if seconds is not None and seconds > most:
                 reason = f"it said nothing for {most:g} s (budget.trial_time)"
-                self.engine.fail(number, reason)
+                self.engine.fail(number, reason, seconds=self.engine.live[number].seconds + seconds)
                 self.client.condemn(owner_of(number), reason)
 
 

@@ -188,6 +188,7 @@ class Course:
         self.folder.update(spent=engine.elapsed)
         self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
         self.folder.write_front(engine.front)
+        self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
         if len(engine.front):
             self._plot()
         self.folder.close(state)

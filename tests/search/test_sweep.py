@@ -152,7 +152,7 @@ def test_a_trial_that_hangs_is_ended_its_worker_replaced_and_waiting_for_workers
     result, events = run(space, tmp_path)
     ends = {row["config.adapt.optim.clip"]: row for row in RunFolder.open(result.run_folder).rows() if row["state"] != "rung"}
     assert {seconds: row["state"] for seconds, row in ends.items()} == {0.1: "complete", 600.0: "failed", 0.2: "complete"}
-    assert ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)" and 2 < ends[600.0]["seconds"] < 60
+    assert ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)" and 2 < ends[600.0]["seconds"] < 7
     assert len({row["pid"] for row in ends.values() if row["state"] == "complete"}) == 2
     assert sum("a worker group died and is replaced" in event.get("message", "") for event in events) == 1
     assert result.state == "finished" and max(finished_once(tmp_path).values()) == 1
@@ -177,6 +177,18 @@ def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypa
     monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match="cannot write to the storage"):
         run(make_space(), tmp_path / "file" / "runs")
+
+
+def test_a_run_ends_in_order_where_a_killed_session_left_a_torn_table(tmp_path):
+    space = make_space()
+    with RunFolder.create(tmp_path, "toy", space.to_yaml()) as folder:
+        course = sweep.Course(space, folder, tmp_path / "cache", 1, lambda event: None)
+        number = course.engine.ask().number
+        course.engine.report(number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 2.0})
+        (folder.path / "trials.parquet").write_bytes(b"PAR1 and no more")
+        course.close("finished")
+    assert pyarrow.parquet.read_table(folder.path / "trials.parquet").num_rows == 1
+    assert (folder.path / "front.png").stat().st_size > 1000 and folder.state == "finished"
 
 
 def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
