@@ -54,8 +54,9 @@ def main() -> None:
 def walk(space, asked: argparse.Namespace) -> None:
     """Run the trials of the grid that are not in `asked.rows`, in order, until the time is over."""
     ends, context = time.monotonic() + 60 * asked.minutes, Context()
-    if asked.rows.exists() and asked.rows.read_text(encoding="utf-8")[-1:] not in ("", "\n"):
-        asked.rows.write_text(asked.rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # ends what a killed process began
+    text = asked.rows.read_text(encoding="utf-8") if asked.rows.exists() else ""
+    if text[-1:] not in ("", "\n"):
+        asked.rows.write_text(text + "\n", encoding="utf-8")  # ends the line that a killed process left
     known = {point_of(row) for row in kept(asked.rows) if row["state"] == "complete"}
     shared = None
     for number, point in enumerate(space.enumerate()):
