@@ -43,12 +43,11 @@ def main() -> None:
     space = load_checked(asked.space, parse(asked.settings))
     if not asked.report:
         walk(space, asked)
-    rows = [row for row in kept(asked.rows)]
-    done = sum(row["state"] == "complete" for row in rows)
+    rows = list(kept(asked.rows))
+    done = len({point_of(row) for row in rows if row["state"] == "complete"})
     print(f"{done} of {space.size()} trials")
     if asked.report or done == space.size():
-        save(asked.name or space.name, {"space": asked.space, "settings": asked.settings and [s.split("=")[0] + "=" + (
-            "DIR" if "/" in s else s.split("=", 1)[1]) for s in asked.settings], **summary(rows)})
+        save(asked.name or space.name, {"space": asked.space, "trials": done, "of": space.size(), **summary(rows)})
 
 
 def walk(space, asked: argparse.Namespace) -> None:
