@@ -44,19 +44,19 @@ def main() -> None:
     space = load_checked(asked.space, parse(asked.settings))
     if not asked.report:
         walk(space, asked)
-    rows = [row for row in kept(asked.rows)]
-    done = sum(row["state"] == "complete" for row in rows)
+    rows = list(kept(asked.rows))
+    done = len({point_of(row) for row in rows if row["state"] == "complete"})
     print(f"{done} of {space.size()} trials")
     if asked.report or done == space.size():
-        save(asked.name or space.name, {"space": asked.space, "settings": asked.settings and [s.split("=")[0] + "=" + (
-            "DIR" if "/" in s else s.split("=", 1)[1]) for s in asked.settings], **summary(rows)})
+        save(asked.name or space.name, {"space": asked.space, "trials": done, "of": space.size(), **summary(rows)})
 
 
 def walk(space, asked: argparse.Namespace) -> None:
     """Run the trials of the grid that are not in `asked.rows`, in order, until the time is over."""
     ends, context = time.monotonic() + 60 * asked.minutes, WorkerContext()
-    if asked.rows.exists() and asked.rows.read_text(encoding="utf-8")[-1:] not in ("", "\n"):
-        asked.rows.write_text(asked.rows.read_text(encoding="utf-8") + "\n", encoding="utf-8")  # ends a killed row
+    text = asked.rows.read_text(encoding="utf-8") if asked.rows.exists() else ""
+    if text[-1:] not in ("", "\n"):
+        asked.rows.write_text(text + "\n", encoding="utf-8")  # ends the line that a killed process left
     known = {point_of(row) for row in kept(asked.rows) if row["state"] == "complete"}
     shared = None
     for number, point in enumerate(space.enumerate()):

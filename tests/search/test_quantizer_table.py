@@ -8,6 +8,8 @@ import pytest
 from dashboards.plot_convergence import convergence_png
 from search import quantizer_table as table
 from search.quantizer_answer import answer, splits
+from spaces.schema import load
+from trainable.registry import QUANTIZERS
 
 
 def row(quantizer, seed, nll, state="complete", steps=120, **values):
@@ -101,3 +103,13 @@ def test_where_a_split_lies_is_told_beside_the_unquantized_rms():
 def test_curves_are_drawn(tmp_path):
     curves = {f"arm {n}": [(30, 5.0 + n, 0.1), (60, 4.0 + n, math.nan)] for n in range(20)} | {"empty": []}
     assert convergence_png(curves, "nll", tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_families_holds_every_family_near_four_bits():
+    space = load("families")
+    found = [space.config(point).quantization.quantizer for point in space.enumerate()]
+    assert {ref.name for ref in found} == set(QUANTIZERS) and len(found) == 57
+    bits = {QUANTIZERS.build(ref).label: QUANTIZERS.build(ref).bits_per_value((821, 16)) for ref in found if ref.name != "none"}
+    unlike = {label for label, value in bits.items() if not 3.9 <= value <= 4.7}
+    assert unlike == {"binary", "ternary_twn", "ternary_absmean", "pow2_Q0i8f"}
+    assert space.example.base == load("e2e").example.base

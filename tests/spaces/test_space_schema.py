@@ -293,7 +293,7 @@ def test_parse_refuses(text):
 
 def test_shipped_spaces_load_by_name_by_path_and_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert set(shipped()) == {"quickstart", "e2e", "e2e_paper", "granularity", "transfer"}
+    assert set(shipped()) == {"quickstart", "e2e", "e2e_paper", "families", "granularity", "transfer"}
     for name in shipped():
         space = load(name)
         assert space.name == name and space.source == f"spaces/{name}.yaml" and space.description
@@ -331,12 +331,13 @@ def test_paper_grid():
     assert config.base.optim.lr == 1e-4 and config.diffusion.loss == "mse"
 
 
-def test_granularity_holds_every_split_of_one_to_eight_bits_on_every_site():
+def test_granularity_holds_every_split_of_one_to_eight_bits_of_both_families():
     space = load("granularity")
     found = list(space.enumerate())
-    splits = {f"fixed:Q{i}i{bits - i}f" for bits in range(1, 9) for i in range(bits + 1)}
-    forms = {point["quantization.quantizer"] for point in found}
-    assert len(splits) == 44 and splits < forms and forms - splits == {"none", *(f"pow2:Q{i}i{8 - i}f" for i in range(9))}
-    assert len(found) == len(forms) * 4 * 3 and {point["quantization.sites"][0] for point in found} == {
-        "embedding", "projection", "attention", "ffn"}
+    splits = {f"{family}:Q{i}i{bits - i}f" for family in ("fixed", "pow2") for bits in range(1, 9) for i in range(bits + 1)}
+    assert len(splits) == 88 and {point["quantization.quantizer"] for point in found} == splits | {"none"}
+    assert {tuple(point["quantization.sites"]) for point in found} == {("embedding",), SITES}
+    assert {point["seed"] for point in found} == {0, 1, 2} and len(found) == 89 * 2 * 3
+    first = found[:89]  # what stopped early is of use: seed by seed
+    assert len({point["quantization.quantizer"] for point in first}) == 89 and {point["seed"] for point in first} == {0}
     assert space.config(found[0]).base == load("e2e").example.base and space.config(found[0]).model == load("e2e").example.model

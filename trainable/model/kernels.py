@@ -22,7 +22,7 @@ from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 from trainable.registry import Params
 
 ROWS = 128
-"""Rows of activations that are multiplied at once: temporaries fit the cache, and do not count as memory of the model."""
+"""Rows of activations that a CPU multiplies at once: temporaries fit its cache and add little to the memory of a model."""
 
 Shape = tuple[int, int]
 
@@ -252,7 +252,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, layer: CodedLinear) -> Tensor:
         ctx.layer = layer
-        if len(rows) <= ROWS:
+        if len(rows) <= ROWS or rows.is_cuda:
             return layer.product(rows, layer)
         out = rows.new_empty(len(rows), layer.out_features)
         for start in range(0, len(rows), ROWS):
