@@ -58,19 +58,25 @@ def _fronts(runs: list[Path]) -> tuple[list[dict[str, str]], dict[str, list[dict
     return objectives, {label: [dict(row) for row in side.front] for label, side in zip(labels, sides, strict=True)}
 
 
+WIDE = 150
+"""Columns from which a run is a row of the table; below, it is a column."""
+
+
 def _show(found: dict) -> None:
     from rich.markup import escape
 
-    from search.cli_format import duration, figure, grid, out, plain, shown
+    from search.cli_format import ByWidth, duration, figure, grid, out, plain, shown
 
     metrics = list(found["box"])
     columns = ["run", "state", "trials", "trial time", "front", "on the joint front", "hypervolume share (95%)",
                *(f"best {metric}" for metric in metrics)]
     rows = [(escape(shown(run["run"])), run["state"], run["trials"], duration(run["trial_seconds"]), run["front"],
-             run["joint"], f"{plain(run['share'])} [dim]{plain(run['low'])} to {plain(run['high'])}[/]",
+             run["joint"], f"{plain(run['share'])} [dim]({plain(run['low'])} to {plain(run['high'])})[/]",
              *(figure(metric, run["best"][metric]) for metric in metrics)) for run in found["runs"]]
     console = out()
-    console.print(grid(None, columns, rows, right=columns[2:]))
+    turned = [[f"[dim]{name}[/]", *(str(row[place]) for row in rows)] for place, name in enumerate(columns)]
+    narrow = grid(None, [""] * (len(rows) + 1), turned, header=False)
+    console.print(ByWidth(grid(None, columns, rows, right=columns[2:]), narrow, WIDE))
     box = ", ".join(f"{metric} {figure(metric, best)} to {figure(metric, worst)}"
                     for metric, (best, worst) in found["box"].items())
     console.print(f"\n[dim]share of the box {escape(box)}; the interval is the members' measurement noise alone, not what "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 
 from spaces.uris import is_uri, origin
@@ -138,6 +138,16 @@ def grid(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for row in rows:
         table.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
     return table
+
+
+class ByWidth:
+    """What is printed depends on the room: `wide` from `columns` on, `narrow` below. Both are renderables."""
+
+    def __init__(self, wide: RenderableType, narrow: RenderableType, columns: int):
+        self.wide, self.narrow, self.columns = wide, narrow, columns
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if options.max_width >= self.columns else self.narrow
 
 
 def shown(path: Path | str) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from search.records import RunFolder
     from spaces.schema import Space
 
+WIDE = 110
+"""Columns from which the front is one table; below, settings are listed under it."""
 MARKS = {"open": " [yellow]?[/]", "lost": " [red]x[/]"}
 COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 
@@ -206,7 +208,7 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from rich.markup import escape
     from rich.text import Text
 
-    from search.cli_format import ARROWS, compact, grid, interval, label, ranged, short_names, shown
+    from search.cli_format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
     from search.front_place import interval as repeated
 
     if not len(found):
@@ -215,23 +217,28 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     names = short_names([f"config.{path}" for path in space.dimensions])
     best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
-    rows = []
+    rows, tight, settings = [], [], []
     for row, place in zip(found, found.places, strict=True):
-        cells = []
+        cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place, '')}"
         for item in space.objectives:
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
             fresh = repeated(row, item.metric)
-            below = "" if fresh is None else f"\n[dim]{fresh.of} {ranged(item.metric, fresh.mean, fresh.half)}[/]"
-            cells.append(f"[{style}]{interval(item.metric, row)}[/]{below}")
+            anew = "" if fresh is None else ranged(item.metric, fresh.mean, fresh.half)
+            cells.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]{fresh.of} {anew}[/]" if anew else ""))
+            small.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]({anew})[/]" if anew else ""))
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
-        rows.append((f"{row['trial']}{MARKS.get(place, '')}", *cells, f"[dim]{escape(differs)}[/]"))
-    table = grid(f"Front: {len(found)} of {len(found.candidates)} complete trials", columns, rows, right=columns[1:-1])
+        rows.append((trial, *cells, f"[dim]{escape(differs)}[/]"))
+        tight.append((trial, *small))
+        settings.append((str(row["trial"]), f"[dim]{escape(differs)}[/]"))
+    title = f"Front: {len(found)} of {len(found.candidates)} complete trials"
+    narrow = Group(grid(title, columns[:-1], tight, right=columns[1:-1]), "", grid(None, ("trial", "differs in"), settings))
+    table = ByWidth(grid(title, columns, rows, right=columns[1:-1]), narrow, WIDE)
     spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
     notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
     if any("again" in row for row in found):
-        notes.append("[dim]again: measured anew from the exported files, with fresh noise; this figure was not chosen[/]")
+        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
     if any("seeds" in row for row in found):
-        notes.append("[dim]seeds: trained anew at the full budget with other seeds; this figure was not chosen[/]")
+        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; it chose nothing[/]")
     for place, told in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
                         ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
         if place in found.places:

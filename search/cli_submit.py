@@ -10,6 +10,7 @@ import typer
 from search.cli_help import examples
 from search.cli_space import changes
 from spaces.errors import UserError
+from spaces.uris import checked, is_uri
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +48,8 @@ def submit(
         return _later(address, attach, stop)
     if storage is None:
         raise UserError("--storage: name a folder that all nodes share, or a URI; a job's own folder is deleted with the job")
+    if is_uri(storage):
+        checked(storage)
     from search.checking import load_checked
 
     asked = load_checked(space, changes(settings, trials, budget, within=within))

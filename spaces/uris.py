@@ -17,7 +17,10 @@ ORIGIN = ".origin"
 
 
 def is_uri(place: str | Path) -> bool:
-    """Whether a place is a URI and no path."""
+    """Whether a place is a URI and no path. Raises `UserError` for a URI with a slash too few."""
+    if re.match(r"(s3|gs|gcs|abfss?|hdfs|file):/?[^/]", str(place)):
+        scheme, _, rest = str(place).partition(":")
+        raise UserError(f"{place}: neither a folder nor a URI; did you mean {scheme}://{rest.lstrip('/')}?")
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(place)) is not None
 
 

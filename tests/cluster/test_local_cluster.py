@@ -1,7 +1,10 @@
-"""cluster/local.sh: a real cluster on free ports, a run sent to it as a job, a run attached to it, and its end."""
+"""cluster/local.sh: one real cluster on free ports; searches sent to it as jobs, attached to it, left and ended; its end."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,17 +59,53 @@ def lives(process):
         return False
 
 
+def environment(folder):
+    """Ports, state, storage and temporary files of a test alone. Ray's folder has a short path, for its sockets."""
+    return {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(), "QDLM_RAY_CLIENT_PORT": free_port(),
+            "QDLM_STORAGE": str(folder / "runs"), "QDLM_CLUSTER_STATE": str(folder / "state"),
+            "RAY_TMPDIR": tempfile.mkdtemp(prefix="q"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
 @pytest.fixture
 def env(tmp_path):
-    """Ports, state, storage and temporary files of this test alone. Ray's folder has a short path, for its sockets."""
-    scratch = tempfile.mkdtemp(prefix="q")
-    found = {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(),
-             "QDLM_RAY_CLIENT_PORT": free_port(), "QDLM_STORAGE": str(tmp_path / "runs"),
-             "QDLM_CLUSTER_STATE": str(tmp_path / "state"), "RAY_TMPDIR": scratch,
-             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    found = environment(tmp_path)
     yield found
+    shutil.rmtree(found["RAY_TMPDIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A cluster with two CPUs that is running; the file of the space is `tiny.yaml` beside its storage."""
+    folder = tmp_path_factory.mktemp("cluster")
+    found = environment(folder)
+    (folder / "tiny.yaml").write_text(TINY)
+    started = call("start", "--num-cpus", "2", "--object-store-memory", "100000000", env=found, timeout=240)
+    assert started.returncode == 0, started.stderr
+    yield found, folder
     call("stop", env=found)
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(found["RAY_TMPDIR"], ignore_errors=True)
+
+
+def qdlm(env, *arguments, start=subprocess.run, **options):
+    """A command of the product, in a process of its own that hears Ctrl-C."""
+    if start is subprocess.run:
+        options["timeout"] = 400
+    return start([sys.executable, "-m", "search", *arguments], env={**os.environ, **env}, cwd=ROOT, text=True,
+                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+
+
+def submit(env, *arguments, **options):
+    """`qdlm submit` at the cluster's dashboard."""
+    return qdlm(env, "submit", *arguments, "--address", f"http://127.0.0.1:{env['QDLM_RAY_DASHBOARD_PORT']}", **options)
+
+
+def sent(env, *arguments):
+    """The id of a job that was sent and left."""
+    answer = submit(env, *arguments, "--storage", env["QDLM_STORAGE"])
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    return re.search(r"^job (qdlm-\S+)$", answer.stdout, re.MULTILINE).group(1)
 
 
 def test_usage_is_printed_for_no_and_for_unknown_commands():
@@ -88,23 +127,15 @@ def test_what_travels_with_a_job_leaves_out_what_is_large_or_private():
 
 
 @pytest.mark.timeout(900)
-def test_runs_as_a_job_attached_and_by_ray_client(env, tmp_path):
-    (tmp_path / "tiny.yaml").write_text(TINY)
-    started = call("start", "--num-cpus", "1", "--object-store-memory", "100000000", env=env, timeout=240)
-    assert started.returncode == 0, started.stderr
-    pid = int((tmp_path / "state" / "pid").read_text())
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+def test_runs_as_a_job_attached_and_by_ray_client(cluster):
+    env, folder = cluster
+    space = str(folder / "tiny.yaml")
     assert call("start", env=env).returncode == 2
-    assert all(process.nice() == 0 for process in family if "raylet" in process.name())
-
-    job = call("submit", str(tmp_path / "tiny.yaml"), "--quiet", env=env, timeout=400)
+    job = call("submit", space, "--quiet", env=env, timeout=400)
     assert job.returncode == 0, job.stdout + job.stderr
     for address in ("auto", f"ray://127.0.0.1:{env['QDLM_RAY_CLIENT_PORT']}"):
-        run = subprocess.run([sys.executable, "-m", "search", "run", str(tmp_path / "tiny.yaml"), "--address", address,
-                              "--storage", env["QDLM_STORAGE"], "--quiet"], env={**os.environ, **env}, cwd=ROOT, text=True,
-                             capture_output=True, timeout=400, stdin=subprocess.DEVNULL)
+        run = qdlm(env, "run", space, "--address", address, "--storage", env["QDLM_STORAGE"], "--quiet")
         assert run.returncode == 0 and "Front: " in run.stdout, run.stdout + run.stderr
-
     runs = [path for path in Path(env["QDLM_STORAGE"]).iterdir() if path.name.startswith("tiny")]
     assert len(runs) == 3
     for run in runs:
@@ -112,6 +143,46 @@ def test_runs_as_a_job_attached_and_by_ray_client(env, tmp_path):
         assert '"state": "finished"' in (run / "run.json").read_text()
     status = call("status", env=env)
     assert status.returncode == 0 and "SUCCEEDED" in status.stdout
+
+
+@pytest.mark.timeout(900)
+def test_a_search_that_was_sent_is_come_back_to_and_does_not_need_who_follows_it(cluster):
+    env, folder = cluster
+    job = sent(env, str(folder / "tiny.yaml"))
+    follower = submit(env, "--attach", job, start=subprocess.Popen)
+    first = follower.stdout.readline()
+    follower.send_signal(signal.SIGINT)
+    rest, error = follower.communicate(timeout=120)
+    assert follower.returncode == 0 and f"the job goes on. Come back with: qdlm submit --attach {job}" in error, rest + error
+    again = submit(env, "--attach", job)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert first in again.stdout and "Front: " in again.stdout and f"job {job}: succeeded" in again.stdout
+
+
+@pytest.mark.timeout(900)
+def test_ending_a_job_brings_its_run_in_order(cluster):
+    env, folder = cluster
+    before = set(Path(env["QDLM_STORAGE"]).iterdir())
+    job = sent(env, str(folder / "tiny.yaml"), "--set", "rungs=[1000000]")
+    deadline, run = time.monotonic() + 200, None
+    while run is None or '"event":"ask"' not in (run / "events.jsonl").read_text().replace(" ", ""):
+        assert time.monotonic() < deadline, submit(env, "--attach", job).stdout
+        run = next((path for path in Path(env["QDLM_STORAGE"]).glob("tiny-*") if path not in before), None)
+        time.sleep(0.2)
+    ended = submit(env, "--stop", job)
+    assert ended.returncode == 0 and f"job {job} is being ended" in ended.stdout
+    followed = submit(env, "--attach", job)
+    assert followed.returncode == 1 and f"job {job}: stopped" in followed.stdout, followed.stdout
+    assert "every finished trial is kept. Go on with: qdlm run --resume" in followed.stdout
+    assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
+    assert submit(env, "--stop", "unknown").returncode == 2
+
+
+def test_the_end_of_the_cluster_leaves_no_process(cluster):
+    env, folder = cluster
+    pid = int((folder / "state" / "pid").read_text())
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert all(process.nice() == psutil.Process().nice() for process in family if "raylet" in process.name())
     assert call("stop", env=env).returncode == 0
     deadline = time.monotonic() + 30
     while any(map(lives, family)) and time.monotonic() < deadline:

@@ -119,6 +119,19 @@ def test_front_shows_repeated_measurements(run_path, capsys):
     assert json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]["perplexity_again_sd"] == 0.25
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+def test_words_stay_whole_on_any_terminal(run_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    shown = table(capsys, "front", str(run_path))
+    assert max(map(len, shown.splitlines())) <= columns
+    assert {"controllability", "quantizer=binary", "rank=4", "10 ± 0.98"} <= {
+        word for line in shown.splitlines() for word in (*line.split(), *line.split("  "), *map(str.strip, line.split("  ")))}
+    shown = table(capsys, "compare", str(run_path), str(run_path))
+    assert max(map(len, shown.splitlines())) <= columns
+    for label in ("on the joint front", "hypervolume share (95%)", "best controllability", "finished"):
+        assert any(label in line for line in shown.splitlines()), label
+
+
 def test_an_empty_front_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = RunFolder.create(tmp_path, "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())

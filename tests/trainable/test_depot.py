@@ -35,9 +35,15 @@ def make(folder, text="shared"):
 
 
 @pytest.mark.parametrize("place, uri", [("runs", False), ("/mnt/runs", False), ("s3://bucket/runs", True), ("C://x", True),
-                                        ("file:///tmp/x", True), ("s3:/bucket", False), ("a/b://c", False)])
+                                        ("file:///tmp/x", True), ("a/b://c", False)])
 def test_what_is_a_uri(place, uri):
     assert is_uri(place) is uri
+
+
+@pytest.mark.parametrize("typo", ["s3:/bucket/runs", "gs:bucket", "file:/tmp/x"])
+def test_a_slash_too_few_is_a_mistake_and_no_folder(typo):
+    with pytest.raises(UserError, match="did you mean (s3://bucket/runs|gs://bucket|file://tmp/x)"):
+        is_uri(typo)
 
 
 def test_uris_are_joined_and_taken_apart_before_their_query():
