@@ -34,7 +34,7 @@ def test_every_registered_plugin_is_listed_with_every_parameter(capsys):
             assert [item["name"] for item in plugin["parameters"]] == list(fields)
             assert plugin["doc"], f"{kind} {plugin['name']} has no docstring"
     assert [plugin["name"] for plugin in found["searchers"]] == list(catalogue.METHODS)
-    assert [plugin["name"] for plugin in found["schedulers"]] == ["halving", "none"]
+    assert [plugin["name"] for plugin in found["schedulers"]] == list(schedulers.SCHEDULERS)
 
 
 def test_searchers_are_listed_with_their_options(capsys):
