@@ -41,6 +41,7 @@ class ImprovementSampler(BaseSampler):
         self._axes: Axes | None = None
         self._judged: Judged | None = None
         self._progress: Mapping[int, Rungs] = {}
+        self._decided: tuple[int, bool] | None = None
 
     def attach(self, axes: Axes, judged: Judged, progress: Mapping[int, Rungs]) -> None:
         """Take the space, what results are judged by, and what running trials have measured so far."""
@@ -49,13 +50,13 @@ class ImprovementSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All dimensions while the processes propose; then what `later` takes together."""
         assert self._axes is not None, "attach comes first"
-        if not self._due(study):
+        if not self._due(study, trial):
             return self._later.infer_relative_search_space(study, trial)
         return {path: axis.distribution for path, axis in self._axes.axes.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
         """The candidate with the largest expected gain, as Optuna parameters of its active dimensions."""
-        if not self._due(study):
+        if not self._due(study, trial):
             return self._later.sample_relative(study, trial, search_space)
         past = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         with one_thread():
@@ -67,13 +68,15 @@ class ImprovementSampler(BaseSampler):
         """What `later` draws."""
         return self._later.sample_independent(study, trial, param_name, param_distribution)
 
-    def _due(self, study: Study) -> bool:
+    def _due(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether enough trials have measured something, and not too many have ended. Without corners one must be complete."""
-        states = [one.state for one in study.get_trials(deepcopy=False)]
-        ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
-        fixed = self._judged.boxed and self._judged.top is not None
-        return self.startup <= ended + len(self._progress) and ended <= self.most and (
-            fixed or TrialState.COMPLETE in states)
+        if self._decided is None or self._decided[0] != trial.number:
+            states = [one.state for one in study.get_trials(deepcopy=False)]
+            ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
+            known = self._judged.boxed and self._judged.top is not None
+            enough = self.startup <= ended + len(self._progress) and (known or TrialState.COMPLETE in states)
+            self._decided = trial.number, enough and ended <= self.most
+        return self._decided[1]
 
     def _best(self, past: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> np.ndarray | None:
         """The row of the best candidate that was not tried; None when all were."""

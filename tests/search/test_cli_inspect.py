@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from search import catalogue, doctor
+from search import catalogue, doctor, schedulers
 from search.cli import main
 from search.cli_plugins import KINDS, describe, parameters
 from spaces.loading import shipped
