@@ -47,6 +47,14 @@ METHODS = {
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
     "tpe+halving-front": ("tpe", {}, "halving", {}),
     "nsga2+halving-front": ("nsga2", {}, "halving", {}),
+    "ehvi": ("ehvi", {}, "none", {}),
+    "ehvi+halving": ("ehvi", {}, "halving", CUT),
+    "ehvi+halving-front": ("ehvi", {}, "halving", {}),
+    "ehvi+promotion": ("ehvi", {}, "promotion", {}),
+    "ehvi+promotion-0.3": ("ehvi", {}, "promotion", {"caution": 0.3}),
+    "ehvi+promotion-0.1": ("ehvi", {}, "promotion", {"caution": 0.1}),
+    "ehvi+promotion-0.03": ("ehvi", {}, "promotion", {"caution": 0.03}),
+    "tpe+promotion": ("tpe", {}, "promotion", {}),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
 }
 DEFAULT = "tpe+halving-front"
@@ -91,7 +99,8 @@ def run(problem: Problem, method: str, seed: int, full: float, workers: int) -> 
     """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed, and the counts."""
     sampler, options, scheduler, chosen = METHODS[method]
     plan, clock = problem.plan(full, workers), Clock()
-    study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed)
+    study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed,
+                          box=problem.corners, top=problem.rungs[-1])
     engine = Engine(plan, study, build(scheduler, problem.judged(seed), chosen), MemoryRecords(), clock=clock, groups=workers)
     curve, box, truths = [(0.0, 0.0)], problem.box, {}
 

@@ -70,7 +70,7 @@ class Problem(ABC):
 
     def judged(self, seed: int) -> Judged:
         """What the scheduler judges by."""
-        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed)
+        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners, self.rungs)
 
     @property
     def box(self) -> Box:

@@ -66,13 +66,20 @@ def cqr(seed: int, draw: int, *, startup: int = 12, candidates: int = 200, trees
     return ConformalSampler(draw, startup, candidates, trees)
 
 
+def ehvi(seed: int, draw: int, *, startup: int = 6, candidates: int = 400, most: int = 300) -> BaseSampler:
+    """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as tpe."""
+    from search.searcher_ehvi import ImprovementSampler
+
+    return ImprovementSampler(draw, tpe(seed, draw, startup=startup), startup, candidates, most)
+
+
 def grid(seed: int, draw: int, *, order: str = "given") -> None:
     """Every point of a finite space once, in file order (order: given) or shuffled (order: random)."""
     if order not in ("given", "random"):
         raise ValueError(f"order is {order!r}; legal: given, random")
 
 
-METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, cqr, grid))
+METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, cqr, ehvi, grid))
 
 
 def options(name: str) -> dict[str, Any]:

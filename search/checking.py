@@ -119,7 +119,8 @@ def problem(space: Space) -> Problem:
     """What a scheduler judges the trials of the space by: proxies are those that the metrics name."""
     metrics = [item.metric for item in space.objectives if item.metric in METRICS.entries]
     proxies = {metric: proxy for metric in metrics if (proxy := METRICS.get(metric).proxy)}
-    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed)
+    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed, space.dimensions, space.box,
+                   space.rungs)
 
 
 def check_plugins(space: Space) -> None:

@@ -60,6 +60,7 @@ class Live:
     heard: float = 0.0
     rung: int = -1
     facts: dict[str, Any] = field(default_factory=dict)
+    rungs: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
 
 
 class Engine:
@@ -130,10 +131,12 @@ class Engine:
         self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag, "again": again})
         return True
 
-    def learn(self, values: Mapping[str, Any], state: str, metrics: Mapping[str, Any]) -> None:
+    def learn(self, values: Mapping[str, Any], state: str, metrics: Mapping[str, Any],
+              rungs: Sequence[tuple[float, Mapping[str, Any]]] = ()) -> None:
         """Teach the study a result of another run, before the first ask; recorded as well."""
-        self.study.learn(values, state, metrics)
-        self.folder.event({"event": "learn", "values": dict(values), "state": state, "metrics": dict(metrics)}, sync=False)
+        self.study.learn(values, state, metrics, rungs)
+        self.folder.event({"event": "learn", "values": dict(values), "state": state, "metrics": dict(metrics),
+                           "rungs": [list(rung) for rung in rungs]}, sync=False)
 
     def report(self, number: int, event: Event, seconds: float | None = None) -> Decision:
         """Take one rung's measurements and decide. A rung that is known already (the trial was restarted) changes nothing.
@@ -153,15 +156,20 @@ class Engine:
         trial.rung, trial.facts = event["rung"], {"fidelity": event.get("steps"), "device": event.get("device")}
         if wrong:
             return self._close(trial, "failed", metrics, f"{wrong} at rung {trial.rung}")
+        if event.get("steps"):
+            trial.rungs.append((event["steps"], metrics))
+        judged = {**{CONFIG + path: value for path, value in trial.values.items()}, **metrics}
         if final:
+            self.scheduler.report(number, trial.rung, judged)
             if metrics.get("artifact"):
                 metrics["artifact"] = self.keep(number, metrics["artifact"])
             return self._close(trial, "complete", metrics)
-        if self.scheduler.report(number, trial.rung, metrics) == "stop":
+        if self.scheduler.report(number, trial.rung, judged) == "stop":
             return self._close(trial, "stopped", metrics, f"dominated at rung {trial.rung}")
         if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
             return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
         self._append(self._row(trial, "rung", metrics))
+        self.study.progress(number, trial.rungs)
         self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs), metrics=metrics)
         return "continue"
 
@@ -265,7 +273,7 @@ class Engine:
         row = self._row(trial, state, metrics, reason)
         changed = self._append(row)
         self.ledger.end(trial.number, state, row["seconds"])
-        self.study.tell(trial.number, state, metrics or None, reason)
+        self.study.tell(trial.number, state, metrics or None, reason, trial.rungs)
         if trace:
             self.folder.event({"event": "traceback", "trial": trial.number, "traceback": trace})
         self._emit("trial_finished", trial=trial.number, state=state, rung=trial.rung, metrics=metrics, reason=reason,

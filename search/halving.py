@@ -18,6 +18,7 @@ import numpy as np
 
 from search.front_geometry import contributions, crowding, layers, spread_order
 from search.objectives import matrix, measured, total_violation
+from spaces.dimensions import Dimension
 from spaces.objectives import Constraint, Objective
 
 Decision = Literal["continue", "stop"]
@@ -34,8 +35,9 @@ class Problem:
     """What a scheduler judges by.
 
     `proxies`: for an objective that is measured at the top rung only (the latency of an exported model), a metric of the
-    same direction that lower rungs have (operations per sentence). `horizon`: in a deterministic run, the last trial that
-    a decision about a trial may look at (`replay.Ordered.horizon`); None = all that has been reported.
+    same direction that lower rungs have (operations per sentence). `dimensions`, `box` and `steps` (what is searched, the
+    hypervolume's corners, the steps of each rung) are for a scheduler that predicts. `horizon`: in a deterministic run,
+    the last trial that a decision about a trial may look at (`replay.Ordered.horizon`); None = all that was reported.
     """
 
     objectives: Sequence[Objective]
@@ -43,6 +45,9 @@ class Problem:
     rungs: int = 1
     proxies: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     seed: int = 0
+    dimensions: Mapping[str, Dimension] = field(default_factory=lambda: MappingProxyType({}))
+    box: Mapping[str, Sequence[float]] = field(default_factory=lambda: MappingProxyType({}))
+    steps: Sequence[int] = ()
     horizon: Callable[[int], float] | None = None
 
 
@@ -52,7 +57,8 @@ class Scheduler(Protocol):
     protected: set[int]
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
-        """Note what `trial` measured at `rung` (0 = first) and decide, by the reports so far and their order alone."""
+        """Note what `trial` measured at `rung` (0 = first, the last one too) and decide, by the reports so far and their
+        order alone. Beside its measurements the row holds the point, as `config.PATH`, as the rows of the records do."""
         ...
 
     def restore(self, rows: Iterable[Row]) -> None:

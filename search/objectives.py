@@ -32,6 +32,17 @@ def measurements(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in BOOKKEEPING and not name.startswith(CONFIG)}
 
 
+def curve(rows: Iterable[Mapping[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
+    """What the rows of one trial measured, rung by rung: steps and measurements, of its last run through the rungs. A row
+    that tells no steps, or of a failure, is passed over."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    for row in rows:
+        steps = row.get("fidelity")
+        if steps and row.get("state") != "failed":
+            found = [*(rung for rung in found if rung[0] < steps), (steps, measurements(row))]
+    return found
+
+
 def searched(row: Mapping[str, Any]) -> dict[str, Any]:
     """The searched values of a row by dotted path, without the prefix."""
     return {name.removeprefix(CONFIG): value for name, value in row.items() if name.startswith(CONFIG)}

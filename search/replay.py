@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search.objectives import measurements
-from search.searcher import OUTCOMES, Proposal, Restored, State, StudySearcher
+from search.objectives import curve, measurements
+from search.searcher import OUTCOMES, Proposal, Restored, Rungs, State, StudySearcher
 from spaces.errors import UserError
 
 Event = Mapping[str, Any]
@@ -31,7 +31,7 @@ class Ordered:
         self.study, self.window = study, window
         self.handed: list[int] = []
         self.places: dict[int, int] = {}
-        self.results: dict[int, tuple[State, Mapping[str, Any] | None, str | None]] = {}
+        self.results: dict[int, tuple[State, Mapping[str, Any] | None, str | None, Rungs]] = {}
         self.told = 0
         self.again: deque[Proposal] = deque()
         self.blocked = False
@@ -45,9 +45,9 @@ class Ordered:
         """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
         return self.study.enqueue(values, tag, again)
 
-    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any]) -> None:
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any], rungs: Rungs = ()) -> None:
         """As `StudySearcher.learn`, before the first ask."""
-        self.study.learn(values, state, metrics)
+        self.study.learn(values, state, metrics, rungs)
 
     def ask(self) -> Proposal | None:
         """The next proposal; None when there is none, or none yet: then `blocked` is true."""
@@ -68,11 +68,15 @@ class Ordered:
             self.handed.append(proposal.number)
         return proposal
 
-    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None, reason: str | None = None) -> State:
+    def progress(self, number: int, rungs: Rungs) -> None:
+        """Passed over: how far a running trial has come is a matter of timing."""
+
+    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None, reason: str | None = None,
+             rungs: Rungs = ()) -> State:
         """Keep the result until its turn comes."""
         if number in self.results or number not in self.places:
             raise ValueError(f"trial {number} is not running")
-        self.results[number] = (state, metrics, reason)
+        self.results[number] = (state, metrics, reason, rungs)
         return state
 
     def horizon(self, number: int) -> int:
@@ -116,6 +120,7 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
     `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins, as it was then.
     """
     rows: list[dict[str, Any]] = []
+    own: dict[int, list[dict[str, Any]]] = {}
     ended: set[int] = set()
     tags: dict[int, str] = {}
     same = sessions = 0
@@ -128,7 +133,7 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
         elif kind == "enqueue":
             study.enqueue(event["values"], event.get("tag"), event.get("again", False))
         elif kind == "learn":
-            study.learn(event["values"], event["state"], event["metrics"])
+            study.learn(event["values"], event["state"], event["metrics"], event.get("rungs", ()))
         elif kind == "ask":
             if isinstance(study, Ordered) and event["trial"] in study.places:
                 continue  # a trial that was lost, handed out once more
@@ -141,7 +146,11 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
                 tags[proposal.number] = proposal.tag
         elif kind == "row":
             rows.append({name: value for name, value in event.items() if name != "event"})
+            own.setdefault(event["trial"], []).append(rows[-1])
+            if event["state"] == "rung":
+                study.progress(event["trial"], curve(own[event["trial"]]))
             if event["state"] in OUTCOMES and event["trial"] not in ended:
                 ended.add(event["trial"])
-                study.tell(event["trial"], event["state"], measurements(rows[-1]) or None, event.get("reason"))
+                study.tell(event["trial"], event["state"], measurements(rows[-1]) or None, event.get("reason"),
+                           curve(own[event["trial"]]))
     return Replay(same, None, tags)

@@ -21,12 +21,21 @@ def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets:
     return Halving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
+def promotion(problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300) -> Scheduler:
+    """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step that is left to it,
+    is at least `caution` times that of the best new proposal. As halving until `startup` trials are complete and after
+    `most` have ended."""
+    from search.promotion import Promotion  # scipy's solvers take a moment to import
+
+    return Promotion(problem, startup=startup, caution=caution, eta=eta, most=most)
+
+
 def none(problem: Problem) -> Scheduler:
     """Every trial runs to its full budget."""
     return NoHalving(problem)
 
 
-SCHEDULERS = Methods("scheduler", (halving, none))
+SCHEDULERS = Methods("scheduler", (halving, promotion, none))
 
 
 def build(name: str, problem: Problem, chosen: Mapping[str, Any] | None = None) -> Scheduler:

@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from search import catalogue
-from search.objectives import fault, measured, measurements, searched, violation
+from search.objectives import curve, fault, measured, measurements, searched, violation
 from search.searcher_axes import Axes
 from search.searcher_study import open_study
 from spaces.dimensions import Dimension
@@ -38,6 +38,17 @@ TAUGHT = "taught"
 """Tag of a result that was not found in this run."""
 WORST = 1e9
 """Largest violation that the study is told, so that sums stay finite."""
+Rungs = Iterable[tuple[float, Mapping[str, Any]]]
+"""What a trial measured on its way, itself included: steps and metrics, lowest rung first."""
+
+
+@runtime_checkable
+class KnowsSpace(Protocol):
+    """A sampler that wants the space and what results are judged by, before every proposal."""
+
+    def attach(self, axes: Axes, judged: Any, progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
+        """`judged`: a `surrogate_front.Judged`; `progress`: what running trials measured so far, by number."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,8 +78,10 @@ class StudySearcher:
 
     def __init__(self, dimensions: Mapping[str, Dimension], objectives: Sequence[Objective],
                  constraints: Sequence[Constraint] = (), *, storage: Path | None = None, sampler: str = "tpe",
-                 sampler_options: Mapping[str, Any] | None = None, seed: int = 0, name: str = "qdlm"):
-        """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory.
+                 sampler_options: Mapping[str, Any] | None = None, seed: int = 0, name: str = "qdlm",
+                 box: Mapping[str, Sequence[float]] | None = None, top: int | None = None):
+        """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory. `box`: objective ->
+        [best, worst], the corners of the hypervolume, and `top`, the steps of the last rung, are for a sampler that predicts.
 
         Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another study's journal.
         """
@@ -82,6 +95,9 @@ class StudySearcher:
             raise UserError(f"sampler 'grid' needs a finite space; continuous: {', '.join(endless)}")
         self.study: Study = open_study(name, self.objectives, storage)
         self._axes = Axes(self.dimensions)
+        self._judged = None
+        self._corners, self._top = dict(box or {}), top
+        self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
         self._seen: dict[str, int] = {}
         self._drawn = self._waiting = 0  # counted, because asking the study costs more with every trial that it holds
@@ -124,10 +140,10 @@ class StudySearcher:
         self._enqueue(params, tag)
         return True
 
-    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any]) -> None:
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any], rungs: Rungs = ()) -> None:
         """Add a result from elsewhere, complete or stopped; it takes a trial number and is not proposed again."""
         params = self._axes.encode(values)
-        self._insert(len(self._trials()), params, state, metrics, None, TAUGHT)
+        self._insert(len(self._trials()), params, state, metrics, None, TAUGHT, rungs)
 
     def ask(self) -> Proposal | None:
         """The next point to try; None when every point of a finite space was proposed."""
@@ -147,18 +163,24 @@ class StudySearcher:
             return self._propose_from(self._shuffled())
         return self._ask()
 
+    def progress(self, number: int, rungs: Rungs) -> None:
+        """Note what a running trial has measured so far. Kept in memory: a run that goes on starts its trials anew."""
+        self._progress[number] = self._by_rung(rungs)
+
     def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
-             reason: str | None = None) -> State:
+             reason: str | None = None, rungs: Rungs = ()) -> State:
         """Record how a trial ended and return the state that the study now holds.
 
         `complete` with a missing or non-finite objective (or no number for a constraint) becomes `failed`. Metrics are
-        kept as user attributes. Raises ValueError for a trial that is not running.
+        kept as user attributes, and so are objectives and constrained metrics by rung. Raises ValueError for a trial that
+        is not running.
         """
         if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
             state, reason = "failed", found
         mine = self._running.pop(number, None)
         trial = mine or self._reopened(number)
-        for key, value in self._attributes(metrics, reason).items():
+        self._progress.pop(number, None)
+        for key, value in self._attributes(metrics, reason, state, rungs).items():
             trial.set_user_attr(key, value)
         if state != "failed":
             done = {} if mine else self._trials()[number].constraints  # by a tell that a crash cut short
@@ -178,13 +200,18 @@ class StudySearcher:
         rows = list(rows)
         final = {row["trial"]: row for row in rows if row.get("state") in OUTCOMES}
         latest = {row["trial"]: row for row in rows}
+        every: dict[int, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            every.setdefault(row["trial"], []).append(row)
         running, known = self.running, len(self._trials())
         told = [number for number in running if number in final]
         for number in told:
-            self.tell(number, final[number]["state"], measurements(final[number]), final[number].get("reason"))
+            self.tell(number, final[number]["state"], measurements(final[number]), final[number].get("reason"),
+                      curve(every[number]))
         added = range(known, 1 + max(latest, default=-1))
         for number in added:
-            self._add(number, final.get(number, {"state": "failed", "reason": LOST}), latest.get(number, {}))
+            self._add(number, final.get(number, {"state": "failed", "reason": LOST}), latest.get(number, {}),
+                      curve(every.get(number, ())))
         lost = [number for number in (*running, *added) if number not in final and (number < known or number in latest)]
         for number in lost:
             self._propose_again(number)
@@ -205,6 +232,8 @@ class StudySearcher:
         # A grid draws only what an enqueued point leaves open.
         self.study.sampler = (catalogue.build(self.sampler, self.options, self.seed, draw)
                               or catalogue.random(self.seed, draw))
+        if isinstance(self.study.sampler, KnowsSpace):
+            self.study.sampler.attach(self._axes, self._judges(), self._progress)
         trial = self.study.ask()
         self._drawn += 1
         self._waiting = max(0, self._waiting - 1)  # those that wait come first
@@ -212,6 +241,15 @@ class StudySearcher:
         self._running[trial.number] = trial
         self._note(trial.params, trial.number)
         return Proposal(trial.number, values, trial.user_attrs.get("tag"))
+
+    def _judges(self) -> Any:
+        """The space and what results are judged by, for a sampler that wants to know."""
+        if self._judged is None:
+            from search.surrogate_front import Judged  # scipy's solvers and their like take a moment to import
+            from search.surrogate_points import Points
+
+            self._judged = Judged(Points(self.dimensions), self.objectives, self.constraints, self._corners, self._top)
+        return self._judged
 
     def _first_with(self, proposal: Proposal) -> int:
         return self._seen[_mark(self._axes.encode(proposal.values))]
@@ -254,9 +292,11 @@ class StudySearcher:
         amounts = {str(constraint): violation(metrics, constraint) for constraint in self.constraints}
         return {key: min(amount, WORST) for key, amount in amounts.items() if not math.isnan(amount)}
 
-    def _attributes(self, metrics: Mapping[str, Any] | None, reason: str | None) -> dict[str, Any]:
+    def _attributes(self, metrics: Mapping[str, Any] | None, reason: str | None, state: State,
+                    rungs: Rungs) -> dict[str, Any]:
         """User attributes: each objective and constrained metric by its name, other numbers together under `measured`
-        (every attribute costs a synced write), and the reason. A number that JSON cannot hold is written out."""
+        (every attribute costs a synced write), those of a trial that has more than one rung by rung under `curve`, and the
+        reason. A number that JSON cannot hold is written out."""
         numbers = {name: measured(metrics, name) for name in metrics or {}}
         kept = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
                 if not math.isnan(value)}
@@ -264,7 +304,15 @@ class StudySearcher:
         found: dict[str, Any] = {name: value for name, value in kept.items() if name in own}
         if others := {name: value for name, value in kept.items() if name not in own}:
             found["measured"] = others
+        told = self._by_rung(rungs)
+        if (state == "stopped" and told) or len(told) > 1:
+            found["curve"] = [list(rung) for rung in told]
         return found | ({"reason": reason} if reason else {})
+
+    def _by_rung(self, rungs: Rungs) -> list[tuple[float, dict[str, Any]]]:
+        names = [item.metric for item in (*self.objectives, *self.constraints)]
+        return [(steps, {name: row[name] for name in dict.fromkeys(names) if math.isfinite(measured(row, name))})
+                for steps, row in rungs]
 
     def _reopened(self, number: int) -> Trial:
         """A running trial of an earlier process. Optuna hands out no such handle, hence its private id."""
@@ -281,18 +329,18 @@ class StudySearcher:
         except ValueError as error:
             raise UserError(f"the record of trial {number} does not fit the space: {error}") from None
 
-    def _add(self, number: int, row: Mapping[str, Any], latest: Mapping[str, Any]) -> None:
+    def _add(self, number: int, row: Mapping[str, Any], latest: Mapping[str, Any], rungs: Rungs) -> None:
         self._insert(number, self._recorded(number, latest), row["state"], measurements(row), row.get("reason"),
-                     latest.get("tag"))
+                     latest.get("tag"), rungs)
 
     def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any], reason: str | None,
-                tag: str | None) -> None:
+                tag: str | None, rungs: Rungs) -> None:
         if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
             state, reason = "failed", found
         trial = create_trial(
             state=OUTCOMES[state], values=self._values(metrics) if state == "complete" else None, params=params,
             distributions=self._axes.distributions(params),
-            user_attrs=self._attributes(metrics, reason) | ({"tag": tag} if tag else {}))
+            user_attrs=self._attributes(metrics, reason, state, rungs) | ({"tag": tag} if tag else {}))
         for key, amount in self._violations(metrics).items() if state != "failed" else ():
             trial.set_constraint(key, amount)
         self.study.add_trial(trial)

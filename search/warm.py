@@ -14,7 +14,7 @@ from typing import Any
 
 from search.engine import Engine
 from search.front import Front
-from search.objectives import fault, measurements, searched
+from search.objectives import curve, fault, measurements, searched
 from spaces.errors import UserError
 
 Row = Mapping[str, Any]
@@ -65,7 +65,7 @@ def lessons(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Lesson], 
 def teach(engine: Engine, given: list[Lesson]) -> int:
     """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are tried again first."""
     for lesson in given:
-        engine.learn(lesson.values, lesson.state, lesson.metrics)
+        engine.learn(lesson.values, lesson.state, lesson.metrics, curve(lesson.rows))
     engine.scheduler.restore(rivals(engine.space.rungs, given))
     space = engine.space
     complete = [{"state": "complete", "trial": index, **lesson.metrics}

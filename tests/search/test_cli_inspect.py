@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from pydantic import Field
 
-from search import catalogue, doctor
+from search import catalogue, doctor, schedulers
 from search.cli import main
 from search.cli_plugins import KINDS, describe, parameters
 from spaces.loading import shipped
@@ -34,7 +34,7 @@ def test_every_registered_plugin_is_listed_with_every_parameter(capsys):
             assert [item["name"] for item in plugin["parameters"]] == list(fields)
             assert plugin["doc"], f"{kind} {plugin['name']} has no docstring"
     assert [plugin["name"] for plugin in found["searchers"]] == list(catalogue.METHODS)
-    assert [plugin["name"] for plugin in found["schedulers"]] == ["halving", "none"]
+    assert [plugin["name"] for plugin in found["schedulers"]] == list(schedulers.SCHEDULERS)
 
 
 def test_searchers_are_listed_with_their_options(capsys):

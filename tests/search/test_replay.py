@@ -1,6 +1,7 @@
 """Runs under a virtual clock: any timing gives the same deterministic search, and any run can be replayed."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -18,6 +19,8 @@ from spaces.errors import UserError
 from spaces.schema import Space
 
 RUNGS = (10, 20, 40)
+MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60}, "scheduler": {"name": "promotion", "startup": 3}}
+SIMPLE = {"sampler": {"name": "tpe", "startup": 5}}
 
 
 def make_space(**changes):
@@ -54,13 +57,13 @@ class Run:
 
     def __init__(self, space, folder, workers, evaluate, told=None):
         self.folder, self.clock = folder, Clock()
-        problem = Problem(space.objectives, space.constraints, len(space.rungs))
+        problem = Problem(space.objectives, space.constraints, len(space.rungs), dimensions=space.dimensions, box=space.box,
+                          steps=space.rungs)
         if isinstance(folder, MemoryRecords):
             study = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
                                   sampler_options=space.sampler.options, seed=space.seed)
             self.study = Ordered(study, space.deterministic) if space.deterministic else study
-            problem = Problem(space.objectives, space.constraints, len(space.rungs),
-                              horizon=self.study.horizon if space.deterministic else None)
+            problem = replace(problem, horizon=self.study.horizon if space.deterministic else None)
         else:
             self.study, self.restored, problem = open_search(space, folder, problem)
         scheduler = build(space.scheduler.name, problem, space.scheduler.options)
@@ -78,9 +81,9 @@ class Run:
                  *(value for name, value in row.items() if name.startswith("config."))) for trial, row in sorted(rows.items())]
 
 
-@pytest.mark.parametrize("sampler", [{"name": "tpe", "startup": 5}, {"name": "nsga2", "population": 6}])
-def test_any_timing_and_any_number_of_workers_give_the_same_search(sampler):
-    space = make_space(deterministic=6, sampler=sampler)
+@pytest.mark.parametrize("methods", [SIMPLE, {"sampler": {"name": "nsga2", "population": 6}}, MODELED])
+def test_any_timing_and_any_number_of_workers_give_the_same_search(methods):
+    space = make_space(deterministic=6, **methods)
     plain = Run(space, MemoryRecords(), 6, trials()).story()
     assert len(plain) == 40 and {state for _, state, *_ in plain} == {"complete", "stopped", "failed"}
     for workers, jitter in [(6, 1), (6, 2), (3, 3), (1, 4), (20, 5)]:
@@ -99,13 +102,14 @@ def test_no_more_than_the_window_runs_at_once_and_nobody_starves():
     assert max(most) <= 3 and len(run.story()) == 40
 
 
+@pytest.mark.parametrize("methods", [SIMPLE, MODELED])
 @pytest.mark.parametrize("deterministic", [0, 5])
-def test_a_run_can_be_replayed_from_its_records(tmp_path, deterministic):
-    space = make_space(deterministic=deterministic)
+def test_a_run_can_be_replayed_from_its_records(tmp_path, deterministic, methods):
+    space = make_space(deterministic=deterministic, **methods)
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
     run = Run(space, folder, 5, trials(1))
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
-                          sampler_options={"startup": 5}, seed=0)
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
+                          sampler_options=space.sampler.options, seed=0)
     found = replay(Ordered(fresh, 5) if deterministic else fresh, folder.events())
     assert (found.same, found.different, found.tags) == (len(run.story()) , None, {0: "unquantized"})
     other = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
@@ -118,13 +122,13 @@ class KilledError(Exception):
     """The driver is gone."""
 
 
-@pytest.mark.parametrize("killed_after", [1, 7, 30, 61])
+@pytest.mark.parametrize("killed, methods", [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (45, MODELED)])
 @pytest.mark.parametrize("deterministic", [0, 4])
-def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed_after, deterministic):
-    space = make_space(deterministic=deterministic)
+def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed, deterministic, methods):
+    space = make_space(deterministic=deterministic, **methods)
     whole = Run(space, MemoryRecords(), 4, trials()).story()
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
-    count = iter(range(killed_after))
+    count = iter(range(killed))
 
     def kill(now, engine):
         if next(count, None) is None:
@@ -140,8 +144,8 @@ def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened
     assert len(ends) == len(set(ends)) == 40 and before <= set(ends)
     if deterministic:
         assert run.story() == whole
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
-                          sampler_options={"startup": 5}, seed=0)
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
+                          sampler_options=space.sampler.options, seed=0)
     found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
     assert found.different is None and found.same >= 40
     folder.close()

@@ -1,0 +1,153 @@
+"""A Gaussian process over the points of a space and the rungs at which they were measured; it predicts the top rung.
+
+Two measurements are as alike as their points are (Matern 5/2 with a length per dimension) and as their rungs are (a Markov
+correlation in the logarithm of the steps, beside an offset per rung), so that cheap rungs teach as much about the last one
+as they turn out to. Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.optimize import minimize
+
+ROOT5 = np.sqrt(5.0)
+JITTER = 1e-6
+
+
+@dataclass(frozen=True)
+class Features:
+    """Points as numbers, float [n, d]: in [0, 1] along a range, a code where `categorical` [d] (equal or different)."""
+
+    values: np.ndarray
+    categorical: np.ndarray
+
+    def apart(self, other: Features) -> np.ndarray:
+        """Squared difference (or 1 for different codes) per dimension, float [d, n, m]."""
+        gaps = self.values.T[:, :, None] - other.values.T[:, None, :]
+        return np.where(self.categorical[:, None, None], (gaps != 0).astype(float), gaps * gaps)
+
+    def __getitem__(self, index) -> Features:
+        return Features(self.values[index], self.categorical)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of the kernel, all but `lengths` [d] in units of the standardized values' variance."""
+
+    lengths: np.ndarray
+    variance: float
+    noise: float
+    decay: float
+    offset: float
+
+    @classmethod
+    def of(cls, logs: np.ndarray) -> Settings:
+        """From logarithms: of d lengths, variance, noise, decay, offset."""
+        told = np.exp(logs)
+        return cls(told[:-4], *map(float, told[-4:]))
+
+    def likeness(self, left: Features, right: Features) -> np.ndarray:
+        """Of points, float [n, m]."""
+        numbers = ~left.categorical
+        a, b = (side.values[:, numbers] / self.lengths[numbers] for side in (left, right))
+        r2 = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0.0)
+        for axis in np.flatnonzero(left.categorical):
+            r2 += (left.values[:, axis, None] != right.values[None, :, axis]) / self.lengths[axis] ** 2
+        r = np.sqrt(5 * r2)
+        return (1 + r + r * r / 3) * np.exp(-r)
+
+    def between(self, left: Features, at_left: np.ndarray, right: Features, at_right: np.ndarray) -> np.ndarray:
+        """Covariance of noiseless values, float [n, m]; `at_*`: how far below the top rung, in [0, 1]."""
+        gap = np.abs(at_left[:, None] - at_right[None])
+        return self.variance * self.likeness(left, right) * np.exp(-self.decay * gap) + self.offset * (gap == 0)
+
+
+def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread of the logarithms that `Settings.of` takes."""
+    return (np.r_[np.full(d, np.log(0.6 * np.sqrt(d))), 0.0, np.log(0.01), np.log(0.2), np.log(0.05)],
+            np.r_[np.full(d, 1.0), 1.0, 2.0, 1.5, 1.5])
+
+
+def usual(d: int) -> Settings:
+    """The middle of the priors for d dimensions: what is used until there is something to fit to."""
+    return Settings.of(priors(d)[0])
+
+
+def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[Settings, float]:
+    """The most probable settings given standardized values `y` [n], by L-BFGS from the middle of the priors, and their
+    negative logarithmic posterior density (up to a constant)."""
+    d, n = x.values.shape[1], len(y)
+    squares = x.apart(x)
+    gap = np.abs(at[:, None] - at[None])
+    same = (gap == 0).astype(float)
+    middle, wide = priors(d)
+    eye = np.eye(n)
+
+    def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        told = np.exp(logs)
+        inverse = told[:d] ** -2
+        r2 = np.tensordot(inverse, squares, 1)
+        r = ROOT5 * np.sqrt(r2)
+        fade = np.exp(-r)
+        rungs = told[d] * np.exp(-told[d + 2] * gap)
+        main = rungs * (1 + r + r * r / 3) * fade
+        covariance = main + told[d + 3] * same + (told[d + 1] + JITTER) * eye
+        factor = cholesky(covariance, lower=True, check_finite=False)
+        solved = cho_solve((factor, True), y, check_finite=False)
+        pull = (logs - middle) / wide
+        value = 0.5 * y @ solved + np.log(np.diag(factor)).sum() + 0.5 * pull @ pull
+        weight = np.outer(solved, solved) - cho_solve((factor, True), eye, check_finite=False)
+        slope = (weight * rungs * (1 + r) * fade).ravel() * (5 / 3)
+        gradient = np.r_[squares.reshape(d, -1) @ slope * inverse, (weight * main).sum(), told[d + 1] * np.trace(weight),
+                         -told[d + 2] * (weight * main * gap).sum(), told[d + 3] * (weight * same).sum()]
+        return value, -0.5 * gradient + pull / wide
+
+    bounds = list(zip(middle - 4 * wide, middle + 4 * wide, strict=True))
+    found = minimize(loss, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": rounds})
+    return Settings.of(found.x), float(found.fun)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What measurements `y` [n] of points `x` at rungs `at` [n] say about the top rung, in the unit of `y`."""
+
+    settings: Settings
+    x: Features
+    at: np.ndarray
+    y: np.ndarray
+    center: float
+    scale: float
+
+    @cached_property
+    def factor(self) -> np.ndarray:
+        """Cholesky factor of the measurements' covariance."""
+        covariance = self.settings.between(self.x, self.at, self.x, self.at)
+        covariance[np.diag_indices_from(covariance)] += self.settings.noise + JITTER
+        return cholesky(covariance, lower=True, check_finite=False)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Inverse covariance times the standardized values."""
+        return cho_solve((self.factor, True), (self.y - self.center) / self.scale, check_finite=False)
+
+    def predict(self, points: Features, believed: Features | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the noiseless value at the top rung, float [m] each. Points in `believed` are
+        taken to have come out as predicted, so what is near them is less uncertain."""
+        across = self.settings.between(points, np.zeros(len(points.values)), self.x, self.at)
+        mean = across @ self.weights
+        half = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
+        variance = self.settings.variance + self.settings.offset - (half * half).sum(0)
+        if believed is not None and len(believed.values):
+            top = np.zeros(len(believed.values))
+            other = solve_triangular(self.factor, self.settings.between(believed, top, self.x, self.at).T, lower=True,
+                                     check_finite=False)
+            own = self.settings.between(believed, top, believed, top) - other.T @ other
+            own[np.diag_indices_from(own)] += self.settings.noise + JITTER
+            tie = self.settings.between(points, np.zeros(len(points.values)), believed, top) - half.T @ other
+            gain = solve_triangular(cholesky(own, lower=True, check_finite=False), tie.T, lower=True, check_finite=False)
+            variance = variance - (gain * gain).sum(0)
+        return self.center + self.scale * mean, self.scale * np.sqrt(np.maximum(variance, 1e-10))
