@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm run spaces/quickstart.yaml", "a shipped space, or your own file",
         "qdlm run quickstart --trials 40 --budget 2h", "at most that many, and that long",
-        "qdlm run quickstart --within 'size_bytes <= 200kB' --within 'latency_ms <= 5'", "only what can be afforded",
+        "qdlm run quickstart --within 'size_bytes <= 200kB'", "only what can be afforded",
         "qdlm run e2e --set trial.corpus.source.path=DIR", "any setting of the file, by its path",
         "qdlm run --resume runs/NAME", "go on where it stopped",
         "qdlm run quickstart --address auto --storage s3://BUCKET/runs", "nodes that share no folder",

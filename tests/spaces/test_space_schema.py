@@ -208,7 +208,7 @@ def test_resolved_holds_every_default_but_what_is_searched(space):
     resolved = space.resolved()
     assert resolved["trial"]["base"]["optim"]["lr"] == TrialConfig().base.optim.lr
     assert "rank" not in resolved["trial"]["lora"] and "steps" not in resolved["trial"]["adapt"]["optim"]
-    assert set(resolved["trial"]["quantization"]) == {"body"}  # the rest of it is searched
+    assert set(resolved["trial"]["quantization"]) == {"body", "embedding_rms"}  # the rest of it is searched
     again = Space.from_yaml(space.to_yaml(), "run/space.yaml")
     for point in space.enumerate():
         assert again.config(point) == space.config(point)
