@@ -1,5 +1,5 @@
 # Two commands on a fresh machine:  make quickstart  and  make test.
-# Settings:  PYTHON=python3.12   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1
+# Settings:  PYTHON=python3.12   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1   JOBS=2
 
 VENV        := .venv
 BIN         := $(VENV)/bin
