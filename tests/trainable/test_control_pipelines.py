@@ -64,6 +64,14 @@ def test_a_trained_spacy_pipeline_tags_as_it_was_taught(spacy_folder):
     assert oracle.full_name == f"spacy:{spacy_folder}"
 
 
+def test_a_pipeline_is_loaded_once_however_many_targets_are_drawn(spacy_folder, monkeypatch):
+    import spacy
+
+    oracle_named(f"spacy:{spacy_folder}").read(["a"])
+    monkeypatch.setattr(spacy, "load", lambda *_, **__: pytest.fail("loaded again"))
+    assert oracle_named(f"spacy:{spacy_folder}").read(["a", "pub"]).whole
+
+
 def test_a_spacy_pipeline_that_cannot_tag_or_load_is_one_line(tmp_path):
     import spacy
 

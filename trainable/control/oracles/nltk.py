@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.penn import to_upos
@@ -21,17 +21,14 @@ class NltkOracle(Oracle):
         super().__init__(model)
         refuse_missing(self)
 
-    @cached_property
-    def _tagger(self):
-        from nltk.tag.perceptron import PerceptronTagger
-
-        return PerceptronTagger()
-
     def read(self, words: Sequence[str]) -> Reading:
         """UPOS of the words as they are cut."""
         if not words:
             return Reading((), (), False)
-        return Reading(to_upos(words, [tag for _, tag in self._tagger.tag(list(words))]), (), True)
+        import nltk.data
+
+        tagger = _tagger(str(nltk.data.find(f"taggers/{DATA}")))
+        return Reading(to_upos(words, [tag for _, tag in tagger.tag(list(words))]), (), True)
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
@@ -43,3 +40,10 @@ class NltkOracle(Oracle):
         except LookupError:
             return f"python -m nltk.downloader {DATA}"
         return None
+
+
+@lru_cache(maxsize=1)  # oracles come and go with the targets; the data takes a second to load
+def _tagger(folder: str):  # by the folder that nltk finds
+    from nltk.tag.perceptron import PerceptronTagger
+
+    return PerceptronTagger()

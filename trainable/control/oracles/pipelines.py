@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 
 from spaces.errors import UserError
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
+
+READ = 1024
+"""Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
 
 
 class SpacyOracle(Oracle):
@@ -24,23 +27,11 @@ class SpacyOracle(Oracle):
         super().__init__(model or "en_core_web_sm")
         refuse_missing(self)
 
-    @cached_property
-    def _pipeline(self):
-        import spacy
-
-        try:
-            return spacy.load(self.model, exclude=["ner", "lemmatizer"])
-        except (ImportError, OSError, ValueError) as error:
-            raise UserError(f"control oracle {self.full_name!r}: the pipeline cannot be loaded "
-                            f"({str(error).strip().splitlines()[0]})") from None
-
     def read(self, words: Sequence[str]) -> Reading:
         """UPOS of the words as they are cut; no spans."""
-        from spacy.tokens import Doc
-
-        tags = [token.pos_ for token in self._pipeline(Doc(self._pipeline.vocab, words=list(words)))] if words else []
+        tags = _spacy_tags(self.model, tuple(words)) if words else ()
         if not all(tags):
-            parts = ", ".join(self._pipeline.pipe_names) or "empty"
+            parts = ", ".join(_spacy(self.model).pipe_names) or "empty"
             raise UserError(f"control oracle {self.full_name!r}: the pipeline ({parts}) gives no universal tags; it needs "
                             "a morphologizer, or a tagger and an attribute_ruler")
         return Reading(tuple(tag if tag != "SPACE" else "X" for tag in tags), (), bool(words))
@@ -66,24 +57,11 @@ class BeneparOracle(Oracle):
         super().__init__(model or "benepar_en3")
         refuse_missing(self)
 
-    @cached_property
-    def _parser(self):
-        import benepar
-
-        try:
-            return benepar.Parser(self.model)
-        except (LookupError, OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"control oracle {self.full_name!r}: the model cannot be loaded "
-                            f"({str(error).strip().splitlines()[0]})") from None
-
     def read(self, words: Sequence[str]) -> Reading:
         """The parse, its top bracket left out, Penn tags as universal ones."""
-        import benepar
-
         if not words:
             return Reading((), (), False)
-        tree = self._parser.parse(benepar.InputSentence(words=list(words)))
-        found = reading_of(" ".join(str(tree).split()))
+        found = reading_of(_benepar_tree(self.model, tuple(words)))
         spans = tuple(span for span in found.spans if span[2] not in ("TOP", "ROOT"))
         return Reading(to_upos(words, found.tags), spans, True)
 
@@ -102,3 +80,44 @@ class BeneparOracle(Oracle):
         except (LookupError, ValueError):
             return f"python -c \"import benepar; benepar.download('{model}')\""
         return None
+
+
+# Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.
+
+@lru_cache(maxsize=2)
+def _spacy(model: str):
+    import spacy
+
+    try:
+        return spacy.load(model, exclude=["ner", "lemmatizer"])
+    except (ImportError, OSError, ValueError) as error:
+        raise _unusable(f"spacy:{model}", "pipeline", error) from None
+
+
+@lru_cache(maxsize=READ)
+def _spacy_tags(model: str, words: tuple[str, ...]) -> tuple[str, ...]:
+    from spacy.tokens import Doc
+
+    pipeline = _spacy(model)
+    return tuple(token.pos_ for token in pipeline(Doc(pipeline.vocab, words=list(words))))
+
+
+@lru_cache(maxsize=2)
+def _benepar(model: str):
+    import benepar
+
+    try:
+        return benepar.Parser(model)
+    except (LookupError, OSError, ValueError, RuntimeError) as error:
+        raise _unusable(f"benepar:{model}", "model", error) from None
+
+
+@lru_cache(maxsize=READ)
+def _benepar_tree(model: str, words: tuple[str, ...]) -> str:
+    import benepar
+
+    return " ".join(str(_benepar(model).parse(benepar.InputSentence(words=list(words)))).split())
+
+
+def _unusable(name: str, what: str, error: Exception) -> UserError:
+    return UserError(f"control oracle {name!r}: the {what} cannot be loaded ({str(error).strip().splitlines()[0]})")

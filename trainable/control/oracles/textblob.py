@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from trainable.control.oracles.base import Oracle, Reading, Span
 from trainable.control.oracles.penn import to_upos
@@ -16,13 +17,16 @@ class TextBlobOracle(Oracle):
 
     def read(self, words: Sequence[str]) -> Reading:
         """Tags and chunks; PP is a chunk with the noun chunk that follows it. `whole` is always true: rules never fail."""
-        from textblob.en import parser  # loads its lexicon, 0.1 s
+        return _read(tuple(words)) if words else Reading((), (), False)
 
-        if not words:
-            return Reading((), (), False)
-        penn = [list(pair) for pair in parser.find_tags(list(words))]
-        chunks = parser.find_chunks([pair[:] for pair in penn])
-        return Reading(to_upos(words, [tag for _, tag in penn]), _spans([chunk[2] for chunk in chunks]), True)
+
+@lru_cache(maxsize=1024)  # tasks ask for the tags and the spans of the same text, and for several targets of it
+def _read(words: tuple[str, ...]) -> Reading:
+    from textblob.en import parser  # loads its lexicon, 0.1 s
+
+    penn = [list(pair) for pair in parser.find_tags(list(words))]
+    chunks = parser.find_chunks([pair[:] for pair in penn])
+    return Reading(to_upos(words, [tag for _, tag in penn]), _spans([chunk[2] for chunk in chunks]), True)
 
 
 def _spans(marks: Sequence[str]) -> tuple[Span, ...]:
