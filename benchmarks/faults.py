@@ -127,7 +127,8 @@ def kill_raylet(drill: Drill, times: int, chance: random.Random) -> Iterator[Out
 
 
 def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """kill -9 of the raylet on which the driver itself rests: the driver ends in one line, and --resume goes on."""
+    """kill -9 of the raylet on which the driver itself rests: the driver ends in one line, and --resume goes on. Ray's
+    processes live on for some seconds without it, and so do trials."""
     for _ in range(times):
         session = drill.session()
         alive = session.wait_finished(2)
@@ -207,7 +208,7 @@ class Fault:
 FAULTS = {
     "driver": Fault(kill_driver, slots=True), "driver-and-groups": Fault(kill_driver),
     "ordered": Fault(kill_ordered, slots=True), "worker": Fault(kill_worker), "raylet": Fault(kill_raylet),
-    "head": Fault(kill_head, trials=4, alone=True), "node": Fault(kill_node),
+    "head": Fault(kill_head, trials=80, alone=True), "node": Fault(kill_node),
     "trials": Fault(bad_trials, trials=3, bad="nan raise"), "hang": Fault(bad_trials, trials=2, bad="hang"),
     "disk": Fault(fill_disk), "torn": Fault(torn_files, slots=True), "locked": Fault(hold_locks, slots=True),
 }
