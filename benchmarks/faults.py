@@ -51,7 +51,7 @@ def one_line(code: int | None, said: str, expected: int) -> str | None:
 
 def kill_driver(drill: Drill, times: int, chance: random.Random, after: Callable[[], None] = lambda: None) -> Iterator[Outcome]:
     """kill -9 of the driver a moment after a trial has ended, then --resume; every moment is another."""
-    for _ in range(times):
+    for _ in drill.rounds(times):
         session = drill.session()
         alive = session.wait_finished(2)
         time.sleep(chance.choice([0.0, 0.003, 0.01, 0.03, 0.1, 0.3]))
@@ -94,7 +94,7 @@ def torn_files(drill: Drill, times: int, chance: random.Random) -> Iterator[Outc
 def kill_worker(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
     """kill -9 of a worker that computes a trial; the run goes on by itself."""
     session = drill.session()
-    for _ in range(times):
+    for _ in drill.rounds(times):
         pid, _ = drill.computing()
         os.kill(pid, signal.SIGKILL)
         yield {**_went_on(session, 3), **drill.audit()}
@@ -109,7 +109,7 @@ def _went_on(session: Session, trials: int) -> Outcome:
 def kill_node(drill: Drill, times: int, chance: random.Random, whole: bool = True) -> Iterator[Outcome]:
     """kill -9 of all processes of a node that computes a trial (or of its raylet alone); another node joins."""
     session = drill.session()
-    for _ in range(times):
+    for _ in drill.rounds(times):
         _, computing = drill.computing()
         victim = next(node for node in CLUSTER.nodes if node.node_id == computing)
         raylet = victim.all_processes["raylet"][0].process
@@ -127,8 +127,9 @@ def kill_raylet(drill: Drill, times: int, chance: random.Random) -> Iterator[Out
 
 
 def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """kill -9 of the raylet on which the driver itself rests: the driver ends in one line, and --resume goes on."""
-    for _ in range(times):
+    """kill -9 of the raylet on which the driver itself rests: the driver ends in one line, and --resume goes on. Ray's
+    processes live on for some seconds without it, and so do trials."""
+    for _ in drill.rounds(times):
         session = drill.session()
         alive = session.wait_finished(2)
         raylets = [child for child in psutil.Process(session.process.pid).children() if child.name() == "raylet"]
@@ -142,7 +143,7 @@ def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outco
 def fill_disk(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
     """The file system of the storage is filled to the last byte: the driver ends in one line; room is made, --resume."""
     filler = drill.storage / "filler"
-    for _ in range(times):
+    for _ in drill.rounds(times):
         session = drill.session()
         alive = session.wait_finished(2)
         with filler.open("wb", buffering=0) as file:
@@ -162,7 +163,7 @@ def hold_locks(drill: Drill, times: int, chance: random.Random) -> Iterator[Outc
     """Another process holds the study's lock: the run waits, takes the lock over and goes on. A second driver on the run is
     refused in one line."""
     session = drill.session()
-    for _ in range(times):
+    for _ in drill.rounds(times):
         session.wait_finished(1)
         lock = drill.run / "study.journal.lock"
         while True:
@@ -207,15 +208,15 @@ class Fault:
 FAULTS = {
     "driver": Fault(kill_driver, slots=True), "driver-and-groups": Fault(kill_driver),
     "ordered": Fault(kill_ordered, slots=True), "worker": Fault(kill_worker), "raylet": Fault(kill_raylet),
-    "head": Fault(kill_head, trials=4, alone=True), "node": Fault(kill_node),
+    "head": Fault(kill_head, trials=80, alone=True), "node": Fault(kill_node),
     "trials": Fault(bad_trials, trials=3, bad="nan raise"), "hang": Fault(bad_trials, trials=2, bad="hang"),
     "disk": Fault(fill_disk), "torn": Fault(torn_files, slots=True), "locked": Fault(hold_locks, slots=True),
 }
 ORDERED = {"deterministic": 3}
 
 
-def drill(name: str, times: int, work: Path, seed: int) -> list[Outcome]:
-    """The outcomes of that many times, and that of the whole run last."""
+def drill(name: str, times: int, work: Path, seed: int, deadline: float) -> list[Outcome]:
+    """The outcomes of that many times (fewer after the deadline), and that of the whole run last."""
     fault = FAULTS[name]
     storage = work / f"{name}-{seed}"
     shutil.rmtree(storage, ignore_errors=True)
@@ -227,6 +228,7 @@ def drill(name: str, times: int, work: Path, seed: int) -> list[Outcome]:
     if fault.bad == "hang":
         changes["budget"] = {"trials": trials, "trial_time": 2.0}
     run = Drill(storage, trials, None if fault.alone else CLUSTER.address, fault.bad, fault.slots, **changes)
+    run.deadline = deadline
     try:
         outcomes = list(fault.act(run, times, random.Random(f"{name}-{seed}")))
         outcomes[-1]["whole"] = True
@@ -268,7 +270,7 @@ def main() -> int:
     parser.add_argument("--faults", default=",".join(FAULTS), help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--at-once", type=int, default=10, metavar="N", help="times in one run; further runs add to them")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further run after that long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after that long, end what runs and begin nothing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qdlm-faults")
     parser.add_argument("--again", action="store_true", help="forget what was drilled of these faults")
     asked = parser.parse_args()
@@ -287,7 +289,8 @@ def main() -> int:
                 if missing <= 0:
                     break
                 started = time.monotonic()
-                outcomes = drill(name, min(missing, asked.at_once), asked.work, seed=before.get("times", 0))
+                outcomes = drill(name, min(missing, asked.at_once), asked.work, before.get("times", 0),
+                                 began + 60 * asked.minutes)
                 minutes = round((time.monotonic() - started) / 60, 2)
                 sums = {**told(outcomes, before), "minutes": before.get("minutes", 0) + minutes, "commit": host()["commit"]}
                 print(name, json.dumps(sums, indent=1), flush=True)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class Drill:
         """`fault`: what trials do wrong, and `slots`: where they run (`faults_jobs`); `changes`: to the space."""
         self.storage, self.trials, self.address, self.fault, self.slots = storage, trials, address, fault, slots
         self.sessions: list[Session] = []
+        self.deadline = float("inf")
         (storage / "cache").mkdir(parents=True, exist_ok=True)
         if fault:
             (storage / "cache" / "fault").write_text(fault)
@@ -102,6 +104,13 @@ class Drill:
     def run(self) -> Path | None:
         """The run folder, once there is one."""
         return next((session.run for session in self.sessions if session.run), None)
+
+    def rounds(self, times: int) -> Iterator[int]:
+        """That many, fewer when the deadline comes first, but one."""
+        for done in range(times):
+            if done and time.monotonic() > self.deadline:
+                return
+            yield done
 
     def session(self) -> Session:
         """Start the run, or go on with it."""
