@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,17 +22,19 @@ ROOT = Path(__file__).resolve().parents[2]
 # The face that users and scripts rely on. A change here is a change for them: make it on purpose.
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
-            "--quiet", "-q", "--json", "--deterministic", "--warm-start"},
-    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop"},
-    "front": {"RUN", "--format"},
+            "--quiet", "-q", "--json", "--deterministic", "--warm-start", "--within"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop",
+               "--within", "--resume"},
+    "front": {"RUN", "--format", "--within", "--best"},
     "sync": {"FROM", "TO"},
     "status": {"RUN"},
     "report": {"RUN", "--out", "--figures", "--open"},
     "watch": {"RUN", "--every", "--once"},
     "dashboard": {"RUN", "--port", "--host"},
     "compare": {"RUN...", "--format", "--figure"},
-    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--out", "--json"},
-    "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--json"},
+    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table", "--out",
+              "--json"},
+    "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale", "--json"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},
@@ -69,7 +72,7 @@ def test_help_of_every_command_has_examples_that_parse(name):
     examples = [line.strip() for line in shown.stdout.splitlines() if line.strip().startswith(f"qdlm {name}")]
     assert examples
     for example in examples:
-        words = example.partition("#")[0].partition(">")[0].split()[1:]
+        words = shlex.split(example.partition("#")[0].partition(" > ")[0])[1:]
         command = commands()[name]
         command.make_context(name, words[1:], resilient_parsing=False)  # raises for an option that does not exist
 
