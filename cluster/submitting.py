@@ -48,7 +48,7 @@ def client(address: str) -> Any:
     return found
 
 
-def runtime_env(space_text: str, pip: bool, pack: Path) -> dict[str, Any]:
+def runtime_env(space_text: str | None, pip: bool, pack: Path) -> dict[str, Any]:
     """The environment of a job: the code and the space copied to `pack`, nothing else of this folder.
 
     `pip`: the cluster's nodes install the pinned packages (otherwise their image has them). Raises `UserError` when what
@@ -59,7 +59,8 @@ def runtime_env(space_text: str, pip: bool, pack: Path) -> dict[str, Any]:
     for name in ("spaces", "trainable", "search", "cluster", "dashboards"):
         shutil.copytree(ROOT / name, pack / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.safetensors"))
     shutil.copy(ROOT / "pyproject.toml", pack)
-    (pack / SENT).write_text(space_text, encoding="utf-8")
+    if space_text is not None:
+        (pack / SENT).write_text(space_text, encoding="utf-8")
     weight = sum(path.stat().st_size for path in pack.rglob("*") if path.is_file())
     if weight > MOST_BYTES:
         raise UserError(f"what would be sent weighs {weight / 1e6:.0f} MB (most: {MOST_BYTES / 1e6:.0f}): "
@@ -77,10 +78,12 @@ def requirements() -> list[str]:
     return [need for need in project["dependencies"] if not need.startswith(("ray", "torch"))]
 
 
-def submit(jobs: Any, space_text: str, arguments: Sequence[str], pack: Path, *, pip: bool = False, gpus: float = 0) -> str:
-    """Send `qdlm run` on a space; returns the job's id. The entry point itself holds no GPU: trials do."""
+def submit(jobs: Any, space_text: str | None, arguments: Sequence[str], pack: Path, *, pip: bool = False,
+           gpus: float = 0) -> str:
+    """Send `qdlm run` on a space, or on none with `--resume` in `arguments`; returns the job's id. The entry point itself holds
+    no GPU: trials do."""
     name = f"qdlm-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    entry = shlex.join(["python", "-m", "search", "run", SENT, *arguments])
+    entry = shlex.join(["python", "-m", "search", "run", *([SENT] if space_text is not None else []), *arguments])
     return jobs.submit_job(entrypoint=entry, submission_id=name, runtime_env=runtime_env(space_text, pip, pack),
                            entrypoint_num_gpus=gpus or None, metadata={"qdlm": "run"})
 

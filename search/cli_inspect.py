@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import typer
 
@@ -17,6 +16,7 @@ def register(app: typer.Typer) -> None:
     ))(spaces)
     app.command(rich_help_panel="Look around", epilog=examples(
         "qdlm doctor", "this machine", "qdlm doctor --storage /mnt/shared/runs", "may runs be written there?",
+        "qdlm doctor --storage s3://BUCKET/runs", "or there, with this machine's credentials?",
     ))(doctor)
 
 
@@ -39,10 +39,10 @@ def spaces() -> None:
 
 
 def doctor(
-    storage: Path = typer.Option(Path("runs"), help="Where runs are to be written."),
+    storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs are to be written."),
     as_json: bool = typer.Option(False, "--json", help="One JSON list."),
 ) -> None:
-    """Report versions, devices, room and what optional parts are missing. Opens no connection; always exits 0."""
+    """Report versions, devices, room and what optional parts are missing. Connects to a storage URI alone; always exits 0."""
     from dataclasses import asdict
 
     from rich.markup import escape

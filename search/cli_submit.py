@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
         "qdlm submit quickstart --address http://HOST:8265 --storage s3://BUCKET/runs", "nodes that share no folder",
         "qdlm submit --attach JOB --address http://HOST:8265", "come back to it",
         "qdlm submit --stop JOB --address http://HOST:8265", "end it; the run can be resumed",
+        "qdlm submit --resume s3://BUCKET/runs/NAME --address http://HOST:8265", "go on with a run",
     ))(submit)
 
 
@@ -36,31 +39,48 @@ def submit(
                                      help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
+    resume: str | None = typer.Option(None, metavar="RUN", show_default=False,
+                                      help="Go on with a run: its folder on the cluster, or its URI."),
     pip: bool = typer.Option(False, "--pip", help="Have the nodes install the pinned packages first (their image lacks them)."),
     follow: bool = typer.Option(False, "--follow", help="Print the job's log until it ends."),
     attach: str | None = typer.Option(None, metavar="JOB", show_default=False, help="Follow a job that was sent before."),
     stop: str | None = typer.Option(None, metavar="JOB", show_default=False, help="End a job."),
 ) -> int:
     """Send a search to a cluster as a job. It does not need this terminal: Ctrl-C ends following, never the job."""
-    if sum(item is not None for item in (space, attach, stop)) != 1:
-        raise UserError("give one of: a SPACE to send, --attach JOB, --stop JOB")
-    if space is None:
+    if sum(item is not None for item in (space, resume, attach, stop)) != 1:
+        raise UserError("give one of: a SPACE to send, --resume RUN, --attach JOB, --stop JOB")
+    if space is None and resume is None:
         return _later(address, attach, stop)
-    if storage is None:
-        raise UserError("--storage: name a folder that all nodes share, or a URI; a job's own folder is deleted with the job")
-    if is_uri(storage):
-        checked(storage)
-    from search.checking import load_checked
-
-    asked = load_checked(space, changes(settings, trials, budget, within=within))
+    text, arguments = (None, _going_on(resume, settings, trials, budget, within)) if resume else (
+        _asked(space, storage, changes(settings, trials, budget, within=within)), ["--storage", storage])
     from cluster import submitting
 
     jobs = submitting.client(address)
     with tempfile.TemporaryDirectory(prefix="qdlm-job-") as pack:
-        job = submitting.submit(jobs, asked.to_yaml(), ["--storage", storage], Path(pack), pip=pip)
+        job = submitting.submit(jobs, text, arguments, Path(pack), pip=pip)
     typer.echo(f"job {job}")
     typer.echo(f"qdlm submit --attach {job} --address {address}")
     return _follow(jobs, job, address) if follow else 0
+
+
+def _asked(space: str, storage: str | None, wanted: Mapping[str, Any]) -> str:
+    """The space as it is sent. What cannot work is refused here, before anything travels."""
+    from search.checking import load_checked
+
+    if storage is None:
+        raise UserError("--storage: name a folder that all nodes share, or a URI; a job's own folder is deleted with the job")
+    if is_uri(storage):
+        checked(storage)
+    return load_checked(space, wanted).to_yaml()
+
+
+def _going_on(run: str, settings: list[str], trials: int | None, budget: str | None, within: list[str]) -> list[str]:
+    """The options of `qdlm run` on the cluster, which knows the run and checks them."""
+    if not (checked(run) if is_uri(run) else Path(run).is_absolute()):
+        raise UserError(f"--resume {run}: give its full path on the cluster, or its URI")
+    given = [("--set", item) for item in settings] + [("--within", item) for item in within]
+    given += [("--trials", trials)] * (trials is not None) + [("--budget", budget)] * (budget is not None)
+    return ["--resume", run, *(str(word) for pair in given for word in pair)]
 
 
 def _later(address: str, attach: str | None, stop: str | None) -> int:

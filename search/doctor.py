@@ -1,4 +1,4 @@
-"""`qdlm doctor`: what this machine has and what is missing. Reads files and libraries only; opens no connection."""
+"""`qdlm doctor`: what this machine has and what is missing. Reads files and libraries; connects to a storage URI alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+
+from spaces.errors import UserError
+from spaces.uris import is_uri
 
 OK, NOTE, BAD = "ok", "note", "bad"
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
@@ -33,7 +36,7 @@ class Finding:
     detail: str
 
 
-def findings(storage: Path) -> list[Finding]:
+def findings(storage: Path | str) -> list[Finding]:
     """All checks, in the order in which they are shown. A check that raises is itself a finding."""
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "software": _software, "devices": _devices, "machine": _machine, "storage": lambda: _storage(storage),
@@ -116,8 +119,18 @@ def _machine() -> Iterator[Finding]:
         yield Finding("machine", "shared memory", OK if room >= 0.5 else NOTE, f"{room:.1f} GiB free in /dev/shm")
 
 
-def _storage(storage: Path) -> Iterator[Finding]:
-    folder = storage.resolve()
+def _storage(storage: Path | str) -> Iterator[Finding]:
+    if is_uri(storage):
+        from search.mirroring import check_writable
+
+        try:
+            check_writable(str(storage))
+        except UserError as error:
+            yield Finding("storage", str(storage), BAD, str(error))
+        else:
+            yield Finding("storage", str(storage), OK, "can be written and read from here; nodes use their own credentials")
+        return
+    folder = Path(storage).resolve()
     while not folder.exists():
         folder = folder.parent
     try:

@@ -53,6 +53,24 @@ def test_a_job_carries_the_code_and_the_space_and_nothing_else(tmp_path):
     assert "pip" not in sent["runtime_env"] and sent["entrypoint_num_gpus"] is None
 
 
+def test_a_run_is_gone_on_with_by_its_place_alone(tmp_path, monkeypatch, capsys):
+    jobs = Jobs()
+    monkeypatch.setattr(submitting, "client", lambda address: jobs)
+    run = "s3://bucket/runs/toy?region=x&scheme=http"
+    assert main(["submit", "--resume", run, "--trials", "9", "--set", "hardware.cpus=2"]) == 0
+    assert shlex.split(jobs.sent[0]["entrypoint"]) == ["python", "-m", "search", "run", "--resume", run, "--set",
+                                                      "hardware.cpus=2", "--trials", "9"]
+    assert "job qdlm-" in capsys.readouterr().out
+    assert main(["submit", "--resume", "runs/toy"]) == 2 and "full path on the cluster" in capsys.readouterr().err
+    assert main(["submit", "--resume", "/runs/toy", "--stop", "j"]) == 2
+
+
+def test_ending_a_job_is_ctrl_c(tmp_path):
+    """Ray's own way is SIGTERM, and SIGKILL 3 s later."""
+    found = submitting.runtime_env("name: x\n", False, tmp_path)["env_vars"]
+    assert found["RAY_JOB_STOP_SIGNAL"] == "SIGINT" and float(found["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
+
+
 def test_the_environment_is_pinned_and_leaves_ray_and_torch_to_the_cluster(tmp_path):
     made = submitting.runtime_env("name: x\n", True, tmp_path)
     assert made["pip"] and all("==" in need for need in made["pip"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shlex
@@ -24,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
             "--quiet", "-q", "--json", "--deterministic", "--warm-start", "--within"},
-    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--within", "--set", "--pip", "--follow", "--attach",
-               "--stop"},
-    "front": {"RUN", "--within", "--best", "--format"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop",
+               "--within", "--resume"},
+    "front": {"RUN", "--format", "--within", "--best"},
     "sync": {"FROM", "TO"},
     "status": {"RUN"},
     "report": {"RUN", "--out", "--figures", "--open"},
@@ -35,7 +34,7 @@ FROZEN = {
     "compare": {"RUN...", "--format", "--figure"},
     "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table", "--out",
               "--json"},
-    "generate": {"ARTIFACT", "--control", "--by", "--scale", "--count", "-n", "--seed", "--steps", "--json"},
+    "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale", "--json"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": set(),
     "doctor": {"--storage", "--json"},
@@ -73,7 +72,7 @@ def test_help_of_every_command_has_examples_that_parse(name):
     examples = [line.strip() for line in shown.stdout.splitlines() if line.strip().startswith(f"qdlm {name}")]
     assert examples
     for example in examples:
-        words = list(itertools.takewhile(lambda word: word != ">", shlex.split(example, comments=True)))[1:]
+        words = shlex.split(example.partition("#")[0].partition(" > ")[0])[1:]
         command = commands()[name]
         command.make_context(name, words[1:], resilient_parsing=False)  # raises for an option that does not exist
 

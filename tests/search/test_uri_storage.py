@@ -12,6 +12,7 @@ from s3_server import bucket
 from search import mirroring, sweep
 from search.cli import main
 from search.cli_place import run_folder
+from search.doctor import BAD, OK, findings
 from search.mirroring import Mirror, take_up
 from search.records import EVENTS, LEASE, RunFolder
 from search.syncing import fetched
@@ -105,6 +106,13 @@ def test_a_bucket_that_is_not_there_is_one_line_before_ray_starts(at, capsys):
     assert main(["run", "quickstart", "--storage", "s3://key:secret@bucket/runs"]) == 2
     error = capsys.readouterr().err
     assert "leave passwords out" in error and "secret" not in error
+
+
+def test_the_doctor_looks_at_a_bucket(at):
+    (found,) = [finding for finding in findings(at) if finding.section == "storage"]
+    assert found.status == OK and not Store(at).sizes()
+    (found,) = [finding for finding in findings(at.replace("/bucket/", "/nosuch/")) if finding.section == "storage"]
+    assert found.status == BAD and "NO_SUCH_BUCKET" in found.detail
 
 
 # ---- the mirror alone

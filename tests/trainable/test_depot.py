@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from spaces.config import TrialConfig
 from spaces.errors import UserError
 from spaces.uris import HOME, here, is_uri, joined, origin, parent
 from trainable.context import WorkerContext
 from trainable.depot import TRAINING, Depot, stored
 from trainable.files import whole_folder, write_manifest
+from trainable.jobs import JOBS
 from trainable.stores import Store, StoreError, opened
 
 
@@ -221,3 +223,31 @@ def test_a_base_goes_on_training_on_another_node(uri, tmp_path, monkeypatch):
     first, last = stored({"base": base}, two)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
     assert first["done"] == 2 and last["path"] == "/driver/root/cache/base-1"
     assert set(Store(uri).sizes()) == {"cache/base-1/manifest.json", "cache/base-1/part/text"}
+
+
+def test_one_trial_over_three_nodes_with_the_products_own_jobs(uri, tmp_path, monkeypatch):
+    config = TrialConfig.model_validate({
+        "corpus": {"source": {"name": "restaurant", "sentences": 200, "max_words": 28}, "max_length": 32, "min_count": 0},
+        "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 32, "positions": 32, "time_dim": 16},
+        "diffusion": {"timesteps": 20}, "sampling": {"steps": 2}, "adapt": {"optim": {"batch_size": 8}},
+        "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 2, "batch_size": 8}},
+        "base": {"optim": {"steps": 2, "batch_size": 8}}, "quantization": {"quantizer": "binary"},
+        "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_samples": 1, "latency_repeats": 2, "latency_batch": 1},
+    }).model_dump(mode="json")
+    one, two, three = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two", "three"))
+
+    def work(depot, job, **payload):
+        return list(stored(JOBS, depot)[job](payload, WorkerContext(depot=depot)))[-1]
+
+    cache = "/driver/root/cache"
+    corpus = work(one, "corpus", config=config, cache=cache)["path"]
+    prepared = {"corpus": corpus, **{kind: work(depot, kind, config=config, cache=cache, corpus=corpus)["path"]
+                                     for kind, depot in (("teacher", one), ("base", two))}}
+    assert all(path.startswith(cache) for path in prepared.values())
+    last = work(three, "trial", config=config, prepared=prepared, rungs=[2, 4], **{
+        name: path for name, path in PAYLOAD.items() if name != "prepared"})
+    assert last["final"] and last["artifact"] == PAYLOAD["keep"] and last["nll_bound"] > 0
+    again = work(one, "remeasure", artifact=last["artifact"], prepared=prepared, seed=1)
+    assert again["size_bytes"] == last["size_bytes"]
+    kept = {file.split("/")[0] for file in Store(uri).sizes("cache")}
+    assert kept == {Path(path).name for path in prepared.values()}
