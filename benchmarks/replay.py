@@ -1,17 +1,18 @@
 """Search methods against each other under a virtual clock: `python -m benchmarks.replay --work DIR [--problems a,b]`.
 
-The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.simulator`). Every
-method gets the same device-time; the front that it holds at a moment is scored by the true values of its members (noise
-taken out), as a share of a box fixed before. Prints, per problem, the inter-quartile mean over seeds of the hypervolume at
-the end and of the device-time to 95 % of the best front (the table's own, else the best that any method found), with
-bootstrap intervals, and the ratio to the default's; a run that never got there counts with its whole time, so that a ratio
-of a method that some runs did not reach is a lower bound. Time is in full trials. Done runs stand in WORK/replay.jsonl, so the
-command can be stopped (--minutes) and given again.
+The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.simulator`). The front
+that a method holds at a moment is scored by the true values of its members (noise taken out), as a share of a box fixed
+before. Prints, per problem, the inter-quartile mean over seeds of the hypervolume at `AT` full trials' device-time and of the
+device-time to 95 % of the best front there is, with 95 % bootstrap intervals, and the ratio to the default's. A run goes on
+until it is there, for `FULL` of its method at most; one that never got there counts with all of that, so the ratio of a
+method that some runs did not reach it with (`reached`) is a lower bound. Time is in full trials. Done runs stand in
+WORK/replay.jsonl, so the command can be stopped (--minutes) and given again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import time
@@ -39,6 +40,7 @@ METHODS = {
     "nsga3": ("nsga3", {}, "none", {}),
     "gp": ("gp", {}, "none", {}),
     "cqr": ("cqr", {}, "none", {}),
+    "ehvi": ("ehvi", {}, "none", {}),
     "cqr+halving": ("cqr", {}, "halving", CUT),
     "random+halving": ("random", {}, "halving", CUT),
     "tpe+halving": ("tpe", {}, "halving", CUT),
@@ -47,17 +49,17 @@ METHODS = {
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
     "tpe+halving-front": ("tpe", {}, "halving", {}),
     "nsga2+halving-front": ("nsga2", {}, "halving", {}),
-    "ehvi": ("ehvi", {}, "none", {}),
+    "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
+    "tpe+promotion": ("tpe", {}, "promotion", {}),
     "ehvi+halving": ("ehvi", {}, "halving", CUT),
     "ehvi+halving-front": ("ehvi", {}, "halving", {}),
     "ehvi+promotion": ("ehvi", {}, "promotion", {}),
-    "ehvi+promotion-0.3": ("ehvi", {}, "promotion", {"caution": 0.3}),
-    "ehvi+promotion-0.1": ("ehvi", {}, "promotion", {"caution": 0.1}),
-    "ehvi+promotion-0.03": ("ehvi", {}, "promotion", {"caution": 0.03}),
-    "tpe+promotion": ("tpe", {}, "promotion", {}),
-    "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
 }
-DEFAULT = "tpe+halving-front"
+DEFAULT = "ehvi+promotion"
+AT = 40.0
+FULL = {"random": 600.0, "qmc": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0}
+"""Full trials that a run of a method takes at most; `OTHERS` where a method is not named."""
+OTHERS = 100.0
 SLOW, SLOW_SEEDS = ("gp", "cqr", "cqr+halving"), 5
 """Methods that take up to minutes of computing a run: they come last, with fewer seeds; gp only when asked for by name."""
 SHARE = 0.95
@@ -69,7 +71,6 @@ def main() -> None:
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default=",".join(name for name in METHODS if name != "gp"))
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--full", type=float, default=100, help="device-time of a run, in full trials")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=4.5)
     parser.add_argument("--report", action="store_true", help="only print and write what there is")
@@ -87,17 +88,23 @@ def main() -> None:
     for (seed, method), name in itertools.product([] if asked.report else rounds, problems):
         if (name, method, seed) not in done and time.monotonic() - begun < 60 * asked.minutes:
             line = {"problem": name, "method": method, "seed": seed,
-                    **run(problems[name], method, seed, asked.full, asked.workers)}
+                    **run(problems[name], method, seed, asked.workers)}
             append_line(journal, line)
             done[name, method, seed] = line
-    figures = {name: table(problem, [line for line in done.values() if line["problem"] == name], asked.full)
+    figures = {name: table(problem, [line for line in done.values() if line["problem"] == name])
                for name, problem in problems.items()}
-    save("replay", {"full_trials": asked.full, "workers": asked.workers, "default": DEFAULT, "problems": figures})
+    longest = {**dict.fromkeys(METHODS, OTHERS), **FULL}
+    save("replay", {"at": AT, "full_trials": longest, "workers": asked.workers, "default": DEFAULT, "problems": figures})
 
 
-def run(problem: Problem, method: str, seed: int, full: float, workers: int) -> dict:
+class ReachedError(Exception):
+    """There is nothing more to see."""
+
+
+def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
     """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed, and the counts."""
     sampler, options, scheduler, chosen = METHODS[method]
+    full, goal = FULL.get(method, OTHERS), SHARE * problem.best()
     plan, clock = problem.plan(full, workers), Clock()
     study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed,
                           box=problem.corners, top=problem.rungs[-1])
@@ -106,6 +113,8 @@ def run(problem: Problem, method: str, seed: int, full: float, workers: int) -> 
 
     def told(now: float, engine: Engine) -> None:
         members = engine.members
+        if now * workers / problem.full > AT and max(volume for _, volume in curve) >= goal:
+            raise ReachedError
         if now > plan.budget.time or members == told.members:
             return
         told.members = members
@@ -119,7 +128,8 @@ def run(problem: Problem, method: str, seed: int, full: float, workers: int) -> 
 
     told.members = []
     since = time.process_time()
-    simulate(engine, clock, problem.evaluate(seed), workers, told)
+    with contextlib.suppress(ReachedError):
+        simulate(engine, clock, problem.evaluate(seed), workers, told)
     return {"curve": curve, "trials": dict(engine.counts), "cpu_seconds": time.process_time() - since}
 
 
@@ -154,22 +164,21 @@ def interval(values: np.ndarray, other: np.ndarray | None = None, repeats: int =
     return [float(middle), *map(float, ends)]
 
 
-def table(problem: Problem, lines: list[dict], full: float) -> dict:
+def table(problem: Problem, lines: list[dict]) -> dict:
     """Print one problem's table; its figures. Infinite times are None in the figures and `-` in print."""
     runs = {method: [line for line in lines if line["method"] == method] for method in METHODS}
     runs = {method: found for method, found in runs.items() if found}
-    ends = {method: np.array([at(line["curve"], math.inf) for line in found]) for method, found in runs.items()}
-    best = problem.best() or max(max(values) for values in ends.values())
+    best = problem.best()
     goals = {method: np.array([reach(line["curve"], SHARE * best) for line in found]) for method, found in runs.items()}
-    print(f"\n{problem.name}: best front {best:.4f}; device-time {full:g} full trials; goal {SHARE:.0%} of the best front")
+    spent = {method: np.minimum(found, FULL.get(method, OTHERS)) for method, found in goals.items()}
+    print(f"\n{problem.name}: best front {best:.4f}; hypervolume at {AT:g} full trials; goal {SHARE:.0%} of the best front")
     print(f"{'method':22s} {'seeds':>5s} {'hypervolume / best':>22s} {'reached':>8s} {'time to goal':>22s} "
           f"{'/ default':>22s} {'trials':>7s} {'s/trial':>8s}")
     figures = {"best": best, "methods": {}}
     for method, found in runs.items():
-        volume = interval(ends[method] / best)
+        volume = interval(np.array([at(line["curve"], AT) for line in found]) / best)
         goal = interval(goals[method])
-        ended = {name: np.minimum(goals[name], full) for name in (method, DEFAULT) if name in goals}
-        ratio = interval(ended[method], ended[DEFAULT]) if DEFAULT in goals else [math.nan] * 3
+        ratio = interval(spent[method], spent[DEFAULT]) if DEFAULT in spent else [math.nan] * 3
         trials = float(np.mean([sum(line["trials"].values()) for line in found]))
         cpu = float(np.mean([line["cpu_seconds"] / sum(line["trials"].values()) for line in found]))
         reached = float(np.isfinite(goals[method]).mean())

@@ -1,8 +1,8 @@
 """A Gaussian process over the points of a space and the rungs at which they were measured; it predicts the top rung.
 
-Two measurements are as alike as their points are (Matern 5/2 with a length per dimension) and as their rungs are (a Markov
-correlation in the logarithm of the steps, beside an offset per rung), so that cheap rungs teach as much about the last one
-as they turn out to. Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
+The value at a rung is that at the top rung plus a bias that fades on the way up, each a Gaussian process of its own (Matern
+5/2 with a length per dimension; Kennedy and O'Hagan 2000), so that cheap rungs teach as much about the last one as they turn
+out to. Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
 """
 
 from __future__ import annotations
@@ -36,40 +36,52 @@ class Features:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the kernel, all but `lengths` [d] in units of the standardized values' variance."""
+    """Of the kernel, all but lengths [d] and `power` in units of the standardized values' variance.
+
+    `lengths` and `variance` are of the value at the top rung, `bias_lengths` and `bias` of how a lower rung differs from it,
+    which fades with the share of the way below the top to the `power`; `offset` is the part of that all points share.
+    """
 
     lengths: np.ndarray
+    bias_lengths: np.ndarray
     variance: float
     noise: float
-    decay: float
+    bias: float
     offset: float
+    power: float
 
     @classmethod
     def of(cls, logs: np.ndarray) -> Settings:
-        """From logarithms: of d lengths, variance, noise, decay, offset."""
+        """From logarithms: of d lengths, d lengths of the bias, variance, noise, bias, offset, power."""
         told = np.exp(logs)
-        return cls(told[:-4], *map(float, told[-4:]))
-
-    def likeness(self, left: Features, right: Features) -> np.ndarray:
-        """Of points, float [n, m]."""
-        numbers = ~left.categorical
-        a, b = (side.values[:, numbers] / self.lengths[numbers] for side in (left, right))
-        r2 = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0.0)
-        for axis in np.flatnonzero(left.categorical):
-            r2 += (left.values[:, axis, None] != right.values[None, :, axis]) / self.lengths[axis] ** 2
-        r = np.sqrt(5 * r2)
-        return (1 + r + r * r / 3) * np.exp(-r)
+        d = (len(told) - 5) // 2
+        return cls(told[:d], told[d:2 * d], *map(float, told[2 * d:]))
 
     def between(self, left: Features, at_left: np.ndarray, right: Features, at_right: np.ndarray) -> np.ndarray:
         """Covariance of noiseless values, float [n, m]; `at_*`: how far below the top rung, in [0, 1]."""
-        gap = np.abs(at_left[:, None] - at_right[None])
-        return self.variance * self.likeness(left, right) * np.exp(-self.decay * gap) + self.offset * (gap == 0)
+        found = self.variance * likeness(left, right, self.lengths)
+        if at_left.any() and at_right.any():
+            both = np.outer(at_left**self.power, at_right**self.power)
+            found += both * (self.offset + self.bias * likeness(left, right, self.bias_lengths))
+        return found
+
+
+def likeness(left: Features, right: Features, lengths: np.ndarray) -> np.ndarray:
+    """Matern 5/2 of points, float [n, m]."""
+    numbers = ~left.categorical
+    a, b = (side.values[:, numbers] / lengths[numbers] for side in (left, right))
+    r2 = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0.0)
+    for axis in np.flatnonzero(left.categorical):
+        r2 += (left.values[:, axis, None] != right.values[None, :, axis]) / lengths[axis] ** 2
+    r = np.sqrt(5 * r2)
+    return (1 + r + r * r / 3) * np.exp(-r)
 
 
 def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of the logarithms that `Settings.of` takes."""
-    return (np.r_[np.full(d, np.log(0.6 * np.sqrt(d))), 0.0, np.log(0.01), np.log(0.2), np.log(0.05)],
-            np.r_[np.full(d, 1.0), 1.0, 2.0, 1.5, 1.5])
+    length = np.log(1.2 * np.sqrt(d))
+    return (np.r_[np.full(2 * d, length), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
+            np.r_[np.full(2 * d, 1.0), 1.0, 2.0, 1.5, 1.5, 0.5])
 
 
 def usual(d: int) -> Settings:
@@ -82,28 +94,38 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
     negative logarithmic posterior density (up to a constant)."""
     d, n = x.values.shape[1], len(y)
     squares = x.apart(x)
-    gap = np.abs(at[:, None] - at[None])
-    same = (gap == 0).astype(float)
+    flat = squares.reshape(d, -1)
     middle, wide = priors(d)
     eye = np.eye(n)
+    depth = np.log(np.maximum(at, 1e-9))
+    below = (at > 0).astype(float)
+
+    def kernel(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Likeness, and its slope over squared distance times -2."""
+        r = ROOT5 * np.sqrt(np.tensordot(inverse, squares, 1))
+        fade = np.exp(-r)
+        return (1 + r + r * r / 3) * fade, (1 + r) * fade * (5 / 3)
 
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
         told = np.exp(logs)
-        inverse = told[:d] ** -2
-        r2 = np.tensordot(inverse, squares, 1)
-        r = ROOT5 * np.sqrt(r2)
-        fade = np.exp(-r)
-        rungs = told[d] * np.exp(-told[d + 2] * gap)
-        main = rungs * (1 + r + r * r / 3) * fade
-        covariance = main + told[d + 3] * same + (told[d + 1] + JITTER) * eye
+        inverse, other = told[:d] ** -2, told[d:2 * d] ** -2
+        variance, noise, bias, offset, power = told[2 * d:]
+        main, slope = kernel(inverse)
+        side, steep = kernel(other)
+        share = below * np.exp(power * depth)
+        both = np.outer(share, share)
+        lower = both * (offset + bias * side)
+        covariance = variance * main + lower + (noise + JITTER) * eye
         factor = cholesky(covariance, lower=True, check_finite=False)
         solved = cho_solve((factor, True), y, check_finite=False)
         pull = (logs - middle) / wide
         value = 0.5 * y @ solved + np.log(np.diag(factor)).sum() + 0.5 * pull @ pull
         weight = np.outer(solved, solved) - cho_solve((factor, True), eye, check_finite=False)
-        slope = (weight * rungs * (1 + r) * fade).ravel() * (5 / 3)
-        gradient = np.r_[squares.reshape(d, -1) @ slope * inverse, (weight * main).sum(), told[d + 1] * np.trace(weight),
-                         -told[d + 2] * (weight * main * gap).sum(), told[d + 3] * (weight * same).sum()]
+        pressed = weight * both
+        gradient = np.r_[
+            flat @ (weight * variance * slope).ravel() * inverse, flat @ (pressed * bias * steep).ravel() * other,
+            variance * (weight * main).sum(), noise * np.trace(weight), bias * (pressed * side).sum(),
+            offset * pressed.sum(), 2 * power * ((weight * lower).sum(axis=1) * depth * below).sum()]
         return value, -0.5 * gradient + pull / wide
 
     bounds = list(zip(middle - 4 * wide, middle + 4 * wide, strict=True))
@@ -140,7 +162,7 @@ class Posterior:
         across = self.settings.between(points, np.zeros(len(points.values)), self.x, self.at)
         mean = across @ self.weights
         half = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = self.settings.variance + self.settings.offset - (half * half).sum(0)
+        variance = self.settings.variance - (half * half).sum(0)
         if believed is not None and len(believed.values):
             top = np.zeros(len(believed.values))
             other = solve_triangular(self.factor, self.settings.between(believed, top, self.x, self.at).T, lower=True,

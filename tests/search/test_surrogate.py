@@ -5,7 +5,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.surrogate import JITTER, Features, Posterior, Settings, fit, priors
+from search.surrogate import JITTER, Features, Posterior, Settings, fit, likeness, priors
 
 
 def numbers(rows):
@@ -21,7 +21,7 @@ def data(n=30, d=3, seed=0, rungs=3):
 
 def test_on_one_rung_it_is_a_plain_gaussian_process():
     x, _, y = data()
-    settings = Settings(np.array([0.3, 0.7, 2.0]), variance=1.7, noise=0.01, decay=0.5, offset=0.0)
+    settings = Settings(np.array([0.3, 0.7, 2.0]), np.ones(3), variance=1.7, noise=0.01, bias=0.5, offset=0.3, power=0.5)
     kernel = ConstantKernel(1.7) * Matern([0.3, 0.7, 2.0], nu=2.5) + WhiteKernel(0.01 + JITTER)
     oracle = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(x, (y - 1.0) / 2.0)
     points = np.random.default_rng(1).uniform(size=(9, 3))
@@ -35,7 +35,8 @@ def test_the_fit_is_a_maximum_of_the_posterior_density():
     x, at, y = data()
     y = (y - y.mean()) / y.std()
     settings, least = fit(numbers(x), at, y, rounds=200)
-    logs = np.log([*settings.lengths, settings.variance, settings.noise, settings.decay, settings.offset])
+    logs = np.log([*settings.lengths, *settings.bias_lengths, settings.variance, settings.noise, settings.bias,
+                   settings.offset, settings.power])
 
     def loss(logs):
         told = Settings.of(logs)
@@ -80,5 +81,5 @@ def test_believed_points_are_the_same_as_measurements_at_their_predicted_value()
 
 def test_codes_are_equal_or_different():
     categorical = Features(np.array([[0.0], [1.0], [2.0], [0.0]]), np.array([True]))
-    likeness = Settings(np.array([1.0]), 1.0, 0.1, 0.1, 0.1).likeness(categorical, categorical)
-    assert likeness[0, 3] == 1.0 and likeness[0, 1] == likeness[0, 2] == likeness[1, 2] < 1.0
+    found = likeness(categorical, categorical, np.array([1.0]))
+    assert found[0, 3] == 1.0 and found[0, 1] == found[0, 2] == found[1, 2] < 1.0
