@@ -1,13 +1,12 @@
 """Control targets are looked at as soon as the corpus is there: nothing is trained for targets that cannot be asked for."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
-import torch
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 
 CORPUS = {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 18}, "max_length": 20,
@@ -23,7 +22,7 @@ def prepared(cache, tasks, corpus=CORPUS, **changes):
     """The corpus job, as a run does it first."""
     settings = {"corpus": corpus, "evaluation": {"control_tasks": tasks, **changes.pop("evaluation", {})}, **changes}
     config = TrialConfig.model_validate(settings).model_dump(mode="json")
-    context = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, cpus=1, cache={})
+    context = WorkerContext()
     return list(JOBS["corpus"]({"config": config, "cache": cache}, context))[-1]["path"]
 
 

@@ -1,6 +1,5 @@
 """Classifier-free guidance: what a model is told, what it learns of it, and that a model that is told nothing is as it was."""
 
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from spaces.config import (
 )
 from spaces.errors import UserError
 from trainable.artifact import load
+from trainable.context import WorkerContext
 from trainable.control.conditions import Conditions, check_conditions, check_told, drawn, encoded, symbols_of, tellable
 from trainable.control.generating import guided
 from trainable.control.lexicon import Lexicon
@@ -246,7 +246,7 @@ def test_a_told_base_becomes_a_trial_an_artifact_and_text(tmp_path, capsys):
     def job(name, **payload):
         return list(JOBS[name](payload, context))
 
-    context = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, cpus=1, cache={})
+    context = WorkerContext()
     changes = {"model": {**SETTINGS["model"], "conditions": ["length", "semantic"]},
                "evaluation": {**SETTINGS["evaluation"], "guidance": {"by": "classifier_free", "scale": 0.5}}}
     settings, cache = TrialConfig.model_validate({**SETTINGS, **changes}).model_dump(mode="json"), str(tmp_path)

@@ -13,6 +13,7 @@ from search.checking import check_sources, load_checked
 from search.doctor import findings
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from trainable.context import WorkerContext
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.choosing import oracle_named
 from trainable.control.oracles.penn import to_upos
@@ -98,7 +99,7 @@ def test_a_space_with_a_spacy_oracle_passes_its_check_and_a_whole_trial_is_score
         "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 5}}, "base": {"optim": {"steps": 5}},
         "evaluation": {"samples": 4, "heldout": 4, "times": 1, "control_tasks": [task], "control_samples": 6,
                        "latency_batch": 2, "latency_repeats": 2}}).model_dump(mode="json")
-    context = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, cpus=1, cache={})
+    context = WorkerContext()
 
     def job(name, **payload):
         return list(JOBS[name]({"config": settings, "cache": str(tmp_path), **payload}, context))[-1]

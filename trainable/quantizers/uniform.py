@@ -78,7 +78,8 @@ class Uniform(IntegerLevels):
     @property
     def highest(self) -> float:
         """Q, or with a zero point the number of steps from the lowest level to the highest."""
-        return super().highest if self.params.symmetric else float((1 << self.bits) - 1)
+        steps = (1 << self.bits) - 1
+        return float(steps // 2 if self.params.symmetric else steps)
 
     @property
     def grid(self) -> Grid:
