@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from search import cli_table
 from search.cli import main
@@ -26,6 +25,7 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from spaces.schema import Space
 from trainable.baselines.comparison import TOLD
+from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 
 LEGAL = ["human", "diffusion, guided", "FUDGE"]
@@ -144,7 +144,7 @@ def told_run(tmp_path_factory):
             "evaluation": {"control_tasks": ["length", "pos"]}}})
     folder = RunFolder.create(storage, "toy", space.to_yaml(), {"columns": {}})
     config = space.config(points.complete(space.dimensions, {})).model_dump(mode="json")
-    context, corpus = SimpleNamespace(device=torch.device("cpu"), rank=0, world_size=1, cpus=1, cache={}), None
+    context, corpus = WorkerContext(), None
     for job in ("corpus", "teacher", "base"):
         made = list(JOBS[job]({"config": config, "cache": str(storage / "cache"), "corpus": corpus}, context))[-1]["path"]
         folder.event({"event": "prepare", "stage": job, "path": made})
