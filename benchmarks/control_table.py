@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--tasks", default="length,semantic,pos,spans")
+    parser.add_argument("--methods", default=";".join(METHODS), help="rows to measure, with ; between them")
     parser.add_argument("--targets", type=int, default=50)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--temperature", type=float, default=0.5)
@@ -56,7 +57,8 @@ def main() -> None:
     name = f"control_table_{Path(asked.space).stem}{'_told' if config.model.conditions else ''}"
     cells = earlier(RESULTS / f"{name}.json", settings)
     for task in asked.tasks.split(","):
-        missing = [method for method in METHODS if not any((cell["task"], cell["method"]) == (task, method) for cell in cells)]
+        held = [cell["method"] for cell in cells if cell["task"] == task]
+        missing = [method for method in asked.methods.split(";") if method not in held]
         for cell in compare(ground, [task], missing):
             cells.append({**cell, "model": MODEL, "asked": asked.targets})
             print(task, cell["method"], [round(value, 3) for value in cell["control"]],

@@ -37,15 +37,15 @@ def layout(asked: Asked) -> Laid:
                if find(cells, task, method, model, asked.targets) is None]
     if missing:
         paths = shared_paths(folder, config)
-        missing, impossible = fillable(missing, artifact_of(folder, paths, model))
-        if impossible and not missing and asked.methods:
-            raise UserError(f"table: {impossible[0][1]} of {impossible[0][0]}: {model} was never told such targets; "
-                            "train with trial.model.conditions")
+        missing = fillable(missing, artifact_of(folder, paths, model))
     if missing:
         for cell in measured(artifact_of(folder, paths, model), paths, missing, asked.targets, cells):
             cells.append({**cell, "model": model, "asked": asked.targets})
             (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
     rows, notes = laid_out(cells, tasks, methods, model, asked.targets)
+    if not rows:
+        raise UserError(f"table: {', '.join(methods)} of {', '.join(tasks)}: {model} was never told such targets; train with "
+                        "trial.model.conditions")
     files = written(folder.path, rows)
     title = f"{model}: control % / lm-score, 95% intervals over {asked.targets} targets"
     return Laid(title, rows, notes, files)
@@ -104,8 +104,8 @@ def artifact_of(folder: RunFolder, paths: dict[str, str], model: str) -> Path:
     return artifact
 
 
-def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """(task, method) pairs that the model can fill, and those that it cannot: it was never told such targets."""
+def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str, str]]:
+    """Those (task, method) pairs that the model can fill: not what takes a model that was told such targets."""
     from spaces.config import PluginRef
     from trainable.artifact import CONFIG
     from trainable.baselines.comparison import possible
@@ -113,8 +113,7 @@ def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> tuple[list[tup
 
     told = json.loads((artifact / CONFIG).read_text())["config"]["model"].get("conditions", [])
     refs = [PluginRef.model_validate(ref) for ref in told]
-    able = [cell for cell in cells if possible(cell[1], TASKS.build_default(cell[0]), refs)]
-    return able, [cell for cell in cells if cell not in able]
+    return [(task, method) for task, method in cells if possible(method, TASKS.build_default(task), refs)]
 
 
 def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:

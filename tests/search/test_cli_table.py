@@ -19,9 +19,14 @@ from search.cli_table_tasks import (
     shared_paths,
     written,
 )
+from search.records import RunFolder
+from spaces import points
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from spaces.schema import Space
 from trainable.baselines.comparison import TOLD
+from trainable.context import WorkerContext
+from trainable.jobs import JOBS
 
 LEGAL = ["human", "diffusion, guided", "FUDGE"]
 
@@ -85,8 +90,7 @@ def test_which_cells_a_model_can_fill(tmp_path):
     for conditions, count in ((None, 1), ([], 1), ([{"name": "pos"}], 2), ([{"name": "pos"}, {"name": "semantic"}], 3)):
         model = {} if conditions is None else {"conditions": conditions}
         (tmp_path / "config.json").write_text(json.dumps({"config": {"model": model}}))
-        able, not_able = fillable(wanted, tmp_path)
-        assert len(able) == count and sorted(able + not_able) == sorted(wanted)
+        assert len(fillable(wanted, tmp_path)) == count and ("pos", "FUDGE") in fillable(wanted, tmp_path)
 
 
 def test_the_time_left_is_that_of_the_same_methods_and_unknown_before():
@@ -121,3 +125,44 @@ def test_what_the_run_shared_may_be_gone(tmp_path):
         shared_paths(folder, TrialConfig())
     with pytest.raises(UserError, match="has prepared nothing"):
         shared_paths(SimpleNamespace(path=tmp_path, events=lambda: iter([])), TrialConfig())
+
+
+@pytest.fixture(scope="module")
+def told_run(tmp_path_factory):
+    """A run with nothing but its prepared models: a base that was told lengths."""
+    storage = tmp_path_factory.mktemp("storage")
+    space = Space.from_dict({
+        "name": "toy", "objectives": {"controllability": "maximize"}, "rungs": [1], "budget": {"trials": 1},
+        "search": {"lora.rank": {"int": [0, 1]}},
+        "trial": {
+            "corpus": {"source": {"name": "restaurant", "sentences": 120, "valid_sentences": 20, "max_words": 12},
+                       "max_length": 14, "min_count": 1},
+            "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8, "dropout": 0.0,
+                      "conditions": ["length"]},
+            "diffusion": {"timesteps": 50, "loss": "ce"}, "sampling": {"steps": 4},
+            "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}}, "base": {"optim": {"steps": 3}},
+            "evaluation": {"control_tasks": ["length", "pos"]}}})
+    folder = RunFolder.create(storage, "toy", space.to_yaml(), {"columns": {}})
+    config = space.config(points.complete(space.dimensions, {})).model_dump(mode="json")
+    context, corpus = WorkerContext(), None
+    for job in ("corpus", "teacher", "base"):
+        made = list(JOBS[job]({"config": config, "cache": str(storage / "cache"), "corpus": corpus}, context))[-1]["path"]
+        folder.event({"event": "prepare", "stage": job, "path": made})
+        corpus = corpus or made
+    return str(folder.path)
+
+
+def test_a_table_is_measured_kept_and_gone_on_with(told_run, capsys):
+    """Only what is missing is measured; what the base was never told stays empty; a method asked for in vain is told."""
+    part = ["table", told_run, "--targets", "4", "--format", "json"]
+    assert main([*part, "--methods", "human", "--tasks", "length"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["length (count)"].startswith("100.0 [") and "length, human: 100.0" in err and "(1 of 1)" in err
+    assert main([*part, "--methods", f"human,{TOLD}"]) == 0
+    out, err = capsys.readouterr()
+    rows = {row["method"]: row for row in json.loads(out)}
+    assert rows[TOLD]["length (count)"] and rows[TOLD]["pos (grammar)"] is None and rows["human"]["pos (grammar)"]
+    assert "length, human" not in err and f"length, {TOLD}" in err and "pos, human" in err and "(2 of 2)" in err
+    assert main([*part, "--methods", f"human,{TOLD}"]) == 0 and capsys.readouterr().err == ""
+    assert main([*part, "--methods", TOLD, "--tasks", "pos"]) == 2
+    assert "base was never told such targets; train with trial.model.conditions" in capsys.readouterr().err
