@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ from spaces.overrides import parse
 from trainable.context import WorkerContext
 from trainable.jobs import JOBS
 
-KEPT = ("nll_bound", "nll_bound minus none", "perplexity", "perplexity minus none", "train_loss", "bits_per_weight",
-        "size_bytes", "embedding_collapsed_rows")
+KEPT = ("nll_bound", "nll_bound minus none", "perplexity", "controllability", "train_loss", "bits_per_weight",
+        "size_bytes", "latency_ms_ratio")
 
 
 def main() -> None:
@@ -99,7 +100,10 @@ def summary(rows: list[dict]) -> dict:
     lines = quantizer_table.table(found, lambda metric, mean, half: [round(mean, 5), round(half, 5)])
     curves = {f"{arm.name} {arm.rest}".strip(): [[steps, *quantizer_table.interval([row["nll_bound"] for row in at])]
                                                  for steps, at in sorted(arm.curve.items())] for arm in found}
-    return {"seeds": max(line["seeds"] for line in lines), "arms": [
+    maps = [{"family": one.family, "rest": one.rest, "rms": None if math.isnan(one.rms) else one.rms,
+             "costs": [[*split, one.mean(split), len(one.costs[split])] for split in sorted(one.costs)]}
+            for one in quantizer_answer.splits(found)]
+    return {"seeds": max(line["seeds"] for line in lines), "maps": maps, "arms": [
         {key: line[key] for key in ("quantizer", "rest", "seeds", *KEPT) if line.get(key) is not None} for line in lines],
         "curves": curves, "answer": quantizer_answer.answer(found)}
 

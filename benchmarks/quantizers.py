@@ -12,6 +12,7 @@ import argparse
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ TRAINED = ("fixed:Q0i8f", "pow2:Q0i8f", "binary", "ternary_twn", "uniform:4", {"
            {"name": "uniform", "scale": "mse"}, "float:E2M1", {"name": "float", "bias": "search"}, "nf4", "mx", "bfp",
            {"name": "lut", "bits": 4}, {"name": "vq", "entries": 64}, "pq", {"name": "simvq", "entries": 32}, "fsq", "adapt")
 
+BODY = ("fixed:Q0i8f", "ternary_twn", "uniform:4")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -44,10 +47,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--body-only", action="store_false", dest="every", help="of `training`: the trained body alone")
+    parser.add_argument("--name", help="of the JSON")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     figures = {"sizes": lambda: sizes(), "artifact": lambda: artifact(asked), "training": lambda: training(asked)}[asked.part]()
-    save(f"quantizers_{asked.part}", {**figures, "where": surroundings("cpu")})
+    save(asked.name or f"quantizers_{asked.part}", {**figures, "where": surroundings("cpu")})
 
 
 def sizes() -> dict:
@@ -108,10 +113,18 @@ def training(asked: argparse.Namespace) -> dict:
         optimizer.zero_grad(set_to_none=True)
         training_loss(model, ids, schedule, torch.Generator().manual_seed(0))["loss"].backward()
         optimizer.step()
-    taken = interleaved([step], asked.repeats, "cpu")[0]
-    whole, rows = float(np.median(taken)), []
     weights = {site: [module.weight.detach() for _, module in sites.site_weights(model, site)] for site in SITES}
-    for short in TRAINED:
+    layer = weights["attention"][:4] + weights["ffn"][:2]
+    refs = [QuantizationConfig(quantizer=short).quantizer for short in BODY]
+    # In turns with the step, since both are at the mercy of what else the machine does.
+    turns = interleaved([step, *(work(ref, layer) for ref in refs)], asked.repeats, "cpu")
+    taken = turns[0]
+    whole, rows, body = float(np.median(taken)), [], {}
+    for ref, own in zip(refs, turns[1:], strict=True):
+        shares = config.model.layers * own / taken
+        body[QUANTIZERS.build(ref).label] = [float(np.median(shares)), *median_interval(shares)]
+        print(f"{ref.name} body, trained: {100 * np.median(shares):.2f} %", flush=True)
+    for short in TRAINED if asked.every else ():
         ref = QuantizationConfig(quantizer=short).quantizer
         row = {"quantizer": QUANTIZERS.build(ref).label}
         for site in ("embedding", "projection"):
@@ -119,30 +132,33 @@ def training(asked: argparse.Namespace) -> dict:
         rows.append(row)
         print(f"{row['quantizer']:20s} " + " ".join(f"{site} {100 * row[site]:.3f} %" for site in ("embedding", "projection")),
               flush=True)
-    for short in ("fixed:Q0i8f", "ternary_twn", "uniform:4"):
-        ref = QuantizationConfig(quantizer=short).quantizer
-        layer = weights["attention"][:4] + weights["ffn"][:2]
-        share = config.model.layers * own_seconds(ref, layer, 3) / whole
-        next(row for row in rows if row["quantizer"] == QUANTIZERS.build(ref).label)["body"] = share
-        print(f"{short} body, trained: {100 * share:.2f} %", flush=True)
-    return {"step_seconds": whole, "interval": list(median_interval(taken)), "batch": asked.batch, "share_of_step": rows,
+    return {"step_seconds": whole, "interval": list(median_interval(taken)), "batch": asked.batch, "body_share_of_step": body,
+            "share_of_step": rows,
             "quantizations_while_sampling": sampled(config)}
 
 
 def own_seconds(ref: PluginRef, weights: list[torch.Tensor], repeats: int = 5) -> float:
     """Median seconds of quantizing the weights once and taking the gradient back, as one training step does."""
-    quantizer, taken = QUANTIZERS.build(ref), []
+    call, taken = work(ref, weights), []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return float(np.median(taken[1:]))
+
+
+def work(ref: PluginRef, weights: list[torch.Tensor]) -> Callable[[], None]:
+    """What a quantizer does to these weights in one training step, forward and backward."""
+    quantizer = QUANTIZERS.build(ref)
     leaves = [w.clone().requires_grad_() for w in weights]
     learned = [{k: v.requires_grad_(k not in quantizer.frozen) for k, v in quantizer.fit(w).items()} for w in weights]
-    for _ in range(repeats + 1):
-        grads = [torch.ones_like(w) for w in weights]
-        begun = time.perf_counter()
+    grads = [torch.ones_like(w) for w in weights]
+
+    def call() -> None:
         for leaf, known, grad in zip(leaves, learned, grads, strict=True):
-            quantizer.fake_quantize(leaf, known or None).backward(grad)
-        taken.append(time.perf_counter() - begun)
-        for leaf in leaves:
             leaf.grad = None
-    return float(np.median(taken[1:]))
+            quantizer.fake_quantize(leaf, known or None).backward(grad)
+    return call
 
 
 def sampled(config: TrialConfig) -> dict[str, int]:

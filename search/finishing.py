@@ -31,8 +31,7 @@ def unretrained(engine: Engine, seeds: int) -> list[dict[str, Any]]:
 
 def reseeded(config: TrialConfig, index: int) -> TrialConfig:
     """The same trial with fresh randomness everywhere: adapter, batches, noise, samples."""
-    seed = config.seed if config.evaluation.seed is None else config.evaluation.seed
-    evaluation = config.evaluation.model_copy(update={"seed": seed + FRESH + index})
+    evaluation = config.evaluation.model_copy(update={"seed": config.evaluation_seed + FRESH + index})
     return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation})
 
 

@@ -83,6 +83,15 @@ def _over_seeds(groups: Mapping[Any, Sequence[float]]) -> tuple[float, float]:
     return interval([statistics.fmean(values) for values in groups.values()])
 
 
+def _apart(worse: Mapping[Any, Sequence[float]], better: Mapping[Any, Sequence[float]]) -> bool:
+    """Whether, within seeds, one group costs more than the other beyond the interval (with one seed: at all)."""
+    apart = [statistics.fmean(worse[seed]) - statistics.fmean(better[seed]) for seed in worse.keys() & better.keys()]
+    if not apart:
+        return False
+    mean, half = interval(apart)
+    return mean > (half if math.isfinite(half) else 0.0)
+
+
 def _told(mean: float, half: float) -> str:
     return f"{mean:+.2f}" + (f" ± {half:.2f}" if math.isfinite(half) else "")
 
@@ -117,11 +126,13 @@ def _range(one: Splits) -> str:
             groups.setdefault(name, {}).setdefault(seed, []).append(cost)
     means = {name: _over_seeds(groups[name]) for name in ("in range", "too narrow", "too coarse", "neither") if name in groups}
     told = ", ".join(f"{name} {_told(*pair)} ({counts[name]})" for name, pair in means.items())
-    outside = [mean for name, (mean, _) in means.items() if name != "in range"]
+    outside = [name for name in means if name != "in range"]
     end = ""
     if "in range" in means and outside:
-        ends = means["in range"][0] < 0.25 * min(outside)
+        ends = all(means["in range"][0] < 0.25 * means[name][0] for name in outside)
         end = ": the range decides, not the kind of bit" if ends else ": range alone does not explain it"
+        if not all(_apart(groups[name], groups["in range"]) for name in outside):
+            end = ": these seeds do not tell whether the range decides"
     bounds = f"too narrow: clips below {REACH:g} RMS"
     if one.family == "fixed":
         bounds += f"; too coarse: steps above RMS x {RESOLVES:g}"
