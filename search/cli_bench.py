@@ -11,6 +11,7 @@ import typer
 from search.cli_help import examples
 from search.cli_place import artifact_folder
 from spaces.errors import UserError
+from spaces.uris import joined, origin, parent
 
 STEPS = (20, 50, 200)
 
@@ -51,7 +52,7 @@ def bench(
     _check_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
-    sides = measuring.open_pair(artifact, against, device, table)
+    sides = measuring.open_pair(artifact, other(artifact, against), device, table)
     most = min(side.config.diffusion.timesteps for side in sides)
     counts = counts or [count for count in STEPS if count <= most] or [most]
     found: dict[str, Any] = {"artifact": artifact.name, "against": against and Path(against).name,
@@ -74,6 +75,18 @@ def bench(
         typer.echo(json.dumps(found, indent=1))
     else:
         show(found, written, picture)
+
+
+def other(artifact: Path, against: str | None) -> str | None:
+    """`--against` as a folder. The base of a model that was fetched from a URI is fetched from that storage's cache."""
+    if against is None or against != "base":
+        return against and str(artifact_folder(against))
+    uri = origin(artifact)
+    base = uri and json.loads((artifact / "config.json").read_text(encoding="utf-8")).get("facts", {}).get("base")
+    if not base or Path(base).is_dir():
+        return against
+    storage = parent(parent(parent(uri)[0])[0])[0]  # of STORAGE/RUN/artifacts/trial-NNNN
+    return str(artifact_folder(joined(storage, "cache", Path(base).name)))
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -167,6 +167,14 @@ def test_a_checkpoint_that_cannot_be_stored_is_told_and_an_artifact_is_the_trial
         next(events)
 
 
+@pytest.mark.parametrize("arrived", [b"cut", b"framed longer than what was sent"])
+def test_what_does_not_arrive_as_it_was_sent_is_an_error(uri, tmp_path, monkeypatch, arrived):
+    (tmp_path / "file").write_bytes(b"0123456789")
+    monkeypatch.setattr("trainable.stores.fs.copy_files", lambda source, to, **given: Path(to).write_bytes(arrived))
+    with pytest.raises(StoreError, match=f"cannot write x: {len(arrived)} bytes arrived, 10 were sent"):
+        Store(uri, tries=2, sleep=lambda seconds: None).put(tmp_path / "file", "x")
+
+
 def test_errors_are_tried_again_with_growing_pauses(uri):
     pauses, fails = [], [OSError("reset"), OSError("reset")]
     store = Store(uri, tries=3, pause=1.0, sleep=pauses.append)
