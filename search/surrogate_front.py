@@ -117,7 +117,7 @@ class Outlook:
             column = names.index(metric)
             if column < count and sign == self.signs[metric] and bound > self.low[column]:
                 self.high[column] = min(self.high[column], bound)  # what is beyond it adds nothing
-        self._front = self._scaled(goals[allowed])
+        self._whole = owner[allowed]
 
     def _box(self, goals: np.ndarray) -> Box:
         names = list(self.signs)[:goals.shape[1]]
@@ -126,9 +126,6 @@ class Outlook:
         box = choose_box(seen, self.judged.objectives, first=max(1, min(FIRST, len(seen))), given=self.judged.corners)
         assert box is not None, "there are as many as it waits for"
         return box
-
-    def _scaled(self, goals: np.ndarray) -> np.ndarray:
-        return (goals - self.low) / (self.high - self.low)
 
     def _target(self, column: int, name: str) -> tuple[Posterior, bool]:
         """The posterior of a metric in minimization form, and whether it is of its logarithm."""
@@ -163,13 +160,16 @@ class Outlook:
         return found, holds
 
     def judge(self, believed: Features | None = None) -> Callable[[Features], np.ndarray]:
-        """The function that tells the expected gain in hypervolume (a share of the box) of points, float [m]. Points in
-        `believed` are running: they are taken to come out as predicted."""
-        front = self._front
+        """The function that tells the expected gain in hypervolume (a share of the box) of points, float [m].
+
+        The front is that of what complete, feasible trials are predicted to be worth: by what they measured the lucky ones
+        would hide all others. Points in `believed` are running: they are taken to come out as predicted.
+        """
+        expected, _ = self.predicted(self.judged.points.features(self.rows[self._whole]))
+        front = np.column_stack([item.middle for item in expected])
         if believed is not None and len(believed.values):
             expected, holds = self.predicted(believed)
-            likely = holds >= 0.5
-            front = np.vstack([front, np.column_stack([item.middle for item in expected])[likely]])
+            front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
         cut = boxes(front, np.ones(len(self.low)))
 
         def gain(x: Features) -> np.ndarray:
