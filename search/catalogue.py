@@ -27,7 +27,7 @@ from search.searcher_memory import RecentTPE
 
 def tpe(seed: int, draw: int, *, startup: int = 10, candidates: int = 24, constant_liar: bool = True,
         multivariate: bool = False, group: bool = False, memory: int = 400) -> BaseSampler:
-    """Tree-structured Parzen estimator as Optuna 5 ships it, on the last `memory` results; the default."""
+    """Tree-structured Parzen estimator as Optuna 5 ships it, on the last `memory` results."""
     return RecentTPE(memory, seed=draw, n_startup_trials=startup, n_ei_candidates=candidates, constant_liar=constant_liar,
                       multivariate=multivariate, group=group)
 
@@ -67,7 +67,7 @@ def cqr(seed: int, draw: int, *, startup: int = 12, candidates: int = 200, trees
 
 
 def ehvi(seed: int, draw: int, *, startup: int = 6, candidates: int = 400, most: int = 300) -> BaseSampler:
-    """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as tpe."""
+    """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as tpe; the default."""
     from search.searcher_ehvi import ImprovementSampler
 
     return ImprovementSampler(draw, tpe(seed, draw, startup=startup), startup, candidates, most)

@@ -66,7 +66,7 @@ class MethodConfig(Settings):
 class SamplerConfig(MethodConfig):
     """What proposes the next trial. Keys beside `name` are the sampler's own options."""
 
-    name: str = Field("tpe", description="as `qdlm plugins searchers` lists them, with their options beside `name`; grid "
+    name: str = Field("ehvi", description="as `qdlm plugins searchers` lists them, with their options beside `name`; grid "
                                          "tries every point of a finite space in order")
 
 
