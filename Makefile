@@ -1,12 +1,11 @@
 # Two commands on a fresh machine:  make quickstart  and  make test.
-# Settings:  PYTHON=python3.12   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1   JOBS=2
+# Settings:  PYTHON=python3.12   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1
 
 VENV        := .venv
 BIN         := $(VENV)/bin
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 CUDA        ?=
-JOBS        ?= 2
 SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PYTHON      ?= $(shell for p in python3 python3.11 python3.12; do \
                  $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
@@ -23,8 +22,8 @@ install: $(VENV)/dev.stamp  ## .venv with everything pinned, the development too
 quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the front (about 5 minutes on 2 cores)
 	$(BIN)/qdlm run spaces/quickstart.yaml
 
-test: $(VENV)/dev.stamp  ## install and run the tests, on JOBS=2 processes
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+test: $(VENV)/dev.stamp  ## install and run the tests
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/dev.stamp  ## style and mistakes that can be seen without running
 	$(BIN)/ruff check .
