@@ -33,9 +33,16 @@ def ray_session(worker_path, worker_cache):
     if ray.is_initialized():
         pytest.fail("another test left Ray running in this process")
     sys.path.insert(0, str(HERE))
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-             object_store_memory=200 * 2**20,
-             runtime_env={"env_vars": {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}})
+    environment = {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                     object_store_memory=200 * 2**20, runtime_env={"env_vars": environment})
+            break
+        except Exception:  # on a busy machine Ray's own patience (30 s) may not be enough; it raises a bare Exception
+            ray.shutdown()
+            if not tries_left:
+                raise
     yield ray
     ray.shutdown()
     sys.path.remove(str(HERE))
