@@ -3,21 +3,12 @@
 import json
 
 import pytest
+from small_grid import SPACE
 
 from search.cli import BAD_INPUT, OK, main
 from search.records import RunFolder
 from spaces.schema import Space
 
-SPACE = """
-name: small
-trial: {corpus: {source: {name: restaurant}}}
-search:
-  quantization.quantizer: {choice: [none, "fixed:Q0i4f", "fixed:Q4i0f"]}
-  seed: {choice: [0, 1]}
-objectives: {nll_bound: minimize, size_bytes: minimize}
-sampler: {name: grid}
-rungs: [30, 60]
-"""
 COST = {"none": 0.0, "fixed:Q0i4f": 0.1, "fixed:Q4i0f": 1.0}
 
 

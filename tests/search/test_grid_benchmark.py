@@ -3,19 +3,10 @@
 import json
 
 import pytest
+from small_grid import SPACE
 
 from benchmarks import common, grid
 
-SPACE = """
-name: small
-trial: {corpus: {source: {name: restaurant}}}
-search:
-  quantization.quantizer: {choice: [none, "fixed:Q0i4f", "fixed:Q4i0f"]}
-  seed: {choice: [0, 1]}
-objectives: {nll_bound: minimize, size_bytes: minimize}
-sampler: {name: grid}
-rungs: [30, 60]
-"""
 COST = {"none": 0.0, "fixed0": 0.1, "fixed4": 1.0}
 
 
