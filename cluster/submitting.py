@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import shlex
 import time
 import uuid
@@ -34,11 +33,10 @@ def client(address: str) -> Any:
     """The job API at `address` (http://HOST:8265). Raises `UserError` when nothing answers or the token is refused."""
     if not address.startswith(("http://", "https://")):
         raise UserError(f"--address {address}: legal: http://HOST:PORT of a cluster's dashboard (Ray's own port is 8265)")
-    if (Path.home() / ".ray" / "auth_token").is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)
+    _show_token()
     try:
         found = JobSubmissionClient(address)
         found.list_jobs()
@@ -46,6 +44,19 @@ def client(address: str) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"--address {address}: {lines[0] if lines else type(error).__name__}") from error
     return found
+
+
+def _show_token() -> None:
+    """Have requests carry this machine's token, if it has one and the user has not said otherwise.
+
+    Ray's own switch, because it tells this process and those it starts the same thing; the variable alone would not reach
+    a Ray that is imported already, and a cluster started here later would refuse its own driver.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+
+    setup.logger.setLevel(logging.ERROR)  # it warns that a token is in use
+    setup.AuthenticationTokenLoader.instance().reset_cache()  # made since it was last looked for
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def runtime_env(space_text: str | None, pip: bool, pack: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 import asyncio
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -151,3 +153,34 @@ def test_the_autoscaler_file_fits_rays_own_schema():
     head = content["available_node_types"][content["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "GPU": 0} and "InstanceMarketOptions" not in head["node_config"]
     assert content["idle_timeout_minutes"] > 0
+
+
+TOKEN_THAT_COMES_LATER = """
+import pathlib
+from cluster import submitting
+from spaces.errors import UserError
+
+def refused():
+    try:
+        submitting.client("http://127.0.0.1:9")
+    except UserError as error:
+        return "127.0.0.1:9" in str(error)
+
+assert refused()
+kept = pathlib.Path.home() / ".ray" / "auth_token"
+kept.parent.mkdir()
+kept.write_text("a" * 64)
+assert refused()
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._raylet import AuthenticationTokenLoader
+assert is_token_auth_enabled()
+assert "a" * 64 in str(AuthenticationTokenLoader.instance().get_token_for_http_header())
+"""
+
+
+def test_a_token_made_after_ray_was_imported_is_used_by_the_whole_process(tmp_path):
+    """The variable alone tells only the processes that start later: a cluster would then refuse its own driver."""
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", TOKEN_THAT_COMES_LATER], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Token authentication" not in done.stderr
