@@ -75,7 +75,7 @@ class Engine:
         self.space, self.study, self.scheduler, self.folder = space, study, scheduler, folder
         self.observer, self.versions, self.groups, self.clock = observer or (lambda event: None), versions, groups, clock
         self.keep = keep or (lambda number, artifact: artifact)
-        self.limit = min(space.budget.trials or math.inf, space.size() or math.inf)
+        self._size = space.size() or math.inf
         self.ledger, self.rate = Ledger.from_events(folder.events()), Rate.of(space.hardware, space.budget.price)
         self._held = max(self.ledger.held, spent * groups)
         self._begun, self._spent = clock(), max(self.ledger.elapsed, spent)
@@ -117,7 +117,7 @@ class Engine:
                 continue
             trial = Live(proposal.number, proposal.values, config, proposal.tag, self.clock(), heard=self.clock())
             self.live[trial.number] = trial
-            if trial.tag:  # a reference arm: it is compared with, not weeded out
+            if trial.tag or proposal.again:  # a reference arm is compared with, not weeded out; one chance to be stopped is enough
                 self.scheduler.protected.add(trial.number)
             self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag,
                        proposal_seconds=trial.started - asked)
@@ -207,8 +207,13 @@ class Engine:
         """Which limit is reached: space, trials, time, device_hours, money or patience; None while none is."""
         if self.exhausted:
             return "space"
-        return limits.reached(self.space.budget, started=len(self.ended) + len(self.live), most=self.limit,
+        return limits.reached(self.space.budget, started=self._started, most=self.space.budget.trials or math.inf,
                               elapsed=self.elapsed, held=self.held, rate=self.rate, stall=self.stall)
+
+    @property
+    def limit(self) -> float:
+        """Trials that there can be: the budget's, or the points of the space and what is tried again of them."""
+        return min(self.space.budget.trials or math.inf, max(self._size, self._started))
 
     # ---- what is told
     @property
@@ -258,6 +263,10 @@ class Engine:
         self._emit(event, **more)
 
     # ---- inside
+    @property
+    def _started(self) -> int:
+        return len(self.ended) + len(self.live)
+
     def _volume(self) -> float | None:
         return None if self.box is None else self.standing.hypervolume(self.box)
 

@@ -30,6 +30,7 @@ class Ordered:
             raise ValueError(f"window is {window}; legal: at least 1")
         self.study, self.window = study, window
         self.handed: list[int] = []
+        self.proposals: dict[int, Proposal] = {}
         self.places: dict[int, int] = {}
         self.results: dict[int, tuple[State, Mapping[str, Any] | None, str | None, Rungs]] = {}
         self.told = 0
@@ -66,6 +67,7 @@ class Ordered:
         if proposal is not None:
             self.places[proposal.number] = len(self.handed)
             self.handed.append(proposal.number)
+            self.proposals[proposal.number] = proposal
         return proposal
 
     def progress(self, number: int, rungs: Rungs) -> None:
@@ -92,9 +94,7 @@ class Ordered:
         if found.different:
             raise UserError(f"the recorded proposals do not come out again (other versions of the packages?): "
                             f"{found.different}")
-        values = {event["trial"]: event["values"] for event in events if event["event"] == "ask"}
-        self.again.extend(Proposal(number, dict(values[number]), found.tags.get(number)) for number in self.handed
-                          if number not in self.results)
+        self.again.extend(self.proposals[number] for number in self.handed if number not in self.results)
         return Restored(tuple(self.results), (), ())
 
     def flush(self) -> None:

@@ -34,6 +34,7 @@ REDRAWS = 3
 LISTABLE = 100_000
 """Points up to which a finite space is listed in memory."""
 LOST = "lost: the run ended while the trial was running"
+NOT_RUN = "not run"
 TAUGHT = "taught"
 """Tag of a result that was not found in this run."""
 WORST = 1e9
@@ -53,11 +54,13 @@ class KnowsSpace(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point to try. `values` holds the active dimensions by dotted path; `tag` is what `enqueue` was given."""
+    """A point to try. `values` holds the active dimensions by dotted path; `tag` is what `enqueue` was given; `again`: a
+    trial of this point was stopped early, so this one is to be let run to its end."""
 
     number: int
     values: dict[str, Any]
     tag: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class StudySearcher:
     """Ask/tell over one study.
 
     The same seed and the same history of asks and tells give the same proposals, across restarts too. In a finite space
-    no point is proposed twice (except by `enqueue(again=True)`), and `ask` returns None when all are used up.
+    no point is proposed twice (except by `enqueue(again=True)`, and one that was stopped early where the sampler wants it
+    again), and `ask` returns None when all are used up.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension], objectives: Sequence[Objective],
@@ -88,7 +92,7 @@ class StudySearcher:
         self.dimensions, self.objectives, self.constraints = dict(dimensions), tuple(objectives), tuple(constraints)
         self.sampler, self.seed = sampler, seed
         self.options = dict(sampler_options or {})
-        catalogue.build(sampler, self.options)
+        self.retries = getattr(catalogue.build(sampler, self.options), "retries", False)
         self.size = count(self.dimensions)
         if sampler == "grid" and self.size is None:
             endless = [path for path, dimension in self.dimensions.items() if not dimension.finite]
@@ -149,18 +153,18 @@ class StudySearcher:
         """The next point to try; None when every point of a finite space was proposed."""
         if self.waiting:
             return self._ask()
-        if self.size is not None and len(self._seen) >= self.size:
+        if self.size is not None and len(self._seen) >= self.size and not (self.retries and self._stopped()):
             return None
         if self.sampler == "grid":
             return self._propose_from(self._grid_points())
         for _ in range(1 + REDRAWS):
             proposal = self._ask()
             first = self._first_with(proposal)
-            if first == proposal.number:
+            if first == proposal.number or (self.retries and proposal.again):
                 return proposal
-            self.tell(proposal.number, "failed", reason=f"not run: same point as trial {first}")
+            self.tell(proposal.number, "failed", reason=f"{NOT_RUN}: same point as trial {first}")
         if self.size is not None and self.size <= LISTABLE:
-            return self._propose_from(self._shuffled())
+            return self._propose_from(self._shuffled()) or self._propose_stopped()
         return self._ask()
 
     def progress(self, number: int, rungs: Rungs) -> None:
@@ -240,7 +244,8 @@ class StudySearcher:
         values = self._axes.suggest(trial)
         self._running[trial.number] = trial
         self._note(trial.params, trial.number)
-        return Proposal(trial.number, values, trial.user_attrs.get("tag"))
+        again = self._seen.get(mark := _mark(trial.params)) != trial.number and mark in self._stopped(trial.number)
+        return Proposal(trial.number, values, trial.user_attrs.get("tag"), again)
 
     def _judges(self) -> Any:
         """The space and what results are judged by, for a sampler that wants to know."""
@@ -253,6 +258,27 @@ class StudySearcher:
 
     def _first_with(self, proposal: Proposal) -> int:
         return self._seen[_mark(self._axes.encode(proposal.values))]
+
+    def _stopped(self, besides: int | None = None) -> dict[str, dict[str, Any]]:
+        """Points that were stopped early and have no other result and none coming, by mark; `besides` is not looked at."""
+        found: dict[str, dict[str, Any]] = {}
+        other: set[str] = set()
+        for trial in self._trials():
+            if trial.number == besides or (trial.state == TrialState.FAIL and
+                                           str(trial.user_attrs.get("reason", "")).startswith((NOT_RUN, LOST))):
+                continue
+            params = _params(trial)
+            if trial.state == TrialState.PRUNED:
+                found[_mark(params)] = params
+            else:
+                other.add(_mark(params))
+        return {mark: params for mark, params in found.items() if mark not in other}
+
+    def _propose_stopped(self) -> Proposal | None:
+        for params in self._stopped().values() if self.retries else ():
+            self._enqueue(params, None)
+            return self._ask()
+        return None
 
     def _has(self, trial: FrozenTrial, params: dict[str, Any], tag: str | None) -> bool:
         """Whether the trial came of enqueuing `params`, whole or in part; a tag tells it even in a rebuilt study."""

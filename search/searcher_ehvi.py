@@ -22,7 +22,7 @@ from search.surrogate_front import Curve, Judged, Outlook, one_thread
 
 CURVE = "curve"
 """User attribute of a trial: [[steps, {metric: value}], ...], a measurement per rung, lowest first."""
-WIDTHS = (0.05, 0.02, 0.007)
+WIDTHS = (0.2, 0.1, 0.05, 0.1, 0.05, 0.02, 0.05, 0.02, 0.01, 0.005)
 """Shares of a range by which the best candidates are moved, round by round."""
 KEPT, NEIGHBORS = 8, 16
 """Candidates that go into a round, and what each is moved to."""
@@ -32,6 +32,9 @@ Space = Mapping[str, BaseDistribution]
 
 class ImprovementSampler(BaseSampler):
     """Proposes what is expected to add most hypervolume. `later` proposes the first trials' and the many later ones'."""
+
+    retries = True
+    """A point that was stopped early may be worth its whole length after all."""
 
     def __init__(self, seed: int, later: BaseSampler, startup: int = 6, candidates: int = 400, most: int = 300):
         if startup < 2 or candidates < 2 or most < startup:
@@ -91,7 +94,8 @@ class ImprovementSampler(BaseSampler):
         rows = points.rows([self._axes.decode(one.params) for one in running])
         gain = outlook.judge(points.features(rows) if running else None)
         part = self._axes.decode(fixed)
-        tried = {row.tobytes() for row in points.rows([self._axes.decode(one.params) for one in past])}
+        tried = {row.tobytes() for row in points.rows([self._axes.decode(one.params) for one in past
+                                                       if not (self.retries and one.state == TrialState.PRUNED)])}
         if points.every is not None:
             options = np.unique(points.fixed(points.every, part, self._rng), axis=0) if part else points.every
             scores = gain(points.features(options))

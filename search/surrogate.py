@@ -2,7 +2,9 @@
 
 The value at a rung is that at the top rung plus a bias that fades on the way up, each a Gaussian process of its own (Matern
 5/2 with a length per dimension; Kennedy and O'Hagan 2000), so that cheap rungs teach as much about the last one as they turn
-out to. Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
+out to. The value at the top is what each dimension adds on its own plus what they do together (an additive process, Durrande
+et al. 2012): few measurements tell effects of single dimensions, far from them too, where the joint process knows nothing.
+Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from scipy.optimize import minimize
 
 ROOT5 = np.sqrt(5.0)
 JITTER = 1e-6
+EFFECT_LENGTH = 1.0
+"""Of what a dimension adds on its own: a smooth curve over the whole range, with a bend or two."""
+EFFECTS = 1.0
+"""Prior variance of all effects of single dimensions together."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ class Features:
 class Settings:
     """Of the kernel, all but lengths [d] and `power` in units of the standardized values' variance.
 
-    `lengths` and `variance` are of the value at the top rung, `bias_lengths` and `bias` of how a lower rung differs from it,
-    which fades with the share of the way below the top to the `power`; `offset` is the part of that all points share.
+    `effects` [d] (variances) are of what each dimension adds to the value at the top rung, `lengths` and `variance` of what
+    they do together; `bias_lengths` and `bias` of how a lower rung differs, which fades with the share of the way below the
+    top to the `power`; `offset` is the part of that all points share.
     """
 
     lengths: np.ndarray
     bias_lengths: np.ndarray
+    effects: np.ndarray
     variance: float
     noise: float
     bias: float
@@ -52,14 +60,20 @@ class Settings:
 
     @classmethod
     def of(cls, logs: np.ndarray) -> Settings:
-        """From logarithms: of d lengths, d lengths of the bias, variance, noise, bias, offset, power."""
+        """From logarithms: of d lengths, d lengths of the bias, d effects, variance, noise, bias, offset, power."""
         told = np.exp(logs)
-        d = (len(told) - 5) // 2
-        return cls(told[:d], told[d:2 * d], *map(float, told[2 * d:]))
+        d = (len(told) - 5) // 3
+        return cls(told[:d], told[d:2 * d], told[2 * d:3 * d], *map(float, told[3 * d:]))
+
+    @property
+    def prior(self) -> float:
+        """Variance of the value at the top rung before anything was measured."""
+        return self.variance + float(self.effects.sum())
 
     def between(self, left: Features, at_left: np.ndarray, right: Features, at_right: np.ndarray) -> np.ndarray:
         """Covariance of noiseless values, float [n, m]; `at_*`: how far below the top rung, in [0, 1]."""
         found = self.variance * likeness(left, right, self.lengths)
+        found += np.tensordot(self.effects, effects(left.apart(right)), 1)
         if at_left.any() and at_right.any():
             both = np.outer(at_left**self.power, at_right**self.power)
             found += both * (self.offset + self.bias * likeness(left, right, self.bias_lengths))
@@ -73,15 +87,25 @@ def likeness(left: Features, right: Features, lengths: np.ndarray) -> np.ndarray
     r2 = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0.0)
     for axis in np.flatnonzero(left.categorical):
         r2 += (left.values[:, axis, None] != right.values[None, :, axis]) / lengths[axis] ** 2
-    r = np.sqrt(5 * r2)
+    return matern(np.sqrt(r2))
+
+
+def effects(apart: np.ndarray) -> np.ndarray:
+    """Likeness in each dimension alone, float [d, n, m], of squared differences."""
+    return matern(np.sqrt(apart) / EFFECT_LENGTH)
+
+
+def matern(distance: np.ndarray) -> np.ndarray:
+    """Matern 5/2 of distances in lengths."""
+    r = ROOT5 * distance
     return (1 + r + r * r / 3) * np.exp(-r)
 
 
 def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of the logarithms that `Settings.of` takes."""
     length = np.log(1.2 * np.sqrt(d))
-    return (np.r_[np.full(2 * d, length), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
-            np.r_[np.full(2 * d, 1.0), 1.0, 2.0, 1.5, 1.5, 0.5])
+    return (np.r_[np.full(2 * d, length), np.full(d, np.log(EFFECTS / d)), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
+            np.r_[np.full(2 * d, 1.0), np.full(d, 1.5), 1.0, 2.0, 1.5, 1.5, 0.5])
 
 
 def usual(d: int) -> Settings:
@@ -99,6 +123,7 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
     eye = np.eye(n)
     depth = np.log(np.maximum(at, 1e-9))
     below = (at > 0).astype(float)
+    alone = effects(squares).reshape(d, -1)
 
     def kernel(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Likeness, and its slope over squared distance times -2."""
@@ -109,13 +134,14 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
         told = np.exp(logs)
         inverse, other = told[:d] ** -2, told[d:2 * d] ** -2
-        variance, noise, bias, offset, power = told[2 * d:]
+        own = told[2 * d:3 * d]
+        variance, noise, bias, offset, power = told[3 * d:]
         main, slope = kernel(inverse)
         side, steep = kernel(other)
         share = below * np.exp(power * depth)
         both = np.outer(share, share)
         lower = both * (offset + bias * side)
-        covariance = variance * main + lower + (noise + JITTER) * eye
+        covariance = variance * main + (own @ alone).reshape(n, n) + lower + (noise + JITTER) * eye
         factor = cholesky(covariance, lower=True, check_finite=False)
         solved = cho_solve((factor, True), y, check_finite=False)
         pull = (logs - middle) / wide
@@ -124,6 +150,7 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
         pressed = weight * both
         gradient = np.r_[
             flat @ (weight * variance * slope).ravel() * inverse, flat @ (pressed * bias * steep).ravel() * other,
+            own * (alone @ weight.ravel()),
             variance * (weight * main).sum(), noise * np.trace(weight), bias * (pressed * side).sum(),
             offset * pressed.sum(), 2 * power * ((weight * lower).sum(axis=1) * depth * below).sum()]
         return value, -0.5 * gradient + pull / wide
@@ -162,7 +189,7 @@ class Posterior:
         across = self.settings.between(points, np.zeros(len(points.values)), self.x, self.at)
         mean = across @ self.weights
         half = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = self.settings.variance - (half * half).sum(0)
+        variance = self.settings.prior - (half * half).sum(0)
         if believed is not None and len(believed.values):
             top = np.zeros(len(believed.values))
             other = solve_triangular(self.factor, self.settings.between(believed, top, self.x, self.at).T, lower=True,

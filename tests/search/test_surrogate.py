@@ -5,7 +5,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.surrogate import JITTER, Features, Posterior, Settings, fit, likeness, priors
+from search.surrogate import EFFECT_LENGTH, JITTER, Features, Posterior, Settings, fit, likeness, priors
 
 
 def numbers(rows):
@@ -21,8 +21,12 @@ def data(n=30, d=3, seed=0, rungs=3):
 
 def test_on_one_rung_it_is_a_plain_gaussian_process():
     x, _, y = data()
-    settings = Settings(np.array([0.3, 0.7, 2.0]), np.ones(3), variance=1.7, noise=0.01, bias=0.5, offset=0.3, power=0.5)
-    kernel = ConstantKernel(1.7) * Matern([0.3, 0.7, 2.0], nu=2.5) + WhiteKernel(0.01 + JITTER)
+    settings = Settings(np.array([0.3, 0.7, 2.0]), np.ones(3), np.array([0.4, 0.2, 0.0]), variance=1.7, noise=0.01, bias=0.5,
+                        offset=0.3, power=0.5)
+    far = 1e6  # a dimension with that length does not count
+    kernel = (ConstantKernel(1.7) * Matern([0.3, 0.7, 2.0], nu=2.5) + WhiteKernel(0.01 + JITTER)
+              + ConstantKernel(0.4) * Matern([EFFECT_LENGTH, far, far], nu=2.5)
+              + ConstantKernel(0.2) * Matern([far, EFFECT_LENGTH, far], nu=2.5))
     oracle = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(x, (y - 1.0) / 2.0)
     points = np.random.default_rng(1).uniform(size=(9, 3))
     mean, sd = Posterior(settings, numbers(x), np.zeros(len(x)), y, 1.0, 2.0).predict(numbers(points))
@@ -35,7 +39,7 @@ def test_the_fit_is_a_maximum_of_the_posterior_density():
     x, at, y = data()
     y = (y - y.mean()) / y.std()
     settings, least = fit(numbers(x), at, y, rounds=200)
-    logs = np.log([*settings.lengths, *settings.bias_lengths, settings.variance, settings.noise, settings.bias,
+    logs = np.log([*settings.lengths, *settings.bias_lengths, *settings.effects, settings.variance, settings.noise, settings.bias,
                    settings.offset, settings.power])
 
     def loss(logs):
@@ -48,7 +52,20 @@ def test_the_fit_is_a_maximum_of_the_posterior_density():
     assert loss(logs) == pytest.approx(least)
     for step in 0.1 * np.eye(len(logs)):
         assert loss(logs + step) > least - 1e-4 and loss(logs - step) > least - 1e-4
-    assert settings.lengths[2] > 3 * settings.lengths[0], "the third dimension does nothing"
+    assert min(settings.effects[:2]) > 4 * settings.effects[2], "the third dimension does nothing"
+
+
+def test_what_a_dimension_does_on_its_own_is_known_where_nothing_was_measured():
+    """Measured in one half of a cube, where a separable function has its optimum in the other."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(40, 5))
+    x[:, 0] *= np.where(x[:, 1:].mean(axis=1) > 0.5, 0.4, 1.0)  # never large in both
+    y = ((x - 0.7) ** 2).sum(axis=1) + 0.01 * rng.standard_normal(40)
+    settings, _ = fit(numbers(x), np.zeros(40), (y - y.mean()) / y.std())
+    points = numbers(rng.uniform(0.6, 1.0, size=(200, 5)))
+    mean, sd = Posterior(settings, numbers(x), np.zeros(40), y, y.mean(), y.std()).predict(points)
+    wrong = mean - ((points.values - 0.7) ** 2).sum(axis=1)
+    assert np.sqrt(np.mean(wrong**2)) < 0.1 * y.std() and (np.abs(wrong) < 3 * sd).mean() > 0.8
 
 
 def test_lower_rungs_teach_the_top_one():
