@@ -117,7 +117,7 @@ class Engine:
                 continue
             trial = Live(proposal.number, proposal.values, config, proposal.tag, self.clock(), heard=self.clock())
             self.live[trial.number] = trial
-            if trial.tag or proposal.again:  # a reference arm is compared with, not weeded out; one chance to be stopped is enough
+            if trial.tag or proposal.again:  # a reference arm is compared with, not weeded out; nobody is stopped twice
                 self.scheduler.protected.add(trial.number)
             self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag,
                        proposal_seconds=trial.started - asked)

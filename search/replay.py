@@ -60,15 +60,24 @@ class Ordered:
             self.blocked = True
             return None
         while self.told < due:
-            number = self.handed[self.told]
-            self.study.tell(number, *self.results[number])
-            self.told += 1
+            self._tell_next()
         proposal = self.study.ask()
+        while proposal is None and self.study.blocked:  # all was proposed; a result, in its turn, may free a point again
+            if self.handed[self.told] not in self.results:
+                self.blocked = True
+                return None
+            self._tell_next()
+            proposal = self.study.ask()
         if proposal is not None:
             self.places[proposal.number] = len(self.handed)
             self.handed.append(proposal.number)
             self.proposals[proposal.number] = proposal
         return proposal
+
+    def _tell_next(self) -> None:
+        number = self.handed[self.told]
+        self.study.tell(number, *self.results[number])
+        self.told += 1
 
     def progress(self, number: int, rungs: Rungs) -> None:
         """Passed over: how far a running trial has come is a matter of timing."""

@@ -103,6 +103,8 @@ class StudySearcher:
         self._corners, self._top = dict(box or {}), top
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
+        self.blocked = False
+        """Whether `ask` returned None because it has to wait: a running trial may yet be stopped, and be wanted again."""
         self._seen: dict[str, int] = {}
         self._drawn = self._waiting = 0  # counted, because asking the study costs more with every trial that it holds
         for trial in self._trials():
@@ -110,11 +112,6 @@ class StudySearcher:
             self._waiting += trial.state == TrialState.WAITING
             self._drawn += trial.state != TrialState.WAITING
         self._grid: Iterator[dict[str, Any]] | None = None
-
-    @property
-    def blocked(self) -> bool:
-        """Whether `ask` returned None for want of a result: never, see `replay.Ordered`."""
-        return False
 
     def flush(self) -> None:
         """Every result has been told: nothing to do, see `replay.Ordered`."""
@@ -150,10 +147,12 @@ class StudySearcher:
         self._insert(len(self._trials()), params, state, metrics, None, TAUGHT, rungs)
 
     def ask(self) -> Proposal | None:
-        """The next point to try; None when every point of a finite space was proposed."""
+        """The next point to try; None when every point of a finite space was proposed, or `blocked`."""
+        self.blocked = False
         if self.waiting:
             return self._ask()
         if self.size is not None and len(self._seen) >= self.size and not (self.retries and self._stopped()):
+            self.blocked = self.retries and bool(self.running)
             return None
         if self.sampler == "grid":
             return self._propose_from(self._grid_points())
@@ -275,10 +274,12 @@ class StudySearcher:
         return {mark: params for mark, params in found.items() if mark not in other}
 
     def _propose_stopped(self) -> Proposal | None:
-        for params in self._stopped().values() if self.retries else ():
-            self._enqueue(params, None)
-            return self._ask()
-        return None
+        """The point that was stopped first, once more."""
+        params = next(iter(self._stopped().values()), None) if self.retries else None
+        if params is None:
+            return None
+        self._enqueue(params, None)
+        return self._ask()
 
     def _has(self, trial: FrozenTrial, params: dict[str, Any], tag: str | None) -> bool:
         """Whether the trial came of enqueuing `params`, whole or in part; a tag tells it even in a rebuilt study."""

@@ -9,8 +9,8 @@ Settings are the most probable ones under weak priors. numpy and scipy; float64;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
@@ -20,6 +20,7 @@ ROOT5 = np.sqrt(5.0)
 JITTER = 1e-6
 EFFECT_LENGTH = 1.0
 """Of what a dimension adds on its own: a smooth curve over the whole range, with a bend or two."""
+KNOTS = 24
 EFFECTS = 1.0
 """Prior variance of all effects of single dimensions together."""
 
@@ -35,6 +36,12 @@ class Features:
         """Squared difference (or 1 for different codes) per dimension, float [d, n, m]."""
         gaps = self.values.T[:, :, None] - other.values.T[:, None, :]
         return np.where(self.categorical[:, None, None], (gaps != 0).astype(float), gaps * gaps)
+
+    @cached_property
+    def curves(self) -> np.ndarray:
+        """Each range's place as a vector whose inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom's
+        method over `KNOTS` places); float [n, ranges, KNOTS]. A product of matrices is much cheaper than as many exponentials."""
+        return matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH) @ _knots()[1]
 
     def __getitem__(self, index) -> Features:
         return Features(self.values[index], self.categorical)
@@ -73,7 +80,12 @@ class Settings:
     def between(self, left: Features, at_left: np.ndarray, right: Features, at_right: np.ndarray) -> np.ndarray:
         """Covariance of noiseless values, float [n, m]; `at_*`: how far below the top rung, in [0, 1]."""
         found = self.variance * likeness(left, right, self.lengths)
-        found += np.tensordot(self.effects, effects(left.apart(right)), 1)
+        size = KNOTS * int((~left.categorical).sum())
+        ranges = (left.curves * self.effects[~left.categorical, None]).reshape(-1, size)
+        found += ranges @ right.curves.reshape(-1, size).T
+        for axis in np.flatnonzero(left.categorical):
+            same = left.values[:, axis, None] == right.values[None, :, axis]
+            found += self.effects[axis] * np.where(same, 1.0, matern(1.0 / EFFECT_LENGTH))
         if at_left.any() and at_right.any():
             both = np.outer(at_left**self.power, at_right**self.power)
             found += both * (self.offset + self.bias * likeness(left, right, self.bias_lengths))
@@ -90,15 +102,18 @@ def likeness(left: Features, right: Features, lengths: np.ndarray) -> np.ndarray
     return matern(np.sqrt(r2))
 
 
-def effects(apart: np.ndarray) -> np.ndarray:
-    """Likeness in each dimension alone, float [d, n, m], of squared differences."""
-    return matern(np.sqrt(apart) / EFFECT_LENGTH)
-
-
-def matern(distance: np.ndarray) -> np.ndarray:
+def matern(distance: np.ndarray | float) -> np.ndarray:
     """Matern 5/2 of distances in lengths."""
     r = ROOT5 * distance
     return (1 + r + r * r / 3) * np.exp(-r)
+
+
+@cache
+def _knots() -> tuple[np.ndarray, np.ndarray]:
+    """Places along a range, float [KNOTS], and what makes likeness to them a vector of `curves`, float [KNOTS, KNOTS]."""
+    places = np.linspace(0.0, 1.0, KNOTS)
+    likeness = matern(np.abs(places[:, None] - places) / EFFECT_LENGTH)
+    return places, solve_triangular(cholesky(likeness + 1e-12 * np.eye(KNOTS), lower=True), np.eye(KNOTS), lower=True).T
 
 
 def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +138,9 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
     eye = np.eye(n)
     depth = np.log(np.maximum(at, 1e-9))
     below = (at > 0).astype(float)
-    alone = effects(squares).reshape(d, -1)
+    alone = matern(np.sqrt(squares) / EFFECT_LENGTH)
+    alone[~x.categorical] = np.einsum("nik,mik->inm", x.curves, x.curves)
+    alone = alone.reshape(d, -1)
 
     def kernel(inverse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Likeness, and its slope over squared distance times -2."""
@@ -183,20 +200,17 @@ class Posterior:
         """Inverse covariance times the standardized values."""
         return cho_solve((self.factor, True), (self.y - self.center) / self.scale, check_finite=False)
 
-    def predict(self, points: Features, believed: Features | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the noiseless value at the top rung, float [m] each. Points in `believed` are
-        taken to have come out as predicted, so what is near them is less uncertain."""
+    def believe(self, points: Features) -> Posterior:
+        """As if the points had been measured at the top rung and had come out as predicted: what is near them is less
+        uncertain, and no prediction changes."""
+        if not len(points.values):
+            return self
+        x = Features(np.vstack([self.x.values, points.values]), self.x.categorical)
+        return replace(self, x=x, at=np.r_[self.at, np.zeros(len(points.values))], y=np.r_[self.y, self.predict(points)[0]])
+
+    def predict(self, points: Features) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the noiseless value at the top rung, float [m] each."""
         across = self.settings.between(points, np.zeros(len(points.values)), self.x, self.at)
-        mean = across @ self.weights
         half = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        variance = self.settings.prior - (half * half).sum(0)
-        if believed is not None and len(believed.values):
-            top = np.zeros(len(believed.values))
-            other = solve_triangular(self.factor, self.settings.between(believed, top, self.x, self.at).T, lower=True,
-                                     check_finite=False)
-            own = self.settings.between(believed, top, believed, top) - other.T @ other
-            own[np.diag_indices_from(own)] += self.settings.noise + JITTER
-            tie = self.settings.between(points, np.zeros(len(points.values)), believed, top) - half.T @ other
-            gain = solve_triangular(cholesky(own, lower=True, check_finite=False), tie.T, lower=True, check_finite=False)
-            variance = variance - (gain * gain).sum(0)
-        return self.center + self.scale * mean, self.scale * np.sqrt(np.maximum(variance, 1e-10))
+        sd = np.sqrt(np.maximum(self.settings.prior - (half * half).sum(0), 1e-10))
+        return self.center + self.scale * (across @ self.weights), self.scale * sd

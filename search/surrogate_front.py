@@ -38,6 +38,8 @@ FIRST = 8
 """Complete results that corners which are not given are taken from."""
 NOTHING = 1e-12
 """Gains (shares of the box) of that size tell points apart by their predictions alone."""
+Targets = Mapping[str, tuple[Posterior, bool]]
+"""Metric -> its posterior, and whether that is of the logarithm."""
 Curve = Sequence[tuple[float, Mapping[str, Any]]]
 """What a trial measured, rung by rung: how far below the top rung (0 = there, in any unit), and metrics by name."""
 
@@ -95,7 +97,7 @@ class Outlook:
         depth = np.array([entry[1] for entry in entries], dtype=float)[kept]
         self._depth = depth / (np.abs(depth).max() or 1.0)
         self._features = judged.points.features(self.rows)[self._owner]
-        self._targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
+        self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
 
     def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
         """The complete results, feasible ones, the front, and the corners that hypervolume is told between."""
@@ -141,13 +143,13 @@ class Outlook:
         y = np.log(np.maximum(y, 1e-12)) if log else y
         return Posterior(settings, x, at, y, float(y.mean()) if len(y) else 0.0, float(y.std()) or 1.0 if len(y) else 1.0), log
 
-    def predicted(self, x: Features, believed: Features | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
+    def predicted(self, x: Features, targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
         """Objectives as shares of the box, and the probability that the other constraints hold, float [m]."""
         found: list[Normal | LogNormal] = []
         holds = np.ones(len(x.values))
         own = {item.metric for item in self.judged.objectives}
-        for column, (name, (posterior, log)) in enumerate(self._targets.items()):
-            mean, sd = posterior.predict(x, believed)
+        for column, (name, (posterior, log)) in enumerate((targets or self._targets).items()):
+            mean, sd = posterior.predict(x)
             if name in own:
                 low, width = self.low[column], self.high[column] - self.low[column]
                 found.append(LogNormal(mean, sd, low, width) if log else Normal((mean - low) / width, sd / width))
@@ -167,13 +169,15 @@ class Outlook:
         """
         expected, _ = self.predicted(self.judged.points.features(self.rows[self._whole]))
         front = np.column_stack([item.middle for item in expected])
+        targets = self._targets
         if believed is not None and len(believed.values):
+            targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
             expected, holds = self.predicted(believed)
             front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
         cut = boxes(front, np.ones(len(self.low)))
 
         def gain(x: Features) -> np.ndarray:
-            expected, holds = self.predicted(x, believed)
+            expected, holds = self.predicted(x, targets)
             near = np.exp(-sum(np.clip(item.middle, -9.0, 9.0) for item in expected))
             return expected_improvement(expected, cut) * holds + NOTHING * near
 

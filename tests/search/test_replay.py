@@ -21,6 +21,10 @@ from spaces.schema import Space
 RUNGS = (10, 20, 40)
 MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60}, "scheduler": {"name": "promotion", "startup": 3}}
 SIMPLE = {"sampler": {"name": "tpe", "startup": 5}}
+FINITE = {"sampler": {"name": "ehvi", "startup": 5}, "budget": {"trials": 99},
+          "search": {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
+                     "quantization.quantizer": {"choice": ["none", "binary"]}}}
+"""A space of 30 points, all of which are tried, those that were stopped once more."""
 
 
 def make_space(**changes):
@@ -118,6 +122,33 @@ def test_a_run_can_be_replayed_from_its_records(tmp_path, deterministic, methods
     folder.close()
 
 
+def twice(story):
+    """Points that were tried twice, with the states of both trials."""
+    found = {}
+    for _, state, *_, a, b, c in story:
+        found.setdefault((a, b, c), []).append(state)
+    return [states for states in found.values() if len(states) > 1]
+
+
+@pytest.mark.parametrize("deterministic", [0, 6])
+def test_with_room_left_every_stopped_point_is_run_to_its_end_once_more(deterministic):
+    space = make_space(deterministic=deterministic, **FINITE)
+    run = Run(space, MemoryRecords(), 6, trials(1, faults=False))
+    assert run.engine.ended_by == "space" and run.engine.counts["stopped"] >= 5
+    assert len(run.story()) == 30 + run.engine.counts["stopped"] == run.engine.limit
+    assert twice(run.story()) == [["stopped", "complete"]] * run.engine.counts["stopped"]
+    first_again = next(at for at, row in enumerate(run.story()) if row[-3:] in {other[-3:] for other in run.story()[:at]})
+    assert first_again < 30, "before every new point was tried"
+    if deterministic:
+        for workers, jitter in [(6, 2), (2, 3), (1, 4), (20, 5)]:
+            assert Run(space, MemoryRecords(), workers, trials(jitter, faults=False)).story() == run.story()
+
+
+def test_a_sampler_that_does_not_ask_for_it_tries_no_point_twice():
+    space = make_space(**{**FINITE, **SIMPLE})
+    assert len(Run(space, MemoryRecords(), 6, trials(1)).story()) == 30
+
+
 class KilledError(Exception):
     """The driver is gone."""
 
@@ -180,6 +211,31 @@ def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_c
                           sampler_options=space.sampler.options, seed=0)
     found = replay(fresh, folder.events())
     assert found.different is None and found.same >= 16
+    folder.close()
+
+
+@pytest.mark.parametrize("killed", [40, 70, 90])
+@pytest.mark.parametrize("deterministic", [0, 4])
+def test_a_second_try_that_is_lost_with_the_driver_is_one_again(tmp_path, killed, deterministic):
+    space = make_space(deterministic=deterministic, **FINITE)
+    folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
+    count = iter(range(killed))
+
+    def kill(now, engine):
+        if next(count, None) is None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Run(space, folder, 4, trials(7, faults=False), kill)
+    folder.close()
+    folder = RunFolder.open(folder.path).lock()
+    run = Run(space, folder, 4, trials(8, faults=False))
+    assert run.engine.ended_by == "space"
+    assert twice(run.story()) and all(states == ["stopped", "complete"] for states in twice(
+        row for row in run.story() if "lost" not in str(row[3])))
+    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="ehvi", sampler_options={"startup": 5})
+    found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
+    assert found.different is None
     folder.close()
 
 
