@@ -24,7 +24,7 @@ def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets:
 def promotion(problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300) -> Scheduler:
     """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step that is left to it,
     is at least `caution` times that of the best new proposal. As halving until `startup` trials are complete and after
-    `most` have ended."""
+    `most` have ended; the default."""
     from search.promotion import Promotion  # scipy's solvers take a moment to import
 
     return Promotion(problem, startup=startup, caution=caution, eta=eta, most=most)
