@@ -39,8 +39,8 @@ class Features:
 
     @cached_property
     def curves(self) -> np.ndarray:
-        """Each range's place as a vector whose inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom's
-        method over `KNOTS` places); float [n, ranges, KNOTS]. A product of matrices is much cheaper than as many exponentials."""
+        """Each range's place as a vector; inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom's method
+        over `KNOTS` places). Float [n, ranges, KNOTS]. A product of matrices is much cheaper than as many exponentials."""
         return matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH) @ _knots()[1]
 
     def __getitem__(self, index) -> Features:

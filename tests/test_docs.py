@@ -2,8 +2,10 @@
 tutorial's quantizer quantizes and its space loads."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,6 +43,14 @@ def commands():
 
 
 COMMANDS = sorted(set(commands()))
+
+
+@pytest.mark.parametrize("page, made", [("cli.md", ["search.cli_docs"]), ("spaces.md", ["spaces.reference"]),
+                                        ("plugins.md", ["search", "plugins", "--format", "md"])])
+def test_a_generated_page_is_what_make_docs_would_write(page, made):
+    done = subprocess.run([sys.executable, "-m", *made], cwd=ROOT, capture_output=True, text=True, check=True,
+                          env={**os.environ, "COLUMNS": "200"})
+    assert done.stdout == (ROOT / "docs" / page).read_text(encoding="utf-8"), "make docs"
 
 
 def test_there_are_commands_to_look_at():
