@@ -39,7 +39,7 @@ class Features:
 
     @cached_property
     def curves(self) -> np.ndarray:
-        """Each range's place as a vector; inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom's method
+        """Each range's place as a vector; inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom
         over `KNOTS` places). Float [n, ranges, KNOTS]. A product of matrices is much cheaper than as many exponentials."""
         return matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH) @ _knots()[1]
 
