@@ -127,8 +127,8 @@ def kill_raylet(drill: Drill, times: int, chance: random.Random) -> Iterator[Out
 
 
 def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """kill -9 of the raylet on which the driver itself rests: the driver ends in one line, and --resume goes on. Ray's
-    processes live on for some seconds without it, and so do trials."""
+    """kill -9 of the raylet on which the driver itself rests: Ray ends the driver's process, at times with a line of its
+    own, the last line says how to go on, and --resume does. Ray's processes live on for some seconds, and so do trials."""
     for _ in drill.rounds(times):
         session = drill.session()
         alive = session.wait_finished(2)
@@ -136,7 +136,8 @@ def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outco
         for raylet in raylets:
             raylet.kill()
         code, said = session.end()
-        yield drill.audit(dead=None if alive and raylets else said[-300:], said=said, wrong=one_line(code, said, 1))
+        wrong = one_line(code, said.strip().rpartition("\n")[2], 1) or ("Go on with: " not in said and said) or None
+        yield drill.audit(dead=None if alive and raylets else said[-300:], said=said, wrong=wrong)
     yield drill.close()
 
 

@@ -16,6 +16,7 @@ from search.cli_format import out, shown
 from search.cli_help import examples
 from search.cli_place import run_folder
 from search.cli_space import changes
+from search.last_words import LastWords
 from spaces.errors import RunError, UserError
 from spaces.uris import is_uri
 
@@ -83,8 +84,8 @@ def run(
         search: Here | There = There(address, given, wanted, storage, resume, max_concurrent, warm_start)
     else:
         search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent, warm_start)
-    with choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr):
-        watch = Watch(observer, search.how_to_go_on)
+    with (choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr),
+          Watch(observer, search.how_to_go_on) as watch):
         try:
             with watch.on_interrupt():
                 state = search.run(watch)
@@ -165,6 +166,17 @@ class Watch:
 
     def __init__(self, observer: Callable[[Mapping[str, Any]], None], how_to_go_on: Callable[[str], str] | None = None):
         self.observer, self.how_to_go_on, self.run, self.said = observer, how_to_go_on, None, False
+        self.last_words: LastWords | None = None
+        self._guarded = False
+
+    def __enter__(self) -> Watch:
+        """From here on, somebody says how to go on even if this process is killed."""
+        self._guarded = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.last_words:
+            self.last_words.dismiss()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
@@ -173,6 +185,9 @@ class Watch:
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("run"):
             self.run = event["run"]
+            if self._guarded and self.last_words is None:
+                self.last_words = LastWords(self._line("the search was ended from outside (killed, out of memory, or its Ray "
+                                                       "node died)"))
         self.observer(event)
 
     @contextmanager
@@ -201,8 +216,10 @@ class Watch:
         if self.run is None:
             print(f"qdlm: {why}, before the run began; nothing was kept", file=sys.stderr)
         else:
-            print(f"qdlm: {why}; every finished trial is kept. Go on with: {self.how_to_go_on(self.run)}",
-                  file=sys.stderr)
+            print(self._line(why), file=sys.stderr)
+
+    def _line(self, why: str) -> str:
+        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.how_to_go_on(self.run)}"
 
 
 def report(run: Path, console: Console) -> None:
