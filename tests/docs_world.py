@@ -13,7 +13,9 @@ from report_runs import write_run
 from search.records import RunFolder
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, QuantizationConfig, TrialConfig
 from trainable.artifact import export
+from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
+from trainable.model import sites
 from trainable.model.denoiser import DiffusionLM
 
 WORDS = ["START", "END", "UNK", "PAD", "a", "the", "cafe", "serves", "cheap", "Italian", "food", "."]
@@ -45,7 +47,8 @@ def artifact(folder: Path, **quantization) -> Path:
     config = TrialConfig(model=shape, diffusion=DiffusionConfig(timesteps=20, loss="ce"), corpus={"max_length": 14},
                          sampling={"steps": 4}, quantization=QuantizationConfig(**quantization))
     lexicon = Lexicon(WORDS, 14, {"food": {"Italian": [["Italian"]]}}, "words", {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}})
-    model = DiffusionLM(shape, config.diffusion, WORDS)
+    model = DiffusionLM(shape, config.diffusion, WORDS, symbols=symbols_of(shape.conditions, lexicon)).eval()
+    sites.apply(model, config.quantization)
     return export(model, config, lexicon, folder, {"base": str(folder.with_name("base-1"))})
 
 
