@@ -72,12 +72,14 @@ class Session:
 
     def end(self) -> tuple[int | None, str]:
         """Wait for the end: exit code (None: it did not end, and was killed) and what stands on standard error."""
-        try:
-            code: int | None = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            code = None
+        told, since = -1, time.monotonic()
+        while self.process.poll() is None and time.monotonic() - since < PATIENCE:
+            if len(self.events) > told:
+                told, since = len(self.events), time.monotonic()
+            time.sleep(0.05)
+        code = self.process.poll()
+        self.process.kill()
+        self.process.wait()
         self.reader.join(5)
         self.errors.seek(0)
         return code, self.errors.read().strip()
