@@ -55,7 +55,7 @@ METHODS = {
     "ehvi+halving-front": ("ehvi", {}, "halving", {}),
     "ehvi+promotion": ("ehvi", {}, "promotion", {}),
 }
-AGAINST = "ehvi+promotion"
+AGAINST = "ehvi+halving-front"
 """The default, which ratios of times are told to."""
 AT = 40.0
 FULL = {"random": 600.0, "qmc": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0}

@@ -17,14 +17,14 @@ def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets:
             spare_front: bool = True) -> Scheduler:
     """Asynchronous successive halving by non-dominated layers: at each rung about the best 1/eta goes on. `ties` cuts a
     layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs, with `spare_front`
-    all that no rival beats."""
+    all that no rival beats. The default."""
     return Halving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
 def promotion(problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300) -> Scheduler:
     """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step that is left to it,
     is at least `caution` times that of the best new proposal. As halving until `startup` trials are complete and after
-    `most` have ended; the default."""
+    `most` have ended."""
     from search.promotion import Promotion  # scipy's solvers take a moment to import
 
     return Promotion(problem, startup=startup, caution=caution, eta=eta, most=most)

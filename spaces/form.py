@@ -73,9 +73,9 @@ class SamplerConfig(MethodConfig):
 class SchedulerConfig(MethodConfig):
     """What stops a trial early, at a rung. Keys beside `name` are the scheduler's own options."""
 
-    name: str = Field("promotion", description="as `qdlm plugins schedulers` lists them; promotion stops what is not expected "
-                                               "to be worth its remaining steps, halving keeps about the best 1/eta of each "
-                                               "rung, none lets every trial run to its end")
+    name: str = Field("halving", description="as `qdlm plugins schedulers` lists them; halving keeps about the best 1/eta "
+                                             "of each rung, promotion stops what is not expected to be worth its remaining "
+                                             "steps, none lets every trial run to its end")
 
 
 class FinishConfig(Settings):

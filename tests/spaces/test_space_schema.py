@@ -48,7 +48,7 @@ def test_fields(space):
     assert space.constraints == [Constraint("latency_ms", "<=", 40.0), Constraint("diversity", ">=", 0.2)]
     assert (space.budget.trials, space.budget.time) == (16, 5400.0)
     assert space.rungs == (40, 120) and space.sampler.name == "tpe" and space.sampler.options == {"startup": 5}
-    assert (space.scheduler.name, space.scheduler.options, space.finish.repeats, space.seed) == ("promotion", {}, 1, 0)
+    assert (space.scheduler.name, space.scheduler.options, space.finish.repeats, space.seed) == ("halving", {}, 1, 0)
     assert space.size() == (1 + 1 + 2 * 4 + 2) * 3 * 2 * (1 + 2 + 2) * 2
     assert list(space.base_dimensions()) == ["model.self_conditioning"]
 
