@@ -88,6 +88,7 @@ class Engine:
         self.standing = Standing(space.objectives, space.constraints)
         self.stall = limits.Stall(space.budget.gain)
         self._take_up(folder.rows())
+        self.exhausted = study.used_up
 
     def _take_up(self, rows: list[Row]) -> None:
         """Earlier sessions' rows, in order."""

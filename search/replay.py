@@ -42,6 +42,11 @@ class Ordered:
         """Of the study."""
         return self.study.dimensions
 
+    @property
+    def used_up(self) -> bool:
+        """As `StudySearcher.used_up`."""
+        return not self.again and self.study.used_up
+
     def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
         """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
         return self.study.enqueue(values, tag, again)

@@ -113,6 +113,12 @@ class StudySearcher:
             self._drawn += trial.state != TrialState.WAITING
         self._grid: Iterator[dict[str, Any]] | None = None
 
+    @property
+    def used_up(self) -> bool:
+        """Whether every point of a finite space was proposed and nothing that is still to come can change that."""
+        return (self.size is not None and len(self._seen) >= self.size and not self.waiting
+                and not (self.retries and (self.running or self._stopped())))
+
     def flush(self) -> None:
         """Every result has been told: nothing to do, see `replay.Ordered`."""
 
@@ -152,7 +158,7 @@ class StudySearcher:
         if self.waiting:
             return self._ask()
         if self.size is not None and len(self._seen) >= self.size and not (self.retries and self._stopped()):
-            self.blocked = self.retries and bool(self.running)
+            self.blocked = not self.used_up
             return None
         if self.sampler == "grid":
             return self._propose_from(self._grid_points())

@@ -51,6 +51,18 @@ class Bench:
         return [event["event"] for event in self.events]
 
 
+def test_a_finite_run_that_is_finished_is_over_when_it_is_taken_up_again(tmp_path):
+    space = make_space(search={"adapt.optim.warmup": {"int": [0, 2]}}, budget={"trials": 9})
+    first = Bench(tmp_path, space)
+    for _ in range(3):
+        assert not first.engine.over
+        first.complete()
+    assert first.engine.ask() is None and first.engine.ended_by == "space" and first.engine.limit == 3
+    first.folder.close()
+    again = Bench(tmp_path, space, resume=RunFolder.open(first.folder.path).lock())
+    assert again.engine.over and again.engine.ended_by == "space", "without starting anything"
+
+
 def rung(index, **metrics):
     return {"rung": index, "steps": 5 * (index + 1), "final": index == 1, "device": "cpu", **metrics}
 
