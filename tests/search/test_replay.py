@@ -153,22 +153,27 @@ class KilledError(Exception):
     """The driver is gone."""
 
 
+def killed_after(events, space, folder, evaluate):
+    """Run on four workers until that many events were told, then open the folder as a next driver does."""
+    left = iter(range(events))
+
+    def kill(now, engine):
+        if next(left, None) is None:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        Run(space, folder, 4, evaluate, kill)
+    folder.close()
+    return RunFolder.open(folder.path).lock()
+
+
 @pytest.mark.parametrize("killed, methods", [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (45, MODELED)])
 @pytest.mark.parametrize("deterministic", [0, 4])
 def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed, deterministic, methods):
     space = make_space(deterministic=deterministic, **methods)
     whole = Run(space, MemoryRecords(), 4, trials()).story()
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
-    count = iter(range(killed))
-
-    def kill(now, engine):
-        if next(count, None) is None:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        Run(space, folder, 4, trials(7), kill)
-    folder.close()
-    folder = RunFolder.open(folder.path).lock()
+    folder = killed_after(killed, space, folder, trials(7))
     before = {row["trial"] for row in folder.rows() if row["state"] != "rung"}
     run = Run(space, folder, 4, trials(8))
     ends = [row["trial"] for row in folder.rows() if row["state"] != "rung"]
@@ -219,16 +224,7 @@ def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_c
 def test_a_second_try_that_is_lost_with_the_driver_is_one_again(tmp_path, killed, deterministic):
     space = make_space(deterministic=deterministic, **FINITE)
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
-    count = iter(range(killed))
-
-    def kill(now, engine):
-        if next(count, None) is None:
-            raise KilledError
-
-    with pytest.raises(KilledError):
-        Run(space, folder, 4, trials(7, faults=False), kill)
-    folder.close()
-    folder = RunFolder.open(folder.path).lock()
+    folder = killed_after(killed, space, folder, trials(7, faults=False))
     run = Run(space, folder, 4, trials(8, faults=False))
     assert run.engine.ended_by == "space"
     assert twice(run.story()) and all(states == ["stopped", "complete"] for states in twice(
