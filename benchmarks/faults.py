@@ -252,7 +252,8 @@ def told(outcomes: list[Outcome], before: dict[str, Any]) -> dict[str, Any]:
     counts = {name: before.get(name, 0) + sum(bool(one.get(key)) for one in outcomes) for key, name in PROBLEMS.items()}
     return {"times": before.get("times", 0) + sum("whole" not in one for one in outcomes), **counts,
             "trials": before.get("trials", 0) + int(outcomes[-1]["ended"]), "said": dict(lines.most_common(4)),
-            "problems": before.get("problems", []) + [one for one in outcomes if any(one.get(key) for key in PROBLEMS)]}
+            "problems": before.get("problems", []) + [{**one, "said": _general(one.get("said") or "")} for one in outcomes
+                                                      if any(one.get(key) for key in PROBLEMS)]}
 
 
 def _general(said: str) -> str:

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 from report_runs import write_run
 
-from search.records import RunFolder
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, QuantizationConfig, TrialConfig
 from trainable.artifact import export
 from trainable.control.conditions import symbols_of
@@ -79,7 +78,7 @@ class World:
 
     def _search(self, space, **given):
         self.searched.append({"space": space, **given})
-        return SimpleNamespace(run_folder=self.run, state="finished", front=RunFolder.open(self.run))
+        return SimpleNamespace(run_folder=self.run, state="finished")
 
     def real(self, word: str) -> str:
         """A word of a command with what its placeholder stands for."""

@@ -1,5 +1,5 @@
-"""Documentation that works: every command of README and docs is parsed by the real program, cheap ones are run, the
-tutorial's quantizer quantizes and its space loads."""
+"""Documentation that works: every qdlm command of README and docs is run up to its slow end, generated pages are as they would
+be made, the tutorial's quantizer quantizes and its space loads."""
 
 import importlib.util
 import os
