@@ -108,7 +108,7 @@ def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
     full, goal = FULL.get(method, OTHERS), SHARE * problem.best()
     plan, clock = problem.plan(full, workers), Clock()
     study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed,
-                          box=problem.corners, top=problem.rungs[-1])
+                          box=problem.corners, top=problem.rungs[-1], ideals=problem.ideals)
     engine = Engine(plan, study, build(scheduler, problem.judged(seed), chosen), MemoryRecords(), clock=clock, groups=workers)
     curve, box, truths = [(0.0, 0.0)], problem.box, {}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from search.checking import problem
 from search.engine import Live
 from search.front_box import Box
 from search.halving import Problem as Judged
@@ -63,6 +64,7 @@ class Problem(ABC):
     rungs: tuple[int, ...]
     corners: dict[str, tuple[float, float]]
     proxies: Mapping[str, str] = {}
+    ideals: Mapping[str, float] = {}
     full: float = 1.0
 
     def plan(self, full_trials: float, workers: int) -> Plan:
@@ -72,7 +74,8 @@ class Problem(ABC):
 
     def judged(self, seed: int) -> Judged:
         """What the scheduler judges by."""
-        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners, self.rungs)
+        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners, self.rungs,
+                      ideals=self.ideals)
 
     @property
     def box(self) -> Box:
@@ -168,9 +171,11 @@ class Park(Formula):
 
 
 class DTLZ2(Formula):
-    """pymoo's DTLZ2: 7 variables, 3 objectives; below full fidelity every objective is biased, less the nearer it is."""
+    """pymoo's DTLZ2: 7 variables, 3 objectives; below full fidelity every objective is biased, less the nearer it is.
+    Searchers are told what such a formula of distances shows, that none is below 0."""
 
     name, corners = "dtlz2", {"f1": (0.0, 2.0), "f2": (0.0, 2.0), "f3": (0.0, 2.0)}
+    ideals = {"f1": 0.0, "f2": 0.0, "f3": 0.0}
 
     def __init__(self):
         import pymoo.problems.many.dtlz as pymoo
@@ -197,6 +202,7 @@ class Table(Problem):
 
         space = load(TABLES / "quickstart.yaml")
         self.objectives, self.rungs, self.dimensions = space.objectives, space.rungs, dict(space.dimensions)
+        self.ideals = problem(space).ideals
         self.runs: dict[str, dict[int, list[dict]]] = {}
         for row in pyarrow.parquet.read_table(path).to_pylist():
             self.runs.setdefault(row["point"], {}).setdefault(row["seed"], []).append(row)

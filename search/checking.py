@@ -116,11 +116,12 @@ def check_methods(space: Space) -> None:
 
 
 def problem(space: Space) -> Problem:
-    """What a scheduler judges the trials of the space by: proxies are those that the metrics name."""
+    """What a scheduler judges the trials of the space by: proxies and ideals are those that the metrics name."""
     metrics = [item.metric for item in space.objectives if item.metric in METRICS.entries]
     proxies = {metric: proxy for metric in metrics if (proxy := METRICS.get(metric).proxy)}
+    ideals = {metric: ideal for metric in metrics if (ideal := METRICS.get(metric).ideal) is not None}
     return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed, space.dimensions, space.box,
-                   space.rungs)
+                   space.rungs, ideals=ideals)
 
 
 def check_plugins(space: Space) -> None:

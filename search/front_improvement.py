@@ -59,15 +59,15 @@ class LogNormal:
         return np.where(strike > 0, np.maximum(price, 0.0), 0.0) / self.scale
 
 
-def boxes(front: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint boxes (lower [b, k], upper [b, k]) of all that is better than `reference` [k] and that no row of `front`
-    [n, k] (minimization form) dominates. Lower ends may be minus infinity.
+def boxes(front: np.ndarray, reference: np.ndarray, ideal: np.ndarray | float = -np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint boxes (lower [b, k], upper [b, k]) of all that is better than `reference` [k], not better than `ideal` [k],
+    and that no row of `front` [n, k] (minimization form) dominates. Lower ends may be minus infinity.
 
     Local upper bounds, each with the k points that define it, updated point by point (Lacour et al. 2017).
     """
     reference = np.asarray(reference, float)
     k = len(reference)
-    front = np.asarray(front, float).reshape(-1, k)
+    front = np.maximum(np.asarray(front, float).reshape(-1, k), ideal)
     front = np.unique(front[(front < reference).all(axis=1)], axis=0)
     front = front + TINY * np.arange(len(front))[:, None]
     upper = reference[None].copy()
@@ -91,6 +91,7 @@ def boxes(front: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndar
     lower = np.full_like(upper, -np.inf)
     for axis in range(1, k):
         lower[:, axis] = defining[:, :axis, axis].max(axis=1)
+    lower = np.maximum(lower, ideal)
     real = (lower < upper).all(axis=1)
     return lower[real], upper[real]
 

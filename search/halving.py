@@ -36,8 +36,9 @@ class Problem:
 
     `proxies`: for an objective that is measured at the top rung only (the latency of an exported model), a metric of the
     same direction that lower rungs have (operations per sentence). `dimensions`, `box` and `steps` (what is searched, the
-    hypervolume's corners, the steps of each rung) are for a scheduler that predicts. `horizon`: in a deterministic run,
-    the last trial that a decision about a trial may look at (`replay.Ordered.horizon`); None = all that was reported.
+    hypervolume's corners, the steps of each rung) are for a scheduler that predicts, as are `ideals`: objective -> the
+    best value that there can be. `horizon`: in a deterministic run, the last trial that a decision about a trial may look
+    at (`replay.Ordered.horizon`); None = all that was reported.
     """
 
     objectives: Sequence[Objective]
@@ -49,6 +50,7 @@ class Problem:
     box: Mapping[str, Sequence[float]] = field(default_factory=lambda: MappingProxyType({}))
     steps: Sequence[int] = ()
     horizon: Callable[[int], float] | None = None
+    ideals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 class Scheduler(Protocol):

@@ -23,7 +23,7 @@ def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudyS
         journal.unlink(missing_ok=True)
     study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=journal,
                           sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
-                          box=space.box, top=space.rungs[-1])
+                          box=space.box, top=space.rungs[-1], ideals=problem.ideals)
     if not space.deterministic:
         return study, study.restore(folder.rows()), problem
     ordered = Ordered(study, space.deterministic)

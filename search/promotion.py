@@ -38,8 +38,8 @@ class Promotion:
         self.halving = Halving(problem, eta=eta)
         self.protected = self.halving.protected
         self.last = problem.rungs - 1
-        self._judged = (Judged(Points(problem.dimensions), problem.objectives, problem.constraints, problem.box)
-                        if problem.dimensions else None)
+        self._judged = (Judged(Points(problem.dimensions), problem.objectives, problem.constraints, problem.box,
+                               ideals=problem.ideals) if problem.dimensions else None)
         self._curves: dict[int, dict[int, Row]] = {}
         self._points: dict[int, Row] = {}
         self._ended: dict[int, bool] = {}  # trial -> whether it is complete, in the order of the ends

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search import catalogue
-from search.objectives import curve, fault, measured, measurements, searched, violation
+from search.objectives import curve, measurements, searched
 from search.searcher_axes import Axes
+from search.searcher_results import OUTCOMES, Results, Rungs, State
 from search.searcher_study import open_study
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
 from spaces.points import count, walk
 
-State = Literal["complete", "stopped", "failed"]
-OUTCOMES = {"complete": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
 REDRAWS = 3
 """Times that a proposal which was tried before is drawn anew, before an untried point is picked at random."""
 LISTABLE = 100_000
@@ -37,10 +35,6 @@ LOST = "lost: the run ended while the trial was running"
 NOT_RUN = "not run"
 TAUGHT = "taught"
 """Tag of a result that was not found in this run."""
-WORST = 1e9
-"""Largest violation that the study is told, so that sums stay finite."""
-Rungs = Iterable[tuple[float, Mapping[str, Any]]]
-"""What a trial measured on its way, itself included: steps and metrics, lowest rung first."""
 
 
 @runtime_checkable
@@ -83,14 +77,17 @@ class StudySearcher:
     def __init__(self, dimensions: Mapping[str, Dimension], objectives: Sequence[Objective],
                  constraints: Sequence[Constraint] = (), *, storage: Path | None = None, sampler: str = "tpe",
                  sampler_options: Mapping[str, Any] | None = None, seed: int = 0, name: str = "qdlm",
-                 box: Mapping[str, Sequence[float]] | None = None, top: int | None = None):
+                 box: Mapping[str, Sequence[float]] | None = None, top: int | None = None,
+                 ideals: Mapping[str, float] | None = None):
         """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory. `box`: objective ->
-        [best, worst], the corners of the hypervolume, and `top`, the steps of the last rung, are for a sampler that predicts.
+        [best, worst], the corners of the hypervolume, `top`, the steps of the last rung, and `ideals`, objective -> the best
+        value that there can be, are for a sampler that predicts.
 
         Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another study's journal.
         """
         self.dimensions, self.objectives, self.constraints = dict(dimensions), tuple(objectives), tuple(constraints)
         self.sampler, self.seed = sampler, seed
+        self._results = Results(self.objectives, self.constraints)
         self.options = dict(sampler_options or {})
         self.retries = getattr(catalogue.build(sampler, self.options), "retries", False)
         self.size = count(self.dimensions)
@@ -100,7 +97,7 @@ class StudySearcher:
         self.study: Study = open_study(name, self.objectives, storage)
         self._axes = Axes(self.dimensions)
         self._judged = None
-        self._corners, self._top = dict(box or {}), top
+        self._corners, self._top, self._ideals = dict(box or {}), top, dict(ideals or {})
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
         self.blocked = False
@@ -174,7 +171,7 @@ class StudySearcher:
 
     def progress(self, number: int, rungs: Rungs) -> None:
         """Note what a running trial has measured so far. Kept in memory: a run that goes on starts its trials anew."""
-        self._progress[number] = self._by_rung(rungs)
+        self._progress[number] = self._results.by_rung(rungs)
 
     def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
              reason: str | None = None, rungs: Rungs = ()) -> State:
@@ -184,19 +181,18 @@ class StudySearcher:
         kept as user attributes, and so are objectives and constrained metrics by rung. Raises ValueError for a trial that
         is not running.
         """
-        if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
-            state, reason = "failed", found
+        state, reason = self._results.settled(state, metrics, reason)
         mine = self._running.pop(number, None)
         trial = mine or self._reopened(number)
         self._progress.pop(number, None)
-        for key, value in self._attributes(metrics, reason, state, rungs).items():
+        for key, value in self._results.attributes(metrics, reason, state, rungs).items():
             trial.set_user_attr(key, value)
         if state != "failed":
             done = {} if mine else self._trials()[number].constraints  # by a tell that a crash cut short
-            for key, amount in self._violations(metrics or {}).items():
+            for key, amount in self._results.violations(metrics or {}).items():
                 if key not in done:
                     trial.set_constraint(key, amount)
-        self.study.tell(number, self._values(metrics) if state == "complete" else None, state=OUTCOMES[state])
+        self.study.tell(number, self._results.values(metrics) if state == "complete" else None, state=OUTCOMES[state])
         return state
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> Restored:
@@ -258,7 +254,8 @@ class StudySearcher:
             from search.surrogate_front import Judged  # scipy's solvers and their like take a moment to import
             from search.surrogate_points import Points
 
-            self._judged = Judged(Points(self.dimensions), self.objectives, self.constraints, self._corners, self._top)
+            self._judged = Judged(Points(self.dimensions), self.objectives, self.constraints, self._corners, self._top,
+                                  self._ideals)
         return self._judged
 
     def _first_with(self, proposal: Proposal) -> int:
@@ -317,36 +314,6 @@ class StudySearcher:
         generator = np.random.default_rng([self.seed, 0 if whole else len(self._seen)])
         return (points[index] for index in generator.permutation(len(points)))
 
-    def _values(self, metrics: Mapping[str, Any]) -> list[float]:
-        return [measured(metrics, objective.metric) for objective in self.objectives]
-
-    def _violations(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Violation by constraint, for those whose metric was measured."""
-        amounts = {str(constraint): violation(metrics, constraint) for constraint in self.constraints}
-        return {key: min(amount, WORST) for key, amount in amounts.items() if not math.isnan(amount)}
-
-    def _attributes(self, metrics: Mapping[str, Any] | None, reason: str | None, state: State,
-                    rungs: Rungs) -> dict[str, Any]:
-        """User attributes: each objective and constrained metric by its name, other numbers together under `measured`
-        (every attribute costs a synced write), those of a trial that has more than one rung by rung under `curve`, and the
-        reason. A number that JSON cannot hold is written out."""
-        numbers = {name: measured(metrics, name) for name in metrics or {}}
-        kept = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
-                if not math.isnan(value)}
-        own = {item.metric for item in (*self.objectives, *self.constraints)}
-        found: dict[str, Any] = {name: value for name, value in kept.items() if name in own}
-        if others := {name: value for name, value in kept.items() if name not in own}:
-            found["measured"] = others
-        told = self._by_rung(rungs)
-        if (state == "stopped" and told) or len(told) > 1:
-            found["curve"] = [list(rung) for rung in told]
-        return found | ({"reason": reason} if reason else {})
-
-    def _by_rung(self, rungs: Rungs) -> list[tuple[float, dict[str, Any]]]:
-        names = [item.metric for item in (*self.objectives, *self.constraints)]
-        return [(steps, {name: row[name] for name in dict.fromkeys(names) if math.isfinite(measured(row, name))})
-                for steps, row in rungs]
-
     def _reopened(self, number: int) -> Trial:
         """A running trial of an earlier process. Optuna hands out no such handle, hence its private id."""
         trials = self._trials()
@@ -368,14 +335,7 @@ class StudySearcher:
 
     def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any], reason: str | None,
                 tag: str | None, rungs: Rungs) -> None:
-        if state == "complete" and (found := fault(metrics, self.objectives, self.constraints)):
-            state, reason = "failed", found
-        trial = create_trial(
-            state=OUTCOMES[state], values=self._values(metrics) if state == "complete" else None, params=params,
-            distributions=self._axes.distributions(params),
-            user_attrs=self._attributes(metrics, reason, state, rungs) | ({"tag": tag} if tag else {}))
-        for key, amount in self._violations(metrics).items() if state != "failed" else ():
-            trial.set_constraint(key, amount)
+        trial = self._results.frozen(state, metrics, reason, tag, rungs, params, self._axes.distributions(params))
         self.study.add_trial(trial)
         self._drawn += 1
         self._note(params, number)

@@ -48,13 +48,14 @@ Curve = Sequence[tuple[float, Mapping[str, Any]]]
 class Judged:
     """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that are not given are
     taken from the first complete results, as the run itself does. `top`: steps of the last rung; None = of the complete
-    results."""
+    results. `ideals`: objective -> the best value that there can be at all; what a process predicts beyond it is no gain."""
 
     points: Points
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint] = ()
     corners: Corners = field(default_factory=lambda: MappingProxyType({}))
     top: float | None = None
+    ideals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def boxed(self) -> bool:
@@ -174,7 +175,9 @@ class Outlook:
             targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
             expected, holds = self.predicted(believed)
             front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
-        cut = boxes(front, np.ones(len(self.low)))
+        ends = [self.signs[item.metric] * self.judged.ideals[item.metric] if item.metric in self.judged.ideals else -math.inf
+                for item in self.judged.objectives]
+        cut = boxes(front, np.ones(len(self.low)), (np.array(ends) - self.low) / (self.high - self.low))
 
         def gain(x: Features) -> np.ndarray:
             expected, holds = self.predicted(x, targets)

@@ -27,6 +27,22 @@ def test_boxes_are_disjoint_and_hold_what_no_member_dominates(k, count, seed, ti
     assert (held == ~dominated).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 12), st.integers(0, 999))
+def test_what_is_better_than_the_ideal_is_in_no_box(k, count, seed):
+    rng = np.random.default_rng(seed)
+    front, ideal = rng.uniform(size=(count, k)), rng.uniform(-0.2, 0.4, size=k)  # members beyond the ideal are noise
+    lower, upper = boxes(front, np.ones(k), ideal)
+    assert (lower >= ideal).all()
+    clipped = np.maximum(front, ideal)
+    whole, held = np.prod(1.0 - ideal), hypervolume(clipped, np.ones(k))
+    assert np.prod(upper - lower, axis=1).sum() == pytest.approx(whole - held, abs=1e-6)
+    inside, beyond = Normal(np.full(1, ideal[0]), np.zeros(1)), Normal(np.full(1, ideal[0] - 0.3), np.zeros(1))
+    others = [Normal(np.full(1, end), np.zeros(1)) for end in ideal[1:]]
+    found, wanted = (expected_improvement([first, *others], (lower, upper)) for first in (beyond, inside))
+    assert found == pytest.approx(wanted, abs=1e-9)
+
+
 @pytest.mark.parametrize("k", [2, 3])
 def test_normal_predictions_agree_with_botorch(k):
     torch = pytest.importorskip("torch")

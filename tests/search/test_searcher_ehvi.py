@@ -74,6 +74,21 @@ def test_the_box_says_which_part_of_the_front_counts():
     assert share(asked[-12:], lambda v: v["x"] > 0.6) < 0.2, "beyond the worst loss of the box nothing is gained"
 
 
+def test_nothing_is_gained_beyond_the_ideal():
+    points = Points({"x": Dimension(**{"float": [0.0, 1.0]})})
+    places = np.linspace(0.3, 1.0, 8)
+    curves = [[(0.0, {"loss": x - 0.3, "ok": 0.5})] for x in places]
+    candidates = points.features(np.array([[0.05], [0.15]]))  # where loss goes on falling, as the process sees it
+
+    def gain(ideals):
+        judged = Judged(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]}, ideals=ideals)
+        return Outlook(judged, [{"x": x} for x in places], curves, [True] * 8).judge()(candidates)
+
+    assert (gain({"loss": 0.0}) < 0.15 * gain({})).all(), "what is left is what `ok` may still gain"
+    assert gain({"loss": -0.1}) - gain({"loss": 0.0}) == pytest.approx(0.1 * 0.5, rel=0.2), "the ideal is where gains end"
+    assert gain({"ok": 1.0}) == pytest.approx(gain({}), rel=0.1), "the other objective is far from its ideal"
+
+
 def test_a_finite_space_is_tried_whole_without_a_repeat():
     space = {"x": Dimension(choice=[0.0, 0.25, 0.5, 0.75, 1.0]), "y": Dimension(choice=[0.0, 0.5, 1.0]),
              "kind": Dimension(choice=["a", "b"])}

@@ -131,6 +131,12 @@ class TestEveryMetric:
             stand_in = METRICS.get(cls.proxy)
             assert (stand_in.stage, stand_in.direction) == ("rung", cls.direction)
 
+    def test_nothing_is_better_than_its_ideal(self, name, exported):
+        cls = METRICS.get(name)
+        found = METRICS.build(PluginRef(name=name)).measure(Small(exported, exported))[name]
+        if cls.ideal is not None:
+            assert found >= cls.ideal if cls.direction == "minimize" else found <= cls.ideal
+
     def test_columns_are_finite_numbers_under_its_own_name(self, name, exported):
         m = Small(exported, exported)
         row = METRICS.build(PluginRef(name=name)).measure(m)

@@ -72,6 +72,8 @@ class Metric(ABC):
     stage: ClassVar[Stage] = "rung"
     proxy: ClassVar[str | None] = None
     """A metric of stage `rung` and of the same direction that stands in for this one below the top rung."""
+    ideal: ClassVar[float | None] = None
+    """The best value that any model can have, where there is one: a search expects no gain beyond it."""
     Params: ClassVar[type[Params]] = Params
 
     def __init__(self, params: Params):

@@ -57,6 +57,7 @@ class Controllability(Metric):
     """Success under control, mean over the configured tasks; each task's column ends in the oracle that scored it."""
 
     name, unit, direction = "controllability", "", "maximize"
+    ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`, further scores, the teacher's

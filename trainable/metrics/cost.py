@@ -9,6 +9,7 @@ class TrainableParams(Metric):
     """Parameters that the trial trains, counted from the model."""
 
     name, unit, direction = "trainable_params", "", "minimize"
+    ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`trainable_params`, `trainable_params_share` of all parameters. Tensors that are shared count once.
@@ -26,6 +27,7 @@ class TrainSeconds(Metric):
     """Seconds of training up to this rung, measuring not counted."""
 
     name, unit, direction = "train_seconds", "s", "minimize"
+    ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`train_seconds`, as the training loop clocked it."""

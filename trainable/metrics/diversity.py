@@ -40,6 +40,7 @@ class Diversity(Metric):
     """
 
     name, unit, direction = "diversity", "", "maximize"
+    ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """distinct-2, -1, -4; share of distinct sentences; share copied from training; distinct-2 of real text."""

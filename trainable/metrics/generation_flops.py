@@ -13,6 +13,7 @@ class GenerationFlops(Metric):
     """Floating-point operations of one generated sentence: the sampler's steps times one forward pass."""
 
     name, unit, direction = "generation_flops", "FLOP", "minimize"
+    ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`generation_flops`: matrix products only (2 per multiply-add), quantized weights counted like others.

@@ -17,6 +17,7 @@ class Latency(Metric):
     """Median milliseconds per sentence of the exported model, paired with the unquantized base in the same window."""
 
     name, unit, direction, stage = "latency_ms", "ms", "minimize", "final"
+    ideal = 0.0
     proxy = "generation_flops"
 
     def measure(self, m: Measurable) -> dict[str, float]:

@@ -56,6 +56,7 @@ class NLLBound(Metric):
     """
 
     name, unit, direction = "nll_bound", "nats/word", "minimize"
+    ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`nll_bound`, its `_se` over sentences, and its parts `_rounding`, `_diffusion`, `_prior`."""

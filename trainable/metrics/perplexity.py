@@ -32,6 +32,7 @@ class Perplexity(Metric):
     """lm-score: perplexity of generated sentences under the teacher, per token with the sentence end counted."""
 
     name, unit, direction = "perplexity", "", "minimize"
+    ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`perplexity`, `perplexity_se`, and `perplexity_heldout`: the same of real held-out text, for scale."""

@@ -20,6 +20,7 @@ class SizeBytes(Metric):
     """Bytes of the exported folder: packed weights, settings and vocabulary."""
 
     name, unit, direction = "size_bytes", "B", "minimize"
+    ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`size_bytes` (the folder without its records) and `size_bytes_weights` (its .safetensors files).
