@@ -17,12 +17,12 @@ from optuna.samplers import (
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
-    QMCSampler,
     RandomSampler,
 )
 
 from search.methods import Methods
 from search.searcher_memory import RecentTPE
+from search.searcher_qmc import EvenSampler
 
 
 def tpe(seed: int, draw: int, *, startup: int = 10, candidates: int = 24, constant_liar: bool = True,
@@ -39,8 +39,8 @@ def random(seed: int, draw: int) -> BaseSampler:
 
 def qmc(seed: int, draw: int, *, sequence: str = "sobol", scramble: bool = True) -> BaseSampler:
     """Quasi-random points that cover ranges evenly; a conditional dimension is drawn at random."""
-    return QMCSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
-                      warn_independent_sampling=False)
+    return EvenSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
+                       warn_independent_sampling=False)
 
 
 def nsga2(seed: int, draw: int, *, population: int = 16, crossover: float = 0.9) -> BaseSampler:
