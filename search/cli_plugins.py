@@ -78,8 +78,10 @@ def _methods(methods: Methods) -> list[dict[str, Any]]:
 
 def describe(name: str, plugin: type) -> dict[str, Any]:
     """One plug-in class as plain data."""
-    facts = {fact: getattr(plugin, fact) for fact in ("unit", "direction", "stage", "oracle")
-             if isinstance(getattr(plugin, fact, None), str) and getattr(plugin, fact)}
+    words = {fact: getattr(plugin, fact, None) for fact in ("unit", "direction", "stage", "oracle")}
+    facts: dict[str, Any] = {fact: word for fact, word in words.items() if isinstance(word, str) and word}
+    if getattr(plugin, "ideal", None) is not None:
+        facts["ideal"] = plugin.ideal
     return {"name": name, "doc": first_sentence(plugin.__doc__), **facts,
             "parameters": parameters(plugin.Params.model_json_schema()) if hasattr(plugin, "Params") else []}
 
@@ -133,9 +135,10 @@ def default_of(parameter: Mapping[str, Any]) -> str:
 
 
 def facts_of(plugin: Mapping[str, Any]) -> str:
-    """What a metric's line says beside its name: `ms, less is better`."""
+    """What a metric's line says beside its name: `ms, less is better, at best 0`."""
     better = {"minimize": "less is better", "maximize": "more is better"}
-    return ", ".join(text for text in (plugin.get("unit"), better.get(plugin.get("direction", ""))) if text)
+    best = f"at best {plugin['ideal']:g}" if "ideal" in plugin else None
+    return ", ".join(text for text in (plugin.get("unit"), better.get(plugin.get("direction", "")), best) if text)
 
 
 def show(found: Mapping[str, list[dict[str, Any]]]) -> None:
