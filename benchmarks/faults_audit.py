@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
+from search.checking import problem
+from search.opening import replayed
 from search.records import SPACE, STUDY, RunFolder
-from search.replay import Ordered, replay
 from search.searcher import OUTCOMES, StudySearcher
 from spaces.schema import load
 
@@ -38,9 +39,7 @@ def audit(run: Path, log: Path, acknowledged: Collection[tuple[int, str]], trial
         if len(ended) != trials:
             lost.append(f"{len(ended)} of {trials} trials ended")
     space = load(run / SPACE)
-    study = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
-                          sampler_options=space.sampler.options, seed=space.seed)
-    found = replay(Ordered(study, space.deterministic) if space.deterministic else study, events)
+    found = replayed(space, problem(space), folder)
     other = found.different or (_study(run, ended) if trials is not None else None)
     return {"ended": len(ended), "lost": lost, "twice": sorted(set(twice)), "searcher": other}
 

@@ -17,6 +17,7 @@ from search import (
     cli_generate,
     cli_inspect,
     cli_plugins,
+    cli_replay,
     cli_report,
     cli_results,
     cli_run,
@@ -60,7 +61,7 @@ def qdlm(
     """
 
 
-for module in (cli_run, cli_submit, cli_results, cli_report, cli_watch, cli_compare, cli_sync, cli_table,
+for module in (cli_run, cli_submit, cli_results, cli_replay, cli_report, cli_watch, cli_compare, cli_sync, cli_table,
                cli_generate, cli_bench, cli_inspect, cli_plugins):
     module.register(app)
 

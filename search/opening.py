@@ -1,14 +1,28 @@
-"""The searcher of a run, new or as its records say, and the problem that its scheduler judges."""
+"""The searcher of a run, new, as its records say, or asked once more; and the problem that its scheduler judges."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from search.halving import Problem
 from search.records import STUDY, RunFolder
-from search.replay import Ordered
+from search.replay import Ordered, Replay, replay
 from search.searcher import Restored, StudySearcher
+
+
+def searcher(space: Any, problem: Problem, storage: Path | None = None) -> StudySearcher | Ordered:
+    """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file `storage` holds."""
+    study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=storage,
+                          sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
+                          box=space.box, top=space.rungs[-1], ideals=problem.ideals)
+    return Ordered(study, space.deterministic) if space.deterministic else study
+
+
+def replayed(space: Any, problem: Problem, folder: RunFolder) -> Replay:
+    """What a fresh searcher proposes when it is told what that of the run in `folder` was told, in the same order."""
+    return replay(searcher(space, problem), folder.events())
 
 
 def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudySearcher | Ordered, Restored, Problem]:
@@ -21,10 +35,7 @@ def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudyS
     events = list(folder.events())
     if space.deterministic and events:
         journal.unlink(missing_ok=True)
-    study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=journal,
-                          sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
-                          box=space.box, top=space.rungs[-1], ideals=problem.ideals)
-    if not space.deterministic:
-        return study, study.restore(folder.rows()), problem
-    ordered = Ordered(study, space.deterministic)
-    return ordered, ordered.restore(events), replace(problem, horizon=ordered.horizon)
+    study = searcher(space, problem, journal)
+    if isinstance(study, Ordered):
+        return study, study.restore(events), replace(problem, horizon=study.horizon)
+    return study, study.restore(folder.rows()), problem

@@ -137,6 +137,7 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
     own: dict[int, list[dict[str, Any]]] = {}
     ended: set[int] = set()
     tags: dict[int, str] = {}
+    asked: set[int] = set()
     same = sessions = 0
     for event in events:
         kind = event["event"]
@@ -156,9 +157,13 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
                 return Replay(same, f"trial {event['trial']} was {dict(event['values'])}; now "
                                     f"{'nothing' if proposal is None else f'trial {proposal.number}: {proposal.values}'}", tags)
             same += 1
+            asked.add(proposal.number)
             if proposal.tag:
                 tags[proposal.number] = proposal.tag
         elif kind == "row":
+            if event["trial"] not in asked:
+                return Replay(same, f"trial {event['trial']} has a result, and the records do not tell that it was "
+                                    "proposed", tags)
             rows.append({name: value for name, value in event.items() if name != "event"})
             own.setdefault(event["trial"], []).append(rows[-1])
             if event["state"] == "rung":

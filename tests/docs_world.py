@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+from recorded_run import record
 from report_runs import write_run
 
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, QuantizationConfig, TrialConfig
@@ -56,6 +57,7 @@ class World:
 
     def __init__(self, root: Path, space: str):
         self.root, self.run = root, write_run(root / "runs", 12)
+        self.recorded = record(root / "recorded")
         artifact(root / "artifacts" / "base-1")
         self.artifact = artifact(root / "artifacts" / "trial-0001", quantizer="binary")
         self.text, self.data = root / "text.txt", root / "data"

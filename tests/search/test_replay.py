@@ -8,10 +8,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from search.engine import Engine
 from search.halving import Problem
-from search.opening import open_search
+from search.opening import open_search, replayed, searcher
 from search.records import RunFolder
 from search.records_memory import MemoryRecords
-from search.replay import Ordered, replay
+from search.replay import replay
 from search.schedulers import build
 from search.searcher import StudySearcher
 from search.simulator import Clock, simulate
@@ -61,12 +61,10 @@ class Run:
 
     def __init__(self, space, folder, workers, evaluate, told=None):
         self.folder, self.clock = folder, Clock()
-        problem = Problem(space.objectives, space.constraints, len(space.rungs), dimensions=space.dimensions, box=space.box,
-                          steps=space.rungs)
+        self.problem = problem = Problem(space.objectives, space.constraints, len(space.rungs), dimensions=space.dimensions,
+                                         box=space.box, steps=space.rungs)
         if isinstance(folder, MemoryRecords):
-            study = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
-                                  sampler_options=space.sampler.options, seed=space.seed)
-            self.study = Ordered(study, space.deterministic) if space.deterministic else study
+            self.study = searcher(space, problem)
             problem = replace(problem, horizon=self.study.horizon if space.deterministic else None)
         else:
             self.study, self.restored, problem = open_search(space, folder, problem)
@@ -112,9 +110,7 @@ def test_a_run_can_be_replayed_from_its_records(tmp_path, deterministic, methods
     space = make_space(deterministic=deterministic, **methods)
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
     run = Run(space, folder, 5, trials(1))
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
-                          sampler_options=space.sampler.options, seed=0)
-    found = replay(Ordered(fresh, 5) if deterministic else fresh, folder.events())
+    found = replayed(space, run.problem, folder)
     assert (found.same, found.different, found.tags) == (len(run.story()) , None, {0: "unquantized"})
     other = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="tpe",
                           sampler_options={"startup": 5}, seed=1)
@@ -180,9 +176,7 @@ def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened
     assert len(ends) == len(set(ends)) == 40 and before <= set(ends)
     if deterministic:
         assert run.story() == whole
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
-                          sampler_options=space.sampler.options, seed=0)
-    found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
+    found = replayed(space, run.problem, folder)
     assert found.different is None and found.same >= 40
     folder.close()
 
@@ -209,12 +203,10 @@ def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_c
             Run(space, folder, 4, trials(7))
     folder.close()
     folder = RunFolder.open(folder.path).lock()
-    Run(space, folder, 4, trials(8))
+    run = Run(space, folder, 4, trials(8))
     ends = [row["trial"] for row in folder.rows() if row["state"] != "rung"]
     assert len(ends) == len(set(ends)) == 16
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler=space.sampler.name,
-                          sampler_options=space.sampler.options, seed=0)
-    found = replay(fresh, folder.events())
+    found = replayed(space, run.problem, folder)
     assert found.different is None and found.same >= 16
     folder.close()
 
@@ -229,8 +221,7 @@ def test_a_second_try_that_is_lost_with_the_driver_is_one_again(tmp_path, killed
     assert run.engine.ended_by == "space"
     assert twice(run.story()) and all(states == ["stopped", "complete"] for states in twice(
         row for row in run.story() if "lost" not in str(row[3])))
-    fresh = StudySearcher(space.dimensions, space.objectives, space.constraints, sampler="ehvi", sampler_options={"startup": 5})
-    found = replay(Ordered(fresh, 4) if deterministic else fresh, folder.events())
+    found = replayed(space, run.problem, folder)
     assert found.different is None
     folder.close()
 
