@@ -98,7 +98,8 @@ def main() -> None:
     figures = {name: table(problem, [line for line in done.values() if line["problem"] == name])
                for name, problem in problems.items()}
     longest = {**dict.fromkeys(METHODS, OTHERS), **FULL}
-    save("replay", {"at": AT, "full_trials": longest, "workers": asked.workers, "problems": figures})
+    save("replay", {"at": AT, "full_trials": longest, "workers": asked.workers, "problems": figures,
+                    f"{AGAINST}_as_share_of": shares(problems, list(done.values()))})
 
 
 class ReachedError(Exception):
@@ -192,6 +193,26 @@ def table(problem: Problem, lines: list[dict]) -> dict:
             "seeds": len(found), "hypervolume_share": volume, "reached_goal": reached, "time_to_goal": plain(goal),
             f"ratio_to_{AGAINST}": plain(ratio), "trials": trials, "cpu_seconds_per_trial": cpu}
     return figures
+
+
+def shares(problems: dict[str, Problem], lines: list[dict]) -> dict:
+    """Print the device-time to the goal of `AGAINST` as a share of every other method's, by problem; and the figures."""
+    def spent(name: str, method: str) -> np.ndarray:
+        found = [line["curve"] for line in lines if (line["problem"], line["method"]) == (name, method)]
+        goal = SHARE * problems[name].best()
+        return np.minimum([reach(curve, goal) for curve in found], FULL.get(method, OTHERS))
+
+    found: dict[str, dict] = {}
+    ran = {(line["problem"], line["method"]) for line in lines}
+    print(f"\n{AGAINST}: device-time to the goal as a share of the other method's")
+    print(f"{'method':22s} " + " ".join(f"{name:>22s}" for name in problems) + f" {'geometric mean':>15s}")
+    for method in METHODS:
+        if method != AGAINST and all({(name, method), (name, AGAINST)} <= ran for name in problems):
+            found[method] = {name: interval(spent(name, AGAINST), spent(name, method)) for name in problems}
+            mean = float(np.exp(np.mean([np.log(share[0]) for share in found[method].values()])))
+            print(f"{method:22s} " + " ".join(f"{shown(share):>22s}" for share in found[method].values()) + f" {mean:15.3f}")
+            found[method]["geometric mean"] = mean
+    return found
 
 
 def shown(values: list[float]) -> str:
