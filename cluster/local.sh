@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A Ray cluster on this machine, for runs that outlive a terminal:
 #   cluster/local.sh start [--num-cpus N ...]      start the head (further options go to `ray start`)
-#   cluster/local.sh submit SPACE [OPTIONS]        queue `qdlm run SPACE OPTIONS` as a Ray job and follow its log
+#   cluster/local.sh submit SPACE [OPTIONS]        `qdlm submit` to this cluster, and follow the job's log
 #   cluster/local.sh status                        nodes, resources and jobs
 #   cluster/local.sh stop                          end the cluster that `start` started, and no other
 #
@@ -20,6 +20,7 @@ export RAY_AUTH_MODE=token      # the command line tools need it said; clusters 
 export RAY_worker_niceness=0    # Ray runs workers at nice 15 otherwise
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=120  # a busy machine takes its time to start the client's server
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=5  # of 30: there is no other node that could take over
 export RAY_TRAIN_ENABLE_STATE_TRACKING=1  # the dashboard's page of training runs
 
 fail() { echo "local.sh: error: $*" >&2; exit 2; }
@@ -58,10 +59,8 @@ submit() {
   (($#)) || fail "which space? cluster/local.sh submit SPACE [OPTIONS]"
   listens "$dashboard" || fail "no cluster takes jobs at port $dashboard; start one with: cluster/local.sh start"
   mkdir -p "${QDLM_STORAGE:=$root/runs}"
-  cd "$root"
-  # A job runs in a copy of this folder that Ray deletes one day, so the storage is named by its full path.
-  exec ray job submit --address "http://127.0.0.1:$dashboard" --working-dir . --runtime-env cluster/runtime_env.yaml -- \
-    python -m search run "$@" --storage "$(cd "$QDLM_STORAGE" && pwd)"
+  PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python -m search submit "$@" --follow \
+    --address "http://127.0.0.1:$dashboard" --storage "$(cd "$QDLM_STORAGE" && pwd)"
 }
 
 status() {

@@ -87,18 +87,26 @@ def cluster(tmp_path_factory):
     shutil.rmtree(found["RAY_TMPDIR"], ignore_errors=True)
 
 
-def qdlm(env, *arguments, start=subprocess.run, **options):
-    """A command of the product, in a process of its own that hears Ctrl-C."""
-    if start is subprocess.run:
-        options["timeout"] = 400
-    return start([sys.executable, "-m", "search", *arguments], env={**os.environ, **env}, cwd=ROOT, text=True,
-                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+def start(env, command, how=subprocess.run):
+    """A command in a process of its own that hears Ctrl-C."""
+    options = {"timeout": 400} if how is subprocess.run else {}
+    return how(command, env={**os.environ, **env}, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
 
 
-def submit(env, *arguments, **options):
+def qdlm(env, *arguments):
+    """A command of the product."""
+    return start(env, [sys.executable, "-m", "search", *arguments])
+
+
+def finished(run):
+    """Whether a run ended as it should."""
+    return len((run / "front.csv").read_text().splitlines()) >= 2 and '"state": "finished"' in (run / "run.json").read_text()
+
+
+def submit(env, *arguments):
     """`qdlm submit` at the cluster's dashboard."""
-    return qdlm(env, "submit", *arguments, "--address", f"http://127.0.0.1:{env['QDLM_RAY_DASHBOARD_PORT']}", **options)
+    return qdlm(env, "submit", *arguments, "--address", f"http://127.0.0.1:{env['QDLM_RAY_DASHBOARD_PORT']}")
 
 
 def sent(env, *arguments):
@@ -127,29 +135,26 @@ def test_what_travels_with_a_job_leaves_out_what_is_large_or_private():
 
 
 @pytest.mark.timeout(900)
-def test_runs_as_a_job_attached_and_by_ray_client(cluster):
+def test_runs_attached_and_by_ray_client(cluster):
     env, folder = cluster
     space = str(folder / "tiny.yaml")
     assert call("start", env=env).returncode == 2
-    job = call("submit", space, "--quiet", env=env, timeout=400)
-    assert job.returncode == 0, job.stdout + job.stderr
     for address in ("auto", f"ray://127.0.0.1:{env['QDLM_RAY_CLIENT_PORT']}"):
         run = qdlm(env, "run", space, "--address", address, "--storage", env["QDLM_STORAGE"], "--quiet")
         assert run.returncode == 0 and "Front: " in run.stdout, run.stdout + run.stderr
     runs = [path for path in Path(env["QDLM_STORAGE"]).iterdir() if path.name.startswith("tiny")]
-    assert len(runs) == 3
-    for run in runs:
-        assert len((run / "front.csv").read_text().splitlines()) >= 2
-        assert '"state": "finished"' in (run / "run.json").read_text()
-    status = call("status", env=env)
-    assert status.returncode == 0 and "SUCCEEDED" in status.stdout
+    assert len(runs) == 2
+    assert all(finished(run) for run in runs)
 
 
 @pytest.mark.timeout(900)
 def test_a_search_that_was_sent_is_come_back_to_and_does_not_need_who_follows_it(cluster):
     env, folder = cluster
-    job = sent(env, str(folder / "tiny.yaml"))
-    follower = submit(env, "--attach", job, start=subprocess.Popen)
+    before = set(Path(env["QDLM_STORAGE"]).glob("tiny-*"))
+    follower = start(env, [str(SCRIPT), "submit", str(folder / "tiny.yaml")], subprocess.Popen)
+    job, comeback = (follower.stdout.readline() for _ in range(2))
+    job = re.fullmatch(r"job (qdlm-\S+)\n", job).group(1)
+    assert comeback.startswith(f"qdlm submit --attach {job} ")
     first = follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
     rest, error = follower.communicate(timeout=120)
@@ -157,6 +162,10 @@ def test_a_search_that_was_sent_is_come_back_to_and_does_not_need_who_follows_it
     again = submit(env, "--attach", job)
     assert again.returncode == 0, again.stdout + again.stderr
     assert first in again.stdout and "Front: " in again.stdout and f"job {job}: succeeded" in again.stdout
+    (run,) = set(Path(env["QDLM_STORAGE"]).glob("tiny-*")) - before
+    assert finished(run)
+    status = call("status", env=env)
+    assert status.returncode == 0 and "SUCCEEDED" in status.stdout
 
 
 @pytest.mark.timeout(900)
