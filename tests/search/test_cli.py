@@ -32,6 +32,7 @@ FROZEN = {
     "watch": {"RUN", "--every", "--once"},
     "dashboard": {"RUN", "--port", "--host"},
     "compare": {"RUN...", "--format", "--figure"},
+    "replay": {"RUN"},
     "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table", "--out",
               "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale", "--json"},
