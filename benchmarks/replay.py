@@ -6,7 +6,8 @@ before. Prints, per problem, the inter-quartile mean over seeds of the hypervolu
 device-time to 95 % of the best front there is, with 95 % bootstrap intervals, and the ratio to that of `AGAINST`. A run goes on
 until it is there, for `FULL` of its method at most; one that never got there counts with all of that, so the ratio of a
 method that some runs did not reach it with (`reached`) is a lower bound. Time is in full trials. Done runs stand in
-WORK/replay.jsonl, so the command can be stopped (--minutes) and given again.
+WORK/replay.jsonl, so the command can be stopped (--minutes) and given again. The runs behind the committed figures:
+`gunzip -c benchmarks/results/replay_runs.jsonl.gz > WORK/replay.jsonl`, to look into them or to go on from there.
 """
 
 from __future__ import annotations
