@@ -80,6 +80,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=4.5)
     parser.add_argument("--report", action="store_true", help="only print and write what there is")
     asked = parser.parse_args()
+    for names, legal in ((asked.problems, PROBLEMS), (asked.methods, METHODS)):
+        if unknown := set(names.split(",")) - set(legal):
+            parser.error(f"unknown {', '.join(sorted(unknown))}; legal: {', '.join(legal)}")
     warnings.simplefilter("ignore")
     asked.work.mkdir(parents=True, exist_ok=True)
     journal, begun = asked.work / "replay.jsonl", time.monotonic()

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from search import catalogue, schedulers
 from search.halving import Problem
+from search.methods import OptionError
 from spaces import points
 from spaces.config import PluginRef
 from spaces.errors import UserError
@@ -108,11 +109,16 @@ def check_methods(space: Space) -> None:
     try:
         catalogue.build(space.sampler.name, space.sampler.options, space.seed)
     except UserError as error:
-        raise space.error(("sampler",), str(error)) from None
+        raise space.error(("sampler", *_option(error)), str(error)) from None
     try:
         schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
     except UserError as error:
-        raise space.error(("scheduler",), str(error)) from None
+        raise space.error(("scheduler", *_option(error)), str(error)) from None
+
+
+def _option(error: UserError) -> tuple[str, ...]:
+    """The option that the error is about, where it is about one."""
+    return (error.option,) if isinstance(error, OptionError) else ()
 
 
 def problem(space: Space) -> Problem:

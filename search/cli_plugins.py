@@ -69,11 +69,9 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
 
 
 def _methods(methods: Methods) -> list[dict[str, Any]]:
-    """The methods of a catalogue, their options with defaults."""
-    names = {bool: "boolean", int: "integer", float: "number", str: "text"}
-    return [{"name": name, "doc": " ".join((methods[name].__doc__ or "").split()).rstrip("."), "parameters": [
-        {"name": option, "type": names[type(default)], "legal": "", "required": False, "default": default, "doc": ""}
-        for option, default in methods.options(name).items()]} for name in methods]
+    """The methods of a catalogue and their options."""
+    return [{"name": name, "doc": " ".join((methods[name].__doc__ or "").split()).rstrip("."),
+             "parameters": parameters(methods.form(name).model_json_schema())} for name in methods]
 
 
 def describe(name: str, plugin: type) -> dict[str, Any]:

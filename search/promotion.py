@@ -32,8 +32,8 @@ class Promotion:
     """
 
     def __init__(self, problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300):
-        if startup < 2 or caution < 0 or most < startup:
-            raise ValueError(f"startup={startup}, caution={caution}, most={most}; legal: at least 2, 0, startup")
+        if most < startup:
+            raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.problem, self.startup, self.caution, self.most = problem, startup, caution, most
         self.halving = Halving(problem, eta=eta)
         self.protected = self.halving.protected

@@ -7,24 +7,33 @@ function and its name in `SCHEDULERS`; the contract tests take it from there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from search.halving import Halving, NoHalving, Problem, Scheduler
 from search.methods import Methods
 
+Eta = Annotated[int, Field(ge=2, description="about the best 1/eta of the trials at a rung go on")]
 
-def halving(problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
-            spare_front: bool = True) -> Scheduler:
-    """Asynchronous successive halving by non-dominated layers: at each rung about the best 1/eta goes on. `ties` cuts a
-    layer by crowding, hypervolume or spread; with `brackets` some trials are spared the first rungs, with `spare_front`
-    all that no rival beats. The default."""
+
+def halving(problem: Problem, *, eta: Eta = 3,
+            ties: Annotated[Literal["crowding", "hypervolume", "spread"], Field(description="what cuts a layer")] = "crowding",
+            brackets: Annotated[int, Field(ge=1, description="with more than 1 some trials are spared the first rungs")] = 1,
+            spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] = True) -> Scheduler:
+    """Asynchronous successive halving by non-dominated layers. The default."""
     return Halving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
-def promotion(problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300) -> Scheduler:
+def promotion(problem: Problem, *,
+              startup: Annotated[int, Field(ge=2, description="complete trials before which it is halving")] = 4,
+              caution: Annotated[float, Field(ge=0, description="share of the best new proposal's worth per step that a trial "
+                                                                "has to be worth; 0 stops none")] = 0.3,
+              eta: Eta = 3,
+              most: Annotated[int, Field(ge=2, description="ended trials after which it is halving; at least startup")] = 300,
+              ) -> Scheduler:
     """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step that is left to it,
-    is at least `caution` times that of the best new proposal. As halving until `startup` trials are complete and after
-    `most` have ended."""
+    is at least `caution` times that of the best new proposal."""
     from search.promotion import Promotion  # scipy's solvers take a moment to import
 
     return Promotion(problem, startup=startup, caution=caution, eta=eta, most=most)

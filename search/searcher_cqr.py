@@ -30,8 +30,6 @@ class ConformalSampler(BaseSampler):
     """Proposes by drawing from conformalized quantiles. A stopped trial teaches what it measured, marked as unfinished."""
 
     def __init__(self, seed: int, startup: int = 12, candidates: int = 200, trees: int = 25):
-        if startup < 4 or candidates < 2 or trees < 1:
-            raise ValueError(f"startup={startup}, candidates={candidates}, trees={trees}; legal: at least 4, 2 and 1")
         self.startup, self.candidates, self.trees = startup, candidates, trees
         self._rng = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)

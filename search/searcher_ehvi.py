@@ -37,8 +37,8 @@ class ImprovementSampler(BaseSampler):
     """A point that was stopped early may be worth its whole length after all."""
 
     def __init__(self, seed: int, later: BaseSampler, startup: int = 6, candidates: int = 400, most: int = 300):
-        if startup < 2 or candidates < 2 or most < startup:
-            raise ValueError(f"startup={startup}, candidates={candidates}, most={most}; legal: at least 2, 2, startup")
+        if most < startup:
+            raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._later = startup, candidates, most, later
         self._rng = np.random.default_rng(seed)
         self._axes: Axes | None = None

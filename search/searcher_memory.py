@@ -15,8 +15,6 @@ class RecentTPE(TPESampler):
     """`TPESampler` that learns from the last `memory` complete trials, the last `memory` stopped ones and all that run."""
 
     def __init__(self, memory: int, **options: Any):
-        if memory < 20:
-            raise ValueError(f"memory is {memory}; legal: at least 20")
         super().__init__(**options)
         self.memory = memory
         self._seen: tuple[int, _Recent] | None = None

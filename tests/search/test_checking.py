@@ -135,13 +135,13 @@ def test_impossible_plugins(text, parts):
         ("{controllability: minimize}", ["higher controllability is better; write controllability: maximize"]),
         ("{speed: minimize}", ["unknown metric 'speed'; legal: perplexity, nll_bound, diversity"]),
         ("{perplexity: minimize}\nconstraints: [latency <= 4]", ["constraints[0]: unknown metric 'latency'", "'latency_ms'"]),
-        ("{perplexity: minimize}\nsampler: {name: tpe, starup: 3}", ["sampler: sampler 'tpe': unknown option 'starup'"]),
+        ("{perplexity: minimize}\nsampler: {name: tpe, starup: 3}", ["sampler.starup: sampler 'tpe': unknown option 'starup'"]),
         ("{perplexity: minimize}\nsampler: bayes", ["sampler: unknown sampler 'bayes'; legal: tpe, random"]),
         ("{perplexity: minimize}\nscheduler: halvin", ["scheduler: unknown scheduler 'halvin' (did you mean 'halving'?)"]),
-        ("{perplexity: minimize}\nscheduler: {name: halving, eta: 1}", ["scheduler 'halving': ", "eta at least 2"]),
-        ("{perplexity: minimize}\nscheduler: {name: halving, ties: coin}", ["ties is 'coin'; legal: crowding, hypervolume"]),
+        ("{perplexity: minimize}\nscheduler: {name: halving, eta: 1}", ["scheduler.eta: scheduler 'halving': option 'eta' should"]),
+        ("{perplexity: minimize}\nscheduler: {name: halving, ties: coin}", ["'crowding', 'hypervolume' or 'spread', not coin"]),
         ("{perplexity: minimize}\nscheduler: {name: none, eta: 3}", ["scheduler 'none': unknown option 'eta'; legal: none"]),
-        ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}", ["sampler: sampler 'tpe': option 'startup' is 'many'"]),
+        ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}", ["sampler.startup: ", "a whole number, not many"]),
         (
             "{controllability_length: maximize}\ntrial: {evaluation: {control_tasks: []}}",
             ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic, "

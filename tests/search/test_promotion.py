@@ -108,5 +108,6 @@ def test_restored_from_records_it_decides_as_if_it_had_seen_them():
 
 @pytest.mark.parametrize("options", [{"startup": 1}, {"caution": -1.0}, {"startup": 9, "most": 8}, {"eta": 1}])
 def test_impossible_options_are_refused(options):
-    with pytest.raises(UserError, match="scheduler 'promotion': .*legal: "):
+    message = r"scheduler 'promotion': (option '\w+' should be greater|most is 8; legal: at least startup, 9)"
+    with pytest.raises(UserError, match=message):
         build("promotion", problem(), options)

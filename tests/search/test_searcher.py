@@ -232,13 +232,13 @@ def test_bad_samplers_are_named():
         searcher(sampler="tpee")
     with pytest.raises(UserError, match="sampler 'tpe': unknown option 'n'; legal: startup, candidates"):
         searcher(sampler_options={"n": 1})
-    with pytest.raises(UserError, match="option 'constant_liar' is 3; expected such as True"):
+    with pytest.raises(UserError, match="option 'constant_liar' should be a valid boolean, not 3"):
         searcher(sampler_options={"constant_liar": 3})
-    with pytest.raises(UserError, match="sampler 'nsga2': `population_size` must be"):
+    with pytest.raises(UserError, match="sampler 'nsga2': option 'population' should be greater than or equal to 2, not 1"):
         searcher(sampler="nsga2", sampler_options={"population": 1})
     with pytest.raises(UserError, match="sampler 'grid' needs a finite space; continuous: lr"):
         searcher(sampler="grid")
-    with pytest.raises(UserError, match="order is 'up'; legal: given, random"):
+    with pytest.raises(UserError, match="option 'order' should be 'given' or 'random', not up"):
         searcher(SMALL, sampler="grid", sampler_options={"order": "up"})
 
 

@@ -40,5 +40,5 @@ def test_what_is_long_ago_is_forgotten():
 
 
 def test_too_short_a_memory_is_refused():
-    with pytest.raises(UserError, match="sampler 'tpe': memory is 5; legal: at least 20"):
+    with pytest.raises(UserError, match="sampler 'tpe': option 'memory' should be greater than or equal to 20, not 5"):
         catalogue.build("tpe", {"memory": 5})
