@@ -40,6 +40,7 @@ METHODS = {
     "nsga2": ("nsga2", {}, "none", {}),
     "nsga3": ("nsga3", {}, "none", {}),
     "gp": ("gp", {}, "none", {}),
+    "gp-as-optuna": ("gp", {"samples": 128, "candidates": 2048}, "none", {}),
     "cqr": ("cqr", {}, "none", {}),
     "ehvi": ("ehvi", {}, "none", {}),
     "cqr+halving": ("cqr", {}, "halving", CUT),
@@ -61,7 +62,8 @@ AGAINST = "ehvi+halving-front"
 USUAL = ("random", "qmc", "nsga2", "nsga3", "tpe", "tpe+halving-front", "ehvi", AGAINST, "ehvi+promotion", "cqr", "gp")
 """The catalogue, and what goes with its schedulers; the other methods run when they are asked for."""
 AT = 40.0
-FULL = {"random": 600.0, "qmc": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0}
+FULL = {"random": 600.0, "qmc": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0,
+        "gp-as-optuna": 60.0}
 """Full trials that a run of a method takes at most; `OTHERS` where a method is not named."""
 OTHERS = 100.0
 SLOW = ("cqr", "cqr+halving", "gp")

@@ -2,6 +2,7 @@
 be made, the tutorial's quantizer quantizes and its space loads."""
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,8 @@ import torch
 import typer
 from docs_world import World
 
+from benchmarks.common import RESULTS
+from benchmarks.replay_tables import tables
 from search.cli import app, main
 from search.ray_env import DEFAULTS
 from spaces.schema import Space
@@ -54,6 +57,12 @@ def test_a_generated_page_is_what_make_docs_would_write(page, made):
     done = subprocess.run([sys.executable, "-m", *made], cwd=ROOT, capture_output=True, text=True, check=True,
                           env={**os.environ, "COLUMNS": "200"})
     assert done.stdout == (ROOT / "docs" / page).read_text(encoding="utf-8"), "make docs"
+
+
+def test_the_tables_of_replayed_searches_are_those_of_the_results():
+    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    for table in tables(json.loads((RESULTS / "replay.json").read_text())):
+        assert table in page, "python -m benchmarks.replay_tables"
 
 
 def test_there_are_commands_to_look_at():
