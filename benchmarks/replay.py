@@ -31,12 +31,14 @@ from search.records_memory import MemoryRecords
 from search.schedulers import build
 from search.searcher import StudySearcher
 from search.simulator import Clock, simulate
+from spaces.points import count
 
 CUT = {"eta": 3, "spare_front": False}
 METHODS = {
     "random": ("random", {}, "none", {}),
     "qmc": ("qmc", {}, "none", {}),
     "tpe": ("tpe", {}, "none", {}),
+    "grid": ("grid", {"order": "random"}, "none", {}),
     "nsga2": ("nsga2", {}, "none", {}),
     "nsga3": ("nsga3", {}, "none", {}),
     "gp": ("gp", {}, "none", {}),
@@ -59,15 +61,17 @@ METHODS = {
 }
 AGAINST = "ehvi+halving-front"
 """The default, whose share of the others' times is told."""
-USUAL = ("random", "qmc", "nsga2", "nsga3", "tpe", "tpe+halving-front", "ehvi", AGAINST, "ehvi+promotion", "cqr", "gp")
+USUAL = ("random", "qmc", "grid", "nsga2", "nsga3", "tpe", "tpe+halving-front", "ehvi", AGAINST, "ehvi+promotion", "cqr", "gp")
 """The catalogue, and what goes with its schedulers; the other methods run when they are asked for."""
 AT = 40.0
-FULL = {"random": 600.0, "qmc": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0,
+FULL = {"random": 600.0, "qmc": 600.0, "grid": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0,
         "gp-as-optuna": 60.0}
 """Full trials that a run of a method takes at most; `OTHERS` where a method is not named."""
 OTHERS = 100.0
 SLOW = ("cqr", "cqr+halving", "gp")
 """Methods that take up to minutes of computing a run: they come last."""
+FINITE = ("grid",)
+"""Methods that need a finite space."""
 SHARE = 0.95
 
 
@@ -95,6 +99,8 @@ def main() -> None:
     rounds = [(seed, method) for slow in (False, True) for seed in range(asked.seeds)
               for method in chosen if (method in SLOW) == slow]
     for (seed, method), name in itertools.product([] if asked.report else rounds, problems):
+        if method in FINITE and count(problems[name].dimensions) is None:
+            continue
         if (name, method, seed) not in done and time.monotonic() - begun < 60 * asked.minutes:
             line = {"problem": name, "method": method, "seed": seed,
                     **run(problems[name], method, seed, asked.workers)}

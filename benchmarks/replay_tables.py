@@ -12,9 +12,10 @@ TITLES = {
     "table": "table (4)",
 }
 METHODS = {
-    "random": "random", "qmc": "qmc", "nsga2": "nsga2", "nsga3": "nsga3", "tpe": "tpe, every trial to its end",
-    "tpe+halving-front": "tpe + halving", "gp": "gp", "cqr": "cqr", "ehvi": "ehvi, every trial to its end",
-    "ehvi+halving-front": "**ehvi + halving, the default**", "ehvi+promotion": "ehvi + promotion",
+    "random": "random", "qmc": "qmc", "grid": "grid, shuffled", "nsga2": "nsga2", "nsga3": "nsga3",
+    "tpe": "tpe, every trial to its end", "tpe+halving-front": "tpe + halving", "gp": "gp", "cqr": "cqr",
+    "ehvi": "ehvi, every trial to its end", "ehvi+halving-front": "**ehvi + halving, the default**",
+    "ehvi+promotion": "ehvi + promotion",
 }
 DEFAULT = "ehvi+halving-front"
 AIMS = {"random": "0.20", "tpe": "0.33"}
@@ -31,13 +32,13 @@ def tables(figures: dict[str, Any]) -> tuple[str, str]:
     times = [["method", *TITLES.values()]]
     for method, title in METHODS.items():
         longest = figures["full_trials"][method]
-        rows = [figures["problems"][name]["methods"][method] for name in TITLES]
-        times.append([title, *(cell(row, longest) for row in rows)])
+        rows = [figures["problems"][name]["methods"].get(method) for name in TITLES]
+        times.append([title, *(cell(row, longest) if row else "" for row in rows)])
     shares = [["against", *TITLES, "geometric mean", "aimed at"]]
-    for method, found in figures[f"{DEFAULT}_as_share_of"].items():
-        if method in METHODS:
-            intervals = ["{:.2f} [{:.2f}, {:.2f}]".format(*found[name]) for name in TITLES]
-            shares.append([METHODS[method], *intervals, f"{found['geometric mean']:.2f}", AIMS.get(method, "")])
+    told = figures[f"{DEFAULT}_as_share_of"]
+    for method in [method for method in METHODS if method in told]:
+        intervals = ["{:.2f} [{:.2f}, {:.2f}]".format(*told[method][name]) for name in TITLES]
+        shares.append([METHODS[method], *intervals, f"{told[method]['geometric mean']:.2f}", AIMS.get(method, "")])
     return markdown(times), markdown(shares)
 
 
