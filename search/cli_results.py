@@ -202,6 +202,15 @@ def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any
              "artifact": artifact_of(folder, row)} for row in rows]
 
 
+def real_text(space: Space, found: Front) -> dict[str, str]:
+    """What held-out sentences themselves are given, by the metrics that say so in a column `METRIC_heldout`."""
+    from search.cli_format import figure, label
+
+    row = found.members[0]
+    return {label(item.metric): figure(item.metric, row[f"{item.metric}_heldout"]) for item in space.objectives
+            if row.get(f"{item.metric}_heldout") is not None}
+
+
 def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
     """The front for people. The best value of each objective is bold."""
     from rich.console import Group
@@ -235,6 +244,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     table = ByWidth(grid(title, columns, rows, right=columns[1:-1]), narrow, WIDE)
     spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
     notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
+    if real := real_text(space, found):
+        notes.append(f"[dim]real held-out text, for scale: {', '.join(f'{name} {value}' for name, value in real.items())}[/]")
     if any("again" in row for row in found):
         notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
     if any("seeds" in row for row in found):

@@ -16,13 +16,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from spaces.config import SITES, PluginRef, SamplingConfig, Site, TrialConfig
@@ -102,17 +104,27 @@ def site_names(model: nn.Module, *sites: Site) -> list[str]:
     return [_plain(plain_name(name) + ".weight") for site in sites for name, _ in site_weights(model, site)]
 
 
-def stored_facts(model: DiffusionLM, body: PluginRef | None = None) -> dict[str, float]:
-    """What `export` would write, counted: `packed_bytes` of all tensors (the file adds its header), `bits_per_weight`
-    over all deployed values, `bits_per_weight_SITE` over the weights of each site.
+def stored_facts(model: DiffusionLM, config: TrialConfig, lexicon: Lexicon, known: Mapping[str, Any]) -> dict[str, float]:
+    """What `export` would write, counted: `packed_bytes` of all tensors, `file_bytes` of the weights' file with its header,
+    `exported_bytes` of all that is needed to run, `bits_per_weight` over all deployed values, `bits_per_weight_SITE`
+    over the weights of each site. `known` are the other facts; config.json holds them too, so the digits of those that
+    still change are what `exported_bytes` can be off by.
     """
-    tensors, packing = packed_tensors(model, body)
+    tensors, packing = packed_tensors(model, config.quantization.body)
     total, values = _bytes_and_values(tensors, packing, None)
-    facts = {"packed_bytes": total, "bits_per_weight": 8 * total / values}
+    facts: dict[str, float] = {"packed_bytes": total, "file_bytes": len(save(tensors)), "bits_per_weight": 8 * total / values}
     for site in SITES:
         stored, values = _bytes_and_values(tensors, packing, set(site_names(model, site)))
         facts[f"bits_per_weight_{site}"] = 8 * stored / values
+    texts = _texts(config, lexicon, packing, {**known, **facts, "exported_bytes": facts["file_bytes"]})
+    facts["exported_bytes"] = facts["file_bytes"] + sum(len(text.encode()) for text in texts.values())
     return facts
+
+
+def _texts(config: TrialConfig, lexicon: Lexicon, packing: dict[str, dict], facts: Mapping[str, Any]) -> dict[str, str]:
+    """The files that a model needs beside its weights."""
+    head = {"format": FORMAT, "config": config.model_dump(mode="json"), "packing": packing, "facts": facts}
+    return {CONFIG: json.dumps(head, indent=1), LEXICON: json.dumps(lexicon.to_json(), ensure_ascii=False)}
 
 
 def _bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict], names: set[str] | None) -> tuple[int, int]:
@@ -128,11 +140,10 @@ def export(model: DiffusionLM, config: TrialConfig, lexicon: Lexicon, out: Path,
     tensors, packing = packed_tensors(model, config.quantization.body)
     with whole_folder(out) as folder:
         save_file(tensors, folder / WEIGHTS)
-        (folder / LEXICON).write_text(json.dumps(lexicon.to_json(), ensure_ascii=False))
+        for name, text in _texts(config, lexicon, packing, facts).items():
+            (folder / name).write_text(text, encoding="utf-8")
         (folder / TOKENIZER).write_text(tokenizer(lexicon.vocab).to_str())
         write_adapter(model, config.lora, folder / ADAPTER)
-        head = {"format": FORMAT, "config": config.model_dump(mode="json"), "packing": packing, "facts": facts}
-        (folder / CONFIG).write_text(json.dumps(head, indent=1))
     return out
 
 
@@ -194,7 +205,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
 def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
     """The files of an artifact, each checked for itself. Raises `UserError`."""
     try:
-        head = json.loads((path / CONFIG).read_text())
+        head = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(head, dict):
             raise ValueError(f"{CONFIG} is not a JSON object")
         if head.get("format") not in READABLE:
@@ -203,7 +214,7 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
         if not isinstance(head["facts"], dict) or not isinstance(head["packing"], dict):
             raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
         config = TrialConfig.model_validate(head["config"])
-        lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text()))
+        lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text(encoding="utf-8")))
         return head, config, lexicon, read_tensors(path / WEIGHTS)
     except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError) as error:

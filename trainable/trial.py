@@ -92,9 +92,8 @@ class Trial:
         return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}
 
     def _measure(self, final: bool) -> dict:
-        body = self.config.quantization.body
-        facts = {**self.facts, "train_seconds": self.run.seconds, **stored_facts(self.model, body)}
-        facts["base"] = str(Path(self.prepared.base).resolve())
+        facts = {**self.facts, "train_seconds": self.run.seconds, "base": str(Path(self.prepared.base).resolve())}
+        facts |= stored_facts(self.model, self.config, self.lexicon, facts)
         artifact = self.folder / ARTIFACT if final else None
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)

@@ -43,8 +43,8 @@ def run_path(tmp_path, monkeypatch) -> Path:
     folder = RunFolder.create(tmp_path / "runs", "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())
     for trial, (quantizer, rank, state, perplexity, control, size, latency) in enumerate(RESULTS):
         measured = {} if perplexity is None else {
-            "perplexity": perplexity, "perplexity_se": 0.5, "controllability": control, "size_bytes": size,
-            "latency_ms": latency, "artifact": f"artifacts/trial-{trial:04d}"}
+            "perplexity": perplexity, "perplexity_se": 0.5, "perplexity_heldout": 3.5, "controllability": control,
+            "size_bytes": size, "latency_ms": latency, "artifact": f"artifacts/trial-{trial:04d}"}
         folder.append({"trial": trial, "rung": 0, "state": state, "config.quantization.quantizer": quantizer,
                        "config.lora.rank": rank, "seconds": 30.0, "reason": "ValueError: loss is nan" if not measured else None,
                        **measured})
@@ -67,6 +67,10 @@ def test_front_shows_members_with_units_intervals_and_differences(run_path, caps
     assert lines[2] == ["0", "10", "±", "0.98", "0.9", "4", "MB", "quantizer=none", "rank=0"]
     assert lines[3] == ["1", "30", "±", "0.98", "0.5", "1", "MB", "quantizer=binary", "rank=4"]
     assert lines[4] == []
+
+
+def test_front_says_what_real_text_is_given(run_path, capsys):
+    assert "real held-out text, for scale: perplexity 3.5\n" in table(capsys, "front", str(run_path))
 
 
 def test_front_says_where_models_lie(run_path, capsys):

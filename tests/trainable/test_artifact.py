@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from spaces.config import DiffusionConfig, LoraConfig, ModelConfig, QuantizationConfig, TrialConfig
 from spaces.errors import UserError
-from trainable.artifact import export, load, plain_model
+from trainable.artifact import export, load, plain_model, stored_facts
 from trainable.control.lexicon import Lexicon
 from trainable.files import write_manifest
 from trainable.metrics.size import folder_bytes
@@ -38,6 +38,21 @@ def made(tmp_path_factory):
                 value.normal_(generator=torch.Generator().manual_seed(1))
     path = export(model, CONFIG, Lexicon(WORDS, 64, {}, "words"), tmp_path_factory.mktemp("artifact") / "trial-0001", {"a": 1})
     return model, path
+
+
+@pytest.mark.parametrize("quantizer", ["none", "uniform:4"])
+@pytest.mark.parametrize("body", ["float32", "int8_dynamic"])
+def test_what_an_export_will_weigh_is_known_before(quantizer, body, tmp_path):
+    config = CONFIG.model_copy(update={"quantization": QuantizationConfig(quantizer=quantizer, body=body)})
+    model = DiffusionLM(config.model, config.diffusion, WORDS).eval()
+    sites.apply(model, config.quantization)
+    add_lora(model, config.lora)
+    lexicon = Lexicon(WORDS, 64, {}, "words")
+    facts = {"train_seconds": 1.25}
+    facts |= stored_facts(model, config, lexicon, facts)
+    folder = export(model, config, lexicon, tmp_path / "trial", facts)
+    assert facts["file_bytes"] == folder_bytes(folder, "*.safetensors")
+    assert abs(facts["exported_bytes"] - folder_bytes(folder)) <= 1  # its own digits are in config.json
 
 
 @pytest.fixture

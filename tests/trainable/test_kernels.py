@@ -134,8 +134,10 @@ def test_the_body_computes_with_codes_and_the_merged_adapter(body):
 
 
 def test_bits_are_counted_from_what_is_packed():
-    model, _, ref = make("int8_dynamic")
-    facts = stored_facts(model, ref)
+    model, config, ref = make("int8_dynamic")
+    lexicon = Lexicon([f"w{i}" for i in range(40)], 20, {}, "words")
+    body = config.model_copy(update={"quantization": QuantizationConfig(body=ref)})
+    facts = stored_facts(model, body, lexicon, {})
     tensors, _ = packed_tensors(model, ref)
     assert facts["packed_bytes"] == sum(v.numel() * v.element_size() for v in tensors.values())
     assert facts["bits_per_weight_embedding"] == 8 * (40 * 8 // 2 + 2 * 40) / 320  # 4 bits, and bfloat16 a row
@@ -145,7 +147,7 @@ def test_bits_are_counted_from_what_is_packed():
     plain = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
     total = sum(value.numel() for value in plain.parameters())
     assert facts["bits_per_weight"] == 8 * facts["packed_bytes"] / total
-    assert stored_facts(plain)["bits_per_weight"] == 32
+    assert stored_facts(plain, config, lexicon, {})["bits_per_weight"] == 32
 
 
 def test_a_body_that_is_quantized_twice_is_refused():

@@ -43,7 +43,7 @@ class Measurable(Protocol):
     base_artifact: Path | None
     """The exported base that trials start from; at the final stage only."""
     facts: dict[str, Any]
-    """Known without measuring: `train_seconds`, `trainable_params`, `total_params`, `packed_bytes`."""
+    """Known without measuring: `train_seconds`, `trainable_params`, `total_params`, `exported_bytes`."""
     notes: dict[str, str]
     """Texts that a metric leaves for the row, such as which oracle scored."""
     cache: dict
