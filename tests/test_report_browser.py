@@ -73,6 +73,7 @@ def test_every_figure_is_drawn_and_nothing_of_the_run_runs(browser):
 def test_a_click_shows_the_record_and_three_dimensions_turn_on(browser):
     browser.execute_script("document.querySelectorAll('#membertable tbody tr')[1].click()")
     trial = browser.execute_script("return document.querySelectorAll('#membertable tbody tr')[1].dataset.trial")
+    assert "for scale: perplexity 3.5." in browser.execute_script("return document.getElementById('membernote').textContent")
     detail = browser.execute_script("return document.getElementById('detail').textContent")
     assert f"Trial {trial}" in detail and "Full record" in detail and "quantizer" in detail
     browser.execute_script("""const plot = document.querySelector('[data-figure=front] .plot');

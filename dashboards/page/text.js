@@ -79,7 +79,9 @@ function writeMembers() {
       el("td", {class: "n"}, trial, trial === knee ? " ◆" : ""),
       objectives.map((item, place) => el("td", {class: cell(item.metric, index) === best[place] ? "n best" : "n"}, interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index)))),
       differs.map(item => el("td", {}, compact(cell(`config.${item.path}`, index)))))));
-  $("membernote").textContent = "◆ knee: the member that gives up least, all objectives scaled to the front. Bold: the best value. ±: 95 % interval from the measurement's own standard error.";
+  const real = rows.length ? objectives.map(item => [item.metric, cell(`${item.metric}_heldout`, rows[0][1])]).filter(([, value]) => typeof value === "number") : [];
+  $("membernote").textContent = "◆ knee: the member that gives up least, all objectives scaled to the front. Bold: the best value. ±: 95 % interval from the measurement's own standard error."
+    + (real.length ? ` Real held-out text, for scale: ${real.map(([name, value]) => `${name} ${inUnits(name, value)}`).join(", ")}.` : "");
 }
 
 function writeStops() {
