@@ -34,7 +34,8 @@ def rows(count, seed=0, start=1000.0):
         lr, latency = float(10 ** noise.uniform(-4, -2)), float(noise.uniform(5, 45))
         row = {"trial": trial, "tag": "unquantized" if trial == 0 else None, "config.quantization.quantizer": quantizer,
                "config.lora.rank": rank, "config.adapt.optim.lr": lr, "perplexity": 50.0 - 5 * rank + float(noise.random()),
-               "perplexity_se": 0.5, "perplexity_heldout": 3.5, "controllability": float(noise.random()), "latency_ms": latency, "device": "cpu 1",
+               "perplexity_se": 0.5, "perplexity_heldout": 3.5,
+               "controllability": float(noise.random()), "latency_ms": latency, "device": "cpu 1",
                "seed": 0, "versions": HOSTILE, "note": HOSTILE, "fidelity": 10, "rung": 0}
         begun = start + 4.0 * trial
         if trial % 10 == 9:
