@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search import catalogue
+from search.schedulers import SCHEDULERS
 from search.searcher import LOST, Proposal, Restored, StudySearcher
 from search.searcher_axes import Axes
 from spaces.dimensions import Dimension
@@ -242,8 +243,11 @@ def test_bad_samplers_are_named():
         searcher(SMALL, sampler="grid", sampler_options={"order": "up"})
 
 
-def test_every_method_says_what_it_is():
-    for name, method in catalogue.METHODS.items():
-        assert method.__doc__.strip().endswith(".") and "\n" not in method.__doc__.strip(), name
-        assert isinstance(catalogue.options(name), dict)
+@pytest.mark.parametrize("methods", [catalogue.METHODS, SCHEDULERS], ids=["samplers", "schedulers"])
+def test_every_method_says_what_it_is_and_what_its_options_mean(methods):
+    for name, method in methods.items():
+        assert method.__doc__.strip().endswith("."), name
+        for option, field in methods.form(name).model_fields.items():
+            assert field.description and not field.description.endswith("."), (name, option)
+            assert field.default == methods.options(name)[option]
     assert catalogue.options("tpe")["constant_liar"] is True
