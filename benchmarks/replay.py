@@ -68,7 +68,7 @@ FULL = {"random": 600.0, "qmc": 600.0, "grid": 600.0, "nsga2": 600.0, "nsga3": 6
         "gp-as-optuna": 60.0}
 """Full trials that a run of a method takes at most; `OTHERS` where a method is not named."""
 OTHERS = 100.0
-SLOW = ("cqr", "cqr+halving", "gp")
+SLOW = ("cqr", "cqr+halving", "gp", "gp-as-optuna")
 """Methods that take up to minutes of computing a run: they come last."""
 FINITE = ("grid",)
 """Methods that need a finite space."""

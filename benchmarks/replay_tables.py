@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from benchmarks.common import RESULTS
+from benchmarks.replay import AGAINST
+from search.cli_format import emit
 
 TITLES = {
     "momf-branin-currin": "momf-branin-currin (2 objectives)", "momf-park": "momf-park (2)", "dtlz2": "dtlz2 (3)",
@@ -14,10 +16,8 @@ TITLES = {
 METHODS = {
     "random": "random", "qmc": "qmc", "grid": "grid, shuffled", "nsga2": "nsga2", "nsga3": "nsga3",
     "tpe": "tpe, every trial to its end", "tpe+halving-front": "tpe + halving", "gp": "gp", "cqr": "cqr",
-    "ehvi": "ehvi, every trial to its end", "ehvi+halving-front": "**ehvi + halving, the default**",
-    "ehvi+promotion": "ehvi + promotion",
+    "ehvi": "ehvi, every trial to its end", AGAINST: "**ehvi + halving, the default**", "ehvi+promotion": "ehvi + promotion",
 }
-DEFAULT = "ehvi+halving-front"
 AIMS = {"random": "0.20", "tpe": "0.33"}
 SEEDS = 20
 """A number of seeds that goes without saying."""
@@ -29,17 +29,16 @@ def main() -> None:
 
 def tables(figures: dict[str, Any]) -> tuple[str, str]:
     """Device-time until the goal, and the default's share of it, as Markdown."""
-    times = [["method", *TITLES.values()]]
+    times, shares, told = [], [], figures[f"{AGAINST}_as_share_of"]
     for method, title in METHODS.items():
         longest = figures["full_trials"][method]
-        rows = [figures["problems"][name]["methods"].get(method) for name in TITLES]
-        times.append([title, *(cell(row, longest) if row else "" for row in rows)])
-    shares = [["against", *TITLES, "geometric mean", "aimed at"]]
-    told = figures[f"{DEFAULT}_as_share_of"]
-    for method in [method for method in METHODS if method in told]:
-        intervals = ["{:.2f} [{:.2f}, {:.2f}]".format(*told[method][name]) for name in TITLES]
-        shares.append([METHODS[method], *intervals, f"{told[method]['geometric mean']:.2f}", AIMS.get(method, "")])
-    return markdown(times), markdown(shares)
+        rows = {name: figures["problems"][name]["methods"].get(method) for name in TITLES}
+        times.append({"method": title, **{TITLES[name]: row and cell(row, longest) for name, row in rows.items()}})
+        if method in told:
+            intervals = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*told[method][name]) for name in TITLES}
+            shares.append({"against": title, **intervals, "geometric mean": f"{told[method]['geometric mean']:.2f}",
+                           "aimed at": AIMS.get(method)})
+    return emit(times, "md"), emit(shares, "md")
 
 
 def cell(row: dict[str, Any], longest: float) -> str:
@@ -53,12 +52,6 @@ def cell(row: dict[str, Any], longest: float) -> str:
         end = "-" if high is None else f"{high:.3g}"
         text = f"{time:.3g} [{low:.3g}, {end}]" + (f", {reached:.0%}" if reached < 0.95 else "")
     return f"{text} ({row['hypervolume_share'][0]:.2f})" + ("" if row["seeds"] == SEEDS else f", {row['seeds']} seeds")
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """Rows as a table; the first is the head."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 if __name__ == "__main__":

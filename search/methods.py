@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_type_hints
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from spaces.complaints import meaning
 from spaces.errors import UserError
+from spaces.values import near
 
 
 class OptionError(UserError):
@@ -32,9 +32,7 @@ class Methods(Mapping[str, Callable[..., Any]]):
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The function. Raises `UserError` naming what is legal."""
         if name not in self._functions:
-            near = difflib.get_close_matches(name, self._functions, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"unknown {self.kind} {name!r}{hint}; legal: {', '.join(self._functions)}")
+            raise UserError(f"unknown {self.kind} {name!r}{near(name, self._functions)}; legal: {', '.join(self._functions)}")
         return self._functions[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,9 +64,8 @@ class Methods(Mapping[str, Callable[..., Any]]):
         form = self.form(name)
         for key in chosen or {}:
             if key not in form.model_fields:
-                near = difflib.get_close_matches(key, form.model_fields, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
                 legal = ", ".join(form.model_fields) or "none"
+                hint = near(key, form.model_fields)
                 raise OptionError(f"{self.kind} {name!r}: unknown option {key!r}{hint}; legal: {legal}", key)
         try:
             return self[name](*given, **form(**(chosen or {})).model_dump())
