@@ -29,7 +29,7 @@ lint: $(VENV)/dev.stamp  ## style and mistakes that can be seen without running
 	$(BIN)/ruff check .
 
 docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugins.md, docs/spaces.md
-	$(BIN)/python -m search.cli_docs > docs/cli.md
+	$(BIN)/python -m search.cli.docs > docs/cli.md
 	$(BIN)/qdlm plugins --format md > docs/plugins.md
 	$(BIN)/python -m spaces.reference > docs/spaces.md
 

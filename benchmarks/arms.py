@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import save
-from search.checking import load_checked
+from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
-from trainable.context import WorkerContext
-from trainable.jobs import JOBS
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
 
 ARMS = ("none", "fixed:Q0i8f", "fixed:Q0i4f", "fixed:Q2i2f", "fixed:Q4i4f", "fixed:Q8i8f", "fixed:Q4i0f", "fixed:Q8i0f",
         "pow2:Q0i8f", "pow2:Q4i0f", "ternary_twn", "binary")

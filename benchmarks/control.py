@@ -22,27 +22,27 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
-from search.checking import load_checked
+from search.run.validation import load_checked
 from spaces import points
 from spaces.config import PluginRef
 from spaces.overrides import parse
-from trainable.artifact import load
-from trainable.context import WorkerContext
+from trainable.artifacts.artifact import load
 from trainable.control.accuracy import ranking_accuracy
 from trainable.control.base import Setting
 from trainable.control.generating import guided
 from trainable.control.heads import fit
 from trainable.control.oracles.choosing import oracle_for
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.evaluation import Measurement
 from trainable.metrics.controllability import Controllability, all_scores, human_words, mean_scores
 from trainable.metrics.intervals import mean_interval
 from trainable.metrics.perplexity import pooled_perplexity
-from trainable.prepare import Prepared
 from trainable.registry import TASKS
+from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
-from trainable.teacher import Teacher
-from trainable.trial import Trial
+from trainable.stages.evaluation import Measurement
+from trainable.stages.prepare import Prepared
+from trainable.stages.trial import Trial
+from trainable.workers.context import WorkerContext
 
 TASK_NAMES = ("length", "semantic", "pos", "spans", "tree", "infill", "compose")
 TRAINABLE = ("pos", "spans", "tree")

@@ -118,10 +118,10 @@ def cluster(nodes: int, slots: int) -> Iterator[str | None]:
     if nodes == 1:
         yield None
         return
-    from search import ray_env
+    from search.distributed import environment
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-    ray_env.apply()
+    environment.apply()
     from ray.cluster_utils import Cluster
 
     store = 100 << 20
@@ -138,16 +138,16 @@ def cluster(nodes: int, slots: int) -> Iterator[str | None]:
 def run(asked: argparse.Namespace, trials: int, address: str | None, scratch: Path) -> dict[str, Any]:
     """Run the trials; rate, driver CPU and memory, proposal latency, size of the records, between several counts of
     finished trials."""
-    from search.ray_cluster import connected
+    from search.distributed.cluster import connected
 
     with connected(address, asked.slots):
         import ray
 
-        from search.ray_board import Board
-        from search.ray_metrics import RunMetrics
-        from search.ray_tune import run_trials
-        from search.records import RunFolder
-        from search.sweep import Course
+        from search.distributed.broker import Board
+        from search.distributed.prometheus import RunMetrics
+        from search.distributed.tune import run_trials
+        from search.records.run_folder import RunFolder
+        from search.run.sweep import Course
         from spaces.schema import Space
 
         changes = {"sampler": asked.sampler} if asked.sampler else {}

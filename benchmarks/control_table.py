@@ -18,13 +18,13 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
-from search.checking import load_checked
-from search.cli_format import emit
-from search.cli_table_tasks import laid_out
+from search.cli.format import emit
+from search.cli.table_tasks import laid_out
+from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
 from trainable.baselines.comparison import METHODS, compare, opened_ground
-from trainable.context import WorkerContext
+from trainable.workers.context import WorkerContext
 
 MODEL = "base"
 GRADIENT = ("optimizer", "strength", "inner_steps", "fluency", "start", "stop", "candidates")

@@ -15,15 +15,15 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
-from search.checking import load_checked
+from search.run.validation import load_checked
 from spaces import points
-from trainable.artifact import load
-from trainable.context import WorkerContext
+from trainable.artifacts.artifact import load
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.evaluation import Measurement
 from trainable.metrics.controllability import Controllability
 from trainable.metrics.perplexity import Perplexity
-from trainable.teacher import Teacher
+from trainable.scoring.teacher import Teacher
+from trainable.stages.evaluation import Measurement
+from trainable.workers.context import WorkerContext
 
 NAME = "control_transfer"
 

@@ -33,7 +33,7 @@ import psutil
 from benchmarks.common import RESULTS, host, save
 from benchmarks.faults_jobs import faulty
 from benchmarks.faults_session import Drill, Nodes, Outcome, Session
-from search.records import RunFolder
+from search.records.run_folder import RunFolder
 
 DISK_BYTES = 8 << 20
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from search.checking import problem
-from search.opening import replayed
-from search.records import SPACE, STUDY, RunFolder
-from search.searcher import OUTCOMES, StudySearcher
+from search.records.run_folder import SPACE, STUDY, RunFolder
+from search.run.validation import problem
+from search.study.opening import replayed
+from search.study.searcher import OUTCOMES, StudySearcher
 from spaces.schema import load
 
 

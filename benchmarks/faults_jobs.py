@@ -101,7 +101,7 @@ class SlotClient:
 
 
 class SlotPool:
-    """In the place of `ray_pool.Pool`."""
+    """In the place of `worker_pool.Pool`."""
 
     def __init__(self, *arguments: Any, **options: Any):
         pass
@@ -111,7 +111,7 @@ class SlotPool:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from search.ray_board import Board
+        from search.distributed.broker import Board
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
@@ -124,14 +124,15 @@ class SlotPool:
 
 if __name__ == "__main__":
     from benchmarks import faults_jobs  # by its own name, so that other processes can unpickle what is in it
-    from search import cli, sweep
+    from search.cli.main import main
+    from search.run import sweep
 
     if os.environ.get("QDLM_DRILL") == "slots":
-        from search import ray_env
+        from search.distributed import environment
 
-        ray_env.apply(attach=True)
-        import search.ray_pool
+        environment.apply(attach=True)
+        import search.distributed.worker_pool
 
-        search.ray_pool.Pool = faults_jobs.SlotPool
+        search.distributed.worker_pool.Pool = faults_jobs.SlotPool
     sweep.run = functools.partial(sweep.run, jobs="benchmarks.faults_jobs:JOBS")
-    sys.exit(cli.main())
+    sys.exit(main.main())

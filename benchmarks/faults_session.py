@@ -164,9 +164,9 @@ class Nodes:
             os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             os.environ |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
                            "RAY_AUTH_MODE": "disabled"}  # the same for the cluster and for drivers that attach to it
-            from search import ray_env
+            from search.distributed import environment
 
-            ray_env.apply()
+            environment.apply()
             from ray.cluster_utils import Cluster
 
             self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})

@@ -20,11 +20,11 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import save
-from search import quantizer_answer, quantizer_table
-from search.checking import load_checked
+from search.reporting import integer_fraction, quantizers
+from search.run.validation import load_checked
 from spaces.overrides import parse
-from trainable.context import WorkerContext
-from trainable.jobs import JOBS
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
 
 KEPT = ("nll_bound", "nll_bound minus none", "perplexity", "controllability", "train_loss", "bits_per_weight",
         "size_bytes", "latency_ms_ratio")
@@ -76,7 +76,7 @@ def walk(space, asked: argparse.Namespace) -> None:
                 state = "complete" if event.pop("final") else "rung"
                 event.pop("artifact", None)
                 file.write(json.dumps({"trial": number, "state": state, **values, **event}) + "\n")
-        told = " ".join(quantizer_table.short(value) for value in point.values())
+        told = " ".join(quantizers.short(value) for value in point.values())
         print(f"{number} {told} nll_bound {found[-1]['nll_bound']:.4f}, {time.monotonic() - begun:.1f} s", flush=True)
 
 
@@ -96,16 +96,16 @@ def kept(file: Path) -> Iterator[dict]:
 
 def summary(rows: list[dict]) -> dict:
     """Every arm with mean and half-width of its 95 % interval, its curve, and the plain answer."""
-    found = quantizer_table.arms(rows)
-    lines = quantizer_table.table(found, lambda metric, mean, half: [round(mean, 5), round(half, 5)])
-    curves = {f"{arm.name} {arm.rest}".strip(): [[steps, *quantizer_table.interval([row["nll_bound"] for row in at])]
+    found = quantizers.arms(rows)
+    lines = quantizers.table(found, lambda metric, mean, half: [round(mean, 5), round(half, 5)])
+    curves = {f"{arm.name} {arm.rest}".strip(): [[steps, *quantizers.interval([row["nll_bound"] for row in at])]
                                                  for steps, at in sorted(arm.curve.items())] for arm in found}
     maps = [{"family": one.family, "rest": one.rest, "rms": None if math.isnan(one.rms) else one.rms,
              "costs": [[*split, one.mean(split), len(one.costs[split])] for split in sorted(one.costs)]}
-            for one in quantizer_answer.splits(found)]
+            for one in integer_fraction.splits(found)]
     return {"seeds": max(line["seeds"] for line in lines), "maps": maps, "arms": [
         {key: line[key] for key in ("quantizer", "rest", "seeds", *KEPT) if line.get(key) is not None} for line in lines],
-        "curves": curves, "answer": quantizer_answer.answer(found)}
+        "curves": curves, "answer": integer_fraction.answer(found)}
 
 
 if __name__ == "__main__":

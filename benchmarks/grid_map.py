@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS
 from dashboards.plot_splits import splits_png
-from search.quantizer_answer import Splits
+from search.reporting.integer_fraction import Splits
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "granularity.png"
 

@@ -22,11 +22,11 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from benchmarks.common import save
-from search import ray_env
-from search.records import RunFolder
+from search.distributed import environment
+from search.records.run_folder import RunFolder
 from spaces.schema import Space
 from spaces.uris import HOME, joined
-from trainable.files import whole_folder, write_manifest
+from trainable.storage.folders import whole_folder, write_manifest
 
 TRIALS, SECONDS, LOST_AFTER = 16, 1.0, 5
 SPACE = {"name": "loss", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
@@ -76,7 +76,7 @@ def main(uri: bool = False) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
     os.environ["RAY_health_check_period_ms"] = "1000"
     os.environ["RAY_health_check_failure_threshold"] = "3"
-    ray_env.apply()
+    environment.apply()
     with tempfile.TemporaryDirectory() as folder, bucket() if uri else nullcontext(folder) as storage:
         figures = drill(storage, Path(folder) if uri else None)
     print(json.dumps(figures, indent=1))
@@ -87,7 +87,7 @@ def drill(storage: str, homes: Path | None) -> dict[str, Any]:
     """The figures of one run. `homes`: each node, and the driver, has a folder of its own in it for what lies at URIs."""
     from ray.cluster_utils import Cluster
 
-    from search import sweep
+    from search.run import sweep
 
     def home(name: str) -> dict[str, Any]:
         return {"env_vars": {HOME: str(homes / name)}} if homes else {}
@@ -119,7 +119,7 @@ def drill(storage: str, homes: Path | None) -> dict[str, Any]:
         "went_on_from_a_checkpoint": sum(row["began"] > 0 for row in ended.values()),
         "points_measured": len({row["config.adapt.optim.warmup"] for row in ended.values() if row["state"] == "complete"})}
     if homes:
-        from trainable.stores import Store
+        from trainable.storage.object_store import Store
 
         kept = Store(joined(storage, result.run_folder.name)).sizes("artifacts")
         figures["front"], figures["artifacts_at_the_uri"] = len(result.front), len({name.split("/")[0] for name in kept})

@@ -20,14 +20,14 @@ import torch
 
 from benchmarks.common import save
 from spaces.config import SITES, PluginRef, QuantizationConfig, TrialConfig
-from trainable.artifact import export, load
-from trainable.bench import cells, surroundings, weight
+from trainable.artifacts.artifact import export, load
+from trainable.benchmarking.bench import cells, surroundings, weight
 from trainable.control.lexicon import Lexicon
-from trainable.diffusion.losses import training_loss
-from trainable.diffusion.schedule import Schedule
+from trainable.diffusion.gaussian.losses import training_loss
+from trainable.diffusion.gaussian.schedule import Schedule
 from trainable.metrics.timing import interleaved, median_interval
-from trainable.model import sites
-from trainable.model.denoiser import DiffusionLM
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.quantization import sites
 from trainable.registry import BODIES, QUANTIZERS
 
 TABLES = {"e2e": (821, 16), "rocstories": (11043, 128)}
@@ -163,7 +163,7 @@ def work(ref: PluginRef, weights: list[torch.Tensor]) -> Callable[[], None]:
 
 def sampled(config: TrialConfig) -> dict[str, int]:
     """Calls of a quantizer while 10 denoising steps are taken: one for each quantized weight."""
-    from trainable.diffusion.process import Process
+    from trainable.diffusion.gaussian.sampling import Process
 
     small = config.model.model_copy(update={"layers": 2, "hidden": 96, "ffn": 96})
     model = DiffusionLM(small, config.diffusion, WORDS)

@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.common import save
 from spaces.config import PluginRef
-from trainable.bench import surroundings
+from trainable.benchmarking.bench import surroundings
 from trainable.metrics.timing import interleaved, median_interval
-from trainable.model.packed_table import PackedTable
+from trainable.models.diffusion_lm.packed_embedding import PackedTable
 from trainable.quantizers.lookup import look_up
 from trainable.registry import BODIES, QUANTIZERS
 

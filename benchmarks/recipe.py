@@ -14,15 +14,15 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import save
-from search.checking import load_checked
+from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
-from trainable.artifact import load
-from trainable.context import WorkerContext
+from trainable.artifacts.artifact import load
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.perplexity import pooled_perplexity
+from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
-from trainable.teacher import Teacher
+from trainable.workers.context import WorkerContext
 
 SAMPLERS = ((20, 0.5), (50, 0.7), (50, 0.5), (50, 0.3), (100, 0.4))
 

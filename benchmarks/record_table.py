@@ -20,11 +20,11 @@ import pyarrow.parquet
 import torch
 
 from benchmarks.arms import prepared
-from search.records_journal import append_line, mend_tail, read_lines
+from search.records.journal import append_line, mend_tail, read_lines
 from spaces.schema import Space, load
-from trainable.context import WorkerContext
-from trainable.prepare import Prepared
-from trainable.trial import Trial
+from trainable.stages.prepare import Prepared
+from trainable.stages.trial import Trial
+from trainable.workers.context import WorkerContext
 
 HERE = Path(__file__).parent / "tables"
 SPACE, TABLE = HERE / "quickstart.yaml", HERE / "quickstart.parquet"

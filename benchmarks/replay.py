@@ -1,6 +1,6 @@
 """Search methods against each other under a virtual clock: `python -m benchmarks.replay --work DIR [--problems a,b]`.
 
-The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.simulator`). The front
+The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.run.simulator`). The front
 that a method holds at a moment is scored by the true values of its members (noise taken out), as a share of a box fixed
 before. Prints, per problem, the inter-quartile mean over seeds of the hypervolume at `AT` full trials' device-time and of the
 device-time to 95 % of the best front there is, with 95 % bootstrap intervals; and what share of every method's device-time
@@ -24,13 +24,13 @@ import numpy as np
 
 from benchmarks.common import save
 from benchmarks.replay_problems import PROBLEMS, Problem
-from search.engine import Engine
-from search.objectives import matrix
-from search.records_journal import append_line, mend_tail, read_lines
-from search.records_memory import MemoryRecords
-from search.schedulers import build
-from search.searcher import StudySearcher
-from search.simulator import Clock, simulate
+from search.engine.engine import Engine
+from search.pareto.objectives import matrix
+from search.records.journal import append_line, mend_tail, read_lines
+from search.records.memory import MemoryRecords
+from search.run.simulator import Clock, simulate
+from search.schedulers.registry import build
+from search.study.searcher import StudySearcher
 from spaces.points import count
 
 CUT = {"eta": 3, "spare_front": False}

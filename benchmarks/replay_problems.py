@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from search.checking import problem
-from search.engine import Live
-from search.front_box import Box
-from search.halving import Problem as Judged
-from search.objectives import matrix
+from search.engine.engine import Live
+from search.pareto.objectives import matrix
+from search.pareto.reference_box import Box
+from search.run.validation import problem
+from search.schedulers.successive_halving import Problem as Judged
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.dimensions import Dimension
 from spaces.form import BudgetConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import RESULTS
 from benchmarks.replay import AGAINST
-from search.cli_format import emit
+from search.cli.format import emit
 
 TITLES = {
     "momf-branin-currin": "momf-branin-currin (2 objectives)", "momf-park": "momf-park (2)", "dtlz2": "dtlz2 (3)",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.common import save
 from dashboards.report import write_report
-from search.report import collect
+from search.reporting.report import collect
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

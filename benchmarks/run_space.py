@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common import save, spread
-from search.records import RunFolder
+from search.records.run_folder import RunFolder
 
 
 def main() -> None:

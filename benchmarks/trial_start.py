@@ -44,11 +44,11 @@ def main() -> None:
 def starts(cache: str, warm: int) -> dict[str, Any]:
     """Seconds in a fresh process: cluster up, group ready, first trial at its first training step; then `warm` more trials."""
     began = time.monotonic()
-    from search.ray_cluster import connected
+    from search.distributed.cluster import connected
 
     with tempfile.TemporaryDirectory() as scratch, connected(None) as _:
         connected_at = time.monotonic()
-        from search.ray_pool import Pool
+        from search.distributed.worker_pool import Pool
         from spaces.schema import load
 
         space = load(SPACE)
@@ -63,7 +63,7 @@ def starts(cache: str, warm: int) -> dict[str, Any]:
 
 def prepared(client: Any, space: Any, cache: str) -> dict[str, Any]:
     """The payload of the space's unquantized trial; what it needs is made unless the cache holds it."""
-    from search.sweep import unquantized
+    from search.run.sweep import unquantized
     from spaces import points
 
     config = space.config(points.complete(space.dimensions, unquantized(space))).model_dump(mode="json")

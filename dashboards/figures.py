@@ -21,7 +21,7 @@ FORMATS = ("png", "svg")
 
 
 def write_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every figure that the run has data for (`content`: see `search.report.collect`); returns the paths."""
+    """Write every figure that the run has data for (`content`: see `search.reporting.report.collect`); returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in (("front", _front), ("dimensions", _dimensions), ("hypervolume", _volume), ("curves", _curves),

@@ -21,7 +21,7 @@ LINEAR, WORST = 0.02, 3.0
 
 
 class Panel(Protocol):
-    """`search.quantizer_answer.Splits`."""
+    """`search.reporting.integer_fraction.Splits`."""
 
     family: str
     title: str

@@ -18,7 +18,7 @@ SCRIPTS = ("text.js", "figures.js", "page.js")
 
 
 def report_html(content: Mapping[str, Any]) -> str:
-    """The page for what `search.report.collect` returns.
+    """The page for what `search.reporting.report.collect` returns.
 
     Data and library are gzip in base64, so that no text of a run can end a script, and the library's 5 MB weigh 2.
     """

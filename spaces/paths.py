@@ -2,7 +2,7 @@
 
 A path ends at one setting (`lora.rank`), at a whole plug-in (`quantization.quantizer`), at its name
 (`quantization.quantizer.name`) or at one of its parameters (`quantization.quantizer.frac_bits`), whose legal values
-only the plug-in knows: `search.checking` asks it.
+only the plug-in knows: `search.run.validation` asks it.
 """
 
 from __future__ import annotations

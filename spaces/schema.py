@@ -238,7 +238,7 @@ class Space:
 def load(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
     """Load a space file, or a shipped space by name or `spaces/NAME.yaml`, with `--set` changes applied first.
 
-    Raises `UserError` naming file, line, key and what is legal. Plug-in parameters are checked by `search.checking`.
+    Raises `UserError` naming file, line, key and what is legal. Plug-in parameters are checked by `search.run.validation`.
     """
     path, source = loading.locate(path_or_name)
     document = yaml_text.read(loading.text_of(path, source), source)

@@ -12,11 +12,11 @@ from recorded_run import record
 from report_runs import write_run
 
 from spaces.config import DiffusionConfig, ModelConfig, PluginRef, QuantizationConfig, TrialConfig
-from trainable.artifact import export
+from trainable.artifacts.artifact import export
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
-from trainable.model import sites
-from trainable.model.denoiser import DiffusionLM
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.quantization import sites
 
 WORDS = ["START", "END", "UNK", "PAD", "a", "the", "cafe", "serves", "cheap", "Italian", "food", "."]
 SENTENCE = "name : Aromi | Type : cafe | food : Italian||Aromi is a cafe that serves Italian food .\n"
@@ -72,8 +72,8 @@ class World:
     def enter(self, monkeypatch) -> None:
         """Stand in the folder, and put quick ends in the place of the four."""
         monkeypatch.chdir(self.root)
-        monkeypatch.setattr("search.sweep.run", self._search)
-        monkeypatch.setattr("search.remote.run", lambda address, work, asked, observer: work(asked, observer))
+        monkeypatch.setattr("search.run.sweep.run", self._search)
+        monkeypatch.setattr("search.distributed.remote.run", lambda address, work, asked, observer: work(asked, observer))
         monkeypatch.setattr("cluster.submitting.client", lambda address: Jobs())
         monkeypatch.setattr("dashboards.optuna_server.serve", lambda journal, host, port: None)
         (self.run / "study.journal").touch()

@@ -2,9 +2,9 @@
 
 import sys
 
-from search import ray_env
+from search.distributed import environment
 
-ray_env.apply()
+environment.apply()
 import ray  # noqa: E402
 
 COST = {"useful": 30.0, "stopped": 4.0, "failed": 2.0, "running": 1.0, "shared": 9.0, "overhead": 5.0}
@@ -24,7 +24,7 @@ def main(port: int) -> None:
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
              _metrics_export_port=port, object_store_memory=100 * 2**20,
              _system_config={"metrics_report_interval_ms": 500})
-    from search.ray_metrics import RunMetrics
+    from search.distributed.prometheus import RunMetrics
 
     seen = []
     metrics = RunMetrics("toy-1", seen.append, clock=lambda: 1000.0)

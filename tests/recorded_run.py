@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from search.checking import problem
-from search.engine import Engine
-from search.opening import open_search
-from search.records import RunFolder
-from search.schedulers import build
-from search.simulator import Clock, simulate
+from search.engine.engine import Engine
+from search.records.run_folder import RunFolder
+from search.run.simulator import Clock, simulate
+from search.run.validation import problem
+from search.schedulers.registry import build
+from search.study.opening import open_search
 from spaces.schema import Space
 
 SPACE = {

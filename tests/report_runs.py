@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search.records import RunFolder
+from search.records.run_folder import RunFolder
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>&lt;b&gt; =1+1 ☃"
 SPACE = """

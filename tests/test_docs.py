@@ -17,8 +17,8 @@ from docs_world import World
 
 from benchmarks.common import RESULTS
 from benchmarks.replay_tables import tables
-from search.cli import app, main
-from search.ray_env import DEFAULTS
+from search.cli.main import app, main
+from search.distributed.environment import DEFAULTS
 from spaces.schema import Space
 from trainable.registry import QUANTIZERS
 
@@ -51,7 +51,7 @@ COMMANDS = sorted(set(commands()))
 DISTINCT = sorted((page, command) for command, page in {command: page for page, command in COMMANDS}.items())
 
 
-@pytest.mark.parametrize("page, made", [("cli.md", ["search.cli_docs"]), ("spaces.md", ["spaces.reference"]),
+@pytest.mark.parametrize("page, made", [("cli.md", ["search.cli.docs"]), ("spaces.md", ["spaces.reference"]),
                                         ("plugins.md", ["search", "plugins", "--format", "md"])])
 def test_a_generated_page_is_what_make_docs_would_write(page, made):
     done = subprocess.run([sys.executable, "-m", *made], cwd=ROOT, capture_output=True, text=True, check=True,
@@ -119,7 +119,7 @@ def test_the_budget_and_the_bounds_of_a_command_reach_the_search(world, monkeypa
 
 
 def test_the_space_of_the_tutorial_loads_and_its_text_is_read(tmp_path):
-    from search.checking import check, check_sources
+    from search.run.validation import check, check_sources
 
     text = tmp_path / "text.txt"
     text.write_text("a small place to eat near the river\n" * 30)

@@ -116,7 +116,7 @@ def test_names_follow_the_conventions():
     pytest.importorskip("ray")
     from ray.util.metrics import Counter
 
-    from search.ray_metrics import CATALOG
+    from search.distributed.prometheus import CATALOG
 
     for name, (kind, text, _) in CATALOG.items():
         assert re.fullmatch(r"qdlm(_[a-z]+)+", name) and text.endswith(".")

@@ -7,7 +7,7 @@ import pytest
 from report_runs import HOSTILE, write_run
 
 from dashboards.report import write_report
-from search.report import collect
+from search.reporting.report import collect
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: make install, or pip install selenium")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -80,11 +80,11 @@ QUANTIZERS = Registry("quantizer", {
     "adapt": "trainable.quantizers.adapt:AdaPT",
 })
 BODIES = Registry("body format", {
-    "float32": "trainable.model.kernels:Float32",
-    "bfloat16": "trainable.model.kernels:BFloat16",
-    "int8_dynamic": "trainable.model.kernels:Int8Dynamic",
-    "int8_weight": "trainable.model.kernels:Int8Weight",
-    "int4_weight": "trainable.model.kernels:Int4Weight",
+    "float32": "trainable.quantization.body_formats:Float32",
+    "bfloat16": "trainable.quantization.body_formats:BFloat16",
+    "int8_dynamic": "trainable.quantization.body_formats:Int8Dynamic",
+    "int8_weight": "trainable.quantization.body_formats:Int8Weight",
+    "int4_weight": "trainable.quantization.body_formats:Int4Weight",
 })
 CORPORA = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
@@ -93,8 +93,8 @@ CORPORA = Registry("corpus", {
     "lines": "trainable.corpora.lines:Lines",
 })
 SAMPLERS = Registry("sampler", {
-    "ancestral": "trainable.diffusion.samplers:Ancestral",
-    "ddim": "trainable.diffusion.samplers:DDIM",
+    "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
+    "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
 })
 TASKS = Registry("control task", {
     "length": "trainable.control.length:Length",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cluster import submitting
-from search.cli import main
+from search.cli.main import main
 from spaces.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,7 +25,7 @@ def worker_cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session(worker_path, worker_cache):
     """A local cluster with four CPUs (in name); worker processes find `toy_jobs`."""
-    from search import ray_env
+    from search.distributed import environment as ray_env
 
     ray_env.apply()
     import ray

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ray
 
-from trainable.files import whole_folder, write_manifest
+from trainable.storage.folders import whole_folder, write_manifest
 
 
 def place():

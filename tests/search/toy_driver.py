@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from search import sweep
+from search.run import sweep
 from spaces.schema import load
 
 

@@ -12,7 +12,7 @@ import torch
 
 from spaces.config import PluginRef
 from spaces.errors import UserError
-from trainable.artifact import Loaded, load
+from trainable.artifacts.artifact import Loaded, load
 from trainable.baselines.fudge import Fudge
 from trainable.baselines.prompted import BEAMS, Prompted
 from trainable.control.base import ControlTask, Setting, Target
@@ -22,8 +22,8 @@ from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.controllability import all_scores, human_words
 from trainable.metrics.intervals import mean_interval, perplexity_interval
 from trainable.registry import TASKS
+from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
-from trainable.teacher import Teacher
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from trainable.control.base import ControlTask, Target
-from trainable.diffusion.process import Process
-from trainable.model.sites import frozen_weights
+from trainable.diffusion.gaussian.sampling import Process
+from trainable.quantization.sites import frozen_weights
 
 FAILS = 0.5  # a text with less success than this is one that does not meet the target
 

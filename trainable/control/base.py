@@ -17,7 +17,7 @@ from spaces.errors import UserError
 from trainable import registry
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry, read_entries
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 Target = dict[str, Any]
 """What one sentence is asked to be. JSON-able; `row` is the held-out row that it was drawn from, where there is one, and

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spaces.config import PluginRef
 from trainable.control.base import ControlTask, Setting, Target, TaskParams
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
 
 

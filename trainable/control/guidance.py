@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 EPSILON = 1e-10
 """Adagrad's, as in torch."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from trainable.control.oracles.base import Span
 from trainable.control.syntax import EDGE, INDEX, TAGS, readings
-from trainable.diffusion.losses import draw_times
-from trainable.model.sites import frozen_weights
+from trainable.diffusion.gaussian.losses import draw_times
+from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream
 
 STEPS, BATCH, RATE = 400, 64, 4e-3

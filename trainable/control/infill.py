@@ -9,7 +9,7 @@ from torch import Tensor
 from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, UNK
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 LEAST = 3  # words of a gap, and of both contexts together, that make a target
 

@@ -11,7 +11,7 @@ from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, SPECIALS, UNK
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:

@@ -41,20 +41,6 @@ def contains(words: Sequence[str], phrase: Sequence[str]) -> bool:
     return any(folded[i:i + len(wanted)] == wanted for i in range(len(folded) - len(wanted) + 1))
 
 
-def tag_shares(corpus) -> dict[str, dict[str, float]]:
-    """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen are left out."""
-    from trainable.control.oracles.base import UPOS
-    from trainable.control.oracles.choosing import AUTO, oracle_for
-    from trainable.control.syntax import Syntax
-
-    table = Syntax.count(corpus, oracle_for(AUTO, corpus, "tags"), phrases=False).tag_given_word
-    shares = {}
-    for word, row in zip(corpus.vocab, table[:, :len(UPOS)].tolist(), strict=True):
-        if 0 < sum(share > 0 for share in row) < len(UPOS):
-            shares[word] = {tag: round(share, 4) for tag, share in zip(UPOS, row, strict=True) if share > 0}
-    return shares
-
-
 @dataclass(frozen=True)
 class Lexicon:
     """Vocabulary, positions, and for each field its values with the phrases that say them."""
@@ -69,8 +55,11 @@ class Lexicon:
     """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where none was counted."""
 
     @classmethod
-    def of(cls, corpus) -> Lexicon:
-        """From a `TokenizedCorpus`: all fields and values in it that can be said. A `Lexicon` is given back."""
+    def of(cls, corpus, tags: dict[str, dict[str, float]] | None = None) -> Lexicon:
+        """From a `TokenizedCorpus`: all fields and values in it that can be said. A `Lexicon` is given back.
+
+        `tags`: word -> share of each tag (`trainable.control.tag_shares`), where they were counted.
+        """
         if isinstance(corpus, Lexicon):
             return corpus
         oracle, seen = oracle_of(corpus), {}
@@ -81,7 +70,7 @@ class Lexicon:
         values = {field: {value: ways for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
                   for field, found in seen.items()}
         sayable = {field: ways for field, ways in values.items() if ways}
-        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tag_shares(corpus))
+        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tags or {})
 
     @classmethod
     def from_json(cls, value: dict) -> Lexicon:

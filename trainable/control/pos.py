@@ -15,7 +15,7 @@ from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax
 from trainable.control.target_files import MARKS, Entry
 from trainable.corpora.tokenize import END
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 
 class Pos(ControlTask):

@@ -13,7 +13,7 @@ from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, UNK
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 
 def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
 from trainable.control.syntax import Wanted
 from trainable.control.target_files import Entry
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 
 class Spans(ControlTask):

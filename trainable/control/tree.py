@@ -14,7 +14,7 @@ from trainable.control.pos import oracle_of_target
 from trainable.control.spans import Spans
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END
-from trainable.model.prediction import Prediction
+from trainable.models.prediction import Prediction
 
 
 class Tree(Spans):

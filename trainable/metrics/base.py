@@ -35,7 +35,7 @@ class Measurable(Protocol):
     corpus: Any
     """`TokenizedCorpus`."""
     teacher: Any
-    """`trainable.teacher.Teacher`."""
+    """`trainable.scoring.teacher.Teacher`."""
     share: float
     """Share of the configured sample counts that is used at this rung."""
     artifact: Path | None

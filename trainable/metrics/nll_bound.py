@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from trainable.diffusion.schedule import Schedule, randn
+from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.metrics.base import Measurable, Metric, heldout_rows, scaled
-from trainable.model.sites import frozen_weights
+from trainable.quantization.sites import frozen_weights
 
 BATCH = 64
 

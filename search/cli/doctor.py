@@ -1,0 +1,184 @@
+"""`qdlm doctor`: what this machine has and what is missing. Reads files and libraries; connects to a storage URI alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from spaces.errors import UserError
+from spaces.uris import is_uri
+
+OK, NOTE, BAD = "ok", "note", "bad"
+PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
+            "safetensors", "matplotlib")
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+OPTIONAL = {  # module: (what it is for, how to get it)
+    "optuna_dashboard": ("the study's pages in a browser", "pip install 'qdlm[dashboard]'"),
+    "pytest": ("the tests", "pip install 'qdlm[dev]'"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    section: str
+    name: str
+    status: str  # ok | note (works, but worth knowing) | bad (a run would fail)
+    detail: str
+
+
+def findings(storage: Path | str) -> list[Finding]:
+    """All checks, in the order in which they are shown. A check that raises is itself a finding."""
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "software": _software, "devices": _devices, "machine": _machine, "storage": lambda: _storage(storage),
+        "ray": _ray, "control oracles": _oracles,
+        "optional": _optional, "hub": _hub,
+    }
+    report: list[Finding] = []
+    for section, check in checks.items():
+        try:
+            report += check()
+        except Exception as error:  # a doctor that dies of the illness helps nobody: the error is shown, not dropped
+            report.append(Finding(section, "check", BAD, f"{type(error).__name__}: {error}"))
+    return report
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _software() -> Iterator[Finding]:
+    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    yield Finding("software", "python", OK if supported else BAD,
+                  f"{platform.python_version()}" + ("" if supported else ", needs 3.11 or 3.12"))
+    yield Finding("software", "qdlm", OK, _version("qdlm") or "run from its source folder")
+    for package in PACKAGES:
+        version = _version(package)
+        yield Finding("software", package, OK if version else BAD, version or "missing: make install")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            yield Finding("devices", f"cuda:{index}", OK, f"{card.name}, {card.total_memory / 2**30:.0f} GiB")
+    elif torch.version.cuda is None and shutil.which("nvidia-smi"):
+        yield Finding("devices", "cuda", NOTE, "there is an NVIDIA driver, but this torch is a CPU build")
+    else:
+        yield Finding("devices", "cuda", NOTE, "none; trials run on CPUs")
+    bf16 = torch.cpu._is_avx512_bf16_supported()
+    yield Finding("devices", "cpu bf16", OK, "in hardware" if bf16 else "emulated, so precision fp32 is the faster one")
+    yield Finding("devices", "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
+                  f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")
+
+
+def cpu_limit() -> float:
+    """CPUs that this process may use: the affinity mask, and the control group's quota where one is set."""
+    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if CPU_QUOTA.is_file():
+        limit, period = CPU_QUOTA.read_text().split()
+        if limit != "max":
+            count = min(count, int(limit) / int(period))
+    return count
+
+
+def free_cpus() -> int:
+    """Whole CPUs of this process's share that nothing uses now, at least 1. More threads than that wait for each other: on a
+    busy machine two are several times slower than one."""
+    return max(1, int(cpu_limit() - os.getloadavg()[0]))
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+
+    load = os.getloadavg()[0]
+    cpus = cpu_limit()
+    yield Finding("machine", "cpus", OK if load < cpus else NOTE, f"{cpus:g} usable, load {load:.1f}"
+                  + ("" if load < cpus else ": others are at work, latencies will be noisy"))
+    memory = psutil.virtual_memory()
+    free = memory.available / 2**30
+    yield Finding("machine", "memory", OK if free >= 3 else NOTE, f"{free:.1f} of {memory.total / 2**30:.1f} GiB free"
+                  + ("" if free >= 3 else ": a local Ray with two workers takes about 3"))
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        room = shutil.disk_usage(shared).free / 2**30
+        yield Finding("machine", "shared memory", OK if room >= 0.5 else NOTE, f"{room:.1f} GiB free in /dev/shm")
+
+
+def _storage(storage: Path | str) -> Iterator[Finding]:
+    if is_uri(storage):
+        from search.records.mirror import check_writable
+
+        try:
+            check_writable(str(storage))
+        except UserError as error:
+            yield Finding("storage", str(storage), BAD, str(error))
+        else:
+            yield Finding("storage", str(storage), OK, "can be written and read from here; nodes use their own credentials")
+        return
+    folder = Path(storage).resolve()
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield Finding("storage", str(storage), BAD, f"not writable: {error.strerror}")
+        return
+    free = shutil.disk_usage(folder).free / 1e9
+    yield Finding("storage", str(storage), OK if free >= 2 else NOTE, f"writable, {free:.0f} GB free")
+
+
+def _ray() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    yield Finding("ray", "RAY_ADDRESS", OK, address or "unset; a run starts a local cluster unless --address is given")
+    running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    if running.is_file():
+        yield Finding("ray", "on this machine", OK, f"last cluster at {running.read_text().strip()} (--address auto)")
+    else:
+        yield Finding("ray", "on this machine", OK, "none running; to keep one: ray start --head")
+    mode, token = os.environ.get("RAY_AUTH_MODE"), Path.home() / ".ray" / "auth_token"
+    kept = "a token is kept" if token.is_file() or os.environ.get("RAY_AUTH_TOKEN") else "no token yet"
+    yield Finding("ray", "RAY_AUTH_MODE", OK if mode else NOTE,
+                  f"{mode or 'unset: ray job submit and ray status need RAY_AUTH_MODE=token'}; {kept}")
+
+
+def _oracles() -> Iterator[Finding]:
+    from trainable.registry import ORACLES
+
+    for name in ORACLES:
+        oracle = ORACLES.get(name)
+        gives, remedy = " and ".join(sorted(oracle.provides, reverse=True)), oracle.missing()
+        yield Finding("control oracles", name, NOTE if remedy else OK, f"{gives}: {remedy}" if remedy else gives)
+
+
+def _optional() -> Iterator[Finding]:
+    for module, (purpose, remedy) in OPTIONAL.items():
+        present = importlib.util.find_spec(module) is not None
+        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: {remedy}")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    yield Finding("optional", "C compiler", OK if compiler else NOTE,
+                  "for runtime.compile" if compiler else "none: runtime.compile cannot be used")
+
+
+def _hub() -> Iterator[Finding]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    held = "exists" if cache.is_dir() else "empty"
+    use = "HF_HUB_OFFLINE is set: cached files only" if offline else "may be used (not tried)"
+    yield Finding("hub", "Hugging Face", NOTE if offline else OK,
+                  f"{use}; cache {held}; the built-in corpus needs none of it")

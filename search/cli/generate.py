@@ -1,0 +1,116 @@
+"""`qdlm generate`: text from an exported model. Ray is not imported: an artifact stands on its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from search.cli.arguments import artifact_folder
+from search.cli.examples import examples
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainable.artifacts.artifact import Loaded
+
+BATCH = 32  # sentences generated at once: bounds memory, and lets a long request print as it goes
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Use what was found", epilog=examples(
+        "qdlm generate runs/NAME/artifacts/trial-0003", "eight sentences",
+        "qdlm generate ARTIFACT --control length=14 -n 4", "of fourteen words",
+        "qdlm generate ARTIFACT --control food=Italian --control length=12", "two wishes at once",
+        "qdlm generate ARTIFACT --control food=Italian --json", "with a meaning; one JSON object per line",
+        "qdlm generate ARTIFACT --steps 20 --seed 7", "fewer sampler steps, other noise",
+        "qdlm generate ARTIFACT --control length=14 --by classifier_free", "by telling a model with model.conditions",
+    ))(generate)
+
+
+def generate(
+    artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False, parser=artifact_folder,
+                                    help="An exported model: RUN/artifacts/trial-NNNN, a folder or a URI."),
+    control: list[str] = typer.Option([], metavar="KEY=VALUE", show_default=False,
+                                       help="What the text shall satisfy: length=14, food=Italian; may be given again."),
+    count: int = typer.Option(8, "--count", "-n", metavar="N", min=1, help="How many sentences."),
+    seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
+    steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
+                                     help="Sampler steps, instead of the exported setting."),
+    by: Literal["gradient", "classifier_free", "both"] | None = typer.Option(
+        None, show_default=False, help="What leads to the control, instead of the exported evaluation.guidance.by."),
+    scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
+                                       help="Of classifier-free guidance, instead of the exported setting."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object per sentence."),
+) -> None:
+    """Generate text with an exported model, freely or under a control. Needs no Ray."""
+    if not artifact.is_dir():
+        raise UserError(f"{artifact}: no such folder; expected an artifact, such as RUN/artifacts/trial-0003")
+    from trainable.artifacts.artifact import load, seeded
+
+    with waiting(f"loading {artifact.name}"):
+        loaded = load(artifact)
+    generator = seeded(artifact, seed)
+    if not control:
+        rows = freely(loaded, count, generator, steps)
+    else:
+        given = {name: value for name, value in (("by", by), ("scale", scale)) if value is not None}
+        rows = under(loaded, control, count, generator, steps, given)
+    met = made = 0
+    for row in rows:
+        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
+        made, met = made + 1, met + row.get("success", 0)
+    if control and not as_json:
+        typer.echo(f"{', '.join(control)}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
+
+
+def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | None) -> Iterator[dict[str, Any]]:
+    """`count` sentences without a wish."""
+    for size in batches(count):
+        with waiting("generating"):
+            ids = loaded.generate(size, generator, steps=steps)
+        for words in loaded.words(ids):
+            yield {"text": " ".join(words)}
+
+
+def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.Generator,
+          steps: int | None, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance settings win over the
+    exported ones. Raises `UserError` for a bad control, or one that the model was never told."""
+    from trainable.control.base import Setting
+    from trainable.control.conditions import check_told
+    from trainable.control.generating import guided
+    from trainable.control.parsing import parse_controls
+
+    task, target = parse_controls(controls, loaded.lexicon)
+    control = ", ".join(controls)
+    task.prepare(Setting(loaded.lexicon))
+    guidance = loaded.config.evaluation.guidance.model_copy(update=given)
+    check_told(task, guidance.by, loaded.config.model.conditions)
+    sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
+    process, length = loaded.process(sampling), loaded.config.corpus.max_length
+    for size in batches(count):
+        with waiting(f"generating under {control}"):
+            sentences = guided(process, task, [target] * size, guidance, loaded.lexicon, length, generator)
+        for words in sentences:
+            yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
+                   **task.score(words, target)}
+
+
+def batches(count: int) -> Iterator[int]:
+    """`count` in parts of at most `BATCH`."""
+    for start in range(0, count, BATCH):
+        yield min(BATCH, count - start)
+
+
+def waiting(text: str) -> Any:
+    """A spinner on a terminal, nothing elsewhere."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr).status(f"[dim]{text}[/]")

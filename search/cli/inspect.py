@@ -1,0 +1,69 @@
+"""`qdlm spaces` and `qdlm doctor`: what there is to search, and what there is to run it on."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from search.cli.examples import examples
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Look around", epilog=examples(
+        "qdlm spaces", "what is shipped", "qdlm run quickstart", "a shipped space by its name",
+    ))(spaces)
+    app.command(rich_help_panel="Look around", epilog=examples(
+        "qdlm doctor", "this machine", "qdlm doctor --storage /mnt/shared/runs", "may runs be written there?",
+        "qdlm doctor --storage s3://BUCKET/runs", "or there, with this machine's credentials?",
+    ))(doctor)
+
+
+def spaces() -> None:
+    """List the search spaces that are shipped: what each is for, its size and its objectives."""
+    from search.cli.format import ARROWS, grid, out
+    from search.cli.overrides import shipped
+
+    rows = []
+    for name, space in shipped().items():
+        size = space.size()
+        aims = ", ".join(f"{ARROWS[aim.direction]} {aim.metric}" for aim in space.objectives)
+        bounds = "".join(f"; {bound}" for bound in space.constraints)
+        points = "infinite" if size is None else f"{size:,} points"
+        size = f"{len(space.dimensions)} dimensions, {points}"
+        rows.append((f"[bold cyan]{name}[/]", space.description, size, aims + bounds))
+    console = out()
+    console.print(grid(None, ("space", "what for", "size", "objectives"), rows))
+    console.print("\nRun one by its name or its file: [cyan]qdlm run quickstart[/]")
+
+
+def doctor(
+    storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs are to be written."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON list."),
+) -> None:
+    """Report versions, devices, room and what optional parts are missing. Connects to a storage URI alone; always exits 0."""
+    from dataclasses import asdict
+
+    from rich.markup import escape
+
+    from search.cli.doctor import BAD, NOTE, findings
+    from search.cli.format import grid, out
+
+    report = findings(storage)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in report], indent=1))
+        return
+    marks = {BAD: "[bold red]x[/]", NOTE: "[yellow]![/]"}
+    seen: set[str] = set()
+    rows = []
+    for finding in report:
+        title = "" if finding.section in seen else finding.section
+        seen.add(finding.section)
+        mark = marks.get(finding.status, "[green]+[/]")
+        rows.append((f"[dim]{title}[/]", mark, finding.name, escape(finding.detail)))
+    console = out()
+    console.print(grid(None, ("", "", "", ""), rows, header=False))
+    broken = [finding.name for finding in report if finding.status == BAD]
+    verdict = f"[bold red]A run would fail:[/] {', '.join(broken)}" if broken else "[bold green]Ready to run.[/]"
+    console.print(f"\n{verdict}")

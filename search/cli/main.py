@@ -1,0 +1,75 @@
+"""`qdlm`: the command line. One file a command; what is heavy is imported inside it.
+
+Exit codes: 0 done, 1 the run failed or was interrupted, 2 bad input (one line on standard error).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+import typer
+
+from search.cli import bench, compare, generate, inspect, plugins, replay, report, results, run, submit, sync, table, watch
+from search.cli.examples import examples
+from spaces.errors import RunError, UserError
+
+OK, FAILED, BAD_INPUT = 0, 1, 2
+
+app = typer.Typer(
+    name="qdlm", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=examples(
+        "qdlm run spaces/quickstart.yaml", "search the built-in corpus; the front in about 5 minutes on 2 cores",
+        "qdlm front runs/quickstart-...", "the trade-offs that were found",
+        "qdlm generate runs/quickstart-.../artifacts/trial-0003", "text from one member of the front",
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"qdlm {metadata.version('qdlm')}")
+        except metadata.PackageNotFoundError:
+            typer.echo("qdlm, run from its source folder")
+        raise typer.Exit()
+
+
+@app.callback()
+def qdlm(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """The best quantized, LoRA-adapted, controllable diffusion language models within what you can afford.
+
+    A search space goes in; a Pareto front comes out: perplexity, controllability, latency, size.
+    """
+
+
+for module in (run, submit, results, replay, report, watch, compare, sync, table, generate, bench, inspect, plugins):
+    module.register(app)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Bugs are not caught: their traceback is the report."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return app(args=arguments or ["--help"], prog_name="qdlm", standalone_mode=False) or OK
+    except UserError as error:
+        message = str(error)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "qdlm"
+        message = f"{error.format_message().rstrip('.')} (see: {where} --help)"
+    except RunError as error:
+        print(f"qdlm: the run stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except typer.Abort:
+        return FAILED
+    print(f"qdlm: error: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

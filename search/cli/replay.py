@@ -1,0 +1,41 @@
+"""`qdlm replay`: whether a run is what its space, its seed and its results make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from search.cli.arguments import run_folder
+from search.cli.examples import examples
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm replay runs/quickstart-...", "would the search propose the same again?",
+    ))(replay)
+
+
+def replay(
+    run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False, parser=run_folder),
+) -> None:
+    """Check that a run's proposals come out again when a fresh searcher is told the same in the same order. Trains nothing.
+
+    Exits 1 where a proposal differs: with other versions of the packages, or other code than the run had.
+    """
+    from search.cli.format import shown
+    from search.cli.results import recorded_space
+    from search.records.run_folder import RunFolder
+    from search.run.validation import problem
+    from search.study.opening import replayed
+
+    folder, space = RunFolder.open(run), recorded_space(run)
+    found = replayed(space, problem(space), folder)
+    what = f"{shown(run)}: {found.same} proposal{'' if found.same == 1 else 's'}"
+    if found.different is None:
+        typer.echo(f"{what}, all the same again (sampler {space.sampler.name}, seed {space.seed})")
+        return
+    typer.echo(f"{what} the same again, then {found.different}")
+    typer.echo(f"the run was made with {folder.meta.get('versions') or 'unknown versions'}")
+    raise typer.Exit(1)

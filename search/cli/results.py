@@ -1,0 +1,275 @@
+"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone, while it runs or after."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import typer
+
+from search.cli.arguments import run_folder
+from search.cli.examples import examples
+from spaces.errors import UserError
+from spaces.values import near
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from search.engine.cost import Ledger
+    from search.pareto.front import Front
+    from search.pareto.objectives import Constraint
+    from search.records.run_folder import RunFolder
+    from spaces.schema import Space
+
+WIDE = 110
+"""Columns from which the front is one table; below, settings are listed under it."""
+MARKS = {"open": " [yellow]?[/]", "lost": " [red]x[/]"}
+COLORS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "failed": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm front runs/NAME", "the trade-offs that were found",
+        "qdlm front runs/NAME --within 'size_bytes <= 200kB' --best perplexity", "the best that can be afforded",
+        "qdlm front runs/NAME --format csv > front.csv", "for a spreadsheet; also json, md",
+    ))(front)
+    app.command(rich_help_panel="Search", epilog=examples(
+        "qdlm status runs/NAME", "how far it is, what failed and why",
+        "watch -n 5 qdlm status runs/NAME", "from another terminal",
+    ))(status)
+
+
+def front(
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
+                                     help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
+    best: str | None = typer.Option(None, metavar="METRIC", show_default=False,
+                                    help="Only the model that is best on that objective; knee: the most balanced one."),
+    form: Literal["table", "csv", "json", "md"] = typer.Option("table", "--format", help="For people or programs."),
+) -> int:
+    """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart, where they lie."""
+    from rich.markup import escape
+
+    from search.cli.format import emit, out
+    from search.cli.overrides import bounds
+
+    folder, space, found = opened(run, bounds(within))
+    if best is not None:
+        found = found.only(chosen(found, best))
+    if form != "table":
+        typer.echo(emit(members(folder, space, found), form))
+    elif within and not len(found):
+        out().print(nearest(folder, space, found.constraints))
+    else:
+        out().print(front_table(folder, space, found))
+        if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
+            out().print(f"[cyan]qdlm generate {escape(artifact)}[/]", soft_wrap=True)
+    return 0 if len(found) or not (within or best) else 1
+
+
+def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
+    """The row that `--best` names; None where there is none. Raises `UserError` for what is no objective."""
+    metrics = [objective.metric for objective in found.objectives]
+    if best != "knee" and best not in metrics:
+        raise UserError(f"--best {best}: not an objective of the run{near(best, metrics)}; legal: knee, {', '.join(metrics)}")
+    return found.knee() if best == "knee" else found.best(best)
+
+
+def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) -> RenderableType:
+    """What to tell when no complete trial keeps to all bounds: how near to each bound one came."""
+    from rich.text import Text
+
+    from search.cli.format import figure
+    from search.pareto.objectives import finished, violation
+
+    rows = finished(folder.rows(), space.objectives)
+    lines = ["[yellow]No complete trial is within all of these bounds.[/]"]
+    for bound in constraints:
+        measured = [row for row in rows if not math.isnan(violation(row, bound))]
+        asked = f"{bound.metric} {bound.op} {figure(bound.metric, bound.bound)}"
+        if not measured:
+            lines.append(f"{asked}: measured by no complete trial")
+            continue
+        row = min(measured, key=lambda row: violation(row, bound))
+        kept = sum(violation(row, bound) <= 0 for row in measured)
+        lines.append(f"{asked}: kept by {kept} of {len(measured)}; the best is trial {row['trial']} with "
+                     f"{figure(bound.metric, row[bound.metric])}")
+    return Text.from_markup("\n".join(lines))
+
+
+def status(
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+) -> None:
+    """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    import time
+    from collections import Counter
+
+    from rich.markup import escape
+
+    from search.cli.format import duration, figure, grid, out, shown
+    from search.engine.cost import Ledger
+    from search.pareto.reference_box import Box
+
+    folder, space, found = opened(run)
+    rows = folder.rows()
+    ended = {row["trial"]: row for row in rows if row.get("state") in ("complete", "stopped", "failed")}
+    counts = Counter(row["state"] for row in ended.values())
+    state = folder.state
+    goal = space.budget.trials or space.size()
+    lines = [
+        ("state", f"[{COLORS.get(state, 'default')}]{state}[/]"),
+        ("trials", f"{len(ended)}{f' of {goal}' if goal else ''}: " + ", ".join(
+            f"{counts[name]} {name}" for name in ("complete", "stopped", "failed"))),
+        ("front", f"{len(found)} members"),
+    ]
+    for objective in space.objectives:
+        best = found.best(objective.metric)
+        if best is not None:
+            value = figure(objective.metric, best[objective.metric])
+            lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
+    if folder.meta.get("box"):
+        lines.append(("hypervolume", f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
+    lines.append(("time", duration(account.elapsed)))
+    console = out()
+    console.print(f"[bold]{escape(shown(folder.path))}[/]  {escape(space.description)}")
+    console.print(grid(None, ("", ""), [(f"[dim]{name}[/]", text) for name, text in lines], header=False))
+    console.print(cost_table(account, space), "")
+    for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
+        console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
+    if state in ("interrupted", "failed"):
+        console.print(f"\nGo on with: [cyan]qdlm run --resume {escape(shown(folder.path))}[/]")
+
+
+def cost_table(account: Ledger, space: Space) -> RenderableType:
+    """What the devices that the run held did, in device-seconds, shares, and money where the space has a price."""
+    from search.cli.format import grid, plain
+    from search.engine.cost import PARTS, Rate
+
+    told = account.told(Rate.of(space.hardware, space.budget.price))
+    whole, price = told["held"] or 1.0, space.budget.price
+    names = [name for name in (*PARTS, "held") if told[name] or name in ("useful", "held")]
+    rows = [[name, f"{told[name]:,.0f}", f"{told[name] / whole:.0%}", *([plain(told[name] / 3600 * price)] if price else []),
+             f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
+    columns = ["cost", f"{told['device']}-seconds", "share", *(["money"] if price else []), "for"]
+    return grid(None, columns, rows, right=columns[1:-1])
+
+
+def recorded_space(run: Path) -> Space:
+    """The space that a run recorded. Raises `UserError` when the folder is no run."""
+    from search.records.run_folder import SPACE, RunFolder
+    from spaces.schema import Space
+
+    path = RunFolder.open(run).path / SPACE
+    return Space.from_yaml(path.read_text(encoding="utf-8"), str(path))
+
+
+def opened(run: Path, within: Sequence[Constraint] = ()) -> tuple[RunFolder, Space, Front]:
+    """A run folder, its space and its front as of now, within further bounds. Raises `UserError` when it is no run."""
+    from search.pareto.front import Front
+    from search.records.run_folder import RunFolder
+
+    space, folder = recorded_space(run), RunFolder.open(run)
+    return folder, space, Front.from_rows(folder.rows(), space.objectives, [*space.constraints, *within])
+
+
+def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:
+    """Where a member's exported model lies, as one would type it; None when it was not exported."""
+    from search.cli.format import shown
+
+    return shown(folder.path / row["artifact"]) if row.get("artifact") else None
+
+
+def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The `config.*` columns in which the rows differ; all of them for a single row."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith("config.")))
+    return [key for key in keys if len(rows) == 1 or len({repr(row.get(key)) for row in rows}) > 1]
+
+
+def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
+    """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
+    metrics = dict.fromkeys(item.metric for item in (*space.objectives, *found.constraints))
+    rows = found.told()
+    known = {name for row in rows for name in row}
+    ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
+    columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
+    config = [f"config.{path}" for path in space.dimensions]
+    placed = ["place"] if "place" in known else []
+    return [{"trial": row["trial"], **{name: row.get(name) for name in [*placed, *columns, *config]},
+             "artifact": artifact_of(folder, row)} for row in rows]
+
+
+def real_text(space: Space, found: Front) -> dict[str, str]:
+    """What held-out sentences themselves are given, by the metrics that say so in a column `METRIC_heldout`."""
+    from search.cli.format import figure, label
+
+    row = found.members[0]
+    return {label(item.metric): figure(item.metric, row[f"{item.metric}_heldout"]) for item in space.objectives
+            if row.get(f"{item.metric}_heldout") is not None}
+
+
+def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
+    """The front for people. The best value of each objective is bold."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.text import Text
+
+    from search.cli.format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
+    from search.pareto.stability import interval as repeated
+
+    if not len(found):
+        return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
+    varied = apart(found.members)
+    names = short_names([f"config.{path}" for path in space.dimensions])
+    best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
+    columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
+    rows, tight, settings = [], [], []
+    for row, place in zip(found, found.places, strict=True):
+        cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place, '')}"
+        for item in space.objectives:
+            style = "bold green" if row[item.metric] == best[item.metric] else "default"
+            fresh = repeated(row, item.metric)
+            anew = "" if fresh is None else ranged(item.metric, fresh.mean, fresh.half)
+            cells.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]{fresh.of} {anew}[/]" if anew else ""))
+            small.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]({anew})[/]" if anew else ""))
+        differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
+        rows.append((trial, *cells, f"[dim]{escape(differs)}[/]"))
+        tight.append((trial, *small))
+        settings.append((str(row["trial"]), f"[dim]{escape(differs)}[/]"))
+    title = f"Front: {len(found)} of {len(found.candidates)} complete trials"
+    narrow = Group(grid(title, columns[:-1], tight, right=columns[1:-1]), "", grid(None, ("trial", "differs in"), settings))
+    table = ByWidth(grid(title, columns, rows, right=columns[1:-1]), narrow, WIDE)
+    spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
+    notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
+    if real := real_text(space, found):
+        notes.append(f"[dim]real held-out text, for scale: {', '.join(f'{name} {value}' for name, value in real.items())}[/]")
+    if any("again" in row for row in found):
+        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
+    if any("seeds" in row for row in found):
+        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; it chose nothing[/]")
+    for place, told in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
+                        ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
+        if place in found.places:
+            notes.append(f"{told}")
+    if any(artifact_of(folder, row) for row in found):
+        notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts' / 'trial-NNNN'))}[/]")
+    return Group(table, "", *(Text.from_markup(note) for note in notes))
+
+
+def next_steps(folder: RunFolder, found: Front) -> RenderableType:
+    """Where the results lie, and commands to try."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    from search.cli.format import shown
+
+    run, knee = escape(shown(folder.path)), found.knee()
+    lines = ["", f"[bold]Results[/]  {run}/  [dim]front.csv, front.png, trials.parquet, space.yaml, events.jsonl[/]",
+             f"[bold]Next[/]     [cyan]qdlm front {run}[/]"]
+    artifact = artifact_of(folder, knee) if knee is not None else None
+    if artifact is not None:
+        lines.append(f"         [cyan]qdlm generate {escape(artifact)}[/]  [dim]# the most balanced member[/]")
+    return Text.from_markup("\n".join(lines))

@@ -1,0 +1,79 @@
+"""`qdlm run --address ray://HOST:PORT`: the same command, carried out by the cluster."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search.cli.arguments import run_folder
+from search.cli.format import out
+from search.cli.session import NO_SPACE, Watch, report, resolve
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spaces.schema import Space
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the cluster. `space`: YAML; None for that of the run to go on with, which `changes` are for.
+    `width` and `color` are the terminal's."""
+
+    space: str | None
+    changes: dict[str, Any]
+    storage: str
+    resume: str | None
+    max_concurrent: int | None
+    width: int
+    color: bool
+    warm_start: str | None = None
+
+
+class There:
+    """A search that a cluster drives which is reached by a Ray Client connection."""
+
+    def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str, resume: str | None,
+                 max_concurrent: int | None, warm_start: str | None = None):
+        if given is None and resume is None:
+            raise UserError(NO_SPACE)
+        console = out()
+        self.address, self.objectives = address, given.objectives if given else ()
+        self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume, max_concurrent,
+                               console.width, console.is_terminal, warm_start)
+
+    def run(self, observer: Watch) -> str:
+        """The state in which the run ended."""
+        from search.distributed import remote
+
+        state, self.text = remote.run(self.address, carry_out, self.request, observer)
+        return state
+
+    def report(self, console: Console) -> None:
+        """Print the front, and whose the paths are."""
+        console.file.write(self.text)
+        console.print(f"All paths are the cluster's ({self.address}).")
+
+    def how_to_go_on(self, run: str) -> str:
+        """The command that goes on with a run."""
+        return f"qdlm run --resume {run} --address {self.address}"
+
+
+def carry_out(asked: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
+    """On the cluster: search; the state in which the run ended and the front as text."""
+    from search.run import sweep
+    from search.run.validation import check_sources
+    from spaces.schema import Space
+
+    given = Space.from_yaml(asked.space, "SPACE") if asked.space else None
+    space = resolve(given, asked.resume, asked.changes)
+    check_sources(space)
+    warm_start = run_folder(asked.warm_start).resolve() if asked.warm_start else None
+    result = sweep.run(space, storage=asked.storage, max_concurrent=asked.max_concurrent, resume=asked.resume,
+                       warm_start=warm_start, observer=tell)
+    text = io.StringIO()
+    report(result.run_folder, out(file=text, width=asked.width, force_terminal=asked.color))
+    return result.state, text.getvalue()

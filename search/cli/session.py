@@ -1,0 +1,157 @@
+"""One search from the command line: where it runs, how it is watched, and what is said when it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.cli.arguments import run_folder
+from search.cli.exit_notice import LastWords
+from search.cli.format import shown
+from spaces.errors import UserError
+from spaces.uris import is_uri
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spaces.schema import Space
+
+NO_SPACE = "which space? give its file or name (see: qdlm spaces), or --resume RUN"
+
+
+class Here:
+    """A search that this process drives, on a cluster of its own or one that it attaches to."""
+
+    def __init__(self, space: Space, address: str | None, storage: str, resume: str | None, max_concurrent: int | None,
+                 warm_start: str | None = None):
+        from search.records.run_folder import RunFolder
+        from search.run.validation import check_sources
+
+        check_sources(space)
+        self.space, self.address, self.storage, self.max_concurrent = space, address, storage, max_concurrent
+        self.resume = resume and (resume if is_uri(resume) else Path(resume).resolve())
+        self.warm_start = RunFolder.open(run_folder(warm_start)).path.resolve() if warm_start else None
+        self.objectives = space.objectives
+
+    def run(self, observer: Watch) -> str:
+        """The state in which the run ended."""
+        from search.run import sweep
+
+        result = sweep.run(self.space, storage=self.storage, address=self.address, max_concurrent=self.max_concurrent,
+                           resume=self.resume, warm_start=self.warm_start, observer=observer)
+        self.folder = result.run_folder
+        return result.state
+
+    def report(self, console: Console) -> None:
+        """Print the front."""
+        report(self.folder, console)
+
+    def how_to_go_on(self, run: str) -> str:
+        """The command that goes on with a run."""
+        return f"qdlm run --resume {shown(run)}"
+
+
+def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
+    """The space to run: the one that is given, or that of the run to go on with, with which one given beside it must agree.
+
+    Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
+    """
+    if resume is None:
+        if given is None:
+            raise UserError(NO_SPACE)
+        return given
+    from search.cli.results import recorded_space
+    from search.run.validation import check
+
+    recorded = recorded_space(run_folder(resume))
+    if given is not None:
+        agree(given, recorded, f"{label or 'the space given'} does not agree with the run {resume}")
+    asked = recorded.with_overrides(wanted) if wanted else recorded
+    agree(asked, recorded, f"the run {resume} cannot go on with other settings")
+    check(asked)
+    return asked
+
+
+def agree(space: Space, recorded: Space, complaint: str) -> None:
+    """Raises `UserError` naming the first difference that a resumed run cannot have."""
+    found = space.difference(recorded)
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(f"{complaint}: {found[0]}{more}; only the budget may change")
+
+
+class Watch:
+    """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
+
+    def __init__(self, observer: Callable[[Mapping[str, Any]], None], how_to_go_on: Callable[[str], str] | None = None):
+        self.observer, self.how_to_go_on, self.run, self.said = observer, how_to_go_on, None, False
+        self.last_words: LastWords | None = None
+        self._guarded = False
+
+    def __enter__(self) -> Watch:
+        """From here on, somebody says how to go on even if this process is killed."""
+        self._guarded = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.last_words:
+            self.last_words.dismiss()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
+        return Watch, (None,)
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event.get("run"):
+            self.run = event["run"]
+            if self._guarded and self.last_words is None:
+                self.last_words = LastWords(self._line("the search was ended from outside (killed, out of memory, or its Ray "
+                                                       "node died)"))
+        self.observer(event)
+
+    @contextmanager
+    def on_interrupt(self) -> Iterator[None]:
+        """Ctrl-C is answered at once: bringing the run in order and stopping Ray takes seconds, and a second one ends both."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def answer(*_: Any) -> None:
+            signal.signal(signal.SIGINT, before)
+            self.say_how_to_go_on()
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, answer)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def say_how_to_go_on(self, why: str = "interrupted") -> None:
+        """One line on standard error, once."""
+        if self.said:
+            return
+        self.said = True
+        if self.run is None:
+            print(f"qdlm: {why}, before the run began; nothing was kept", file=sys.stderr)
+        else:
+            print(self._line(why), file=sys.stderr)
+
+    def _line(self, why: str) -> str:
+        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.how_to_go_on(self.run)}"
+
+
+def report(run: Path, console: Console) -> None:
+    """Print the front, where things lie and what to try next."""
+    from search.cli.results import cost_table, front_table, next_steps, opened
+    from search.engine.cost import Ledger
+
+    folder, space, found = opened(run)
+    console.print(front_table(folder, space, found))
+    console.print("", cost_table(Ledger.from_events(folder.events()), space), sep="\n")
+    console.print(next_steps(folder, found))

@@ -1,0 +1,161 @@
+"""The switchboard of a pool: one small actor through which drivers and trials talk to worker groups, and which knows who
+holds which group. All waiting (for a free group, a command, a reply) happens here as awaits, so nobody polls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.distributed.slot_queue import Desk
+
+
+@dataclass
+class _Group:
+    """One worker group. `pending` maps the number of an unanswered command to whoever awaits its reply."""
+
+    commands: asyncio.Queue = field(default_factory=asyncio.Queue)
+    pending: dict[int, asyncio.Future] = field(default_factory=dict)
+    workers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    owner: str | None = None
+    ready: bool = False
+    since: float = 0.0  # when its owner got it, or last sent a command or got a reply
+
+    def touch(self) -> None:
+        """Something happened between the group and its owner."""
+        self.since = time.monotonic()
+
+
+class Board(Desk):
+    """An async actor; its methods return plain dicts, failures included, so that no caller unwraps remote exceptions."""
+
+    def __init__(self):
+        super().__init__()
+        self.groups: dict[str, _Group] = {}
+        self.dead: dict[str, str] = {}
+        self.waiting: deque[tuple[str, asyncio.Future]] = deque()
+        self.broken: str | None = None
+        self.seq = 0
+        self.leaving = False
+
+    # ---- called by workers
+    async def join(self, group: str, rank: int, size: int, pid: int, actor: Any) -> None:
+        """A worker has started. The group is free for leases once all its ranks are here."""
+        entry = self.groups.setdefault(group, _Group())
+        entry.workers[rank] = {"pid": pid, "actor": actor}
+        entry.ready = len(entry.workers) == size
+        if self.leaving:  # it was still starting when the pool closed
+            entry.commands.put_nowait({"op": "exit"})
+        self._grant()
+
+    async def take(self, group: str) -> dict[str, Any]:
+        """The next command for a group; waits for one."""
+        return await self.groups[group].commands.get()
+
+    async def answer(self, group: str, seq: int, reply: dict[str, Any]) -> None:
+        """A worker's reply to command `seq`."""
+        waiter = self.groups[group].pending.pop(seq, None) if group in self.groups else None
+        if waiter is not None and not waiter.done():
+            self.groups[group].touch()
+            waiter.set_result(reply)
+
+    # ---- called by whoever uses a group
+    async def lease(self, owner: str) -> dict[str, Any]:
+        """Wait for a free group: {"group": id} | {"broken": why}. Asking again under the same owner gives the same group."""
+        for group, entry in self.groups.items():
+            if entry.owner == owner:
+                return {"group": group}
+        if self.broken:
+            return {"broken": self.broken}
+        waiter = asyncio.get_running_loop().create_future()
+        self.waiting.append((owner, waiter))
+        self._grant()
+        return await waiter
+
+    async def call(self, group: str, owner: str, command: dict[str, Any]) -> dict[str, Any]:
+        """Send a command and await its reply; {"died": why} when the group is gone, goes meanwhile, or is another's."""
+        if group not in self.groups:
+            return {"died": self.dead.get(group, "unknown worker group")}
+        if self.groups[group].owner != owner:
+            return {"died": "the lease was withdrawn"}
+        self.seq += 1
+        self.groups[group].touch()
+        waiter = asyncio.get_running_loop().create_future()
+        self.groups[group].pending[self.seq] = waiter
+        self.groups[group].commands.put_nowait({**command, "seq": self.seq})
+        return await waiter
+
+    async def release(self, owner: str) -> None:
+        """Give back whatever `owner` holds or waits for; the job still open there is closed."""
+        for entry in self.groups.values():
+            if entry.owner == owner:
+                entry.owner = None
+                entry.commands.put_nowait({"op": "close"})
+        for holder, waiter in list(self.waiting):
+            if holder == owner:
+                self.waiting.remove((holder, waiter))
+                waiter.set_result({"broken": "the lease was withdrawn"})
+        self._grant()
+
+    async def silent(self, owners: list[str]) -> list[float | None]:
+        """For each owner the seconds since its group was leased to it, was asked or answered; None without a group."""
+        now, held = time.monotonic(), {entry.owner: entry.since for entry in self.groups.values()}
+        return [now - held[owner] if owner in held else None for owner in owners]
+
+    async def condemn(self, owner: str, reason: str) -> list[Any]:
+        """The job of `owner` is over, whatever it computes: it learns the reason, and the group is nobody's any more.
+        Returns the actors of the workers, for the caller to kill."""
+        for entry in self.groups.values():
+            if entry.owner == owner:
+                entry.owner, entry.ready = "condemned", False
+                for waiter in entry.pending.values():
+                    if not waiter.done():
+                        waiter.set_result({"condemned": reason})
+                return [worker["actor"] for worker in entry.workers.values()]
+        return []
+
+    # ---- called by the pool that owns the groups
+    async def died(self, group: str, reason: str) -> bool:
+        """A group is gone: all who await it learn why. Returns whether it had ever been ready."""
+        self.dead[group] = reason
+        entry = self.groups.pop(group, None)
+        for waiter in entry.pending.values() if entry else ():
+            if not waiter.done():
+                waiter.set_result({"died": reason})
+        return entry is not None and (entry.ready or entry.owner is not None)
+
+    async def give_up(self, reason: str) -> None:
+        """No group can be had: every lease, waiting or to come, is refused with this reason."""
+        self.broken = reason
+        while self.waiting:
+            self.waiting.popleft()[1].set_result({"broken": reason})
+
+    async def dismiss(self) -> None:
+        """Tell every group to leave when it has answered what it was asked, those that are yet to come included."""
+        self.leaving = True
+        for entry in self.groups.values():
+            entry.commands.put_nowait({"op": "exit"})
+
+    async def workers(self) -> dict[str, dict[str, Any]]:
+        """For each living group: owner, ready, and per rank pid and actor handle."""
+        return {
+            group: {"owner": entry.owner, "ready": entry.ready, "workers": dict(entry.workers)}
+            for group, entry in self.groups.items()
+        }
+
+    def _grant(self) -> None:
+        """Hand free groups to those who wait, first come first served."""
+        for group, entry in self.groups.items():
+            if not self.waiting:
+                return
+            if entry.ready and entry.owner is None:
+                owner = self.waiting[0][0]
+                entry.owner = owner
+                entry.touch()
+                for holder, waiter in list(self.waiting):
+                    if holder == owner:
+                        self.waiting.remove((holder, waiter))
+                        waiter.set_result({"group": group})

@@ -1,0 +1,154 @@
+"""The cluster of a run: one that is started here and ends with the run, or one that exists and is attached to."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.distributed import environment
+from spaces.config import HardwareConfig
+from spaces.errors import UserError
+
+CONNECT_S = 15.0
+"""Seconds within which a cluster has to answer."""
+OBJECT_STORE = 200 * 2**20
+"""Bytes of shared memory of a local cluster; what goes through it is small (data is mapped from files)."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connection. `local`: started by us."""
+
+    address: str
+    local: bool
+
+    def room(self, hardware: HardwareConfig) -> int:
+        """Worker groups that fit, node by node (a worker does not spread over nodes). Raises `UserError` when none does."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers = sum(_fit(node, hardware) for node in nodes)
+        if workers < hardware.workers:
+            wanted = f"{hardware.workers} worker(s) with {hardware.cpus:g} CPU(s)"
+            wanted += f" and {hardware.gpus:g} GPU(s)" if hardware.gpus else ""
+            cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+            raise UserError(f"hardware: a trial needs {wanted} each, the cluster has {cpus:g} CPU(s) and {gpus:g} GPU(s) "
+                            f"on {len(nodes)} node(s); lower hardware.workers, hardware.cpus or hardware.gpus")
+        return workers // hardware.workers
+
+
+def _fit(node: dict[str, float], hardware: HardwareConfig) -> int:
+    fits = node.get("CPU", 0) / hardware.cpus
+    if hardware.gpus:
+        fits = min(fits, node.get("GPU", 0) / hardware.gpus)
+    return math.floor(fits + 1e-9)
+
+
+@contextmanager
+def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]:
+    """A connection to Ray for the `with` block.
+
+    `address`: `auto` (the cluster that runs on this machine), `HOST:PORT`, or None. None attaches where RAY_ADDRESS says
+    (it is set inside a Ray job), and starts a cluster for this block alone otherwise, with `cpus` CPUs (default: all).
+    A process that is connected already stays so, and its connection is used. Raises `UserError` in less than 20 s when
+    nothing answers.
+    """
+    environment.apply(attach=address not in (None, "local"))
+    import ray
+
+    told = os.environ.get("RAY_ADDRESS", "")
+    address = address or (None if told.startswith("http") else told or None)  # http: the job API's, not the cluster's
+    if ray.is_initialized():
+        yield Cluster(ray.get_runtime_context().gcs_address, local=False)
+        return
+    local = address in (None, "local")
+    if local:
+        _start(cpus)
+    else:
+        _attach(address)
+    try:
+        yield Cluster(ray.get_runtime_context().gcs_address, local)
+    finally:
+        ray.shutdown()
+
+
+def _start(cpus: int | None) -> None:
+    """Start a cluster here. Twice at most: on a machine that is busy, Ray's own patience (30 s) may not be enough."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                     logging_level=logging.ERROR, object_store_memory=OBJECT_STORE)
+            return
+        except Exception as error:  # Ray raises its bare Exception when the node takes too long
+            with suppress(Exception):
+                ray.shutdown()
+            if last:
+                raise UserError(f"a local Ray cluster could not be started: {_brief(error)}") from error
+
+
+def _attach(address: str) -> None:
+    """Connect to a cluster, after it has shown that it answers: Ray retries a dead address for a minute and more."""
+    import ray
+
+    if address.startswith("ray://"):
+        raise UserError(f"--address {address}: a Ray Client connection carries no search; "
+                        "`search.distributed.client_task` runs it there")
+    target = _find() if address == "auto" else address
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+        raise UserError(f"--address {address}: legal: auto, HOST:PORT of a cluster's head, or ray://HOST:PORT")
+    _probe(address, host, int(port))
+    try:
+        ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        with suppress(Exception):
+            ray.shutdown()
+        raise UserError(f"--address {address}: {_brief(error)}") from error
+
+
+def _find() -> str:
+    """HOST:PORT of the cluster that runs on this machine."""
+    import ray._private.services as services
+
+    running = sorted(services.find_gcs_addresses())
+    if not running:
+        raise UserError("--address auto: no Ray cluster runs on this machine; start one with: ray start --head")
+    recorded = services.find_bootstrap_address(None)  # by the last `ray start`; other runs' own clusters are not meant
+    if recorded not in running and len(running) > 1:
+        raise UserError(f"--address auto: several clusters run on this machine; name one of {', '.join(running)}")
+    return recorded if recorded in running else running[0]
+
+
+def _probe(address: str, host: str, port: int) -> None:
+    """Raise `UserError` unless a Ray of our version answers. In a process of its own: Ray's client may abort a process."""
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_S / 3).close()
+    except OSError as error:
+        raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
+    # `ray.init` finds the machine's token by itself; the bare client has to be told that there is one.
+    token = {"RAY_AUTH_MODE": "token"} if (Path.home() / ".ray" / "auth_token").is_file() else {}
+    question = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+    try:
+        answer = subprocess.run([sys.executable, "-c", question, f"{host}:{port}"], timeout=CONNECT_S, text=True,
+                                stdin=subprocess.DEVNULL, capture_output=True, env={**token, **os.environ})
+    except subprocess.TimeoutExpired as error:
+        message = f"{host}:{port} is no Ray cluster's head (no answer in {CONNECT_S:g} s)"
+        raise UserError(f"--address {address}: {message}") from error
+    if answer.returncode:
+        lines = answer.stderr.strip().splitlines() or ["Ray refused the connection"]
+        raise UserError(f"--address {address}: {lines[-1].strip()}")
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,92 @@
+"""A slot as Ray Tune runs it: an actor without resources of its own that carries out one trial after the other. It leases a
+warm worker group for each and asks it for one rung per step. Light imports: this is what its process loads first.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ray import tune
+
+from search.distributed.client import Client, GroupDiedError, JobError, PoolError, get
+from spaces.errors import UserError
+
+
+def owner_of(number: int) -> str:
+    """The name under which a trial leases its group."""
+    return f"trial-{number}"
+
+
+class Slot(tune.Trainable):
+    """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too, not an exception."""
+
+    def setup(self, config: dict[str, Any], client: Client) -> None:
+        """Called once per process. `config`: {"slot"}."""
+        self.client, self.slot, self.fresh = client, config["slot"], True
+
+    def step(self) -> dict[str, Any]:
+        """The next rung: {"outcome": JSON of {"event", "notices"} | {"failed", "traceback"} | {"broken"}, with the trial's
+        "number" and "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
+        try:
+            work = get(self.client.board.work.remote(self.slot, self.fresh))
+        except PoolError as broken:
+            return {"outcome": json.dumps({"broken": str(broken)}), "done": False}
+        self.fresh = False
+        if work["op"] == "leave":
+            return {"outcome": "", "done": True}
+        if work["op"] == "blamed":
+            return self._told(work["number"], {"failed": "its Ray Tune actor died twice"}, 0.0)
+        if work["op"] == "trial":
+            self._begin(work)
+        found = self._next()
+        return self._told(self.number, found, self.seconds + time.monotonic() - self.since)
+
+    @staticmethod
+    def _told(number: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+        return {"outcome": json.dumps({**found, "number": number, "seconds": seconds}), "done": False}
+
+    def _begin(self, work: dict[str, Any]) -> None:
+        self.number, self.owner, self.payload = work["number"], work["owner"], work["payload"]
+        self.events: Iterator[dict[str, Any]] | None = None
+        self.restarts = 1
+        self.notices: list[str] = []
+        self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
+        self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
+
+    def _next(self) -> dict[str, Any]:
+        while True:
+            try:
+                if self.events is None:
+                    self.seconds += time.monotonic() - self.since
+                    group = self.client.lease(self.owner)
+                    self.since = time.monotonic()  # waiting for workers is not work
+                    self.events = group.run("trial", self.payload)
+                for event in self.events:
+                    if "notice" in event:
+                        self.notices.append(event["notice"])
+                    if "rung" in event:
+                        told, self.notices = self.notices, []
+                        return {"event": {**event, **self.start}, "notices": told}
+                    if "ready" in event:
+                        self.start = {"start_seconds": time.time() - self.payload["proposed"]}
+                return {"failed": "the trial ended before its last rung"}
+            except GroupDiedError as died:
+                self.events = None
+                if not self.restarts:
+                    return {"failed": f"its workers died twice: {died}"}
+                self.restarts -= 1
+            except JobError as failed:
+                return {"failed": str(failed), "traceback": failed.traceback}
+            except UserError as mistake:
+                return {"failed": str(mistake)}
+            except PoolError as broken:
+                return {"broken": str(broken)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing to keep: the worker checkpoints, the run folder records."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """A slot that was started again is given its trial again; the job continues from its own checkpoint."""

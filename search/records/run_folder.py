@@ -1,0 +1,254 @@
+"""RUN/: everything that a run leaves on disk, written so that a killed process loses nothing that was acknowledged.
+
+    space.yaml      the resolved space             events.jsonl   rows and events, in order; the truth
+    run.json        state, box, versions           trials.parquet the rows as a table, rewritten now and then
+    front.csv/.json the front                      study.journal  the Optuna study
+
+One process writes (it holds `lock`), any number read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+
+from search.pareto.front import Front
+from search.pareto.reference_box import Box
+from search.pareto.table import to_table
+from search.records.files import RunLock, replacing, sync, unwritable, write_text
+from search.records.journal import append_line, dumps, mend_tail, read_lines
+from spaces.errors import UserError
+
+SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
+FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
+LEASE, LEASE_S = "lease.json", 90.0
+"""Of a run whose storage is a URI: who writes it, and how long that is believed after the last sign of life."""
+
+STUDIED = ("run_started", "enqueue", "learn", "ask")
+"""Events that follow a change of the study; each tells how long the study's journal was (`journal`, bytes)."""
+REWRITE_SHARE = 20
+"""Times what a rewrite of trials.parquet took that passes until the next."""
+
+
+class RunFolder:
+    """One run on disk. `create` and `lock` make this process its writer; a folder that was only opened can be read."""
+
+    def __init__(self, path: Path, parquet_every: float = 5.0, clock: Callable[[], float] = time.monotonic):
+        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`; a
+        rewrite that took long puts the next one off, so that a long run does not spend its time on rewriting."""
+        self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
+        self._lock = RunLock(self.path / LOCK)
+        self._rows: list[dict[str, Any]] | None = None
+        self._stale, self._due = False, -float("inf")
+
+    @classmethod
+    def create(cls, storage: Path, name: str, space_yaml: str, meta: Mapping[str, Any] | None = None,
+               **options: Any) -> RunFolder:
+        """Make storage/NAME-YYYYMMDD-HHMMSS (with -2, -3, ... when taken), locked for writing.
+
+        `meta` goes to run.json; its key `columns` (`front_table.column_types`) fixes the types of `config.*` columns.
+        Raises `UserError` when the storage cannot be written; then nothing is left behind.
+        """
+        path = _fresh(Path(storage), name)
+        folder = cls(path, **options)
+        try:
+            folder._lock.acquire()
+            started = datetime.now().astimezone().isoformat(timespec="seconds")
+            write_text(path / META, _pretty({"name": name, "state": "running", "started": started, **(meta or {})}))
+            (path / EVENTS).touch()
+            write_text(path / SPACE, space_yaml)  # last: a folder without it is not a run
+            for made in (path, path.parent):  # rows are on disk when `append` returns; so must be the file's own entry
+                sync(made)
+        except OSError as error:
+            folder._lock.release()
+            shutil.rmtree(path, ignore_errors=True)
+            raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
+        folder._rows = []
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, **options: Any) -> RunFolder:
+        """An existing run, for reading; call `lock` to go on with it. Raises `UserError` when it is no run folder."""
+        path = Path(path)
+        if not path.is_dir():
+            raise UserError(f"{path} is not a run folder: no such folder")
+        for file in (SPACE, META, EVENTS):
+            if not (path / file).is_file():
+                raise UserError(f"{path} is not a run folder: no {file}")
+        return cls(path, **options)
+
+    def lock(self) -> RunFolder:
+        """Become the only writer and cut off what a killed one left torn. Raises `UserError` when another one lives."""
+        self._lock.acquire()
+        torn = mend_tail(self.path / EVENTS)
+        self._cut_study()
+        self._rows = self.rows()
+        self._stale = True
+        if torn:
+            self.event({"event": "warning", "detail": f"events.jsonl: dropped a torn last line of {torn} bytes"})
+        return self
+
+    def is_live(self) -> bool:
+        """Whether some process holds the lock now; of a copy of what lies at a URI, whether its writer was alive lately."""
+        try:
+            lease = json.loads((self.path / LEASE).read_text())
+        except (FileNotFoundError, ValueError):
+            return self._lock.is_held()
+        return time.time() - lease["time"] < LEASE_S
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a copy of what lies at a URI, to be read."""
+        return (self.path / LEASE).is_file()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row (keys: see `objectives`). It is on disk when this returns; the table follows, throttled."""
+        self._check_writable()
+        entry = {"event": "row", "time": time.time(), **row}
+        with self._writing():
+            append_line(self.path / EVENTS, entry)
+        self._rows.append({name: value for name, value in entry.items() if name != "event"})
+        self._stale = True
+        if self._clock() >= self._due:
+            self.write_parquet()
+
+    def event(self, event: Mapping[str, Any], sync: bool = True) -> None:
+        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
+        self._check_writable()
+        assert event.get("event", "row") != "row", "rows go through append"
+        more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
+        with self._writing():
+            append_line(self.path / EVENTS, {"time": time.time(), **event, **more}, sync)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """All entries in order, rows too (event = "row"). A torn last line is left out."""
+        return read_lines(self.path / EVENTS)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows in the order in which they were appended."""
+        return [{name: value for name, value in entry.items() if name != "event"}
+                for entry in self.events() if entry.get("event") == "row"]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """run.json. Raises `UserError` when it is damaged."""
+        try:
+            return json.loads((self.path / META).read_text())
+        except ValueError as error:
+            raise UserError(f"{self.path / META}: not JSON: {error}") from None
+
+    def update(self, **changes: Any) -> dict[str, Any]:
+        """Set keys of run.json (state, box, versions, ...) and return the whole. Atomic."""
+        self._check_writable()
+        meta = {**self.meta, **changes}
+        with self._writing():
+            write_text(self.path / META, _pretty(meta))
+        return meta
+
+    @property
+    def state(self) -> str:
+        """running, finished, interrupted or failed; a run that says it is running and has no writer was interrupted."""
+        state = self.meta.get("state", "running")
+        return "interrupted" if state == "running" and not self.is_live() else state
+
+    def write_parquet(self) -> None:
+        """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of a temporary file."""
+        self._check_writable()
+        began = self._clock()
+        table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
+        with self._writing(), replacing(self.path / TRIALS) as temporary:
+            pyarrow.parquet.write_table(table, temporary)
+        ended = self._clock()
+        self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
+
+    def write_front(self, front: Front) -> None:
+        """Write front.csv (one row per member) and front.json (objectives, box, hypervolume, members)."""
+        self._check_writable()
+        meta = self.meta
+        with self._writing(), replacing(self.path / FRONT_CSV) as temporary:
+            front.to_csv(temporary, meta.get("columns"))
+        box = Box.of(meta["box"], front.objectives) if meta.get("box") else None
+        with self._writing():
+            write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
+
+    def close(self, state: str | None = None) -> None:
+        """Bring the table up to date, note the end `state` in run.json if given, and let go of the lock."""
+        if not self._lock.owned:
+            return
+        try:
+            if self._stale:
+                self.write_parquet()
+            if state is not None:
+                self.update(state=state, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that is full, or gone, ends the run in one line: what was acknowledged is there, and the rest runs again."""
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _cut_study(self) -> None:
+        """Drop what the study heard of and the records did not: a proposal that was cut off half-way, say, was handed to
+        nobody. So the study is what a replay of the records makes of it. A run that ended well is left as it is."""
+        known, finished = None, False
+        for event in self.events():
+            known = event.get("journal", known)
+            finished = event["event"] == "run_ended" and event.get("state") == "finished"
+        if known is not None and not finished and _size(self.path / STUDY) > known:
+            os.truncate(self.path / STUDY, known)
+
+    def _check_writable(self) -> None:
+        assert self._lock.owned, f"{self.path} is written without its lock"
+
+
+def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per trial and rung, sorted; a later row fills in and overrides what an earlier one of the pair says."""
+    merged: dict[tuple[int, float], dict[str, Any]] = {}
+    for row in rows:
+        rung = row.get("rung")
+        place = (row["trial"], float("inf") if rung is None else rung)
+        merged[place] = merged.get(place, {}) | {name: value for name, value in row.items() if value is not None}
+    return [merged[place] for place in sorted(merged)]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def _fresh(storage: Path, name: str) -> Path:
+    stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name).strip('-.') or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            path = storage / (stem if attempt == 1 else f"{stem}-{attempt}")
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
+    raise UserError(f"cannot write to the storage {storage}: {stem} is taken a thousand times over")
+
+
+def _pretty(content: Mapping[str, Any]) -> str:
+    return json.dumps(json.loads(dumps(content)), indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,115 @@
+"""Runs beside each other: one box for all fronts, the volume of each with its interval, who beats whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.pareto.front import Front
+from search.pareto.objectives import matrix, measured
+from search.pareto.reference_box import Box
+from search.records.run_folder import SPACE, RunFolder
+from search.reporting.report import ended_rows, front_of, last_rows
+from spaces.errors import UserError
+from spaces.schema import Space
+
+DRAWS = 200
+"""Draws of the measurement noise behind an interval."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run of a comparison."""
+
+    folder: RunFolder
+    space: Space
+    rows: Sequence[Mapping[str, Any]]
+    front: Front
+    seconds: float
+
+    @classmethod
+    def of(cls, run: Path) -> Side:
+        """Raises `UserError` when the folder is no run."""
+        folder = RunFolder.open(run)
+        space = Space.from_yaml((folder.path / SPACE).read_text(encoding="utf-8"), str(folder.path / SPACE))
+        rows = folder.rows()
+        latest = last_rows(rows)
+        front = front_of([row for row in latest if row.get("state") == "complete"], space)
+        return cls(folder, space, latest, front, sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
+
+    def metric_sources(self) -> set[str]:
+        """What scored: the teachers and oracles that the rows name."""
+        return {f"{name} {row[name]}" for row in self.rows for name in ("perplexity_teacher", "controllability_oracle")
+                if row.get(name)}
+
+
+def compare(runs: Sequence[Path]) -> dict[str, Any]:
+    """The comparison as a JSON-able mapping: "box" (metric -> [best, worst]), "runs" (one entry each), "changes", "warnings".
+
+    `share`: hypervolume as a share of one box around all fronts, with the central 95 % of `DRAWS` draws of the members'
+    own measurement noise (their standard errors, normal, seed 0): how well this front is known, not how well another
+    search of the space would do. `joint`: members that stay on the front of all runs together. The box goes from the best
+    of all fronts to a tenth of their range beyond the worst. Raises `UserError` when the runs have other objectives, or
+    none has a front.
+    """
+    sides = [Side.of(run) for run in runs]
+    first = sides[0].space
+    for side in sides[1:]:
+        if side.space.objectives != first.objectives:
+            raise UserError(f"{side.folder.path.name} has other objectives than {sides[0].folder.path.name}: "
+                            f"{_told(side.space)}; {_told(first)}")
+    vectors = [side.front.vectors for side in sides]
+    if not sum(map(len, vectors)):
+        raise UserError("none of the runs has a front yet")
+    points = np.vstack(vectors)
+    ideal, worst = points.min(axis=0), points.max(axis=0)
+    corner = worst + 0.1 * np.where(worst > ideal, worst - ideal, np.maximum(np.abs(worst), 1.0))
+    box = Box(tuple(first.objectives), tuple(ideal.tolist()), tuple(corner.tolist()))
+    owner = np.repeat(np.arange(len(sides)), [len(own) for own in vectors])
+    beaten = np.array([((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points])
+    entries = []
+    for place, side in enumerate(sides):
+        volume, low, high = _volume(side, box)
+        best = {item.metric: side.front.best(item.metric) for item in first.objectives}
+        entries.append({
+            "run": str(side.folder.path), "state": side.folder.state, "trials": len(side.rows), "front": len(side.front),
+            "trial_seconds": side.seconds, "share": volume, "low": low, "high": high,
+            "joint": int((~beaten & (owner == place)).sum()),
+            "best": {metric: measured(row, metric) if row is not None else None for metric, row in best.items()}})
+    return {"box": box.corners(), "runs": entries, "warnings": warnings(sides),
+            "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)} for side in sides[1:]]}
+
+
+def warnings(sides: Sequence[Side]) -> list[str]:
+    """Why values of the runs may not be comparable."""
+    sources = [side.metric_sources() for side in sides]
+    found = []
+    if any(own != sources[0] for own in sources[1:] if own and sources[0]):
+        found.append("the runs were scored by different teachers or oracles: those metrics cannot be compared")
+    machines = {str(row["device"]) for side in sides for row in side.rows if row.get("device")}
+    if len(machines) > 1 and any(item.metric.endswith("_ms") for item in sides[0].space.objectives):
+        found.append(f"latencies were taken on different devices ({', '.join(sorted(machines))})")
+    return found
+
+
+def _volume(side: Side, box: Box) -> tuple[float, float, float]:
+    """Share of the box that the front dominates, and its interval under measurement noise."""
+    noise, vectors = np.random.default_rng(0), side.front.vectors
+    if not len(vectors):
+        return 0.0, 0.0, 0.0
+    spread = np.nan_to_num(matrix([{item.metric: abs(measured(row, f"{item.metric}_se")) for item in side.space.objectives}
+                                   for row in side.front], [type(item)(item.metric, "minimize")
+                                                            for item in side.space.objectives]))
+
+    count = DRAWS if spread.any() else 0
+    draws = [box.hypervolume(vectors + spread * noise.standard_normal(vectors.shape)) for _ in range(count)]
+    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (box.hypervolume(vectors),) * 2
+    return box.hypervolume(vectors), float(low), float(high)
+
+
+def _told(space: Space) -> str:
+    return ", ".join(f"{item.direction} {item.metric}" for item in space.objectives)

@@ -1,0 +1,207 @@
+"""Everything that the report of a run shows, as one JSON-able mapping; `dashboards.page` draws it.
+
+Bounded: of a large run an even selection of trials is kept (the front, and the reference arms, always), and said so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from search.engine.cost import PARTS, Ledger, Rate
+from search.pareto.front import Front
+from search.pareto.objectives import CONFIG, measured, measurements, searched, violation
+from search.pareto.reference_box import Box, choose_box
+from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
+from search.reporting.timeline import progress, working_seconds
+from search.study.importance import importances
+from spaces.schema import Space
+from spaces.uris import origin
+
+Row = Mapping[str, Any]
+ENDED = ("complete", "stopped", "failed")
+TRIALS_SHOWN = 2500
+"""Trials of which the report holds the whole record."""
+SAMPLED = 300
+"""Trials whose generated text the report holds."""
+TEXT = 400
+"""Characters of a text that a trial left (a sample, a reason), at most."""
+CHUNK = 1500
+SAMPLES = "samples"
+
+
+def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
+    """The content of a run's report. Raises `UserError` when the folder is no run."""
+    folder = RunFolder.open(run)
+    text = (folder.path / SPACE).read_text(encoding="utf-8")
+    space = Space.from_yaml(text, str(folder.path / SPACE))
+    meta, events = folder.meta, list(folder.events())
+    rows = [{name: value for name, value in entry.items() if name != "event"}
+            for entry in events if entry.get("event") == "row"]
+    latest, first_end = last_rows(rows), ended_rows(rows)
+    complete = [row for row in latest if row.get("state") == "complete"]
+    front = front_of(complete, space)
+    lit = [row["trial"] for row in front]
+    kept = chosen(latest, set(lit), shown)
+    rate = Rate.of(space.hardware, space.budget.price)
+    box = Box.of(meta["box"], space.objectives) if meta.get("box") else choose_box(complete, space.objectives, first=2)
+    worked = working_seconds(events)
+    knee = front.knee()
+    return {
+        "run": {"name": space.name, "description": space.description, "folder": folder.path.name, "state": folder.state,
+                "path": origin(folder.path) or str(folder.path), "started": meta.get("started"), "ended": meta.get("ended"),
+                "seconds": max((worked(float(event.get("time") or 0)) for event in events), default=0.0),
+                "made": datetime.now().astimezone().isoformat(timespec="seconds")},
+        "objectives": [{"metric": item.metric, "direction": item.direction} for item in space.objectives],
+        "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound} for item in space.constraints],
+        "dimensions": [{"path": path, "kind": item.kind, "values": list(item.values()) if item.kind == "choice" else None}
+                       for path, item in space.dimensions.items()],
+        "counts": {"trials": len(latest), "shown": len(kept),
+                   **{state: sum(row.get("state") == state for row in latest) for state in ENDED}},
+        "trials": table(kept, space),
+        "front": lit, "knee": knee["trial"] if knee is not None else None,
+        "box": box.corners() if box else None,
+        "progress": thinned(progress(first_end, space.objectives, space.constraints, box, worked,
+                                     rate.devices), shown),
+        "rungs": {"steps": list(space.rungs), "curves": curves(rows, {row["trial"] for row in kept}, space)},
+        "stops": stops(latest, space),
+        "importance": importances(complete, space.dimensions, space.objectives),
+        "cost": cost(events, first_end, meta, rate, folder.state == "running"),
+        "samples": samples(folder.path, lit, [row["trial"] for row in kept]),
+        "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
+                      "devices": sorted({str(row["device"]) for row in latest if row.get("device")})},
+    }
+
+
+def last_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """One row per trial: its last, with what earlier rungs measured and the last did not."""
+    merged: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        known = merged.setdefault(row["trial"], {})
+        known.update({name: value for name, value in row.items() if value is not None or name not in known})
+    return [merged[trial] for trial in sorted(merged)]
+
+
+def ended_rows(rows: Iterable[Row]) -> list[Row]:
+    """The row by which each trial ended, in the order in which they did; later amendments are not ends."""
+    found: dict[int, Row] = {}
+    for row in rows:
+        if row.get("state") in ENDED:
+            found.setdefault(row["trial"], row)
+    return list(found.values())
+
+
+def front_of(complete: Sequence[Row], space: Space) -> Front:
+    """The front of many rows: of the fronts of parts first, since a front's memory grows with the square of the rows."""
+    if len(complete) > CHUNK:
+        parts = [complete[start:start + CHUNK] for start in range(0, len(complete), CHUNK)]
+        complete = [row for part in parts for row in Front.from_rows(part, space.objectives, space.constraints)]
+    return Front.from_rows(complete, space.objectives, space.constraints)
+
+
+def chosen(latest: Sequence[Row], lit: set[int], shown: int) -> list[Row]:
+    """At most about `shown` trials: the front and tagged arms, then an even selection, complete ones taking half first."""
+    if len(latest) <= shown:
+        return list(latest)
+    always = [row for row in latest if row["trial"] in lit or row.get("tag")]
+    rest = [row for row in latest if not (row["trial"] in lit or row.get("tag"))]
+    done = _even([row for row in rest if row.get("state") == "complete"], max(0, shown - len(always)) // 2)
+    other = _even([row for row in rest if row.get("state") != "complete"], max(0, shown - len(always) - len(done)))
+    return sorted([*always, *done, *other], key=lambda row: row["trial"])
+
+
+def _even(rows: Sequence[Any], most: int) -> list[Any]:
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[index * len(rows) // most] for index in range(most)]
+
+
+def thinned(curves: Mapping[str, Any], most: int) -> dict[str, Any]:
+    """Curves at no more than `most` of their points, the last one among them."""
+    count = len(curves["trials"])
+    places = sorted({*_even(range(count), most), *([count - 1] if count else [])})
+    return {name: [values[place] for place in places] if isinstance(values, list) and values else values
+            for name, values in curves.items()}
+
+
+def table(rows: Sequence[Row], space: Space) -> dict[str, list[Any]]:
+    """Columns of the trials: number, state, tag, reason, seconds, whether constraints hold, `config.*`, measurements."""
+    config = [CONFIG + path for path in space.dimensions]
+    numbers = dict.fromkeys(name for row in rows for name in measurements(row))
+    columns: dict[str, list[Any]] = {
+        "trial": [row["trial"] for row in rows],
+        "state": [row.get("state") for row in rows], "tag": [row.get("tag") for row in rows],
+        "rung": [row.get("rung") for row in rows], "seconds": [_short(row.get("seconds")) for row in rows],
+        "fidelity": [row.get("fidelity") for row in rows], "device": [row.get("device") for row in rows],
+        "seed": [row.get("seed") for row in rows], "reason": [_short(row.get("reason")) for row in rows],
+        "feasible": [all(violation(row, bound) <= 0 for bound in space.constraints) for row in rows]}
+    return columns | {name: [_short(row.get(name)) for row in rows] for name in [*config, *numbers]}
+
+
+def _short(value: Any) -> Any:
+    """A value as the page keeps it: six figures of a number, a bounded text; None for what JSON cannot hold."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value[:TEXT] if isinstance(value, str) else value
+
+
+def curves(rows: Sequence[Row], kept: set[int], space: Space) -> list[dict[str, Any]]:
+    """Per trial with more than one measured rung or stopped early: its fidelities and each objective there."""
+    found: dict[int, list[Row]] = {}
+    for row in by_trial_and_rung([row for row in rows if row["trial"] in kept]):
+        if row.get("rung") is not None and any(math.isfinite(measured(row, item.metric)) for item in space.objectives):
+            found.setdefault(row["trial"], []).append(row)
+    return [{"trial": trial, "steps": [row.get("fidelity") or row["rung"] for row in steps],
+             **{item.metric: [_short(_finite(measured(row, item.metric))) for row in steps] for item in space.objectives}}
+            for trial, steps in found.items()]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def stops(latest: Sequence[Row], space: Space) -> list[dict[str, Any]]:
+    """How many trials ended how, and why, the most frequent first."""
+    counts = Counter((str(row.get("state")), str(row.get("reason") or "")[:TEXT]) for row in latest)
+    return [{"state": state, "reason": reason, "trials": count} for (state, reason), count in counts.most_common(40)]
+
+
+def cost(events: Sequence[Mapping[str, Any]], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,
+         running: bool) -> dict[str, Any]:
+    """Where the held time went: `unit` of a device, `money` if it has a price, lines {what, count, seconds, device_hours}.
+
+    `seconds` are those of a worker group (what one trial holds).
+    """
+    told = Ledger.from_events(events, time.time() if running else None).told(rate)
+    states = Counter({"complete": "useful"}.get(str(row.get("state")), str(row.get("state"))) for row in ended)
+    return {"unit": rate.unit, "groups": meta.get("groups"), "money": told["money"],
+            "lines": [{"what": what, "count": states.get(part), "seconds": told[part] / rate.devices,
+                       "device_hours": told[part] / 3600} for part, what in PARTS.items() if told[part]]}
+
+
+def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any]:
+    """Generated text by trial, as the trials left it in RUN/samples: of the front first, then of others, bounded."""
+    found: dict[str, Any] = {}
+    for trial in dict.fromkeys([*lit, *kept]):
+        path = run / SAMPLES / f"trial-{trial:04d}.json"
+        if len(found) >= SAMPLED or not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            found[str(trial)] = [{"task": str(item.get("task") or ""), "target": str(item.get("target") or "")[:TEXT],
+                                  "text": str(item["text"])[:TEXT], "success": item.get("success")}
+                                 for item in content[:48]]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            found[str(trial)] = [{"task": "", "target": "", "text": f"({path.name} is damaged)", "success": None}]
+    return found
+
+
+def settings(row: Row) -> dict[str, Any]:
+    """The searched values of a row that were active."""
+    return {path: value for path, value in searched(row).items() if value is not None}

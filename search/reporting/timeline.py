@@ -1,0 +1,104 @@
+"""What a run had found by when, and what it had cost: hypervolume against time, device-hours and trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from search.pareto.geometry import hypervolume
+from search.pareto.objectives import feasible, matrix
+from search.pareto.reference_box import Box
+from spaces.objectives import Constraint, Objective
+
+Row = Mapping[str, Any]
+EXACT = 60
+"""Improvements up to which the volume is computed exactly in more than three dimensions."""
+DRAWS = 20_000
+"""Points of the estimate above that; its standard error is below 0.4 % of the space between the best
+values found and the box's worst corner."""
+
+
+def working_seconds(events: Sequence[Mapping[str, Any]]) -> Callable[[float], float]:
+    """Maps a moment (seconds since 1970) to the seconds that the run had worked by then, pauses between sessions left out.
+
+    A session runs from `run_started` to `run_ended`, or to its last entry when it was killed.
+    """
+    spans: list[list[float]] = []
+    for event in events:
+        now = float(event.get("time") or 0.0)
+        if event.get("event") == "run_started" or not spans:
+            spans.append([now, now])
+        spans[-1][1] = max(spans[-1][1], now)
+
+    def worked(moment: float) -> float:
+        return sum(max(0.0, min(moment, end) - start) for start, end in spans)
+
+    return worked
+
+
+def progress(ended: Sequence[Row], objectives: Sequence[Objective], constraints: Sequence[Constraint],
+             box: Box | None, worked: Callable[[float], float], devices: float) -> dict[str, Any]:
+    """The run as curves over its ended trials: {"trials", "seconds", "device_hours", "hypervolume", "exact"}.
+
+    `ended`: the first row of each trial that ended, in order; `devices` that one trial holds. `hypervolume` is the
+    share of the run's box, empty without one. A device-hour is one hour of one device, from a trial's start on its
+    workers to its end.
+    """
+    seconds = [worked(float(row.get("time") or 0.0)) for row in ended]
+    hours = np.cumsum([float(row.get("seconds") or 0.0) for row in ended]) * devices / 3600
+    volume, exact = volumes(ended, objectives, constraints, box) if box else ([], True)
+    return {"trials": list(range(1, len(ended) + 1)), "seconds": seconds, "device_hours": hours.tolist(),
+            "hypervolume": volume, "exact": exact}
+
+
+def volumes(ended: Sequence[Row], objectives: Sequence[Objective], constraints: Sequence[Constraint],
+            box: Box) -> tuple[list[float], bool]:
+    """Hypervolume after each ended trial, and whether it is exact.
+
+    In up to three dimensions, and for up to `EXACT` improvements, it is exact; above, a Monte Carlo estimate whose
+    points are the same at every step (seed 0), so that the curve never falls.
+    """
+    counts = [row.get("state") == "complete" and feasible(row, constraints) for row in ended]
+    points = box.scaled(matrix(ended, objectives))
+    usable = np.array(counts, dtype=bool) & np.isfinite(points).all(axis=1) & (points < 1).all(axis=1)
+    better = _improvements(points, usable)
+    if not better:
+        return [0.0] * len(ended), True
+    exact = len(objectives) <= 3 or len(better) <= EXACT
+    sizes = (_exact if exact else _estimated)(points, better)
+    curve, now = [], 0.0
+    steps = dict(zip(better, sizes, strict=True))
+    for index in range(len(ended)):
+        now = steps.get(index, now)
+        curve.append(now)
+    return curve, exact
+
+
+def _improvements(points: np.ndarray, usable: np.ndarray) -> list[int]:
+    """Places of the points that no earlier one weakly dominates."""
+    front = np.empty((0, points.shape[1]))
+    found = []
+    for index in np.flatnonzero(usable):
+        point = points[index]
+        if (front <= point).all(axis=1).any():
+            continue
+        front = np.vstack([front[~(front >= point).all(axis=1)], point])
+        found.append(int(index))
+    return found
+
+
+def _exact(points: np.ndarray, better: Sequence[int]) -> list[float]:
+    return [hypervolume(points[better[:count + 1]], np.ones(points.shape[1])) for count in range(len(better))]
+
+
+def _estimated(points: np.ndarray, better: Sequence[int]) -> list[float]:
+    ideal = points[better].min(axis=0)
+    draws = ideal + (1 - ideal) * np.random.default_rng(0).random((DRAWS, points.shape[1]))
+    size, sizes = math.prod(1 - ideal), []
+    for index in better:
+        draws = draws[~(draws >= points[index]).all(axis=1)]
+        sizes.append(float(size * (1 - len(draws) / DRAWS)))
+    return sizes

@@ -1,0 +1,89 @@
+"""What is done with the front when the search is over: its members are trained again with other seeds.
+
+A member won by one training run. Trained anew at the full budget, under fresh seeds for training and for measuring, it shows
+what its settings are worth: METRIC_seeds (mean), METRIC_seeds_sd, and `seeds`, how many there were.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.engine.engine import Engine
+from spaces.config import TrialConfig
+
+if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
+    from search.distributed.client import Client
+
+Row = dict[str, Any]
+_CONTROL = ("rung", "steps", "seconds", "final")
+FRESH = 1000
+"""Added to the seeds of a trial, so that no seed of the search comes again."""
+
+
+def unretrained(engine: Engine, seeds: int) -> list[dict[str, Any]]:
+    """Members of the front that are still to be trained again."""
+    return [dict(row) for row in engine.front if seeds and row.get("seeds", 0) < seeds]
+
+
+def reseeded(config: TrialConfig, index: int) -> TrialConfig:
+    """The same trial with fresh randomness everywhere: adapter, batches, noise, samples."""
+    evaluation = config.evaluation.model_copy(update={"seed": config.evaluation_seed + FRESH + index})
+    return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation})
+
+
+def train_again(engine: Engine, client: Client, seeds: int, config_of: Callable[[dict[str, Any]], TrialConfig],
+                prepared_of: Callable[[TrialConfig], dict[str, str]], folder: Path, warn: Callable[[str], None]) -> None:
+    """Train the members again and record what they measured. One that fails is warned of, and the front stays as it is.
+
+    `folder`: for what the trials leave, which is thrown away.
+    """
+    members = unretrained(engine, seeds)
+    rung = list(engine.space.rungs)[-1:]
+    tasks = [("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
+                        "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
+             for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]]
+    if not tasks:
+        return
+    done = 0
+
+    def on_event(index: int, event: dict[str, Any]) -> None:
+        nonlocal done
+        if event.get("final"):
+            done += 1
+            engine.emit("prepare", stage="training the front again", progress=done / len(tasks))
+
+    try:
+        found = client.map(tasks, on_event, patience=engine.space.budget.trial_time, forgiving=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    record_again(engine, members, found, seeds, "seeds", "trained", warn)
+
+
+def record_again(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str, done: str,
+                 warn: Callable[[str], None]) -> None:
+    """Add what the members' repeats measured to their rows. `found`: `repeats` results for each member, in order. A member
+    of which one failed (an exception stands there) is warned of and stays as it is; `done`: what was to be done again."""
+    for index, row in enumerate(members):
+        mine = found[index * repeats:(index + 1) * repeats]
+        failed = next((one for one in mine if isinstance(one, Exception)), None)
+        if failed:
+            warn(f"trial {row['trial']} was not {done} again: {failed}")
+        else:
+            engine.amend(row["trial"], repeated(mine, suffix))
+
+
+def repeated(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:
+    """Means and standard deviations of repeated measurements, as columns NAME_SUFFIX and NAME_SUFFIX_sd; SUFFIX is how
+    many there were. What is no number, or not in all of them, is left out."""
+    columns: dict[str, float] = {suffix: len(measured)}
+    for name in [name for name in measured[0] if name not in _CONTROL]:
+        values = [one.get(name) for one in measured]
+        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+            columns[f"{name}_{suffix}"] = statistics.fmean(values)
+            if len(values) > 1:
+                columns[f"{name}_{suffix}_sd"] = statistics.stdev(values)
+    return columns

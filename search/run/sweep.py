@@ -1,0 +1,384 @@
+"""One run, start to finish: connect, prepare, search, measure the front again, and leave everything in RUN/."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from search.distributed import environment
+from search.engine.engine import ENDED, Engine, Event, Live, Observer
+from search.pareto.front import Front
+from search.pareto.table import column_types
+from search.records import mirror
+from search.records.files import DISK, unwritable
+from search.records.mirror import Mirror
+from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
+from search.run import warm_start as warm
+from search.run.finish import record_again, train_again, unretrained
+from search.run.validation import problem
+from search.schedulers import registry
+from search.study.opening import open_search
+from spaces import points
+from spaces.errors import UserError
+from spaces.schema import Space
+from spaces.uris import here, is_uri, joined
+from spaces.uris import parent as parent_uri
+
+if TYPE_CHECKING:  # Ray is imported after `environment.apply`
+    from search.distributed.client import Client
+    from search.run.prepare import Shared
+
+State = Literal["finished", "failed"]
+ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
+SAMPLES, READABLE = "samples.json", "samples"
+PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
+UNQUANTIZED = "unquantized"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left: its folder, its front, and `failed` when not one trial was complete."""
+
+    run_folder: Path
+    front: Front
+    state: State
+
+
+def run(space: Space, *, storage: Path | str | None = None, address: str | None = None, max_concurrent: int | None = None,
+        resume: Path | str | None = None, warm_start: Path | None = None, observer: Observer | None = None,
+        cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
+    """Search `space`, or go on with the run at `resume`.
+
+    `warm_start`: an earlier run to learn from (see `warm`). `storage`: where RUN/ and the shared cache lie (of a resumed
+    run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which the URI follows
+    (see `mirroring`). `cpus`: size of a local cluster.
+    `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
+    behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
+    so that `resume` goes on.
+    """
+    environment.apply(attach=address not in (None, "local"))
+    from search.distributed.cluster import connected
+    from search.distributed.prometheus import RunMetrics
+    from search.distributed.worker_pool import Pool
+
+    uri = parent_uri(str(resume))[0] if resume and is_uri(resume) else str(storage) if storage and is_uri(storage) else None
+    if uri is not None:
+        mirror.check_writable(uri)
+        resume = mirror.take_up(str(resume), lambda text: _say(observer, text)) if resume else None
+        storage = here("stores", uri)
+    else:
+        storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
+    _check_writable(storage)
+    with _disk(storage), ExitStack() as stack:
+        folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
+        cluster = stack.enter_context(connected(address, cpus))
+        room = cluster.room(space.hardware)
+        groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
+        if folder is None:
+            folder = stack.enter_context(_created(storage, space))
+        metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
+        course = Course(space, folder, storage / CACHE, groups, metrics, uri)
+        stack.callback(course.hand_over)
+        scratch = folder.path / SCRATCH
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        try:
+            course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
+            if warm_start and not resume:
+                course.learn(Path(warm_start))
+            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice,
+                        store=mirror.settings(uri) if uri else None)
+            stack.callback(pool.close)
+            if course.unfinished:
+                course.follow(pool.start().client, scratch)
+            return course.finish()
+        except KeyboardInterrupt:
+            course.close("interrupted")
+            raise
+        except UserError:
+            course.abandon(fresh=resume is None)
+            raise
+        except BaseException:
+            course.close("failed")
+            raise
+
+
+class Course:
+    """The stages of one run on one folder."""
+
+    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer, uri: str | None = None):
+        """`uri`: of the storage, when that is no folder that all nodes share."""
+        self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
+        self.place = joined(uri, folder.path.name) if uri else str(folder.path)
+        self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
+        rows = folder.rows()
+        self.study, self.restored, judged = open_search(space, folder, problem(space))
+        scheduler = registry.build(space.scheduler.name, judged, space.scheduler.options)
+        ended = {row["trial"] for row in rows if row["state"] in ENDED}
+        scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
+        self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
+                             spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
+
+    def open(self, address: str, wanted: int | None, resumed: bool) -> None:
+        """Say what begins. The cache folder is made here."""
+        self.folder.update(state="running", versions=versions(), groups=self.groups)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        if self.mirror:
+            self.mirror.start(fresh=not resumed)
+        about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups}
+        self.folder.event({"event": "run_started", "address": address, **about})
+        self.engine.emit("run_started", **about)
+        if wanted and wanted > self.groups:
+            self._warn(f"{wanted} trials at once were asked for; there is room or work for {self.groups}")
+        if "working_dir_files" in self.folder.path.parts:
+            self._warn("this job's folder is Ray's copy, which is deleted one day; name the storage: --storage DIR")
+        if self.restored.lost:
+            numbers = ", ".join(map(str, self.restored.lost))
+            self._warn(f"trials that had not ended run again, under new numbers: {numbers}")
+
+    def learn(self, path: Path) -> None:
+        """Take over what an earlier run found."""
+        earlier = RunFolder.open(path)
+        other = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+        found, left = warm.lessons(self.space, other, earlier.rows())
+        if not found:
+            why = ", ".join(f"{reason} ({count})" for reason, count in left.items()) or "it has no trials"
+            raise UserError(f"--warm-start {path}: nothing can be learned from it: {why}")
+        first = warm.teach(self.engine, found)
+        for reason, count in left.items():
+            self._warn(f"warm start: {count} of {sum(left.values()) + len(found)} trials were left out: {reason}")
+        self.engine.emit("warm_start", source=str(path), learned=len(found), tried_first=first)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything to do for workers."""
+        engine = self.engine
+        return not engine.over or bool(self._unrepeated() or unretrained(engine, self.space.finish.retrain))
+
+    def follow(self, client: Client, scratch: Path) -> None:
+        """Prepare, search, measure the front again."""
+        from search.distributed.tune import run_trials
+        from search.run.prepare import prepare
+
+        shared = prepare(self.space, client, self.cache, self.engine)
+        for values, tag in opening(self.space):
+            self.engine.enqueue(values, tag)
+        if not self.engine.over:
+            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
+        self._measure_again(client, shared)
+        train_again(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
+                    self._warn)
+
+    def finish(self) -> RunResult:
+        """Leave the folder in order."""
+        self._tidy()
+        complete = "complete" in self.engine.ended.values()
+        state: State = "finished" if complete or not self.engine.ended else "failed"
+        self.engine.emit("run_finished", state=state, run=self.place)
+        self.close(state)
+        return RunResult(self.folder.path, self.engine.front, state)
+
+    def close(self, state: str) -> None:
+        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
+        engine = self.engine
+        self.study.flush()
+        self.folder.update(spent=engine.elapsed)
+        self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
+        self.folder.write_front(engine.front)
+        self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
+        if len(engine.front):
+            self._plot()
+        self.folder.close(state)
+
+    def hand_over(self) -> None:
+        """Nothing is left to be done but to wait until the URI has it all."""
+        if self.mirror:
+            self.mirror.finish(f"trial-{number:04d}" for number in self.engine.members)
+
+    def abandon(self, fresh: bool) -> None:
+        """After a user's mistake: a new run that has no result yet leaves no folder."""
+        if fresh and not self.engine.recorded:
+            self.folder.close()
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+            if self.mirror:
+                self.mirror.discard()
+                self.mirror = None
+        else:
+            self.close("failed")
+
+    def notice(self, message: str) -> None:
+        """A remark of the pool. Called from its threads."""
+        self.engine.emit("warning", message=message)
+
+    def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
+        return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
+                "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
+                "number": trial.number, "values": trial.values, "proposed": time.time(),
+                **({"keep": str(self.folder.path / ARTIFACTS / f"trial-{trial.number:04d}")} if self.mirror else {})}
+
+    def _trial_folder(self, number: int) -> Path:
+        return self.folder.path / TRIALS / f"trial-{number:04d}"
+
+    def _keep(self, number: int, artifact: str) -> str:
+        """Move an exported model to RUN/artifacts/trial-NNNN; its path within RUN."""
+        place = Path(ARTIFACTS) / f"trial-{number:04d}"
+        target, kept = self.folder.path / place, Path(READABLE) / f"trial-{number:04d}.json"
+        if self.mirror:  # the node that made it has put it at its place
+            self.mirror.fetch(f"{place}/{SAMPLES}", kept)
+            return str(place)
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        Path(artifact).rename(target)
+        if (target / SAMPLES).is_file():  # of every complete trial, though only the front's artifacts stay
+            (self.folder.path / kept).parent.mkdir(exist_ok=True)
+            shutil.copyfile(target / SAMPLES, self.folder.path / kept)
+        return str(place)
+
+    def _told(self, event: Event) -> None:
+        """Every event of the engine passes here on its way to the observer."""
+        if event["event"] == "trial_finished":
+            shutil.rmtree(self._trial_folder(event["trial"]), ignore_errors=True)
+            self._tidy()
+            if self.mirror:
+                self.mirror.trial_ended(event["trial"], {*self.engine.members, *self.engine.live})
+        self.observer(event)
+
+    def _tidy(self) -> None:
+        """Drop artifacts of trials that are not on the front, and leavings of trials that do not run."""
+        engine = self.engine
+        wanted = {f"trial-{number:04d}" for number in [*engine.members, *engine.live]}
+        for parent in (self.folder.path / ARTIFACTS, self.folder.path / TRIALS):
+            for path in parent.iterdir() if parent.is_dir() else ():
+                if path.name not in wanted:
+                    shutil.rmtree(path, ignore_errors=True)
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+
+    def _measure_again(self, client: Client, shared: Shared) -> None:
+        """Each member of the front from its exported files alone, with fresh noise: METRIC_again, and METRIC_again_sd.
+
+        A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
+        """
+        repeats, members = self.space.finish.repeats, self._unrepeated()
+        tasks = [("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
+                                "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
+        if not tasks:
+            return
+        done = 0
+
+        def on_event(i: int, event: Event) -> None:
+            nonlocal done
+            done += 1
+            self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))
+
+        found = client.map(tasks, on_event, patience=self.space.budget.trial_time, forgiving=True)
+        record_again(self.engine, members, found, repeats, "again", "measured", self._warn)
+
+    def _unrepeated(self) -> list[dict[str, Any]]:
+        """Members of the front that are still to be measured again."""
+        return [dict(row) for row in self.engine.front
+                if self.space.finish.repeats and row.get("artifact") and "again" not in row]
+
+    def _config(self, row: dict[str, Any]):
+        from search.pareto.objectives import searched
+
+        values = {path: value for path, value in searched(row).items() if path in self.space.dimensions}
+        return self.space.config(values)
+
+    def _plot(self) -> None:
+        try:
+            from dashboards.plot import front_png
+        except ImportError:
+            self._warn("front.png is not drawn: matplotlib is missing")
+            return
+        front_png(self.folder.path, self.folder.path / FRONT_PNG)
+
+    def _warn(self, message: str) -> None:
+        self.folder.event({"event": "warning", "message": message})
+        self.engine.emit("warning", message=message)
+
+
+def opening(space: Space) -> list[tuple[dict[str, Any], str | None]]:
+    """The points to try before the sampler's, with their tags: the unquantized arm, then the space's own.
+
+    A point of the space that is the unquantized arm, and says more about it, is that arm.
+    """
+    plain, points_ = unquantized(space), space.start
+    if plain is None:
+        return [(point, None) for point in points_]
+    arm = next((point for point in points_ if plain.items() <= point.items()), plain)
+    return [(arm, UNQUANTIZED), *((point, None) for point in points_ if point != arm)]
+
+
+def unquantized(space: Space) -> dict[str, Any] | None:
+    """The point of the space without a quantizer and without an adapter, the arm that all others are compared with.
+
+    None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.
+    """
+    plain: dict[str, Any] = {}
+    for path, dimension in space.dimensions.items():
+        for value in dimension.choice or () if path.startswith("quantization.") else ():
+            if value == "none" or (isinstance(value, dict) and value.get("name") == "none"):
+                plain[path] = value
+    if not plain:
+        return None
+    rank = space.dimensions.get("lora.rank")
+    if rank is not None and rank.contains(0):
+        plain["lora.rank"] = 0
+    point = points.complete(space.dimensions, plain)
+    at = space.config(point).quantization
+    if any(at.at(site).name != "none" for site in ("embedding", "projection", "attention", "ffn")):
+        return None
+    return {path: value for path, value in plain.items() if path in point}
+
+
+def versions() -> str:
+    """Versions of what computes, in one string."""
+    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
+
+
+def _say(observer: Observer | None, text: str) -> None:
+    """Something that is worth a line before there is an engine to tell it."""
+    if observer:
+        observer({"event": "warning", "message": text})
+
+
+def _check_writable(storage: Path) -> None:
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _disk(storage: Path) -> Iterator[None]:
+    """An error of the disk, whoever of all that write here met it (the study, the front's picture), in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        raise unwritable(storage, error) from error
+
+
+def _created(storage: Path, space: Space) -> RunFolder:
+    return RunFolder.create(storage, space.name, space.to_yaml(), {"columns": column_types(space.dimensions)})
+
+
+def _resumed(path: Path, space: Space) -> RunFolder:
+    """The run at `path`, locked. Raises `UserError` when it is no run, or of a space that differs in more than its end."""
+    folder = RunFolder.open(path)
+    recorded = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+    unlike = space.difference(recorded)
+    if unlike:
+        more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
+        raise UserError(f"--resume {path}: it is a run of another space: {unlike[0]}{more}")
+    return folder.lock()

@@ -1,0 +1,254 @@
+"""Checks a space against what is really there: plug-ins and their parameters, metrics, samplers. Before Ray starts.
+
+`spaces` alone knows the settings; only the plug-ins know that fixed point without a bit is impossible. So every plug-in
+that the space can reach is built once, at every combination of its searched parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from search.options import OptionError
+from search.samplers import registry as catalogue
+from search.schedulers import registry as schedulers
+from search.schedulers.successive_halving import Problem
+from spaces import points
+from spaces.config import PluginRef
+from spaces.errors import UserError
+from spaces.rules import tree_at, trial_tree
+from spaces.schema import Space, load
+from spaces.values import near, show
+from trainable.registry import BODIES, CORPORA, METRICS, QUANTIZERS, SAMPLERS, TASKS, Registry
+
+_KINDS: tuple[tuple[str, Registry], ...] = (
+    ("corpus.source", CORPORA),
+    ("quantization.quantizer", QUANTIZERS),
+    ("quantization.per_site", QUANTIZERS),
+    ("quantization.body", BODIES),
+    ("sampling.sampler", SAMPLERS),
+    ("evaluation.control_tasks", TASKS),
+    ("model.conditions", TASKS),
+)
+_TOLD = ("model.conditions", "evaluation.guidance.by")
+_LONG = 80  # characters of a plug-in's parameters in a message
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A plug-in that the space reaches: its path, what it is there, and the searched values that lead to it."""
+
+    path: str
+    registry: Registry
+    value: Any
+    point: points.Point
+    index: int | None = None
+
+    @property
+    def ref(self) -> PluginRef:
+        return PluginRef.model_validate(self.value)
+
+    @property
+    def fixed(self) -> set[str]:
+        """The parameters that are not searched."""
+        return {name for name in self.ref.params if f"{self.path}.{name}" not in self.point}
+
+    @property
+    def label(self) -> str:
+        """`fixed Q0i0f`, or the name with its parameters."""
+        params = self.ref.params
+        if params.keys() == {"int_bits", "frac_bits"}:
+            return f"{self.ref.name} Q{params['int_bits']}i{params['frac_bits']}f"
+        return f"{self.ref.name} {show(params, _LONG)}" if params else self.ref.name
+
+
+def load_checked(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
+    """`spaces.schema.load`, then `check`. Raises `UserError`: one line naming file, key and what is legal."""
+    space = load(path_or_name, changes)
+    check(space)
+    return space
+
+
+def check(space: Space) -> None:
+    """Raises `UserError` when the space reaches something that does not exist or cannot be built."""
+    check_metrics(space)
+    check_plugins(space)
+    check_conditions(space)
+    check_methods(space)
+
+
+def check_metrics(space: Space) -> None:
+    """Objectives and constraints name metrics that are measured, and no objective looks the wrong way.
+
+    A further column of a metric, `controllability_length`, is accepted where `controllability` is a metric.
+    """
+    judged = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
+    judged += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
+    for key, metric in judged:
+        if metric not in METRICS.entries and not any(metric.startswith(f"{name}_") for name in METRICS):
+            raise space.error(key, f"unknown metric {metric!r}{near(metric, METRICS)}; legal: {', '.join(METRICS)}")
+        tasks = tree_at(trial_tree(space.form, {}), "evaluation.control_tasks")
+        if metric.startswith("controllability") and not tasks:
+            message = f"{metric} needs a control task; legal: {', '.join(TASKS)}"
+            raise space.error(("trial", "evaluation", "control_tasks"), message)
+    for objective in space.objectives:
+        if objective.metric in METRICS.entries:
+            better = METRICS.get(objective.metric).direction
+            if better != objective.direction:
+                size = "lower" if better == "minimize" else "higher"
+                message = f"{size} {objective.metric} is better; write {objective.metric}: {better}"
+                raise space.error(("objectives", objective.metric), message)
+
+
+def check_methods(space: Space) -> None:
+    """Sampler and scheduler exist and take the options given."""
+    try:
+        catalogue.build(space.sampler.name, space.sampler.options, space.seed)
+    except UserError as error:
+        raise space.error(("sampler", *_option(error)), str(error)) from None
+    try:
+        schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
+    except UserError as error:
+        raise space.error(("scheduler", *_option(error)), str(error)) from None
+
+
+def _option(error: UserError) -> tuple[str, ...]:
+    """The option that the error is about, where it is about one."""
+    return (error.option,) if isinstance(error, OptionError) else ()
+
+
+def problem(space: Space) -> Problem:
+    """What a scheduler judges the trials of the space by: proxies and ideals are those that the metrics name."""
+    metrics = [item.metric for item in space.objectives if item.metric in METRICS.entries]
+    proxies = {metric: proxy for metric in metrics if (proxy := METRICS.get(metric).proxy)}
+    ideals = {metric: ideal for metric in metrics if (ideal := METRICS.get(metric).ideal) is not None}
+    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed, space.dimensions, space.box,
+                   space.rungs, ideals=ideals)
+
+
+def check_plugins(space: Space) -> None:
+    """Every plug-in that the space reaches can be built."""
+    done: set[tuple[str, str]] = set()
+    for use in _uses(space):
+        mark = (use.registry.kind, json.dumps(use.value, sort_keys=True))
+        if mark in done:
+            continue
+        done.add(mark)
+        try:
+            use.registry.build(use.ref)
+        except UserError as error:
+            raise _unusable(space, use, str(error)) from None
+
+
+def check_conditions(space: Space) -> None:
+    """Models are told what can be told, and no control task is led by what its model was never told."""
+    from trainable.control import conditions
+
+    for point in points.reachable(space.dimensions, [path for path in space.dimensions if path in _TOLD]):
+        tree = trial_tree(space.form, point)
+        told = [PluginRef.model_validate(value) for value in tree_at(tree, _TOLD[0])]
+        by = tree_at(tree, _TOLD[1])
+        try:
+            conditions.check_conditions(told)
+        except UserError as error:
+            raise space.error(_key(space, _TOLD[0]), str(error)) from None
+        for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
+            ref = PluginRef.model_validate(value)
+            own = ref.params.get("by")
+            try:
+                if (own or by) != "gradient":
+                    conditions.check_told(TASKS.build(ref), own or by, told)
+            except UserError as error:
+                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _TOLD[1])
+                raise space.error(key, str(error)) from None
+
+
+def _key(space: Space, path: str) -> tuple[str, ...]:
+    """Where a setting stands in the space file."""
+    return ("search", path) if path in space.dimensions else ("trial", *path.split("."))
+
+
+def check_sources(space: Space) -> None:
+    """Raises `UserError` when a corpus or a control task of the space reads a file that is not there, or a task names an
+    oracle that is not installed. Asked on the machine that runs it."""
+    positions = tree_at(trial_tree(space.form, {}), "corpus.max_length")
+    for use in _uses(space):
+        key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
+        try:
+            if use.registry is CORPORA:
+                use.registry.build(use.ref).sources()
+            elif use.registry is TASKS:
+                use.registry.build(use.ref).check(positions)
+        except UserError as error:
+            raise space.error(key, str(error)) from None
+
+
+def _uses(space: Space) -> Iterator[_Use]:
+    """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
+    for base, registry in _KINDS:
+        inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
+        for point in points.reachable(space.dimensions, inside):
+            found = tree_at(trial_tree(space.form, point), base)
+            if base == "quantization.per_site":
+                yield from (_Use(f"{base}.{site}", registry, value, point) for site, value in found.items())
+            elif isinstance(found, list):
+                yield from (_Use(base, registry, value, point, index) for index, value in enumerate(found))
+            else:
+                yield _Use(base, registry, found, point)
+
+
+def _unusable(space: Space, use: _Use, message: str) -> UserError:
+    """Blames the key that the user has to change: a choice, a searched parameter, or a fixed setting."""
+    parameter, kind = _failing_parameter(use)
+    hint = _condition(space, use, parameter) if kind == "extra_forbidden" else ""
+    for path, value in use.point.items():
+        if f"{use.path}.".startswith(f"{path}."):
+            choices = [json.dumps(choice) for choice in space.dimensions[path].choice]
+            return space.error(("search", path, "choice", choices.index(json.dumps(value))), message)
+    searched = [path for path in use.point if path.startswith(f"{use.path}.")]
+    culprit = f"{use.path}.{parameter}"
+    if culprit in searched or searched and parameter not in use.fixed:
+        key = culprit if culprit in searched else searched[-1]
+        return space.error(("search", key), f"the space reaches {use.label}: {message}{hint or '; narrow it'}")
+    key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
+    needed = _needed(use, parameter, kind)
+    if needed:
+        word = "DIR" if "path" in needed else "VALUE"
+        why = f"{use.registry.kind} {use.ref.name!r} needs it" if parameter else message.partition("; parameters:")[0]
+        return space.error((*key, needed), f"{why}; give it with --set trial.{use.path}.{needed}={word}")
+    return space.error((*key, parameter) if parameter else key, message + hint)
+
+
+def _failing_parameter(use: _Use) -> tuple[str, str]:
+    """Which parameter is wrong and pydantic's word for how; empty where it is the combination."""
+    if use.ref.name not in use.registry.entries:
+        return "name", ""
+    try:
+        use.registry.get(use.ref.name).Params(**use.ref.params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return str(first["loc"][0]) if first["loc"] else "", first["type"]
+    return "", ""
+
+
+def _needed(use: _Use, parameter: str, kind: str) -> str | None:
+    """The required parameter that was left out or null, if that is what is wrong."""
+    empty = [name for name, value in use.ref.params.items() if value is None]
+    if kind == "missing" or parameter in empty:
+        return parameter
+    return empty[0] if empty and not parameter else None
+
+
+def _condition(space: Space, use: _Use, parameter: str) -> str:
+    """Where the plug-in's name is searched: the condition that keeps a parameter with those that have it."""
+    name, entries = f"{use.path}.name", use.registry.entries
+    if name not in space.dimensions:
+        return ""
+    known = [value for value in space.dimensions[name].values() if value in entries]
+    have = [value for value in known if parameter in use.registry.get(value).Params.model_fields]
+    return f"; search it with when: {{{name}: [{', '.join(have)}]}}" if have else ""

@@ -1,0 +1,95 @@
+"""Starting from what an earlier run found: its results teach the sampler and the scheduler, its front is tried first.
+
+A result counts as what it is. One that ran to this space's full budget is complete; one that was stopped, or ran to another
+budget, teaches what it measured and never counts as complete; rungs at the same steps become rivals. A trial whose settings
+cannot be had here (another corpus, a value outside the space) is left out, and said to be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from search.engine.engine import Engine
+from search.pareto.front import Front
+from search.pareto.objectives import curve, fault, measurements, searched
+from spaces.errors import UserError
+
+Row = Mapping[str, Any]
+TAG = "warm"
+SHARE = 4
+"""At most one in so many trials of the budget goes to running the earlier front again."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One earlier trial at a point of this space: how it counts here, what it measured last, and all its rungs."""
+
+    values: dict[str, Any]
+    state: str
+    metrics: dict[str, Any]
+    rows: tuple[Row, ...]
+
+
+def lessons(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Lesson], Counter[str]]:
+    """What the rows of a run of the space `other` teach a run of `space`; and why trials were left out, counted."""
+    by_trial: dict[int, list[Row]] = {}
+    for row in rows:
+        by_trial.setdefault(row["trial"], []).append(row)
+    found, left = [], Counter()
+    for own in by_trial.values():
+        last = next((row for row in reversed(own) if row["state"] != "failed"), None)
+        if last is None or own[-1]["state"] == "failed":
+            left["it failed"] += 1
+            continue
+        values = {path: value for path, value in searched(last).items() if path in other.dimensions}
+        try:
+            point = space.point({path: values[path] for path in space.dimensions if values.get(path) is not None})
+            same = _settings(space.config(point)) == _settings(other.config(other.point(
+                {path: value for path, value in values.items() if value is not None})))
+        except UserError:
+            left["its point is outside this space"] += 1
+            continue
+        if not same:
+            left["it was run under other fixed settings"] += 1
+            continue
+        metrics = measurements(last)
+        whole = (last["state"] == "complete" and last.get("fidelity") == space.rungs[-1]
+                 and fault(metrics, space.objectives, space.constraints) is None)
+        found.append(Lesson(point, "complete" if whole else "stopped", metrics, tuple(own)))
+    return found, left
+
+
+def teach(engine: Engine, given: list[Lesson]) -> int:
+    """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are tried again first."""
+    for lesson in given:
+        engine.learn(lesson.values, lesson.state, lesson.metrics, curve(lesson.rows))
+    engine.scheduler.restore(rivals(engine.space.rungs, given))
+    space = engine.space
+    complete = [{"state": "complete", "trial": index, **lesson.metrics}
+                for index, lesson in enumerate(given) if lesson.state == "complete"]
+    front = Front.from_rows(complete, space.objectives, space.constraints)
+    most = len(front) if space.budget.trials is None else max(1, space.budget.trials // SHARE)
+    first = [given[row["trial"]] for row in list(front)[:most]]
+    for lesson in first:
+        engine.enqueue(lesson.values, tag=TAG, again=True)
+    return len(first)
+
+
+def rivals(rungs: Iterable[int], given: list[Lesson]) -> Iterator[dict[str, Any]]:
+    """Rows for the scheduler, at the rungs of this space; trials have negative numbers, which no trial of the run has."""
+    places = {steps: rung for rung, steps in enumerate(rungs)}
+    for index, lesson in enumerate(given):
+        for row in lesson.rows:
+            if row.get("fidelity") in places and row["state"] != "failed":
+                yield {**row, "trial": -1 - index, "rung": places[row["fidelity"]]}
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What two trials must share to be comparable: everything but the seed and the budget."""
+    tree = config.model_dump(mode="json")
+    tree.pop("seed")
+    tree["adapt"]["optim"].pop("steps")
+    return tree

@@ -1,0 +1,243 @@
+"""What measurements of a run say about a point: predicted objectives, and the hypervolume that it is expected to add.
+
+Every metric has a Gaussian process of its own (`surrogate`), over its logarithm where that makes the measurements more
+probable. Both the searcher and the scheduler judge by this. Results are told in an order, and the settings of the processes
+are fitted anew when their number has grown by a tenth: they depend on the first so many results alone, so a search that was
+resumed or is played again finds the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
+
+from search.pareto.geometry import layers
+from search.pareto.objectives import measured
+from search.pareto.reference_box import Box, Corners, choose_box
+from search.samplers.encoding import Points
+from search.samplers.expected_hypervolume import LogNormal, Normal, boxes, expected_improvement
+from search.samplers.gaussian_process import Features, Posterior, Settings, fit, usual
+from spaces.objectives import Constraint, Objective
+
+GROWTH = 1.1
+"""Results have grown by that factor when settings are fitted again."""
+FITTED = 160
+"""Measurements that settings are fitted to at most, drawn evenly; predictions use `LEARNED` of them."""
+LEARNED = 400
+FEWEST = 4
+"""Measurements of a metric below which it keeps the settings that are usual."""
+FIRST = 8
+"""Complete results that corners which are not given are taken from."""
+NOTHING = 1e-12
+"""Gains (shares of the box) of that size tell points apart by their predictions alone."""
+Targets = Mapping[str, tuple[Posterior, bool]]
+"""Metric -> its posterior, and whether that is of the logarithm."""
+Curve = Sequence[tuple[float, Mapping[str, Any]]]
+"""What a trial measured, rung by rung: how far below the top rung (0 = there, in any unit), and metrics by name."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that are not given are
+    taken from the first complete results, as the run itself does. `top`: steps of the last rung; None = of the complete
+    results. `ideals`: objective -> the best value that there can be at all; what a process predicts beyond it is no gain."""
+
+    points: Points
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    corners: Corners = field(default_factory=lambda: MappingProxyType({}))
+    top: float | None = None
+    ideals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def boxed(self) -> bool:
+        """Whether all corners are given."""
+        return all(item.metric in self.corners for item in self.objectives)
+
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Metric -> sign that makes it one to minimize, and the bound in that form; the tightest of several."""
+        found: dict[str, tuple[float, float]] = {}
+        for item in self.constraints:
+            sign = 1.0 if item.op == "<=" else -1.0
+            limit = min(sign * item.bound, found.get(item.metric, (sign, math.inf))[1])
+            found[item.metric] = (sign, limit)
+        return found
+
+
+class Outlook:
+    """Predictions of the top rung from results in the order in which they were told.
+
+    `values`: the points; `curves`: what each measured; `complete`: whether it is a full result; the last `running` of them
+    have not ended. Raises ValueError when there is no complete result and the corners are not given.
+    """
+
+    def __init__(self, judged: Judged, values: Sequence[Mapping[str, Any]], curves: Sequence[Curve],
+                 complete: Sequence[bool], running: int = 0):
+        self.judged = judged
+        self.rows = judged.points.rows(values)
+        self._told = len(values) - running
+        own = {item.metric: -1.0 if item.direction == "maximize" else 1.0 for item in judged.objectives}
+        self.signs = own | {metric: sign for metric, (sign, _) in judged.bounds.items() if metric not in own}
+        entries = [(owner, depth, [sign * measured(metrics, name) for name, sign in self.signs.items()])
+                   for owner, curve in enumerate(curves) for depth, metrics in curve]
+        owner = np.array([entry[0] for entry in entries])
+        last = np.r_[owner[1:] != owner[:-1], True]
+        table = np.array([entry[2] for entry in entries], dtype=float)
+        self._set_goals(table[last], owner[last], np.array(complete, dtype=bool))
+        kept = _kept(last)
+        self._owner, self._table = owner[kept], table[kept]
+        depth = np.array([entry[1] for entry in entries], dtype=float)[kept]
+        self._depth = depth / (np.abs(depth).max() or 1.0)
+        self._features = judged.points.features(self.rows)[self._owner]
+        self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
+
+    def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
+        """The complete results, feasible ones, the front, and the corners that hypervolume is told between."""
+        count, names = len(self.judged.objectives), list(self.signs)
+        whole = complete[owner] & np.isfinite(final).all(axis=1)
+        if not whole.any() and not self.judged.boxed:
+            raise ValueError("no complete result and no corners")
+        found, owner = final[whole], owner[whole]
+        allowed = np.ones(len(found), dtype=bool)
+        for metric, (sign, bound) in self.judged.bounds.items():
+            column = names.index(metric)
+            allowed &= found[:, column] * sign * self.signs[metric] <= bound
+        goals = found[:, :count]
+        use = allowed if allowed.any() else np.ones(len(found), dtype=bool)
+        self.best = owner[np.flatnonzero(use)[layers(goals[use]) == 0]]
+        box = self._box(goals)
+        self.low, self.high = np.array(box.best), np.array(box.worst)
+        for metric, (sign, bound) in self.judged.bounds.items():
+            column = names.index(metric)
+            if column < count and sign == self.signs[metric] and bound > self.low[column]:
+                self.high[column] = min(self.high[column], bound)  # what is beyond it adds nothing
+        self._whole = owner[allowed]
+
+    def _box(self, goals: np.ndarray) -> Box:
+        names = list(self.signs)[:goals.shape[1]]
+        seen = [{"state": "complete", "trial": place, **{name: self.signs[name] * value for name, value in
+                                                         zip(names, row, strict=True)}} for place, row in enumerate(goals)]
+        box = choose_box(seen, self.judged.objectives, first=max(1, min(FIRST, len(seen))), given=self.judged.corners)
+        assert box is not None, "there are as many as it waits for"
+        return box
+
+    def _target(self, column: int, name: str) -> tuple[Posterior, bool]:
+        """The posterior of a metric in minimization form, and whether it is of its logarithm."""
+        there = np.flatnonzero(~np.isnan(self._table[:, column]))
+        y = self._table[there, column]
+        if column < len(self.low) and len(y):  # how far beyond the worst corner a value lies does not matter
+            y = np.minimum(y, max(2 * self.high[column] - self.low[column], np.median(y)))
+        early = np.flatnonzero(self._owner[there] < milestone(self._told))
+        if len(early) > FITTED:
+            early = np.sort(np.random.default_rng(0).permutation(early)[:FITTED])
+        x, at = self._features[there], self._depth[there]
+        settings, log = _settings(_Table(x[early], at[early], y[early]))
+        y = np.log(np.maximum(y, 1e-12)) if log else y
+        return Posterior(settings, x, at, y, float(y.mean()) if len(y) else 0.0, float(y.std()) or 1.0 if len(y) else 1.0), log
+
+    def predicted(self, x: Features, targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
+        """Objectives as shares of the box, and the probability that the other constraints hold, float [m]."""
+        found: list[Normal | LogNormal] = []
+        holds = np.ones(len(x.values))
+        own = {item.metric for item in self.judged.objectives}
+        for column, (name, (posterior, log)) in enumerate((targets or self._targets).items()):
+            mean, sd = posterior.predict(x)
+            if name in own:
+                low, width = self.low[column], self.high[column] - self.low[column]
+                found.append(LogNormal(mean, sd, low, width) if log else Normal((mean - low) / width, sd / width))
+            if name in self.judged.bounds and (name not in own or self.judged.bounds[name][0] != self.signs[name]):
+                sign, bound = self.judged.bounds[name]
+                sign *= self.signs[name]
+                edge = sign * bound
+                edge = (math.log(edge) if edge > 0 else -math.inf) if log else edge
+                holds = holds * ndtr(sign * (edge - mean) / sd)
+        return found, holds
+
+    def judge(self, believed: Features | None = None) -> Callable[[Features], np.ndarray]:
+        """The function that tells the expected gain in hypervolume (a share of the box) of points, float [m].
+
+        The front is that of what complete, feasible trials are predicted to be worth: by what they measured the lucky ones
+        would hide all others. Points in `believed` are running: they are taken to come out as predicted.
+        """
+        expected, _ = self.predicted(self.judged.points.features(self.rows[self._whole]))
+        front = np.column_stack([item.middle for item in expected])
+        targets = self._targets
+        if believed is not None and len(believed.values):
+            targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
+            expected, holds = self.predicted(believed)
+            front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
+        ends = [self.signs[item.metric] * self.judged.ideals[item.metric] if item.metric in self.judged.ideals else -math.inf
+                for item in self.judged.objectives]
+        cut = boxes(front, np.ones(len(self.low)), (np.array(ends) - self.low) / (self.high - self.low))
+
+        def gain(x: Features) -> np.ndarray:
+            expected, holds = self.predicted(x, targets)
+            near = np.exp(-sum(np.clip(item.middle, -9.0, 9.0) for item in expected))
+            return expected_improvement(expected, cut) * holds + NOTHING * near
+
+        return gain
+
+
+def milestone(told: int) -> int:
+    """The last number up to `told` at which settings are fitted."""
+    mark, after = 0, FEWEST
+    while after <= told:
+        mark, after = after, max(after + 1, math.ceil(after * GROWTH))
+    return mark
+
+
+def one_thread() -> Any:
+    """A context in which linear algebra keeps to one thread: on matrices this small more of them only wait for each other."""
+    return _threads().limit(limits=1, user_api="blas")
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _kept(last: np.ndarray) -> np.ndarray:
+    """Places of the `LEARNED` measurements that are kept, in order: lower rungs of trials that went on, oldest first, are
+    the first to go."""
+    if len(last) <= LEARNED:
+        return np.arange(len(last))
+    order = np.lexsort((np.arange(len(last)), last))
+    return np.sort(order[len(last) - LEARNED:])
+
+
+class _Table:
+    """Points, depths and values as a key of a cache."""
+
+    def __init__(self, x: Features, at: np.ndarray, y: np.ndarray):
+        self.x, self.at, self.y = x, at, y
+        self._bytes = (x.values.tobytes(), x.categorical.tobytes(), at.tobytes(), y.tobytes())
+
+    def __hash__(self) -> int:
+        return hash(self._bytes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Table) and self._bytes == other._bytes
+
+
+@lru_cache(maxsize=64)
+def _settings(table: _Table) -> tuple[Settings, bool]:
+    """Settings for the values or for their logarithm, whichever makes the values more probable."""
+    if len(table.y) < FEWEST:
+        return usual(table.x.values.shape[1]), False
+    found = []
+    for log in (False, True) if table.y.min() > 0 else (False,):
+        y = np.log(table.y) if log else table.y
+        scale = float(y.std()) or 1.0
+        settings, loss = fit(table.x, table.at, (y - y.mean()) / scale)
+        found.append((loss + len(y) * math.log(scale) + (y.sum() if log else 0.0), log, settings))
+    _, log, settings = min(found, key=lambda one: one[0])
+    return settings, log

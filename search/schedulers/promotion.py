@@ -1,0 +1,116 @@
+"""When to stop, by prediction: a trial goes on while what it is still expected to add is worth the steps that it still takes.
+
+At a rung, Gaussian processes over all ended trials and this trial's own curve predict its final objectives
+(`surrogate_front`). What it is expected to add to the front's hypervolume, per step that is left, is compared with what the
+best new point is expected to add per step of a whole trial: the same steps spent elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from search.pareto.objectives import measured, searched
+from search.samplers.acquisition import Judged, Outlook, one_thread
+from search.samplers.encoding import Points
+from search.schedulers.successive_halving import Decision, Halving, Problem, Row, broken
+
+CANDIDATES = 300
+"""New points that a trial is compared with, where there are not fewer in the whole space."""
+
+LEAST = 1e-9
+"""Gain (a share of the box) below which a new point is not expected to add anything."""
+
+
+class Promotion:
+    """Model-based promotion. Halving decides while fewer than `startup` trials are complete, after `most` have ended, about
+    a trial whose point is not told, and where no new point is expected to add anything.
+
+    Trials in `protected` always go on. In a deterministic run only ended trials up to the horizon are looked at.
+    """
+
+    def __init__(self, problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300):
+        if most < startup:
+            raise ValueError(f"most is {most}; legal: at least startup, {startup}")
+        self.problem, self.startup, self.caution, self.most = problem, startup, caution, most
+        self.halving = Halving(problem, eta=eta)
+        self.protected = self.halving.protected
+        self.last = problem.rungs - 1
+        self._judged = (Judged(Points(problem.dimensions), problem.objectives, problem.constraints, problem.box,
+                               ideals=problem.ideals) if problem.dimensions else None)
+        self._curves: dict[int, dict[int, Row]] = {}
+        self._points: dict[int, Row] = {}
+        self._ended: dict[int, bool] = {}  # trial -> whether it is complete, in the order of the ends
+
+    def report(self, trial: int, rung: int, metrics: Row) -> Decision:
+        """`stop` when an objective is not finite, or when going on is expected to add less than starting anew."""
+        simple = self.halving.report(trial, rung, metrics)
+        if broken(metrics, self.problem.objectives):
+            self._curves.get(trial, {}).pop(rung, None)
+            return "stop"
+        self._note(trial, rung, metrics)
+        decided = simple if trial in self.protected or rung == self.last else self._judge(trial, rung, simple)
+        if decided == "stop" or rung == self.last:
+            self._end(trial)
+        return decided
+
+    def restore(self, rows: Iterable[Row]) -> None:
+        """Take up measurements, and which trials ended with them; nothing is decided again."""
+        rows = list(rows)
+        self.halving.restore(rows)
+        for row in rows:
+            trial, rung = row["trial"], row.get("rung")
+            if rung is None or not 0 <= rung <= self.last or broken(row, self.problem.objectives):
+                continue
+            self._note(trial, rung, row)
+            if row.get("state") in ("stopped", "complete"):
+                self._end(trial)
+
+    def _note(self, trial: int, rung: int, row: Row) -> None:
+        names = {item.metric for item in (*self.problem.objectives, *self.problem.constraints)}
+        self._curves.setdefault(trial, {})[rung] = {name: row[name] for name in names if row.get(name) is not None}
+        point = {path: value for path, value in searched(row).items() if path in self.problem.dimensions and
+                 (value is not None or self.problem.dimensions[path].contains(None))}
+        if point:
+            self._points[trial] = point
+
+    def _end(self, trial: int) -> None:
+        whole = self._curves[trial].get(self.last, {})
+        self._ended[trial] = all(not math.isnan(measured(whole, item.metric)) for item in self.problem.objectives)
+
+    def _judge(self, trial: int, rung: int, simple: Decision) -> Decision:
+        ended = [other for other in self._ended if other != trial and other in self._points]
+        if self.problem.horizon is not None:
+            ended = sorted(other for other in ended if other <= self.problem.horizon(trial))
+        complete = [self._ended[other] for other in ended]
+        if self._judged is None or trial not in self._points or not self.startup <= sum(complete) or len(ended) > self.most:
+            return simple
+        rng = np.random.default_rng([self.problem.seed, trial, rung])
+        with one_thread():
+            mine, new = self._gains([*ended, trial], [*complete, False], rng)
+        if new <= LEAST:
+            return simple
+        return "continue" if mine >= self.caution * self._left(rung) * new else "stop"
+
+    def _gains(self, trials: list[int], complete: list[bool], rng: np.random.Generator) -> tuple[float, float]:
+        """What the last of the trials is expected to add, and the best point that is none of them."""
+        points = self._judged.points
+        curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())] for trial in trials]
+        outlook = Outlook(self._judged, [self._points[trial] for trial in trials], curves, complete)
+        gain = outlook.judge()
+        if points.every is not None:
+            tried = {row.tobytes() for row in outlook.rows}
+            options = np.array([row for row in points.every if row.tobytes() not in tried]).reshape(-1, len(points.every[0]))
+        else:
+            near = outlook.rows[outlook.best[rng.integers(len(outlook.best), size=CANDIDATES // 2)]]
+            width = np.exp(rng.uniform(np.log(0.01), np.log(0.3), len(near)))
+            options = np.vstack([points.drawn(CANDIDATES - len(near), rng), points.near(near, width, rng)])
+        found = gain(points.features(np.vstack([outlook.rows[-1:], options])))
+        return float(found[0]), float(found[1:].max(initial=0.0))
+
+    def _left(self, rung: int) -> float:
+        """Share of a whole trial's steps that is left after a rung."""
+        steps = self.problem.steps or range(1, self.problem.rungs + 1)
+        return 1.0 - steps[rung] / steps[-1]

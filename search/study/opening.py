@@ -1,0 +1,41 @@
+"""The searcher of a run, new, as its records say, or asked once more; and the problem that its scheduler judges."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from search.records.run_folder import STUDY, RunFolder
+from search.schedulers.successive_halving import Problem
+from search.study.replay import Ordered, Replay, replay
+from search.study.searcher import Restored, StudySearcher
+
+
+def searcher(space: Any, problem: Problem, storage: Path | None = None) -> StudySearcher | Ordered:
+    """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file `storage` holds."""
+    study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=storage,
+                          sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
+                          box=space.box, top=space.rungs[-1], ideals=problem.ideals)
+    return Ordered(study, space.deterministic) if space.deterministic else study
+
+
+def replayed(space: Any, problem: Problem, folder: RunFolder) -> Replay:
+    """What a fresh searcher proposes when it is told what that of the run in `folder` was told, in the same order."""
+    return replay(searcher(space, problem), folder.events())
+
+
+def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudySearcher | Ordered, Restored, Problem]:
+    """The searcher of the run in `folder`, what was restored, and `problem` with the horizon of a deterministic run.
+
+    `space`: a `spaces.schema.Space`. A deterministic study is played again from the records, since the order of results
+    is its meaning; its old journal goes. Raises `UserError` when the records do not fit.
+    """
+    journal = folder.path / STUDY
+    events = list(folder.events())
+    if space.deterministic and events:
+        journal.unlink(missing_ok=True)
+    study = searcher(space, problem, journal)
+    if isinstance(study, Ordered):
+        return study, study.restore(events), replace(problem, horizon=study.horizon)
+    return study, study.restore(folder.rows()), problem

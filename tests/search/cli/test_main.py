@@ -1,0 +1,203 @@
+"""The command line as a program: its frozen face, exit codes, one-line errors, what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from search.cli import docs
+from search.cli import main as cli
+from search.cli.main import app, main
+from spaces.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+# The face that users and scripts rely on. A change here is a change for them: make it on purpose.
+FROZEN = {
+    "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
+            "--quiet", "-q", "--json", "--deterministic", "--warm-start", "--within"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop",
+               "--within", "--resume"},
+    "front": {"RUN", "--format", "--within", "--best"},
+    "sync": {"FROM", "TO"},
+    "status": {"RUN"},
+    "report": {"RUN", "--out", "--figures", "--open"},
+    "watch": {"RUN", "--every", "--once"},
+    "dashboard": {"RUN", "--port", "--host"},
+    "compare": {"RUN...", "--format", "--figure"},
+    "replay": {"RUN"},
+    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table", "--out",
+              "--json"},
+    "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale", "--json"},
+    "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
+    "spaces": set(),
+    "doctor": {"--storage", "--json"},
+    "plugins": {"KIND", "--format"},
+}
+
+
+def commands() -> dict:
+    """The commands by name, as typer builds them."""
+    return typer.main.get_command(app).commands
+
+
+def program(*arguments: str, **options) -> subprocess.CompletedProcess:
+    """`python -m search ...` as a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, env=environment,
+                          timeout=120, **options)
+
+
+def test_commands_and_options_are_frozen():
+    found = {}
+    for name, command in commands().items():
+        words = set()
+        for parameter in command.params:
+            words |= {parameter.metavar or parameter.name.upper()} if parameter.param_type_name == "argument" else {
+                *parameter.opts, *parameter.secondary_opts}
+        found[name] = words - {"--help", "-h"}
+    assert found == FROZEN
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_help_of_every_command_has_examples_that_parse(name):
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert shown.exit_code == 0 and "Examples" in shown.stdout
+    examples = [line.strip() for line in shown.stdout.splitlines() if line.strip().startswith(f"qdlm {name}")]
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition("#")[0].partition(" > ")[0])[1:]
+        command = commands()[name]
+        command.make_context(name, words[1:], resilient_parsing=False)  # raises for an option that does not exist
+
+
+def test_help_fits_80_columns():
+    for name in [None, *FROZEN]:
+        shown = CliRunner().invoke(app, [*([name] if name else []), "--help"], env={"COLUMNS": "80"})
+        assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+        for line in shown.stdout.splitlines():
+            assert not line.strip().startswith("...")
+
+
+def test_the_page_shows_every_command_and_no_markup():
+    page = docs.page()
+    assert all(f"## qdlm {name}\n" in page for name in FROZEN) and "Examples" in page
+    assert "[bold]" not in page and "\x1b" not in page
+
+
+@pytest.fixture
+def no_run(tmp_path):
+    """Files that are no good, by name; commands are run beside them."""
+    (tmp_path / "broken.yaml").write_text("name: [1, 2\nsearch: {\n")
+    rest = "objectives: {perplexity: minimize}\nbudget: {trials: 2}\n"
+    (tmp_path / "unknown.yaml").write_text(f"serach: {{lora.rank: {{int: [0, 4]}}}}\n{rest}")
+    (tmp_path / "format.yaml").write_text(f"search: {{quantization.quantizer: {{choice: ['fixed:Q0i0f']}}}}\n{rest}")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    return tmp_path
+
+
+BAD = {
+    "unknown option": (["run", "--trails", "3"], "--trails"),
+    "unknown command": (["rnu"], "rnu"),
+    "not a number": (["run", "quickstart", "--trials", "many"], "--trials"),
+    "zero trials": (["run", "quickstart", "--trials", "0"], "--trials"),
+    "no space": (["run"], "qdlm spaces"),
+    "missing file": (["run", "nowhere.yaml"], "nowhere.yaml"),
+    "malformed YAML": (["run", "broken.yaml"], "broken.yaml:2"),
+    "not text": (["run", "binary.yaml"], "binary.yaml"),
+    "unknown key": (["run", "unknown.yaml"], "serach: unknown key"),
+    "impossible format": (["run", "format.yaml"], "Q0i0f"),
+    "unknown setting": (["run", "quickstart", "--set", "trial.lora.rnak=3"], "trial.lora.rnak"),
+    "setting without value": (["run", "quickstart", "--set", "seed"], "KEY=VALUE"),
+    "setting twice": (["run", "quickstart", "--trials", "3", "--set", "budget.trials=4"], "budget.trials"),
+    "bad duration": (["run", "quickstart", "--budget", "soon"], "soon"),
+    "two modes": (["run", "quickstart", "--quiet", "--json"], "--quiet"),
+    "resume of no run": (["run", "--resume", "empty"], "empty is not a run folder"),
+    "front of no run": (["front", "empty"], "empty is not a run folder"),
+    "front of nothing": (["front", "nowhere"], "nowhere"),
+    "unknown table form": (["front", "empty", "--format", "xml"], "xml"),
+    "status of no run": (["status", "empty"], "empty is not a run folder"),
+    "generate from nothing": (["generate", "nowhere"], "nowhere"),
+    "generate from no artifact": (["generate", "empty"], "empty is not an artifact"),
+    "unknown kind": (["plugins", "quantisers"], "quantizers"),
+    "argument missing": (["front"], "RUN"),
+}
+
+
+@pytest.mark.parametrize("arguments, named", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_exit_2(arguments, named, no_run, monkeypatch, capsys):
+    monkeypatch.chdir(no_run)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("qdlm: error: ") and named in lines[0]
+    assert not (no_run / "runs").exists()
+
+
+@pytest.mark.parametrize("case", ["unknown option", "malformed YAML", "front of no run"])
+def test_bad_input_of_the_program(case, no_run):
+    arguments, named = BAD[case]
+    done = program(*arguments, cwd=no_run)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert done.stderr.startswith("qdlm: error: ") and named in done.stderr
+
+
+def test_good_exit_codes_and_no_arguments_is_help(capsys):
+    assert main([]) == 0
+    assert "run" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("qdlm")
+
+
+def test_a_message_with_line_breaks_becomes_one_line(monkeypatch, capsys):
+    def fail(*_args, **_options):
+        raise UserError("first\n  second")
+    monkeypatch.setattr(cli, "app", fail)
+    assert main(["spaces"]) == 2
+    assert capsys.readouterr().err == "qdlm: error: first second\n"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(*_args, **_options):
+        raise ZeroDivisionError
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["spaces"])
+
+
+def test_a_closed_pipe_leaves_no_traceback():
+    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    reader.wait()
+    command = [sys.executable, "-m", "search", "plugins", "schedulers"]
+    done = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, cwd=ROOT, timeout=120)
+    reader.stdin.close()
+    assert done.stderr == b""
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Top-level modules that a command has imported by its end."""
+    code = ("import json, sys\nfrom search.cli.main import main\ncode = main(sys.argv[1:])\n"
+            "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)\nsys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+def test_help_imports_nothing_heavy():
+    heavy = {"ray", "torch", "transformers", "optuna", "pandas", "pyarrow", "numpy", "spacy", "matplotlib"}
+    assert not modules_after("run", "--help") & heavy
+
+
+def test_listing_spaces_imports_neither_ray_nor_torch():
+    assert not modules_after("spaces") & {"ray", "torch", "optuna"}

@@ -1,0 +1,83 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from search.pareto.geometry import crowding, hypervolume, layers
+
+
+def clouds(most=7, axes=(1, 4)):
+    """Small integer grids, so that ties and copies are common."""
+    return st.tuples(st.integers(0, most), st.integers(*axes)).flatmap(
+        lambda shape: arrays(float, shape, elements=st.integers(0, 5).map(float)))
+
+
+def by_inclusion_exclusion(points, reference):
+    """Volume of a union of boxes, straight from its definition."""
+    boxes = [point for point in points if (point < reference).all()]
+    total = 0.0
+    for size in range(1, len(boxes) + 1):
+        for chosen in itertools.combinations(boxes, size):
+            total += (-1) ** (size + 1) * np.prod(reference - np.max(chosen, axis=0))
+    return total
+
+
+@settings(max_examples=100, deadline=None)
+@given(clouds())
+def test_hypervolume_equals_inclusion_exclusion(points):
+    reference = np.full(points.shape[1], 4.5)
+    assert hypervolume(points, reference) == pytest.approx(by_inclusion_exclusion(points, reference))
+
+
+@pytest.mark.parametrize("axes", [2, 3, 4, 5])
+def test_hypervolume_equals_a_count_of_grid_cells(axes):
+    rng = np.random.default_rng(axes)
+    points, side = rng.integers(0, 6, (25, axes)), 6
+    cells = np.stack(np.meshgrid(*[np.arange(side)] * axes, indexing="ij"), -1).reshape(-1, axes)
+    dominated = sum((points <= cell).all(axis=1).any() for cell in cells)
+    assert hypervolume(points, np.full(axes, side)) == pytest.approx(dominated)
+
+
+def test_rows_beyond_the_reference_and_copies_add_nothing():
+    points, reference = np.array([[1.0, 1.0], [0.0, 5.0], [3.0, 3.0]]), np.array([3.0, 3.0])
+    assert hypervolume(points, reference) == 4.0
+    assert hypervolume(np.repeat(points, 3, axis=0), reference) == 4.0
+    assert hypervolume(np.empty((0, 2)), reference) == 0.0
+    assert hypervolume(np.array([[np.inf, 0.0]]), reference) == 0.0
+
+
+def layers_by_definition(points):
+    rank, left, level = np.full(len(points), -1), set(range(len(points))), 0
+    while left:
+        front = {i for i in left if not any(
+            (points[j] <= points[i]).all() and (points[j] < points[i]).any() for j in left)}
+        rank[list(front)] = level
+        left, level = left - front, level + 1
+    return rank
+
+
+@settings(max_examples=150, deadline=None)
+@given(clouds(most=14))
+def test_layers_follow_the_definition(points):
+    np.testing.assert_array_equal(layers(points), layers_by_definition(points))
+
+
+def test_layers_order_infinities_and_refuse_nan():
+    np.testing.assert_array_equal(layers(np.array([[1.0, np.inf], [1.0, 2.0], [0.0, np.inf]])), [1, 0, 0])
+    with pytest.raises(AssertionError):
+        layers(np.array([[1.0, np.nan]]))
+
+
+def test_crowding_by_hand():
+    points = np.array([[0.0, 4.0], [1.0, 2.0], [4.0, 0.0], [1.0, 2.0], [2.0, 1.0]])
+    # middle rows: (next - previous) / span, added over both axes; the copy of row 1 gets nothing
+    np.testing.assert_allclose(crowding(points), [np.inf, 2 / 4 + 3 / 4, np.inf, 0.0, 3 / 4 + 2 / 4])
+
+
+def test_crowding_of_one_of_none_and_of_a_flat_axis():
+    assert crowding(np.empty((0, 2))).shape == (0,)
+    np.testing.assert_array_equal(crowding(np.array([[3.0, 3.0]])), [np.inf])
+    np.testing.assert_allclose(crowding(np.array([[1.0, 7.0], [2.0, 7.0], [5.0, 7.0]])), [np.inf, 1.0, np.inf])

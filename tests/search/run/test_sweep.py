@@ -1,0 +1,283 @@
+"""Whole runs on a real cluster, with toy jobs: what RUN/ holds after success, faults, Ctrl-C, mistakes and a killed driver."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet
+import pytest
+
+from search.records.run_folder import RunFolder
+from search.run import sweep
+from spaces.errors import RunError, UserError
+from spaces.schema import Space, load
+
+HERE = Path(__file__).resolve().parents[1]
+FAULTS, WORTH = "lora.rank", "adapt.optim.warmup"  # see `toy_jobs.trial`
+
+
+def make_space(**changes):
+    return Space.from_dict({
+        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
+        "search": {WORTH: {"int": [0, 5]}}, "sampler": "grid", "finish": {"repeats": 2, "retrain": 3}, **changes})
+
+
+def run(space, storage, **options):
+    events = []
+    options = {"observer": events.append, "max_concurrent": 1, **options}
+    result = sweep.run(space, storage=storage, jobs="toy_jobs:JOBS", **options)
+    return result, events
+
+
+def finished_once(storage):
+    """How often each trial came to its end, by the jobs' own count."""
+    return Counter((storage / "cache" / "log").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def faulty(ray_session, tmp_path_factory):
+    """A run with trials that raise, return NaN, and kill their worker once or twice."""
+    storage = tmp_path_factory.mktemp("faulty")
+    space = make_space(search={FAULTS: {"choice": [0, 1, 2, 3, 4]}, WORTH: {"choice": [2]}})
+    return run(space, storage, max_concurrent=2)
+
+
+def by_fault(result):
+    rows = RunFolder.open(result.run_folder).rows()
+    return {row[f"config.{FAULTS}"]: row for row in rows if row["state"] != "rung"}
+
+
+def test_every_fault_is_a_row_with_its_reason_and_the_search_goes_on(faulty):
+    ends = by_fault(faulty[0])
+    assert {fault: row["state"] for fault, row in ends.items()} == {
+        0: "complete", 1: "failed", 2: "failed", 3: "failed", 4: "complete"}
+    assert ends[1]["reason"] == "ValueError: it broke"
+    assert ends[2]["reason"] == "objective loss is nan at rung 1"
+    assert ends[3]["reason"].startswith("its workers died twice: worker 0 died")
+
+
+def test_a_retried_trial_has_one_row_per_rung(faulty):
+    number = by_fault(faulty[0])[4]["trial"]
+    table = pyarrow.parquet.read_table(faulty[0].run_folder / "trials.parquet").to_pylist()
+    assert [(row["rung"], row["state"]) for row in table if row["trial"] == number] == [(0, "rung"), (1, "complete")]
+
+
+def test_the_traceback_of_a_failed_trial_is_in_the_log(faulty):
+    logged = [entry for entry in RunFolder.open(faulty[0].run_folder).events() if entry["event"] == "traceback"]
+    assert [entry["trial"] for entry in logged] == [by_fault(faulty[0])[1]["trial"]]
+    assert "toy_jobs.py" in logged[0]["traceback"]
+
+
+def test_events_tell_the_whole_story(faulty):
+    events = faulty[1]
+    kinds = [event["event"] for event in events]
+    assert kinds[0] == "run_started" and kinds[-1] == "run_finished"
+    stages = {event["stage"] for event in events if event["event"] == "prepare" and event["progress"] == 1.0}
+    assert stages == {"corpus", "teacher", "base", "measuring the front again", "training the front again"}
+    assert kinds.count("trial_started") == kinds.count("trial_finished") == 5
+    assert sum("a worker group died" in event.get("message", "") for event in events) == 3
+    last = events[-1]
+    assert (last["complete"], last["failed"], last["running"], last["trials"]) == (2, 3, 0, 5)
+    assert last["best"] == {"loss": pytest.approx(1 / 3), "size": 2.0} and last["cpu_hours"] > 0
+
+
+def test_front_members_have_artifacts_and_are_measured_again(faulty):
+    result, folder = faulty[0], faulty[0].run_folder
+    members = {row["trial"]: row for row in result.front}
+    assert set(members) == {by_fault(result)[0]["trial"], by_fault(result)[4]["trial"]}  # equal objectives: both stay
+    for number, row in members.items():
+        assert row["artifact"] == f"artifacts/trial-{number:04d}"
+        assert (folder / row["artifact"] / "weights").read_text() == "2"
+        assert row["again"] == 2 and row["loss_again"] == pytest.approx(1 / 3 + 0.015)
+        assert row["loss_again_sd"] == pytest.approx(0.01 / 2**0.5)
+        assert row["seeds"] == 3 and row["loss_seeds"] == pytest.approx(1 / 3 + 1.001) and row["size_seeds_sd"] == 0.0
+        assert row["loss_seeds_sd"] == pytest.approx(0.001), "seeds 1000, 1001 and 1002"
+    assert len((folder / "front.csv").read_text().splitlines()) == 1 + len(members)
+
+
+def test_nothing_useless_stays_in_the_run_folder(faulty):
+    kept = {path.name for path in faulty[0].run_folder.iterdir()}
+    assert {"space.yaml", "run.json", "events.jsonl", "trials.parquet", "front.csv", "study.journal", "artifacts"} <= kept
+    assert not kept & {"scratch", "trials"}
+    assert RunFolder.open(faulty[0].run_folder).state == "finished"
+
+
+def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_session, tmp_path):
+    space, ended, where = make_space(), [], []
+
+    def impatient(event):
+        where.extend([event["run"]] if event["event"] == "run_started" else [])
+        if event["event"] == "trial_finished":
+            ended.append(event["trial"])
+            if len(ended) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(space, tmp_path, observer=impatient)
+    folder = RunFolder.open(Path(where[0]))
+    assert folder.state == "interrupted" and not folder.is_live()
+    assert [row["trial"] for row in folder.rows() if row["state"] == "complete"] == ended
+    assert (folder.path / "front.csv").exists() and folder.meta["spent"] > 0
+
+    def deadly(event):
+        if event["event"] == "trial_finished" and event["complete"] == 3:
+            (board,) = (child for child in psutil.Process().children(recursive=True) if "ray::Board" in child.cmdline()[0])
+            board.kill()
+
+    with pytest.raises(RunError, match="the process that hands out the workers died"):
+        run(space, tmp_path, observer=deadly, resume=folder.path)
+    assert folder.state == "failed" and not folder.is_live() and not (folder.path / "scratch").exists()
+
+    result, events = run(space, tmp_path, resume=folder.path)
+    assert events[0]["resumed"] and events[0]["complete"] >= 3
+    complete = [row for row in folder.rows() if row["state"] == "complete" and "again" not in row]
+    assert sorted(row[f"config.{WORTH}"] for row in complete) == [0, 1, 2, 3, 4, 5]
+    assert max(finished_once(tmp_path).values()) == 1
+    assert result.state == "finished" and len(result.front) == 6
+
+    result, events = run(space, tmp_path, resume=folder.path)  # nothing is left to do, so no worker is started
+    assert [event["event"] for event in events] == ["run_started", "run_finished"]
+
+
+def test_a_trial_that_hangs_is_ended_its_worker_replaced_and_waiting_for_workers_is_no_hanging(ray_session, tmp_path):
+    space = make_space(search={"adapt.optim.clip": {"choice": [0.1, 600.0, 0.2]}}, finish={"repeats": 0},
+                       budget={"trial_time": "2s"})  # seconds per rung; a worker takes longer than 2 s to start
+    result, events = run(space, tmp_path)
+    ends = {row["config.adapt.optim.clip"]: row for row in RunFolder.open(result.run_folder).rows() if row["state"] != "rung"}
+    assert {seconds: row["state"] for seconds, row in ends.items()} == {0.1: "complete", 600.0: "failed", 0.2: "complete"}
+    assert ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)" and 2 < ends[600.0]["seconds"] < 30
+    assert len({row["pid"] for row in ends.values() if row["state"] == "complete"}) == 2
+    assert sum("a worker group died and is replaced" in event.get("message", "") for event in events) == 1
+    assert result.state == "finished" and max(finished_once(tmp_path).values()) == 1
+
+
+def test_a_users_mistake_while_preparing_leaves_nothing_behind(ray_session, tmp_path):
+    space = make_space(trial={"base": {"seed": 666}})  # see `toy_jobs.prepare`
+    with pytest.raises(UserError, match="no such text"):
+        run(space, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_resuming_with_another_space_is_refused(ray_session, faulty):
+    with pytest.raises(UserError, match="a run of another space: "):
+        run(make_space(), None, resume=faulty[0].run_folder)
+    with pytest.raises(UserError, match="is not a run folder"):
+        run(make_space(), None, resume=faulty[0].run_folder / "artifacts")
+
+
+def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match="cannot write to the storage"):
+        run(make_space(), tmp_path / "file" / "runs")
+
+
+def test_a_run_ends_in_order_where_a_killed_session_left_a_torn_table(tmp_path):
+    space = make_space()
+    with RunFolder.create(tmp_path, "toy", space.to_yaml()) as folder:
+        course = sweep.Course(space, folder, tmp_path / "cache", 1, lambda event: None)
+        number = course.engine.ask().number
+        course.engine.report(number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 2.0})
+        (folder.path / "trials.parquet").write_bytes(b"PAR1 and no more")
+        course.close("finished")
+    assert pyarrow.parquet.read_table(folder.path / "trials.parquet").num_rows == 1
+    assert (folder.path / "front.png").stat().st_size > 1000 and folder.state == "finished"
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
+    told = "cannot be written: No space left on device; make room, then go on with --resume"
+    with pytest.raises(RunError, match=told), sweep._disk(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), sweep._disk(tmp_path):
+        (tmp_path / "nothing").read_text()
+
+
+def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
+    quantizer = {"quantization.quantizer": {"choice": ["binary", "none"]}}
+    assert sweep.unquantized(make_space(search={**quantizer, "lora.rank": {"choice": [0, 4]}})) == {
+        "quantization.quantizer": "none", "lora.rank": 0}
+    assert sweep.unquantized(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
+    assert sweep.unquantized(make_space()) is None
+    assert sweep.unquantized(make_space(search={"quantization.quantizer": {"choice": ["binary"]}})) is None
+
+
+def test_a_start_point_that_is_the_unquantized_arm_settles_it():
+    search = {"quantization.quantizer": {"choice": ["binary", "none"]}, "lora.rank": {"choice": [0, 4]},
+              WORTH: {"int": [0, 5]}}
+    arm, other = {"quantization.quantizer": "none", "lora.rank": 0, WORTH: 3}, {"quantization.quantizer": "binary"}
+    assert sweep.opening(make_space(search=search)) == [({"quantization.quantizer": "none", "lora.rank": 0}, "unquantized")]
+    assert sweep.opening(make_space(search=search, start=[other, arm])) == [(arm, "unquantized"), (other, None)]
+    assert sweep.opening(make_space(start=[{WORTH: 2.0}])) == [({WORTH: 2}, None)]
+
+
+# ---- drivers in processes of their own, on clusters of their own
+
+
+@pytest.fixture
+def drive(tmp_path, worker_path):
+    """Start a driver on the space at tmp_path/space.yaml; all are killed in the end."""
+    started = []
+    space = make_space(trial={"adapt": {"optim": {"clip": 0.2}}})  # seconds per rung
+    (tmp_path / "space.yaml").write_text(space.to_yaml())
+
+    def start(resume=None):
+        command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"), str(tmp_path / "runs")]
+        env = {**os.environ, "PYTHONPATH": worker_path}
+        started.append(subprocess.Popen([*command, *([str(resume)] if resume else [])], env=env, text=True,
+                                        stdout=subprocess.PIPE, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def read_until(process, count):
+    """Read events until that many trials have finished; all lines."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line.split())
+        if sum(words[0] == "trial_finished" for words in lines) == count:
+            return lines
+    pytest.fail(f"the driver ended early: {lines}")
+
+
+def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(drive, tmp_path):
+    first = drive()
+    read_until(first, 2)
+    first.kill()
+    first.wait()
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("toy"))
+    before = [row["trial"] for row in RunFolder.open(folder).rows() if row["state"] == "complete"]
+    assert len(before) >= 2 and RunFolder.open(folder).state == "interrupted"
+    second = drive(resume=folder)
+    output, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, output
+    assert not {f"trial_finished {number} complete" for number in before} & set(output.splitlines())
+    complete = [row for row in RunFolder.open(folder).rows() if row["state"] == "complete" and "again" not in row]
+    assert sorted(row[f"config.{WORTH}"] for row in complete) == [0, 1, 2, 3, 4, 5]
+    ends = finished_once(tmp_path / "runs")
+    assert all(ends[str(row["trial"])] == 1 for row in complete)
+    assert json.loads((folder / "run.json").read_text())["state"] == "finished"
+
+
+def test_sigint_to_the_whole_process_group_ends_the_run_in_order(drive, tmp_path):
+    driver = drive()
+    read_until(driver, 1)
+    os.killpg(driver.pid, signal.SIGINT)
+    begun = time.monotonic()
+    assert driver.wait(timeout=120) == 1
+    assert time.monotonic() - begun < 60
+    (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("toy"))
+    assert RunFolder.open(folder).state == "interrupted"
+    assert load(folder / "space.yaml").name == "toy"
+    assert not (folder / "scratch").exists()

@@ -1,0 +1,140 @@
+"""A killed training run goes on where it was: bases from the cache, ranks from rank 0's file, torn files from the start."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spaces.config import DiffusionConfig, ModelConfig, OptimConfig, RuntimeConfig, TrialConfig
+from trainable.artifacts.artifact import load
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.training.checkpoint import Checkpoint
+from trainable.training.loop import TrainingRun
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
+IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
+STEPS = 6
+
+
+def fresh(rank: int = 0, world_size: int = 1) -> TrainingRun:
+    model = DiffusionLM(ModelConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
+                        DiffusionConfig(loss="ce", timesteps=50), WORDS, 1)
+    return TrainingRun(model, Schedule.make("sqrt", 50), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2, ema=0.9),
+                       RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
+
+
+def weights(run: TrainingRun) -> dict[str, torch.Tensor]:
+    with run.averaged():
+        return {name: value.detach().clone() for name, value in run.trained.items()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rank_with_storage_of_its_own(rank: int, port: int, folder: str) -> None:
+    """Train in one go, then half, then the rest in a new run; only rank 0 finds the checkpoint on its disk."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    whole = fresh(rank, 2)
+    whole.advance(STEPS)
+    half = fresh(rank, 2)
+    half.advance(STEPS // 2)
+    path = Path(folder, str(rank), "run.pt")
+    Checkpoint(path, half).save()
+    rest = fresh(rank, 2)
+    assert Checkpoint(path, rest).restore() and rest.step == STEPS // 2
+    rest.advance(STEPS)
+    assert equal(weights(rest), weights(whole)) and path.exists() == (rank == 0)
+    Path(folder, f"{rank}.ok").touch()
+    dist.destroy_process_group()
+
+
+def test_ranks_go_on_from_the_file_of_rank_0(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(rank_with_storage_of_its_own, (port, str(tmp_path)), nprocs=2)
+    assert sorted(path.name for path in tmp_path.glob("*.ok")) == ["0.ok", "1.ok"]
+
+
+def test_a_torn_file_is_dropped_and_training_starts_over(tmp_path):
+    run = fresh()
+    kept = Checkpoint(tmp_path / "run.pt", run)
+    run.advance(2)
+    kept.save()
+    (tmp_path / "run.pt").write_bytes((tmp_path / "run.pt").read_bytes()[:-300])
+    other = fresh()
+    assert not Checkpoint(tmp_path / "run.pt", other).restore() and other.step == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_saving_waits_until_it_is_due(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("trainable.training.checkpoint.time.monotonic", lambda: now[0])
+    kept = Checkpoint(tmp_path / "run.pt", fresh())
+    for moment, saved in ((159.0, False), (161.0, True)):
+        now[0] = moment
+        kept.save_when_due()
+        assert (tmp_path / "run.pt").exists() == saved
+    (tmp_path / "run.pt").unlink()
+    kept._took = 10.0  # saving took ten seconds: at most a twentieth of the time
+    for moment, saved in ((161 + 199.0, False), (161 + 201.0, True)):
+        now[0] = moment
+        kept.save_when_due()
+        assert (tmp_path / "run.pt").exists() == saved
+
+
+SETTINGS = {
+    "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 20, "max_words": 24}, "max_length": 26},
+    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8, "dropout": 0.0},
+    "diffusion": {"timesteps": 100, "loss": "ce"},
+    "base": {"optim": {"steps": 400, "batch_size": 8, "lr": 5e-3, "ema": 0.9}},
+}
+KILLED = """
+import sys
+from pathlib import Path
+import torch
+from spaces.config import TrialConfig
+from trainable import checkpoint, jobs
+from trainable.workers.context import WorkerContext
+
+
+checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
+torch.set_num_threads(1)
+payload = {"config": SETTINGS, "cache": sys.argv[1], "corpus": sys.argv[2]}
+for event in jobs.JOBS["base"](payload, WorkerContext()):
+    print(event["detail"], flush=True)
+    while event["progress"] > 0.6: pass
+"""
+
+
+def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
+    def base(cache: str) -> tuple[str, list[str]]:
+        events = list(JOBS["base"]({"config": config, "cache": str(tmp_path / cache), "corpus": corpus}, WorkerContext()))
+        return events[-1]["path"], [event.get("detail", "") for event in events]
+
+    config = TrialConfig.model_validate(SETTINGS).model_dump(mode="json")
+    corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")}, WorkerContext()))[-1]["path"]
+    process = subprocess.Popen([sys.executable, "-c", KILLED.replace("SETTINGS", repr(config)), tmp_path / "killed", corpus],
+                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[3], env=os.environ)
+    begun = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert begun[2].startswith("step 300")
+    path, told = base("killed")
+    assert told[0] == "going on from step 200" and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."]
+    expected, _ = base("whole")
+    first, second = load(path).model.state_dict(), load(expected).model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in second)

@@ -1,0 +1,59 @@
+"""Two processes train one model: real torch.distributed over gloo, quantizers and adapter in place."""
+
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spaces.config import (
+    AdaptConfig,
+    DiffusionConfig,
+    LoraConfig,
+    ModelConfig,
+    OptimConfig,
+    QuantizationConfig,
+    RuntimeConfig,
+)
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.models.lora import add_lora, set_trainable
+from trainable.quantization.sites import apply
+from trainable.training.loop import TrainingRun
+
+WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
+IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
+STEPS = 6
+
+
+def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    model = DiffusionLM(ModelConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0,
+                                    self_conditioning=True), DiffusionConfig(loss="ce", timesteps=50), WORDS, 1)
+    apply(model, QuantizationConfig(quantizer="ternary_twn", sites=("embedding", "attention")))
+    add_lora(model, LoraConfig(rank=2))
+    set_trainable(model, AdaptConfig())
+    run = TrainingRun(model, Schedule.make("sqrt", 50), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
+                      RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
+    run.advance(STEPS)
+    return {name: value.detach().clone() for name, value in run.trained.items()}
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.save(train(rank, 2), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.timeout(240)
+def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    alone = train(0, 1)
+    assert any(not torch.equal(first[name], alone[name]) for name in first)  # half the batch each, other noise

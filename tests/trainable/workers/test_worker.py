@@ -1,0 +1,48 @@
+"""The loop of a warm worker, without a cluster: who is to blame for what a job raises."""
+
+import errno
+
+import pytest
+import torch
+
+from search.distributed.client import DiskError, JobError, PoolError, _checked
+from trainable.workers.context import WorkerContext
+from trainable.workers.loop import Bench
+
+
+def wrapped():
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError as full:
+        raise RuntimeError("the file could not be saved") from full
+
+
+def told_only():
+    raise RuntimeError("I/O error: No space left on device (os error 28)")  # as safetensors says it
+
+
+def own_fault():
+    raise OSError(errno.ENOENT, "No such file or directory")
+
+
+def reply_to(act):
+    def job(payload, context):
+        yield {"i": 0}
+        act()
+
+    bench = Bench({"job": job}, WorkerContext(torch.device("cpu"), 0, 1, 1))
+    assert bench.handle({"op": "start", "job": "job", "payload": {}}) == {"ok": True}
+    assert bench.handle({"op": "next"}) == {"event": {"i": 0}}
+    return bench.handle({"op": "next"})
+
+
+@pytest.mark.parametrize("act", [wrapped, told_only])
+def test_a_full_disk_is_not_the_trials_fault_and_ends_the_run(act):
+    with pytest.raises(DiskError, match=r"^a worker cannot write: RuntimeError: .*; make room, then go on with --resume$"):
+        _checked(reply_to(act))
+    assert issubclass(DiskError, PoolError), "a slot hands it to the driver, which ends the run; the trial stays open"
+
+
+def test_any_other_error_is_the_trials_own():
+    with pytest.raises(JobError, match=r"^FileNotFoundError: \[Errno 2\] No such file or directory"):
+        _checked(reply_to(own_fault))

@@ -1,0 +1,109 @@
+"""What an exported model costs to run: time of each batch and step count, memory, bytes. Behind `qdlm bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spaces.errors import UserError
+from trainable.artifacts.artifact import WEIGHTS, Loaded, Table, load
+from trainable.artifacts.packing import CONFIG
+from trainable.metrics.size import folder_bytes
+from trainable.metrics.timing import interleaved, median_interval
+from trainable.seeds import stream
+
+BASE = "base"
+_PROBE = "trainable.benchmarking.memory_probe"
+
+
+def open_pair(artifact: Path, against: str | None, device: str, table: Table = "auto") -> list[Loaded]:
+    """The artifact, and what it is timed against: another folder, or `base`, the model that its trial started from.
+
+    `table` says how the artifact's own word table is kept; see `trainable.artifacts.artifact.load`.
+
+    Raises `UserError` for a folder that is no artifact, or where the base is not known or no longer there.
+    """
+    loaded = load(artifact, device, table=table)
+    if against is None:
+        return [loaded]
+    if against != BASE:
+        return [loaded, load(against, device)]
+    base = loaded.facts.get("base")
+    if not isinstance(base, str) or not (Path(base) / CONFIG).is_file():
+        why = "does not say which base it came from" if base is None else f"came from {base}, which is not there"
+        raise UserError(f"--against base: {artifact} {why}; give the base's folder: --against RUN-CACHE/base-...")
+    return [loaded, load(base, device)]
+
+
+def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int], repeats: int,
+          device: str, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """For each batch and number of sampler steps, the times of all sides, taken in turns in one window.
+
+    `p50`, `p95` and `interval` (95 %, of the median) are milliseconds a sentence; `throughput` is sentences a second at
+    the median. With two sides `ratio` is the median of first over second in the same turn, with its 95 % interval.
+    """
+    for side in sides:
+        most = side.config.diffusion.timesteps
+        if max(steps) > most:
+            raise UserError(f"--steps {max(steps)}: {side.path} has {most} noise levels; legal: 1 to {most}")
+    for count in steps:
+        for batch in batches:
+            calls = [lambda side=side: side.generate(batch, stream("bench", seed), steps=count) for side in sides]  # noqa: B023
+            taken = interleaved(calls, repeats, device) * 1000 / batch
+            cell: dict[str, Any] = {"batch": batch, "steps": count, "sides": [_summary(times) for times in taken]}
+            if len(taken) == 2:
+                ratio = taken[0] / taken[1]
+                cell |= {"ratio": float(np.median(ratio)), "ratio_interval": list(median_interval(ratio))}
+            yield cell
+
+
+def _summary(times: np.ndarray) -> dict[str, Any]:
+    middle = float(np.median(times))
+    return {"p50": middle, "p95": float(np.quantile(times, 0.95)), "interval": list(median_interval(times)),
+            "throughput": 1000 / middle, "times": [round(float(value), 4) for value in times]}
+
+
+def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:
+    """Bytes on disk and bytes in memory of one model. Memory is taken in a process of its own.
+
+    `resident` is what a process that has all libraries loaded holds more after opening the artifact and generating one
+    batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file that is mapped counts
+    where it was read. None where the platform cannot tell.
+    """
+    command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps), table]
+    root = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()),
+                   "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"measuring the memory of {side.path} failed: {reason}")
+    return {"disk": folder_bytes(side.path), "weights": (side.path / WEIGHTS).stat().st_size,
+            **json.loads(done.stdout.strip().splitlines()[-1])}
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """Where figures were taken: device, threads, versions, load. Without the machine's name."""
+    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
+    return {"device": device, "processor": kind, "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
+            "torch": torch.__version__, "python": platform.python_version(),
+            "load": round(os.getloadavg()[0], 2), "date": time.strftime("%Y-%m-%d")}
+
+
+def _processor() -> str:
+    """The processor's model where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

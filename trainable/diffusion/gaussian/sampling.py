@@ -1,0 +1,89 @@
+"""Generation: from noise to word ids, with room for guidance after every denoising step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import SamplingConfig
+from trainable.diffusion.gaussian.schedule import Schedule, randn
+from trainable.models.prediction import Prediction
+from trainable.quantization.sites import frozen_weights
+from trainable.registry import SAMPLERS
+
+Guide = Callable[..., Tensor]
+"""`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
+
+
+class Process:
+    """Samples sentences from a denoiser under one `SamplingConfig`.
+
+    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, config: SamplingConfig, condition: Tensor | None = None,
+                 scale: float = 0.0):
+        """`condition` [n, K, L] as the model takes it, for the n sentences that will be sampled; `scale`: how far to go
+        beyond it, away from the prediction without (classifier-free guidance; 0 = the condition alone)."""
+        self.model, self.schedule, self.config = model, schedule, config
+        self.condition, self.scale = condition, scale
+        self.sampler = SAMPLERS.build(config.sampler)
+
+    def under(self, condition: Tensor, scale: float) -> Process:
+        """The same sampler for sentences that the model is told something of."""
+        return Process(self.model, self.schedule, self.config, condition.to(next(self.model.parameters()).device), scale)
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None) -> Tensor:
+        """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
+
+        Noise comes from `generator` alone, so that a guide with no inner step equals plain sampling bit for bit.
+        """
+        device = next(self.model.parameters()).device
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), frozen_weights(self.model):
+                return self._denoise(n, length, generator, guide, device)
+        finally:
+            self.model.train(training)
+
+    def _denoise(self, n: int, length: int, generator: torch.Generator, guide, device) -> Tensor:
+        x = randn((n, length, self.model.config.embedding_dim), generator, device)
+        times = self.schedule.times(self.config.steps)
+        alpha_bar = self.schedule.alpha_bar.double()
+        previous = None
+        for step, t in enumerate(times):
+            prediction = self.predict(x, torch.full((n,), t, device=device), previous)
+            previous = prediction.x0 if self.model.config.self_conditioning else None
+            if step + 1 == len(times):
+                break
+            s = times[step + 1]
+            mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
+            x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
+            if guide is not None:
+                def predict(latent: Tensor, time: Tensor, first_guess: Tensor | None = previous) -> Prediction:
+                    return self.predict(latent, time, first_guess)
+                x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), predict, step)
+        return prediction.log_probs.argmax(-1)
+
+    def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
+        """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""
+        prediction = self._believed(x, t, x0_prev)
+        if self.model.diffusion.loss == "mse" and self.config.clamp:
+            clamped = self.model.nearest(prediction.x0)
+            straight_through = prediction.x0 + (clamped - prediction.x0).detach()
+            prediction = prediction._replace(x0=straight_through)
+        return prediction
+
+    def _believed(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
+        """With a condition: told and untold in one forward pass, and what lies beyond."""
+        temperature = self.config.temperature
+        if self.condition is None or not self.scale:
+            return self.model.predict(x, t, x0_prev, temperature, self.condition)
+        both = torch.cat([self.condition, torch.zeros_like(self.condition)])
+        previous = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
+        found = self.model.predict(torch.cat([x, x]), torch.cat([t, t]), previous, temperature, both)
+        told, free = (Prediction(*(value[part] for value in found)) for part in (slice(len(x)), slice(len(x), None)))
+        return self.model.extrapolated(told, free, self.scale, temperature)

@@ -1,0 +1,187 @@
+"""Diffusion-LM's denoiser: a transformer over noisy word latents (Li et al., arXiv 2205.14217, appendix B).
+
+up-projection(x_t) + time embedding + positions -> LayerNorm -> BERT encoder -> down-projection. The output is the clean latent
+x0 under the published `mse` loss. Under `ce` it is the query of the rounding head, whose posterior over words gives
+x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from spaces.config import DiffusionConfig, ModelConfig
+from trainable.models.diffusion_lm.embedding import STORED_RMS, RoundingHead, initial_table, nearest_rows, normalize_rows
+from trainable.models.diffusion_lm.packed_embedding import PackedTable
+from trainable.models.prediction import Prediction
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Times of any shape, on the scale 0..1000 -> sinusoids [..., dim] with periods from 2 pi to 20,000 pi."""
+    half = dim // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+    angles = t.float()[..., None] * rates
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _projection(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequential:
+    if depth == 1:
+        return nn.Sequential(nn.Linear(inputs, outputs))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+class DiffusionLM(nn.Module):
+    """The denoiser with its embedding table and rounding head. Sites are found by name: see `trainable.quantization.sites`."""
+
+    def __init__(self, model: ModelConfig, diffusion: DiffusionConfig, vocabulary: list[str], seed: int = 0,
+                 symbols: Sequence[str] = ()):
+        """`symbols`: what a condition can say (`trainable.control.conditions`); none in a model that is told nothing."""
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.config, self.diffusion = model, diffusion
+        d, hidden = model.embedding_dim, model.hidden
+        self._packed_lengths: tuple[Tensor, Tensor] | None = None
+        self.word_embedding: nn.Embedding | PackedTable = nn.Embedding(len(vocabulary), d)
+        blank = self.word_embedding.weight.is_meta  # built under torch.device("meta"): weights will be assigned
+        if not blank:
+            self.word_embedding.weight.data.copy_(initial_table(model, vocabulary, generator))
+            if model.normalize_embeddings:
+                self.rescale_table()
+        frozen = model.embeddings == "pretrained" and not model.pretrained_trainable
+        self.word_embedding.weight.requires_grad_(not frozen)
+        self.rounding = RoundingHead(len(vocabulary), model.rounding)
+        self.up = _projection(d * (2 if model.self_conditioning else 1), hidden, hidden, model.projection_depth)
+        self.time = nn.Sequential(nn.Linear(model.time_dim, 4 * model.time_dim), nn.SiLU(),
+                                  nn.Linear(4 * model.time_dim, hidden))
+        self.position_embedding = nn.Embedding(model.positions, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=1e-12)
+        self.dropout = nn.Dropout(model.dropout)
+        self.body = BertEncoder(BertConfig(
+            hidden_size=hidden, num_hidden_layers=model.layers, num_attention_heads=model.heads,
+            intermediate_size=model.ffn, hidden_dropout_prob=model.dropout,
+            attention_probs_dropout_prob=model.dropout, attn_implementation="sdpa"))
+        self.down = _projection(hidden, hidden, d, model.projection_depth)
+        self.symbols = {symbol: i for i, symbol in enumerate(symbols, 1)}
+        if symbols:  # 0 says nothing, and so does every symbol before training
+            self.condition_embedding = nn.Embedding(len(symbols) + 1, hidden, padding_idx=0)
+            nn.init.zeros_(self.condition_embedding.weight)
+        if not blank:
+            self._initialize_body(generator)
+
+    def _initialize_body(self, generator: torch.Generator) -> None:
+        """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden).
+
+        Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps. The projections follow
+        torch's fan-in rule, seeded.
+        """
+        std = 0.02 * (768 / self.config.hidden) ** 0.5
+        for module in [*self.body.modules(), self.position_embedding]:
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std, generator=generator)
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+        for part in (self.up, self.time, self.down):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    bound = module.in_features ** -0.5
+                    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                    nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def rescale_table(self, rms: float = STORED_RMS) -> None:
+        """Store normalized rows at this RMS. Changes nothing that the model computes, only what quantizers see."""
+        weight = self.word_embedding.weight
+        weight.copy_(normalize_rows(weight) * rms)
+
+    def table(self) -> Tensor:
+        """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
+        weight = self.word_embedding.weight
+        return normalize_rows(weight) if self.config.normalize_embeddings else weight
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[B, L] word ids -> [B, L, d] clean latents."""
+        if isinstance(self.word_embedding, PackedTable):
+            rows = self.word_embedding.rows(ids)
+            return normalize_rows(rows) if self.config.normalize_embeddings else rows
+        return torch.nn.functional.embedding(ids, self.table())
+
+    def logits(self, latent: Tensor, table: Tensor | None = None) -> Tensor:
+        """[B, L, d] latents -> [B, L, V] logits of the rounding head."""
+        if table is None and isinstance(self.word_embedding, PackedTable):
+            return self.rounding.on_codes(latent, self.word_embedding, *self._lengths())
+        return self.rounding(latent, self.table() if table is None else table)
+
+    def expected(self, probabilities: Tensor, table: Tensor | None = None) -> Tensor:
+        """[B, L, V] probabilities of words -> [B, L, d] their mean row."""
+        if table is None and isinstance(self.word_embedding, PackedTable):
+            return self.word_embedding.expected(probabilities, self._lengths()[0])
+        table = self.table() if table is None else table
+        return probabilities.to(table.dtype) @ table
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """[B, L, d] latents -> those of the words nearest in L2: clamping (Diffusion-LM, section 4.3)."""
+        if isinstance(self.word_embedding, PackedTable):
+            factor, length = self._lengths()
+            distance = length.square() - 2 * self.word_embedding.dot(latent, factor)
+            return self.embed(distance.argmin(-1))
+        return nearest_rows(latent, self.table())
+
+    def _lengths(self) -> tuple[Tensor, Tensor]:
+        """Of a packed table: what a stored row is multiplied by to be the row that the model uses, and its length then."""
+        if self._packed_lengths is None:
+            stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for _, rows in self.word_embedding.parts()])
+            factor = torch.ones_like(stored)
+            if self.config.normalize_embeddings:
+                factor = self.config.embedding_dim**0.5 / stored.clamp(min=1e-6)
+            self._packed_lengths = factor, stored * factor
+        return self._packed_lengths
+
+    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """[B, L, d] noisy latents at integer times t -> [B, L, d] raw output (x0 for `mse`, query for `ce`).
+
+        `t` is [B], or [B, L] where each word has a time of its own. `condition` [B, K, L] are ids of `symbols`, K of them at
+        each position, 0 for none; None is a condition of zeros.
+        """
+        return self.down(self.hidden(x_t, t, x0_prev, condition))
+
+    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """The body's last state [B, L, hidden], for the same arguments."""
+        if self.config.self_conditioning:
+            x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
+        scaled = t.float() * (1000.0 / self.diffusion.timesteps)
+        time = self.time(timestep_embedding(scaled, self.config.time_dim))
+        positions = self.position_embedding.weight[: x_t.shape[1]]
+        hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
+        if condition is not None:
+            hidden = hidden + self.condition_embedding(condition).sum(1)
+        hidden = self.dropout(self.norm(hidden))
+        return self.body(hidden).last_hidden_state
+
+    def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
+                condition: Tensor | None = None) -> Prediction:
+        """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
+        table = None if isinstance(self.word_embedding, PackedTable) else self.table()
+        hidden = self.hidden(x_t, t, x0_prev, condition)
+        raw = self.down(hidden)
+        log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
+        if self.diffusion.loss == "mse":
+            return Prediction(raw, log_probs, hidden)
+        return Prediction(self.expected(log_probs.exp(), table), log_probs, hidden)
+
+    def extrapolated(self, told: Prediction, free: Prediction, scale: float, temperature: float = 1.0) -> Prediction:
+        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) told - scale free.
+
+        Under `mse` of x0, which is linear in the predicted noise at equal x_t; under `ce` of the log-posterior, that is
+        p(told)^(1 + scale) / p(free)^scale, normalized.
+        """
+        if self.diffusion.loss == "mse":
+            x0 = (1 + scale) * told.x0 - scale * free.x0
+            log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
+            return Prediction(x0, log_probs, told.hidden)
+        log_probs = torch.log_softmax((1 + scale) * told.log_probs - scale * free.log_probs, dim=-1)
+        return Prediction(self.expected(log_probs.exp()), log_probs, told.hidden)

@@ -1,0 +1,115 @@
+"""What a model is worth: every registered metric, over one set of samples and one set of fixed noise."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spaces.config import SamplingConfig, TrialConfig
+from trainable.artifacts.artifact import Loaded, load
+from trainable.control.base import Setting
+from trainable.control.generating import guided
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.registry import METRICS
+from trainable.scoring.teacher import Teacher
+from trainable.seeds import stream
+
+SAMPLING_BATCH = 64
+EXAMPLES = 6
+"""Sentences of each kind that are kept for people to read."""
+UNSAID = ("row", "oracle", "phrases")
+"""Parts of a target that are not what was asked."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A loaded artifact under given sampling settings."""
+
+    loaded: Loaded
+    sampling: SamplingConfig
+
+    def generate(self, n: int, generator: torch.Generator) -> Tensor:
+        """[n, L] word ids."""
+        return self.loaded.process(self.sampling).sample(n, self.loaded.config.corpus.max_length, generator)
+
+
+class Measurement:
+    """One look at one model (`trainable.metrics.base.Measurable`). Samples are drawn once and shared by the metrics."""
+
+    def __init__(self, *, config: TrialConfig, model: DiffusionLM, schedule: Schedule, corpus: TokenizedCorpus,
+                 teacher: Teacher, facts: dict, device: torch.device, share: float = 1.0,
+                 artifact: Path | None = None, base_artifact: Path | None = None, seed: int | None = None,
+                 cache: dict | None = None):
+        self.config, self.model, self.schedule, self.corpus, self.teacher = config, model, schedule, corpus, teacher
+        self.facts, self.notes, self.device, self.share = facts, {}, device, share
+        self.artifact, self.base_artifact = artifact, base_artifact
+        self.cache = {} if cache is None else cache
+        self.seed = config.evaluation_seed if seed is None else seed
+        self.process = Process(model, schedule, config.sampling)
+        self._setting = Setting(corpus, self.cache, model, schedule)
+        self.examples: list[dict] = []  # what was generated under control, a few of each task
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The noise for one purpose: the same in every trial, so that trials are compared on equal draws."""
+        return stream("evaluation", purpose, self.seed)
+
+    def count(self, configured: int) -> int:
+        """This rung's share of a configured sample count."""
+        return max(1, round(configured * self.share))
+
+    @cached_property
+    def _sentences(self) -> list[list[str]]:
+        generator = self.generator("samples")
+        ids = [self.process.sample(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
+               for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
+        return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
+
+    def load(self, artifact: Path) -> Runner:
+        """An exported model on this device, sampling as this trial samples (so that a pair differs in weights alone)."""
+        return Runner(load(artifact, self.device), self.config.sampling)
+
+    def samples(self) -> list[list[str]]:
+        """Generated sentences as words."""
+        return self._sentences
+
+    def controlled(self, task, targets: list) -> list[list[str]]:
+        """One guided sentence per target."""
+        task.prepare(self._setting)
+        words = guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
+                       self.config.corpus.max_length, self.generator(f"control {task.name}"))
+        self.note_examples(task, targets, words)
+        return words
+
+    def note_examples(self, task, targets: list, words: list[list[str]]) -> None:
+        """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
+        for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
+            told = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)
+            self.examples.append({"task": task.name, "target": told, "text": " ".join(sentence),
+                                  "success": task.score(list(sentence), target).get("success")})
+
+    def shown(self) -> list[dict]:
+        """A few generated sentences for people: {"task" ("" = without control), "target", "text", "success"}."""
+        free = [{"task": "", "target": "", "text": " ".join(words), "success": None}
+                for words in self.__dict__.get("_sentences", [])[:EXAMPLES]]
+        return free + self.examples
+
+
+def measure(measurement: Measurement, final: bool) -> dict:
+    """Every metric that is due (all at the top rung), and `seconds_NAME` that each took. Values are plain floats."""
+    values: dict = {}
+    for name in METRICS:
+        metric = METRICS.build_default(name)
+        if metric.stage == "final" and not final:
+            continue
+        started = time.perf_counter()
+        values |= metric.measure(measurement)
+        values[f"seconds_{name}"] = time.perf_counter() - started
+    return {name: float(value) for name, value in values.items()} | measurement.notes

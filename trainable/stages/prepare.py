@@ -1,0 +1,188 @@
+"""What trials share: tokenized corpus, teacher and base. Each is made once, under a name that is the hash of its inputs.
+
+Every function here is a generator: it yields `{"progress": 0..1, "detail": text}` while it works, and last
+`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again; `present` tells, and may fetch it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spaces.config import TrialConfig
+from spaces.errors import UserError
+from trainable.artifacts.artifact import export, load
+from trainable.artifacts.packing import CONFIG, LEXICON
+from trainable.control.conditions import Conditions, encoded, symbols_of
+from trainable.control.lexicon import Lexicon
+from trainable.control.tag_shares import tag_shares
+from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.registry import CORPORA, TASKS
+from trainable.scoring.teacher import Teacher, train_teacher
+from trainable.seeds import stream, stream_seed
+from trainable.storage.depot import TRAINING
+from trainable.storage.folders import content_key, verified, whole_folder
+from trainable.training.checkpoint import Checkpoint
+from trainable.training.loop import TrainingRun
+from trainable.training.transfer import begin_from, start_key
+
+Present = Callable[[Path], bool]
+REPORT_EVERY = 100
+CODE = 2
+"""Raised when a change in the code makes older cache entries wrong."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Where a trial finds what it shares. `teacher` may be a Hugging Face id."""
+
+    corpus: str
+    teacher: str
+    base: str
+
+
+def corpus_key(config: TrialConfig) -> str:
+    """Depends on the text (its bytes, or the grammar's version) and on how it is cut."""
+    source = CORPORA.build(config.corpus.source)
+    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source"}), source.fingerprint())
+
+
+def teacher_key(config: TrialConfig) -> str:
+    """Depends on the corpus, the teacher's settings and the seed that it starts from."""
+    return content_key(CODE, corpus_key(config), config.teacher.model_dump(mode="json"), config.base.seed)
+
+
+def base_key(config: TrialConfig) -> str:
+    """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
+    groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    if not config.model.conditions:  # as it was before models could be told anything: older caches stay good
+        del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
+    start = groups["base"].pop("start")
+    if start:
+        groups["base"]["start"] = start_key(start)
+    return content_key(CODE, corpus_key(config), groups)
+
+
+def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:
+    """Tokenize the text to Arrow."""
+    folder = cache / f"corpus-{corpus_key(config)}"
+    if not present(folder):
+        yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
+        with whole_folder(folder) as aside:
+            build(config.corpus, aside)
+            tokenized = TokenizedCorpus.open(aside)
+            (aside / LEXICON).write_text(json.dumps(Lexicon.of(tokenized, tag_shares(tokenized)).to_json()))
+    yield {"progress": 1.0, "path": str(folder), **TokenizedCorpus.open(folder).stats}
+
+
+def check_targets(config: TrialConfig, corpus: Path) -> None:
+    """Draw the targets that trials will be asked for, before anything is trained for them. Raises `UserError`: a line of a
+    target file that asks for a word, a field or a phrase that is not there, text that gives no target, a target that the
+    model is never told."""
+    tokenized, evaluation = TokenizedCorpus.open(corpus), config.evaluation
+    for ref in evaluation.control_tasks:
+        task = TASKS.build(ref)
+        task.check_file(tokenized, stream("check", task.name))
+        noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
+        targets = task.targets(tokenized, evaluation.control_samples, noise)
+        if task.guidance(evaluation.guidance).by != "gradient":
+            symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
+            encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
+
+
+def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
+                    present: Present = verified) -> Iterator[dict]:
+    """Train the autoregressive teacher, or check that the given Hugging Face one loads."""
+    tokenized = TokenizedCorpus.open(corpus)
+    if config.teacher.path:
+        teacher = Teacher.load(config.teacher.path, tokenized, device)
+        yield {"progress": 1.0, "path": config.teacher.path, "name": teacher.name}
+        return
+    folder = cache / f"teacher-{teacher_key(config)}"
+    if not present(folder):
+        with whole_folder(folder) as aside:
+            yield from train_teacher(config.teacher, tokenized, aside, device=device, seed=config.base.seed)
+    facts = json.loads((folder / "teacher.json").read_text())
+    yield {"progress": 1.0, "path": str(folder), **facts}
+
+
+def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
+                 rank: int = 0, world_size: int = 1, present: Present = verified) -> Iterator[dict]:
+    """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run that is killed leaves
+    a checkpoint in the cache, from which the next one goes on."""
+    if config.base.path:
+        loaded = load(config.base.path)
+        _check_base(config, loaded.config, TokenizedCorpus.open(corpus).vocab == loaded.lexicon.vocab)
+        yield {"progress": 1.0, "path": config.base.path}
+        return
+    folder = cache / f"base-{base_key(config)}"
+    if not present(folder):
+        yield from _train_base(config, folder, corpus, device, rank, world_size)
+    facts = json.loads((folder / CONFIG).read_text())["facts"] if rank == 0 else {}
+    yield {"progress": 1.0, "path": str(folder), **facts}
+
+
+def lexicon_of(corpus: Path) -> Lexicon:
+    """What control needs of a prepared corpus."""
+    return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
+
+
+def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
+    """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
+    refs = config.model.conditions
+    if not refs:
+        return None
+    folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
+    if not verified(folder):
+        with whole_folder(folder) as aside:
+            Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
+    return Conditions.open(folder, config.diffusion.condition_drop)
+
+
+def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
+    corpus = TokenizedCorpus.open(corpus_folder)
+    optim, seed = config.base.optim, config.base.seed
+    symbols = symbols_of(config.model.conditions, lexicon_of(corpus_folder)) if config.model.conditions else ()
+    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed), symbols).to(device)
+    begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
+    if config.model.conditions:
+        yield {"progress": 0.0, "detail": "what the model is told of each text"}
+    schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
+    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
+                       conditions_of(config, corpus_folder))
+    checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
+    if checkpoint.restore():
+        yield {"progress": run.step / optim.steps, "detail": f"going on from step {run.step:,}"}
+    parts: dict[str, float] = {}
+    while run.step < optim.steps:
+        checkpoint.save_when_due()
+        parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
+        yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
+               **parts}
+    if rank:
+        return
+    with run.averaged():
+        if config.model.normalize_embeddings and config.model.embeddings == "learned":
+            model.rescale_table()
+        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts, **begun}
+        export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
+                                                                "sampling"})), lexicon_of(corpus_folder), folder, facts)
+    checkpoint.drop()
+
+
+def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> None:
+    for group in ("model", "diffusion"):
+        ours, theirs = getattr(config, group).model_dump(), getattr(base, group).model_dump()
+        unlike = [key for key in ours if ours[key] != theirs[key] and not key.startswith("pretrained")]
+        if unlike:
+            key = unlike[0]
+            raise UserError(f"base.path: {config.base.path} has {group}.{key}={theirs[key]!r}, "
+                            f"the space asks for {ours[key]!r}")
+    if not same_words:
+        raise UserError(f"base.path: {config.base.path} was trained on another vocabulary than this corpus has")

@@ -1,0 +1,168 @@
+"""One trial: base -> quantizers on their sites -> adapter -> straight-through training -> measurements at rungs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from spaces.config import TrialConfig
+from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, assembled, export, load, plain_model
+from trainable.artifacts.model_card import CARD, model_card
+from trainable.artifacts.packing import CONFIG, packed_tensors, stored_facts
+from trainable.control.conditions import Conditions
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.models.lora import add_lora, count_parameters, set_trainable
+from trainable.quantization.sites import apply
+from trainable.scoring.teacher import Teacher
+from trainable.seeds import stream_seed
+from trainable.stages.evaluation import Measurement, measure
+from trainable.stages.prepare import Prepared, conditions_of
+from trainable.storage.folders import write_manifest
+from trainable.training.checkpoint import Checkpoint
+from trainable.training.loop import TrainingRun
+
+CHECKPOINT, ARTIFACT = "checkpoint.pt", "artifact"
+
+
+def shared(cache: dict, kind: str, key: str, make):
+    """Read-only objects that a worker keeps from trial to trial, newest of each kind only."""
+    if cache.get(kind, (None,))[0] != key:
+        cache[kind] = (key, make())
+    return cache[kind][1]
+
+
+class Trial:
+    """One trial on one worker. `rung(i)` trains up to that rung's steps and measures."""
+
+    def __init__(self, config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path,
+                 device: torch.device, cache: dict, rank: int = 0, world_size: int = 1):
+        optim = config.adapt.optim.model_copy(update={"steps": rungs[-1]})
+        self.config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"optim": optim})})
+        self.prepared, self.rungs, self.folder, self.device, self.cache = prepared, list(rungs), folder, device, cache
+        self.rank = rank
+        self.corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
+        base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
+        self.model, self.facts = adapted_model(self.config, base)
+        self.lexicon = base.lexicon
+        self.model.to(device)
+        self.schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
+        self.run = TrainingRun(self.model, self.schedule, self.corpus.ids("train"), optim, config.runtime,
+                               stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
+        self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
+        self.checkpoint.restore()
+
+    def _conditions(self) -> Conditions | None:
+        """What the model goes on being told, where its base was."""
+        corpus = Path(self.prepared.corpus)
+        key = f"{corpus} {self.config.model.conditions} {self.config.diffusion.condition_drop}"
+        return shared(self.cache, "conditions", key, lambda: conditions_of(self.config, corpus))
+
+    def rung(self, index: int) -> dict:
+        """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able."""
+        final = index == len(self.rungs) - 1
+        losses = self.run.advance(self.rungs[index])
+        if self.rank:
+            return {"rung": index}
+        self.checkpoint.save()
+        with self.run.averaged():
+            values = self._measure(final)
+        return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
+
+    def _pace(self) -> dict:
+        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
+        positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
+        seconds = self.run.seconds
+        return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}
+
+    def _measure(self, final: bool) -> dict:
+        facts = {**self.facts, "train_seconds": self.run.seconds, "base": str(Path(self.prepared.base).resolve())}
+        facts |= stored_facts(self.model, self.config, self.lexicon, facts)
+        artifact = self.folder / ARTIFACT if final else None
+        if artifact is not None:
+            shutil.rmtree(artifact, ignore_errors=True)
+            export(self.model, self.config, self.lexicon, artifact, facts)
+        measurement = Measurement(
+            config=self.config, model=self._measured_model(), schedule=self.schedule, corpus=self.corpus,
+            teacher=self._teacher(), facts=facts, device=self.device, share=1.0 if final else self.config.evaluation.rung_share,
+            artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
+            cache=self.cache)
+        values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
+                  **measure(measurement, final), "embedding_rms": self._embedding_rms()}
+        if artifact is not None:
+            (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1), encoding="utf-8")
+            record_measurements(artifact, values)
+            values["artifact"] = str(artifact)
+        return values
+
+    def _measured_model(self) -> DiffusionLM:
+        """What is exported: the trained model itself, or one with its body rounded as it will be."""
+        if self.config.quantization.body.name == "float32":
+            return self.model
+        tensors, packing = packed_tensors(self.model, self.config.quantization.body)
+        return assembled(self.config, self.lexicon, tensors, packing, self.device).requires_grad_(False)
+
+    def _teacher(self) -> Teacher:
+        return shared(self.cache, "teacher", self.prepared.teacher,
+                      lambda: Teacher.load(self.prepared.teacher, self.corpus, self.device))
+
+    def _embedding_rms(self) -> float:
+        return float(self.model.word_embedding.weight.detach().float().pow(2).mean().sqrt())
+
+
+def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]:
+    """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
+    model = plain_model(config, base.lexicon)
+    model.load_state_dict(base.model.state_dict())
+    if config.quantization.embedding_rms is not None:
+        model.rescale_table(config.quantization.embedding_rms)
+    frozen = config.model.embeddings == "pretrained" and not config.model.pretrained_trainable
+    model.word_embedding.weight.requires_grad_(not frozen)
+    reports = apply(model, config.quantization)
+    add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
+    set_trainable(model, config.adapt)
+    trainable, total = count_parameters(model)
+    facts = {"trainable_params": trainable, "total_params": total}
+    if "embedding" in reports:
+        facts["embedding_collapsed_rows"] = reports["embedding"].collapsed_rows
+    return model, facts
+
+
+def record_measurements(artifact: Path, values: dict) -> None:
+    """Put what was measured beside the weights."""
+    (artifact / MEASUREMENTS).write_text(json.dumps(values, indent=1, sort_keys=True))
+    head = json.loads((artifact / CONFIG).read_text())
+    (artifact / CARD).write_text(model_card(artifact.name, head, values))
+    write_manifest(artifact)
+
+
+def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path, device: torch.device,
+              cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+    """Yields `{"ready": True}` when the first training step can start, then one measurement per rung.
+
+    Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry.
+    """
+    trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
+    with contextlib.ExitStack() as stack:
+        yield {"ready": True}
+        stack.callback(trial.checkpoint.drop)
+        for index, steps in enumerate(rungs):
+            if steps > trial.run.step or index == len(rungs) - 1:
+                yield trial.rung(index)
+
+
+def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.device, cache: dict) -> dict:
+    """Every metric of an exported model again, from the files alone and with fresh sampling noise."""
+    loaded = load(artifact, device)
+    corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
+    teacher = shared(cache, "teacher", prepared.teacher, lambda: Teacher.load(prepared.teacher, corpus, device))
+    measurement = Measurement(config=loaded.config, model=loaded.model, schedule=loaded.schedule, corpus=corpus,
+                              teacher=teacher, facts=loaded.facts, device=device, artifact=artifact,
+                              base_artifact=Path(prepared.base), seed=seed, cache=cache)
+    return measure(measurement, final=True)

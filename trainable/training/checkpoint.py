@@ -1,0 +1,73 @@
+"""A training run's state on disk: replaced whole, never half-written, and dropped when it is no longer wanted. Knows no Ray."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from trainable.storage.folders import ABANDONED
+from trainable.training.loop import TrainingRun
+
+EVERY = 60.0
+"""Seconds of training that a kill may cost at most, unless saving is slow."""
+SHARE = 0.05
+"""Share of the time that saving may take: where it takes seconds, it is done more rarely."""
+
+
+class Checkpoint:
+    """The one checkpoint of a run, at `path`. Under DDP rank 0 alone reads and writes it: its storage need not be shared."""
+
+    def __init__(self, path: Path, run: TrainingRun):
+        self.path, self.run = path, run
+        self._aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self._saved, self._took = time.monotonic(), 0.0
+
+    def restore(self) -> bool:
+        """Put the run, on every rank, where the checkpoint left it; False where there is none, or one that cannot be read."""
+        run = self.run
+        box = [self._read() if run.rank == 0 else None]
+        if run.world_size > 1:
+            dist.broadcast_object_list(box, src=0)
+        if box[0] is None:
+            return False
+        run.load_state(box[0])
+        return True
+
+    def save(self) -> None:
+        """Keep the run's state. Ranks other than 0 have nothing to do."""
+        if self.run.rank:
+            return
+        begun = time.monotonic()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._aside.open("wb") as file:
+            torch.save(self.run.state(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        self._aside.replace(self.path)
+        self._saved = time.monotonic()
+        self._took = self._saved - begun
+
+    def save_when_due(self) -> None:
+        """`save`, when the last one is `EVERY` seconds back, or longer where saving itself takes long."""
+        if time.monotonic() - self._saved >= max(EVERY, self._took / SHARE):
+            self.save()
+
+    def drop(self) -> None:
+        """Remove it, and what killed processes left half-written."""
+        killed = [path for path in self.path.parent.glob(f"{self.path.name}.*.partial")
+                  if time.time() - path.stat().st_mtime > ABANDONED]
+        for path in (self.path, self._aside, *killed):
+            path.unlink(missing_ok=True)
+
+    def _read(self) -> dict | None:
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            return None
+        except (RuntimeError, EOFError):  # torn by a disk that lost power
+            self.drop()
+            return None

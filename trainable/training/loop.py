@@ -1,0 +1,168 @@
+"""One training run of a denoiser: the same loop for a base and for a trial, alone or under DDP. Knows no Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spaces.config import OptimConfig, RuntimeConfig
+from trainable.control.conditions import Conditions
+from trainable.diffusion.gaussian.losses import training_loss
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.quantization.sites import frozen_weights
+from trainable.seeds import stream_seed
+
+CHECK_EVERY = 50
+"""Steps between looks at the loss: often enough to stop a diverged run early, rare enough to cost no GPU sync."""
+
+
+class _Objective(nn.Module):
+    """The loss as a module's forward, which is what DDP and torch.compile wrap."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule):
+        super().__init__()
+        self.model, self.schedule = model, schedule
+
+    def forward(self, ids: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> dict[str, Tensor]:
+        return training_loss(self.model, ids, self.schedule, generator, condition)
+
+
+class Batches:
+    """Endless shuffled batches from an [N, L] array; each worker takes its own share of every batch."""
+
+    def __init__(self, ids: np.ndarray, batch: int, seed: int, rank: int, world_size: int):
+        self.ids, self.batch, self.seed = ids, min(batch, len(ids)), seed
+        self.rank, self.world_size = rank, world_size
+
+    def at(self, step: int) -> Tensor:
+        """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step, so a resume is exact."""
+        return torch.from_numpy(np.asarray(self.ids[self.rows(step)], dtype=np.int64))
+
+    def rows(self, step: int) -> np.ndarray:
+        """Which rows batch number `step` holds."""
+        per_epoch = len(self.ids) // self.batch
+        epoch, offset = divmod(step, per_epoch)
+        order = self._order(epoch)[offset * self.batch:(offset + 1) * self.batch]
+        return np.sort(order[self.rank::self.world_size])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))
+        return self._permutation
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Linear warm-up, then linear decay to `final_lr` times the peak at the last step."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    left = 1 - step / config.steps
+    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * max(0.0, left))
+
+
+class TrainingRun:
+    """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast and torch.compile."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, ids: np.ndarray, config: OptimConfig,
+                 runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
+                 conditions: Conditions | None = None):
+        self.model, self.config, self.device, self.runtime = model, config, device, runtime
+        self.step, self.seconds = 0, 0.0
+        self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.average = {name: value.detach().clone() for name, value in self.trained.items()} if config.ema else {}
+        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=config.lr, betas=(0.9, 0.98),
+                                           weight_decay=config.weight_decay, fused=True)
+        self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
+        self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
+        self.generator = torch.Generator(device)
+        objective: nn.Module = _Objective(model, schedule)
+        if runtime.compile:
+            objective = torch.compile(objective)
+        if world_size > 1:
+            objective = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
+        self.objective = objective
+
+    def advance(self, until: int) -> dict[str, float]:
+        """Train up to optimizer step `until`; returns means of the loss parts over the steps since the last call.
+
+        Raises `FloatingPointError` when the loss is not finite.
+        """
+        self.model.train()
+        started, sums, count = time.perf_counter(), {}, 0
+        with frozen_weights(self.model, trainable=False):  # a frozen body is quantized once, not at every step
+            while self.step < until:
+                parts = self._one_step()
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach()
+                count += 1
+                if self.step % CHECK_EVERY == 0 or self.step == until:
+                    self._check(parts["loss"])
+        self.seconds += time.perf_counter() - started
+        return {f"train_{name}": float(value) / count for name, value in sums.items()}
+
+    def _one_step(self) -> dict[str, Tensor]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.config)
+        # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
+        self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
+        ids = self.batches.at(self.step).to(self.device)
+        told = () if self.conditions is None else (self._told(),)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
+            parts = self.objective(ids, self.generator, *told)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts["loss"].backward()
+        if self.config.clip:
+            nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip)
+        self.optimizer.step()
+        self.step += 1
+        self._update_average()
+        return parts
+
+    def _told(self) -> Tensor:
+        """The condition of this step's batch, drawn apart from times and noise."""
+        generator = torch.Generator().manual_seed(stream_seed("condition", self.seed, self.step, self.rank))
+        return self.conditions.at(self.batches.rows(self.step), generator).to(self.device)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average:
+            # The early average forgets its start quickly (Adam-style bias correction of the decay).
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
+
+    def _check(self, loss: Tensor) -> None:
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"training loss is {value} at step {self.step}")
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model holds the averaged weights inside this context (nothing changes when averaging is off)."""
+        held = {name: value.detach().clone() for name, value in self.trained.items()} if self.average else {}
+        self._copy(self.average)
+        try:
+            yield
+        finally:
+            self._copy(held)
+
+    @torch.no_grad()
+    def _copy(self, source: dict[str, Tensor]) -> None:
+        for name, value in source.items():
+            self.trained[name].copy_(value)
+
+    def state(self) -> dict:
+        """What `load_state` needs to continue exactly: tensors and plain numbers only."""
+        return {"step": self.step, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(),
+                "trained": {name: value.detach() for name, value in self.trained.items()}, "average": self.average}
+
+    def load_state(self, state: dict) -> None:
+        """Continue from `state()`."""
+        self._copy(state["trained"])
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
