@@ -28,7 +28,7 @@ from trainable.diffusion.gaussian.schedule import Schedule
 from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.quantization import sites
-from trainable.registry import BODIES, QUANTIZERS
+from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
 
 TABLES = {"e2e": (821, 16), "rocstories": (11043, 128)}
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(817))]
@@ -84,7 +84,7 @@ def artifact(asked: argparse.Namespace) -> dict:
     """Each body format of the published shape beside float32; the table is stored by `uniform:4` with one scale."""
     config, found = published(), {}
     with tempfile.TemporaryDirectory() as scratch:
-        model = DiffusionLM(config.model, config.diffusion, WORDS).eval()
+        model = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS).eval()
         lexicon = Lexicon(WORDS, 64, {}, "words")
         base = load(export(model, config, lexicon, Path(scratch) / "float32", {}))
         table = {"name": "uniform", "bits": 4, "granularity": "tensor"}
@@ -105,7 +105,7 @@ def artifact(asked: argparse.Namespace) -> dict:
 def training(asked: argparse.Namespace) -> dict:
     """Seconds of a float training step, of each quantizer's own work in it, and how often sampling quantizes."""
     config, schedule = published(), Schedule.make("sqrt", 2000)
-    model = DiffusionLM(config.model, config.diffusion, WORDS).train()
+    model = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS).train()
     ids = torch.randint(4, 821, (asked.batch, 64), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
@@ -163,7 +163,7 @@ def work(ref: PluginRef, weights: list[torch.Tensor]) -> Callable[[], None]:
 
 def sampled(config: TrialConfig) -> dict[str, int]:
     """Calls of a quantizer while 10 denoising steps are taken: one for each quantized weight."""
-    from trainable.diffusion.gaussian.sampling import Process
+    from trainable.diffusion.gaussian.sampling import GaussianSampling
 
     small = config.model.model_copy(update={"layers": 2, "hidden": 96, "ffn": 96})
     model = DiffusionLM(small, config.diffusion, WORDS)
@@ -176,7 +176,7 @@ def sampled(config: TrialConfig) -> dict[str, int]:
             return type(quantizer).fake_quantize(quantizer, w, *rest)
         quantizer.fake_quantize = counted
     sampling = config.sampling.model_copy(update={"steps": 10})
-    Process(model, Schedule.make("sqrt", 2000), sampling).sample(2, 16, torch.Generator().manual_seed(0))
+    GaussianSampling(model, Schedule.make("sqrt", 2000), sampling).sample(2, 16, torch.Generator().manual_seed(0))
     return {"denoising_steps": 10, "weights": len(sites.quantized_state(model)), **calls}
 
 

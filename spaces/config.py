@@ -38,6 +38,8 @@ class PluginRef(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, BaseModel) and not isinstance(value, PluginRef):  # a plug-in's own parameters
+            return {**value.model_dump(mode="json"), **({"name": value.name} if hasattr(value, "name") else {})}
         if not isinstance(value, str):
             return value
         name, _, form = value.partition(":")
@@ -64,45 +66,16 @@ class CorpusConfig(Settings):
     min_count: int = Field(10, ge=0, description="a word is in the vocabulary when seen more often than this")
 
 
-class ModelConfig(Settings):
-    """Shape of the denoiser. The defaults are the published E2E model (87,129,749 parameters at 821 words)."""
+class BackboneRef(PluginRef):
+    """The network, by name; a file without a name means the first one that there was."""
 
-    embedding_dim: int = Field(16, ge=2, description="width of a word's embedding, where the noise is added")
-    hidden: int = Field(768, ge=8, description="width of the transformer body; a multiple of heads")
-    layers: int = Field(12, ge=1, description="transformer layers")
-    heads: int = Field(12, ge=1, description="attention heads")
-    ffn: int = Field(3072, ge=8, description="width of the feed-forward layers")
-    time_dim: int = Field(128, ge=2, description="width of the sinusoidal time embedding")
-    positions: int = Field(512, ge=8, description="rows of the position table")
-    projection_depth: Literal[1, 2] = Field(2, description="layers of the up and down projections")
-    dropout: float = Field(0.1, ge=0, lt=1, description="in the body, while training")
-    self_conditioning: bool = Field(False, description="the previous x0 prediction is an input")
-    normalize_embeddings: bool = Field(False, description="rows scaled to norm sqrt(d) before noise is added")
-    rounding: Literal["softmax", "cosine"] = Field("softmax", description="how latents become words")
-    embeddings: Literal["learned", "pretrained"] = Field("learned", description="where the word table comes from")
-    pretrained_path: str | None = Field(None, description="HF model folder or .safetensors file with the matrix")
-    pretrained_trainable: bool = Field(False, description="fine-tune the pretrained rows instead of freezing them")
-    conditions: tuple[PluginRef, ...] = Field(
-        (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelConfig:
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
-        if self.embeddings == "pretrained" and not self.pretrained_path:
-            raise ValueError("embeddings=pretrained needs pretrained_path")
-        return self
+    name: str = "diffusion_lm"
 
 
-class DiffusionConfig(Settings):
-    """The noising process and the training loss."""
+class ProcessRef(PluginRef):
+    """The noising process with its training loss, by name; a file without a name means the first one that there was."""
 
-    timesteps: int = Field(2000, ge=10, description="T, noise levels of the forward process")
-    schedule: Literal["sqrt", "cosine"] = Field("sqrt", description="how fast noise is added")
-    loss: Literal["mse", "ce"] = Field("mse", description="mse: published; ce: cross-entropy of the token posterior")
-    mixed_times: float = Field(0.0, ge=0, le=1, description="share of a batch whose words each have a time of their own")
-    condition_drop: float = Field(0.2, ge=0, le=1, description="share of the training texts that the model is told nothing "
-                                                               "of, where model.conditions are given")
+    name: str = "gaussian"
 
 
 class OptimConfig(Settings):
@@ -238,8 +211,8 @@ class TrialConfig(Settings):
 
     seed: int = Field(0, ge=0, description="of the adapter, the batches and the noise of a trial")
     corpus: CorpusConfig = CorpusConfig()
-    model: ModelConfig = ModelConfig()
-    diffusion: DiffusionConfig = DiffusionConfig()
+    model: BackboneRef = Field(BackboneRef(), description="the backbone plug-in and its parameters")
+    diffusion: ProcessRef = Field(ProcessRef(), description="the diffusion process plug-in and its parameters")
     teacher: TeacherConfig = TeacherConfig()
     base: BaseConfig = BaseConfig()
     quantization: QuantizationConfig = QuantizationConfig()
@@ -248,13 +221,6 @@ class TrialConfig(Settings):
     runtime: RuntimeConfig = RuntimeConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    @model_validator(mode="after")
-    def _scale_is_free(self) -> TrialConfig:
-        if self.quantization.embedding_rms is not None and not self.model.normalize_embeddings:
-            raise ValueError("quantization.embedding_rms needs model.normalize_embeddings: true, since without it the scale of "
-                             "the rows is part of what the model computes")
-        return self
 
     @property
     def evaluation_seed(self) -> int:

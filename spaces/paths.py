@@ -79,6 +79,11 @@ def is_group(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
+def is_plugin(annotation: Any) -> bool:
+    """True for a reference to a plug-in."""
+    return isinstance(annotation, type) and issubclass(annotation, PluginRef)
+
+
 def plugin_keys(annotation: Any) -> tuple[str, ...] | None:
     """For a mapping of names to plug-ins (`per_site`): the legal names; None for any other type."""
     if typing.get_origin(annotation) is dict and typing.get_args(annotation)[1] is PluginRef:
@@ -110,9 +115,9 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
         if rest[0] not in keys:
             raise PathError(f"{rest[0]!r} is not legal here{near(rest[0], keys)}; legal: {', '.join(keys)}")
         annotation, rest = PluginRef, rest[1:]
-    if annotation is PluginRef and len(rest) <= 1:
+    if is_plugin(annotation) and len(rest) <= 1:
         kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
-        inner = PluginRef if kind == "plugin" else str if kind == "name" else Any
+        inner = annotation if kind == "plugin" else str if kind == "name" else Any
         if "" in rest:
             raise PathError("ends with a dot; name a parameter of the plug-in")
         return Setting(path, kind, group, field, inner)
@@ -134,7 +139,7 @@ def _paths(group: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _paths(field.annotation, path + ".")
             continue
         yield path
-        if field.annotation is PluginRef:
+        if is_plugin(field.annotation):
             yield f"{path}.name"
         for inner in plugin_keys(field.annotation) or ():
             yield f"{path}.{inner}"
@@ -148,7 +153,8 @@ def settings_in(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, dict) and not _is_plugin(path):
             yield from settings_in(value, path + ".") if value else ((path, value),)
         elif _is_plugin(path):
-            for inner, item in PluginRef.model_validate(value).model_dump(mode="json").items():
+            reference = resolve(path).annotation.model_validate(value)
+            for inner, item in reference.model_dump(mode="json", exclude_unset=True).items():
                 yield f"{path}.{inner}", item
         else:
             yield path, value
@@ -177,7 +183,7 @@ def _opened(value: Any, path: str) -> dict[str, Any]:
     if not _is_plugin(path):
         return {}
     if isinstance(value, str):
-        return PluginRef.model_validate(value).model_dump(mode="json")
+        return resolve(path).annotation.model_validate(value).model_dump(mode="json")
     default = at(TrialConfig(), path)
     return default.model_dump(mode="json") if isinstance(default, PluginRef) else {}
 
@@ -200,7 +206,7 @@ def type_text(annotation: Any) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         return type_text(arguments[0])
-    if annotation is PluginRef:
+    if is_plugin(annotation):
         return "plug-in"
     if origin is Literal:
         return " | ".join(str(value) for value in arguments)

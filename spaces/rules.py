@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from spaces.config import TrialConfig
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
-from spaces.paths import PathError, is_group, put, resolve, settings_in
+from spaces.paths import PathError, is_group, is_plugin, put, resolve, settings_in
 from spaces.values import near, show
 
 BASE_PREFIXES = ("corpus.", "model.", "diffusion.", "base.", "teacher.")
@@ -33,8 +32,6 @@ class _Pair:
 
 
 _PAIRS = (
-    _Pair("sampling.steps", "diffusion.timesteps", operator.le, "should be at most"),
-    _Pair("corpus.max_length", "model.positions", operator.le, "should be at most"),
     _Pair("teacher.hidden", "teacher.heads", lambda hidden, heads: hidden % heads == 0, "should be a multiple of"),
 )
 
@@ -189,7 +186,12 @@ def _over(defaults: dict[str, Any], given: dict[str, Any], group: type[BaseModel
     merged = dict(defaults)
     for name, value in given.items():
         annotation = group.model_fields[name].annotation
-        merged[name] = _over(defaults[name], value, annotation) if is_group(annotation) else value
+        if is_group(annotation):
+            merged[name] = _over(defaults[name], value, annotation)
+        elif is_plugin(annotation):
+            merged[name] = annotation.model_validate(value).model_dump(mode="json")
+        else:
+            merged[name] = value
     return merged
 
 
@@ -211,7 +213,7 @@ def check_groups(form: SpaceForm, complaints: Complaints) -> None:
                 group.model_validate(tree_at(trial_tree(form, point), at))
             except ValidationError as error:
                 message, fixed_key = meaning(error.errors()[0]), ("trial", *at.split("."))
-                raise _reached(inside, point, message, fixed_key, complaints) from None
+                raise reached(inside, point, message, fixed_key, complaints) from None
 
 
 def check_pairs(form: SpaceForm, complaints: Complaints) -> None:
@@ -223,7 +225,7 @@ def check_pairs(form: SpaceForm, complaints: Complaints) -> None:
             left, right = tree_at(tree, pair.left), tree_at(tree, pair.right)
             if not pair.holds(left, right):
                 message = f"{pair.left}={left} {pair.words} {pair.right}={right}"
-                raise _reached(inside, point, message, ("trial", *pair.left.split(".")), complaints)
+                raise reached(inside, point, message, ("trial", *pair.left.split(".")), complaints)
 
 
 def tree_at(tree: Any, path: str) -> Any:
@@ -233,7 +235,7 @@ def tree_at(tree: Any, path: str) -> Any:
     return tree
 
 
-def _reached(
+def reached(
     inside: list[str], point: points.Point, message: str, fixed_key: tuple[str, ...], complaints: Complaints
 ) -> UserError:
     """The error for a bad combination: blames the searched key, or the fixed one where nothing is searched."""

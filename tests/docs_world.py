@@ -11,12 +11,15 @@ from types import SimpleNamespace
 from recorded_run import record
 from report_runs import write_run
 
-from spaces.config import DiffusionConfig, ModelConfig, PluginRef, QuantizationConfig, TrialConfig
+from spaces.config import PluginRef, QuantizationConfig, TrialConfig
 from trainable.artifacts.artifact import export
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.quantization import sites
+from trainable.registry import PROCESSES
 
 WORDS = ["START", "END", "UNK", "PAD", "a", "the", "cafe", "serves", "cheap", "Italian", "food", "."]
 SENTENCE = "name : Aromi | Type : cafe | food : Italian||Aromi is a cafe that serves Italian food .\n"
@@ -42,12 +45,12 @@ class Jobs:
 
 def artifact(folder: Path, **quantization) -> Path:
     """An untrained model that was told of lengths, exported."""
-    shape = ModelConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, positions=24, dropout=0.0,
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, positions=24, dropout=0.0,
                         conditions=[PluginRef(name="length")])
-    config = TrialConfig(model=shape, diffusion=DiffusionConfig(timesteps=20, loss="ce"), corpus={"max_length": 14},
+    config = TrialConfig(model=shape, diffusion=GaussianConfig(timesteps=20, loss="ce"), corpus={"max_length": 14},
                          sampling={"steps": 4}, quantization=QuantizationConfig(**quantization))
     lexicon = Lexicon(WORDS, 14, {"food": {"Italian": [["Italian"]]}}, "words", {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}})
-    model = DiffusionLM(shape, config.diffusion, WORDS, symbols=symbols_of(shape.conditions, lexicon)).eval()
+    model = DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS, symbols=symbols_of(shape.conditions, lexicon)).eval()
     sites.apply(model, config.quantization)
     return export(model, config, lexicon, folder, {"base": str(folder.with_name("base-1"))})
 

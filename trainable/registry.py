@@ -6,20 +6,43 @@ Entries are import paths, resolved on first use, so that reading the registry co
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from spaces.config import PluginRef
+from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
+from spaces.values import near, show
+
+R = TypeVar("R", bound=PluginRef)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a plug-in's parameters ask of a setting elsewhere in the trial."""
+
+    setting: str
+    """Its dotted path."""
+    holds: Callable[[Any, Any], bool]
+    """Of the setting's value and the parameters."""
+    words: str
+    """What follows `setting=value` in the message; `{name}` stands for a parameter."""
+
+    def problem(self, value: Any, params: Params) -> str | None:
+        """Why the value does not do; None when it does."""
+        if self.holds(value, params):
+            return None
+        return f"{self.setting}={show(value)} {self.words.format(**params.model_dump())}"
 
 
 class Params(BaseModel):
     """Base of every plug-in's parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    rules: ClassVar[tuple[Rule, ...]] = ()
 
 
 class Registry:
@@ -34,9 +57,7 @@ class Registry:
     def get(self, name: str) -> type:
         """The plug-in class. Raises `UserError` naming the legal names."""
         if name not in self.entries:
-            near = difflib.get_close_matches(name, self.entries, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise UserError(f"unknown {self.kind} {name!r}{hint}; legal: {', '.join(self.entries)}")
+            raise UserError(f"unknown {self.kind} {name!r}{near(name, self.entries)}; legal: {', '.join(self.entries)}")
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -46,17 +67,26 @@ class Registry:
 
     def build(self, ref: PluginRef):
         """An instance from `{name: ..., parameter: ...}`. Raises `UserError` naming the parameter and what is legal."""
+        return self.get(ref.name)(self.params(ref))
+
+    def params(self, ref: PluginRef):
+        """The plug-in's parameters, defaults filled in. Raises `UserError` as `build` does."""
         cls = self.get(ref.name)
         try:
-            params = cls.Params(**ref.params)
+            return cls.Params(**ref.params)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"])
             where = f"{self.kind} {ref.name!r}" + (f", parameter {key!r}" if key else "")
             legal = ", ".join(cls.Params.model_fields) or "none"
             message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "extra_forbidden":
+                message = f"no such parameter{near(key, cls.Params.model_fields)}"
             raise UserError(f"{where}: {message}; parameters: {legal}") from None
-        return cls(params)
+
+    def completed(self, ref: R) -> R:
+        """The same reference with every default written out, so that a later default changes nothing."""
+        return type(ref)(name=ref.name, **self.params(ref).model_dump(mode="json"))
 
 
 QUANTIZERS = Registry("quantizer", {
@@ -92,7 +122,13 @@ CORPORA = Registry("corpus", {
     "rocstories": "trainable.corpora.rocstories:ROCStories",
     "lines": "trainable.corpora.lines:Lines",
 })
-SAMPLERS = Registry("sampler", {
+BACKBONES = Registry("backbone", {
+    "diffusion_lm": "trainable.models.diffusion_lm.denoiser:DiffusionLM",
+})
+PROCESSES = Registry("diffusion process", {
+    "gaussian": "trainable.diffusion.gaussian.process:Gaussian",
+})
+GAUSSIAN_SAMPLERS = Registry("sampler", {
     "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
     "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
 })
@@ -124,5 +160,11 @@ METRICS = Registry("metric", {
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
-REGISTRIES = {"quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA, "samplers": SAMPLERS, "tasks": TASKS,
-              "oracles": ORACLES, "metrics": METRICS}
+REGISTRIES = {"backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
+              "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
+
+
+def completed(config: TrialConfig) -> TrialConfig:
+    """The trial with the parameters of its backbone and process written out. Raises `UserError` for one that is not legal."""
+    return config.model_copy(update={"model": BACKBONES.completed(config.model),
+                                     "diffusion": PROCESSES.completed(config.diffusion)})

@@ -53,7 +53,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     sides = measuring.open_pair(artifact, other(artifact, against), device, table)
-    most = min(side.config.diffusion.timesteps for side in sides)
+    most = min(side.process.levels for side in sides)
     counts = counts or [count for count in STEPS if count <= most] or [most]
     found: dict[str, Any] = {"artifact": artifact.name, "against": against and Path(against).name,
                              "unit": "ms a sentence", "repeats": repeats, "table": table,

@@ -92,12 +92,12 @@ def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.
     control = ", ".join(controls)
     task.prepare(Setting(loaded.lexicon))
     guidance = loaded.config.evaluation.guidance.model_copy(update=given)
-    check_told(task, guidance.by, loaded.config.model.conditions)
+    check_told(task, guidance.by, getattr(loaded.model.params, "conditions", ()))
     sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
-    process, length = loaded.process(sampling), loaded.config.corpus.max_length
+    drawing, length = loaded.sampling(sampling), loaded.config.corpus.max_length
     for size in batches(count):
         with waiting(f"generating under {control}"):
-            sentences = guided(process, task, [target] * size, guidance, loaded.lexicon, length, generator)
+            sentences = guided(drawing, task, [target] * size, guidance, loaded.lexicon, length, generator)
         for words in sentences:
             yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
                    **task.score(words, target)}

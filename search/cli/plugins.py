@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from search.options import Methods
 
 KINDS = {  # where each kind stands in a space file
+    "backbones": "trial.model",
+    "processes": "trial.diffusion",
     "quantizers": "trial.quantization.quantizer, trial.quantization.per_site.SITE",
     "bodies": "trial.quantization.body",
     "corpora": "trial.corpus.source",
@@ -62,8 +64,11 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         from search.schedulers.registry import SCHEDULERS
 
         return _methods(SCHEDULERS)
-    from trainable.registry import REGISTRIES
+    from trainable.registry import PROCESSES, REGISTRIES
 
+    if kind == "samplers":
+        return [{**describe(name, samplers.get(name)), "process": process} for process in PROCESSES
+                for samplers in [PROCESSES.get(process).samplers] for name in samplers]
     registry = REGISTRIES[kind]
     return [describe(name, registry.get(name)) for name in registry]
 
@@ -136,7 +141,8 @@ def facts_of(plugin: Mapping[str, Any]) -> str:
     """What a metric's line says beside its name: `ms, less is better, at best 0`."""
     better = {"minimize": "less is better", "maximize": "more is better"}
     best = f"at best {plugin['ideal']:g}" if "ideal" in plugin else None
-    return ", ".join(text for text in (plugin.get("unit"), better.get(plugin.get("direction", "")), best) if text)
+    process = f"of diffusion {plugin['process']}" if "process" in plugin else None
+    return ", ".join(text for text in (plugin.get("unit"), better.get(plugin.get("direction", "")), best, process) if text)
 
 
 def show(found: Mapping[str, list[dict[str, Any]]]) -> None:

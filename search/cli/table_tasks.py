@@ -107,7 +107,7 @@ def artifact_of(folder: RunFolder, paths: dict[str, str], model: str) -> Path:
 def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str, str]]:
     """Those (task, method) pairs that the model can fill: not what takes a model that was told such targets."""
     from spaces.config import PluginRef
-    from trainable.artifacts.packing import CONFIG
+    from trainable.artifacts.packed import CONFIG
     from trainable.baselines.comparison import possible
     from trainable.registry import TASKS
 

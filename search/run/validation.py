@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
 from search.samplers import registry as catalogue
@@ -21,21 +22,21 @@ from search.schedulers.successive_halving import Problem
 from spaces import points
 from spaces.config import PluginRef
 from spaces.errors import UserError
-from spaces.rules import tree_at, trial_tree
+from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
 from spaces.values import near, show
-from trainable.registry import BODIES, CORPORA, METRICS, QUANTIZERS, SAMPLERS, TASKS, Registry
+from trainable.registry import BACKBONES, BODIES, CORPORA, METRICS, PROCESSES, QUANTIZERS, TASKS, Registry
 
 _KINDS: tuple[tuple[str, Registry], ...] = (
+    ("model", BACKBONES),
+    ("diffusion", PROCESSES),
     ("corpus.source", CORPORA),
     ("quantization.quantizer", QUANTIZERS),
     ("quantization.per_site", QUANTIZERS),
     ("quantization.body", BODIES),
-    ("sampling.sampler", SAMPLERS),
     ("evaluation.control_tasks", TASKS),
-    ("model.conditions", TASKS),
 )
-_TOLD = ("model.conditions", "evaluation.guidance.by")
+_CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
 _LONG = 80  # characters of a plug-in's parameters in a message
 
 
@@ -71,15 +72,34 @@ def load_checked(path_or_name: str | Path, changes: Mapping[str, Any] | None = N
     """`spaces.schema.load`, then `check`. Raises `UserError`: one line naming file, key and what is legal."""
     space = load(path_or_name, changes)
     check(space)
-    return space
+    return completed(space)
 
 
 def check(space: Space) -> None:
     """Raises `UserError` when the space reaches something that does not exist or cannot be built."""
     check_metrics(space)
     check_plugins(space)
+    check_rules(space)
     check_conditions(space)
     check_methods(space)
+
+
+def completed(space: Space) -> Space:
+    """The same space with every default of its backbone and process written out, so that a later default cannot change a run.
+
+    Where the name itself is searched nothing is written: what there is depends on the name.
+    """
+    trial = dict(space.form.trial)
+    for path, registry in _KINDS[:2]:
+        if path in space.dimensions or f"{path}.name" in space.dimensions:
+            continue
+        ref = PluginRef.model_validate(tree_at(trial_tree(space.form, {}), path))
+        fields = registry.get(ref.name).Params.model_fields
+        defaults = to_jsonable_python({name: field.get_default(call_default_factory=True) for name, field in fields.items()
+                                       if not field.is_required()})
+        trial[path] = {"name": ref.name, **{name: value for name, value in {**defaults, **ref.params}.items()
+                                            if f"{path}.{name}" not in space.dimensions}}
+    return Space(space.form.model_copy(update={"trial": trial}), space.complaints)
 
 
 def check_metrics(space: Space) -> None:
@@ -140,23 +160,41 @@ def check_plugins(space: Space) -> None:
             continue
         done.add(mark)
         try:
-            use.registry.build(use.ref)
+            use.registry.params(use.ref) if use.registry is BACKBONES else use.registry.build(use.ref)
         except UserError as error:
             raise _unusable(space, use, str(error)) from None
+
+
+def check_rules(space: Space) -> None:
+    """What backbone and process ask of other settings holds at every combination that the space reaches."""
+    names = {(path, use.ref.name) for path, registry in _KINDS[:2] for use in _uses_of(space, path, registry)}
+    for path, registry in _KINDS[:2]:
+        asked = {rule.setting for kind, name in names if kind == path for rule in registry.get(name).Params.rules}
+        inside = [name for name in space.dimensions if name in asked or name == path or name.startswith(f"{path}.")]
+        for point in points.reachable(space.dimensions, inside):
+            tree = trial_tree(space.form, point)
+            params = registry.params(PluginRef.model_validate(tree_at(tree, path)))
+            for rule in params.rules:
+                problem = rule.problem(tree_at(tree, rule.setting), params)
+                if problem:
+                    raise reached(inside, point, problem, ("trial", *rule.setting.split(".")), space.complaints)
 
 
 def check_conditions(space: Space) -> None:
     """Models are told what can be told, and no control task is led by what its model was never told."""
     from trainable.control import conditions
 
-    for point in points.reachable(space.dimensions, [path for path in space.dimensions if path in _TOLD]):
+    inside = [path for path in space.dimensions if path == _GUIDANCE or f"{path}.".startswith("model.")]
+    for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
-        told = [PluginRef.model_validate(value) for value in tree_at(tree, _TOLD[0])]
-        by = tree_at(tree, _TOLD[1])
+        params = BACKBONES.params(PluginRef.model_validate(tree["model"]))
+        told, by = list(getattr(params, "conditions", ())), tree_at(tree, _GUIDANCE)
         try:
+            for ref in told:
+                TASKS.build(ref)
             conditions.check_conditions(told)
         except UserError as error:
-            raise space.error(_key(space, _TOLD[0]), str(error)) from None
+            raise space.error(_key(space, _CONDITIONS), str(error)) from None
         for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
             ref = PluginRef.model_validate(value)
             own = ref.params.get("by")
@@ -164,7 +202,7 @@ def check_conditions(space: Space) -> None:
                 if (own or by) != "gradient":
                     conditions.check_told(TASKS.build(ref), own or by, told)
             except UserError as error:
-                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _TOLD[1])
+                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _GUIDANCE)
                 raise space.error(key, str(error)) from None
 
 
@@ -191,15 +229,25 @@ def check_sources(space: Space) -> None:
 def _uses(space: Space) -> Iterator[_Use]:
     """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
     for base, registry in _KINDS:
-        inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
-        for point in points.reachable(space.dimensions, inside):
-            found = tree_at(trial_tree(space.form, point), base)
-            if base == "quantization.per_site":
-                yield from (_Use(f"{base}.{site}", registry, value, point) for site, value in found.items())
-            elif isinstance(found, list):
-                yield from (_Use(base, registry, value, point, index) for index, value in enumerate(found))
-            else:
-                yield _Use(base, registry, found, point)
+        yield from _uses_of(space, base, registry)
+    inside = [path for path in space.dimensions if f"{path}.".startswith(("sampling.sampler.", "diffusion."))]
+    for point in points.reachable(space.dimensions, inside):
+        tree = trial_tree(space.form, point)
+        process = PROCESSES.get(tree_at(tree, "diffusion.name"))
+        yield _Use("sampling.sampler", process.samplers, tree_at(tree, "sampling.sampler"), point)
+
+
+def _uses_of(space: Space, base: str, registry: Registry) -> Iterator[_Use]:
+    """The plug-ins at one path."""
+    inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
+    for point in points.reachable(space.dimensions, inside):
+        found = tree_at(trial_tree(space.form, point), base)
+        if base == "quantization.per_site":
+            yield from (_Use(f"{base}.{site}", registry, value, point) for site, value in found.items())
+        elif isinstance(found, list):
+            yield from (_Use(base, registry, value, point, index) for index, value in enumerate(found))
+        else:
+            yield _Use(base, registry, found, point)
 
 
 def _unusable(space: Space, use: _Use, message: str) -> UserError:

@@ -55,7 +55,6 @@ def test_json_schema_accepts_what_is_shipped(validator):
         ("budget", {"trials": 0}),
         ("budget", {"time": "soon"}),
         ("sampler", {"name": 3}),
-        ("trial", {"model": {"hiden": 3}}),
         ("trial", {"lora": {"rank": -1}}),
     ],
 )

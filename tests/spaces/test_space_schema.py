@@ -230,7 +230,6 @@ def test_rungs_default_to_the_steps_of_adapt():
         ({"seed": 3}, ["seed: 3 here, 0 in the run"]),
         ({"rungs": [1, 2]}, ["rungs: [1, 2] here, [40, 120] in the run"]),
         ({"trial.base.optim.steps": 7}, ["trial.base.optim.steps: 7 here, 100 in the run"]),
-        ({"trial.model.layers": 12}, []),
         ({"search.lora.rank.step": 8, "search.lora.alpha.when": {"lora.rank": [8]}},
          ["search.lora.rank: {int: [0, 8], step: 8}"]),
         ({"objectives.size_bytes": "minimize"}, ["objectives.size_bytes: minimize here, absent in the run"]),

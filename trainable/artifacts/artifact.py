@@ -21,40 +21,27 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from spaces.config import PluginRef, SamplingConfig, TrialConfig
+from spaces.config import SamplingConfig, TrialConfig
 from spaces.errors import UserError
-from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
+from trainable.artifacts.assembling import assembled
 from trainable.artifacts.malloc import give_back
-from trainable.artifacts.packing import CONFIG, LEXICON, SPLIT, check_shapes, decoded, packed_tensors, parts_of, texts
-from trainable.control.conditions import symbols_of
+from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
 from trainable.control.lexicon import Lexicon
-from trainable.diffusion.gaussian.sampling import Process
-from trainable.diffusion.gaussian.schedule import Schedule
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
-from trainable.models.diffusion_lm.packed_embedding import Table, TableError, packed_table
-from trainable.registry import BODIES
+from trainable.diffusion.process import Process, Sampling
+from trainable.models.backbone import Backbone, Table, TableError
+from trainable.registry import PROCESSES, completed
 from trainable.seeds import stream
-from trainable.storage.folders import damage, whole_folder
+from trainable.storage.folders import damage
 
-READABLE = (1, 2)
-WEIGHTS, MEASUREMENTS = "model.safetensors", "measurements.json"
-SAMPLES = "samples.json"
-TABLE = "word_embedding.weight"
+READABLE = (1, FORMAT)
+MEASUREMENTS, SAMPLES = "measurements.json", "samples.json"
 
 
-def export(model: DiffusionLM, config: TrialConfig, lexicon: Lexicon, out: Path, facts: dict) -> Path:
+def export(model: Backbone, config: TrialConfig, lexicon: Lexicon, out: Path, facts: dict) -> Path:
     """Write the artifact folder `out` (whole or not at all). `facts` is JSON-able and tells how the model was made."""
-    tensors, packing = packed_tensors(model, config.quantization.body)
-    with whole_folder(out) as folder:
-        save_file(tensors, folder / WEIGHTS)
-        for name, text in texts(config, lexicon, packing, facts).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        (folder / TOKENIZER).write_text(tokenizer(lexicon.vocab).to_str())
-        write_adapter(model, config.lora, folder / ADAPTER)
-    return out
+    return Packed.pack(model, config, lexicon).write(out, facts)
 
 
 @dataclass
@@ -64,24 +51,24 @@ class Loaded:
     path: Path
     config: TrialConfig
     lexicon: Lexicon
-    model: DiffusionLM
-    schedule: Schedule
+    model: Backbone
+    process: Process
     facts: dict
 
     def words(self, ids: Tensor) -> list[list[str]]:
         """[n, L] ids -> the words of each sentence, marks left out."""
         return [self.lexicon.decode(row) for row in ids.tolist()]
 
-    def process(self, sampling: SamplingConfig | None = None) -> Process:
+    def sampling(self, config: SamplingConfig | None = None) -> Sampling:
         """The sampler over this model, by the artifact's own settings unless others are given."""
-        return Process(self.model, self.schedule, sampling or self.config.sampling)
+        return self.process.sampling(self.model, config or self.config.sampling)
 
     def generate(self, n: int, generator: torch.Generator, steps: int | None = None, guide=None) -> Tensor:
         """`n` sentences: ids [n, max_length]."""
         sampling = self.config.sampling
         if steps is not None:
             sampling = sampling.model_copy(update={"steps": steps})
-        return self.process(sampling).sample(n, self.config.corpus.max_length, generator, guide)
+        return self.sampling(sampling).sample(n, self.config.corpus.max_length, generator, guide)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True, table: Table = "auto") -> Loaded:
@@ -106,10 +93,9 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
-    schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
     del tensors
     give_back()
-    return Loaded(path, config, lexicon, model.requires_grad_(False), schedule, head["facts"])
+    return Loaded(path, config, lexicon, model.requires_grad_(False), PROCESSES.build(config.diffusion), head["facts"])
 
 
 def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
@@ -123,7 +109,7 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
             raise UserError(f"{path / CONFIG}: format {head.get('format')!r}, this version reads formats {known}")
         if not isinstance(head["facts"], dict) or not isinstance(head["packing"], dict):
             raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
-        config = TrialConfig.model_validate(head["config"])
+        config = completed(TrialConfig.model_validate(head["config"]))
         lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text(encoding="utf-8")))
         return head, config, lexicon, read_tensors(path / WEIGHTS)
     except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
@@ -144,47 +130,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         with safe_open(file, "pt") as opened:
             found[name] = opened.get_tensor(name).clone()
     return found
-
-
-def plain_model(config: TrialConfig, lexicon: Lexicon) -> DiffusionLM:
-    """A model of the configured shape without adapters or quantizers, its weights about to be overwritten."""
-    model_config = config.model.model_copy(update={"embeddings": "learned"})
-    return DiffusionLM(model_config, config.diffusion, lexicon.vocab, symbols=symbols_of(config.model.conditions, lexicon))
-
-
-@torch.no_grad()
-def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor], packing: dict[str, dict],
-              device: torch.device, run_codes: bool = True, table: Table = "decoded") -> DiffusionLM:
-    """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
-
-    Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they are used: a
-    large model is built without its float size, or twice its packed size, in memory.
-    Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do not fit each other.
-    """
-    with torch.device("meta"):
-        model = plain_model(config, lexicon)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    check_shapes(tensors, packing, shapes)
-    running, packed = {}, None
-    if run_codes:
-        packed = packed_table(table, packing.get(TABLE, {}), parts_of(tensors, TABLE), config.diffusion.loss, device)
-        for name, entry in packing.items():
-            if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
-                running[name] = form
-    done = running.keys() | ({TABLE} if packed else set())
-    state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
-                    {name: entry for name, entry in packing.items() if name not in done})
-    state = {name: value.to(device) for name, value in state.items()}
-    for name, form in running.items():
-        module = name.removesuffix(".weight")
-        parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
-        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias")))
-        state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
-    if packed:
-        model.word_embedding = packed
-        state |= {f"word_embedding.{key}": value for key, value in packed.state_dict().items()}
-    model.load_state_dict(state, assign=True)
-    return model.eval()
 
 
 def seeded(path: Path, seed: int) -> torch.Generator:

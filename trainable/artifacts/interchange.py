@@ -7,10 +7,10 @@ from pathlib import Path
 from peft import LoraConfig as PeftLora
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
 
 from spaces.config import LoraConfig
-from trainable.models.lora import MODULES
+from trainable.models.backbone import Backbone
+from trainable.models.lora import target_pattern
 
 TOKENIZER, ADAPTER = "tokenizer.json", "adapter"
 
@@ -29,7 +29,7 @@ def tokenizer(vocabulary: list[str]) -> Tokenizer:
     return made
 
 
-def write_adapter(model: nn.Module, config: LoraConfig, folder: Path) -> None:
+def write_adapter(model: Backbone, config: LoraConfig, folder: Path) -> None:
     """The adapter of `model.body` as `peft.PeftModel.from_pretrained(body, folder)` reads it; nothing without one."""
     found = {}
     for name, module in model.body.named_modules():
@@ -41,6 +41,5 @@ def write_adapter(model: nn.Module, config: LoraConfig, folder: Path) -> None:
     folder.mkdir()
     save_file({name: value.detach().float().cpu().contiguous() for name, value in found.items()},
               folder / "adapter_model.safetensors")
-    pattern = r".*(?:" + "|".join(MODULES[name] for name in config.targets) + ")$"
-    PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=pattern,
-             inference_mode=True).save_pretrained(folder)
+    PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
+             target_modules=target_pattern(model, config), inference_mode=True).save_pretrained(folder)

@@ -1,29 +1,24 @@
-"""What an exported model is made of, packed: its tensors by name, how each was packed, and how large they are on disk."""
+"""A model as tensors for disk and back: by name, how each was packed, and how large they are."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from spaces.config import SITES, PluginRef, Site, TrialConfig
-from trainable.control.lexicon import Lexicon
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
-from trainable.quantization.sites import plain_name, quantized_state, site_weights
+from spaces.config import PluginRef, Site
+from trainable.models.backbone import Backbone, plain_name
+from trainable.quantization.sites import quantized_state, site_weights
 from trainable.registry import BODIES, QUANTIZERS
 
-FORMAT = 2
 SPLIT = "::"
-CONFIG, LEXICON = "config.json", "lexicon.json"
 
 
 @torch.no_grad()
-def packed_tensors(model: DiffusionLM, body: PluginRef | None = None) -> tuple[dict[str, Tensor], dict[str, dict]]:
+def packed_tensors(model: Backbone, body: PluginRef | None = None) -> tuple[dict[str, Tensor], dict[str, dict]]:
     """What goes to disk: tensors by name, and `{weight name: {quantizer or body, shape}}` for the packed ones.
 
     An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`, `NAME::lora_b`,
@@ -42,12 +37,12 @@ def packed_tensors(model: DiffusionLM, body: PluginRef | None = None) -> tuple[d
     for name, value in model.state_dict().items():
         if "lora_" in name or ".parametrizations." in name:
             continue
-        tensors[_plain(name)] = value.detach().float()
+        tensors[_plain(name)] = value.detach()
     for name, (a, b) in _adapters(model).items():
         if name in packing:
             tensors[name + SPLIT + "lora_a"], tensors[name + SPLIT + "lora_b"] = a, b
         else:
-            tensors[name] = tensors[name] + b @ a
+            tensors[name] = (tensors[name].float() + b @ a).to(tensors[name].dtype)
     if body is not None and body.name != "float32":
         form = BODIES.build(body)
         for name in site_names(model, "attention", "ffn"):
@@ -72,29 +67,12 @@ def _adapters(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def site_names(model: nn.Module, *sites: Site) -> list[str]:
+def site_names(model: Backbone, *sites: Site) -> list[str]:
     """Names in the artifact of every weight of some sites."""
     return [_plain(plain_name(name) + ".weight") for site in sites for name, _ in site_weights(model, site)]
 
 
-def stored_facts(model: DiffusionLM, config: TrialConfig, lexicon: Lexicon, known: Mapping[str, Any]) -> dict[str, float]:
-    """What `export` would write, counted: `packed_bytes` of all tensors, `file_bytes` of the weights' file with its header,
-    `exported_bytes` of all that is needed to run, `bits_per_weight` over all deployed values, `bits_per_weight_SITE`
-    over the weights of each site. `known` are the other facts; config.json holds them too, so the digits of those that
-    still change are what `exported_bytes` can be off by.
-    """
-    tensors, packing = packed_tensors(model, config.quantization.body)
-    total, values = _bytes_and_values(tensors, packing, None)
-    facts: dict[str, float] = {"packed_bytes": total, "file_bytes": _file_bytes(tensors), "bits_per_weight": 8 * total / values}
-    for site in SITES:
-        stored, values = _bytes_and_values(tensors, packing, set(site_names(model, site)))
-        facts[f"bits_per_weight_{site}"] = 8 * stored / values
-    written = texts(config, lexicon, packing, {**known, **facts, "exported_bytes": facts["file_bytes"]})
-    facts["exported_bytes"] = facts["file_bytes"] + sum(len(text.encode()) for text in written.values())
-    return facts
-
-
-def _file_bytes(tensors: dict[str, Tensor]) -> int:
+def file_bytes(tensors: dict[str, Tensor]) -> int:
     """Bytes of the safetensors file of these tensors: the library's own header over empty ones, with the true shapes and
     offsets put in. Nothing is copied, so that it costs little at every rung of a large model."""
     empty = save({name: value.new_empty(0) for name, value in tensors.items()})
@@ -107,31 +85,12 @@ def _file_bytes(tensors: dict[str, Tensor]) -> int:
     return 8 + -(-length // 8) * 8 + end
 
 
-def texts(config: TrialConfig, lexicon: Lexicon, packing: dict[str, dict], facts: Mapping[str, Any]) -> dict[str, str]:
-    """The files that a model needs beside its weights."""
-    head = {"format": FORMAT, "config": config.model_dump(mode="json"), "packing": packing, "facts": facts}
-    return {CONFIG: json.dumps(head, indent=1), LEXICON: json.dumps(lexicon.to_json(), ensure_ascii=False)}
-
-
-def _bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict], names: set[str] | None) -> tuple[int, int]:
+def bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict], names: set[str] | None) -> tuple[int, int]:
     """Stored bytes, and values of the float model that they stand for, of the named weights (None = all tensors)."""
     chosen = {key: value for key, value in tensors.items() if names is None or key.partition(SPLIT)[0] in names}
     plain = sum(value.numel() for key, value in chosen.items() if SPLIT not in key)
     packed = sum(math.prod(entry["shape"]) for name, entry in packing.items() if names is None or name in names)
     return sum(value.numel() * value.element_size() for value in chosen.values()), plain + packed
-
-
-def check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape and float32."""
-    for name, entry in packing.items():
-        if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
-            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, the model has {shapes.get(name)}")
-    for key, value in tensors.items():
-        name, _, part = key.partition(SPLIT)
-        if part and name not in packing or not part and name in packing:
-            raise ValueError(f"tensor {key} does not agree with packing")
-        if not part and (shapes.get(name) != tuple(value.shape) or value.dtype != torch.float32):
-            raise ValueError(f"tensor {key}: {value.dtype} {tuple(value.shape)}, the model has {shapes.get(name)}")
 
 
 def parts_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -49,10 +49,10 @@ class Ground:
         """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples for every task."""
         guidance = self.model.config.evaluation.guidance
         if by:
-            check_told(task, by, self.model.config.model.conditions)
+            check_told(task, by, getattr(self.model.model.params, "conditions", ()))
             guidance = task.guidance(guidance).model_copy(update={"by": by})
-            task.prepare(Setting(self.corpus, self.cache, self.model.model, self.model.schedule))
-            return guided(self.model.process(), task, targets, guidance, self.corpus,
+            task.prepare(Setting(self.corpus, self.cache, self.model.model, self.model.process))
+            return guided(self.model.sampling(), task, targets, guidance, self.corpus,
                           self.model.config.corpus.max_length, stream("table", self.seed))
         ids = self.model.generate(len(targets), stream("table", self.seed))
         return [self.corpus.decode(row) for row in ids.tolist()]
@@ -121,7 +121,7 @@ def compare(ground: Ground, tasks: Sequence[str], methods: Sequence[str]) -> Ite
         targets = task.targets(ground.corpus, ground.targets, stream("table targets", name, ground.seed))
         trained = _Trained(ground, task)
         for method in methods:
-            if method == TOLD and not possible(method, task, ground.model.config.model.conditions):
+            if method == TOLD and not possible(method, task, getattr(ground.model.model.params, "conditions", ())):
                 continue
             began = time.perf_counter()
             ground.tell(f"{name}, {method}")

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from spaces.errors import UserError
-from trainable.artifacts.artifact import WEIGHTS, Loaded, Table, load
-from trainable.artifacts.packing import CONFIG
+from trainable.artifacts.artifact import Loaded, load
+from trainable.artifacts.packed import CONFIG, WEIGHTS
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
+from trainable.models.backbone import Table
 from trainable.seeds import stream
 
 BASE = "base"
@@ -53,7 +54,7 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
     the median. With two sides `ratio` is the median of first over second in the same turn, with its 95 % interval.
     """
     for side in sides:
-        most = side.config.diffusion.timesteps
+        most = side.process.levels
         if max(steps) > most:
             raise UserError(f"--steps {max(steps)}: {side.path} has {most} noise levels; legal: 1 to {most}")
     for count in steps:

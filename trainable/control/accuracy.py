@@ -8,14 +8,14 @@ import numpy as np
 import torch
 
 from trainable.control.base import ControlTask, Target
-from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.quantization.sites import frozen_weights
 
 FAILS = 0.5  # a text with less success than this is one that does not meet the target
 
 
 @torch.no_grad()
-def ranking_accuracy(task: ControlTask, process: Process, corpus, targets: Sequence[Target], times: Sequence[int],
+def ranking_accuracy(task: ControlTask, sampling: GaussianSampling, corpus, targets: Sequence[Target], times: Sequence[int],
                      generator: torch.Generator) -> list[float]:
     """For each time, how often the loss at x_t is lower for the target's own held-out text than for another that fails.
 
@@ -31,17 +31,17 @@ def ranking_accuracy(task: ControlTask, process: Process, corpus, targets: Seque
                 break
     asked = [target for target, _, _ in pairs]
     found = []
-    process.model.eval()
-    with frozen_weights(process.model):
+    sampling.model.eval()
+    with frozen_weights(sampling.model):
         for time in times:
             losses = []
             for side in (1, 2):
                 words = torch.from_numpy(np.asarray(ids[[pair[side] for pair in pairs]], dtype=np.int64))
-                words = words.to(next(process.model.parameters()).device)
+                words = words.to(next(sampling.model.parameters()).device)
                 t = torch.full((len(pairs),), time, device=words.device)
-                x_t = process.schedule.noise(process.model.embed(words), t, generator)
-                guess = process.predict(x_t, t, None).x0 if process.model.config.self_conditioning else None
-                losses.append(task.loss(process.predict(x_t, t, guess), asked, corpus))
+                x_t = sampling.noised(words, t, generator)
+                guess = sampling.predict(x_t, t, None).x0 if sampling.model.params.self_conditioning else None
+                losses.append(task.loss(sampling.predict(x_t, t, guess), asked, corpus))
             better = (losses[0] < losses[1]).double() + 0.5 * (losses[0] == losses[1]).double()
             found.append(float(better.mean()))
     return found

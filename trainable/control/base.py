@@ -34,8 +34,9 @@ class Setting:
     """`TokenizedCorpus`, or a `Lexicon` where an exported model stands alone."""
     cache: dict = field(default_factory=dict)
     model: torch.nn.Module | None = None
-    """The denoiser that will be guided; `schedule` is its noise schedule."""
-    schedule: Any = None
+    """The backbone that will be guided."""
+    process: Any = None
+    """Its diffusion process."""
     fitted: dict = field(default_factory=dict)
     """What was trained for `model`: shared by the tasks of one measurement, gone with it."""
 

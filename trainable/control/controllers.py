@@ -33,5 +33,5 @@ def prepare_controller(task, setting: Setting, oracle: Oracle) -> None:
     key = "heads", oracle.full_name, id(setting.model)
     # Heads belong to one model: tasks of one measurement share them through the setting, no other trial sees them.
     if key not in setting.fitted:
-        setting.fitted[key] = fit(setting.model, setting.schedule, data)
+        setting.fitted[key] = fit(setting.model, setting.process, data)
     task.heads = setting.fitted[key]

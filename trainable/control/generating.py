@@ -11,11 +11,12 @@ from trainable.control.base import ControlTask, Target
 from trainable.control.conditions import encoded
 from trainable.control.guidance import Guide
 from trainable.control.infill import bleu4
+from trainable.diffusion.process import Sampling
 
 BATCH = 64  # latents guided at once: bounds memory
 
 
-def guided(process, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, length: int,
+def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, length: int,
            generator: torch.Generator) -> list[list[str]]:
     """One sentence per target, as words, in order. `task.prepare` must have been called; `length` is in positions.
 
@@ -24,14 +25,14 @@ def guided(process, task: ControlTask, targets: Sequence[Target], config: Guidan
     config = task.guidance(config)
     told = None
     if config.by != "gradient":
-        told = encoded(task, targets, process.model.symbols, length)
-    each, total = config.candidates, len(process.schedule.times(process.config.steps))
+        told = encoded(task, targets, sampling.model.symbols, length)
+    each, total = config.candidates, sampling.steps
     wanted = [target for target in targets for _ in range(each)]
     words: list[list[str]] = []
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
         guide = None if config.by == "classifier_free" else Guide(task, batch, config, corpus, total)
-        under = process if told is None else process.under(told.repeat_interleave(each, 0)[start:start + BATCH], config.scale)
+        under = sampling if told is None else sampling.under(told.repeat_interleave(each, 0)[start:start + BATCH], config.scale)
         ids = under.sample(len(batch), length, generator, guide)
         words += [corpus.decode(row) for row in ids.tolist()]
     return words if each == 1 else [least_risk(words[i:i + each]) for i in range(0, len(words), each)]

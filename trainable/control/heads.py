@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainable.control.oracles.base import Span
 from trainable.control.syntax import EDGE, INDEX, TAGS, readings
 from trainable.diffusion.gaussian.losses import draw_times
+from trainable.diffusion.process import Process
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream
 
@@ -88,15 +89,16 @@ class Annotated:
 
 
 @torch.no_grad()
-def trunk(model: nn.Module, schedule, ids: Tensor, t: Tensor, generator: torch.Generator, guess: bool) -> Tensor:
+def trunk(model: nn.Module, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator, guess: bool) -> Tensor:
     """[B, L, H] state of the denoiser on ids noised to times t; with `guess`, conditioned on its own first prediction."""
-    x_t = schedule.noise(model.embed(ids), t, generator)
+    x_t = process.corrupt(model, ids, t, generator)
     previous = model.predict(x_t, t).x0 if guess else None
     return model.hidden(x_t, t, previous)
 
 
-def fit(model: nn.Module, schedule, data: Annotated, seed: int = 0, steps: int = STEPS, heads: Heads | None = None) -> Heads:
-    """Train heads (or go on with given ones) for `model` as it is, at times drawn evenly over the schedule.
+def fit(model: nn.Module, process: Process, data: Annotated, seed: int = 0, steps: int = STEPS,
+        heads: Heads | None = None) -> Heads:
+    """Train heads (or go on with given ones) for `model` as it is, at times drawn evenly over the noise levels.
 
     Loss: cross-entropy of the tags plus binary cross-entropy of every span and label, summed over a text's spans and
     averaged over its words (most spans have no label). A pure function of the arguments.
@@ -105,7 +107,7 @@ def fit(model: nn.Module, schedule, data: Annotated, seed: int = 0, steps: int =
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        heads = heads or Heads(model.config.hidden, data.labels)
+        heads = heads or Heads(model.params.hidden, data.labels)
     heads = heads.to(device).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=0.0)
     training = model.training
@@ -116,8 +118,8 @@ def fit(model: nn.Module, schedule, data: Annotated, seed: int = 0, steps: int =
                 group["lr"] = RATE * (1 - step / steps)
             rows = torch.randint(len(data.ids), (BATCH,), generator=generator)
             ids = data.ids[rows].to(device)
-            t = draw_times(ids, schedule.timesteps, 0.0, generator)
-            hidden = trunk(model, schedule, ids, t, generator, model.config.self_conditioning and step % 2 == 0)
+            t = draw_times(ids, process.levels, 0.0, generator)
+            hidden = trunk(model, process, ids, t, generator, model.params.self_conditioning and step % 2 == 0)
             truth = data.tags[rows].to(device).flatten()
             tags = F.cross_entropy(heads.log_tags(hidden).flatten(0, 1), truth, ignore_index=-100)
             sentence, first, last, truth = (value.to(device) for value in data.targets(rows, heads.labels))

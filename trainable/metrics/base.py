@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spaces.config import TrialConfig
 from trainable.control.base import ControlTask, Target
+from trainable.diffusion.process import Process, Sampling
 from trainable.registry import Params
 
 Direction = Literal["minimize", "maximize"]
@@ -30,8 +31,10 @@ class Measurable(Protocol):
 
     config: TrialConfig
     model: torch.nn.Module
-    process: Any
+    process: Process
     """The diffusion process of `model`."""
+    sampling: Sampling
+    """`model` under the trial's sampling settings."""
     corpus: Any
     """`TokenizedCorpus`."""
     teacher: Any

@@ -8,16 +8,26 @@ from peft import inject_adapter_in_model
 from torch import nn
 
 from spaces.config import AdaptConfig, LoraConfig
-
-MODULES = {"query": r"self\.query", "key": r"self\.key", "value": r"self\.value",
-           "output": r"attention\.output\.dense", "ffn": r"\d+\.(?:intermediate|output)\.dense"}
-
+from spaces.errors import UserError
+from trainable.models.backbone import Backbone
 
 LEARNED = ".parametrizations.weight.0.trained."
 """In the name of a parameter: a quantizer learns it (`trainable.quantization.sites.FakeQuant`)."""
 
 
-def add_lora(model: nn.Module, config: LoraConfig, seed: int = 0) -> int:
+def target_pattern(model: Backbone, config: LoraConfig) -> str:
+    """Regular expression of the names in `model.body` that the adapter sits on, as peft takes it.
+
+    Raises `UserError` where the backbone has no part of that role.
+    """
+    roles = model.lora_targets()
+    for role in config.targets:
+        if role not in roles:
+            raise UserError(f"lora.targets: model {model.name} has no {role!r}; legal: {', '.join(roles)}")
+    return r".*(?:" + "|".join(roles[role] for role in config.targets) + ")$"
+
+
+def add_lora(model: Backbone, config: LoraConfig, seed: int = 0) -> int:
     """Put rank-r adapters (update scaled by alpha / r) on the targets in `model.body`; returns the values added.
 
     Rank 0 adds nothing. On the published body, q and v: 36,864 r values. peft draws its start from torch's global
@@ -25,15 +35,15 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int = 0) -> int:
     """
     if config.rank == 0 or not config.targets:
         return 0
-    pattern = r".*(?:" + "|".join(MODULES[name] for name in config.targets) + ")$"
-    settings = PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=pattern)
+    settings = PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
+                        target_modules=target_pattern(model, config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(settings, model.body)
     return sum(value.numel() for name, value in model.body.named_parameters() if "lora_" in name)
 
 
-def set_trainable(model: nn.Module, adapt: AdaptConfig) -> None:
+def set_trainable(model: Backbone, adapt: AdaptConfig) -> None:
     """Freeze the body but for its adapters (`body: frozen`), or train it all. The rest trains, frozen tables excepted.
 
     What quantizers learn (scales, codebooks) trains everywhere.

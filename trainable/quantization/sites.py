@@ -8,7 +8,6 @@ a temporary, and so peft's `merge` on such a layer loses the adapter. Change mas
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,12 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from spaces.config import SITES, QuantizationConfig, Site
+from trainable.models.backbone import Backbone, plain_name
 from trainable.quantizers.base import Quantizer
 from trainable.registry import QUANTIZERS
-
-_PROJECTIONS = ("up", "time", "down")
-_ATTENTION = re.compile(r"(^|\.)attention\.(self\.(query|key|value)|output\.dense)$")
-_FFN = re.compile(r"(^|\.)(intermediate|(?<!attention\.)output)\.dense$")
 
 
 class FakeQuant(nn.Module):
@@ -108,31 +104,16 @@ class SiteReport:
         return {**asdict(self), "collapsed_rows": self.collapsed_rows}
 
 
-def plain_name(name: str) -> str:
-    """A module's name as it is without peft: `base_layer` and the wrapping model's prefix removed."""
-    return name.replace("base_model.model.", "").removesuffix(".base_layer")
-
-
-def site_weights(model: nn.Module, site: Site) -> list[tuple[str, nn.Module]]:
+def site_weights(model: Backbone, site: Site) -> list[tuple[str, nn.Module]]:
     """(name, module) of every weight of a site, in model order; `model.get_submodule(name)` is the module.
 
-    embedding: `word_embedding`, which the rounding head shares. projection: all Linear in `up`, `time`, `down`.
-    attention: query, key, value and output of every layer of `body`. ffn: its feed-forward layers. Where peft has
-    wrapped a Linear, its base layer is meant and never the adapter.
+    What plays the role is the backbone's to say. Where peft has wrapped a Linear, its base layer is meant and never the
+    adapter.
     """
-    if site == "embedding":
-        return [("word_embedding", model.word_embedding)]
-    roots = _PROJECTIONS if site == "projection" else ("body",)
-    pattern = {"attention": _ATTENTION, "ffn": _FFN}.get(site)
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.split(".")[0] in roots and "lora_" not in name
-        and (pattern is None or pattern.search(plain_name(name)))
-    ]
+    return [(name, model.get_submodule(name)) for name in model.sites().get(site, ())]
 
 
-def apply(model: nn.Module, config: QuantizationConfig) -> dict[str, SiteReport]:
+def apply(model: Backbone, config: QuantizationConfig) -> dict[str, SiteReport]:
     """Put each site's quantizer on its weights, in place; returns a report for every site that has weights.
 
     `none` leaves a site as it is. Works before and after peft has wrapped layers, and must come before

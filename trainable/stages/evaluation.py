@@ -15,9 +15,8 @@ from trainable.artifacts.artifact import Loaded, load
 from trainable.control.base import Setting
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.diffusion.gaussian.sampling import Process
-from trainable.diffusion.gaussian.schedule import Schedule
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.diffusion.process import Process
+from trainable.models.backbone import Backbone
 from trainable.registry import METRICS
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
@@ -38,23 +37,23 @@ class Runner:
 
     def generate(self, n: int, generator: torch.Generator) -> Tensor:
         """[n, L] word ids."""
-        return self.loaded.process(self.sampling).sample(n, self.loaded.config.corpus.max_length, generator)
+        return self.loaded.sampling(self.sampling).sample(n, self.loaded.config.corpus.max_length, generator)
 
 
 class Measurement:
     """One look at one model (`trainable.metrics.base.Measurable`). Samples are drawn once and shared by the metrics."""
 
-    def __init__(self, *, config: TrialConfig, model: DiffusionLM, schedule: Schedule, corpus: TokenizedCorpus,
+    def __init__(self, *, config: TrialConfig, model: Backbone, process: Process, corpus: TokenizedCorpus,
                  teacher: Teacher, facts: dict, device: torch.device, share: float = 1.0,
                  artifact: Path | None = None, base_artifact: Path | None = None, seed: int | None = None,
                  cache: dict | None = None):
-        self.config, self.model, self.schedule, self.corpus, self.teacher = config, model, schedule, corpus, teacher
+        self.config, self.model, self.process, self.corpus, self.teacher = config, model, process, corpus, teacher
         self.facts, self.notes, self.device, self.share = facts, {}, device, share
         self.artifact, self.base_artifact = artifact, base_artifact
         self.cache = {} if cache is None else cache
         self.seed = config.evaluation_seed if seed is None else seed
-        self.process = Process(model, schedule, config.sampling)
-        self._setting = Setting(corpus, self.cache, model, schedule)
+        self.sampling = process.sampling(model, config.sampling)
+        self._setting = Setting(corpus, self.cache, model, process)
         self.examples: list[dict] = []  # what was generated under control, a few of each task
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -68,7 +67,7 @@ class Measurement:
     @cached_property
     def _sentences(self) -> list[list[str]]:
         generator = self.generator("samples")
-        ids = [self.process.sample(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
+        ids = [self.sampling.sample(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
                for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
         return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
 
@@ -83,7 +82,7 @@ class Measurement:
     def controlled(self, task, targets: list) -> list[list[str]]:
         """One guided sentence per target."""
         task.prepare(self._setting)
-        words = guided(self.process, task, targets, self.config.evaluation.guidance, self.corpus,
+        words = guided(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
                        self.config.corpus.max_length, self.generator(f"control {task.name}"))
         self.note_examples(task, targets, words)
         return words

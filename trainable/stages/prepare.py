@@ -7,23 +7,21 @@ Every function here is a generator: it yields `{"progress": 0..1, "detail": text
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from spaces.config import TrialConfig
+from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
-from trainable.artifacts.packing import CONFIG, LEXICON
+from trainable.artifacts.packed import CONFIG, LEXICON
 from trainable.control.conditions import Conditions, encoded, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
 from trainable.corpora.tokenize import TokenizedCorpus, build
-from trainable.diffusion.gaussian.schedule import Schedule
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
-from trainable.registry import CORPORA, TASKS
+from trainable.registry import BACKBONES, CORPORA, PROCESSES, TASKS, completed
 from trainable.scoring.teacher import Teacher, train_teacher
 from trainable.seeds import stream, stream_seed
 from trainable.storage.depot import TRAINING
@@ -60,9 +58,13 @@ def teacher_key(config: TrialConfig) -> str:
 
 def base_key(config: TrialConfig) -> str:
     """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
-    groups = config.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    if not config.model.conditions:  # as it was before models could be told anything: older caches stay good
-        del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
+    groups = completed(config).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    if not groups["model"].get("conditions"):  # as before models could be told anything: older caches stay good
+        groups["model"].pop("conditions", None)
+        groups["diffusion"].pop("condition_drop", None)
+    for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):  # the only ones when caches had no names
+        if groups[group]["name"] == first:
+            del groups[group]["name"]
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
@@ -92,7 +94,7 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
         noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
         targets = task.targets(tokenized, evaluation.control_samples, noise)
         if task.guidance(evaluation.guidance).by != "gradient":
-            symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
+            symbols = symbols_of(told(config), lexicon_of(corpus))
             encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
@@ -133,28 +135,35 @@ def lexicon_of(corpus: Path) -> Lexicon:
     return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
 
 
+def told(config: TrialConfig) -> Sequence[PluginRef]:
+    """The control tasks whose targets the model is told while it trains."""
+    return getattr(BACKBONES.params(config.model), "conditions", ())
+
+
 def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
     """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
-    refs = config.model.conditions
+    refs = told(config)
     if not refs:
         return None
     folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
     if not verified(folder):
         with whole_folder(folder) as aside:
             Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
-    return Conditions.open(folder, config.diffusion.condition_drop)
+    return Conditions.open(folder, PROCESSES.params(config.diffusion).condition_drop)
 
 
 def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
-    symbols = symbols_of(config.model.conditions, lexicon_of(corpus_folder)) if config.model.conditions else ()
-    model = DiffusionLM(config.model, config.diffusion, corpus.vocab, stream_seed("base", seed), symbols).to(device)
+    config = completed(config)
+    backbone, process = BACKBONES.get(config.model.name), PROCESSES.build(config.diffusion)
+    symbols = symbols_of(told(config), lexicon_of(corpus_folder)) if told(config) else ()
+    model = backbone.from_config(BACKBONES.params(config.model), process.params, corpus.vocab,
+                                 seed=stream_seed("base", seed), symbols=symbols).to(device)
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
-    if config.model.conditions:
+    if symbols:
         yield {"progress": 0.0, "detail": "what the model is told of each text"}
-    schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
-    run = TrainingRun(model, schedule, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
+    run = TrainingRun(model, process, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
                        conditions_of(config, corpus_folder))
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
     if checkpoint.restore():
@@ -168,8 +177,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     if rank:
         return
     with run.averaged():
-        if config.model.normalize_embeddings and config.model.embeddings == "learned":
-            model.rescale_table()
+        model.finish_base()
         facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts, **begun}
         export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
                                                                 "sampling"})), lexicon_of(corpus_folder), folder, facts)
@@ -177,12 +185,13 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
 
 
 def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> None:
+    config = completed(config)
     for group in ("model", "diffusion"):
-        ours, theirs = getattr(config, group).model_dump(), getattr(base, group).model_dump()
-        unlike = [key for key in ours if ours[key] != theirs[key] and not key.startswith("pretrained")]
+        ours, theirs = (getattr(one, group).model_dump(mode="json") for one in (config, base))
+        unlike = [key for key in ours if ours[key] != theirs.get(key) and not key.startswith("pretrained")]
         if unlike:
             key = unlike[0]
-            raise UserError(f"base.path: {config.base.path} has {group}.{key}={theirs[key]!r}, "
+            raise UserError(f"base.path: {config.base.path} has {group}.{key}={theirs.get(key)!r}, "
                             f"the space asks for {ours[key]!r}")
     if not same_words:
         raise UserError(f"base.path: {config.base.path} was trained on another vocabulary than this corpus has")

@@ -11,15 +11,16 @@ from pathlib import Path
 import torch
 
 from spaces.config import TrialConfig
-from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, assembled, export, load, plain_model
+from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
+from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.model_card import CARD, model_card
-from trainable.artifacts.packing import CONFIG, packed_tensors, stored_facts
+from trainable.artifacts.packed import CONFIG, Packed
 from trainable.control.conditions import Conditions
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.diffusion.gaussian.schedule import Schedule
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.models.backbone import Backbone
 from trainable.models.lora import add_lora, count_parameters, set_trainable
-from trainable.quantization.sites import apply
+from trainable.quantization.sites import apply, site_weights
+from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream_seed
 from trainable.stages.evaluation import Measurement, measure
@@ -43,6 +44,7 @@ class Trial:
 
     def __init__(self, config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path,
                  device: torch.device, cache: dict, rank: int = 0, world_size: int = 1):
+        config = completed(config)
         optim = config.adapt.optim.model_copy(update={"steps": rungs[-1]})
         self.config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"optim": optim})})
         self.prepared, self.rungs, self.folder, self.device, self.cache = prepared, list(rungs), folder, device, cache
@@ -52,8 +54,8 @@ class Trial:
         self.model, self.facts = adapted_model(self.config, base)
         self.lexicon = base.lexicon
         self.model.to(device)
-        self.schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
-        self.run = TrainingRun(self.model, self.schedule, self.corpus.ids("train"), optim, config.runtime,
+        self.process = PROCESSES.build(config.diffusion)
+        self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
                                stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
         self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
         self.checkpoint.restore()
@@ -61,7 +63,7 @@ class Trial:
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""
         corpus = Path(self.prepared.corpus)
-        key = f"{corpus} {self.config.model.conditions} {self.config.diffusion.condition_drop}"
+        key = f"{corpus} {self.config.model} {self.config.diffusion}"
         return shared(self.cache, "conditions", key, lambda: conditions_of(self.config, corpus))
 
     def rung(self, index: int) -> dict:
@@ -83,13 +85,16 @@ class Trial:
 
     def _measure(self, final: bool) -> dict:
         facts = {**self.facts, "train_seconds": self.run.seconds, "base": str(Path(self.prepared.base).resolve())}
-        facts |= stored_facts(self.model, self.config, self.lexicon, facts)
+        packed = Packed.pack(self.model, self.config, self.lexicon)
+        facts |= packed.facts(facts)
         artifact = self.folder / ARTIFACT if final else None
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)
-            export(self.model, self.config, self.lexicon, artifact, facts)
+            packed.write(artifact, facts)
+        # The trained model computes what is exported, unless its body is rounded on the way.
+        rounded = self.config.quantization.body.name != "float32"
         measurement = Measurement(
-            config=self.config, model=self._measured_model(), schedule=self.schedule, corpus=self.corpus,
+            config=self.config, model=packed.run(self.device) if rounded else self.model, process=self.process, corpus=self.corpus,
             teacher=self._teacher(), facts=facts, device=self.device, share=1.0 if final else self.config.evaluation.rung_share,
             artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
             cache=self.cache)
@@ -101,29 +106,20 @@ class Trial:
             values["artifact"] = str(artifact)
         return values
 
-    def _measured_model(self) -> DiffusionLM:
-        """What is exported: the trained model itself, or one with its body rounded as it will be."""
-        if self.config.quantization.body.name == "float32":
-            return self.model
-        tensors, packing = packed_tensors(self.model, self.config.quantization.body)
-        return assembled(self.config, self.lexicon, tensors, packing, self.device).requires_grad_(False)
-
     def _teacher(self) -> Teacher:
         return shared(self.cache, "teacher", self.prepared.teacher,
                       lambda: Teacher.load(self.prepared.teacher, self.corpus, self.device))
 
     def _embedding_rms(self) -> float:
-        return float(self.model.word_embedding.weight.detach().float().pow(2).mean().sqrt())
+        _, table = site_weights(self.model, "embedding")[0]
+        return float(table.weight.detach().float().pow(2).mean().sqrt())
 
 
-def adapted_model(config: TrialConfig, base: Loaded) -> tuple[DiffusionLM, dict]:
+def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
     """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
-    model = plain_model(config, base.lexicon)
-    model.load_state_dict(base.model.state_dict())
-    if config.quantization.embedding_rms is not None:
-        model.rescale_table(config.quantization.embedding_rms)
-    frozen = config.model.embeddings == "pretrained" and not config.model.pretrained_trainable
-    model.word_embedding.weight.requires_grad_(not frozen)
+    model = blank_model(config, base.lexicon)
+    model.load_state_dict({name: value.clone() for name, value in base.model.state_dict().items()}, assign=True)
+    model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)
     add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
     set_trainable(model, config.adapt)
@@ -162,7 +158,7 @@ def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.devic
     loaded = load(artifact, device)
     corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
     teacher = shared(cache, "teacher", prepared.teacher, lambda: Teacher.load(prepared.teacher, corpus, device))
-    measurement = Measurement(config=loaded.config, model=loaded.model, schedule=loaded.schedule, corpus=corpus,
+    measurement = Measurement(config=loaded.config, model=loaded.model, process=loaded.process, corpus=corpus,
                               teacher=teacher, facts=loaded.facts, device=device, artifact=artifact,
                               base_artifact=Path(prepared.base), seed=seed, cache=cache)
     return measure(measurement, final=True)

@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spaces.config import OptimConfig, RuntimeConfig
 from trainable.control.conditions import Conditions
-from trainable.diffusion.gaussian.losses import training_loss
-from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.process import Process
+from trainable.models.backbone import Backbone
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
 
@@ -26,12 +26,12 @@ CHECK_EVERY = 50
 class _Objective(nn.Module):
     """The loss as a module's forward, which is what DDP and torch.compile wrap."""
 
-    def __init__(self, model: nn.Module, schedule: Schedule):
+    def __init__(self, model: Backbone, process: Process):
         super().__init__()
-        self.model, self.schedule = model, schedule
+        self.model, self.process = model, process
 
     def forward(self, ids: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> dict[str, Tensor]:
-        return training_loss(self.model, ids, self.schedule, generator, condition)
+        return self.process.loss(self.model, ids, generator, condition)
 
 
 class Batches:
@@ -68,7 +68,7 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 class TrainingRun:
     """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast and torch.compile."""
 
-    def __init__(self, model: nn.Module, schedule: Schedule, ids: np.ndarray, config: OptimConfig,
+    def __init__(self, model: Backbone, process: Process, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
                  conditions: Conditions | None = None):
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
@@ -80,7 +80,7 @@ class TrainingRun:
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
-        objective: nn.Module = _Objective(model, schedule)
+        objective: nn.Module = _Objective(model, process)
         if runtime.compile:
             objective = torch.compile(objective)
         if world_size > 1:

@@ -8,13 +8,11 @@ import torch
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
-from trainable.artifacts.artifact import WEIGHTS, Loaded, load
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.artifacts.artifact import Loaded, load
+from trainable.artifacts.packed import WEIGHTS
+from trainable.models.backbone import Backbone
+from trainable.registry import completed
 from trainable.storage.folders import digest
-
-PER_WORD = ("word_embedding.weight", "rounding.bias")
-"""Parameters with a row for each word."""
-PER_SYMBOL = "condition_embedding.weight"
 
 
 def start_key(path: str) -> str:
@@ -26,7 +24,7 @@ def start_key(path: str) -> str:
 
 
 @torch.no_grad()
-def begin_from(model: DiffusionLM, config: TrialConfig, vocabulary: list[str]) -> dict[str, float]:
+def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> dict[str, float]:
     """Overwrite a fresh model's weights by those of the artifact `config.base.start`.
 
     Words that the artifact does not know keep their fresh rows. Returns `words_shared`, the share of the vocabulary whose
@@ -38,8 +36,9 @@ def begin_from(model: DiffusionLM, config: TrialConfig, vocabulary: list[str]) -
     words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
     told = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
     own, held = model.state_dict(), source.model.state_dict()
+    by_word, by_symbol = model.token_parameters(), model.symbol_parameters()
     for name, value in own.items():
-        pairs = words if name in PER_WORD else told if name == PER_SYMBOL else None
+        pairs = words if name in by_word else told if name in by_symbol else None
         if pairs is not None:
             for mine, other in pairs:
                 value[mine] = held[name][other].to(value)
@@ -50,8 +49,8 @@ def begin_from(model: DiffusionLM, config: TrialConfig, vocabulary: list[str]) -
 
 def _same_shape(config: TrialConfig, source: Loaded) -> None:
     for group in ("model", "diffusion"):
-        ours, theirs = (getattr(settings, group).model_dump() for settings in (config, source.config))
+        ours, theirs = (getattr(settings, group).model_dump(mode="json") for settings in (completed(config), source.config))
         for key, value in ours.items():
-            if value != theirs[key] and not key.startswith(("pretrained", "condition")):
-                raise UserError(f"base.start: {config.base.start} has {group}.{key}={theirs[key]!r}, "
+            if value != theirs.get(key) and not key.startswith(("pretrained", "condition")):
+                raise UserError(f"base.start: {config.base.start} has {group}.{key}={theirs.get(key)!r}, "
                                 f"the space asks for {value!r}")

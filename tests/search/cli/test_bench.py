@@ -8,20 +8,23 @@ import torch
 
 from search.cli import bench
 from search.cli.main import BAD_INPUT, OK, main
-from spaces.config import DiffusionConfig, ModelConfig, QuantizationConfig, TrialConfig
+from spaces.config import QuantizationConfig, TrialConfig
 from trainable.artifacts.artifact import export
 from trainable.control.lexicon import Lexicon
+from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.timing import interleaved, median_interval
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.registry import PROCESSES
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(20))]
 
 
 def artifact(folder, body="float32", facts=None):
-    shape = ModelConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0)
-    config = TrialConfig(model=shape, diffusion=DiffusionConfig(timesteps=20), corpus={"max_length": 8},
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0)
+    config = TrialConfig(model=shape, diffusion=GaussianConfig(timesteps=20), corpus={"max_length": 8},
                          quantization=QuantizationConfig(body=body))
-    return export(DiffusionLM(shape, config.diffusion, WORDS), config, Lexicon(WORDS, 8, {}, "words"), folder, facts or {})
+    return export(DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS), config, Lexicon(WORDS, 8, {}, "words"), folder, facts or {})
 
 
 @pytest.fixture(scope="module")

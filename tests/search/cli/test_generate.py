@@ -15,6 +15,7 @@ from spaces.config import TrialConfig
 from trainable.artifacts.artifact import export
 from trainable.control.lexicon import Lexicon
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.registry import BACKBONES, PROCESSES
 
 ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["START", "END", "UNK", "PAD", "a", "the", "cafe", "serves", "cheap", "Italian", "food", "."]
@@ -29,7 +30,7 @@ def artifact(tmp_path_factory) -> Path:
     config = TrialConfig.model_validate(TINY)
     lexicon = Lexicon(WORDS, 12, {"food": {"Italian": [["Italian"]], "French": [["French"]]}}, "words",
                       {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}, "serves": {"VERB": 1.0}, "Italian": {"ADJ": 1.0}})
-    return export(DiffusionLM(config.model, config.diffusion, WORDS), config, lexicon,
+    return export(DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS), config, lexicon,
                   tmp_path_factory.mktemp("run") / "trial-0003", {})
 
 

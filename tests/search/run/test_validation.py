@@ -251,3 +251,54 @@ def test_what_a_control_task_needs_is_looked_for_before_anything_starts(task, me
     with pytest.raises(UserError, match=r"quickstart.yaml, --set .*: trial\.evaluation\.control_tasks\[1\]: ") as error:
         validation.check_sources(space)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+MODEL = with_search(RANK, trial="{model: {hidden: 64, heads: 4}}")
+RULED = "model.hidden: {choice: [64, 96]}", "model.heads: {choice: [4, 12]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (MODEL.replace("4}}", "5}}"), ["a.yaml:3: trial.model: backbone 'diffusion_lm'", "hidden=64 is not a multiple of heads=5"]),
+        (MODEL.replace(", heads: 4", ""), ["trial.model: backbone", "hidden=64 is not a multiple of heads=12"]),
+        (MODEL.replace("64", "4"), ["trial.model.hidden: backbone 'diffusion_lm'", "greater than or equal to 8"]),
+        (MODEL.replace("hidden", "hiden"),
+         ["trial.model.hiden: backbone 'diffusion_lm', parameter 'hiden': no such parameter (did you mean 'hidden'?)"]),
+        (MODEL.replace("hidden: 64", "positions: 16, hidden: 64"),
+         ["trial.corpus.max_length: corpus.max_length=64 should be at most model.positions=16"]),
+        (MODEL.replace("hidden: 64", "embeddings: pretrained, hidden: 64"), ["embeddings=pretrained needs pretrained_path"]),
+        (MODEL.replace("hidden: 64", "name: diffusion, hidden: 64"),
+         ["trial.model.name: unknown backbone 'diffusion' (did you mean 'diffusion_lm'?)"]),
+        (MODEL.replace("hidden: 64, heads: 4", "{}").replace("{{}}", "{}").replace("model", "diffusion: {name: gauss}, model"),
+         ["trial.diffusion.name: unknown diffusion process 'gauss' (did you mean 'gaussian'?)"]),
+        (with_search("sampling.steps: {choice: [9, 5000]}"),
+         ["search.sampling.steps: the space reaches sampling.steps=5000", "should be at most diffusion.timesteps=2000"]),
+        (with_search("diffusion.timesteps: {int: [10, 60]}"),
+         ["search.diffusion.timesteps: the space reaches", "sampling.steps=50 should be at most"]),
+        (with_search(*RULED), ["model.heads: the space reaches", "hidden=64 is not a multiple of heads=12"]),
+        (with_search(RANK, trial="{quantization: {embedding_rms: 1.0}}"),
+         ["trial.quantization.embedding_rms: quantization.embedding_rms=1.0 needs model.normalize_embeddings: true"]),
+    ],
+)
+def test_backbone_and_process_are_plug_ins_with_rules(text, parts):
+    message = message_of(text)
+    for part in parts:
+        assert part in message
+
+
+def test_rules_hold_where_conditions_keep_settings_apart():
+    validation.check(Space.from_yaml(with_search(*RULED).replace("[4, 12]", "[4, 8]"), "a.yaml"))
+    apart = with_search("model.hidden: {choice: [96, 192]}", "model.heads: {choice: [12], when: {model.hidden: [96]}}")
+    validation.check(Space.from_yaml(apart, "a.yaml"))
+
+
+def test_defaults_of_backbone_and_process_are_written_out():
+    space = validation.completed(Space.from_yaml(MODEL, "a.yaml"))
+    assert space.form.trial["model"]["layers"] == 12 and space.form.trial["model"]["hidden"] == 64
+    assert space.form.trial["diffusion"]["name"] == "gaussian"
+    assert not validation.completed(space.with_overrides({"trial.model.layers": 12})).difference(space)
+    assert validation.completed(space.with_overrides({"trial.model.layers": 3})).difference(space)
+    searched = validation.completed(Space.from_yaml(with_search("model.layers: {choice: [1, 2]}"), "a.yaml"))
+    assert "layers" not in searched.form.trial["model"]
+    validation.check(searched)

@@ -9,28 +9,32 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from spaces.config import DiffusionConfig, LoraConfig, ModelConfig, QuantizationConfig, TrialConfig
+from spaces.config import LoraConfig, QuantizationConfig, TrialConfig
 from spaces.errors import UserError
-from trainable.artifacts.artifact import export, load, plain_model
+from trainable.artifacts.artifact import export, load
+from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.model_card import CARD
-from trainable.artifacts.packing import stored_facts
+from trainable.artifacts.packed import Packed
 from trainable.control.lexicon import Lexicon
+from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.size import folder_bytes
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora
 from trainable.quantization import sites
+from trainable.registry import BACKBONES, PROCESSES
 from trainable.stages.trial import record_measurements
 from trainable.storage.folders import write_manifest
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(36))]
-CONFIG = TrialConfig(model=ModelConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0),
-                     diffusion=DiffusionConfig(timesteps=20), lora=LoraConfig(rank=2),
+CONFIG = TrialConfig(model=DiffusionLMConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0),
+                     diffusion=GaussianConfig(timesteps=20), lora=LoraConfig(rank=2),
                      quantization=QuantizationConfig(quantizer="uniform:4", body="int8_dynamic"))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    model = DiffusionLM(CONFIG.model, CONFIG.diffusion, WORDS).eval()
+    model = DiffusionLM(BACKBONES.params(CONFIG.model), PROCESSES.params(CONFIG.diffusion), WORDS).eval()
     sites.apply(model, CONFIG.quantization)
     add_lora(model, CONFIG.lora)
     with torch.no_grad():
@@ -45,12 +49,12 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("body", ["float32", "int8_dynamic"])
 def test_what_an_export_will_weigh_is_known_before(quantizer, body, tmp_path):
     config = CONFIG.model_copy(update={"quantization": QuantizationConfig(quantizer=quantizer, body=body)})
-    model = DiffusionLM(config.model, config.diffusion, WORDS).eval()
+    model = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS).eval()
     sites.apply(model, config.quantization)
     add_lora(model, config.lora)
     lexicon = Lexicon(WORDS, 64, {}, "words")
     facts = {"train_seconds": 1.25}
-    facts |= stored_facts(model, config, lexicon, facts)
+    facts |= Packed.pack(model, config, lexicon).facts(facts)
     folder = export(model, config, lexicon, tmp_path / "trial", facts)
     assert facts["file_bytes"] == folder_bytes(folder, "*.safetensors")
     assert abs(facts["exported_bytes"] - folder_bytes(folder)) <= 1  # its own digits are in config.json
@@ -144,9 +148,9 @@ def test_tokenizer_is_read_by_transformers(made):
 
 def test_adapter_is_read_by_peft(made):
     model, path = made
-    body = plain_model(CONFIG, Lexicon(WORDS, 8, {}, "words")).body.eval()
+    body = blank_model(CONFIG, Lexicon(WORDS, 8, {}, "words")).body.eval()
     body.load_state_dict({name.replace(".base_layer", ""): value for name, value in model.body.state_dict().items()
-                          if "lora_" not in name})
+                          if "lora_" not in name}, assign=True)
     adapted = PeftModel.from_pretrained(body, path / "adapter")
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -8,15 +8,18 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from spaces.config import DiffusionConfig, ModelConfig, PluginRef, TrialConfig
+from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.baselines.coded import Codebook, Pairs, padded
 from trainable.baselines.comparison import METHODS, TOLD, Ground, compare
 from trainable.baselines.fudge import Fudge
 from trainable.baselines.prompted import Prompted
-from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
 from trainable.metrics.intervals import mean_interval, perplexity_interval, wilson
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.registry import TASKS
 from trainable.scoring.teacher import Teacher
@@ -104,11 +107,11 @@ def test_a_task_that_training_text_cannot_teach_is_told():
 
 
 def test_the_comparison_scores_every_method_by_the_same_targets(teacher):
-    shape = ModelConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH)
+    shape = DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH)
     config = TrialConfig.model_validate({"corpus": {"max_length": LENGTH}, "sampling": {"steps": 4}})
-    model, schedule = DiffusionLM(shape, DiffusionConfig(timesteps=20), VOCAB), Schedule.make("sqrt", 20)
-    process = Process(model, schedule, config.sampling)
-    loaded = SimpleNamespace(config=config, model=model, schedule=schedule, process=lambda: process,
+    model, schedule = DiffusionLM(shape, GaussianConfig(timesteps=20), VOCAB), Schedule.make("sqrt", 20)
+    process = GaussianSampling(model, schedule, config.sampling)
+    loaded = SimpleNamespace(config=config, model=model, process=Gaussian(GaussianConfig(timesteps=20)), sampling=lambda: process,
                              generate=lambda n, generator: process.sample(n, LENGTH, generator))
     said: list[str] = []
     ground = Ground(loaded, CORPUS, teacher, targets=6, baseline_steps=3, tell=said.append)

@@ -9,24 +9,18 @@ from control_corpora import CORPORA, LENGTH
 from search.cli.main import main
 from search.run.validation import load_checked
 from spaces import points
-from spaces.config import (
-    DiffusionConfig,
-    GuidanceConfig,
-    ModelConfig,
-    OptimConfig,
-    PluginRef,
-    RuntimeConfig,
-    SamplingConfig,
-    TrialConfig,
-)
+from spaces.config import GuidanceConfig, OptimConfig, PluginRef, RuntimeConfig, SamplingConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.control.conditions import Conditions, check_conditions, check_told, drawn, encoded, symbols_of, tellable
 from trainable.control.generating import guided
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import END, PAD, START
-from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
@@ -35,7 +29,7 @@ from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-SHAPE = ModelConfig(embedding_dim=8, hidden=32, layers=2, heads=2, ffn=64, time_dim=8, positions=32, dropout=0.0,
+SHAPE = DiffusionLMConfig(embedding_dim=8, hidden=32, layers=2, heads=2, ffn=64, time_dim=8, positions=32, dropout=0.0,
                     self_conditioning=True, normalize_embeddings=True)
 VOCAB = ["START", "END", "UNK", "PAD", "a", "b", "c"]
 SYMBOLS = ["length word", "length end", "length after"]
@@ -50,7 +44,7 @@ def task_of(name):
 
 
 def model_of(symbols=(), loss="ce"):
-    return DiffusionLM(SHAPE, DiffusionConfig(timesteps=50, loss=loss), VOCAB, 3, symbols).eval()
+    return DiffusionLM(SHAPE, GaussianConfig(timesteps=50, loss=loss), VOCAB, 3, symbols).eval()
 
 
 # ---- what is told ----
@@ -135,9 +129,9 @@ def test_a_model_that_is_told_nothing_is_as_it_was():
     x, t, nothing = torch.randn(2, 6, 8, generator=seeded()), torch.tensor([3, 40]), torch.zeros(2, 1, 6, dtype=torch.long)
     for told in (able.predict(x, t), able.predict(x, t, condition=nothing)):
         assert all(torch.equal(a, b) for a, b in zip(plain.predict(x, t), told, strict=True))
-    process = Process(able, Schedule.make("sqrt", 50), SamplingConfig(steps=6))
+    process = GaussianSampling(able, Schedule.make("sqrt", 50), SamplingConfig(steps=6))
     free = process.sample(2, 6, seeded(1))
-    assert torch.equal(free, Process(plain, process.schedule, process.config).sample(2, 6, seeded(1)))
+    assert torch.equal(free, GaussianSampling(plain, process.schedule, process.config).sample(2, 6, seeded(1)))
     assert torch.equal(free, process.under(nothing, 0.0).sample(2, 6, seeded(1)))
 
 
@@ -174,7 +168,7 @@ def test_one_pass_predicts_what_two_would():
     torch.nn.init.normal_(model.condition_embedding.weight[1:], generator=seeded())
     x, t = torch.randn(3, 6, 8, generator=seeded()), torch.full((3,), 20)
     told = torch.randint(0, 4, (3, 2, 6), generator=seeded())
-    under = Process(model, Schedule.make("sqrt", 50), SamplingConfig(temperature=0.7)).under(told, 1.5)
+    under = GaussianSampling(model, Schedule.make("sqrt", 50), SamplingConfig(temperature=0.7)).under(told, 1.5)
     wanted = model.extrapolated(model.predict(x, t, x, 0.7, told), model.predict(x, t, x, 0.7), 1.5)
     found = under.predict(x, t, x)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
@@ -191,11 +185,11 @@ def learned():
         row[:size + 2] = [START, *rng.integers(4, 7, size), END]
     symbols = {symbol: i for i, symbol in enumerate(SYMBOLS, 1)}
     told = encoded(task_of("length"), [{"length": int(size)} for size in sizes], symbols, 16)[:, None].short()
-    model = DiffusionLM(SHAPE, DiffusionConfig(timesteps=50, loss="ce", mixed_times=0.5), VOCAB, 3, SYMBOLS)
-    run = TrainingRun(model, Schedule.make("sqrt", 50), ids, OptimConfig(steps=250, batch_size=32, lr=5e-3, ema=0.9),
+    model = DiffusionLM(SHAPE, GaussianConfig(timesteps=50, loss="ce", mixed_times=0.5), VOCAB, 3, SYMBOLS)
+    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, OptimConfig(steps=250, batch_size=32, lr=5e-3, ema=0.9),
                       RuntimeConfig(), 0, torch.device("cpu"), conditions=Conditions([told], 0.5))
     run.advance(250)
-    return Process(model.eval(), Schedule.make("sqrt", 50), SamplingConfig(steps=20))
+    return GaussianSampling(model.eval(), Schedule.make("sqrt", 50), SamplingConfig(steps=20))
 
 
 def test_a_told_model_does_as_it_is_told_and_an_untold_one_as_it_likes(learned):

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from spaces.config import DiffusionConfig, ModelConfig, PluginRef, SamplingConfig
+from spaces.config import PluginRef, SamplingConfig
 from trainable.control import controllers
 from trainable.control.accuracy import ranking_accuracy
 from trainable.control.base import Setting
 from trainable.control.heads import Annotated, fit, trunk
 from trainable.control.oracles.base import Reading
 from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, Wanted
-from trainable.diffusion.gaussian.sampling import Process
-from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.registry import TASKS
 
@@ -129,23 +130,23 @@ def test_several_spans_are_scored_as_each_alone():
 
 @pytest.fixture(scope="module")
 def model():
-    shape = ModelConfig(embedding_dim=8, hidden=24, layers=1, heads=2, ffn=32, time_dim=8, positions=LENGTH, dropout=0.0,
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=24, layers=1, heads=2, ffn=32, time_dim=8, positions=LENGTH, dropout=0.0,
                         normalize_embeddings=True)
-    return DiffusionLM(shape, DiffusionConfig(timesteps=50, loss="ce"), VOCAB, seed=0)
+    return DiffusionLM(shape, GaussianConfig(timesteps=50, loss="ce"), VOCAB, seed=0)
 
 
-SCHEDULE = Schedule.make("sqrt", 50)
+PROCESS = Gaussian(GaussianConfig(timesteps=50, loss="ce"))
 
 
 @pytest.fixture(scope="module")
 def heads(model):
-    return fit(model, SCHEDULE, Annotated(CORPUS, ToyOracle()), steps=150)
+    return fit(model, PROCESS, Annotated(CORPUS, ToyOracle()), steps=150)
 
 
 def test_heads_learn_tags_and_spans_of_clear_latents(model, heads):
     fresh = corpus_of(texts(64, seed=9))
     data = Annotated(fresh, ToyOracle())
-    hidden = trunk(model, SCHEDULE, data.ids, torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0), False)
+    hidden = trunk(model, PROCESS, data.ids, torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0), False)
     used = data.tags != -100
     assert (heads.log_tags(hidden).argmax(-1) == data.tags)[used].double().mean() > 0.95
     sentence, first, last, truth = data.targets(torch.arange(64), heads.labels)
@@ -157,7 +158,7 @@ def test_heads_learn_tags_and_spans_of_clear_latents(model, heads):
 def test_fitting_leaves_the_model_alone_and_is_repeatable(model, heads):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.random.get_rng_state()
-    again = fit(model, SCHEDULE, Annotated(CORPUS, ToyOracle()), steps=150)
+    again = fit(model, PROCESS, Annotated(CORPUS, ToyOracle()), steps=150)
     assert all(torch.equal(a, b) for a, b in zip(heads.parameters(), again.parameters(), strict=True))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -168,7 +169,7 @@ def test_fitting_leaves_the_model_alone_and_is_repeatable(model, heads):
 def test_a_trained_controller_reaches_the_latent_through_the_denoiser(model, name, monkeypatch):
     monkeypatch.setattr(controllers, "fit", functools.partial(fit, steps=10))
     task = TASKS.build(PluginRef(name=name, controller="trained", oracle="textblob"))
-    setting = Setting(CORPUS, {}, model, SCHEDULE)
+    setting = Setting(CORPUS, {}, model, PROCESS)
     task.prepare(setting)
     targets = task.targets(CORPUS, 4, torch.Generator().manual_seed(0))
     x = torch.randn(4, LENGTH, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
@@ -191,7 +192,7 @@ def test_ranking_is_sure_of_clear_latents_and_blind_in_noise(model):
         from trainable.models.prediction import Prediction
         return Prediction(x, torch.log_softmax(-distance, -1))
 
-    process = Process(model, SCHEDULE, SamplingConfig(steps=10))
+    process = PROCESS.sampling(model, SamplingConfig(steps=10))
     process.predict = nearest
     task = TASKS.build(PluginRef(name="length", tolerance=0))
     targets = task.targets(CORPUS, 150, torch.Generator().manual_seed(0))

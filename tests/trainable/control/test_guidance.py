@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
-from spaces.config import DiffusionConfig, GuidanceConfig, ModelConfig, PluginRef, SamplingConfig
+from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
 from trainable.control.generating import guided, least_risk
 from trainable.control.guidance import Guide
-from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
@@ -194,7 +196,7 @@ def test_candidates_are_generated_for_each_target_and_one_is_kept(process):
     asked = []
 
     class Watched:
-        schedule, config = process.schedule, process.config
+        steps = process.steps
 
         def sample(self, n, length, generator, guide):
             asked.extend(target["length"] for target in guide.targets)
@@ -211,9 +213,9 @@ def test_candidates_are_generated_for_each_target_and_one_is_kept(process):
 
 @pytest.fixture(scope="module", params=["mse", "ce"])
 def process(request):
-    shape = ModelConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=32, time_dim=8, positions=16, dropout=0.0)
-    model = DiffusionLM(shape, DiffusionConfig(timesteps=50, loss=request.param), VOCAB, seed=0)
-    return Process(model, Schedule.make("sqrt", 50), SamplingConfig(steps=12))
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=32, time_dim=8, positions=16, dropout=0.0)
+    model = DiffusionLM(shape, GaussianConfig(timesteps=50, loss=request.param), VOCAB, seed=0)
+    return GaussianSampling(model, Schedule.make("sqrt", 50), SamplingConfig(steps=12))
 
 
 def sampled(process, guide=None, batch=4):

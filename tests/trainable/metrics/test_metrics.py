@@ -9,26 +9,17 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from spaces.config import (
-    CorpusConfig,
-    DiffusionConfig,
-    EvaluationConfig,
-    GuidanceConfig,
-    ModelConfig,
-    PluginRef,
-    SamplingConfig,
-    TrialConfig,
-)
+from spaces.config import CorpusConfig, EvaluationConfig, GuidanceConfig, PluginRef, SamplingConfig, TrialConfig
 from trainable.control.guidance import Guide
-from trainable.diffusion.gaussian.sampling import Process
-from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.base import Metric, scaled
 from trainable.metrics.controllability import mean_scores, share_error
 from trainable.metrics.diversity import distinct_n
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.metrics.size import folder_bytes
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
-from trainable.registry import METRICS, TASKS
+from trainable.registry import BACKBONES, METRICS, PROCESSES, TASKS
 from trainable.scoring.teacher import Teacher
 
 LENGTH = 12
@@ -79,13 +70,13 @@ class Small:
                     "latency_repeats": 3, "guidance": GuidanceConfig(strength=0.05)}
         self.config = TrialConfig(
             corpus=CorpusConfig(max_length=LENGTH),
-            model=ModelConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH),
-            diffusion=DiffusionConfig(timesteps=20), sampling=SamplingConfig(steps=4),
+            model=DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH),
+            diffusion=GaussianConfig(timesteps=20), sampling=SamplingConfig(steps=4),
             evaluation=EvaluationConfig(**{**settings, **evaluation}))
         self.corpus, self.device, self.share = Corpus(), torch.device("cpu"), share
-        self.model = DiffusionLM(self.config.model, self.config.diffusion, self.corpus.vocab, seed=0)
-        self.schedule = Schedule.make("sqrt", 20)
-        self.process = Process(self.model, self.schedule, self.config.sampling)
+        self.model = DiffusionLM(BACKBONES.params(self.config.model), PROCESSES.params(self.config.diffusion), self.corpus.vocab)
+        self.process = PROCESSES.build(self.config.diffusion)
+        self.sampling = self.process.sampling(self.model, self.config.sampling)
         torch.manual_seed(0)
         shape = GPT2Config(vocab_size=len(self.corpus.vocab), n_positions=16, n_embd=8, n_layer=1, n_head=1)
         self.teacher = Teacher(GPT2LMHeadModel(shape), lambda words: [0, *self.corpus.encode(words), 1], {"name": "toy"}, 16)
@@ -97,16 +88,16 @@ class Small:
         return torch.Generator().manual_seed(sum(map(ord, purpose)))
 
     def samples(self):
-        ids = self.process.sample(scaled(self.config.evaluation.samples, self.share), LENGTH, self.generator("samples"))
+        ids = self.sampling.sample(scaled(self.config.evaluation.samples, self.share), LENGTH, self.generator("samples"))
         return [self.corpus.decode(row) for row in ids.numpy()]
 
     def controlled(self, task, targets):
         guide = Guide(task, targets, self.config.evaluation.guidance, self.corpus, self.config.sampling.steps)
-        ids = self.process.sample(len(targets), LENGTH, self.generator("control"), guide)
+        ids = self.sampling.sample(len(targets), LENGTH, self.generator("control"), guide)
         return [self.corpus.decode(row) for row in ids.numpy()]
 
     def load(self, path):
-        return SimpleNamespace(generate=lambda n, generator: self.process.sample(n, LENGTH, generator))
+        return SimpleNamespace(generate=lambda n, generator: self.sampling.sample(n, LENGTH, generator))
 
 
 @pytest.fixture

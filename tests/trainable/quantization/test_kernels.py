@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from spaces.config import DiffusionConfig, LoraConfig, ModelConfig, PluginRef, QuantizationConfig
+from spaces.config import LoraConfig, PluginRef, QuantizationConfig
 from trainable.artifacts.artifact import assembled
-from trainable.artifacts.packing import packed_tensors, stored_facts
+from trainable.artifacts.packed import Packed
+from trainable.artifacts.packing import packed_tensors
 from trainable.control.lexicon import Lexicon
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora
 from trainable.quantization import sites
@@ -19,7 +22,7 @@ from trainable.registry import BODIES, QUANTIZERS
 CASES = [(name, params) for name in BODIES for params in BODIES.get(name).examples()]
 CPU = torch.device("cpu")
 ERROR = {"float32": 0, "bfloat16": 0.004, "int8_weight": 0.015, "int8_dynamic": 0.02, "int4_weight": 0.16}
-SHAPE = ModelConfig(embedding_dim=8, hidden=64, layers=2, heads=2, ffn=128, time_dim=8, dropout=0.0)
+SHAPE = DiffusionLMConfig(embedding_dim=8, hidden=64, layers=2, heads=2, ffn=128, time_dim=8, dropout=0.0)
 
 
 def draw(*shape, seed=0, std=1.0):
@@ -100,7 +103,7 @@ def test_int8_is_the_uniform_quantizer_of_eight_bits():
 
 
 def make(body: str, rank: int = 4):
-    model = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
+    model = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])
     sites.apply(model, QuantizationConfig(quantizer="uniform:4"))
     add_lora(model, LoraConfig(rank=rank))
     with torch.no_grad():
@@ -108,7 +111,7 @@ def make(body: str, rank: int = 4):
             if "lora_B" in name:
                 value.copy_(draw(*value.shape, seed=5, std=0.02))
     from spaces.config import TrialConfig
-    config = TrialConfig(model=SHAPE, diffusion=DiffusionConfig(timesteps=20))
+    config = TrialConfig(model=SHAPE, diffusion=GaussianConfig(timesteps=20))
     return model.eval(), config, PluginRef(name=body)
 
 
@@ -138,17 +141,17 @@ def test_bits_are_counted_from_what_is_packed():
     model, config, ref = make("int8_dynamic")
     lexicon = Lexicon([f"w{i}" for i in range(40)], 20, {}, "words")
     body = config.model_copy(update={"quantization": QuantizationConfig(body=ref)})
-    facts = stored_facts(model, body, lexicon, {})
+    facts = Packed.pack(model, body, lexicon).facts({})
     tensors, _ = packed_tensors(model, ref)
     assert facts["packed_bytes"] == sum(v.numel() * v.element_size() for v in tensors.values())
     assert facts["bits_per_weight_embedding"] == 8 * (40 * 8 // 2 + 2 * 40) / 320  # 4 bits, and bfloat16 a row
     assert facts["bits_per_weight_projection"] == 32
     values = 64 * 64 * 4 * 2
     assert facts["bits_per_weight_attention"] == 8 * (values + 4 * 4 * 2 * 64) / values
-    plain = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
+    plain = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])
     total = sum(value.numel() for value in plain.parameters())
     assert facts["bits_per_weight"] == 8 * facts["packed_bytes"] / total
-    assert stored_facts(plain, config, lexicon, {})["bits_per_weight"] == 32
+    assert Packed.pack(plain, config, lexicon).facts({})["bits_per_weight"] == 32
 
 
 def test_a_body_that_is_quantized_twice_is_refused():

@@ -9,8 +9,10 @@ from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from spaces.config import SITES, DiffusionConfig, ModelConfig, QuantizationConfig
+from spaces.config import SITES, QuantizationConfig
 from spaces.errors import UserError
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.quantization import sites
 
@@ -21,6 +23,8 @@ FORMATS = {"embedding": "fixed:Q0i8f", "projection": "ternary_twn", "attention":
 
 class Small(nn.Module):
     """The attributes that sites are found by, around a whole BertModel."""
+
+    sites = DiffusionLM.sites
 
     def __init__(self):
         super().__init__()
@@ -42,8 +46,8 @@ class Encoder(DiffusionLM):
     """The real denoiser, called as `Small` is."""
 
     def __init__(self):
-        shape = ModelConfig(embedding_dim=D, hidden=H, layers=2, heads=2, ffn=64, time_dim=4, dropout=0)
-        super().__init__(shape, DiffusionConfig(), [f"w{i}" for i in range(V)])
+        shape = DiffusionLMConfig(embedding_dim=D, hidden=H, layers=2, heads=2, ffn=64, time_dim=4, dropout=0)
+        super().__init__(shape, GaussianConfig(), [f"w{i}" for i in range(V)])
 
     def forward(self, ids, t):
         return self.logits(super().forward(self.embed(ids), t[:, 0]))

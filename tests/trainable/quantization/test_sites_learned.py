@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from spaces.config import DiffusionConfig, LoraConfig, ModelConfig, OptimConfig, QuantizationConfig, RuntimeConfig, TrialConfig
+from spaces.config import LoraConfig, OptimConfig, QuantizationConfig, RuntimeConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.packing import decoded, packed_tensors
-from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora, set_trainable
 from trainable.quantization import sites
@@ -15,11 +17,11 @@ from trainable.training.loop import TrainingRun
 LEARNERS = {"lsq": ("log_scale", {"name": "uniform", "scale": "lsq"}), "lut": ("table", {"name": "lut", "bits": 3}),
             "vq": ("codebook", {"name": "vq", "entries": 8}), "simvq": ("map", {"name": "simvq", "entries": 8}),
             "fsq": ("up", {"name": "fsq", "dims": 4})}
-SHAPE = ModelConfig(embedding_dim=8, hidden=32, layers=1, heads=2, ffn=32, time_dim=8, dropout=0.0)
+SHAPE = DiffusionLMConfig(embedding_dim=8, hidden=32, layers=1, heads=2, ffn=32, time_dim=8, dropout=0.0)
 
 
 def make(quantizer, where=("embedding", "attention")) -> DiffusionLM:
-    model = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
+    model = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])
     sites.apply(model, QuantizationConfig(quantizer=quantizer, sites=where))
     add_lora(model, LoraConfig(rank=2))
     set_trainable(model, TrialConfig().adapt)
@@ -29,7 +31,7 @@ def make(quantizer, where=("embedding", "attention")) -> DiffusionLM:
 def training(model, steps=8) -> TrainingRun:
     ids = torch.randint(4, 40, (32, 12), generator=torch.Generator().manual_seed(0)).numpy()
     optim = OptimConfig(steps=steps, batch_size=8, lr=5e-2, warmup=0, ema=0.5)
-    return TrainingRun(model, Schedule.make("sqrt", 20), ids, optim, RuntimeConfig(), 0, torch.device("cpu"))
+    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=20)), ids, optim, RuntimeConfig(), 0, torch.device("cpu"))
 
 
 def learned(model, name) -> dict[str, torch.Tensor]:
@@ -84,14 +86,14 @@ def test_a_frozen_weight_whose_scale_trains_is_not_held():
     ({"name": "lut", "bits": 6, "granularity": "row"}, r"lut6_row.*\[40, 8\] stores 134.0 bits a value, 128.0.*its table"),
 ])
 def test_absurd_choices_are_refused_by_name_before_anything_changes(quantizer, words):
-    model = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
+    model = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])
     with pytest.raises(UserError, match=words) as error:
         sites.apply(model, QuantizationConfig(per_site={"attention": "binary", "embedding": quantizer}))
     assert "\n" not in str(error.value) and not sites.quantized_state(model)
 
 
 def test_sizes_that_follow_the_values_are_reported_as_packed():
-    model = DiffusionLM(SHAPE, DiffusionConfig(timesteps=20), [f"w{i}" for i in range(40)])
+    model = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])
     adapt = {"name": "adapt", "least_bits": 3, "most_bits": 16, "divergence": 0.5}
     report = sites.apply(model, QuantizationConfig(quantizer=adapt))["embedding"]
     packed = sites.quantized_state(model)["word_embedding"].encode()

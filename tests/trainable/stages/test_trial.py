@@ -11,6 +11,7 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.quantization.sites import frozen_weights
+from trainable.registry import completed
 from trainable.stages.trial import CHECKPOINT, Trial, adapted_model
 from trainable.storage.folders import damage, verified, whole_folder
 from trainable.workers.context import WorkerContext
@@ -193,5 +194,6 @@ def test_rows_stored_at_another_rms_change_what_a_format_sees_and_nothing_else(p
     fine, _ = adapted_model(config(quantization={"quantizer": "fixed:Q4i0f", "embedding_rms": 8.0}), base)
     exact = base.model.embed(ids)
     assert (fine.embed(ids) - exact).square().mean() < 0.1 * (coarse.embed(ids) - exact).square().mean()
-    with pytest.raises(ValueError, match="needs model.normalize_embeddings"):
-        config(model={**SETTINGS["model"], "normalize_embeddings": False}, quantization={"embedding_rms": 8.0})
+    free = config(model={**SETTINGS["model"], "normalize_embeddings": False}, quantization={"embedding_rms": 8.0})
+    with pytest.raises(UserError, match="needs model.normalize_embeddings"):
+        adapted_model(completed(free), base)

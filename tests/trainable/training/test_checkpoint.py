@@ -12,9 +12,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from spaces.config import DiffusionConfig, ModelConfig, OptimConfig, RuntimeConfig, TrialConfig
+from spaces.config import OptimConfig, RuntimeConfig, TrialConfig
 from trainable.artifacts.artifact import load
-from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
@@ -27,9 +29,9 @@ STEPS = 6
 
 
 def fresh(rank: int = 0, world_size: int = 1) -> TrainingRun:
-    model = DiffusionLM(ModelConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
-                        DiffusionConfig(loss="ce", timesteps=50), WORDS, 1)
-    return TrainingRun(model, Schedule.make("sqrt", 50), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2, ema=0.9),
+    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
+                        GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
+    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2, ema=0.9),
                        RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
 
 
@@ -106,7 +108,8 @@ import sys
 from pathlib import Path
 import torch
 from spaces.config import TrialConfig
-from trainable import checkpoint, jobs
+from trainable.training import checkpoint
+from trainable.workers import jobs
 from trainable.workers.context import WorkerContext
 
 

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from spaces.config import DiffusionConfig, ModelConfig, OptimConfig, RuntimeConfig
-from trainable.diffusion.gaussian.schedule import Schedule
+from spaces.config import OptimConfig, RuntimeConfig
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.seeds import stream, stream_seed
 from trainable.training.loop import Batches, TrainingRun, learning_rate
@@ -16,9 +18,9 @@ IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
 
 def run(steps=20, precision="fp32", ema=0.0, ids=IDS, **model):
     shape = dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0, self_conditioning=True)
-    denoiser = DiffusionLM(ModelConfig(**{**shape, **model}), DiffusionConfig(loss="ce", timesteps=50), WORDS, 1)
+    denoiser = DiffusionLM(DiffusionLMConfig(**{**shape, **model}), GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
     optim = OptimConfig(steps=steps, batch_size=8, lr=5e-3, warmup=3, ema=ema)
-    return TrainingRun(denoiser, Schedule.make("sqrt", 50), ids, optim, RuntimeConfig(precision=precision), 7,
+    return TrainingRun(denoiser, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, optim, RuntimeConfig(precision=precision), 7,
                        torch.device("cpu"))
 
 
@@ -48,7 +50,7 @@ def test_only_trainable_parameters_move():
     learner = run()
     learner.model.body.requires_grad_(False)
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    fresh = TrainingRun(learner.model, Schedule.make("sqrt", 50), IDS, OptimConfig(steps=5, batch_size=8, lr=1e-2),
+    fresh = TrainingRun(learner.model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=5, batch_size=8, lr=1e-2),
                         RuntimeConfig(), 0, torch.device("cpu"))
     fresh.advance(5)
     moved = {name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}

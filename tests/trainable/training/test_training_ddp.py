@@ -8,16 +8,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from spaces.config import (
-    AdaptConfig,
-    DiffusionConfig,
-    LoraConfig,
-    ModelConfig,
-    OptimConfig,
-    QuantizationConfig,
-    RuntimeConfig,
-)
-from trainable.diffusion.gaussian.schedule import Schedule
+from spaces.config import AdaptConfig, LoraConfig, OptimConfig, QuantizationConfig, RuntimeConfig
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora, set_trainable
 from trainable.quantization.sites import apply
@@ -29,12 +23,12 @@ STEPS = 6
 
 
 def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
-    model = DiffusionLM(ModelConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0,
-                                    self_conditioning=True), DiffusionConfig(loss="ce", timesteps=50), WORDS, 1)
+    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0,
+                                    self_conditioning=True), GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
     apply(model, QuantizationConfig(quantizer="ternary_twn", sites=("embedding", "attention")))
     add_lora(model, LoraConfig(rank=2))
     set_trainable(model, AdaptConfig())
-    run = TrainingRun(model, Schedule.make("sqrt", 50), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
+    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
                       RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
     run.advance(STEPS)
     return {name: value.detach().clone() for name, value in run.trained.items()}

@@ -8,6 +8,7 @@ from spaces.errors import UserError
 from trainable.artifacts.artifact import export
 from trainable.control.lexicon import Lexicon
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.registry import BACKBONES, PROCESSES, completed
 from trainable.stages.prepare import base_key, corpus_key
 from trainable.storage.folders import content_key
 from trainable.training.transfer import begin_from, start_key
@@ -26,7 +27,7 @@ def config(start=None, **model):
 def source(tmp_path_factory):
     """An exported model over other words."""
     settings = config()
-    model = DiffusionLM(settings.model, settings.diffusion, THEIRS, seed=1)
+    model = DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), THEIRS, seed=1)
     torch.nn.init.normal_(model.rounding.bias)
     return model, str(export(model, settings, Lexicon(THEIRS, 12, {}, "words"), tmp_path_factory.mktemp("a") / "base", {}))
 
@@ -34,7 +35,7 @@ def source(tmp_path_factory):
 def test_shared_words_and_the_body_are_taken_over_and_new_words_stay_fresh(source):
     theirs, path = source
     settings = config(path)
-    model = DiffusionLM(settings.model, settings.diffusion, OURS, seed=2)
+    model = DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), OURS, seed=2)
     fresh = model.word_embedding.weight.detach().clone()
     facts = begin_from(model, settings, OURS)
     assert facts == {"words_shared": 6 / 8}
@@ -51,7 +52,7 @@ def test_shared_words_and_the_body_are_taken_over_and_new_words_stay_fresh(sourc
 def test_another_shape_is_refused(source):
     settings = config(source[1], hidden=16)
     with pytest.raises(UserError, match=r"base.start: .* has model.hidden=8, the space asks for 16"):
-        begin_from(DiffusionLM(settings.model, settings.diffusion, OURS), settings, OURS)
+        begin_from(DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), OURS), settings, OURS)
 
 
 def test_what_is_no_artifact_is_told(tmp_path):
@@ -67,7 +68,7 @@ def test_the_cache_key_depends_on_the_starts_bytes_and_not_on_its_place(source, 
 
 def test_a_base_without_a_start_keeps_the_key_that_it_had_before_there_were_starts():
     settings = config()
-    groups = settings.model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    del groups["base"]["start"]
+    groups = completed(settings).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    del groups["base"]["start"], groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]  # came later too
     assert base_key(settings) == content_key(2, corpus_key(settings), groups)

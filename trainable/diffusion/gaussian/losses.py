@@ -78,7 +78,7 @@ def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: 
     """
     t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
     x0_prev = None
-    if model.config.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
+    if model.params.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
         def x0_prev(x_t: Tensor, t: Tensor) -> Tensor:
             with torch.no_grad():
                 return model.predict(x_t, t, condition=condition).x0

@@ -6,18 +6,21 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.config import SamplingConfig
+from spaces.errors import UserError
 from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import frozen_weights
-from trainable.registry import SAMPLERS
+from trainable.registry import GAUSSIAN_SAMPLERS
 
 Guide = Callable[..., Tensor]
 """`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
 
 
-class Process:
+class GaussianSampling:
     """Samples sentences from a denoiser under one `SamplingConfig`.
 
     The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
@@ -29,17 +32,25 @@ class Process:
         beyond it, away from the prediction without (classifier-free guidance; 0 = the condition alone)."""
         self.model, self.schedule, self.config = model, schedule, config
         self.condition, self.scale = condition, scale
-        self.sampler = SAMPLERS.build(config.sampler)
+        self.sampler = GAUSSIAN_SAMPLERS.build(config.sampler)
 
-    def under(self, condition: Tensor, scale: float) -> Process:
+    def under(self, condition: Tensor, scale: float) -> GaussianSampling:
         """The same sampler for sentences that the model is told something of."""
-        return Process(self.model, self.schedule, self.config, condition.to(next(self.model.parameters()).device), scale)
+        return GaussianSampling(self.model, self.schedule, self.config, condition.to(next(self.model.parameters()).device), scale)
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None) -> Tensor:
+    @property
+    def steps(self) -> int:
+        """Denoising steps of one generation."""
+        return len(self.schedule.times(self.config.steps))
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+               prompt: Tensor | None = None) -> Tensor:
         """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
 
         Noise comes from `generator` alone, so that a guide with no inner step equals plain sampling bit for bit.
         """
+        if prompt is not None:
+            raise UserError("diffusion gaussian keeps no prompt: steer it by evaluation.guidance.by: gradient")
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
@@ -50,13 +61,13 @@ class Process:
             self.model.train(training)
 
     def _denoise(self, n: int, length: int, generator: torch.Generator, guide, device) -> Tensor:
-        x = randn((n, length, self.model.config.embedding_dim), generator, device)
+        x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)
         alpha_bar = self.schedule.alpha_bar.double()
         previous = None
         for step, t in enumerate(times):
             prediction = self.predict(x, torch.full((n,), t, device=device), previous)
-            previous = prediction.x0 if self.model.config.self_conditioning else None
+            previous = prediction.x0 if self.model.params.self_conditioning else None
             if step + 1 == len(times):
                 break
             s = times[step + 1]
@@ -67,6 +78,21 @@ class Process:
                     return self.predict(latent, time, first_guess)
                 x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), predict, step)
         return prediction.log_probs.argmax(-1)
+
+    def noised(self, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, L] word ids -> [B, L, d] their latents at times t."""
+        return self.schedule.noise(self.model.embed(ids), t, generator)
+
+    def flops(self, length: int) -> float:
+        """The steps times one forward pass, traced by `torch.utils.flop_counter` on one sentence (2 per multiply-add).
+        With a condition that is exceeded, a pass is told and untold."""
+        device = next(self.model.parameters()).device
+        latents = torch.zeros(1, length, self.model.params.embedding_dim, device=device)
+        time = torch.full((1,), self.schedule.timesteps - 1, device=device)
+        # The counter does not know every fused attention kernel; the plain products are the same number.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.predict(latents, time, None)
+        return float(counter.get_total_flops() * self.steps)
 
     def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
         """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""

@@ -8,17 +8,36 @@ x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from spaces.config import DiffusionConfig, ModelConfig
+from spaces.config import Site, TrialConfig
+from spaces.errors import UserError
+from trainable.models.backbone import Backbone, Table, linear_names
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.embedding import STORED_RMS, RoundingHead, initial_table, nearest_rows, normalize_rows
-from trainable.models.diffusion_lm.packed_embedding import PackedTable
+from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
 from trainable.models.prediction import Prediction
+
+SITES: dict[Site, tuple[tuple[str, ...], re.Pattern[str]]] = {
+    "projection": (("up", "time", "down"), re.compile("")),
+    "attention": (("body",), re.compile(r"(^|\.)attention\.(self\.(query|key|value)|output\.dense)$")),
+    "ffn": (("body",), re.compile(r"(^|\.)(intermediate|(?<!attention\.)output)\.dense$")),
+}
+"""Where the Linear modules of each role lie, and what their names look like."""
+
+
+class Noise(Protocol):
+    """What the denoiser knows of its process."""
+
+    timesteps: int
+    loss: Literal["mse", "ce"]
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -35,15 +54,18 @@ def _projection(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequen
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
 
 
-class DiffusionLM(nn.Module):
-    """The denoiser with its embedding table and rounding head. Sites are found by name: see `trainable.quantization.sites`."""
+class DiffusionLM(Backbone):
+    """Diffusion-LM's denoiser: a BERT encoder over noisy word latents, with its embedding table and rounding head."""
 
-    def __init__(self, model: ModelConfig, diffusion: DiffusionConfig, vocabulary: list[str], seed: int = 0,
+    name = "diffusion_lm"
+    Params = DiffusionLMConfig
+
+    def __init__(self, model: DiffusionLMConfig, diffusion: Noise, vocabulary: Sequence[str], seed: int = 0,
                  symbols: Sequence[str] = ()):
         """`symbols`: what a condition can say (`trainable.control.conditions`); none in a model that is told nothing."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.config, self.diffusion = model, diffusion
+        self.params, self.diffusion = model, diffusion
         d, hidden = model.embedding_dim, model.hidden
         self._packed_lengths: tuple[Tensor, Tensor] | None = None
         self.word_embedding: nn.Embedding | PackedTable = nn.Embedding(len(vocabulary), d)
@@ -73,13 +95,59 @@ class DiffusionLM(nn.Module):
         if not blank:
             self._initialize_body(generator)
 
+    @classmethod
+    def from_config(cls, params: DiffusionLMConfig, process: Noise, vocabulary: Sequence[str], *, seed: int = 0,
+                    symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
+        """As the constructor; `pretrained=False` draws the table where it would be read from a file."""
+        if not pretrained:
+            params = params.model_copy(update={"embeddings": "learned"})
+        return cls(params, process, vocabulary, seed, symbols)
+
+    def sites(self) -> dict[Site, list[str]]:
+        """embedding: the word table, which the rounding head shares. projection: all Linear in `up`, `time`, `down`.
+        attention: query, key, value and output of every layer of `body`. ffn: its feed-forward layers."""
+        linear = {site: linear_names(self, roots, pattern) for site, (roots, pattern) in SITES.items()}
+        return {"embedding": ["word_embedding"], **linear}
+
+    def lora_targets(self) -> dict[str, str]:
+        """BERT's names."""
+        return {"query": r"self\.query", "key": r"self\.key", "value": r"self\.value",
+                "output": r"attention\.output\.dense", "ffn": r"\d+\.(?:intermediate|output)\.dense"}
+
+    def token_parameters(self) -> tuple[str, ...]:
+        """The table, and the bias of the rounding head."""
+        return ("word_embedding.weight", "rounding.bias")
+
+    def symbol_parameters(self) -> tuple[str, ...]:
+        """The condition's table."""
+        return ("condition_embedding.weight",)
+
+    def packed_table(self, choice: Table, entry: dict[str, Any], parts: dict[str, Tensor],
+                     device: torch.device) -> PackedTable | None:
+        """See `packed_embedding.packed_table`."""
+        return packed_table(choice, entry, parts, self.diffusion.loss, device)
+
+    def finish_base(self) -> None:
+        """Rows that are used normalized are stored at one RMS, whatever training left them at."""
+        if self.params.normalize_embeddings and self.params.embeddings == "learned":
+            self.rescale_table()
+
+    def start_trial(self, config: TrialConfig) -> None:
+        """The table is stored at the RMS that the trial asks for, and frozen where it came from outside."""
+        if config.quantization.embedding_rms is not None:
+            if not self.params.normalize_embeddings:
+                raise UserError("quantization.embedding_rms needs model.normalize_embeddings: true")
+            self.rescale_table(config.quantization.embedding_rms)
+        frozen = self.params.embeddings == "pretrained" and not self.params.pretrained_trainable
+        self.word_embedding.weight.requires_grad_(not frozen)
+
     def _initialize_body(self, generator: torch.Generator) -> None:
         """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden).
 
         Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps. The projections follow
         torch's fan-in rule, seeded.
         """
-        std = 0.02 * (768 / self.config.hidden) ** 0.5
+        std = 0.02 * (768 / self.params.hidden) ** 0.5
         for module in [*self.body.modules(), self.position_embedding]:
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=std, generator=generator)
@@ -101,13 +169,13 @@ class DiffusionLM(nn.Module):
     def table(self) -> Tensor:
         """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
         weight = self.word_embedding.weight
-        return normalize_rows(weight) if self.config.normalize_embeddings else weight
+        return normalize_rows(weight) if self.params.normalize_embeddings else weight
 
     def embed(self, ids: Tensor) -> Tensor:
         """[B, L] word ids -> [B, L, d] clean latents."""
         if isinstance(self.word_embedding, PackedTable):
             rows = self.word_embedding.rows(ids)
-            return normalize_rows(rows) if self.config.normalize_embeddings else rows
+            return normalize_rows(rows) if self.params.normalize_embeddings else rows
         return torch.nn.functional.embedding(ids, self.table())
 
     def logits(self, latent: Tensor, table: Tensor | None = None) -> Tensor:
@@ -136,8 +204,8 @@ class DiffusionLM(nn.Module):
         if self._packed_lengths is None:
             stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for _, rows in self.word_embedding.parts()])
             factor = torch.ones_like(stored)
-            if self.config.normalize_embeddings:
-                factor = self.config.embedding_dim**0.5 / stored.clamp(min=1e-6)
+            if self.params.normalize_embeddings:
+                factor = self.params.embedding_dim**0.5 / stored.clamp(min=1e-6)
             self._packed_lengths = factor, stored * factor
         return self._packed_lengths
 
@@ -151,10 +219,10 @@ class DiffusionLM(nn.Module):
 
     def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """The body's last state [B, L, hidden], for the same arguments."""
-        if self.config.self_conditioning:
+        if self.params.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
         scaled = t.float() * (1000.0 / self.diffusion.timesteps)
-        time = self.time(timestep_embedding(scaled, self.config.time_dim))
+        time = self.time(timestep_embedding(scaled, self.params.time_dim))
         positions = self.position_embedding.weight[: x_t.shape[1]]
         hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
         if condition is not None:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.config import ModelConfig
 from spaces.errors import UserError
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.packed_embedding import PackedTable
 
 STORED_RMS = 0.5
@@ -100,7 +100,7 @@ def matrix_file(path: Path, rows: int, dim: int) -> Tensor:
     return next(iter(tensors.values())).float()
 
 
-def initial_table(config: ModelConfig, vocabulary: list[str], generator: torch.Generator) -> Tensor:
+def initial_table(config: DiffusionLMConfig, vocabulary: list[str], generator: torch.Generator) -> Tensor:
     """[V, d] starting table: N(0, 1) rows (Diffusion-LM) or pretrained rows."""
     shape = (len(vocabulary), config.embedding_dim)
     if config.embeddings == "learned":

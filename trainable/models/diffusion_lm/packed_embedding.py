@@ -8,12 +8,11 @@ this does to the words that are chosen, and for where it is faster.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from spaces.config import PluginRef
+from trainable.models.backbone import Table, TableError
 from trainable.quantizers.blocks import SMALLEST
 from trainable.registry import QUANTIZERS
 
@@ -25,13 +24,6 @@ DECODED = 4096
 
 PACKED_FROM = 512
 """Values of a row from which on products with codes are faster than with floats: benchmarks/quantizers_latency.py."""
-
-Table = Literal["auto", "decoded", "packed"]
-
-
-class TableError(ValueError):
-    """A table cannot be kept in the form that was asked for."""
-
 
 def packed_table(choice: Table, entry: dict, parts: dict[str, Tensor], loss: str, device: torch.device) -> PackedTable | None:
     """The table as codes where it is asked for, or worth it; None = decode it.

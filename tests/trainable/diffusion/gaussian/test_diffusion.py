@@ -6,22 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from spaces.config import DiffusionConfig, ModelConfig, PluginRef, SamplingConfig
+from spaces.config import PluginRef, SamplingConfig
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.likelihood import bound_parts, levels, stratified_times, time_weights
 from trainable.diffusion.gaussian.losses import draw_times, training_loss
-from trainable.diffusion.gaussian.sampling import Process
+from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule, randn
-from trainable.metrics.nll_bound import levels, stratified_times, time_weights
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.diffusion_lm.embedding import nearest_rows
-from trainable.registry import SAMPLERS
+from trainable.registry import GAUSSIAN_SAMPLERS
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(16))]
 
 
 def model(loss="ce", **changes):
-    config = ModelConfig(**{**dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
+    config = DiffusionLMConfig(**{**dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
                             **changes})
-    return DiffusionLM(config, DiffusionConfig(loss=loss, timesteps=100), WORDS).eval()
+    return DiffusionLM(config, GaussianConfig(loss=loss, timesteps=100), WORDS).eval()
 
 
 def test_sqrt_schedule_has_the_published_constants():
@@ -42,7 +44,7 @@ def test_schedules_fall_and_times_run_from_last_to_first(name):
     assert len(schedule.times(1)) == 1
 
 
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", list(GAUSSIAN_SAMPLERS))
 def test_every_sampler_keeps_the_marginal_of_the_forward_process(name):
     """With the true x0 known, stepping from x_t must land on q(x_s | x0): same mean, same variance."""
     schedule = Schedule.make("sqrt", 100)
@@ -51,7 +53,7 @@ def test_every_sampler_keeps_the_marginal_of_the_forward_process(name):
     g = torch.Generator().manual_seed(0)
     x0 = torch.full((n,), 0.7)
     x_t = float(alpha[t].sqrt()) * x0 + float((1 - alpha[t]).sqrt()) * torch.randn(n, generator=g)
-    mean, sigma = SAMPLERS.build(PluginRef(name=name)).step(x_t, x0, alpha[t], alpha[s])
+    mean, sigma = GAUSSIAN_SAMPLERS.build(PluginRef(name=name)).step(x_t, x0, alpha[t], alpha[s])
     x_s = mean + float(sigma) * torch.randn(n, generator=g)
     assert float(x_s.mean()) == pytest.approx(0.7 * float(alpha[s].sqrt()), abs=0.01)
     assert float(x_s.var()) == pytest.approx(1 - float(alpha[s]), rel=0.02)
@@ -60,13 +62,13 @@ def test_every_sampler_keeps_the_marginal_of_the_forward_process(name):
 def test_ddim_with_eta_one_is_ancestral():
     alpha = Schedule.make("cosine", 50).alpha_bar.double()
     x, x0 = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    first = SAMPLERS.build(PluginRef(name="ancestral")).step(x, x0, alpha[40], alpha[20])
-    second = SAMPLERS.build(PluginRef(name="ddim", eta=1.0)).step(x, x0, alpha[40], alpha[20])
+    first = GAUSSIAN_SAMPLERS.build(PluginRef(name="ancestral")).step(x, x0, alpha[40], alpha[20])
+    second = GAUSSIAN_SAMPLERS.build(PluginRef(name="ddim", eta=1.0)).step(x, x0, alpha[40], alpha[20])
     assert torch.allclose(first[0], second[0], atol=1e-5) and float(first[1]) == pytest.approx(float(second[1]))
 
 
 def test_sampling_is_a_function_of_its_generator_and_restores_the_mode():
-    process = Process(model(self_conditioning=True), Schedule.make("sqrt", 100), SamplingConfig(steps=7))
+    process = GaussianSampling(model(self_conditioning=True), Schedule.make("sqrt", 100), SamplingConfig(steps=7))
     process.model.down[0].weight.data.mul_(30)  # an untrained denoiser says one word whatever it sees
     process.model.train()
     first = process.sample(3, 9, torch.Generator().manual_seed(1))
@@ -76,7 +78,7 @@ def test_sampling_is_a_function_of_its_generator_and_restores_the_mode():
 
 
 def test_guide_sees_every_step_but_the_last_and_can_steer():
-    process = Process(model(), Schedule.make("sqrt", 100), SamplingConfig(steps=6))
+    process = GaussianSampling(model(), Schedule.make("sqrt", 100), SamplingConfig(steps=6))
     seen = []
 
     def guide(x, t, mean, sigma, predict, step):
@@ -90,7 +92,7 @@ def test_guide_sees_every_step_but_the_last_and_can_steer():
 
 def test_clamped_latents_are_rows_of_the_table():
     denoiser = model("mse")
-    process = Process(denoiser, Schedule.make("sqrt", 100), SamplingConfig(clamp=True))
+    process = GaussianSampling(denoiser, Schedule.make("sqrt", 100), SamplingConfig(clamp=True))
     x0 = process.predict(torch.randn(2, 5, 6), torch.tensor([50, 50]), None).x0
     rows = denoiser.table()
     assert torch.allclose(torch.cdist(x0, rows[None].expand(2, -1, -1)).min(-1).values, torch.zeros(2, 5), atol=1e-3)
@@ -144,7 +146,7 @@ def test_bound_equals_the_exact_likelihood_of_a_model_that_knows_the_answer():
     class Bayes(torch.nn.Module):
         def __init__(self, schedule):
             super().__init__()
-            self.diffusion = DiffusionConfig(loss="ce", timesteps=schedule.timesteps)
+            self.diffusion = GaussianConfig(loss="ce", timesteps=schedule.timesteps)
             self.alpha = schedule.alpha_bar
 
         def embed(self, ids):
@@ -156,10 +158,9 @@ def test_bound_equals_the_exact_likelihood_of_a_model_that_knows_the_answer():
             log_probs = (-((x[:, :, None] - a * table) ** 2) / (2 * s2)).sum(-1).log_softmax(-1)
             return Prediction(log_probs.exp() @ table, log_probs)
 
-    from trainable.metrics.nll_bound import NLLBound
     schedule = Schedule.make("sqrt", 400)
     ids = torch.arange(4).repeat(500)[:, None]
-    parts = NLLBound(NLLBound.Params())._parts(Bayes(schedule), schedule, ids, 200, torch.Generator().manual_seed(0))
+    parts = bound_parts(Bayes(schedule), schedule, ids, 200, torch.Generator().manual_seed(0))
     bound = float(sum(parts.values()).mean())
     assert math.log(4) - 0.02 < bound < math.log(4) + 0.05
 

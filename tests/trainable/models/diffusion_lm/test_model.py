@@ -7,8 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spaces.config import AdaptConfig, DiffusionConfig, LoraConfig, ModelConfig
+from spaces.config import AdaptConfig, LoraConfig
 from spaces.errors import UserError
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.diffusion_lm.embedding import STORED_RMS
 from trainable.models.lora import add_lora, count_parameters, set_trainable
@@ -18,11 +20,11 @@ WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(26))]
 
 
 def small(seed=0, loss="ce", **changes) -> DiffusionLM:
-    return DiffusionLM(ModelConfig(**{**SMALL, **changes}), DiffusionConfig(loss=loss), WORDS, seed).eval()
+    return DiffusionLM(DiffusionLMConfig(**{**SMALL, **changes}), GaussianConfig(loss=loss), WORDS, seed).eval()
 
 
 def test_published_e2e_shape_has_87129749_parameters():
-    model = DiffusionLM(ModelConfig(), DiffusionConfig(), ["w"] * 821)
+    model = DiffusionLM(DiffusionLMConfig(), GaussianConfig(), ["w"] * 821)
     assert sum(value.numel() for value in model.parameters()) == 87_129_749
 
 

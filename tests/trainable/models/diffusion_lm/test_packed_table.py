@@ -11,7 +11,7 @@ from trainable.models.diffusion_lm import packed_embedding
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.diffusion_lm.packed_embedding import PackedTable
 from trainable.quantization import sites
-from trainable.registry import QUANTIZERS
+from trainable.registry import BACKBONES, PROCESSES, QUANTIZERS
 from trainable.seeds import stream
 
 SHAPE = (300, 16)
@@ -64,7 +64,7 @@ def artifact(tmp_path, quantizer, **model):
         "corpus": {"max_length": 20}, "quantization": {"quantizer": quantizer}, "sampling": {"steps": 10},
         "model": {"embedding_dim": 16, "hidden": 32, "layers": 2, "heads": 2, "ffn": 32, "dropout": 0.0, **model},
         "diffusion": {"timesteps": 100, "loss": "ce" if model.get("self_conditioning") else "mse"}})
-    net = DiffusionLM(config.model, config.diffusion, WORDS, seed=3).eval()
+    net = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS, seed=3).eval()
     with torch.no_grad():
         net.down[-1].weight.mul_(12)  # as decided as a trained model: an untrained one has ties everywhere
     sites.apply(net, QuantizationConfig(quantizer=quantizer))

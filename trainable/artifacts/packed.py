@@ -1,0 +1,83 @@
+"""A model packed once: what is counted, written and measured is one and the same object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spaces.config import SITES, TrialConfig
+from trainable.artifacts.assembling import assembled
+from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
+from trainable.artifacts.packing import bytes_and_values, file_bytes, packed_tensors, site_names
+from trainable.control.lexicon import Lexicon
+from trainable.models.backbone import Backbone
+from trainable.registry import completed
+from trainable.storage.folders import whole_folder
+
+FORMAT = 2
+WEIGHTS, CONFIG, LEXICON = "model.safetensors", "config.json", "lexicon.json"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Tensors by name as they go to disk, how each was packed, and what else is needed to run them."""
+
+    model: Backbone
+    config: TrialConfig
+    lexicon: Lexicon
+    tensors: dict[str, Tensor]
+    packing: dict[str, dict[str, Any]]
+
+    @classmethod
+    def pack(cls, model: Backbone, config: TrialConfig, lexicon: Lexicon) -> Self:
+        """The model as it is now, its adapter merged where the weight is a float one (see `packing.packed_tensors`)."""
+        config = completed(config)
+        return cls(model, config, lexicon, *packed_tensors(model, config.quantization.body))
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of the weights' file, its header included."""
+        return file_bytes(self.tensors)
+
+    def facts(self, known: Mapping[str, Any]) -> dict[str, float]:
+        """`packed_bytes` of all tensors, `file_bytes` of the weights' file, `exported_bytes` of all that is needed to run,
+        `bits_per_weight` over all deployed values, `bits_per_weight_SITE` over the weights of each site.
+
+        `known` are the other facts; config.json holds them too, so the digits of those that still change are what
+        `exported_bytes` can be off by.
+        """
+        total, values = bytes_and_values(self.tensors, self.packing, None)
+        found: dict[str, float] = {"packed_bytes": total, "file_bytes": self.bytes, "bits_per_weight": 8 * total / values}
+        for site in SITES:
+            stored, values = bytes_and_values(self.tensors, self.packing, set(site_names(self.model, site)))
+            if values:
+                found[f"bits_per_weight_{site}"] = 8 * stored / values
+        texts = self._texts({**known, **found, "exported_bytes": self.bytes})
+        return {**found, "exported_bytes": self.bytes + sum(len(text.encode()) for text in texts.values())}
+
+    def write(self, out: Path, facts: Mapping[str, Any]) -> Path:
+        """The artifact folder `out`, whole or not at all. `facts` is JSON-able and tells how the model was made."""
+        with whole_folder(out) as folder:
+            save_file(self.tensors, folder / WEIGHTS)
+            for name, text in self._texts(facts).items():
+                (folder / name).write_text(text, encoding="utf-8")
+            (folder / TOKENIZER).write_text(tokenizer(self.lexicon.vocab).to_str())
+            write_adapter(self.model, self.config.lora, folder / ADAPTER)
+        return out
+
+    def run(self, device: torch.device) -> Backbone:
+        """The model that the files give, in eval mode; the packed tensors stay as they are."""
+        return assembled(self.config, self.lexicon, dict(self.tensors), self.packing, device).requires_grad_(False)
+
+    def _texts(self, facts: Mapping[str, Any]) -> dict[str, str]:
+        """The files that a model needs beside its weights."""
+        head = {"format": FORMAT, "config": self.config.model_dump(mode="json"), "packing": self.packing, "facts": facts}
+        return {CONFIG: json.dumps(head, indent=1), LEXICON: json.dumps(self.lexicon.to_json(), ensure_ascii=False)}

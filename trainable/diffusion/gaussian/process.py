@@ -1,0 +1,51 @@
+"""Gaussian diffusion in embedding space (Diffusion-LM, arXiv 2205.14217) as a process."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spaces.config import SamplingConfig
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.likelihood import bound_parts
+from trainable.diffusion.gaussian.losses import training_loss
+from trainable.diffusion.gaussian.sampling import GaussianSampling
+from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.process import Process
+from trainable.models.backbone import Backbone
+from trainable.registry import GAUSSIAN_SAMPLERS
+
+
+class Gaussian(Process):
+    """Gaussian noise on word latents, taken away step by step."""
+
+    name = "gaussian"
+    Params = GaussianConfig
+    samplers = GAUSSIAN_SAMPLERS
+    guides = ("gradient", "classifier_free", "both")
+
+    def __init__(self, params: GaussianConfig):
+        super().__init__(params)
+        self.schedule = Schedule.make(params.schedule, params.timesteps)
+
+    @property
+    def levels(self) -> int:
+        """`timesteps`."""
+        return self.schedule.timesteps
+
+    def loss(self, model: Backbone, ids: Tensor, generator: torch.Generator,
+             condition: Tensor | None = None) -> dict[str, Tensor]:
+        """See `losses.training_loss`."""
+        return training_loss(model, ids, self.schedule, generator, condition)
+
+    def corrupt(self, model: Backbone, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """[B, L, d] noisy latents."""
+        return self.schedule.noise(model.embed(ids), t, generator)
+
+    def sampling(self, model: Backbone, config: SamplingConfig) -> GaussianSampling:
+        """From pure noise to words."""
+        return GaussianSampling(model, self.schedule, config)
+
+    def bound(self, model: Backbone, ids: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `likelihood`."""
+        return bound_parts(model, self.schedule, ids, count, generator)

@@ -1,0 +1,78 @@
+"""What a diffusion process is: how text is corrupted, what is learned from it, how text is drawn and bounded.
+
+A process is one folder here and one line in `trainable.registry.PROCESSES`; tests/trainable/diffusion/test_process_contract.py
+then runs it. Its noise schedule is a private matter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from spaces.config import SamplingConfig
+from trainable.models.backbone import Backbone
+from trainable.registry import Params, Registry
+
+
+class Sampling(Protocol):
+    """One backbone under one `SamplingConfig`: draws texts."""
+
+    model: Backbone
+    config: SamplingConfig
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a generation, at most."""
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Any = None,
+               prompt: Tensor | None = None) -> Tensor:
+        """`n` texts of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
+
+        `prompt` [n, length] holds ids that are kept, -1 where the text is free. Raises `UserError` for a guide or a
+        prompt that the process does not take.
+        """
+
+    def under(self, condition: Tensor, scale: float) -> Sampling:
+        """The same for n texts that the model is told `condition` [n, K, L] of, `scale` beyond it (0 = as told)."""
+
+    def flops(self, length: int) -> float:
+        """Floating-point operations of the matrix products of one text, guidance not counted."""
+
+
+class Process(ABC):
+    """How texts become noise and come back. A subclass has `name`, a one-sentence docstring and `Params`."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Params]]
+    samplers: ClassVar[Registry]
+    """The samplers that can draw from it."""
+    guides: ClassVar[tuple[str, ...]]
+    """Values of `evaluation.guidance.by` that it offers."""
+
+    def __init__(self, params: Any):
+        self.params = params
+
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """Noise levels: times are 0 .. levels - 1, noisier upwards."""
+
+    @abstractmethod
+    def loss(self, model: Backbone, ids: Tensor, generator: torch.Generator,
+             condition: Tensor | None = None) -> dict[str, Tensor]:
+        """One draw of times and noise for ids [B, L]. Scalars: `loss` to differentiate, and its parts."""
+
+    @abstractmethod
+    def corrupt(self, model: Backbone, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """ids [B, L] at times t [B] or [B, L] -> the state that the backbone reads."""
+
+    @abstractmethod
+    def sampling(self, model: Backbone, config: SamplingConfig) -> Sampling:
+        """Drawing from `model`. Raises `UserError` for a sampler that is not one of `samplers`."""
+
+    @abstractmethod
+    def bound(self, model: Backbone, ids: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Parts of an upper bound on -log p(ids), nats per text [B] (float64, CPU), by `count` draws of the time."""

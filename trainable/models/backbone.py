@@ -1,0 +1,103 @@
+"""What a backbone is: the network under a diffusion process, with names for the roles that its parts play.
+
+A backbone is one folder here and one line in `trainable.registry.BACKBONES`; tests/trainable/models/test_backbone_contract.py
+then runs it. Quantizers, adapters, transfer and export ask it for roles and never know an architecture's own names.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from spaces.config import Site, TrialConfig
+from trainable.models.prediction import Prediction
+from trainable.registry import Params
+
+Table = Literal["auto", "decoded", "packed"]
+"""How an artifact's word table is kept: as codes where that is faster, as floats, as codes."""
+
+
+class TableError(ValueError):
+    """A table cannot be kept in the form that was asked for."""
+
+
+def plain_name(name: str) -> str:
+    """A module's name as it is without peft: `base_layer` and the wrapping model's prefix removed."""
+    return name.replace("base_model.model.", "").removesuffix(".base_layer")
+
+
+def linear_names(model: nn.Module, roots: Collection[str], pattern: re.Pattern[str]) -> list[str]:
+    """Linear modules below the attributes `roots` of a model whose plain names match, in model order; adapters' own Linears
+    are never meant."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "lora_" not in name
+            and name.split(".")[0] in roots and pattern.search(plain_name(name))]
+
+
+class Backbone(nn.Module, ABC):
+    """A network that believes something of corrupted tokens. A subclass has `name`, a one-sentence docstring and `Params`."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Params]]
+    params: Params
+    symbols: dict[str, int]
+    """What a condition can say, by id; empty in a model that is told nothing."""
+    body: nn.Module
+    """The part that a trial freezes, adapts and rounds at export; the rest always trains."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, params: Any, process: Any, vocabulary: Sequence[str], *, seed: int = 0,
+                    symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
+        """A fresh network for the words of `vocabulary`, under a diffusion process with parameters `process`.
+
+        Under `torch.device("meta")` nothing is drawn: weights will be assigned. `pretrained=False` reads no file for
+        weights that are about to be overwritten.
+        """
+
+    @abstractmethod
+    def sites(self) -> dict[Site, list[str]]:
+        """Role -> names of the modules whose `weight` plays it, in model order; where an adapter has wrapped one, its base
+        layer (`linear_names` finds them)."""
+
+    @abstractmethod
+    def lora_targets(self) -> dict[str, str]:
+        """Role -> regular expression of the module names in `body` that an adapter may sit on."""
+
+    @abstractmethod
+    def token_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that hold one row for each word: what another vocabulary shares by word, not by place."""
+
+    def symbol_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters with one row for each symbol of a condition."""
+        return ()
+
+    def packed_table(self, choice: Table, entry: dict[str, Any], parts: dict[str, Tensor],
+                     device: torch.device) -> nn.Module | None:
+        """A module that computes on the codes of the word table, where that is asked for and can be done; None = decode
+        them. `entry` is the table's line in an artifact's packing, `parts` its stored arrays. Raises `TableError`."""
+        if choice == "packed":
+            raise TableError(f"model {self.name} cannot compute on the codes of its word table; legal: decoded")
+        return None
+
+    def finish_base(self) -> None:  # noqa: B027 - most have nothing to do
+        """Called once on a trained base before it is exported."""
+
+    def start_trial(self, config: TrialConfig) -> None:  # noqa: B027 - most have nothing to do
+        """Called on a trial's copy of the base before quantizers are put on."""
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """[B, L] word ids -> [B, L, d] what the process corrupts or the body reads."""
+
+    @abstractmethod
+    def predict(self, state: Tensor, t: Tensor, previous: Tensor | None = None, temperature: float = 1.0,
+                condition: Tensor | None = None) -> Prediction:
+        """What the network believes of a corrupted state [B, L, ...] at times t [B] or [B, L].
+
+        `previous`: its own last guess, for self-conditioning; `condition` [B, K, L] ids of `symbols`.
+        """
