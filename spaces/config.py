@@ -185,6 +185,9 @@ class EvaluationConfig(Settings):
     samples: int = Field(128, ge=4, description="generated sentences for perplexity and diversity")
     heldout: int = Field(256, ge=4, description="held-out sentences for nll_bound")
     times: int = Field(16, ge=1, description="noise levels per held-out sentence for nll_bound")
+    metrics: tuple[str, ...] | None = Field(
+        None, description="metrics to measure beside those that objectives and constraints name and those that cost little; "
+                          "null outside a search: all")
     control_tasks: tuple[PluginRef, ...] = Field(
         (PluginRef(name="length"), PluginRef(name="semantic")), description="control tasks behind controllability"
     )

@@ -180,8 +180,11 @@ class Space:
         return point
 
     def _build(self, point: points.Point) -> TrialConfig:
+        tree = rules.trial_tree(self.form, point)
+        asked = (*(tree["evaluation"].get("metrics") or ()), *(item.metric for item in (*self.objectives, *self.constraints)))
+        tree["evaluation"] = {**tree["evaluation"], "metrics": sorted(set(asked))}
         try:
-            return TrialConfig.model_validate_json(json.dumps(rules.trial_tree(self.form, point)), strict=True)
+            return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             values = ", ".join(f"{path}={show(value)}" for path, value in point.items())

@@ -107,6 +107,11 @@ def check_metrics(space: Space) -> None:
 
     A further column of a metric, `controllability_length`, is accepted where `controllability` is a metric.
     """
+    further = tree_at(trial_tree(space.form, {}), "evaluation.metrics") or ()
+    for index, metric in enumerate(further):
+        if metric not in METRICS.entries:
+            raise space.error(("trial", "evaluation", "metrics", index),
+                              f"unknown metric {metric!r}{near(metric, METRICS)}; legal: {', '.join(METRICS)}")
     judged = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
     judged += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
     for key, metric in judged:
@@ -184,10 +189,11 @@ def check_conditions(space: Space) -> None:
     """Models are told what can be told, and no control task is led by what its model was never told."""
     from trainable.control import conditions
 
-    inside = [path for path in space.dimensions if path == _GUIDANCE or f"{path}.".startswith("model.")]
+    inside = [path for path in space.dimensions if path == _GUIDANCE or f"{path}.".startswith(("model.", "diffusion."))]
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         params = BACKBONES.params(PluginRef.model_validate(tree["model"]))
+        guides = PROCESSES.get(tree_at(tree, "diffusion.name")).guides
         told, by = list(getattr(params, "conditions", ())), tree_at(tree, _GUIDANCE)
         try:
             for ref in told:
@@ -199,6 +205,9 @@ def check_conditions(space: Space) -> None:
             ref = PluginRef.model_validate(value)
             own = ref.params.get("by")
             try:
+                if (own or by) not in guides:
+                    raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} guidance; legal: "
+                                    f"{', '.join(guides) or 'none, so no control tasks'}")
                 if (own or by) != "gradient":
                     conditions.check_told(TASKS.build(ref), own or by, told)
             except UserError as error:

@@ -39,12 +39,17 @@ def _table(columns: tuple[str, ...], rows: list[tuple]) -> str:
 
 
 def _what(config: Mapping[str, Any]) -> str:
-    model, diffusion, sampling = config["model"], config["diffusion"], config["sampling"]
-    return (f"A diffusion language model over word embeddings of {model['embedding_dim']} dimensions "
-            f"({model['layers']} layers of {model['hidden']}), trained on the corpus "
-            f"{_text(config['corpus']['source']['name'])} with the loss {_text(diffusion['loss'])} over "
-            f"{diffusion['timesteps']} noise levels. It was exported with {sampling['steps']} sampler steps "
-            f"({_text(sampling['sampler']['name'])}).")
+    model, process, sampling = config["model"], config["diffusion"], config["sampling"]
+    return (f"A diffusion language model: backbone {_plugin(model)}, trained on the corpus "
+            f"{_text(config['corpus']['source']['name'])} by the process {_plugin(process)}. It was exported with "
+            f"{sampling['steps']} sampler steps ({_text(sampling['sampler']['name'])}).")
+
+
+def _plugin(settings: Mapping[str, Any]) -> str:
+    """A plug-in's name and its numbers and words."""
+    said = [f"{_text(key)} {_text(str(value))}" for key, value in settings.items()
+            if key != "name" and isinstance(value, int | float | str) and not isinstance(value, bool)]
+    return f"{_text(settings.get('name', ''))} ({', '.join(said)})"
 
 
 def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple]:

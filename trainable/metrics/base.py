@@ -75,6 +75,10 @@ class Metric(ABC):
     stage: ClassVar[Stage] = "rung"
     proxy: ClassVar[str | None] = None
     """A metric of stage `rung` and of the same direction that stands in for this one below the top rung."""
+    cheap: ClassVar[bool] = False
+    """Measured in every trial, asked for or not."""
+    along: ClassVar[str | None] = None
+    """A metric beside which this one costs little: it is measured wherever that one is."""
     ideal: ClassVar[float | None] = None
     """The best value that any model can have, where there is one: a search expects no gain beyond it."""
     Params: ClassVar[type[Params]] = Params

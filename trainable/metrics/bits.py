@@ -9,6 +9,7 @@ class BitsPerWeight(Metric):
     """Stored bits per value of the deployed model, scales, tables and codebooks counted; float32 is 32."""
 
     name, unit, direction = "bits_per_weight", "bits", "minimize"
+    cheap = True
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

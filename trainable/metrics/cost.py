@@ -9,6 +9,7 @@ class TrainableParams(Metric):
     """Parameters that the trial trains, counted from the model."""
 
     name, unit, direction = "trainable_params", "", "minimize"
+    cheap = True
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
@@ -27,6 +28,7 @@ class TrainSeconds(Metric):
     """Seconds of training up to this rung, measuring not counted."""
 
     name, unit, direction = "train_seconds", "s", "minimize"
+    cheap = True
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

@@ -40,6 +40,7 @@ class Diversity(Metric):
     """
 
     name, unit, direction = "diversity", "", "maximize"
+    along = "perplexity"
     ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

@@ -9,6 +9,7 @@ class GenerationFlops(Metric):
     """Floating-point operations of one generated sentence: the sampler's steps times one forward pass."""
 
     name, unit, direction = "generation_flops", "FLOP", "minimize"
+    cheap = True
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

@@ -20,6 +20,7 @@ class SizeBytes(Metric):
     """Bytes of the exported folder: packed weights, settings and vocabulary."""
 
     name, unit, direction = "size_bytes", "B", "minimize"
+    cheap = True
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

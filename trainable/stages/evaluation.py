@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from trainable.control.base import Setting
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.process import Process
+from trainable.metrics.base import Metric
 from trainable.models.backbone import Backbone
 from trainable.registry import METRICS
 from trainable.scoring.teacher import Teacher
@@ -101,12 +103,21 @@ class Measurement:
         return free + self.examples
 
 
+def wanted(metric: Metric, columns: Sequence[str] | None) -> bool:
+    """Whether a metric is to be measured where these columns are asked for; None = all are."""
+    if columns is None or metric.cheap:
+        return True
+    names = (metric.name, metric.along) if metric.along else (metric.name,)
+    return any(f"{column}_".startswith(f"{name}_") for column in columns for name in names)
+
+
 def measure(measurement: Measurement, final: bool) -> dict:
-    """Every metric that is due (all at the top rung), and `seconds_NAME` that each took. Values are plain floats."""
+    """Every metric that is due at this rung and asked for (`evaluation.metrics`) or cheap, and `seconds_NAME` that each took.
+    Values are plain floats."""
     values: dict = {}
     for name in METRICS:
         metric = METRICS.build_default(name)
-        if metric.stage == "final" and not final:
+        if metric.stage == "final" and not final or not wanted(metric, measurement.config.evaluation.metrics):
             continue
         started = time.perf_counter()
         values |= metric.measure(measurement)

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from spaces.errors import UserError
@@ -19,7 +20,13 @@ ABANDONED = 24 * 3600
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes, hex."""
+    """sha256 of a file's bytes, hex. A file that is as it was (device, inode, size, times) is not read again by the process."""
+    found = path.stat()
+    return _digest(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, *_: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

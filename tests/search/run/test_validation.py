@@ -287,6 +287,14 @@ def test_backbone_and_process_are_plug_ins_with_rules(text, parts):
         assert part in message
 
 
+def test_further_metrics_are_those_that_there_are():
+    text = with_search(RANK, trial="{evaluation: {metrics: [nll_bond]}}")
+    assert "trial.evaluation.metrics[0]: unknown metric 'nll_bond' (did you mean 'nll_bound'?)" in message_of(text)
+    space = Space.from_yaml(text.replace("nll_bond", "nll_bound"), "a.yaml")
+    validation.check(space)
+    assert space.example.evaluation.metrics == ("nll_bound", "perplexity")
+
+
 def test_rules_hold_where_conditions_keep_settings_apart():
     validation.check(Space.from_yaml(with_search(*RULED).replace("[4, 12]", "[4, 8]"), "a.yaml"))
     apart = with_search("model.hidden: {choice: [96, 192]}", "model.heads: {choice: [12], when: {model.hidden: [96]}}")

@@ -5,61 +5,16 @@ from collections import Counter
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
+from sited_models import D, Encoder, Small, V, lora
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from spaces.config import SITES, QuantizationConfig
 from spaces.errors import UserError
-from trainable.diffusion.gaussian.config import GaussianConfig
-from trainable.models.diffusion_lm.config import DiffusionLMConfig
-from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.quantization import sites
 
-V, D, H = 40, 8, 32
 EXPECTED = {"embedding": 1, "projection": 6, "attention": 8, "ffn": 4}
 FORMATS = {"embedding": "fixed:Q0i8f", "projection": "ternary_twn", "attention": "binary", "ffn": "pow2:Q4i4f"}
-
-
-class Small(nn.Module):
-    """The attributes that sites are found by, around a whole BertModel."""
-
-    sites = DiffusionLM.sites
-
-    def __init__(self):
-        super().__init__()
-        self.word_embedding = nn.Embedding(V, D)
-        self.up = nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, H))
-        self.time = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, H))
-        self.down = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, D))
-        shape = BertConfig(hidden_size=H, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-                           vocab_size=5, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-        self.body = BertModel(shape, add_pooling_layer=False)
-
-    def forward(self, ids, t):
-        hidden = self.up(self.word_embedding(ids)) + self.time(t)[:, None]
-        latent = self.down(self.body(inputs_embeds=hidden).last_hidden_state)
-        return latent @ self.word_embedding.weight.t()  # tied rounding head
-
-
-class Encoder(DiffusionLM):
-    """The real denoiser, called as `Small` is."""
-
-    def __init__(self):
-        shape = DiffusionLMConfig(embedding_dim=D, hidden=H, layers=2, heads=2, ffn=64, time_dim=4, dropout=0)
-        super().__init__(shape, GaussianConfig(), [f"w{i}" for i in range(V)])
-
-    def forward(self, ids, t):
-        return self.logits(super().forward(self.embed(ids), t[:, 0]))
-
-
-def lora(model, how):
-    settings = LoraConfig(r=2, target_modules=["query", "value", "output.dense"], init_lora_weights=False)
-    if how == "inject":
-        inject_adapter_in_model(settings, model.body)
-    elif how == "wrap":
-        model.body = get_peft_model(model.body, settings)
-    return model
 
 
 def make(cls=Small, how="plain"):
@@ -395,8 +350,8 @@ def test_gradients_through_ddp_equal_those_without(tmp_path):
     model.zero_grad()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        ddp = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-        nn.functional.cross_entropy(ddp(ids, t).flatten(0, 1), ids.flatten()).backward()
+        said = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)(ids, t)
+        nn.functional.cross_entropy(said.flatten(0, 1), ids.flatten()).backward()
     finally:
         torch.distributed.destroy_process_group()
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}

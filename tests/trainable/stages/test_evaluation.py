@@ -1,0 +1,21 @@
+"""Which metrics are measured: those that are asked for, those that cost little, all where nobody asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainable.registry import METRICS
+from trainable.stages.evaluation import wanted
+
+CHEAP = {"size_bytes", "bits_per_weight", "generation_flops", "trainable_params", "train_seconds"}
+
+
+@pytest.mark.parametrize(("columns", "expected"), [
+    (None, set(METRICS)),
+    ((), CHEAP),
+    (("latency_ms_p95",), CHEAP | {"latency_ms"}),
+    (("perplexity", "size_bytes"), CHEAP | {"perplexity", "diversity"}),
+    (("controllability_length_count",), CHEAP | {"controllability"}),
+])
+def test_what_is_wanted(columns, expected):
+    assert {name for name in METRICS if wanted(METRICS.build_default(name), columns)} - {"unk_share"} == expected
