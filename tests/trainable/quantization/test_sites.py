@@ -350,8 +350,8 @@ def test_gradients_through_ddp_equal_those_without(tmp_path):
     model.zero_grad()
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        said = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)(ids, t)
-        nn.functional.cross_entropy(said.flatten(0, 1), ids.flatten()).backward()
+        ddp = nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        nn.functional.cross_entropy(ddp(ids, t).flatten(0, 1), ids.flatten()).backward()
     finally:
         torch.distributed.destroy_process_group()
     grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
