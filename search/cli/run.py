@@ -70,7 +70,7 @@ def run(
         search: Here | There = There(address, given, wanted, storage, resume, max_concurrent, warm_start)
     else:
         search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent, warm_start)
-    with (choose(search.pareto.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr),
+    with (choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr),
           Watch(observer, search.how_to_go_on) as watch):
         try:
             with watch.on_interrupt():
@@ -82,5 +82,5 @@ def run(
             watch.say_how_to_go_on(" ".join(str(error).split()))
             return 1
     if not as_json:
-        search.reporting.report(out())
+        search.report(out())
     return 0 if state == "finished" else 1

@@ -69,7 +69,7 @@ def _client(address: str) -> Iterator[Any]:
     environment.apply(attach=True)
     import ray
 
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     settings = {"py_modules": [str(root / name) for name in _PACKAGES], "excludes": ["__pycache__"],
                 "env_vars": {name: os.environ[name] for name in environment.DEFAULTS}}
     try:
