@@ -23,7 +23,7 @@ from spaces.config import PluginRef
 from spaces.errors import UserError
 from spaces.rules import tree_at, trial_tree
 from spaces.schema import Space, load
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 from trainable.registry import BODIES, CORPORA, METRICS, QUANTIZERS, SAMPLERS, TASKS, Registry
 
 _KINDS: tuple[tuple[str, Registry], ...] = (
@@ -35,12 +35,12 @@ _KINDS: tuple[tuple[str, Registry], ...] = (
     ("evaluation.control_tasks", TASKS),
     ("model.conditions", TASKS),
 )
-_TOLD = ("model.conditions", "evaluation.guidance.by")
+_CONDITION_PATHS = ("model.conditions", "evaluation.guidance.by")
 _LONG = 80  # characters of a plug-in's parameters in a message
 
 
 @dataclass(frozen=True)
-class _Use:
+class _PluginUse:
     """A plug-in that the space reaches: its path, what it is there, and the searched values that lead to it."""
 
     path: str
@@ -87,11 +87,11 @@ def check_metrics(space: Space) -> None:
 
     A further column of a metric, `controllability_length`, is accepted where `controllability` is a metric.
     """
-    judged = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
-    judged += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
-    for key, metric in judged:
+    named = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
+    named += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
+    for key, metric in named:
         if metric not in METRICS.entries and not any(metric.startswith(f"{name}_") for name in METRICS):
-            raise space.error(key, f"unknown metric {metric!r}{near(metric, METRICS)}; legal: {', '.join(METRICS)}")
+            raise space.error(key, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
         tasks = tree_at(trial_tree(space.form, {}), "evaluation.control_tasks")
         if metric.startswith("controllability") and not tasks:
             message = f"{metric} needs a control task; legal: {', '.join(TASKS)}"
@@ -149,22 +149,22 @@ def check_conditions(space: Space) -> None:
     """Models are told what can be told, and no control task is led by what its model was never told."""
     from trainable.control import conditions
 
-    for point in points.reachable(space.dimensions, [path for path in space.dimensions if path in _TOLD]):
+    for point in points.reachable(space.dimensions, [path for path in space.dimensions if path in _CONDITION_PATHS]):
         tree = trial_tree(space.form, point)
-        told = [PluginRef.model_validate(value) for value in tree_at(tree, _TOLD[0])]
-        by = tree_at(tree, _TOLD[1])
+        refs = [PluginRef.model_validate(value) for value in tree_at(tree, _CONDITION_PATHS[0])]
+        by = tree_at(tree, _CONDITION_PATHS[1])
         try:
-            conditions.check_conditions(told)
+            conditions.check_conditions(refs)
         except UserError as error:
-            raise space.error(_key(space, _TOLD[0]), str(error)) from None
+            raise space.error(_key(space, _CONDITION_PATHS[0]), str(error)) from None
         for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
             ref = PluginRef.model_validate(value)
             own = ref.params.get("by")
             try:
                 if (own or by) != "gradient":
-                    conditions.check_told(TASKS.build(ref), own or by, told)
+                    conditions.check_conditioned(TASKS.build(ref), own or by, refs)
             except UserError as error:
-                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _TOLD[1])
+                key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _CONDITION_PATHS[1])
                 raise space.error(key, str(error)) from None
 
 
@@ -188,21 +188,21 @@ def check_sources(space: Space) -> None:
             raise space.error(key, str(error)) from None
 
 
-def _uses(space: Space) -> Iterator[_Use]:
+def _uses(space: Space) -> Iterator[_PluginUse]:
     """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
     for base, registry in _KINDS:
         inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
         for point in points.reachable(space.dimensions, inside):
             found = tree_at(trial_tree(space.form, point), base)
             if base == "quantization.per_site":
-                yield from (_Use(f"{base}.{site}", registry, value, point) for site, value in found.items())
+                yield from (_PluginUse(f"{base}.{site}", registry, value, point) for site, value in found.items())
             elif isinstance(found, list):
-                yield from (_Use(base, registry, value, point, index) for index, value in enumerate(found))
+                yield from (_PluginUse(base, registry, value, point, index) for index, value in enumerate(found))
             else:
-                yield _Use(base, registry, found, point)
+                yield _PluginUse(base, registry, found, point)
 
 
-def _unusable(space: Space, use: _Use, message: str) -> UserError:
+def _unusable(space: Space, use: _PluginUse, message: str) -> UserError:
     """Blames the key that the user has to change: a choice, a searched parameter, or a fixed setting."""
     parameter, kind = _failing_parameter(use)
     hint = _condition(space, use, parameter) if kind == "extra_forbidden" else ""
@@ -224,7 +224,7 @@ def _unusable(space: Space, use: _Use, message: str) -> UserError:
     return space.error((*key, parameter) if parameter else key, message + hint)
 
 
-def _failing_parameter(use: _Use) -> tuple[str, str]:
+def _failing_parameter(use: _PluginUse) -> tuple[str, str]:
     """Which parameter is wrong and pydantic's word for how; empty where it is the combination."""
     if use.ref.name not in use.registry.entries:
         return "name", ""
@@ -236,7 +236,7 @@ def _failing_parameter(use: _Use) -> tuple[str, str]:
     return "", ""
 
 
-def _needed(use: _Use, parameter: str, kind: str) -> str | None:
+def _needed(use: _PluginUse, parameter: str, kind: str) -> str | None:
     """The required parameter that was left out or null, if that is what is wrong."""
     empty = [name for name, value in use.ref.params.items() if value is None]
     if kind == "missing" or parameter in empty:
@@ -244,7 +244,7 @@ def _needed(use: _Use, parameter: str, kind: str) -> str | None:
     return empty[0] if empty and not parameter else None
 
 
-def _condition(space: Space, use: _Use, parameter: str) -> str:
+def _condition(space: Space, use: _PluginUse, parameter: str) -> str:
     """Where the plug-in's name is searched: the condition that keeps a parameter with those that have it."""
     name, entries = f"{use.path}.name", use.registry.entries
     if name not in space.dimensions:

@@ -27,7 +27,7 @@ from torch import Tensor
 from spaces.config import PluginRef, SamplingConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
-from trainable.artifacts.malloc import give_back
+from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packing import CONFIG, LEXICON, SPLIT, check_shapes, decoded, packed_tensors, parts_of, texts
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
@@ -108,7 +108,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     schedule = Schedule.make(config.diffusion.schedule, config.diffusion.timesteps)
     del tensors
-    give_back()
+    trim_heap()
     return Loaded(path, config, lexicon, model.requires_grad_(False), schedule, head["facts"])
 
 

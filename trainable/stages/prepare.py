@@ -17,7 +17,7 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
 from trainable.artifacts.packing import CONFIG, LEXICON
-from trainable.control.conditions import Conditions, encoded, symbols_of
+from trainable.control.conditions import Conditions, encode_conditions, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
 from trainable.corpora.tokenize import TokenizedCorpus, build
@@ -93,7 +93,7 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
         targets = task.targets(tokenized, evaluation.control_samples, noise)
         if task.guidance(evaluation.guidance).by != "gradient":
             symbols = symbols_of(config.model.conditions, lexicon_of(corpus))
-            encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
+            encode_conditions(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,

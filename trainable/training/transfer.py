@@ -36,10 +36,10 @@ def begin_from(model: DiffusionLM, config: TrialConfig, vocabulary: list[str]) -
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}
     words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
-    told = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
+    symbols = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
     own, held = model.state_dict(), source.model.state_dict()
     for name, value in own.items():
-        pairs = words if name in PER_WORD else told if name == PER_SYMBOL else None
+        pairs = words if name in PER_WORD else symbols if name == PER_SYMBOL else None
         if pairs is not None:
             for mine, other in pairs:
                 value[mine] = held[name][other].to(value)
