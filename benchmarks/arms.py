@@ -39,22 +39,22 @@ def main() -> None:
     parser.add_argument("--site", default="embedding")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--name", help="of the JSON; arms_SPACE_SITE unless given")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    space, context = load_checked(asked.space, parse(asked.settings)), WorkerContext()
-    found: dict[str, list[dict]] = {arm: [] for arm in asked.arms.split(",")}
+    space, context = load_checked(args.space, parse(args.settings)), WorkerContext()
+    found: dict[str, list[dict]] = {arm: [] for arm in args.arms.split(",")}
     with tempfile.TemporaryDirectory() as scratch:
         shared = None
-        for seed in range(asked.seeds):
+        for seed in range(args.seeds):
             for arm in found:
-                config = arm_config(space, arm, asked.site, seed)
-                shared = shared or prepared(config, asked.cache, context)
-                found[arm].append(measured(config, shared, asked.steps, Path(scratch) / f"{seed}-{arm}", context))
+                config = arm_config(space, arm, args.site, seed)
+                shared = shared or prepared(config, args.cache, context)
+                found[arm].append(measured(config, shared, args.steps, Path(scratch) / f"{seed}-{arm}", context))
                 print(seed, arm, {name: round(found[arm][-1][name], 4) for name in METRICS[:2]}, flush=True)
-    figures = {"space": asked.space, "site": asked.site, "steps": asked.steps, "seeds": asked.seeds,
+    figures = {"space": args.space, "site": args.site, "steps": args.steps, "seeds": args.seeds,
                "arms": {arm: table_row(rows, found["none"]) for arm, rows in found.items()}}
     show(figures["arms"])
-    save(asked.name or f"arms_{Path(asked.space).stem}_{asked.site}", figures)
+    save(args.name or f"arms_{Path(args.space).stem}_{args.site}", figures)
 
 
 def arm_config(space, arm: str, site: str, seed: int):

@@ -30,8 +30,8 @@ def save(name: str, figures: dict) -> Path:
     """Write results/NAME.json: the command, the host, the figures."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    told = [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in sys.argv[1:]]  # folders of this machine stay here
-    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *told])
+    arguments = [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in sys.argv[1:]]  # folders of this machine stay here
+    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
     path.write_text(json.dumps({"command": command, "host": host(), **figures}, indent=1) + "\n")
     print(f"wrote benchmarks/results/{path.name}")
     return path

@@ -28,7 +28,7 @@ from spaces.config import PluginRef
 from spaces.overrides import parse
 from trainable.artifacts.artifact import load
 from trainable.control.accuracy import ranking_accuracy
-from trainable.control.base import Setting
+from trainable.control.base import TaskContext
 from trainable.control.generating import guided
 from trainable.control.heads import fit
 from trainable.control.oracles.choosing import oracle_for
@@ -52,28 +52,28 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.97)
 """Noise levels as shares of T."""
 
 
-class Bench:
+class ControlBenchmark:
     """A base with its corpus and teacher."""
 
-    def __init__(self, asked):
-        space = load_checked(asked.space, parse(asked.settings))
+    def __init__(self, args):
+        space = load_checked(args.space, parse(args.settings))
         config = space.config(points.complete(space.dimensions, {}))
-        sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
-        self.config, self.n = config.model_copy(update={"sampling": sampling}), asked.targets
-        shared = prepared(config, asked.cache, WorkerContext())
+        sampling = config.sampling.model_copy(update={"steps": args.steps, "temperature": args.temperature})
+        self.config, self.n = config.model_copy(update={"sampling": sampling}), args.targets
+        shared = prepared(config, args.cache, WorkerContext())
         self.shared = Prepared(**shared)
         self.corpus = TokenizedCorpus.open(Path(shared["corpus"]))
         self.base = load(shared["base"])
         self.teacher = Teacher.load(shared["teacher"], self.corpus, torch.device("cpu"))
         self.length, self.cache = config.corpus.max_length, {}
-        self.setting = Setting(self.corpus, self.cache, self.base.model, self.base.schedule)
+        self.context = TaskContext(self.corpus, self.cache, self.base.model, self.base.schedule)
         self.process = self.base.process(sampling)
 
-    def task(self, name: str, setting: Setting | None = None, **params):
+    def task(self, name: str, context: TaskContext | None = None, **params):
         """A prepared task and its fixed targets."""
         task = TASKS.build(PluginRef(name=name, **params))
         targets = task.targets(self.corpus, self.n, stream("benchmark control", name))
-        task.prepare(setting or self.setting)
+        task.prepare(context or self.context)
         return task, targets
 
     def success(self, task, targets, inner_steps: int | None = None) -> dict:
@@ -107,28 +107,28 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--tasks", default=",".join(TASK_NAMES))
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    bench, names = Bench(asked), asked.tasks.split(",")
-    figures = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    bench, names = ControlBenchmark(args), args.tasks.split(",")
+    figures = {"targets": args.targets, "steps": args.steps, "temperature": args.temperature,
                "guidance": bench.config.evaluation.guidance.model_dump(), "noise_levels": LEVELS,
                "human_lm_score": bench.teacher.facts["heldout_perplexity"]}
-    if asked.what == "tasks":
+    if args.what == "tasks":
         print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
         figures["tasks"] = {name: one_task(bench, name) for name in names}
         figures["one_trial"] = one_trial(bench, names)
-    elif asked.what == "adapted":
+    elif args.what == "adapted":
         figures["adapt_steps"] = ADAPT_STEPS
-        path = RESULTS / f"control_adapted_{Path(asked.space).stem}.json"
-        found = {quantizer: adapted(bench, quantizer, names) for quantizer in asked.quantizers.split(",")}
+        path = RESULTS / f"control_adapted_{Path(args.space).stem}.json"
+        found = {quantizer: adapted(bench, quantizer, names) for quantizer in args.quantizers.split(",")}
         figures["adapted"] = (json.loads(path.read_text())["adapted"] if path.is_file() else {}) | found
     else:
         trained = [name for name in names if name in TRAINABLE]
         figures["controllers"] = {name: controllers(bench, name) for name in trained}
-    save(f"control_{asked.what}_{Path(asked.space).stem}", figures)
+    save(f"control_{args.what}_{Path(args.space).stem}", figures)
 
 
-def one_task(bench: Bench, name: str) -> dict:
+def one_task(bench: ControlBenchmark, name: str) -> dict:
     """The row of one task."""
     task, targets = bench.task(name)
     human = mean_scores(task, *human_words(bench.corpus, targets))
@@ -141,7 +141,7 @@ def one_task(bench: Bench, name: str) -> dict:
     return row
 
 
-def controllers(bench: Bench, name: str) -> dict:
+def controllers(bench: ControlBenchmark, name: str) -> dict:
     """Counted against trained: guided success, ranking accuracy, seconds to prepare (shared by the tasks that follow)."""
     rows = {}
     for kind in ("counted", "trained"):
@@ -155,7 +155,7 @@ def controllers(bench: Bench, name: str) -> dict:
     return rows
 
 
-def adapted(bench: Bench, quantizer: str, names: list[str]) -> dict:
+def adapted(bench: ControlBenchmark, quantizer: str, names: list[str]) -> dict:
     """A trial with this quantizer on the table, trained: each task's ranking there, and the heads' three ways to it."""
     dumped = bench.config.model_dump(mode="json") | {"quantization": {"quantizer": quantizer}}
     dumped["adapt"]["optim"]["lr"] = 1e-3
@@ -164,12 +164,12 @@ def adapted(bench: Bench, quantizer: str, names: list[str]) -> dict:
         trial = Trial(config, bench.shared, [ADAPT_STEPS], Path(folder), torch.device("cpu"), {})
         trial.run.advance(ADAPT_STEPS)
     process = type(bench.process)(trial.model, bench.base.schedule, bench.config.sampling)
-    there = Setting(bench.corpus, bench.cache, trial.model, bench.base.schedule)
+    there = TaskContext(bench.corpus, bench.cache, trial.model, bench.base.schedule)
     rows = {"ranking": {}, "heads": {}}
     for name in names:
         rows["ranking"][name] = bench.ranking(*bench.task(name, there), process)
         print(f"{quantizer:12s} {name:9s} ranking " + " ".join(f"{value:.2f}" for value in rows["ranking"][name]), flush=True)
-    task, targets = bench.task(HEADS, bench.setting, controller="trained")
+    task, targets = bench.task(HEADS, bench.context, controller="trained")
     ways = {"moved": lambda: task.heads,
             f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.schedule, data, steps=MORE_STEPS,
                                                           heads=copy.deepcopy(moved)),
@@ -189,7 +189,7 @@ def adapted(bench: Bench, quantizer: str, names: list[str]) -> dict:
     return rows
 
 
-def one_trial(bench: Bench, names: list[str]) -> dict:
+def one_trial(bench: ControlBenchmark, names: list[str]) -> dict:
     """Seconds of the metric for one trial at the top rung, a worker's first and a later one."""
     tasks = tuple(PluginRef(name=name) for name in names)
     evaluation = bench.config.evaluation.model_copy(update={"control_tasks": tasks})

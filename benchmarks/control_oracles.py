@@ -29,11 +29,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
     parser.add_argument("--texts", type=int, default=1000)
-    asked = parser.parse_args()
-    figures = {"grammar": grammar(asked.texts)}
-    if asked.data:
-        released = Path(asked.data) / "e2e" / "control_targets"
-        figures |= {"textblob": textblob(released), "semantic_ceiling": ceilings(str(Path(asked.data) / "e2e"))}
+    args = parser.parse_args()
+    figures = {"grammar": grammar(args.texts)}
+    if args.data:
+        released = Path(args.data) / "e2e" / "control_targets"
+        figures |= {"textblob": textblob(released), "semantic_ceiling": ceilings(str(Path(args.data) / "e2e"))}
     print(json.dumps(figures, indent=1))
     save("control_oracles", figures)
 

@@ -64,8 +64,8 @@ class SleepGroup:
 class SleepClient:
     """What `run_trials` needs of a pool's client."""
 
-    def __init__(self, board: Any, seconds: float):
-        self.board, self.seconds = board, seconds
+    def __init__(self, broker: Any, seconds: float):
+        self.broker, self.seconds = broker, seconds
 
     def lease(self, owner: str) -> SleepGroup:
         """There is always a group."""
@@ -85,29 +85,29 @@ def main() -> None:
     parser.add_argument("--sampler", help="the default of a space if not given")
     parser.add_argument("--name", default="control_plane", help="of the results file")
     parser.add_argument("--again", action="store_true", help="measure cases that the results hold already")
-    asked = parser.parse_args()
-    path = RESULTS / f"{asked.name}.json"
+    args = parser.parse_args()
+    path = RESULTS / f"{args.name}.json"
     cases = json.loads(path.read_text()).get("cases", {}) if path.exists() else {}
-    for case in asked.case:
+    for case in args.case:
         found = re.fullmatch(rf"({'|'.join(NODES)})-([1-9]\d*)", case)
         if not found:
             parser.error(f"--case {case}; legal: {' or '.join(NODES)}, a dash and the number of trials, as one-node-1000")
-        if case in cases and not asked.again:
+        if case in cases and not args.again:
             print(f"{case}: measured already")
             continue
-        cases[case] = measured(asked, NODES[found[1]], int(found[2]))
+        cases[case] = measured(args, NODES[found[1]], int(found[2]))
         print(case, json.dumps(cases[case], indent=1))
-        save(asked.name, {"cases": cases})
+        save(args.name, {"cases": cases})
 
 
-def measured(asked: argparse.Namespace, nodes: int, trials: int) -> dict[str, Any]:
+def measured(args: argparse.Namespace, nodes: int, trials: int) -> dict[str, Any]:
     """One case: what was asked for, and its figures."""
-    ideal = asked.slots / asked.seconds
-    figures = {"nodes": nodes, "trials": trials, "slots": asked.slots, "seconds_per_trial": asked.seconds,
-               "rungs": asked.rungs, "sampler": asked.sampler or "default", "load_average_before": os.getloadavg()[0],
+    ideal = args.slots / args.seconds
+    figures = {"nodes": nodes, "trials": trials, "slots": args.slots, "seconds_per_trial": args.seconds,
+               "rungs": args.rungs, "sampler": args.sampler or "default", "load_average_before": os.getloadavg()[0],
                "commit": host()["commit"], "ideal_trials_per_second": ideal, "ideal_seconds": trials / ideal}
-    with tempfile.TemporaryDirectory() as scratch, cluster(nodes, asked.slots) as address:
-        figures |= run(asked, trials, address, Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, cluster(nodes, args.slots) as address:
+        figures |= run(args, trials, address, Path(scratch))
     return figures
 
 
@@ -135,39 +135,39 @@ def cluster(nodes: int, slots: int) -> Iterator[str | None]:
         found.shutdown()
 
 
-def run(asked: argparse.Namespace, trials: int, address: str | None, scratch: Path) -> dict[str, Any]:
+def run(args: argparse.Namespace, trials: int, address: str | None, scratch: Path) -> dict[str, Any]:
     """Run the trials; rate, driver CPU and memory, proposal latency, size of the records, between several counts of
     finished trials."""
     from search.distributed.cluster import connected
 
-    with connected(address, asked.slots):
+    with connected(address, args.slots):
         import ray
 
-        from search.distributed.broker import Board
+        from search.distributed.broker import Broker
         from search.distributed.prometheus import RunMetrics
         from search.distributed.tune import run_trials
         from search.records.run_folder import RunFolder
-        from search.run.sweep import Course
+        from search.run.sweep import RunStages
         from spaces.schema import Space
 
-        changes = {"sampler": asked.sampler} if asked.sampler else {}
-        space = Space.from_dict({**SPACE, **changes, "budget": {"trials": trials}, "rungs": list(range(1, asked.rungs + 1))})
+        changes = {"sampler": args.sampler} if args.sampler else {}
+        space = Space.from_dict({**SPACE, **changes, "budget": {"trials": trials}, "rungs": list(range(1, args.rungs + 1))})
         folder = RunFolder.create(scratch, space.name, space.to_yaml(), {"columns": {}})
         marks = Marks(folder.path)
         began = time.monotonic()
-        course = Course(space, folder, scratch / "cache", asked.slots, RunMetrics("simulated", marks))
-        marks.time_proposals(course.study)
-        client = SleepClient(ray.remote(Board).options(num_cpus=0, max_concurrency=1000).remote(), asked.seconds)
+        stages = RunStages(space, folder, scratch / "cache", args.slots, RunMetrics("simulated", marks))
+        marks.time_proposals(stages.study)
+        client = SleepClient(ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote(), args.seconds)
 
         def payload(trial: Any) -> dict[str, Any]:
             return {"values": trial.values, "rungs": list(space.rungs), "proposed": time.time()}
 
-        run_trials(course.engine, client, payload, asked.slots, scratch / "tune")
+        run_trials(stages.engine, client, payload, args.slots, scratch / "tune")
         ended = time.monotonic()
-        course.close("finished")
+        stages.close("finished")
         by_node = Counter(row["device"] for row in folder.rows() if row["state"] != "rung")
         return {"wall_seconds_with_start": ended - began, **marks.figures(), "close_seconds": time.monotonic() - ended,
-                "front_size": len(course.engine.front), "trials_by_node": sorted(by_node.values())}
+                "front_size": len(stages.engine.front), "trials_by_node": sorted(by_node.values())}
 
 
 class Marks:

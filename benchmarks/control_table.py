@@ -23,7 +23,7 @@ from search.cli.table_tasks import laid_out
 from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
-from trainable.baselines.comparison import METHODS, compare, opened_ground
+from trainable.baselines.comparison import METHODS, compare, open_comparison
 from trainable.workers.context import WorkerContext
 
 MODEL = "base"
@@ -41,31 +41,31 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--baseline-steps", type=int, default=None)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    space = load_checked(asked.space, parse(asked.settings))
+    space = load_checked(args.space, parse(args.settings))
     config = space.config(points.complete(space.dimensions, {}))
-    shared = prepared(config, asked.cache, WorkerContext())
-    ground = opened_ground(shared["base"], shared["corpus"], shared["teacher"], asked.targets)
-    sampling = config.sampling.model_copy(update={"steps": asked.steps, "temperature": asked.temperature})
+    shared = prepared(config, args.cache, WorkerContext())
+    ground = open_comparison(shared["base"], shared["corpus"], shared["teacher"], args.targets)
+    sampling = config.sampling.model_copy(update={"steps": args.steps, "temperature": args.temperature})
     own = config.model_copy(update={"sampling": sampling})
-    ground = replace(ground, model=replace(ground.model, config=own), baseline_steps=asked.baseline_steps)
-    settings = {"targets": asked.targets, "steps": asked.steps, "temperature": asked.temperature,
-                "baseline_steps": asked.baseline_steps,
+    ground = replace(ground, model=replace(ground.model, config=own), baseline_steps=args.baseline_steps)
+    settings = {"targets": args.targets, "steps": args.steps, "temperature": args.temperature,
+                "baseline_steps": args.baseline_steps,
                 "guidance": config.evaluation.guidance.model_dump(include={*GRADIENT}),
                 "conditions": [ref.name for ref in config.model.conditions] or None}
-    name = f"control_table_{Path(asked.space).stem}{'_told' if config.model.conditions else ''}"
+    name = f"control_table_{Path(args.space).stem}{'_told' if config.model.conditions else ''}"
     cells = earlier(RESULTS / f"{name}.json", settings)
-    for task in asked.tasks.split(","):
+    for task in args.tasks.split(","):
         held = [cell["method"] for cell in cells if cell["task"] == task]
-        missing = [method for method in asked.methods.split(";") if method not in held]
+        missing = [method for method in args.methods.split(";") if method not in held]
         for cell in compare(ground, [task], missing):
-            cells.append({**cell, "model": MODEL, "asked": asked.targets})
+            cells.append({**cell, "model": MODEL, "asked": args.targets})
             print(task, cell["method"], [round(value, 3) for value in cell["control"]],
                   [round(value, 2) for value in cell["lm_score"]], cell["example"], flush=True)
             save(name, {**settings, "cells": cells})
     tasks = list(dict.fromkeys(cell["task"] for cell in cells))
-    print(emit(laid_out(cells, tasks, list(METHODS), MODEL, asked.targets)[0], "md"))
+    print(emit(laid_out(cells, tasks, list(METHODS), MODEL, args.targets)[0], "md"))
 
 
 def earlier(path: Path, settings: dict) -> list[dict]:

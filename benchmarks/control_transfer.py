@@ -35,31 +35,31 @@ def main() -> None:
     parser.add_argument("--start", required=True)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--targets", type=int, default=32)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     path = RESULTS / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
-    rows = [row for row in rows if row["steps"] != asked.steps]
-    for start in (None, asked.start):
-        rows.append({"arm": "transferred" if start else "from scratch", "steps": asked.steps,
-                     **measured(asked, start)})
+    rows = [row for row in rows if row["steps"] != args.steps]
+    for start in (None, args.start):
+        rows.append({"arm": "transferred" if start else "from scratch", "steps": args.steps,
+                     **measured(args, start)})
         print(json.dumps(rows[-1]), flush=True)
-        save(NAME, {"targets": asked.targets, "rows": rows})
+        save(NAME, {"targets": args.targets, "rows": rows})
     columns = [key for key in rows[0] if key.startswith("controllability_") and f"{key}_se" in rows[0]]
     for row in rows:
         print(f"{row['steps']:5d} steps {row['arm']:12s} perplexity {row['perplexity']:7.1f} "
               + " ".join(f"{key.removeprefix('controllability_')} {row[key]:.3f}" for key in columns))
 
 
-def measured(asked, start: str | None) -> dict:
+def measured(args, start: str | None) -> dict:
     """One arm's controllability and perplexity."""
-    space = load_checked("transfer", {"trial.corpus.source.path": f"{asked.data}/e2e", "search.base.start": None,
-                                      "search.base.optim.steps": None, "trial.base.optim.steps": asked.steps,
-                                      "trial.base.start": start, "trial.evaluation.control_samples": asked.targets,
+    space = load_checked("transfer", {"trial.corpus.source.path": f"{args.data}/e2e", "search.base.start": None,
+                                      "search.base.optim.steps": None, "trial.base.optim.steps": args.steps,
+                                      "trial.base.start": start, "trial.evaluation.control_samples": args.targets,
                                       "sampler.name": "tpe", "search.adapt.optim.lr.log": [1e-4, 1e-3],
                                       "trial.adapt.optim.lr": None, "budget.trials": 1})
     config = space.config(points.complete(space.dimensions, {}))
-    shared = prepared(config, asked.cache, WorkerContext())
+    shared = prepared(config, args.cache, WorkerContext())
     corpus, base = TokenizedCorpus.open(Path(shared["corpus"])), load(shared["base"])
     teacher = Teacher.load(shared["teacher"], corpus, torch.device("cpu"))
     measurement = Measurement(config=config, model=base.model, schedule=base.schedule, corpus=corpus, teacher=teacher,

@@ -245,7 +245,7 @@ def drill(name: str, times: int, work: Path, seed: int, deadline: float) -> list
 PROBLEMS = {"lost": "lost", "twice": "run_twice", "searcher": "searcher_elsewhere", "dead": "dead", "wrong": "unclear"}
 
 
-def told(outcomes: list[Outcome], before: dict[str, Any]) -> dict[str, Any]:
+def outcome_sums(outcomes: list[Outcome], before: dict[str, Any]) -> dict[str, Any]:
     """Sums over all times of a fault, those of `before` included."""
     lines = Counter(before.get("said", {}))
     lines.update(_general(one["said"]) for one in outcomes if one.get("said") and "whole" not in one)
@@ -275,26 +275,27 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after that long, end what runs and begin nothing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qdlm-faults")
     parser.add_argument("--again", action="store_true", help="forget what was drilled of these faults")
-    asked = parser.parse_args()
-    names = asked.faults.split(",")
+    args = parser.parse_args()
+    names = args.faults.split(",")
     if unknown := set(names) - FAULTS.keys():
         parser.error(f"unknown faults {', '.join(sorted(unknown))}; legal: {', '.join(FAULTS)}")
     if "disk" in names and os.geteuid() != 0:
         return subprocess.call(["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "benchmarks.faults",
                                 *sys.argv[1:]])
-    began, forgotten = time.monotonic(), set(names) if asked.again else set()
+    began, forgotten = time.monotonic(), set(names) if args.again else set()
     try:
         for name in names:
-            while time.monotonic() - began < 60 * asked.minutes:
+            while time.monotonic() - began < 60 * args.minutes:
                 before = {} if name in forgotten else drilled().get(name, {})
-                missing = asked.times - before.get("times", 0)
+                missing = args.times - before.get("times", 0)
                 if missing <= 0:
                     break
                 started = time.monotonic()
-                outcomes = drill(name, min(missing, asked.at_once), asked.work, before.get("times", 0),
-                                 began + 60 * asked.minutes)
+                outcomes = drill(name, min(missing, args.at_once), args.work, before.get("times", 0),
+                                 began + 60 * args.minutes)
                 minutes = round((time.monotonic() - started) / 60, 2)
-                sums = {**told(outcomes, before), "minutes": before.get("minutes", 0) + minutes, "commit": host()["commit"]}
+                sums = {**outcome_sums(outcomes, before), "minutes": before.get("minutes", 0) + minutes,
+                        "commit": host()["commit"]}
                 print(name, json.dumps(sums, indent=1), flush=True)
                 found, forgotten = {**drilled(), name: sums}, forgotten - {name}
                 save("faults", {"faults": {key: found[key] for key in FAULTS if key in found}})

@@ -82,8 +82,8 @@ class SlotGroup:
 class SlotClient:
     """What a run needs of a pool's client, without a pool."""
 
-    def __init__(self, board: Any):
-        self.board = board
+    def __init__(self, broker: Any):
+        self.broker = broker
 
     def lease(self, owner: str) -> SlotGroup:
         """There is always a group."""
@@ -101,7 +101,7 @@ class SlotClient:
 
 
 class SlotPool:
-    """In the place of `worker_pool.Pool`."""
+    """In the place of `worker_pool.WorkerPool`."""
 
     def __init__(self, *arguments: Any, **options: Any):
         pass
@@ -111,11 +111,11 @@ class SlotPool:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        from search.distributed.broker import Board
+        from search.distributed.broker import Broker
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(Board).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        self.client = SlotClient(board.remote())
+        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        self.client = SlotClient(broker.remote())
         return self
 
     def close(self) -> None:
@@ -133,6 +133,6 @@ if __name__ == "__main__":
         environment.apply(attach=True)
         import search.distributed.worker_pool
 
-        search.distributed.worker_pool.Pool = faults_jobs.SlotPool
+        search.distributed.worker_pool.WorkerPool = faults_jobs.SlotPool
     sweep.run = functools.partial(sweep.run, jobs="benchmarks.faults_jobs:JOBS")
     sys.exit(main.main())

@@ -72,10 +72,10 @@ class Session:
 
     def end(self) -> tuple[int | None, str]:
         """Wait for the end: exit code (None: it did not end, and was killed) and what stands on standard error."""
-        told, since = -1, time.monotonic()
+        seen, since = -1, time.monotonic()
         while self.process.poll() is None and time.monotonic() - since < PATIENCE:
-            if len(self.events) > told:
-                told, since = len(self.events), time.monotonic()
+            if len(self.events) > seen:
+                seen, since = len(self.events), time.monotonic()
             time.sleep(0.05)
         code = self.process.poll()
         self.process.kill()
@@ -140,8 +140,8 @@ class Drill:
 
     def audit(self, over: bool = False, **more: Any) -> Outcome:
         """The records after a fault."""
-        told = [end for session in self.sessions for end in session.finished()]
-        return {**audit(self.run, self.storage / "cache" / "log", told, self.trials if over else None), **more}
+        seen = [end for session in self.sessions for end in session.finished()]
+        return {**audit(self.run, self.storage / "cache" / "log", seen, self.trials if over else None), **more}
 
     def close(self) -> Outcome:
         """Go on to the end of the run, and audit the whole."""

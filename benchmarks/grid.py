@@ -40,25 +40,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="write the JSON of what is there, train nothing")
     parser.add_argument("--name", help="of the JSON; that of the space unless given")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    space = load_checked(asked.space, parse(asked.settings))
-    if not asked.report:
-        walk(space, asked)
-    rows = list(kept(asked.rows))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    space = load_checked(args.space, parse(args.settings))
+    if not args.report:
+        walk(space, args)
+    rows = list(kept(args.rows))
     done = len({point_of(row) for row in rows if row["state"] == "complete"})
     print(f"{done} of {space.size()} trials")
-    if asked.report or done == space.size():
-        save(asked.name or space.name, {"space": asked.space, "trials": done, "of": space.size(), **summary(rows)})
+    if args.report or done == space.size():
+        save(args.name or space.name, {"space": args.space, "trials": done, "of": space.size(), **summary(rows)})
 
 
-def walk(space, asked: argparse.Namespace) -> None:
-    """Run the trials of the grid that are not in `asked.rows`, in order, until the time is over."""
-    ends, context = time.monotonic() + 60 * asked.minutes, WorkerContext()
-    text = asked.rows.read_text(encoding="utf-8") if asked.rows.exists() else ""
+def walk(space, args: argparse.Namespace) -> None:
+    """Run the trials of the grid that are not in `args.rows`, in order, until the time is over."""
+    ends, context = time.monotonic() + 60 * args.minutes, WorkerContext()
+    text = args.rows.read_text(encoding="utf-8") if args.rows.exists() else ""
     if text[-1:] not in ("", "\n"):
-        asked.rows.write_text(text + "\n", encoding="utf-8")  # ends the line that a killed process left
-    known = {point_of(row) for row in kept(asked.rows) if row["state"] == "complete"}
+        args.rows.write_text(text + "\n", encoding="utf-8")  # ends the line that a killed process left
+    known = {point_of(row) for row in kept(args.rows) if row["state"] == "complete"}
     shared = None
     for number, point in enumerate(space.enumerate()):
         values = {f"config.{path}": value for path, value in point.items()}
@@ -67,17 +67,17 @@ def walk(space, asked: argparse.Namespace) -> None:
         if time.monotonic() > ends:
             return
         config = space.config(point)
-        shared = shared or prepared(config, asked.cache, context)
+        shared = shared or prepared(config, args.cache, context)
         begun = time.monotonic()
-        with tempfile.TemporaryDirectory() as scratch, asked.rows.open("a", encoding="utf-8") as file:
+        with tempfile.TemporaryDirectory() as scratch, args.rows.open("a", encoding="utf-8") as file:
             payload = {"config": config.model_dump(mode="json"), "prepared": shared, "rungs": space.rungs, "folder": scratch}
             found = [event for event in JOBS["trial"](payload, context) if "rung" in event]
             for event in found:
                 state = "complete" if event.pop("final") else "rung"
                 event.pop("artifact", None)
                 file.write(json.dumps({"trial": number, "state": state, **values, **event}) + "\n")
-        told = " ".join(quantizers.short(value) for value in point.values())
-        print(f"{number} {told} nll_bound {found[-1]['nll_bound']:.4f}, {time.monotonic() - begun:.1f} s", flush=True)
+        point_text = " ".join(quantizers.short(value) for value in point.values())
+        print(f"{number} {point_text} nll_bound {found[-1]['nll_bound']:.4f}, {time.monotonic() - begun:.1f} s", flush=True)
 
 
 def point_of(row: dict) -> str:

@@ -28,8 +28,8 @@ def panels_of(file: Path) -> list[Splits]:
     for one in json.loads(file.read_text())["maps"]:
         rms = math.nan if one["rms"] is None else one["rms"]
         place = "table" if one["rest"] == "sites=embedding" else "every site"
-        told = f"{place}, rows at RMS {rms:.2g}" if one["rms"] else place
-        found.append(Splits(one["family"], told, rms, {(i, f): {0: mean} for i, f, mean, _ in one["costs"]}))
+        title = f"{place}, rows at RMS {rms:.2g}" if one["rms"] else place
+        found.append(Splits(one["family"], title, rms, {(i, f): {0: mean} for i, f, mean, _ in one["costs"]}))
     return found
 
 

@@ -99,13 +99,13 @@ def drill(storage: str, homes: Path | None) -> dict[str, Any]:
     cluster.wait_for_nodes()
     gone: dict[str, float] = {}
 
-    def told(event: dict[str, Any]) -> None:
+    def observer(event: dict[str, Any]) -> None:
         if event["event"] == "rung" and event["complete"] >= LOST_AFTER and not gone:
             gone["at"] = time.monotonic()
             threading.Thread(target=cluster.remove_node, args=(nodes[1], False), daemon=True).start()
 
     started = time.monotonic()
-    result = sweep.run(Space.from_dict(SPACE), storage=storage, address=cluster.address, observer=told,
+    result = sweep.run(Space.from_dict(SPACE), storage=storage, address=cluster.address, observer=observer,
                        jobs="benchmarks.node_loss:JOBS")
     seconds = time.monotonic() - started
     rows = RunFolder.open(result.run_folder).rows()

@@ -49,10 +49,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=8)
     parser.add_argument("--body-only", action="store_false", dest="every", help="of `training`: the trained body alone")
     parser.add_argument("--name", help="of the JSON")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
-    figures = {"sizes": lambda: sizes(), "artifact": lambda: artifact(asked), "training": lambda: training(asked)}[asked.part]()
-    save(asked.name or f"quantizers_{asked.part}", {**figures, "where": surroundings("cpu")})
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    figures = {"sizes": lambda: sizes(), "artifact": lambda: artifact(args), "training": lambda: training(args)}[args.part]()
+    save(args.name or f"quantizers_{args.part}", {**figures, "where": surroundings("cpu")})
 
 
 def sizes() -> dict:
@@ -80,7 +80,7 @@ def published() -> TrialConfig:
     return TrialConfig.model_validate({"corpus": {"max_length": 64}})
 
 
-def artifact(asked: argparse.Namespace) -> dict:
+def artifact(args: argparse.Namespace) -> dict:
     """Each body format of the published shape beside float32; the table is stored by `uniform:4` with one scale."""
     config, found = published(), {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,24 +89,24 @@ def artifact(asked: argparse.Namespace) -> dict:
         base = load(export(model, config, lexicon, Path(scratch) / "float32", {}))
         table = {"name": "uniform", "bits": 4, "granularity": "tensor"}
         sites.apply(model, QuantizationConfig(quantizer=table))
-        reference = weight(base, "cpu", asked.batch, 1)
-        for body in asked.bodies.split(","):
+        reference = weight(base, "cpu", args.batch, 1)
+        for body in args.bodies.split(","):
             chosen = config.model_copy(update={"quantization": QuantizationConfig(quantizer=table, body=body)})
             side = load(export(model, chosen, lexicon, Path(scratch) / f"body-{body}", {}))
-            memory = weight(side, "cpu", asked.batch, 1)
-            cell = next(cells([side, base], [asked.batch], [asked.steps], asked.repeats, "cpu"))
+            memory = weight(side, "cpu", args.batch, 1)
+            cell = next(cells([side, base], [args.batch], [args.steps], args.repeats, "cpu"))
             found[body] = {"memory": memory, "smaller": {key: reference[key] / memory[key] for key in memory}, **cell}
             print(body, {key: round(value, 2) for key, value in found[body]["smaller"].items()},
                   f"latency ratio {cell['ratio']:.3f} {cell['ratio_interval']}", flush=True)
     values = sum(value.numel() for value in base.model.parameters())
-    return {"values": values, "float32": reference, "batch": asked.batch, "steps": asked.steps, "bodies": found}
+    return {"values": values, "float32": reference, "batch": args.batch, "steps": args.steps, "bodies": found}
 
 
-def training(asked: argparse.Namespace) -> dict:
+def training(args: argparse.Namespace) -> dict:
     """Seconds of a float training step, of each quantizer's own work in it, and how often sampling quantizes."""
     config, schedule = published(), Schedule.make("sqrt", 2000)
     model = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS).train()
-    ids = torch.randint(4, 821, (asked.batch, 64), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, 821, (args.batch, 64), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -117,14 +117,14 @@ def training(asked: argparse.Namespace) -> dict:
     layer = weights["attention"][:4] + weights["ffn"][:2]
     refs = [QuantizationConfig(quantizer=short).quantizer for short in BODY]
     # In turns with the step, since both are at the mercy of what else the machine does.
-    turns = interleaved([step, *(work(ref, layer) for ref in refs)], asked.repeats, "cpu")
+    turns = interleaved([step, *(work(ref, layer) for ref in refs)], args.repeats, "cpu")
     taken = turns[0]
     whole, rows, body = float(np.median(taken)), [], {}
     for ref, own in zip(refs, turns[1:], strict=True):
         shares = config.model.layers * own / taken
         body[QUANTIZERS.build(ref).label] = [float(np.median(shares)), *median_interval(shares)]
         print(f"{ref.name} body, trained: {100 * np.median(shares):.2f} %", flush=True)
-    for short in TRAINED if asked.every else ():
+    for short in TRAINED if args.every else ():
         ref = QuantizationConfig(quantizer=short).quantizer
         row = {"quantizer": QUANTIZERS.build(ref).label}
         for site in ("embedding", "projection"):
@@ -132,7 +132,7 @@ def training(asked: argparse.Namespace) -> dict:
         rows.append(row)
         print(f"{row['quantizer']:20s} " + " ".join(f"{site} {100 * row[site]:.3f} %" for site in ("embedding", "projection")),
               flush=True)
-    return {"step_seconds": whole, "interval": list(median_interval(taken)), "batch": asked.batch, "body_share_of_step": body,
+    return {"step_seconds": whole, "interval": list(median_interval(taken)), "batch": args.batch, "body_share_of_step": body,
             "share_of_step": rows,
             "quantizations_while_sampling": sampled(config)}
 

@@ -31,17 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=11)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     figures = {"linear": [], "lookup": [], "rounding_head": [], "packed_table": []}
     for name, shape in LAYERS.items():
         for tokens in TOKENS:
-            figures["linear"] += products(name, shape, tokens, [body for body in BODIES if body != "float32"], asked.repeats)
+            figures["linear"] += products(name, shape, tokens, [body for body in BODIES if body != "float32"], args.repeats)
     for name, shape in TABLES.items():
-        figures["lookup"] += lookups(name, shape, asked.repeats)
-        figures["rounding_head"] += products(name, shape, 512, ["bfloat16", "int8_dynamic"], asked.repeats)
-        figures["packed_table"] += packed(name, shape, asked.repeats)
-    save("quantizers_latency", {"where": surroundings("cpu"), "repeats": asked.repeats, **figures})
+        figures["lookup"] += lookups(name, shape, args.repeats)
+        figures["rounding_head"] += products(name, shape, 512, ["bfloat16", "int8_dynamic"], args.repeats)
+        figures["packed_table"] += packed(name, shape, args.repeats)
+    save("quantizers_latency", {"where": surroundings("cpu"), "repeats": args.repeats, **figures})
 
 
 def compared(what: dict, coded, plain, repeats: int) -> dict:

@@ -34,26 +34,26 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--name", help="write benchmarks/results/recipe_NAME.json")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    space = load_checked(asked.space, parse(asked.settings))
+    space = load_checked(args.space, parse(args.settings))
     config = space.config(points.complete(space.dimensions, {}))
     began = time.process_time()
-    shared = prepared(config, asked.cache, WorkerContext())
+    shared = prepared(config, args.cache, WorkerContext())
     corpus = TokenizedCorpus.open(Path(shared["corpus"]))
     teacher, base = Teacher.load(shared["teacher"], corpus, torch.device("cpu")), load(shared["base"])
-    figures = {"settings": asked.settings, "cpu_seconds_to_prepare": time.process_time() - began, "base": base.facts,
+    figures = {"settings": args.settings, "cpu_seconds_to_prepare": time.process_time() - began, "base": base.facts,
                "real_text": teacher.facts["heldout_perplexity"], "perplexity": {}}
     for steps, temperature in SAMPLERS:
         sampling = config.sampling.model_copy(update={"steps": steps, "temperature": temperature})
-        ids = base.process(sampling).sample(asked.samples, config.corpus.max_length, stream("recipe", 0))
+        ids = base.process(sampling).sample(args.samples, config.corpus.max_length, stream("recipe", 0))
         words = base.words(ids)
         value, error = pooled_perplexity(*teacher.nll(words))
         figures["perplexity"][f"{steps} steps, temperature {temperature}"] = [value, error]
         print(f"{steps:4d} steps, temperature {temperature}: {value:8.2f} ± {1.96 * error:.2f}   {' '.join(words[0])}")
     print(f"real text {figures['real_text']:.2f}; base trained in {base.facts['train_seconds']:.0f} s")
-    if asked.name:
-        save(f"recipe_{asked.name}", figures)
+    if args.name:
+        save(f"recipe_{args.name}", figures)
 
 
 if __name__ == "__main__":

@@ -39,25 +39,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=4.5, help="stop starting training runs after that long")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     space, begun = load(SPACE), time.monotonic()
-    asked.work.mkdir(parents=True, exist_ok=True)
-    journal = asked.work / "table.jsonl"
+    args.work.mkdir(parents=True, exist_ok=True)
+    journal = args.work / "table.jsonl"
     mend_tail(journal)
     done = {line["group"] for line in read_lines(journal)} if journal.exists() else set()
     context, shared, slowest = WorkerContext(), None, 0.0
-    for seed in range(asked.seeds):
+    for seed in range(args.seeds):
         for trained, samplings in groups(space):
             name = json.dumps([seed, trained], sort_keys=True)
             if name in done:
                 continue
-            if time.monotonic() - begun + slowest > 60 * asked.minutes:
+            if time.monotonic() - begun + slowest > 60 * args.minutes:
                 break
             since = time.monotonic()
             if shared is None:
-                shared = Prepared(**prepared(space.example, asked.cache, context))
-            rows = list(record(space, trained, samplings, seed, shared, asked.work / "trial", context))
+                shared = Prepared(**prepared(space.example, args.cache, context))
+            rows = list(record(space, trained, samplings, seed, shared, args.work / "trial", context))
             append_line(journal, {"group": name, "rows": rows})
             slowest = max(slowest, time.monotonic() - since)
             print(f"{time.monotonic() - begun:6.1f} s", name, flush=True)

@@ -28,7 +28,7 @@ from search.engine.engine import Engine
 from search.pareto.objectives import matrix
 from search.records.journal import append_line, mend_tail, read_lines
 from search.records.memory import MemoryRecords
-from search.run.simulator import Clock, simulate
+from search.run.simulator import VirtualClock, simulate
 from search.schedulers.registry import build
 from search.study.searcher import StudySearcher
 from spaces.points import count
@@ -84,32 +84,32 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=4.5)
     parser.add_argument("--report", action="store_true", help="only print and write what there is")
-    asked = parser.parse_args()
-    for names, legal in ((asked.problems, PROBLEMS), (asked.methods, METHODS)):
+    args = parser.parse_args()
+    for names, legal in ((args.problems, PROBLEMS), (args.methods, METHODS)):
         if unknown := set(names.split(",")) - set(legal):
             parser.error(f"unknown {', '.join(sorted(unknown))}; legal: {', '.join(legal)}")
     warnings.simplefilter("ignore")
-    asked.work.mkdir(parents=True, exist_ok=True)
-    journal, begun = asked.work / "replay.jsonl", time.monotonic()
+    args.work.mkdir(parents=True, exist_ok=True)
+    journal, begun = args.work / "replay.jsonl", time.monotonic()
     journal.touch()
     mend_tail(journal)
     done = {(line["problem"], line["method"], line["seed"]): line for line in read_lines(journal)}
-    problems = {name: PROBLEMS[name]() for name in asked.problems.split(",")}
-    chosen = asked.methods.split(",")
-    rounds = [(seed, method) for slow in (False, True) for seed in range(asked.seeds)
+    problems = {name: PROBLEMS[name]() for name in args.problems.split(",")}
+    chosen = args.methods.split(",")
+    rounds = [(seed, method) for slow in (False, True) for seed in range(args.seeds)
               for method in chosen if (method in SLOW) == slow]
-    for (seed, method), name in itertools.product([] if asked.report else rounds, problems):
+    for (seed, method), name in itertools.product([] if args.report else rounds, problems):
         if method in FINITE and count(problems[name].dimensions) is None:
             continue
-        if (name, method, seed) not in done and time.monotonic() - begun < 60 * asked.minutes:
+        if (name, method, seed) not in done and time.monotonic() - begun < 60 * args.minutes:
             line = {"problem": name, "method": method, "seed": seed,
-                    **run(problems[name], method, seed, asked.workers)}
+                    **run(problems[name], method, seed, args.workers)}
             append_line(journal, line)
             done[name, method, seed] = line
     figures = {name: table(problem, [line for line in done.values() if line["problem"] == name])
                for name, problem in problems.items()}
     longest = {**dict.fromkeys(METHODS, OTHERS), **FULL}
-    save("replay", {"at": AT, "full_trials": longest, "workers": asked.workers, "problems": figures,
+    save("replay", {"at": AT, "full_trials": longest, "workers": args.workers, "problems": figures,
                     f"{AGAINST}_as_share_of": shares(problems, list(done.values()))})
 
 
@@ -121,31 +121,32 @@ def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
     """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed, and the counts."""
     sampler, options, scheduler, chosen = METHODS[method]
     full, goal = FULL.get(method, OTHERS), SHARE * problem.best()
-    plan, clock = problem.plan(full, workers), Clock()
-    study = StudySearcher(plan.dimensions, plan.objectives, sampler=sampler, sampler_options=options, seed=seed,
+    space, clock = problem.search_space(full, workers), VirtualClock()
+    study = StudySearcher(space.dimensions, space.objectives, sampler=sampler, sampler_options=options, seed=seed,
                           box=problem.corners, top=problem.rungs[-1], ideals=problem.ideals)
-    engine = Engine(plan, study, build(scheduler, problem.judged(seed), chosen), MemoryRecords(), clock=clock, groups=workers)
+    engine = Engine(space, study, build(scheduler, problem.scheduler_problem(seed), chosen), MemoryRecords(), clock=clock,
+                    groups=workers)
     curve, box, truths = [(0.0, 0.0)], problem.box, {}
 
-    def told(now: float, engine: Engine) -> None:
+    def on_step(now: float, engine: Engine) -> None:
         members = engine.members
         if now * workers / problem.full > AT and max(volume for _, volume in curve) >= goal:
             raise ReachedError
-        if now > plan.budget.time or members == told.members:
+        if now > space.budget.time or members == on_step.members:
             return
-        told.members = members
+        on_step.members = members
         for trial in members:
             if trial not in truths:
-                row = engine.standing.rows[trial]
+                row = engine.incumbents.rows[trial]
                 truths[trial] = problem.truth({name.removeprefix("config."): value for name, value in row.items()
                                                if name.startswith("config.")})
         volume = box.hypervolume(matrix([truths[trial] for trial in members], problem.objectives))
         curve.append((now * workers / problem.full, volume))
 
-    told.members = []
+    on_step.members = []
     since = time.process_time()
     with contextlib.suppress(ReachedError):
-        simulate(engine, clock, problem.evaluate(seed), workers, told)
+        simulate(engine, clock, problem.evaluate(seed), workers, on_step)
     return {"curve": curve, "trials": dict(engine.counts), "cpu_seconds": time.process_time() - since}
 
 

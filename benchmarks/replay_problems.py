@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from search.engine.engine import Live
+from search.engine.engine import RunningTrial
 from search.pareto.objectives import matrix
 from search.pareto.reference_box import Box
 from search.run.validation import problem
-from search.schedulers.successive_halving import Problem as Judged
+from search.schedulers.successive_halving import Problem as SchedulerProblem
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.dimensions import Dimension
 from spaces.form import BudgetConfig
@@ -35,8 +35,8 @@ FRONTS = TABLES / "best_fronts.json"
 
 
 @dataclass
-class Plan:
-    """`engine.Plan` without trial settings."""
+class ProblemSpace:
+    """`engine.ProblemSpace` without trial settings."""
 
     objectives: list[Objective]
     dimensions: dict[str, Dimension]
@@ -67,15 +67,15 @@ class Problem(ABC):
     ideals: Mapping[str, float] = {}
     full: float = 1.0
 
-    def plan(self, full_trials: float, workers: int) -> Plan:
+    def search_space(self, full_trials: float, workers: int) -> ProblemSpace:
         """A budget of wall time that holds `full_trials` trials of average length on `workers` workers."""
         budget = BudgetConfig(time=full_trials * self.full / workers)
-        return Plan(self.objectives, self.dimensions, self.rungs, budget, self.corners)
+        return ProblemSpace(self.objectives, self.dimensions, self.rungs, budget, self.corners)
 
-    def judged(self, seed: int) -> Judged:
+    def scheduler_problem(self, seed: int) -> SchedulerProblem:
         """What the scheduler judges by."""
-        return Judged(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners, self.rungs,
-                      ideals=self.ideals)
+        return SchedulerProblem(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners,
+                                self.rungs, ideals=self.ideals)
 
     @property
     def box(self) -> Box:
@@ -92,7 +92,7 @@ class Problem(ABC):
 
     def evaluate(self, seed: int):
         """`simulator.Evaluate` with noise from the seed and the trial's number, so that methods meet the same luck."""
-        def rungs(live: Live):
+        def rungs(live: RunningTrial):
             rng = np.random.default_rng([seed, live.number])
             for rung, (seconds, measured) in enumerate(self.trial(live.values, rng)):
                 yield seconds, {"rung": rung, "steps": self.rungs[rung], "final": rung == len(self.rungs) - 1, **measured}

@@ -29,14 +29,14 @@ def main() -> None:
 
 def tables(figures: dict[str, Any]) -> tuple[str, str]:
     """Device-time until the goal, and the default's share of it, as Markdown."""
-    times, shares, told = [], [], figures[f"{AGAINST}_as_share_of"]
+    times, shares, ratios = [], [], figures[f"{AGAINST}_as_share_of"]
     for method, title in METHODS.items():
         longest = figures["full_trials"][method]
         rows = {name: figures["problems"][name]["methods"].get(method) for name in TITLES}
         times.append({"method": title, **{TITLES[name]: row and cell(row, longest) for name, row in rows.items()}})
-        if method in told:
-            intervals = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*told[method][name]) for name in TITLES}
-            shares.append({"against": title, **intervals, "geometric mean": f"{told[method]['geometric mean']:.2f}",
+        if method in ratios:
+            intervals = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*ratios[method][name]) for name in TITLES}
+            shares.append({"against": title, **intervals, "geometric mean": f"{ratios[method]['geometric mean']:.2f}",
                            "aimed at": AIMS.get(method)})
     return emit(times, "md"), emit(shares, "md")
 

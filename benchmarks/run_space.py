@@ -25,14 +25,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", help="keep the run here; by default a folder that is removed")
     parser.add_argument("--summarize", metavar="RUN", help="only write down what an earlier run of the space gave")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        run, seconds = Path(asked.summarize or "."), None
-        if not asked.summarize:
-            run, seconds = timed_run(asked.space, asked.settings, asked.seed, Path(asked.storage or scratch))
+        run, seconds = Path(args.summarize or "."), None
+        if not args.summarize:
+            run, seconds = timed_run(args.space, args.settings, args.seed, Path(args.storage or scratch))
         figures = summary(RunFolder.open(run), seconds)
     print(json.dumps(figures, indent=1))
-    save(f"run_{Path(asked.space).stem}", figures)
+    save(f"run_{Path(args.space).stem}", figures)
 
 
 def timed_run(space: str, settings: list[str], seed: int, storage: Path) -> tuple[Path, float]:

@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/cache")
     parser.add_argument("--repeats", type=int, default=5, help="processes")
     parser.add_argument("--warm", type=int, default=10, help="trials on each warm group")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     fresh = multiprocessing.get_context("spawn")
     found = []
-    for _ in range(asked.repeats):
+    for _ in range(args.repeats):
         with fresh.Pool(1) as process:
-            found.append(process.apply(starts, (str(Path(asked.cache).resolve()), asked.warm)))
+            found.append(process.apply(starts, (str(Path(args.cache).resolve()), args.warm)))
             print(json.dumps(found[-1]), flush=True)
     figures = {"space": SPACE, "load_average": os.getloadavg()[0],
                "cold_seconds": {part: spread([one[part] for one in found]) for part in ("cluster", "group", "first_trial")},
@@ -48,11 +48,11 @@ def starts(cache: str, warm: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as scratch, connected(None) as _:
         connected_at = time.monotonic()
-        from search.distributed.worker_pool import Pool
+        from search.distributed.worker_pool import WorkerPool
         from spaces.schema import load
 
         space = load(SPACE)
-        with Pool(1, space.hardware, Path(scratch)) as pool:
+        with WorkerPool(1, space.hardware, Path(scratch)) as pool:
             pool.client.wait_ready()
             ready_at = time.monotonic()
             payload = prepared(pool.client, space, cache)
@@ -63,10 +63,10 @@ def starts(cache: str, warm: int) -> dict[str, Any]:
 
 def prepared(client: Any, space: Any, cache: str) -> dict[str, Any]:
     """The payload of the space's unquantized trial; what it needs is made unless the cache holds it."""
-    from search.run.sweep import unquantized
+    from search.run.sweep import unquantized_point
     from spaces import points
 
-    config = space.config(points.complete(space.dimensions, unquantized(space))).model_dump(mode="json")
+    config = space.config(points.complete(space.dimensions, unquantized_point(space))).model_dump(mode="json")
     Path(cache).mkdir(parents=True, exist_ok=True)
     shared: dict[str, str] = {}
     for kind in ("corpus", "teacher", "base"):

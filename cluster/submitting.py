@@ -105,28 +105,28 @@ def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pau
     import aiohttp
 
     _status(jobs, job)
-    told = 0
+    shown = 0
 
     async def stream() -> None:
-        nonlocal told
+        nonlocal shown
         seen = 0
         async for chunk in jobs.tail_job_logs(job):
-            fresh = chunk[max(0, told - seen):]
+            fresh = chunk[max(0, shown - seen):]
             seen += len(chunk)
             if fresh:
-                told = max(told, seen)
+                shown = max(shown, seen)
                 tell(fresh)
 
     left = tries
     while True:
-        before = told
+        before = shown
         try:
             asyncio.run(stream())
             status = _status(jobs, job)
             if status in DONE:
                 return status
         except (ConnectionError, OSError, RuntimeError, aiohttp.ClientError) as error:
-            left = tries if told > before else left - 1
+            left = tries if shown > before else left - 1
             if left <= 0:
                 raise UserError(f"the connection was lost; the job goes on. Come back with: --attach {job}") from error
         time.sleep(pause)

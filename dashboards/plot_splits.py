@@ -63,8 +63,8 @@ def _map(axes: Any, panel: Panel, norm: SymLogNorm) -> Any:
     image = axes.imshow(values, origin="lower", cmap="viridis_r", norm=norm)
     for i, f in panel.costs:
         ink = "white" if norm(values[i, f]) > 0.55 else "#222222"
-        told = f"{values[i, f]:.2f}" if values[i, f] < 10 else f"{values[i, f]:.0f}"
-        axes.text(f, i, told.replace("-0.00", "0.00"), ha="center", va="center", fontsize=9, color=ink)
+        text = f"{values[i, f]:.2f}" if values[i, f] < 10 else f"{values[i, f]:.0f}"
+        axes.text(f, i, text.replace("-0.00", "0.00"), ha="center", va="center", fontsize=9, color=ink)
     axes.set_xticks(range(size))
     axes.set_yticks(range(size))
     axes.set_xlabel("fraction bits")

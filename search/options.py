@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from spaces.complaints import meaning
 from spaces.errors import UserError
-from spaces.values import near
+from spaces.values import did_you_mean
 
 
 class OptionError(UserError):
@@ -32,7 +32,8 @@ class Methods(Mapping[str, Callable[..., Any]]):
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The function. Raises `UserError` naming what is legal."""
         if name not in self._functions:
-            raise UserError(f"unknown {self.kind} {name!r}{near(name, self._functions)}; legal: {', '.join(self._functions)}")
+            hint = did_you_mean(name, self._functions)
+            raise UserError(f"unknown {self.kind} {name!r}{hint}; legal: {', '.join(self._functions)}")
         return self._functions[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -65,7 +66,7 @@ class Methods(Mapping[str, Callable[..., Any]]):
         for key in chosen or {}:
             if key not in form.model_fields:
                 legal = ", ".join(form.model_fields) or "none"
-                hint = near(key, form.model_fields)
+                hint = did_you_mean(key, form.model_fields)
                 raise OptionError(f"{self.kind} {name!r}: unknown option {key!r}{hint}; legal: {legal}", key)
         try:
             return self[name](*given, **form(**(chosen or {})).model_dump())

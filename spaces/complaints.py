@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from spaces.errors import UserError
-from spaces.values import dotted, near, show
+from spaces.values import did_you_mean, dotted, show
 
 Path = tuple[str | int, ...]
 
@@ -37,7 +37,7 @@ class Complaints:
         path = tuple(first["loc"])
         if first["type"] == "extra_forbidden":
             legal = _keys(model, path[:-1])
-            return self.error(prefix + path, f"unknown key{near(str(path[-1]), legal)}; legal: {', '.join(legal)}")
+            return self.error(prefix + path, f"unknown key{did_you_mean(str(path[-1]), legal)}; legal: {', '.join(legal)}")
         return self.error(prefix + path, meaning(first) + _wanted(first, model))
 
 
@@ -57,7 +57,7 @@ def meaning(problem: dict[str, Any]) -> str:
     text = text.replace("valid string", "text").replace("a valid integer", "a whole number")
     hint = ""
     if kind == "literal_error" and isinstance(given, str):
-        hint = near(given, problem["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '"))
+        hint = did_you_mean(given, problem["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '"))
     return f"{text[0].lower()}{text[1:]}, not {show(given)}{hint}"
 
 

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from spaces.errors import UserError
-from spaces.values import near
+from spaces.values import did_you_mean
 
 
 def shipped() -> dict[str, Path]:
@@ -27,7 +27,7 @@ def locate(path_or_name: str | Path) -> tuple[Path, str]:
         raise UserError(f"{path}: is a folder; give a space file, or one of the shipped spaces: {', '.join(known)}")
     if path.parent in (Path("."), Path("spaces")) and path.suffix in ("", ".yaml") and path.stem in known:
         return known[path.stem], f"spaces/{path.stem}.yaml"
-    raise UserError(f"{path}: no such space file{near(path.stem, known)}; shipped spaces: {', '.join(known)}")
+    raise UserError(f"{path}: no such space file{did_you_mean(path.stem, known)}; shipped spaces: {', '.join(known)}")
 
 
 def text_of(path: Path, source: str) -> str:

@@ -16,7 +16,7 @@ from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
 from spaces.paths import PathError, put, resolve
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 
 Path = tuple[str, ...]
 _FORMS = ("choice", "int", "float", "log")
@@ -86,7 +86,7 @@ def _hint(name: str, head: str) -> str:
     try:
         resolve(name)
     except PathError:
-        return near(head, SpaceForm.model_fields)
+        return did_you_mean(head, SpaceForm.model_fields)
     return f" (did you mean 'trial.{name}'?)"
 
 
@@ -132,7 +132,7 @@ def _place_dimension(search: dict[str, Any], rest: str, value: Any, label: str) 
     head, _, tail = path.rpartition(".")
     if parent or tail not in _DIMENSION_KEYS or path in search:
         if value is None and rest not in search and not parent:
-            raise UserError(f"{label}: {rest} is not searched{near(rest, search)}; searched: {', '.join(search)}")
+            raise UserError(f"{label}: {rest} is not searched{did_you_mean(rest, search)}; searched: {', '.join(search)}")
         target = _child(_child(search, path, label), "when", label) if parent else search
         _assign(target, parent or path, value, label)
         return (path, "when", parent) if parent else (path,)

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from spaces.complaints import meaning
 from spaces.config import PluginRef, Settings, TrialConfig
-from spaces.values import near
+from spaces.values import did_you_mean
 
 Kind = Literal["setting", "plugin", "name", "parameter"]
 
@@ -30,7 +30,7 @@ class PathError(ValueError):
 
 
 @dataclass(frozen=True)
-class Setting:
+class ResolvedPath:
     """What stands at a path: its kind, the settings class that holds it and the field's type and bounds."""
 
     path: str
@@ -91,7 +91,7 @@ def plugin_keys(annotation: Any) -> tuple[str, ...] | None:
     return None
 
 
-def resolve(path: str) -> Setting:
+def resolve(path: str) -> ResolvedPath:
     """What stands at `path`. Raises `PathError` naming near and legal paths."""
     group: type[BaseModel] = TrialConfig
     parts = path.split(".")
@@ -99,7 +99,7 @@ def resolve(path: str) -> Setting:
         at, rest = ".".join(parts[:index]), parts[index + 1 :]
         if part not in group.model_fields:
             where = f" under {at}" if at else ""
-            raise PathError(f"no such setting{near(path, all_paths())}; legal{where}: {', '.join(group.model_fields)}")
+            raise PathError(f"no such setting{did_you_mean(path, all_paths())}; legal{where}: {', '.join(group.model_fields)}")
         field = group.model_fields[part]
         if is_group(field.annotation):
             group = field.annotation
@@ -108,22 +108,22 @@ def resolve(path: str) -> Setting:
     raise PathError(f"is a group of settings; pick one of {', '.join(f'{path}.{name}' for name in group.model_fields)}")
 
 
-def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]) -> Setting:
+def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]) -> ResolvedPath:
     """The field itself, or what `rest` names inside a plug-in or a mapping of plug-ins."""
     annotation, keys = field.annotation, plugin_keys(field.annotation)
     if keys is not None and rest:
         if rest[0] not in keys:
-            raise PathError(f"{rest[0]!r} is not legal here{near(rest[0], keys)}; legal: {', '.join(keys)}")
+            raise PathError(f"{rest[0]!r} is not legal here{did_you_mean(rest[0], keys)}; legal: {', '.join(keys)}")
         annotation, rest = PluginRef, rest[1:]
     if is_plugin(annotation) and len(rest) <= 1:
         kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
         inner = annotation if kind == "plugin" else str if kind == "name" else Any
         if "" in rest:
             raise PathError("ends with a dot; name a parameter of the plug-in")
-        return Setting(path, kind, group, field, inner)
+        return ResolvedPath(path, kind, group, field, inner)
     if rest:
         raise PathError(f"goes too deep: nothing can be named below {path.removesuffix('.' + '.'.join(rest))}")
-    return Setting(path, "setting", group, field, annotation)
+    return ResolvedPath(path, "setting", group, field, annotation)
 
 
 @cache

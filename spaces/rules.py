@@ -16,7 +16,7 @@ from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
 from spaces.paths import PathError, is_group, is_plugin, put, resolve, settings_in
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 
 BASE_PREFIXES = ("corpus.", "model.", "diffusion.", "base.", "teacher.")
 
@@ -115,8 +115,8 @@ def _unsearchable(path: str, form: SpaceForm) -> str | None:
         return "is set by rungs, so it is not searched; give rungs: [..., full budget]"
     if path.startswith("evaluation.") and not path.startswith("evaluation.guidance."):
         return f"changes how trials are measured, so their scores could not be compared; fix it: trial.{path}"
-    judged = set(form.objectives) | {text.split()[0] for text in form.constraints}
-    if path.startswith("teacher.") and "perplexity" in judged:
+    measured = set(form.objectives) | {text.split()[0] for text in form.constraints}
+    if path.startswith("teacher.") and "perplexity" in measured:
         return f"perplexities under different teachers cannot be compared; fix it: trial.{path}"
     return None
 
@@ -127,7 +127,7 @@ def check_conditions(search: dict[str, Dimension], complaints: Complaints) -> No
         for parent, values in dimension.when.items():
             key = ("search", path, "when", parent)
             if parent not in search:
-                raise complaints.error(key, f"is not searched{near(parent, search)}; legal: {', '.join(search)}")
+                raise complaints.error(key, f"is not searched{did_you_mean(parent, search)}; legal: {', '.join(search)}")
             if not search[parent].finite:
                 raise complaints.error(key, "has infinitely many values; a condition needs a choice or an int")
             for value in values:
@@ -250,7 +250,8 @@ def check_box(form: SpaceForm, complaints: Complaints) -> None:
     for metric, (best, worst) in form.box.items():
         if metric not in form.objectives:
             legal = ", ".join(form.objectives)
-            raise complaints.error(("box", metric), f"is not an objective{near(metric, form.objectives)}; legal: {legal}")
+            hint = did_you_mean(metric, form.objectives)
+            raise complaints.error(("box", metric), f"is not an objective{hint}; legal: {legal}")
         if best == worst or (best < worst) != (form.objectives[metric] == "minimize"):
             message = f"[{best:g}, {worst:g}] is not [best, worst] of a metric to {form.objectives[metric]}"
             raise complaints.error(("box", metric), message)
@@ -262,7 +263,8 @@ def check_start(form: SpaceForm, complaints: Complaints) -> None:
         for path, value in point.items():
             if path not in form.search:
                 legal = ", ".join(form.search)
-                raise complaints.error(("start", index, path), f"is not searched{near(path, form.search)}; legal: {legal}")
+                hint = did_you_mean(path, form.search)
+                raise complaints.error(("start", index, path), f"is not searched{hint}; legal: {legal}")
             dimension = form.search[path]
             if not dimension.contains(value):
                 raise complaints.error(("start", index, path), f"{show(value)} is not searched; legal: {dimension.describe()}")

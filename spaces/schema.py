@@ -26,7 +26,7 @@ from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import BudgetConfig, FinishConfig, SamplerConfig, SchedulerConfig, SpaceForm
 from spaces.objectives import Constraint, Objective
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 
 _MAY_CHANGE_ON_RESUME = ("name", "description", "budget")
 
@@ -166,7 +166,7 @@ class Space:
         search = self.form.search
         for path in values:
             if path not in search:
-                raise self.error(("search", path), f"is not searched{near(path, search)}; legal: {', '.join(search)}")
+                raise self.error(("search", path), f"is not searched{did_you_mean(path, search)}; legal: {', '.join(search)}")
         point: points.Point = {}
         for path in self._order:
             if not points.is_active(search[path], point):

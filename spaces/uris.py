@@ -48,7 +48,7 @@ def parent(uri: str) -> tuple[str, str]:
     return above + mark + query, name
 
 
-def here(kind: str, uri: str) -> Path:
+def node_folder(kind: str, uri: str) -> Path:
     """The folder on this node that stands for a URI, made if need be: `kind` is `stores` (written) or `mirrors` (read)."""
     root = Path(os.environ.get(HOME) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdlm")
     uri = joined(uri)

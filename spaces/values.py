@@ -47,7 +47,7 @@ def dotted(parts: Iterable[str | int]) -> str:
     return text
 
 
-def near(name: str, legal: Iterable[str]) -> str:
+def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """` (did you mean 'objectives'?)`, or nothing when no legal name is close."""
     options = list(legal)
     tails = [option for option in options if option.endswith(f".{name}")]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from search.engine.engine import Engine
 from search.records.run_folder import RunFolder
-from search.run.simulator import Clock, simulate
+from search.run.simulator import VirtualClock, simulate
 from search.run.validation import problem
 from search.schedulers.registry import build
 from search.study.opening import open_search
@@ -28,7 +28,7 @@ def record(folder: Path) -> Path:
                         "controllability": min(1.0, 0.5 + 0.1 * rank)}
 
     with RunFolder.create(folder, space.name, space.to_yaml()) as run:
-        clock = Clock()
-        study, _, judged = open_search(space, run, problem(space))
-        simulate(Engine(space, study, build("halving", judged), run, clock=clock, groups=3), clock, rungs, 3)
+        clock = VirtualClock()
+        study, _, scheduler_problem = open_search(space, run, problem(space))
+        simulate(Engine(space, study, build("halving", scheduler_problem), run, clock=clock, groups=3), clock, rungs, 3)
     return run.path

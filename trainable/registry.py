@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 
 R = TypeVar("R", bound=PluginRef)
 
@@ -57,7 +57,7 @@ class Registry:
     def get(self, name: str) -> type:
         """The plug-in class. Raises `UserError` naming the legal names."""
         if name not in self.entries:
-            raise UserError(f"unknown {self.kind} {name!r}{near(name, self.entries)}; legal: {', '.join(self.entries)}")
+            raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.entries)}; legal: {', '.join(self.entries)}")
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -81,7 +81,7 @@ class Registry:
             legal = ", ".join(cls.Params.model_fields) or "none"
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
-                message = f"no such parameter{near(key, cls.Params.model_fields)}"
+                message = f"no such parameter{did_you_mean(key, cls.Params.model_fields)}"
             raise UserError(f"{where}: {message}; parameters: {legal}") from None
 
     def completed(self, ref: R) -> R:

@@ -19,18 +19,18 @@ def run_folder(place: str) -> Path:
     """The folder of a run, to be read."""
     if not _argument(lambda place, say: is_uri(place), place):
         return Path(place)
-    from search.records.sync import fetched
+    from search.records.sync import fetch_run
 
-    return _argument(fetched, place)
+    return _argument(fetch_run, place)
 
 
 def artifact_folder(place: str) -> Path:
     """The folder of an exported model."""
     if not _argument(lambda place, say: is_uri(place), place):
         return Path(place)
-    from search.records.sync import fetched_artifact
+    from search.records.sync import fetch_artifact
 
-    return _argument(fetched_artifact, place)
+    return _argument(fetch_artifact, place)
 
 
 def _argument(find: Callable[[str, Callable[[str], None]], Found], place: str) -> Found:

@@ -49,9 +49,9 @@ def compare(
 
 def _fronts(runs: list[Path]) -> tuple[list[dict[str, str]], dict[str, list[dict]]]:
     """Objectives, and the members of each run's front under the run's name."""
-    from search.reporting.comparison import Side
+    from search.reporting.comparison import ComparedRun
 
-    sides = [Side.of(run) for run in runs]
+    sides = [ComparedRun.of(run) for run in runs]
     objectives = [{"metric": item.metric, "direction": item.direction} for item in sides[0].space.objectives]
     names = [side.folder.path.name for side in sides]
     labels = [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]

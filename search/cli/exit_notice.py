@@ -19,7 +19,7 @@ if not sys.stdin.buffer.read():
 """
 
 
-class LastWords:
+class ExitNotice:
     """Says `line` on standard error when this process ends without having called `dismiss`."""
 
     def __init__(self, line: str):

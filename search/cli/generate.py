@@ -83,16 +83,16 @@ def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.
           steps: int | None, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance settings win over the
     exported ones. Raises `UserError` for a bad control, or one that the model was never told."""
-    from trainable.control.base import Setting
-    from trainable.control.conditions import check_told
+    from trainable.control.base import TaskContext
+    from trainable.control.conditions import check_conditioned
     from trainable.control.generating import guided
     from trainable.control.parsing import parse_controls
 
     task, target = parse_controls(controls, loaded.lexicon)
     control = ", ".join(controls)
-    task.prepare(Setting(loaded.lexicon))
+    task.prepare(TaskContext(loaded.lexicon))
     guidance = loaded.config.evaluation.guidance.model_copy(update=given)
-    check_told(task, guidance.by, getattr(loaded.model.params, "conditions", ()))
+    check_conditioned(task, guidance.by, getattr(loaded.model.params, "conditions", ()))
     sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
     drawing, length = loaded.sampling(sampling), loaded.config.corpus.max_length
     for size in batches(count):

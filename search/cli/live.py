@@ -33,17 +33,17 @@ class Running:
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Live:
+class LivePanel:
     """Keeps what the last events said and draws it twice a second."""
 
     def __init__(self, console: Console, objectives: Sequence[Any], now: Callable[[], float] = time.monotonic):
         self.console, self.objectives, self.now = console, list(objectives), now
-        self.name, self.summary, self.heard = "qdlm", {}, now()
+        self.name, self.summary, self.updated = "qdlm", {}, now()
         self.stages: dict[str, tuple[float, str]] = {}
         self.running: dict[int, Running] = {}
         self.volumes: list[float] = []
         self.moving = False  # whether a stage or a trial has begun in this session: a resumed run has trials before that
-        self.display = RichLive(console=console, get_renderable=self.board, refresh_per_second=2, transient=True)
+        self.display = RichLive(console=console, get_renderable=self.panel, refresh_per_second=2, transient=True)
 
     def start(self) -> None:
         """Begin drawing."""
@@ -57,7 +57,7 @@ class Live:
         """Take in one event."""
         kind = event["event"]
         if "elapsed" in event:
-            self.summary, self.heard = dict(event), self.now()
+            self.summary, self.updated = dict(event), self.now()
         if kind == "trial_finished" and event.get("hypervolume") is not None:
             self.volumes.append(float(event["hypervolume"]))
         if kind == "run_started":
@@ -75,7 +75,7 @@ class Live:
         elif kind == "trial_finished":
             self.running.pop(event["trial"], None)
 
-    def board(self) -> RenderableType:
+    def panel(self) -> RenderableType:
         """Everything that is drawn."""
         rows = list(self._rows())
         table = Table.grid(padding=(0, 2))
@@ -95,16 +95,16 @@ class Live:
         if begun or self.stages:
             yield "time", self._time()
         else:
-            passed = self.now() - self.heard + self.summary.get("elapsed", 0.0)
+            passed = self.now() - self.updated + self.summary.get("elapsed", 0.0)
             yield "time", f"{duration(passed)}, starting {'workers' if self.summary else 'Ray'}"
         yield from self._running()
 
     def _trials(self) -> RenderableType:
-        told = self.summary
-        ended = sum(told.get(state, 0) for state in ("complete", "stopped", "failed"))
-        total = told.get("trials")
-        counts = (f"[green]{told.get('complete', 0)} complete[/]  [yellow]{told.get('stopped', 0)} stopped[/]  "
-                  f"[red]{told.get('failed', 0)} failed[/]  [cyan]{told.get('running', 0)} running[/]")
+        summary = self.summary
+        ended = sum(summary.get(state, 0) for state in ("complete", "stopped", "failed"))
+        total = summary.get("trials")
+        counts = (f"[green]{summary.get('complete', 0)} complete[/]  [yellow]{summary.get('stopped', 0)} stopped[/]  "
+                  f"[red]{summary.get('failed', 0)} failed[/]  [cyan]{summary.get('running', 0)} running[/]")
         bar = ProgressBar(total or max(1, ended), ended, BAR)
         return beside(bar, f"{ended}{f'/{total}' if total else ''}  {counts}")
 
@@ -116,17 +116,17 @@ class Live:
         return text
 
     def _time(self) -> Text:
-        told, passed = self.summary, self.now() - self.heard
-        text = Text(duration(told["elapsed"] + passed))
+        summary, passed = self.summary, self.now() - self.updated
+        text = Text(duration(summary["elapsed"] + passed))
         if not self.moving:
             text.append("   waiting for workers")
-        elif told.get("eta"):
-            text.append(f"   about {duration(max(0.0, told['eta'] - passed))} to go")
+        elif summary.get("eta"):
+            text.append(f"   about {duration(max(0.0, summary['eta'] - passed))} to go")
         for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")):
-            if told.get(key):
-                text.append(f"   {figure('', told[key])} {unit}-hours", style="dim")
-        if (told.get("cost") or {}).get("money") is not None:
-            text.append(f"   money {figure('', told['cost']['money'])}", style="dim")
+            if summary.get(key):
+                text.append(f"   {figure('', summary[key])} {unit}-hours", style="dim")
+        if (summary.get("cost") or {}).get("money") is not None:
+            text.append(f"   money {figure('', summary['cost']['money'])}", style="dim")
         return text
 
     def _best(self) -> Text:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from search.cli.format import compact, duration, figure, label, short_names, shown
-from search.cli.live import Live
+from search.cli.live import LivePanel
 
 Event = Mapping[str, Any]
 ENDED_BY = {"space": "every point was tried", "trials": "all trials have run", "patience": "the front stopped growing"}
@@ -66,10 +66,10 @@ class Lines:
     """One readable line per event."""
 
     def __init__(self, console: Console, objectives: Sequence[Any]):
-        self.console, self.words = console, Words(objectives)
+        self.console, self.event_text = console, EventText(objectives)
 
     def __call__(self, event: Event) -> None:
-        text = self.words.line(event)
+        text = self.event_text.line(event)
         if text:
             self.console.print(text, soft_wrap=True)
 
@@ -84,13 +84,13 @@ class LiveDisplay:
     """Finished trials scroll by; below them a board with what runs, the front so far, time and cost."""
 
     def __init__(self, console: Console, objectives: Sequence[Any]):
-        self.console, self.words = console, Words(objectives, remind=True)
-        self.live = Live(console, objectives)
+        self.console, self.event_text = console, EventText(objectives, remind=True)
+        self.live = LivePanel(console, objectives)
 
     def __call__(self, event: Event) -> None:
         self.live.note(event)
         kind = event["event"]
-        text = self.words.line(event)
+        text = self.event_text.line(event)
         lasting = kind in ("run_started", "trial_finished", "warning", "run_finished") or (
             kind == "prepare" and event.get("progress", 0) >= 1)
         if lasting and text:
@@ -105,13 +105,13 @@ class LiveDisplay:
         self.live.stop()
 
 
-class Words:
+class EventText:
     """Events as lines of text with rich markup."""
 
     def __init__(self, objectives: Sequence[Any], remind: bool = False):
         """`remind`: say a trial's settings again when it ends, for a display that does not keep its start."""
         self.objectives, self.remind = list(objectives), remind
-        self.told: dict[str, int] = {}
+        self.quarters_said: dict[str, int] = {}
         self.elapsed = 0.0
 
     def line(self, event: Event) -> str | None:
@@ -128,9 +128,9 @@ class Words:
     def _prepare(self, event: Event) -> str | None:
         stage, progress = str(event.get("stage", "")), float(event.get("progress") or 0)
         quarter = int(progress * 4)
-        if self.told.get(stage) == quarter:
+        if self.quarters_said.get(stage) == quarter:
             return None
-        self.told[stage] = quarter
+        self.quarters_said[stage] = quarter
         detail = f", {escape(str(event['detail']))}" if event.get("detail") else ""
         return f"prepare {escape(stage)} " + ("[green]ready[/]" if progress >= 1 else f"{progress:.0%}{detail}")
 
@@ -149,12 +149,12 @@ class Words:
     def _trial_finished(self, event: Event) -> str:
         state = event["state"]
         head = f"trial {event['trial']:<3} [{COLORS.get(state, 'default')}]{state:<8}[/]  "
-        told = self.measured(event.get("metrics") or {})
+        results = self.measured(event.get("metrics") or {})
         if state == "failed":
             return head + escape(str(event.get("reason")))
         why = f" [dim]{escape(str(event['reason']))}[/]" if event.get("reason") else ""
         given = f"  {settings(event.get('values', {}))}" if self.remind else ""
-        return f"{head}{told}{given}{why}"
+        return f"{head}{results}{given}{why}"
 
     def _front(self, event: Event) -> str:
         volume = event.get("hypervolume")

@@ -12,7 +12,7 @@ import typer
 from search.cli.arguments import run_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
-from spaces.values import near
+from spaces.values import did_you_mean
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -74,7 +74,8 @@ def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
     """The row that `--best` names; None where there is none. Raises `UserError` for what is no objective."""
     metrics = [objective.metric for objective in found.objectives]
     if best != "knee" and best not in metrics:
-        raise UserError(f"--best {best}: not an objective of the run{near(best, metrics)}; legal: knee, {', '.join(metrics)}")
+        hint = did_you_mean(best, metrics)
+        raise UserError(f"--best {best}: not an objective of the run{hint}; legal: knee, {', '.join(metrics)}")
     return found.knee() if best == "knee" else found.best(best)
 
 
@@ -149,12 +150,12 @@ def cost_table(account: Ledger, space: Space) -> RenderableType:
     from search.cli.format import grid, plain
     from search.engine.cost import PARTS, Rate
 
-    told = account.told(Rate.of(space.hardware, space.budget.price))
-    whole, price = told["held"] or 1.0, space.budget.price
-    names = [name for name in (*PARTS, "held") if told[name] or name in ("useful", "held")]
-    rows = [[name, f"{told[name]:,.0f}", f"{told[name] / whole:.0%}", *([plain(told[name] / 3600 * price)] if price else []),
+    cost = account.breakdown(Rate.of(space.hardware, space.budget.price))
+    whole, price = cost["held"] or 1.0, space.budget.price
+    names = [name for name in (*PARTS, "held") if cost[name] or name in ("useful", "held")]
+    rows = [[name, f"{cost[name]:,.0f}", f"{cost[name] / whole:.0%}", *([plain(cost[name] / 3600 * price)] if price else []),
              f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
-    columns = ["cost", f"{told['device']}-seconds", "share", *(["money"] if price else []), "for"]
+    columns = ["cost", f"{cost['device']}-seconds", "share", *(["money"] if price else []), "for"]
     return grid(None, columns, rows, right=columns[1:-1])
 
 
@@ -192,7 +193,7 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
     """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
     metrics = dict.fromkeys(item.metric for item in (*space.objectives, *found.constraints))
-    rows = found.told()
+    rows = found.member_rows()
     known = {name for row in rows for name in row}
     ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
     columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
@@ -227,7 +228,7 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
     rows, tight, settings = [], [], []
-    for row, place in zip(found, found.places, strict=True):
+    for row, place in zip(found, found.stability, strict=True):
         cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place, '')}"
         for item in space.objectives:
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
@@ -250,10 +251,10 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
         notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
     if any("seeds" in row for row in found):
         notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; it chose nothing[/]")
-    for place, told in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
+    for place, note in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
                         ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
-        if place in found.places:
-            notes.append(f"{told}")
+        if place in found.stability:
+            notes.append(note)
     if any(artifact_of(folder, row) for row in found):
         notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts' / 'trial-NNNN'))}[/]")
     return Group(table, "", *(Text.from_markup(note) for note in notes))

@@ -10,7 +10,7 @@ import typer
 from search.cli.examples import examples
 from search.cli.format import out
 from search.cli.overrides import changes
-from search.cli.session import Here, Watch, resolve
+from search.cli.session import LocalSession, SessionObserver, resolve
 from spaces.errors import RunError, UserError
 
 IN_FLIGHT = 4
@@ -65,22 +65,24 @@ def run(
     wanted = changes(settings, trials, budget, seed, (max_concurrent or IN_FLIGHT) if deterministic else None, within)
     given = load_checked(space, None if resume else wanted) if space is not None else None
     if address is not None and address.startswith("ray://"):
-        from search.cli.run_remote import There
+        from search.cli.run_remote import ClientSession
 
-        search: Here | There = There(address, given, wanted, storage, resume, max_concurrent, warm_start)
+        session: LocalSession | ClientSession = ClientSession(address, given, wanted, storage, resume, max_concurrent,
+                                                              warm_start)
     else:
-        search = Here(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent, warm_start)
-    with (choose(search.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr),
-          Watch(observer, search.how_to_go_on) as watch):
+        session = LocalSession(resolve(given, resume, wanted, space), address, storage, resume, max_concurrent,
+                               warm_start)
+    with (choose(session.objectives, quiet, as_json) as observer, redirect_stdout(sys.stderr),
+          SessionObserver(observer, session.resume_command) as watch):
         try:
             with watch.on_interrupt():
-                state = search.run(watch)
+                state = session.run(watch)
         except KeyboardInterrupt:
-            watch.say_how_to_go_on()
+            watch.print_resume_hint()
             return 1
         except RunError as error:
-            watch.say_how_to_go_on(" ".join(str(error).split()))
+            watch.print_resume_hint(" ".join(str(error).split()))
             return 1
     if not as_json:
-        search.report(out())
+        session.report(out())
     return 0 if state == "finished" else 1

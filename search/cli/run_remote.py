@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import run_folder
 from search.cli.format import out
-from search.cli.session import NO_SPACE, Watch, report, resolve
+from search.cli.session import NO_SPACE, SessionObserver, report, resolve
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Request:
     warm_start: str | None = None
 
 
-class There:
+class ClientSession:
     """A search that a cluster drives which is reached by a Ray Client connection."""
 
     def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str, resume: str | None,
@@ -45,11 +45,11 @@ class There:
         self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume, max_concurrent,
                                console.width, console.is_terminal, warm_start)
 
-    def run(self, observer: Watch) -> str:
+    def run(self, observer: SessionObserver) -> str:
         """The state in which the run ended."""
         from search.distributed import remote
 
-        state, self.text = remote.run(self.address, carry_out, self.request, observer)
+        state, self.text = remote.run(self.address, run_request, self.request, observer)
         return state
 
     def report(self, console: Console) -> None:
@@ -57,23 +57,23 @@ class There:
         console.file.write(self.text)
         console.print(f"All paths are the cluster's ({self.address}).")
 
-    def how_to_go_on(self, run: str) -> str:
+    def resume_command(self, run: str) -> str:
         """The command that goes on with a run."""
         return f"qdlm run --resume {run} --address {self.address}"
 
 
-def carry_out(asked: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
+def run_request(request: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
     """On the cluster: search; the state in which the run ended and the front as text."""
     from search.run import sweep
     from search.run.validation import check_sources
     from spaces.schema import Space
 
-    given = Space.from_yaml(asked.space, "SPACE") if asked.space else None
-    space = resolve(given, asked.resume, asked.changes)
+    given = Space.from_yaml(request.space, "SPACE") if request.space else None
+    space = resolve(given, request.resume, request.changes)
     check_sources(space)
-    warm_start = run_folder(asked.warm_start).resolve() if asked.warm_start else None
-    result = sweep.run(space, storage=asked.storage, max_concurrent=asked.max_concurrent, resume=asked.resume,
+    warm_start = run_folder(request.warm_start).resolve() if request.warm_start else None
+    result = sweep.run(space, storage=request.storage, max_concurrent=request.max_concurrent, resume=request.resume,
                        warm_start=warm_start, observer=tell)
     text = io.StringIO()
-    report(result.run_folder, out(file=text, width=asked.width, force_terminal=asked.color))
+    report(result.run_folder, out(file=text, width=request.width, force_terminal=request.color))
     return result.state, text.getvalue()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import run_folder
-from search.cli.exit_notice import LastWords
+from search.cli.exit_notice import ExitNotice
 from search.cli.format import shown
 from spaces.errors import UserError
 from spaces.uris import is_uri
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NO_SPACE = "which space? give its file or name (see: qdlm spaces), or --resume RUN"
 
 
-class Here:
+class LocalSession:
     """A search that this process drives, on a cluster of its own or one that it attaches to."""
 
     def __init__(self, space: Space, address: str | None, storage: str, resume: str | None, max_concurrent: int | None,
@@ -38,7 +38,7 @@ class Here:
         self.warm_start = RunFolder.open(run_folder(warm_start)).path.resolve() if warm_start else None
         self.objectives = space.objectives
 
-    def run(self, observer: Watch) -> str:
+    def run(self, observer: SessionObserver) -> str:
         """The state in which the run ended."""
         from search.run import sweep
 
@@ -51,7 +51,7 @@ class Here:
         """Print the front."""
         report(self.folder, console)
 
-    def how_to_go_on(self, run: str) -> str:
+    def resume_command(self, run: str) -> str:
         """The command that goes on with a run."""
         return f"qdlm run --resume {shown(run)}"
 
@@ -85,33 +85,33 @@ def agree(space: Space, recorded: Space, complaint: str) -> None:
         raise UserError(f"{complaint}: {found[0]}{more}; only the budget may change")
 
 
-class Watch:
+class SessionObserver:
     """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
 
-    def __init__(self, observer: Callable[[Mapping[str, Any]], None], how_to_go_on: Callable[[str], str] | None = None):
-        self.observer, self.how_to_go_on, self.run, self.said = observer, how_to_go_on, None, False
-        self.last_words: LastWords | None = None
+    def __init__(self, observer: Callable[[Mapping[str, Any]], None], resume_command: Callable[[str], str] | None = None):
+        self.observer, self.resume_command, self.run, self.said = observer, resume_command, None, False
+        self.exit_notice: ExitNotice | None = None
         self._guarded = False
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> SessionObserver:
         """From here on, somebody says how to go on even if this process is killed."""
         self._guarded = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.last_words:
-            self.last_words.dismiss()
+        if self.exit_notice:
+            self.exit_notice.dismiss()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
-        return Watch, (None,)
+        return SessionObserver, (None,)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("run"):
             self.run = event["run"]
-            if self._guarded and self.last_words is None:
-                self.last_words = LastWords(self._line("the search was ended from outside (killed, out of memory, or its Ray "
-                                                       "node died)"))
+            if self._guarded and self.exit_notice is None:
+                self.exit_notice = ExitNotice(self._line("the search was ended from outside (killed, out of memory, or its Ray "
+                                                         "node died)"))
         self.observer(event)
 
     @contextmanager
@@ -123,7 +123,7 @@ class Watch:
 
         def answer(*_: Any) -> None:
             signal.signal(signal.SIGINT, before)
-            self.say_how_to_go_on()
+            self.print_resume_hint()
             raise KeyboardInterrupt
 
         before = signal.signal(signal.SIGINT, answer)
@@ -132,7 +132,7 @@ class Watch:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def say_how_to_go_on(self, why: str = "interrupted") -> None:
+    def print_resume_hint(self, why: str = "interrupted") -> None:
         """One line on standard error, once."""
         if self.said:
             return
@@ -143,7 +143,7 @@ class Watch:
             print(self._line(why), file=sys.stderr)
 
     def _line(self, why: str) -> str:
-        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.how_to_go_on(self.run)}"
+        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.resume_command(self.run)}"
 
 
 def report(run: Path, console: Console) -> None:

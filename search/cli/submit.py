@@ -50,9 +50,9 @@ def submit(
     if sum(item is not None for item in (space, resume, attach, stop)) != 1:
         raise UserError("give one of: a SPACE to send, --resume RUN, --attach JOB, --stop JOB")
     if space is None and resume is None:
-        return _later(address, attach, stop)
-    text, arguments = (None, _going_on(resume, settings, trials, budget, within)) if resume else (
-        _asked(space, storage, changes(settings, trials, budget, within=within)), ["--storage", storage])
+        return _attach_or_stop(address, attach, stop)
+    text, arguments = (None, _resume_arguments(resume, settings, trials, budget, within)) if resume else (
+        _checked_space(space, storage, changes(settings, trials, budget, within=within)), ["--storage", storage])
     from cluster import submitting
 
     jobs = submitting.client(address)
@@ -63,7 +63,7 @@ def submit(
     return _follow(jobs, job, address) if follow else 0
 
 
-def _asked(space: str, storage: str | None, wanted: Mapping[str, Any]) -> str:
+def _checked_space(space: str, storage: str | None, wanted: Mapping[str, Any]) -> str:
     """The space as it is sent. What cannot work is refused here, before anything travels."""
     from search.run.validation import load_checked
 
@@ -74,7 +74,7 @@ def _asked(space: str, storage: str | None, wanted: Mapping[str, Any]) -> str:
     return load_checked(space, wanted).to_yaml()
 
 
-def _going_on(run: str, settings: list[str], trials: int | None, budget: str | None, within: list[str]) -> list[str]:
+def _resume_arguments(run: str, settings: list[str], trials: int | None, budget: str | None, within: list[str]) -> list[str]:
     """The options of `qdlm run` on the cluster, which knows the run and checks them."""
     if not (checked(run) if is_uri(run) else Path(run).is_absolute()):
         raise UserError(f"--resume {run}: give its full path on the cluster, or its URI")
@@ -83,7 +83,7 @@ def _going_on(run: str, settings: list[str], trials: int | None, budget: str | N
     return ["--resume", run, *(str(word) for pair in given for word in pair)]
 
 
-def _later(address: str, attach: str | None, stop: str | None) -> int:
+def _attach_or_stop(address: str, attach: str | None, stop: str | None) -> int:
     from cluster import submitting
 
     jobs = submitting.client(address)

@@ -16,7 +16,7 @@ from spaces.errors import UserError
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableRequest:
     """What the command line said. A layout may leave out what it has no use for."""
 
     run: Path
@@ -28,7 +28,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Laid:
+class TableContent:
     """A table: rows of equal keys, what is to be known of it, and where it was kept."""
 
     title: str
@@ -38,7 +38,8 @@ class Laid:
 
 
 LAYOUTS: dict[str, str] = {"tasks": "search.cli.table_tasks:layout", "quantizers": "search.cli.table_quantizers:layout"}
-"""Name -> import path of a function `layout(asked: Asked) -> Laid`. A new layout is one function and one line here."""
+"""Name -> import path of a function `layout(request: TableRequest) -> TableContent`. A new layout is one function and one line
+here."""
 
 
 def register(app: typer.Typer) -> None:
@@ -68,34 +69,34 @@ def table(
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown table layout {layout!r}; legal: {', '.join(LAYOUTS)}")
-    asked = Asked(run, targets, _parts(tasks), _parts(methods), artifact, fresh)
-    laid = resolve(layout)(asked)
-    show(laid, form)
+    request = TableRequest(run, targets, _parts(tasks), _parts(methods), artifact, fresh)
+    content = resolve(layout)(request)
+    show(content, form)
 
 
-def resolve(layout: str) -> Callable[[Asked], Laid]:
+def resolve(layout: str) -> Callable[[TableRequest], TableContent]:
     """The function behind a layout's name."""
     module, _, name = LAYOUTS[layout].partition(":")
     return getattr(importlib.import_module(module), name)
 
 
-def show(laid: Laid, form: str) -> None:
+def show(content: TableContent, form: str) -> None:
     """Print a table for people, or its rows for programs."""
     from rich.markup import escape
 
     from search.cli.format import emit, grid, out, shown
 
     if form != "table":
-        typer.echo(emit(laid.rows, form))
+        typer.echo(emit(content.rows, form))
         return
-    columns = list(laid.rows[0])
+    columns = list(content.rows[0])
     console = out()
-    cells = [["-" if row[name] is None else escape(str(row[name])) for name in columns] for row in laid.rows]
-    console.print(grid(escape(laid.title), columns, cells, right=columns[1:]))
-    for note in laid.notes:
+    cells = [["-" if row[name] is None else escape(str(row[name])) for name in columns] for row in content.rows]
+    console.print(grid(escape(content.title), columns, cells, right=columns[1:]))
+    for note in content.notes:
         console.print(f"[dim]{escape(note)}[/]")
-    if laid.files:
-        console.print(f"[dim]kept in {escape(', '.join(shown(path) for path in laid.files))}[/]")
+    if content.files:
+        console.print(f"[dim]kept in {escape(', '.join(shown(path) for path in content.files))}[/]")
 
 
 def _parts(text: str | None) -> tuple[str, ...]:

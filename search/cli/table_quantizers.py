@@ -9,7 +9,7 @@ from search.reporting import integer_fraction, quantizers
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
-    from search.cli.table import Asked, Laid
+    from search.cli.table import TableContent, TableRequest
 
 CURVES, MAP = "convergence.png", "granularity.png"
 UNSEEN = 1e-3
@@ -18,15 +18,15 @@ MAPPED = 6
 """Splits of one family from which on a map of them is drawn."""
 
 
-def layout(asked: Asked) -> Laid:
+def layout(request: TableRequest) -> TableContent:
     """Quantizer against loss, bound, lm-score, control, weights that train, bytes and latency ratio. Trains nothing."""
     from dashboards.plot_convergence import convergence_png
     from dashboards.plot_splits import splits_png
     from search.cli.format import figure, plain, scaled
     from search.cli.results import opened
-    from search.cli.table import Laid
+    from search.cli.table import TableContent
 
-    folder, _, _ = opened(asked.run)
+    folder, _, _ = opened(request.run)
     found = quantizers.arms(folder.rows())
 
     def cell(metric: str, mean: float, half: float) -> str:
@@ -38,7 +38,7 @@ def layout(asked: Asked) -> Laid:
         return f"{shown} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
     rows = quantizers.table(found, cell)
     if not rows:
-        raise UserError(f"{asked.run}: no trial has finished yet, so there is nothing to compare")
+        raise UserError(f"{request.run}: no trial has finished yet, so there is nothing to compare")
     places = {row["rest"] for row in rows}
     if len(places) == 1:
         rows = [{key: value for key, value in row.items() if key != "rest"} for row in rows]
@@ -51,4 +51,4 @@ def layout(asked: Asked) -> Laid:
         files.append(splits_png(panels, folder.path / MAP))
     notes = (*integer_fraction.answer(found), "mean ± 95% over seeds (Student); differences are taken within a seed")
     title = "Quantizers" + (f", {next(iter(places))}" if len(places) == 1 and None not in places else "")
-    return Laid(title, rows, notes, tuple(files))
+    return TableContent(title, rows, notes, tuple(files))

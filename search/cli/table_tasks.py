@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.cli.table import Asked, Laid
+from search.cli.table import TableContent, TableRequest
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,35 +20,35 @@ CELLS, STEM = "table_tasks.json", "table_tasks"
 BASE = "base"
 
 
-def layout(asked: Asked) -> Laid:
+def layout(request: TableRequest) -> TableContent:
     """Measure the cells that RUN does not hold yet, keep them, lay them out. Raises `UserError` for unknown names."""
     from search.cli.results import opened
     from trainable.baselines.comparison import METHODS
 
-    folder, space, found = opened(asked.run)
-    methods = chosen("method", asked.methods, METHODS)
-    model = asked.artifact or most_controllable(found)
+    folder, space, found = opened(request.run)
+    methods = chosen("method", request.methods, METHODS)
+    model = request.artifact or most_controllable(found)
     from spaces import points
 
     config = space.config(points.complete(space.dimensions, {}))
-    tasks = task_names(asked.tasks, config)
-    cells = [] if asked.fresh else kept(folder.path / CELLS)
+    tasks = task_names(request.tasks, config)
+    cells = [] if request.fresh else kept(folder.path / CELLS)
     missing = [(task, method) for task in tasks for method in methods
-               if find(cells, task, method, model, asked.targets) is None]
+               if find(cells, task, method, model, request.targets) is None]
     if missing:
         paths = shared_paths(folder, config)
         missing = fillable(missing, artifact_of(folder, paths, model))
     if missing:
-        for cell in measured(artifact_of(folder, paths, model), paths, missing, asked.targets, cells):
-            cells.append({**cell, "model": model, "asked": asked.targets})
+        for cell in measured(artifact_of(folder, paths, model), paths, missing, request.targets, cells):
+            cells.append({**cell, "model": model, "asked": request.targets})
             (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
-    rows, notes = laid_out(cells, tasks, methods, model, asked.targets)
+    rows, notes = laid_out(cells, tasks, methods, model, request.targets)
     if not rows:
         raise UserError(f"table: {', '.join(methods)} of {', '.join(tasks)}: {model} was never told such targets; train with "
                         "trial.model.conditions")
     files = written(folder.path, rows)
-    title = f"{model}: control % / lm-score, 95% intervals over {asked.targets} targets"
-    return Laid(title, rows, notes, files)
+    title = f"{model}: control % / lm-score, 95% intervals over {request.targets} targets"
+    return TableContent(title, rows, notes, files)
 
 
 def chosen(kind: str, wanted: Sequence[str], legal: Sequence[str]) -> list[str]:
@@ -108,12 +108,12 @@ def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str
     """Those (task, method) pairs that the model can fill: not what takes a model that was told such targets."""
     from spaces.config import PluginRef
     from trainable.artifacts.packed import CONFIG
-    from trainable.baselines.comparison import possible
+    from trainable.baselines.comparison import is_applicable
     from trainable.registry import TASKS
 
-    told = json.loads((artifact / CONFIG).read_text())["config"]["model"].get("conditions", [])
-    refs = [PluginRef.model_validate(ref) for ref in told]
-    return [(task, method) for task, method in cells if possible(method, TASKS.build_default(task), refs)]
+    conditions = json.loads((artifact / CONFIG).read_text())["config"]["model"].get("conditions", [])
+    refs = [PluginRef.model_validate(ref) for ref in conditions]
+    return [(task, method) for task, method in cells if is_applicable(method, TASKS.build_default(task), refs)]
 
 
 def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
@@ -140,13 +140,13 @@ def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str,
 
     from search.cli.doctor import free_cpus
     from search.cli.format import duration
-    from trainable.baselines.comparison import compare, opened_ground
+    from trainable.baselines.comparison import compare, open_comparison
 
     console = Console(file=sys.stderr, highlight=False)
     found, left = [], list(missing)
     with console.status("[dim]opening the models[/]") as status:
-        ground = opened_ground(artifact, paths["corpus"], paths["teacher"], targets, threads=free_cpus(),
-                               tell=lambda text: status.update(f"[dim]{escape(text)}[/]"))
+        ground = open_comparison(artifact, paths["corpus"], paths["teacher"], targets, threads=free_cpus(),
+                                 tell=lambda text: status.update(f"[dim]{escape(text)}[/]"))
         for task in dict.fromkeys(task for task, _ in missing):
             for cell in compare(ground, [task], [method for name, method in missing if name == task]):
                 found.append(cell)

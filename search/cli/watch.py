@@ -47,13 +47,13 @@ def watch(
     from rich.live import Live
 
     from search.cli.format import out
-    from search.cli.progress import Words
+    from search.cli.progress import EventText
     from search.cli.results import recorded_space
     from search.records.follow import Tally, follow
 
     space, console = recorded_space(run), out()
     again = refreshed(run) if origin(run) else time.sleep
-    tally, words, recent = Tally(), Words(space.objectives, remind=True), deque(maxlen=LINES)
+    tally, event_text, recent = Tally(), EventText(space.objectives, remind=True), deque(maxlen=LINES)
     screen = Live(console=console, auto_refresh=False) if console.is_terminal else None
     try:
         if screen is not None:
@@ -61,33 +61,33 @@ def watch(
         for batch in follow(run, max(every, FETCH_S) if origin(run) else every, once, again):
             for entry in batch:
                 tally.add(entry)
-                line = told(entry, words, tally)
+                line = line_of(entry, event_text, tally)
                 recent.extend([line] if line else [])
                 if line and screen is None and not once:
                     console.print(line, soft_wrap=True)
             if screen is not None:
-                screen.update(board(run, space, tally, list(recent)), refresh=True)
+                screen.update(run_panel(run, space, tally, list(recent)), refresh=True)
     except KeyboardInterrupt:
         return
     finally:
         if screen is not None:
             screen.stop()
     if screen is None:
-        console.print(board(run, space, tally, list(recent) if once else []))
+        console.print(run_panel(run, space, tally, list(recent) if once else []))
 
 
 def refreshed(run: Path) -> Callable[[float], None]:
     """Waiting, for a copy of a run at a URI: what is new there comes at the end."""
-    from search.records.sync import fetched
+    from search.records.sync import fetch_run
 
     def wait(seconds: float) -> None:
         time.sleep(seconds)
-        fetched(origin(run))
+        fetch_run(origin(run))
 
     return wait
 
 
-def told(entry: dict[str, Any], words: Any, tally: Tally) -> str | None:
+def line_of(entry: dict[str, Any], event_text: Any, tally: Tally) -> str | None:
     """An entry of the run's record as a line of text; None for what says nothing new."""
     kind = entry.get("event")
     at = {"elapsed": max(0.0, float(entry.get("time") or 0.0) - (tally.started or 0.0))}
@@ -95,18 +95,18 @@ def told(entry: dict[str, Any], words: Any, tally: Tally) -> str | None:
         settings = {name.removeprefix("config."): value for name, value in entry.items()
                     if name.startswith("config.") and value is not None}
         if entry.get("state") in ("complete", "stopped", "failed"):
-            return words.line({**at, "event": "trial_finished", "metrics": entry, "values": settings, **_of(entry)})
-        return words.line({**at, "event": "rung", "metrics": entry, **_of(entry)})
+            return event_text.line({**at, "event": "trial_finished", "metrics": entry, "values": settings, **_of(entry)})
+        return event_text.line({**at, "event": "rung", "metrics": entry, **_of(entry)})
     if kind == "warning":
-        return words.line({**at, "event": "warning", "message": entry.get("message") or entry.get("detail")})
-    return words.line({**entry, **at}) if kind in ("run_started", "prepare") else None
+        return event_text.line({**at, "event": "warning", "message": entry.get("message") or entry.get("detail")})
+    return event_text.line({**entry, **at}) if kind in ("run_started", "prepare") else None
 
 
 def _of(entry: dict[str, Any]) -> dict[str, Any]:
     return {name: entry.get(name) for name in ("trial", "rung", "state", "reason")}
 
 
-def board(run: Path, space: Space, tally: Tally, recent: list[str]) -> RenderableType:
+def run_panel(run: Path, space: Space, tally: Tally, recent: list[str]) -> RenderableType:
     """State, counts, pace and front of a run, with its last lines above."""
     from rich.console import Group
     from rich.markup import escape

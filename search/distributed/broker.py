@@ -10,11 +10,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.distributed.slot_queue import Desk
+from search.distributed.slot_queue import SlotQueue
 
 
 @dataclass
-class _Group:
+class _GroupState:
     """One worker group. `pending` maps the number of an unanswered command to whoever awaits its reply."""
 
     commands: asyncio.Queue = field(default_factory=asyncio.Queue)
@@ -29,12 +29,12 @@ class _Group:
         self.since = time.monotonic()
 
 
-class Board(Desk):
+class Broker(SlotQueue):
     """An async actor; its methods return plain dicts, failures included, so that no caller unwraps remote exceptions."""
 
     def __init__(self):
         super().__init__()
-        self.groups: dict[str, _Group] = {}
+        self.groups: dict[str, _GroupState] = {}
         self.dead: dict[str, str] = {}
         self.waiting: deque[tuple[str, asyncio.Future]] = deque()
         self.broken: str | None = None
@@ -42,20 +42,20 @@ class Board(Desk):
         self.leaving = False
 
     # ---- called by workers
-    async def join(self, group: str, rank: int, size: int, pid: int, actor: Any) -> None:
+    async def register(self, group: str, rank: int, size: int, pid: int, actor: Any) -> None:
         """A worker has started. The group is free for leases once all its ranks are here."""
-        entry = self.groups.setdefault(group, _Group())
+        entry = self.groups.setdefault(group, _GroupState())
         entry.workers[rank] = {"pid": pid, "actor": actor}
         entry.ready = len(entry.workers) == size
         if self.leaving:  # it was still starting when the pool closed
             entry.commands.put_nowait({"op": "exit"})
-        self._grant()
+        self._grant_leases()
 
-    async def take(self, group: str) -> dict[str, Any]:
+    async def next_command(self, group: str) -> dict[str, Any]:
         """The next command for a group; waits for one."""
         return await self.groups[group].commands.get()
 
-    async def answer(self, group: str, seq: int, reply: dict[str, Any]) -> None:
+    async def reply_to(self, group: str, seq: int, reply: dict[str, Any]) -> None:
         """A worker's reply to command `seq`."""
         waiter = self.groups[group].pending.pop(seq, None) if group in self.groups else None
         if waiter is not None and not waiter.done():
@@ -72,7 +72,7 @@ class Board(Desk):
             return {"broken": self.broken}
         waiter = asyncio.get_running_loop().create_future()
         self.waiting.append((owner, waiter))
-        self._grant()
+        self._grant_leases()
         return await waiter
 
     async def call(self, group: str, owner: str, command: dict[str, Any]) -> dict[str, Any]:
@@ -98,14 +98,14 @@ class Board(Desk):
             if holder == owner:
                 self.waiting.remove((holder, waiter))
                 waiter.set_result({"broken": "the lease was withdrawn"})
-        self._grant()
+        self._grant_leases()
 
-    async def silent(self, owners: list[str]) -> list[float | None]:
+    async def seconds_silent(self, owners: list[str]) -> list[float | None]:
         """For each owner the seconds since its group was leased to it, was asked or answered; None without a group."""
         now, held = time.monotonic(), {entry.owner: entry.since for entry in self.groups.values()}
         return [now - held[owner] if owner in held else None for owner in owners]
 
-    async def condemn(self, owner: str, reason: str) -> list[Any]:
+    async def terminate(self, owner: str, reason: str) -> list[Any]:
         """The job of `owner` is over, whatever it computes: it learns the reason, and the group is nobody's any more.
         Returns the actors of the workers, for the caller to kill."""
         for entry in self.groups.values():
@@ -118,7 +118,7 @@ class Board(Desk):
         return []
 
     # ---- called by the pool that owns the groups
-    async def died(self, group: str, reason: str) -> bool:
+    async def group_died(self, group: str, reason: str) -> bool:
         """A group is gone: all who await it learn why. Returns whether it had ever been ready."""
         self.dead[group] = reason
         entry = self.groups.pop(group, None)
@@ -127,13 +127,13 @@ class Board(Desk):
                 waiter.set_result({"died": reason})
         return entry is not None and (entry.ready or entry.owner is not None)
 
-    async def give_up(self, reason: str) -> None:
+    async def refuse_leases(self, reason: str) -> None:
         """No group can be had: every lease, waiting or to come, is refused with this reason."""
         self.broken = reason
         while self.waiting:
             self.waiting.popleft()[1].set_result({"broken": reason})
 
-    async def dismiss(self) -> None:
+    async def shut_down(self) -> None:
         """Tell every group to leave when it has answered what it was asked, those that are yet to come included."""
         self.leaving = True
         for entry in self.groups.values():
@@ -146,7 +146,7 @@ class Board(Desk):
             for group, entry in self.groups.items()
         }
 
-    def _grant(self) -> None:
+    def _grant_leases(self) -> None:
         """Hand free groups to those who wait, first come first served."""
         for group, entry in self.groups.items():
             if not self.waiting:

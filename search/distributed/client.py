@@ -30,7 +30,7 @@ class GroupDiedError(RunError):
 
 
 class PoolError(RunError):
-    """No worker group can be had: none starts, or the board through which they are reached is gone."""
+    """No worker group can be had: none starts, or the broker through which they are reached is gone."""
 
 
 class DiskError(PoolError):
@@ -38,7 +38,7 @@ class DiskError(PoolError):
 
 
 def get(refs: Any) -> Any:
-    """What the board answers to one or several calls. Raises PoolError when its process is gone."""
+    """What the broker answers to one or several calls. Raises PoolError when its process is gone."""
     try:
         return ray.get(refs)
     except ray.exceptions.RayActorError as error:
@@ -48,8 +48,8 @@ def get(refs: Any) -> Any:
 class Group:
     """A leased group."""
 
-    def __init__(self, board: Any, name: str, owner: str):
-        self.board, self.name, self.owner = board, name, owner
+    def __init__(self, broker: Any, name: str, owner: str):
+        self.broker, self.name, self.owner = broker, name, owner
 
     def run(self, job: str, payload: dict[str, Any]) -> Iterator[Event]:
         """Run a job and yield its events. The worker computes an event only when it is asked for.
@@ -74,11 +74,11 @@ class Group:
 
     def call(self, command: dict[str, Any]) -> ray.ObjectRef:
         """Send one command; the reference resolves to the worker's reply."""
-        return self.board.call.remote(self.name, self.owner, command)
+        return self.broker.call.remote(self.name, self.owner, command)
 
     def release(self) -> None:
         """Give the group back."""
-        self.board.release.remote(self.owner)
+        self.broker.release.remote(self.owner)
 
     def __enter__(self) -> Group:
         return self
@@ -99,27 +99,27 @@ def _checked(reply: Event) -> Event:
     return reply
 
 
-class Client:
-    """Leases groups and runs jobs on them. Picklable: it holds the board's handle alone."""
+class PoolClient:
+    """Leases groups and runs jobs on them. Picklable: it holds the broker's handle alone."""
 
-    def __init__(self, board: Any):
-        self.board = board
+    def __init__(self, broker: Any):
+        self.broker = broker
 
     def lease(self, owner: str | None = None) -> Group:
         """Wait for a free group. An owner that asks again gets the group it holds. Raises PoolError."""
         owner = owner or uuid.uuid4().hex
-        return self._group(get(self.board.lease.remote(owner)), owner)
+        return self._group(get(self.broker.lease.remote(owner)), owner)
 
     def _group(self, answer: dict[str, Any], owner: str) -> Group:
         if "broken" in answer:
             raise PoolError(answer["broken"])
-        return Group(self.board, answer["group"], owner)
+        return Group(self.broker, answer["group"], owner)
 
     def wait_ready(self, groups: int = 1) -> None:
         """Return when that many groups take jobs. Raises PoolError when none can be started."""
         owners = [uuid.uuid4().hex for _ in range(groups)]
         try:
-            for answer in get([self.board.lease.remote(owner) for owner in owners]):
+            for answer in get([self.broker.lease.remote(owner) for owner in owners]):
                 self._group(answer, "")
         finally:
             for owner in owners:
@@ -127,15 +127,15 @@ class Client:
 
     def release(self, owner: str) -> None:
         """Free what `owner` holds, and abandon the job that runs there."""
-        self.board.release.remote(owner)
+        self.broker.release.remote(owner)
 
-    def silent(self, owners: Sequence[str]) -> list[float | None]:
+    def seconds_silent(self, owners: Sequence[str]) -> list[float | None]:
         """For each owner how many seconds its group has said nothing; None while it waits for a group."""
-        return get(self.board.silent.remote(list(owners)))
+        return get(self.broker.seconds_silent.remote(list(owners)))
 
-    def condemn(self, owner: str, reason: str) -> None:
+    def terminate(self, owner: str, reason: str) -> None:
         """End the job of `owner` at once, by killing the workers that it holds; the job fails with that reason."""
-        for actor in get(self.board.condemn.remote(owner, reason)):
+        for actor in get(self.broker.terminate.remote(owner, reason)):
             ray.kill(actor)
         self.release(owner)
 
@@ -174,16 +174,16 @@ class Client:
         return [results[i] for i in range(len(tasks))]
 
     def _end_silent(self, owners: Sequence[str], patience: float) -> None:
-        for owner, seconds in zip(owners, self.silent(owners), strict=True):
+        for owner, seconds in zip(owners, self.seconds_silent(owners), strict=True):
             if seconds is not None and seconds > patience:
-                self.condemn(owner, f"it said nothing for {patience:g} s (budget.trial_time)")
+                self.terminate(owner, f"it said nothing for {patience:g} s (budget.trial_time)")
 
     def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], owner: str, tries: int = 2):
         """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
         try:
             while True:
                 tries -= 1
-                group = self._group((yield self.board.lease.remote(owner)), owner)
+                group = self._group((yield self.broker.lease.remote(owner)), owner)
                 try:
                     return (yield from self._events(i, group, job, payload, on_event))
                 except GroupDiedError:

@@ -34,9 +34,9 @@ def call(address: str, work: Callable[[Any, Callable[[Any], None]], Any], reques
         task = ray.remote(num_cpus=0, max_retries=0)(_task).remote(work, request, events)
         try:
             while not ray.wait([task], timeout=0.2)[0]:
-                _pass_on(events, observer)
+                _forward_events(events, observer)
             found = ray.get(task)
-            _pass_on(events, observer)
+            _forward_events(events, observer)
         except KeyboardInterrupt:
             ray.cancel(task)
             ray.wait([task], timeout=CLOSING_S)
@@ -51,7 +51,7 @@ def _task(work: Callable[[Any, Callable[[Any], None]], Any], request: Any, event
     return work(request, events.put)
 
 
-def _pass_on(events: Any, observer: Callable[[dict[str, Any]], None]) -> None:
+def _forward_events(events: Any, observer: Callable[[dict[str, Any]], None]) -> None:
     for event in events.get_nowait_batch(events.qsize()):
         observer(event)
 
@@ -69,7 +69,7 @@ def _client(address: str) -> Iterator[Any]:
     environment.apply(attach=True)
     import ray
 
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     settings = {"py_modules": [str(root / name) for name in _PACKAGES], "excludes": ["__pycache__"],
                 "env_vars": {name: os.environ[name] for name in environment.DEFAULTS}}
     try:

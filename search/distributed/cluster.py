@@ -64,8 +64,9 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
     environment.apply(attach=address not in (None, "local"))
     import ray
 
-    told = os.environ.get("RAY_ADDRESS", "")
-    address = address or (None if told.startswith("http") else told or None)  # http: the job API's, not the cluster's
+    from_environment = os.environ.get("RAY_ADDRESS", "")
+    if not from_environment.startswith("http"):  # http: the job API's, not the cluster's
+        address = address or from_environment or None
     if ray.is_initialized():
         yield Cluster(ray.get_runtime_context().gcs_address, local=False)
         return

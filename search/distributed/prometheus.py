@@ -52,13 +52,13 @@ class RunMetrics:
         return _nowhere, ()
 
     def __call__(self, event: Event) -> None:
-        self._standing(event)
+        self._summary(event)
         teller = getattr(self, f"_{event['event']}", None)
         if teller:
             teller(event)
         self.observer(event)
 
-    def _standing(self, event: Event) -> None:
+    def _summary(self, event: Event) -> None:
         """The summary that every event carries."""
         for state in STATES:
             self._set("qdlm_trials", event.get(state), state=state)

@@ -21,7 +21,7 @@ def run(address: str, work: Work, request: Any, observer: Callable[[Event], None
     """What `work(request, tell)` returns there. Its `UserError`, `RunError` and KeyboardInterrupt are raised here as such."""
     from search.distributed import client_task
 
-    kind, found = client_task.call(address, partial(_told, work), request, observer)
+    kind, found = client_task.call(address, partial(_as_outcome, work), request, observer)
     if kind == "interrupted":
         raise KeyboardInterrupt
     if kind == "done":
@@ -29,7 +29,7 @@ def run(address: str, work: Work, request: Any, observer: Callable[[Event], None
     raise {"mistake": UserError, "breakdown": RunError}[kind](found)
 
 
-def _told(work: Work, request: Any, tell: Callable[[Event], None]) -> tuple[str, Any]:
+def _as_outcome(work: Work, request: Any, tell: Callable[[Event], None]) -> tuple[str, Any]:
     """`work`, with what is told in one line as a value: Ray would wrap it into tracebacks."""
     try:
         return "done", work(request, lambda event: tell(dict(event)))

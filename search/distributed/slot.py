@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import tune
 
-from search.distributed.client import Client, GroupDiedError, JobError, PoolError, get
+from search.distributed.client import GroupDiedError, JobError, PoolClient, PoolError, get
 from spaces.errors import UserError
 
 
@@ -23,7 +23,7 @@ def owner_of(number: int) -> str:
 class Slot(tune.Trainable):
     """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too, not an exception."""
 
-    def setup(self, config: dict[str, Any], client: Client) -> None:
+    def setup(self, config: dict[str, Any], client: PoolClient) -> None:
         """Called once per process. `config`: {"slot"}."""
         self.client, self.slot, self.fresh = client, config["slot"], True
 
@@ -31,21 +31,21 @@ class Slot(tune.Trainable):
         """The next rung: {"outcome": JSON of {"event", "notices"} | {"failed", "traceback"} | {"broken"}, with the trial's
         "number" and "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
         try:
-            work = get(self.client.board.work.remote(self.slot, self.fresh))
+            work = get(self.client.broker.next_work.remote(self.slot, self.fresh))
         except PoolError as broken:
             return {"outcome": json.dumps({"broken": str(broken)}), "done": False}
         self.fresh = False
         if work["op"] == "leave":
             return {"outcome": "", "done": True}
         if work["op"] == "blamed":
-            return self._told(work["number"], {"failed": "its Ray Tune actor died twice"}, 0.0)
+            return self._outcome(work["number"], {"failed": "its Ray Tune actor died twice"}, 0.0)
         if work["op"] == "trial":
             self._begin(work)
-        found = self._next()
-        return self._told(self.number, found, self.seconds + time.monotonic() - self.since)
+        found = self._next_outcome()
+        return self._outcome(self.number, found, self.seconds + time.monotonic() - self.since)
 
     @staticmethod
-    def _told(number: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _outcome(number: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
         return {"outcome": json.dumps({**found, "number": number, "seconds": seconds}), "done": False}
 
     def _begin(self, work: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class Slot(tune.Trainable):
         self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
 
-    def _next(self) -> dict[str, Any]:
+    def _next_outcome(self) -> dict[str, Any]:
         while True:
             try:
                 if self.events is None:
@@ -68,8 +68,8 @@ class Slot(tune.Trainable):
                     if "notice" in event:
                         self.notices.append(event["notice"])
                     if "rung" in event:
-                        told, self.notices = self.notices, []
-                        return {"event": {**event, **self.start}, "notices": told}
+                        notices, self.notices = self.notices, []
+                        return {"event": {**event, **self.start}, "notices": notices}
                     if "ready" in event:
                         self.start = {"start_seconds": time.time() - self.payload["proposed"]}
                 return {"failed": "the trial ended before its last rung"}

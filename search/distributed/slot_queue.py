@@ -9,41 +9,41 @@ from collections import defaultdict
 from typing import Any
 
 Work = dict[str, Any]
-_LIVES = 2  # processes that a slot may lose with one trial until the trial is to blame
+_PROCESSES = 2  # processes that a slot may lose with one trial until the trial is to blame
 
 
-class Desk:
+class SlotQueue:
     """One tray per slot. Work: {"op": "trial", "number", "owner", "payload"} | {"op": "next"}, the next rung of the same |
     {"op": "leave"}. A slot keeps its trial until that is `done`: one whose process died meanwhile is given it again."""
 
     def __init__(self) -> None:
-        self.trays: defaultdict[int, asyncio.Queue[Work]] = defaultdict(asyncio.Queue)
+        self.queues: defaultdict[int, asyncio.Queue[Work]] = defaultdict(asyncio.Queue)
         self.taken: dict[int, Work] = {}
-        self.lives: dict[int, int] = {}
+        self.restarts_left: dict[int, int] = {}
 
     async def assign(self, slot: int, work: Work) -> None:
         """Lay out work for a slot."""
-        self.trays[slot].put_nowait(work)
+        self.queues[slot].put_nowait(work)
 
     async def done(self, slot: int) -> None:
         """The slot's trial has ended."""
         self.taken.pop(slot, None)
 
-    async def work(self, slot: int, fresh: bool) -> Work:
+    async def next_work(self, slot: int, fresh: bool) -> Work:
         """What a slot does now; waits for it. `fresh`: its process has just started, so it knows nothing of its trial.
 
         {"op": "blamed", "number"} instead of a trial that has cost the slot too many processes.
         """
-        tray = self.trays[slot]
+        queue = self.queues[slot]
         if fresh and slot in self.taken:
-            later = [tray.get_nowait() for _ in range(tray.qsize())]
+            later = [queue.get_nowait() for _ in range(queue.qsize())]
             later = [work for work in later if work["op"] != "next"]
             for work in later:
-                tray.put_nowait(work)
+                queue.put_nowait(work)
             if not later:
-                self.lives[slot] -= 1
-                return self.taken[slot] if self.lives[slot] else {"op": "blamed", "number": self.taken[slot]["number"]}
-        work = await tray.get()
+                self.restarts_left[slot] -= 1
+                return self.taken[slot] if self.restarts_left[slot] else {"op": "blamed", "number": self.taken[slot]["number"]}
+        work = await queue.get()
         if work["op"] == "trial":
-            self.taken[slot], self.lives[slot] = work, _LIVES
+            self.taken[slot], self.restarts_left[slot] = work, _PROCESSES
         return work

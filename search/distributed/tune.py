@@ -15,19 +15,19 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from search.distributed.client import Client, PoolError
+from search.distributed.client import PoolClient, PoolError
 from search.distributed.slot import Slot, owner_of
-from search.engine.engine import Engine, Live
+from search.engine.engine import Engine, RunningTrial
 from spaces.errors import RunError
 
-Payload = Callable[[Live], dict[str, Any]]
+Payload = Callable[[RunningTrial], dict[str, Any]]
 _DEATHS = 20  # of one slot's process, until Tune gives the slot up
 
 
 class Driver:
     """Hands the engine's trials to slots and their results to the engine. Runs in Tune's event loop, one call at a time."""
 
-    def __init__(self, engine: Engine, client: Client, payload: Payload):
+    def __init__(self, engine: Engine, client: PoolClient, payload: Payload):
         self.engine, self.client, self.payload = engine, client, payload
         self.busy: dict[int, int] = {}
         self.idle: set[int] = set()
@@ -37,26 +37,26 @@ class Driver:
         """Ray Tune writes snapshots of all it holds, though none is ever read; a running search has no place in them."""
         return object, ()
 
-    def join(self, slot: int) -> None:
+    def add_slot(self, slot: int) -> None:
         """A slot exists from now on."""
         self.idle.add(slot)
-        self._guarded(self._fill)
+        self._guarded(self._fill_slots)
 
-    def took(self, slot: int, outcome: str) -> None:
+    def on_step(self, slot: int, outcome: str) -> None:
         """A slot has done a step."""
-        self._guarded(self._take, slot, json.loads(outcome))
+        self._guarded(self._handle_outcome, slot, json.loads(outcome))
 
-    def lost(self, slot: int) -> None:
+    def on_slot_lost(self, slot: int) -> None:
         """Tune has given a slot up. When the run itself breaks down, its trials are not at fault: they stay open."""
         self.idle.discard(slot)
         number = self.busy.pop(slot, None)
         if number is not None and not self.error:
-            self._guarded(self._end, number, "its Ray Tune actor died")
+            self._guarded(self._fail, number, "its Ray Tune actor died")
 
-    def watch(self) -> None:
+    def end_overdue(self) -> None:
         """End trials whose workers have said nothing for too long. Called again and again while Tune waits."""
         if not self.error and (late := self.engine.overdue()):
-            self._guarded(self._judge, late)
+            self._guarded(self._terminate_overdue, late)
 
     def _guarded(self, act: Callable[..., None], *arguments: Any) -> None:
         """What fails here is the run's end, and raised by `run_trials` as it is: Tune would wrap it."""
@@ -65,7 +65,7 @@ class Driver:
         except Exception as error:
             self.error = self.error or error
 
-    def _fill(self) -> None:
+    def _fill_slots(self) -> None:
         """Trials for idle slots while there are any; slots that no trial will ever need may leave."""
         for slot in sorted(self.idle):
             trial = self.engine.ask()
@@ -80,9 +80,9 @@ class Driver:
             self.idle = set()
 
     def _assign(self, slot: int, **work: Any) -> None:
-        self.client.board.assign.remote(slot, work)
+        self.client.broker.assign.remote(slot, work)
 
-    def _take(self, slot: int, outcome: dict[str, Any]) -> None:
+    def _handle_outcome(self, slot: int, outcome: dict[str, Any]) -> None:
         if "broken" in outcome:
             raise PoolError(outcome["broken"])
         number = outcome["number"]
@@ -93,32 +93,32 @@ class Driver:
         for notice in outcome.get("notices", ()):
             self.engine.emit("warning", message=f"trial {number}: {notice}")
         if "failed" in outcome:
-            self._end(number, outcome["failed"], outcome.get("traceback", ""), outcome["seconds"])
+            self._fail(number, outcome["failed"], outcome.get("traceback", ""), outcome["seconds"])
         elif self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue":
             self._assign(slot, op="next")
             return
         self.client.release(owner_of(number))
-        self.client.board.done.remote(slot)
+        self.client.broker.done.remote(slot)
         del self.busy[slot]
         self.idle.add(slot)
-        self._fill()
+        self._fill_slots()
 
-    def _end(self, number: int, reason: str, trace: str = "", seconds: float | None = None) -> None:
+    def _fail(self, number: int, reason: str, trace: str = "", seconds: float | None = None) -> None:
         self.engine.fail(number, reason, trace, seconds)
         self.client.release(owner_of(number))
 
-    def _judge(self, late: list[int]) -> None:
+    def _terminate_overdue(self, late: list[int]) -> None:
         """The clock of a trial starts when workers take it up: one that waits for them, or has just got them, goes on."""
         most = self.engine.space.budget.trial_time
-        for number, seconds in zip(late, self.client.silent([owner_of(number) for number in late]), strict=True):
-            self.engine.heard(number, seconds or 0.0)
+        for number, seconds in zip(late, self.client.seconds_silent([owner_of(number) for number in late]), strict=True):
+            self.engine.heartbeat(number, seconds or 0.0)
             if seconds is not None and seconds > most:
                 reason = f"it said nothing for {most:g} s (budget.trial_time)"
                 self.engine.fail(number, reason, seconds=self.engine.live[number].seconds + seconds)
-                self.client.condemn(owner_of(number), reason)
+                self.client.terminate(owner_of(number), reason)
 
 
-class _Slots(Searcher):
+class _SlotSearcher(Searcher):
     """Gives Tune its trials: the slots."""
 
     def __init__(self, driver: Driver, slots: int):
@@ -130,11 +130,11 @@ class _Slots(Searcher):
         if len(self.known) == self.slots or self.driver.error:
             return Searcher.FINISHED
         self.known[trial_id] = slot = len(self.known)
-        self.driver.join(slot)
+        self.driver.add_slot(slot)
         return {"slot": slot}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        self.driver.lost(self.known[trial_id])
+        self.driver.on_slot_lost(self.known[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         """The study is in the run folder."""
@@ -147,7 +147,7 @@ class _Slots(Searcher):
         raise NotImplementedError(self.restore.__doc__)
 
 
-class _Results(FIFOScheduler):
+class _ResultScheduler(FIFOScheduler):
     """Hands every result to the driver."""
 
     def __init__(self, driver: Driver):
@@ -155,19 +155,19 @@ class _Results(FIFOScheduler):
         self.driver = driver
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        self.driver.took(trial.config["slot"], result["outcome"])
+        self.driver.on_step(trial.config["slot"], result["outcome"])
         return self.STOP if self.driver.error else self.CONTINUE
 
 
-class _Watch(tune.Callback):
+class _OverdueCallback(tune.Callback):
     def __init__(self, driver: Driver):
         self.driver = driver
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
-        self.driver.watch()
+        self.driver.end_overdue()
 
 
-class _Broken(tune.Stopper):
+class _ErrorStopper(tune.Stopper):
     """Ends all slots when the run cannot go on."""
 
     def __init__(self, driver: Driver):
@@ -180,7 +180,7 @@ class _Broken(tune.Stopper):
         return self.driver.error is not None
 
 
-def run_trials(engine: Engine, client: Client, payload: Payload, slots: int, scratch: Path) -> None:
+def run_trials(engine: Engine, client: PoolClient, payload: Payload, slots: int, scratch: Path) -> None:
     """Run trials, `slots` at a time, until the engine has no more. `scratch`: a folder for Tune's own files, to be thrown
     away. Errors of engine or pool are raised as they are; errors of a trial are its result.
     """
@@ -189,10 +189,11 @@ def run_trials(engine: Engine, client: Client, payload: Payload, slots: int, scr
     driver = Driver(engine, client, payload)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Slot, client=client), {"memory": 1e6}),
-        tune_config=tune.TuneConfig(search_alg=_Slots(driver, slots), scheduler=_Results(driver), num_samples=-1,
+        tune_config=tune.TuneConfig(search_alg=_SlotSearcher(driver, slots), scheduler=_ResultScheduler(driver), num_samples=-1,
                                     trial_dirname_creator=str),
-        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0, stop=_Broken(driver),
-                                  callbacks=[_Watch(driver)], failure_config=tune.FailureConfig(max_failures=_DEATHS)),
+        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0, stop=_ErrorStopper(driver),
+                                  callbacks=[_OverdueCallback(driver)],
+                                  failure_config=tune.FailureConfig(max_failures=_DEATHS)),
     )
     try:
         tuner.fit()

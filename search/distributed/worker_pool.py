@@ -1,7 +1,7 @@
 """Warm worker groups: each is one long-lived Ray Train run that outlives trials and runs job after job.
 
-Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `Pool` starts the groups,
-replaces those that die and ends them; `search.distributed.client.Client` is how others use them.
+Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `WorkerPool` starts the groups,
+replaces those that die and ends them; `search.distributed.client.PoolClient` is how others use them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.distributed.broker import Board
-from search.distributed.client import Client, PoolError, get
+from search.distributed.broker import Broker
+from search.distributed.client import PoolClient, PoolError, get
 from spaces.config import HardwareConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
@@ -29,7 +29,7 @@ _STARTING = 60.0  # seconds that a closing pool waits for groups that are still 
 _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool closes
 
 
-class Pool:
+class WorkerPool:
     """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's own small files; `store`:
     settings of the workers' `trainable.storage.depot.Depot` when the run's storage is a URI."""
 
@@ -41,28 +41,28 @@ class Pool:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._current: dict[int, str] = {}
-        self.client: Client | None = None
+        self.client: PoolClient | None = None
 
-    def start(self) -> Pool:
+    def start(self) -> WorkerPool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         calls = 1000 + 8 * self.size * self.hardware.workers  # each slot and each worker waits in one
-        board = ray.remote(Board).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
-        self.client = Client(board.remote())
-        self._threads = [threading.Thread(target=self._keep, args=(slot, self._board), daemon=True)
+        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
+        self.client = PoolClient(broker.remote())
+        self._threads = [threading.Thread(target=self._keep_group, args=(slot, self._broker), daemon=True)
                          for slot in range(self.size)]
-        self._threads.append(threading.Thread(target=self._remind, daemon=True))
+        self._threads.append(threading.Thread(target=self._warn_while_waiting, daemon=True))
         for thread in self._threads:
             thread.start()
         return self
 
     @property
-    def _board(self) -> Any:
-        return self.client.board
+    def _broker(self) -> Any:
+        return self.client.broker
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}. Raises PoolError without a board."""
-        return get(self._board.workers.remote())
+        """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}. Raises PoolError without a broker."""
+        return get(self._broker.workers.remote())
 
     def close(self) -> None:
         """End all groups: idle ones leave by themselves, those that compute are killed, those that start are waited for.
@@ -73,30 +73,30 @@ class Pool:
         self._closing.set()
         if self.client is None or not ray.is_initialized():
             return
-        self._board.dismiss.remote()
+        self._broker.shut_down.remote()
         _join(self._threads, _GRACE)
         if any(thread.is_alive() for thread in self._threads):
-            with suppress(PoolError):  # without a board the workers leave as soon as they ask it for work
+            with suppress(PoolError):  # without a broker the workers leave as soon as they ask it for work
                 for group in self.workers().values():
                     for worker in group["workers"].values():
                         ray.kill(worker["actor"])
             _join(self._threads, _STARTING)
-        ray.kill(self._board)
+        ray.kill(self._broker)
         self.client = None
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> WorkerPool:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _remind(self) -> None:
+    def _warn_while_waiting(self) -> None:
         """Thread: say what is being waited for, whenever no group is ready for long; more and more rarely."""
         patience = _PATIENCE
         while not self._closing.wait(patience):
             try:
                 ready = any(group["ready"] for group in self.workers().values())
-            except PoolError:  # whoever uses the pool learns it from the board's next answer
+            except PoolError:  # whoever uses the pool learns it from the broker's next answer
                 return
             patience = _PATIENCE if ready else 2 * patience
             if not ready:
@@ -104,25 +104,25 @@ class Pool:
                 self.on_notice(f"still waiting for a worker group to start ({each}); others may be using the cluster, or nodes "
                                "were lost")
 
-    def _keep(self, slot: int, board: Any) -> None:
-        """Thread of one slot: run a group; when it dies, tell the board and run the next one."""
+    def _keep_group(self, slot: int, broker: Any) -> None:
+        """Thread of one slot: run a group; when it dies, tell the broker and run the next one."""
         failures = 0
         for generation in range(1_000_000):
             self._current[slot] = group = f"{self.name}-{slot}-{generation}"
-            reason, hopeless = self._run_group(group, board)
+            reason, hopeless = self._run_group(group, broker)
             if self._closing.is_set():
                 return
             try:
-                was_ready = get(board.died.remote(group, reason))
-            except PoolError:  # whoever uses the pool learns it from the board's next answer
+                was_ready = get(broker.group_died.remote(group, reason))
+            except PoolError:  # whoever uses the pool learns it from the broker's next answer
                 return
             failures = 0 if was_ready else failures + 1
             if not was_ready and (hopeless or failures >= _START_ATTEMPTS):
-                board.give_up.remote(f"worker groups do not start: {reason}")
+                broker.refuse_leases.remote(f"worker groups do not start: {reason}")
                 return
             self.on_notice(f"a worker group died and is replaced: {reason}")
 
-    def _run_group(self, group: str, board: Any) -> tuple[str, bool]:
+    def _run_group(self, group: str, broker: Any) -> tuple[str, bool]:
         """One Ray Train run, start to end: why it ended, and whether the worker's own loop raised (which it would again).
 
         The run's name is unique, because Ray Train resumes an old run of the same name.
@@ -131,7 +131,7 @@ class Pool:
         resources = {"CPU": hardware.cpus, **({"GPU": hardware.gpus} if hardware.gpus else {})}
         trainer = TorchTrainer(
             _train_loop,
-            train_loop_config={"group": group, "board": board, "jobs": self.jobs, "cpus": hardware.cpus,
+            train_loop_config={"group": group, "broker": broker, "jobs": self.jobs, "cpus": hardware.cpus,
                                "folder": str(Path.cwd()), "store": self.store},
             scaling_config=ray.train.ScalingConfig(num_workers=hardware.workers, use_gpu=hardware.gpus > 0,
                                                    resources_per_worker=resources),
@@ -144,7 +144,7 @@ class Pool:
         try:
             trainer.fit()
         except ray.train.WorkerGroupError as error:
-            fates = {rank: _died(why) for rank, why in sorted(error.worker_failures.items())}
+            fates = {rank: _cause_of_death(why) for rank, why in sorted(error.worker_failures.items())}
             causes = {rank: fate for rank, fate in fates.items() if not fate.startswith("left: ")} or fates
             return "; ".join(f"worker {rank} {fate}" for rank, fate in causes.items()), causes is fates
         except (Exception, SystemExit) as error:  # SystemExit: Ray was shut down meanwhile
@@ -166,7 +166,7 @@ def _join(threads: list[threading.Thread], seconds: float) -> None:
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _died(error: BaseException) -> str:
+def _cause_of_death(error: BaseException) -> str:
     """What became of one worker, from Ray Train's wrappers."""
     cause = getattr(error, "health_check_failure", None)
     if cause is None:

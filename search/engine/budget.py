@@ -10,7 +10,7 @@ from search.engine.cost import Rate
 
 
 @dataclass
-class Stall:
+class NoImprovement:
     """Counts trials that ended without the hypervolume growing."""
 
     gain: float
@@ -27,7 +27,7 @@ class Stall:
 
 
 def reached(budget: Any, *, started: float, most: float, elapsed: float, held: float, rate: Rate,
-            stall: Stall) -> str | None:
+            no_improvement: NoImprovement) -> str | None:
     """The limit that is used up, in words for the user; None while there is room for another trial.
 
     `started`: trials so far, of `most`; `elapsed` wall seconds; `held` group-seconds.
@@ -36,7 +36,7 @@ def reached(budget: Any, *, started: float, most: float, elapsed: float, held: f
         return "trials"
     if over := spent(budget, elapsed=elapsed, held=held, rate=rate):
         return over
-    if budget.patience is not None and stall.trials >= budget.patience:
+    if budget.patience is not None and no_improvement.trials >= budget.patience:
         return "patience"
     return None
 

@@ -95,7 +95,7 @@ class Ledger:
         self.trials[trial] = (state, seconds)
         self.sums[state] += seconds
 
-    def told(self, rate: Rate, running: float = 0.0) -> dict[str, Any]:
+    def breakdown(self, rate: Rate, running: float = 0.0) -> dict[str, Any]:
         """Device-seconds by `PARTS`, their sum `held`, `device` (CPU or GPU), `hours` and, with a price, `money`."""
         used = {"useful": self.sums["complete"], "stopped": self.sums["stopped"], "failed": self.sums["failed"],
                 "running": running, "shared": self.shared}

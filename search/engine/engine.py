@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from search.engine import budget as limits
 from search.engine.cost import ENDED, Ledger, Rate
-from search.engine.incumbents import Standing
+from search.engine.incumbents import Incumbents
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, fault
 from search.pareto.reference_box import Box, choose_box
@@ -30,7 +30,7 @@ Decision = Literal["continue", "stop"]
 _CONTROL = ("rung", "steps", "final", "device", "seconds")
 
 
-class Plan(Protocol):
+class SearchSpace(Protocol):
     """What the engine needs to know of a space; `spaces.schema.Space` is one."""
 
     objectives: Sequence[Objective]
@@ -48,7 +48,7 @@ class Plan(Protocol):
 
 
 @dataclass
-class Live:
+class RunningTrial:
     """A trial that runs."""
 
     number: int
@@ -57,7 +57,7 @@ class Live:
     tag: str | None
     started: float
     seconds: float = 0.0
-    heard: float = 0.0
+    last_heartbeat: float = 0.0
     rung: int = -1
     facts: dict[str, Any] = field(default_factory=dict)
     rungs: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Live:
 class Engine:
     """One run's decisions. `ask`, then `report` for each rung or `fail`; each of the three may be called at any time."""
 
-    def __init__(self, space: Plan, study, scheduler, folder, *, observer: Observer | None = None, versions: str = "",
+    def __init__(self, space: SearchSpace, study, scheduler, folder, *, observer: Observer | None = None, versions: str = "",
                  spent: float = 0.0, groups: int = 1, keep: Callable[[int, str], str] | None = None,
                  clock: Callable[[], float] = time.monotonic):
         """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`: a RunFolder, whose rows are
@@ -79,28 +79,28 @@ class Engine:
         self.ledger, self.rate = Ledger.from_events(folder.events()), Rate.of(space.hardware, space.budget.price)
         self._held = max(self.ledger.held, spent * groups)
         self._begun, self._spent = clock(), max(self.ledger.elapsed, spent)
-        self.live: dict[int, Live] = {}
+        self.live: dict[int, RunningTrial] = {}
         self.recorded = 0  # rows, earlier sessions included
         self.ended: dict[int, str] = {}
         self.counts: Counter[str] = Counter()
         self.exhausted = False
         self.box: Box | None = None
-        self.standing = Standing(space.objectives, space.constraints)
-        self.stall = limits.Stall(space.budget.gain)
-        self._take_up(folder.rows())
-        self.exhausted = study.used_up
+        self.incumbents = Incumbents(space.objectives, space.constraints)
+        self.no_improvement = limits.NoImprovement(space.budget.gain)
+        self._load_rows(folder.rows())
+        self.exhausted = study.exhausted
 
-    def _take_up(self, rows: list[Row]) -> None:
+    def _load_rows(self, rows: list[Row]) -> None:
         """Earlier sessions' rows, in order."""
         for row in rows:
-            self._learn(row)
+            self._register(row)
         corners = self.folder.meta.get("box")
         if self.box is None and corners:
             self.box = Box.of(corners, self.space.objectives)
         self._choose_box()
 
     # ---- what a driver asks
-    def ask(self) -> Live | None:
+    def ask(self) -> RunningTrial | None:
         """The next trial. None when the budget or the space is used up, and when the search has to wait for a result
         (`over` tells which). A point that makes no legal trial is recorded as failed, counts, and the next one is taken."""
         while not self.over:
@@ -113,10 +113,11 @@ class Engine:
             try:
                 config = self.space.config(proposal.values)
             except UserError as error:
-                trial = Live(proposal.number, proposal.values, TrialConfig(), proposal.tag, self.clock())
+                trial = RunningTrial(proposal.number, proposal.values, TrialConfig(), proposal.tag, self.clock())
                 self._close(trial, "failed", {}, str(error))
                 continue
-            trial = Live(proposal.number, proposal.values, config, proposal.tag, self.clock(), heard=self.clock())
+            trial = RunningTrial(proposal.number, proposal.values, config, proposal.tag, self.clock(),
+                                 last_heartbeat=self.clock())
             self.live[trial.number] = trial
             if trial.tag or proposal.again:  # a reference arm is compared with, not weeded out; nobody is stopped twice
                 self.scheduler.protected.add(trial.number)
@@ -148,7 +149,7 @@ class Engine:
         if trial is None:
             return "stop"
         trial.seconds = self.clock() - trial.started if seconds is None else seconds
-        trial.heard = self.clock()
+        trial.last_heartbeat = self.clock()
         if event["rung"] <= trial.rung:
             return "continue"
         metrics = {name: value for name, value in event.items() if name not in _CONTROL}
@@ -159,13 +160,13 @@ class Engine:
             return self._close(trial, "failed", metrics, f"{wrong} at rung {trial.rung}")
         if event.get("steps"):
             trial.rungs.append((event["steps"], metrics))
-        judged = {**{CONFIG + path: value for path, value in trial.values.items()}, **metrics}
+        reported = {**{CONFIG + path: value for path, value in trial.values.items()}, **metrics}
         if final:
-            self.scheduler.report(number, trial.rung, judged)
+            self.scheduler.report(number, trial.rung, reported)
             if metrics.get("artifact"):
                 metrics["artifact"] = self.keep(number, metrics["artifact"])
             return self._close(trial, "complete", metrics)
-        if self.scheduler.report(number, trial.rung, judged) == "stop":
+        if self.scheduler.report(number, trial.rung, reported) == "stop":
             return self._close(trial, "stopped", metrics, f"dominated at rung {trial.rung}")
         if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
             return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
@@ -184,19 +185,19 @@ class Engine:
 
     def overdue(self) -> list[int]:
         """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends them and calls `fail`,
-        or `heard`: what a trial waited before its worker began does not count."""
+        or `heartbeat`: what a trial waited before its worker began does not count."""
         most = self.space.budget.trial_time
         now = self.clock()
-        return [] if most is None else [number for number, trial in self.live.items() if now - trial.heard > most]
+        return [] if most is None else [number for number, trial in self.live.items() if now - trial.last_heartbeat > most]
 
-    def heard(self, number: int, ago: float = 0.0) -> None:
+    def heartbeat(self, number: int, ago: float = 0.0) -> None:
         """A trial has given a sign of life that is no result, `ago` seconds before now."""
         if trial := self.live.get(number):
-            trial.heard = max(trial.heard, self.clock() - ago)
+            trial.last_heartbeat = max(trial.last_heartbeat, self.clock() - ago)
 
-    def amend(self, number: int, more: Mapping[str, Any]) -> None:
+    def add_measurements(self, number: int, more: Mapping[str, Any]) -> None:
         """Add measurements to a complete trial: its last row is recorded again, with them."""
-        self._append({**self.standing.rows[number], **more, "time": time.time()})
+        self._append({**self.incumbents.rows[number], **more, "time": time.time()})
 
     @property
     def over(self) -> bool:
@@ -209,7 +210,7 @@ class Engine:
         if self.exhausted:
             return "space"
         return limits.reached(self.space.budget, started=self._started, most=self.space.budget.trials or math.inf,
-                              elapsed=self.elapsed, held=self.held, rate=self.rate, stall=self.stall)
+                              elapsed=self.elapsed, held=self.held, rate=self.rate, no_improvement=self.no_improvement)
 
     @property
     def limit(self) -> float:
@@ -220,12 +221,12 @@ class Engine:
     @property
     def front(self) -> Front:
         """The front of everything recorded so far."""
-        return self.standing.front
+        return self.incumbents.front
 
     @property
     def members(self) -> list[int]:
         """Trials on the front."""
-        return self.standing.members
+        return self.incumbents.members
 
     @property
     def elapsed(self) -> float:
@@ -237,14 +238,14 @@ class Engine:
         """Group-seconds that the run has held, earlier sessions included."""
         return self._held + (self.clock() - self._begun) * self.groups
 
-    def add_busy(self, seconds: float) -> None:
+    def add_shared_seconds(self, seconds: float) -> None:
         """Account for time that a worker group spent on what trials share."""
         self.ledger.shared += seconds
 
     def cost(self) -> dict[str, Any]:
-        """Device-seconds by what they were for, hours and money: see `cost.Ledger.told`."""
+        """Device-seconds by what they were for, hours and money: see `cost.Ledger.breakdown`."""
         self.ledger.elapsed, self.ledger.held = self.elapsed, self.held
-        return self.ledger.told(self.rate, sum(trial.seconds for trial in list(self.live.values())))
+        return self.ledger.breakdown(self.rate, sum(trial.seconds for trial in list(self.live.values())))
 
     def summary(self) -> dict[str, Any]:
         """Counts, front, best values, time and cost; part of every event."""
@@ -253,7 +254,7 @@ class Engine:
         return {
             "running": len(self.live), **{state: self.counts[state] for state in ENDED},
             "trials": int(self.limit) if math.isfinite(self.limit) else None,
-            "front_size": len(self.standing.members), "hypervolume": self._volume(), "best": dict(self.standing.best),
+            "front_size": len(self.incumbents.members), "hypervolume": self._volume(), "best": dict(self.incumbents.best),
             "elapsed": self.elapsed, "eta": self._eta(), "ended_by": self.ended_by,
             "cpu_hours": hours * hardware.workers * hardware.cpus,
             "gpu_hours": hours * hardware.workers * hardware.gpus, "cost": cost,
@@ -269,7 +270,7 @@ class Engine:
         return len(self.ended) + len(self.live)
 
     def _volume(self) -> float | None:
-        return None if self.box is None else self.standing.hypervolume(self.box)
+        return None if self.box is None else self.incumbents.hypervolume(self.box)
 
     def _fault(self, metrics: Row, final: bool) -> str | None:
         """Why measurements cannot stand: below the top rung, objectives may be missing but not be NaN or infinite."""
@@ -278,7 +279,7 @@ class Engine:
         present = [objective for objective in self.space.objectives if objective.metric in metrics]
         return fault(metrics, present)
 
-    def _close(self, trial: Live, state: str, metrics: Row, reason: str | None = None, trace: str = "") -> Decision:
+    def _close(self, trial: RunningTrial, state: str, metrics: Row, reason: str | None = None, trace: str = "") -> Decision:
         self.live.pop(trial.number, None)
         row = self._row(trial, state, metrics, reason)
         changed = self._append(row)
@@ -293,7 +294,7 @@ class Engine:
             self._emit("front", trial=trial.number, members=self.members)
         return "stop"
 
-    def _row(self, trial: Live, state: str, metrics: Row, reason: str | None = None) -> Row:
+    def _row(self, trial: RunningTrial, state: str, metrics: Row, reason: str | None = None) -> Row:
         searched = {CONFIG + path: value for path, value in trial.values.items()}
         return {"trial": trial.number, "rung": max(trial.rung, 0), "state": state, "tag": trial.tag,
                 "fidelity": trial.facts.get("fidelity") or 0, **searched, **metrics,
@@ -303,9 +304,9 @@ class Engine:
     def _append(self, row: Row) -> bool:
         """Write a row down, then know it. Returns whether the front changed."""
         self.folder.append(row)
-        return self._learn(row)
+        return self._register(row)
 
-    def _learn(self, row: Row) -> bool:
+    def _register(self, row: Row) -> bool:
         self.recorded += 1
         if row["state"] not in ENDED:
             return False
@@ -313,11 +314,11 @@ class Engine:
         if first:
             self.counts[row["state"]] += 1
         self.ended[row["trial"]] = row["state"]
-        changed = self.standing.add(row)
+        changed = self.incumbents.add(row)
         if row["state"] == "complete":
             self._choose_box()
         if first:
-            self.stall.note(self._volume())
+            self.no_improvement.note(self._volume())
         return changed
 
     def _choose_box(self) -> None:
@@ -325,7 +326,7 @@ class Engine:
         if self.box is not None:
             return
         first = max(2, min(8, (self.space.budget.trials or 32) // 4))
-        self.box = choose_box(self.standing.rows.values(), self.space.objectives, first=first, given=self.space.box)
+        self.box = choose_box(self.incumbents.rows.values(), self.space.objectives, first=first, given=self.space.box)
         corners = self.folder.meta.get("box") if self.box else None
         if corners:
             self.box = Box.of(corners, self.space.objectives)

@@ -15,7 +15,7 @@ from spaces.objectives import Constraint, Objective
 Row = Mapping[str, Any]
 
 
-class Standing:
+class Incumbents:
     """Complete, feasible results and who among them is on the front; equal to `Front.from_rows` at every moment."""
 
     def __init__(self, objectives: Sequence[Objective], constraints: Sequence[Constraint], rows: Iterable[Row] = ()):

@@ -15,7 +15,7 @@ import pyarrow.csv
 from search.pareto.geometry import contributions, crowding, layers
 from search.pareto.objectives import Constraint, Objective, feasible, finished, matrix, vector
 from search.pareto.reference_box import Box
-from search.pareto.stability import Place, interval, places
+from search.pareto.stability import Stability, interval, stability
 from search.pareto.table import to_table
 
 Row = Mapping[str, Any]
@@ -63,9 +63,9 @@ class Front:
         return crowding(self.vectors)
 
     @property
-    def places(self) -> list[Place | None]:
-        """Whether each member holds its place when measured again: see `front_place.places`."""
-        return places(self.members, self.objectives, self.constraints)
+    def stability(self) -> list[Stability | None]:
+        """Whether each member holds its place when measured again: see `search.pareto.stability.stability`."""
+        return stability(self.members, self.objectives, self.constraints)
 
     def hypervolume(self, box: Box) -> float:
         """Share of `box` that the members dominate. Only values in one and the same box can be compared."""
@@ -124,22 +124,22 @@ class Front:
             "hypervolume": self.hypervolume(box) if box else None,
             "candidates": len(self.candidates),
             "knee": knee.get("trial") if knee else None,
-            "members": self.told(),
+            "members": self.member_rows(),
         }
 
-    def told(self) -> list[dict[str, Any]]:
+    def member_rows(self) -> list[dict[str, Any]]:
         """The members' rows, those that were measured again with `place` and each objective's `METRIC_low`, `_high`."""
         rows = []
-        for row, place in zip(self.members, self.places, strict=True):
+        for row, place in zip(self.members, self.stability, strict=True):
             found = {item.metric: interval(row, item.metric) for item in self.objectives}
             ends = {f"{metric}_{end}": getattr(one, end) for metric, one in found.items() if one for end in ("low", "high")}
             rows.append({**row, **({"place": place} if place else {}), **ends})
         return rows
 
     def to_arrow(self, columns: Mapping[str, str] | None = None) -> pa.Table:
-        """One row per member (`told`), place, objectives and constrained metrics first; `columns`: see
-        `front_table.column_types`."""
-        rows = self.told()
+        """One row per member (`member_rows`), place, objectives and constrained metrics first; `columns`: see
+        `search.pareto.table.column_types`."""
+        rows = self.member_rows()
         first = [name for item in (*self.objectives, *self.constraints)
                  for name in (item.metric, *(f"{item.metric}_{end}" for end in ("low", "high") if rows
                               and any(f"{item.metric}_{end}" in row for row in rows)))]

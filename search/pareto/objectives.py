@@ -98,12 +98,12 @@ def fault(metrics: Mapping[str, Any] | None, objectives: Sequence[Objective],
     for objective in objectives:
         value = measured(found, objective.metric)
         if not math.isfinite(value):
-            return f"objective {objective.metric} {_told(found, objective.metric)}"
+            return f"objective {objective.metric} {_value_text(found, objective.metric)}"
     for constraint in constraints:
         if math.isnan(measured(found, constraint.metric)):
-            return f"metric {constraint.metric} of constraint '{constraint}' {_told(found, constraint.metric)}"
+            return f"metric {constraint.metric} of constraint '{constraint}' {_value_text(found, constraint.metric)}"
     return None
 
 
-def _told(metrics: Mapping[str, Any], metric: str) -> str:
+def _value_text(metrics: Mapping[str, Any], metric: str) -> str:
     return f"is {metrics[metric]}" if metrics.get(metric) is not None else "was not measured"

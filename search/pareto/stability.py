@@ -18,7 +18,7 @@ from search.pareto.objectives import measured, total_violation, vector
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
-Place = Literal["held", "open", "lost"]
+Stability = Literal["held", "open", "lost"]
 NORMAL = 1.959964
 
 
@@ -62,8 +62,8 @@ def interval(row: Row, metric: str) -> Interval | None:
     return None
 
 
-def places(rows: Sequence[Row], objectives: Sequence[Objective],
-           constraints: Sequence[Constraint] = ()) -> list[Place | None]:
+def stability(rows: Sequence[Row], objectives: Sequence[Objective],
+              constraints: Sequence[Constraint] = ()) -> list[Stability | None]:
     """For each member of a front, what its fresh measurements say; None for one that was not measured again.
 
     `lost`: at its new means another member beats it, or a constraint no longer holds. `open`: another member's new means
@@ -72,7 +72,7 @@ def places(rows: Sequence[Row], objectives: Sequence[Objective],
     fresh = [{**row, **{item.metric: found.mean for item in (*objectives, *constraints)
                         if (found := interval(row, item.metric))}} for row in rows]
     means = [vector(row, objectives) for row in fresh]
-    marks: list[Place | None] = []
+    marks: list[Stability | None] = []
     for index, row in enumerate(rows):
         found = [interval(row, item.metric) for item in objectives]
         if not any(found):

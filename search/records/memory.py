@@ -10,7 +10,7 @@ from search.pareto.front import Front
 
 
 class MemoryRecords:
-    """What `engine.Engine` needs of a `records.RunFolder`, kept in memory."""
+    """What `engine.Engine` needs of a `records.run_folder.RunFolder`, kept in memory."""
 
     def __init__(self, meta: Mapping[str, Any] | None = None):
         self.meta: dict[str, Any] = dict(meta or {})

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from search.records.run_folder import EVENTS, LEASE, LEASE_S, META, SPACE, STUDY, RunFolder
 from spaces.errors import RunError, UserError
-from spaces.uris import here, parent
+from spaces.uris import node_folder, parent
 from trainable.storage.object_store import Store, StoreError
 
 ARTIFACTS, TRIALS = "artifacts", "trials"
@@ -153,7 +153,7 @@ def _lease() -> bytes:
     return json.dumps({"by": f"process {os.getpid()} on {socket.gethostname()}", "time": time.time()}).encode()
 
 
-def take_up(uri: str, say: Callable[[str], None]) -> Path:
+def resume_from_uri(uri: str, say: Callable[[str], None]) -> Path:
     """The run at a URI in this node's folder, to go on with. Raises `UserError` when there is none, or another process works
     on it.
 
@@ -161,7 +161,7 @@ def take_up(uri: str, say: Callable[[str], None]) -> Path:
     and this node's are moved aside.
     """
     above, name = parent(uri)
-    folder, store = here("stores", above) / name, Store(uri)
+    folder, store = node_folder("stores", above) / name, Store(uri)
     remote = store.read(EVENTS)
     if remote is None or not store.has(SPACE):
         raise UserError(f"{uri} is not a run: no {SPACE if remote is not None else EVENTS}")
@@ -194,6 +194,6 @@ def check_writable(uri: str) -> None:
     store.remove(name)
 
 
-def settings(uri: str) -> dict[str, str]:
+def depot_settings(uri: str) -> dict[str, str]:
     """What the workers' depots are told."""
-    return {"uri": uri, "root": str(here("stores", uri))}
+    return {"uri": uri, "root": str(node_folder("stores", uri))}

@@ -56,7 +56,7 @@ class RunFolder:
                **options: Any) -> RunFolder:
         """Make storage/NAME-YYYYMMDD-HHMMSS (with -2, -3, ... when taken), locked for writing.
 
-        `meta` goes to run.json; its key `columns` (`front_table.column_types`) fixes the types of `config.*` columns.
+        `meta` goes to run.json; its key `columns` (`search.pareto.table.column_types`) fixes the types of `config.*` columns.
         Raises `UserError` when the storage cannot be written; then nothing is left behind.
         """
         path = _fresh(Path(storage), name)

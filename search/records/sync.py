@@ -11,7 +11,7 @@ from pyarrow import fs
 
 from search.records.run_folder import EVENTS, LEASE, META, SPACE, RunFolder
 from spaces.errors import UserError
-from spaces.uris import here, joined, parent
+from spaces.uris import joined, node_folder, parent
 from trainable.storage.folders import damage
 from trainable.storage.object_store import FLAT, Store, opened
 
@@ -34,7 +34,7 @@ def sync(source: str, target: str) -> tuple[int, int]:
         if here.get_file_info(f"{origin}/{SPACE}").type != fs.FileType.File:
             raise UserError(f"{source} is not a run folder: no {SPACE}")
         files = [info for info in here.get_file_info(fs.FileSelector(origin, recursive=True))
-                 if info.type == fs.FileType.File and _wanted(info.path[len(origin) + 1:])]
+                 if info.type == fs.FileType.File and _is_synced(info.path[len(origin) + 1:])]
         names = {info.path[len(origin) + 1:]: info.size for info in files}
         known = {info.path[len(goal) + 1:]: info.size
                  for info in there.get_file_info(fs.FileSelector(goal, recursive=True, allow_not_found=True))}
@@ -49,23 +49,23 @@ def sync(source: str, target: str) -> tuple[int, int]:
     return len(copied), sum(names[name] for name in copied)
 
 
-def _wanted(name: str) -> bool:
+def _is_synced(name: str) -> bool:
     parts = name.split("/")
     return parts[0] not in SKIPPED and not parts[-1].startswith(".")
 
 
-def fetched(uri: str, say: Callable[[str], None] | None = None) -> Path:
+def fetch_run(uri: str, say: Callable[[str], None] | None = None) -> Path:
     """A copy of the run at a URI to read on this machine, without its artifacts, brought up to date: what is new comes.
 
     Raises `UserError` when there is no run. `say` gets one line.
     """
     above, name = parent(uri)
-    folder, store = here("mirrors", above) / name, Store(uri, tries=3)
+    folder, store = node_folder("mirrors", above) / name, Store(uri, tries=3)
     sizes = store.sizes()
     if SPACE not in sizes:
         raise UserError(f"{uri} is not a run: no {SPACE}")
     began, size = time.monotonic(), 0
-    wanted = [file for file in sizes if file == LEASE or _wanted(file) and not file.startswith("artifacts/")]
+    wanted = [file for file in sizes if file == LEASE or _is_synced(file) and not file.startswith("artifacts/")]
     for file in sorted(wanted, key=lambda file: (file in ORDER, file)):
         at = folder / file
         if not (file.startswith("samples/") and at.is_file() and at.stat().st_size == sizes[file]):
@@ -79,10 +79,10 @@ def fetched(uri: str, say: Callable[[str], None] | None = None) -> Path:
     return folder
 
 
-def fetched_artifact(uri: str, say: Callable[[str], None]) -> Path:
+def fetch_artifact(uri: str, say: Callable[[str], None]) -> Path:
     """A copy of the exported model at a URI, RUN/artifacts/trial-NNNN; fetched once. Raises `UserError` when there is none."""
     above, name = parent(uri)
-    folder = here("mirrors", above) / name
+    folder = node_folder("mirrors", above) / name
     if damage(folder) is not None:
         say(f"fetching {uri} to {folder}")
         Store(above, tries=3).get_folder(name, folder)

@@ -22,7 +22,7 @@ DRAWS = 200
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """One run of a comparison."""
 
     folder: RunFolder
@@ -32,7 +32,7 @@ class Side:
     seconds: float
 
     @classmethod
-    def of(cls, run: Path) -> Side:
+    def of(cls, run: Path) -> ComparedRun:
         """Raises `UserError` when the folder is no run."""
         folder = RunFolder.open(run)
         space = Space.from_yaml((folder.path / SPACE).read_text(encoding="utf-8"), str(folder.path / SPACE))
@@ -56,12 +56,12 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     of all fronts to a tenth of their range beyond the worst. Raises `UserError` when the runs have other objectives, or
     none has a front.
     """
-    sides = [Side.of(run) for run in runs]
+    sides = [ComparedRun.of(run) for run in runs]
     first = sides[0].space
     for side in sides[1:]:
         if side.space.objectives != first.objectives:
             raise UserError(f"{side.folder.path.name} has other objectives than {sides[0].folder.path.name}: "
-                            f"{_told(side.space)}; {_told(first)}")
+                            f"{_objectives_text(side.space)}; {_objectives_text(first)}")
     vectors = [side.front.vectors for side in sides]
     if not sum(map(len, vectors)):
         raise UserError("none of the runs has a front yet")
@@ -84,7 +84,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
             "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)} for side in sides[1:]]}
 
 
-def warnings(sides: Sequence[Side]) -> list[str]:
+def warnings(sides: Sequence[ComparedRun]) -> list[str]:
     """Why values of the runs may not be comparable."""
     sources = [side.metric_sources() for side in sides]
     found = []
@@ -96,7 +96,7 @@ def warnings(sides: Sequence[Side]) -> list[str]:
     return found
 
 
-def _volume(side: Side, box: Box) -> tuple[float, float, float]:
+def _volume(side: ComparedRun, box: Box) -> tuple[float, float, float]:
     """Share of the box that the front dominates, and its interval under measurement noise."""
     noise, vectors = np.random.default_rng(0), side.front.vectors
     if not len(vectors):
@@ -111,5 +111,5 @@ def _volume(side: Side, box: Box) -> tuple[float, float, float]:
     return box.hypervolume(vectors), float(low), float(high)
 
 
-def _told(space: Space) -> str:
+def _objectives_text(space: Space) -> str:
     return ", ".join(f"{item.direction} {item.metric}" for item in space.objectives)

@@ -92,7 +92,7 @@ def _apart(worse: Mapping[Any, Sequence[float]], better: Mapping[Any, Sequence[f
     return mean > (half if math.isfinite(half) else 0.0)
 
 
-def _told(mean: float, half: float) -> str:
+def _cost_text(mean: float, half: float) -> str:
     return f"{mean:+.2f}" + (f" ± {half:.2f}" if math.isfinite(half) else "")
 
 
@@ -109,8 +109,8 @@ def _verdict(one: Splits) -> str:
     mean, half = _over_seeds(apart)
     verdict = "no difference beyond the interval" if math.isfinite(half) and abs(mean) <= half else (
         "fraction beats integer" if mean > 0 else "integer beats fraction")
-    return (f"{one.title}: at equal bits ({', '.join(map(str, bits))}) integer-only costs {_told(mean, half)} nats a word more "
-            f"than fraction-only: {verdict}")
+    return (f"{one.title}: at equal bits ({', '.join(map(str, bits))}) integer-only costs {_cost_text(mean, half)} "
+            f"nats a word more than fraction-only: {verdict}")
 
 
 def _range(one: Splits) -> str:
@@ -125,7 +125,7 @@ def _range(one: Splits) -> str:
         for seed, cost in costs.items():
             groups.setdefault(name, {}).setdefault(seed, []).append(cost)
     means = {name: _over_seeds(groups[name]) for name in ("in range", "too narrow", "too coarse", "neither") if name in groups}
-    told = ", ".join(f"{name} {_told(*pair)} ({counts[name]})" for name, pair in means.items())
+    costs_text = ", ".join(f"{name} {_cost_text(*pair)} ({counts[name]})" for name, pair in means.items())
     outside = [name for name in means if name != "in range"]
     end = ""
     if "in range" in means and outside:
@@ -136,4 +136,4 @@ def _range(one: Splits) -> str:
     bounds = f"too narrow: clips below {REACH:g} RMS"
     if one.family == "fixed":
         bounds += f"; too coarse: steps above RMS x {RESOLVES:g}"
-    return f"{one.title}, by range: rows have RMS {one.rms:.2g}; nats a word above none ({bounds}): {told}{end}"
+    return f"{one.title}, by range: rows have RMS {one.rms:.2g}; nats a word above none ({bounds}): {costs_text}{end}"

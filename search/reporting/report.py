@@ -178,11 +178,11 @@ def cost(events: Sequence[Mapping[str, Any]], ended: Sequence[Row], meta: Mappin
 
     `seconds` are those of a worker group (what one trial holds).
     """
-    told = Ledger.from_events(events, time.time() if running else None).told(rate)
+    cost_parts = Ledger.from_events(events, time.time() if running else None).breakdown(rate)
     states = Counter({"complete": "useful"}.get(str(row.get("state")), str(row.get("state"))) for row in ended)
-    return {"unit": rate.unit, "groups": meta.get("groups"), "money": told["money"],
-            "lines": [{"what": what, "count": states.get(part), "seconds": told[part] / rate.devices,
-                       "device_hours": told[part] / 3600} for part, what in PARTS.items() if told[part]]}
+    return {"unit": rate.unit, "groups": meta.get("groups"), "money": cost_parts["money"],
+            "lines": [{"what": what, "count": states.get(part), "seconds": cost_parts[part] / rate.devices,
+                       "device_hours": cost_parts[part] / 3600} for part, what in PARTS.items() if cost_parts[part]]}
 
 
 def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from search.engine.engine import Engine
 from spaces.config import TrialConfig
 
-if TYPE_CHECKING:  # Ray is imported after `ray_env.apply`
-    from search.distributed.client import Client
+if TYPE_CHECKING:  # Ray is imported after `environment.apply`
+    from search.distributed.client import PoolClient
 
 Row = dict[str, Any]
 _CONTROL = ("rung", "steps", "seconds", "final")
@@ -24,7 +24,7 @@ FRESH = 1000
 """Added to the seeds of a trial, so that no seed of the search comes again."""
 
 
-def unretrained(engine: Engine, seeds: int) -> list[dict[str, Any]]:
+def not_retrained(engine: Engine, seeds: int) -> list[dict[str, Any]]:
     """Members of the front that are still to be trained again."""
     return [dict(row) for row in engine.front if seeds and row.get("seeds", 0) < seeds]
 
@@ -35,13 +35,13 @@ def reseeded(config: TrialConfig, index: int) -> TrialConfig:
     return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation})
 
 
-def train_again(engine: Engine, client: Client, seeds: int, config_of: Callable[[dict[str, Any]], TrialConfig],
-                prepared_of: Callable[[TrialConfig], dict[str, str]], folder: Path, warn: Callable[[str], None]) -> None:
+def retrain(engine: Engine, client: PoolClient, seeds: int, config_of: Callable[[dict[str, Any]], TrialConfig],
+            prepared_of: Callable[[TrialConfig], dict[str, str]], folder: Path, warn: Callable[[str], None]) -> None:
     """Train the members again and record what they measured. One that fails is warned of, and the front stays as it is.
 
     `folder`: for what the trials leave, which is thrown away.
     """
-    members = unretrained(engine, seeds)
+    members = not_retrained(engine, seeds)
     rung = list(engine.space.rungs)[-1:]
     tasks = [("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
                         "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
@@ -60,11 +60,11 @@ def train_again(engine: Engine, client: Client, seeds: int, config_of: Callable[
         found = client.map(tasks, on_event, patience=engine.space.budget.trial_time, forgiving=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    record_again(engine, members, found, seeds, "seeds", "trained", warn)
+    record_repeats(engine, members, found, seeds, "seeds", "trained", warn)
 
 
-def record_again(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str, done: str,
-                 warn: Callable[[str], None]) -> None:
+def record_repeats(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str, done: str,
+                   warn: Callable[[str], None]) -> None:
     """Add what the members' repeats measured to their rows. `found`: `repeats` results for each member, in order. A member
     of which one failed (an exception stands there) is warned of and stays as it is; `done`: what was to be done again."""
     for index, row in enumerate(members):
@@ -73,10 +73,10 @@ def record_again(engine: Engine, members: Sequence[Row], found: Sequence[Any], r
         if failed:
             warn(f"trial {row['trial']} was not {done} again: {failed}")
         else:
-            engine.amend(row["trial"], repeated(mine, suffix))
+            engine.add_measurements(row["trial"], repeat_statistics(mine, suffix))
 
 
-def repeated(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:
+def repeat_statistics(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:
     """Means and standard deviations of repeated measurements, as columns NAME_SUFFIX and NAME_SUFFIX_sd; SUFFIX is how
     many there were. What is no number, or not in all of them, is left out."""
     columns: dict[str, float] = {suffix: len(measured)}

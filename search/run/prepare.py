@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from search.distributed.client import Client
+from search.distributed.client import PoolClient
 from search.engine.engine import Engine
 from spaces import points
 from spaces.config import TrialConfig
@@ -39,7 +39,7 @@ def base_key(config: Dumped) -> str:
 
 
 @dataclass
-class Shared:
+class SharedFolders:
     """Folders by the keys above."""
 
     corpora: dict[str, str] = field(default_factory=dict)
@@ -53,13 +53,13 @@ class Shared:
                 "base": self.bases[base_key(dumped)]}
 
 
-def prepare(space: Space, client: Client, cache: Path, engine: Engine) -> Shared:
+def prepare(space: Space, client: PoolClient, cache: Path, engine: Engine) -> SharedFolders:
     """Corpora first, then teachers and bases side by side on the free groups. What the cache holds already is quick."""
     dimensions = space.dimensions
     decisive = [path for path in dimensions if path in space.base_dimensions() or path.startswith("runtime.")]
     parts = points.reachable(dimensions, decisive)
     configs = [space.config(points.complete(dimensions, part)).model_dump(mode="json") for part in parts]
-    shared = Shared()
+    shared = SharedFolders()
     corpora = {corpus_key(config): ("corpus", {"config": config, "cache": str(cache)}) for config in configs}
     shared.corpora = _make(client, engine, corpora)
 
@@ -75,7 +75,7 @@ def prepare(space: Space, client: Client, cache: Path, engine: Engine) -> Shared
     return shared
 
 
-def _make(client: Client, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) -> dict[Any, str]:
+def _make(client: PoolClient, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) -> dict[Any, str]:
     """Run prepare jobs, telling the observer how far each is; the folder that each made, by its key."""
     kinds = [kind for kind, _ in tasks.values()]
     labels = [kind if kinds.count(kind) == 1 else f"{kind} {kinds[:i + 1].count(kind)} of {kinds.count(kind)}"
@@ -87,7 +87,7 @@ def _make(client: Client, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) 
         seconds = now - begun.setdefault(i, now)
         progress = float(event.get("progress", 0.0))
         if "path" in event:
-            engine.add_busy(seconds)
+            engine.add_shared_seconds(seconds)
             engine.folder.event({**event, "event": "prepare", "stage": labels[i], "seconds": seconds})
         engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"))
 

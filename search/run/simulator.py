@@ -10,14 +10,14 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from search.engine.engine import Engine, Live
+from search.engine.engine import Engine, RunningTrial
 
 Rungs = Iterator[tuple[float, Mapping[str, Any]]]
-Evaluate = Callable[[Live], Rungs]
+Evaluate = Callable[[RunningTrial], Rungs]
 """A trial -> per rung, the seconds it takes (infinite: it hangs) and what it measures. May raise, as a real trial may."""
 
 
-class Clock:
+class VirtualClock:
     """Seconds that pass only when told."""
 
     def __init__(self, now: float = 0.0):
@@ -27,13 +27,14 @@ class Clock:
         return self.now
 
 
-class Sink(Protocol):
+class SimulationObserver(Protocol):
     """Is told after every event of the simulation."""
 
     def __call__(self, now: float, engine: Engine) -> None: ...
 
 
-def simulate(engine: Engine, clock: Clock, evaluate: Evaluate, workers: int, told: Sink | None = None) -> None:
+def simulate(engine: Engine, clock: VirtualClock, evaluate: Evaluate, workers: int,
+             observer: SimulationObserver | None = None) -> None:
     """Run the engine's search to its end. `engine.clock` must be `clock`.
 
     A worker takes the next trial as soon as it is free; one that has to wait (`study.blocked`) asks again after the next
@@ -41,10 +42,10 @@ def simulate(engine: Engine, clock: Clock, evaluate: Evaluate, workers: int, tol
     `budget.trial_time`; without one, a hang is an error in the simulated problem.
     """
     order = itertools.count()
-    queue: list[tuple[float, int, Live, Rungs, Any]] = []
+    queue: list[tuple[float, int, RunningTrial, Rungs, Any]] = []
     most = engine.space.budget.trial_time
 
-    def advance(trial: Live, rungs: Rungs) -> None:
+    def advance(trial: RunningTrial, rungs: Rungs) -> None:
         try:
             seconds, measured = next(rungs)
         except StopIteration:
@@ -70,5 +71,5 @@ def simulate(engine: Engine, clock: Clock, evaluate: Evaluate, workers: int, tol
         elif engine.report(trial.number, measured) == "continue":
             advance(trial, rungs)
         start()
-        if told is not None:
-            told(clock.now, engine)
+        if observer is not None:
+            observer(clock.now, engine)

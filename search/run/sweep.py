@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from search.distributed import environment
-from search.engine.engine import ENDED, Engine, Event, Live, Observer
+from search.engine.engine import ENDED, Engine, Event, Observer, RunningTrial
 from search.pareto.front import Front
 from search.pareto.table import column_types
 from search.records import mirror
@@ -21,19 +21,19 @@ from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
-from search.run.finish import record_again, train_again, unretrained
+from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.validation import problem
 from search.schedulers import registry
 from search.study.opening import open_search
 from spaces import points
 from spaces.errors import UserError
 from spaces.schema import Space
-from spaces.uris import here, is_uri, joined
+from spaces.uris import is_uri, joined, node_folder
 from spaces.uris import parent as parent_uri
 
 if TYPE_CHECKING:  # Ray is imported after `environment.apply`
-    from search.distributed.client import Client
-    from search.run.prepare import Shared
+    from search.distributed.client import PoolClient
+    from search.run.prepare import SharedFolders
 
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
@@ -56,9 +56,9 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
-    `warm_start`: an earlier run to learn from (see `warm`). `storage`: where RUN/ and the shared cache lie (of a resumed
-    run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which the URI follows
-    (see `mirroring`). `cpus`: size of a local cluster.
+    `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the shared cache
+    lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which
+    the URI follows (see `search.records.mirror`). `cpus`: size of a local cluster.
     `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
@@ -66,13 +66,13 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     environment.apply(attach=address not in (None, "local"))
     from search.distributed.cluster import connected
     from search.distributed.prometheus import RunMetrics
-    from search.distributed.worker_pool import Pool
+    from search.distributed.worker_pool import WorkerPool
 
     uri = parent_uri(str(resume))[0] if resume and is_uri(resume) else str(storage) if storage and is_uri(storage) else None
     if uri is not None:
         mirror.check_writable(uri)
-        resume = mirror.take_up(str(resume), lambda text: _say(observer, text)) if resume else None
-        storage = here("stores", uri)
+        resume = mirror.resume_from_uri(str(resume), lambda text: _say(observer, text)) if resume else None
+        storage = node_folder("stores", uri)
     else:
         storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
     _check_writable(storage)
@@ -84,32 +84,32 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         if folder is None:
             folder = stack.enter_context(_created(storage, space))
         metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
-        course = Course(space, folder, storage / CACHE, groups, metrics, uri)
-        stack.callback(course.hand_over)
+        stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+        stack.callback(stages.finish_mirror)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
-            course.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
+            stages.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
             if warm_start and not resume:
-                course.learn(Path(warm_start))
-            pool = Pool(groups, space.hardware, scratch, jobs=jobs, on_notice=course.notice,
-                        store=mirror.settings(uri) if uri else None)
+                stages.learn(Path(warm_start))
+            pool = WorkerPool(groups, space.hardware, scratch, jobs=jobs, on_notice=stages.notice,
+                              store=mirror.depot_settings(uri) if uri else None)
             stack.callback(pool.close)
-            if course.unfinished:
-                course.follow(pool.start().client, scratch)
-            return course.finish()
+            if stages.unfinished:
+                stages.follow(pool.start().client, scratch)
+            return stages.finish()
         except KeyboardInterrupt:
-            course.close("interrupted")
+            stages.close("interrupted")
             raise
         except UserError:
-            course.abandon(fresh=resume is None)
+            stages.abandon(fresh=resume is None)
             raise
         except BaseException:
-            course.close("failed")
+            stages.close("failed")
             raise
 
 
-class Course:
+class RunStages:
     """The stages of one run on one folder."""
 
     def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer, uri: str | None = None):
@@ -118,11 +118,11 @@ class Course:
         self.place = joined(uri, folder.path.name) if uri else str(folder.path)
         self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
         rows = folder.rows()
-        self.study, self.restored, judged = open_search(space, folder, problem(space))
-        scheduler = registry.build(space.scheduler.name, judged, space.scheduler.options)
+        self.study, self.restored, scheduler_problem = open_search(space, folder, problem(space))
+        scheduler = registry.build(space.scheduler.name, scheduler_problem, space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
         scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
-        self.engine = Engine(space, self.study, scheduler, folder, observer=self._told, versions=versions(),
+        self.engine = Engine(space, self.study, scheduler, folder, observer=self._on_engine_event, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
@@ -146,11 +146,11 @@ class Course:
         """Take over what an earlier run found."""
         earlier = RunFolder.open(path)
         other = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
-        found, left = warm.lessons(self.space, other, earlier.rows())
+        found, left = warm.prior_results(self.space, other, earlier.rows())
         if not found:
             why = ", ".join(f"{reason} ({count})" for reason, count in left.items()) or "it has no trials"
             raise UserError(f"--warm-start {path}: nothing can be learned from it: {why}")
-        first = warm.teach(self.engine, found)
+        first = warm.apply_prior_results(self.engine, found)
         for reason, count in left.items():
             self._warn(f"warm start: {count} of {sum(left.values()) + len(found)} trials were left out: {reason}")
         self.engine.emit("warm_start", source=str(path), learned=len(found), tried_first=first)
@@ -159,21 +159,21 @@ class Course:
     def unfinished(self) -> bool:
         """Whether there is anything to do for workers."""
         engine = self.engine
-        return not engine.over or bool(self._unrepeated() or unretrained(engine, self.space.finish.retrain))
+        return not engine.over or bool(self._not_remeasured() or not_retrained(engine, self.space.finish.retrain))
 
-    def follow(self, client: Client, scratch: Path) -> None:
+    def follow(self, client: PoolClient, scratch: Path) -> None:
         """Prepare, search, measure the front again."""
         from search.distributed.tune import run_trials
         from search.run.prepare import prepare
 
         shared = prepare(self.space, client, self.cache, self.engine)
-        for values, tag in opening(self.space):
+        for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)
         if not self.engine.over:
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
-        self._measure_again(client, shared)
-        train_again(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
-                    self._warn)
+        self._remeasure_front(client, shared)
+        retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
+                self._warn)
 
     def finish(self) -> RunResult:
         """Leave the folder in order."""
@@ -196,7 +196,7 @@ class Course:
             self._plot()
         self.folder.close(state)
 
-    def hand_over(self) -> None:
+    def finish_mirror(self) -> None:
         """Nothing is left to be done but to wait until the URI has it all."""
         if self.mirror:
             self.mirror.finish(f"trial-{number:04d}" for number in self.engine.members)
@@ -216,7 +216,7 @@ class Course:
         """A remark of the pool. Called from its threads."""
         self.engine.emit("warning", message=message)
 
-    def _payload(self, trial: Live, shared: Shared) -> dict[str, Any]:
+    def _payload(self, trial: RunningTrial, shared: SharedFolders) -> dict[str, Any]:
         return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
                 "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
                 "number": trial.number, "values": trial.values, "proposed": time.time(),
@@ -240,7 +240,7 @@ class Course:
             shutil.copyfile(target / SAMPLES, self.folder.path / kept)
         return str(place)
 
-    def _told(self, event: Event) -> None:
+    def _on_engine_event(self, event: Event) -> None:
         """Every event of the engine passes here on its way to the observer."""
         if event["event"] == "trial_finished":
             shutil.rmtree(self._trial_folder(event["trial"]), ignore_errors=True)
@@ -260,12 +260,12 @@ class Course:
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
 
-    def _measure_again(self, client: Client, shared: Shared) -> None:
+    def _remeasure_front(self, client: PoolClient, shared: SharedFolders) -> None:
         """Each member of the front from its exported files alone, with fresh noise: METRIC_again, and METRIC_again_sd.
 
         A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
         """
-        repeats, members = self.space.finish.repeats, self._unrepeated()
+        repeats, members = self.space.finish.repeats, self._not_remeasured()
         tasks = [("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
                                 "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
         if not tasks:
@@ -278,9 +278,9 @@ class Course:
             self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))
 
         found = client.map(tasks, on_event, patience=self.space.budget.trial_time, forgiving=True)
-        record_again(self.engine, members, found, repeats, "again", "measured", self._warn)
+        record_repeats(self.engine, members, found, repeats, "again", "measured", self._warn)
 
-    def _unrepeated(self) -> list[dict[str, Any]]:
+    def _not_remeasured(self) -> list[dict[str, Any]]:
         """Members of the front that are still to be measured again."""
         return [dict(row) for row in self.engine.front
                 if self.space.finish.repeats and row.get("artifact") and "again" not in row]
@@ -304,19 +304,19 @@ class Course:
         self.engine.emit("warning", message=message)
 
 
-def opening(space: Space) -> list[tuple[dict[str, Any], str | None]]:
+def first_points(space: Space) -> list[tuple[dict[str, Any], str | None]]:
     """The points to try before the sampler's, with their tags: the unquantized arm, then the space's own.
 
     A point of the space that is the unquantized arm, and says more about it, is that arm.
     """
-    plain, points_ = unquantized(space), space.start
+    plain, points_ = unquantized_point(space), space.start
     if plain is None:
         return [(point, None) for point in points_]
     arm = next((point for point in points_ if plain.items() <= point.items()), plain)
     return [(arm, UNQUANTIZED), *((point, None) for point in points_ if point != arm)]
 
 
-def unquantized(space: Space) -> dict[str, Any] | None:
+def unquantized_point(space: Space) -> dict[str, Any] | None:
     """The point of the space without a quantizer and without an adapter, the arm that all others are compared with.
 
     None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.

@@ -24,7 +24,7 @@ from spaces.config import PluginRef
 from spaces.errors import UserError
 from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
-from spaces.values import near, show
+from spaces.values import did_you_mean, show
 from trainable.registry import BACKBONES, BODIES, CORPORA, METRICS, PROCESSES, QUANTIZERS, TASKS, Registry
 
 _KINDS: tuple[tuple[str, Registry], ...] = (
@@ -41,7 +41,7 @@ _LONG = 80  # characters of a plug-in's parameters in a message
 
 
 @dataclass(frozen=True)
-class _Use:
+class _PluginUse:
     """A plug-in that the space reaches: its path, what it is there, and the searched values that lead to it."""
 
     path: str
@@ -111,12 +111,12 @@ def check_metrics(space: Space) -> None:
     for index, metric in enumerate(further):
         if metric not in METRICS.entries:
             raise space.error(("trial", "evaluation", "metrics", index),
-                              f"unknown metric {metric!r}{near(metric, METRICS)}; legal: {', '.join(METRICS)}")
+                              f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
     judged = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
     judged += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
     for key, metric in judged:
         if metric not in METRICS.entries and not any(metric.startswith(f"{name}_") for name in METRICS):
-            raise space.error(key, f"unknown metric {metric!r}{near(metric, METRICS)}; legal: {', '.join(METRICS)}")
+            raise space.error(key, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
         tasks = tree_at(trial_tree(space.form, {}), "evaluation.control_tasks")
         if metric.startswith("controllability") and not tasks:
             message = f"{metric} needs a control task; legal: {', '.join(TASKS)}"
@@ -194,11 +194,11 @@ def check_conditions(space: Space) -> None:
         tree = trial_tree(space.form, point)
         params = BACKBONES.params(PluginRef.model_validate(tree["model"]))
         guides = PROCESSES.get(tree_at(tree, "diffusion.name")).guides
-        told, by = list(getattr(params, "conditions", ())), tree_at(tree, _GUIDANCE)
+        refs, by = list(getattr(params, "conditions", ())), tree_at(tree, _GUIDANCE)
         try:
-            for ref in told:
+            for ref in refs:
                 TASKS.build(ref)
-            conditions.check_conditions(told)
+            conditions.check_conditions(refs)
         except UserError as error:
             raise space.error(_key(space, _CONDITIONS), str(error)) from None
         for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
@@ -209,7 +209,7 @@ def check_conditions(space: Space) -> None:
                     raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} guidance; legal: "
                                     f"{', '.join(guides) or 'none, so no control tasks'}")
                 if (own or by) != "gradient":
-                    conditions.check_told(TASKS.build(ref), own or by, told)
+                    conditions.check_conditioned(TASKS.build(ref), own or by, refs)
             except UserError as error:
                 key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _GUIDANCE)
                 raise space.error(key, str(error)) from None
@@ -235,7 +235,7 @@ def check_sources(space: Space) -> None:
             raise space.error(key, str(error)) from None
 
 
-def _uses(space: Space) -> Iterator[_Use]:
+def _uses(space: Space) -> Iterator[_PluginUse]:
     """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
     for base, registry in _KINDS:
         yield from _uses_of(space, base, registry)
@@ -243,23 +243,23 @@ def _uses(space: Space) -> Iterator[_Use]:
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         process = PROCESSES.get(tree_at(tree, "diffusion.name"))
-        yield _Use("sampling.sampler", process.samplers, tree_at(tree, "sampling.sampler"), point)
+        yield _PluginUse("sampling.sampler", process.samplers, tree_at(tree, "sampling.sampler"), point)
 
 
-def _uses_of(space: Space, base: str, registry: Registry) -> Iterator[_Use]:
+def _uses_of(space: Space, base: str, registry: Registry) -> Iterator[_PluginUse]:
     """The plug-ins at one path."""
     inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
     for point in points.reachable(space.dimensions, inside):
         found = tree_at(trial_tree(space.form, point), base)
         if base == "quantization.per_site":
-            yield from (_Use(f"{base}.{site}", registry, value, point) for site, value in found.items())
+            yield from (_PluginUse(f"{base}.{site}", registry, value, point) for site, value in found.items())
         elif isinstance(found, list):
-            yield from (_Use(base, registry, value, point, index) for index, value in enumerate(found))
+            yield from (_PluginUse(base, registry, value, point, index) for index, value in enumerate(found))
         else:
-            yield _Use(base, registry, found, point)
+            yield _PluginUse(base, registry, found, point)
 
 
-def _unusable(space: Space, use: _Use, message: str) -> UserError:
+def _unusable(space: Space, use: _PluginUse, message: str) -> UserError:
     """Blames the key that the user has to change: a choice, a searched parameter, or a fixed setting."""
     parameter, kind = _failing_parameter(use)
     hint = _condition(space, use, parameter) if kind == "extra_forbidden" else ""
@@ -281,7 +281,7 @@ def _unusable(space: Space, use: _Use, message: str) -> UserError:
     return space.error((*key, parameter) if parameter else key, message + hint)
 
 
-def _failing_parameter(use: _Use) -> tuple[str, str]:
+def _failing_parameter(use: _PluginUse) -> tuple[str, str]:
     """Which parameter is wrong and pydantic's word for how; empty where it is the combination."""
     if use.ref.name not in use.registry.entries:
         return "name", ""
@@ -293,7 +293,7 @@ def _failing_parameter(use: _Use) -> tuple[str, str]:
     return "", ""
 
 
-def _needed(use: _Use, parameter: str, kind: str) -> str | None:
+def _needed(use: _PluginUse, parameter: str, kind: str) -> str | None:
     """The required parameter that was left out or null, if that is what is wrong."""
     empty = [name for name, value in use.ref.params.items() if value is None]
     if kind == "missing" or parameter in empty:
@@ -301,7 +301,7 @@ def _needed(use: _Use, parameter: str, kind: str) -> str | None:
     return empty[0] if empty and not parameter else None
 
 
-def _condition(space: Space, use: _Use, parameter: str) -> str:
+def _condition(space: Space, use: _PluginUse, parameter: str) -> str:
     """Where the plug-in's name is searched: the condition that keeps a parameter with those that have it."""
     name, entries = f"{use.path}.name", use.registry.entries
     if name not in space.dimensions:

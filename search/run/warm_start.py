@@ -24,7 +24,7 @@ SHARE = 4
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PriorResult:
     """One earlier trial at a point of this space: how it counts here, what it measured last, and all its rungs."""
 
     values: dict[str, Any]
@@ -33,7 +33,7 @@ class Lesson:
     rows: tuple[Row, ...]
 
 
-def lessons(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Lesson], Counter[str]]:
+def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[PriorResult], Counter[str]]:
     """What the rows of a run of the space `other` teach a run of `space`; and why trials were left out, counted."""
     by_trial: dict[int, list[Row]] = {}
     for row in rows:
@@ -58,31 +58,31 @@ def lessons(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Lesson], 
         metrics = measurements(last)
         whole = (last["state"] == "complete" and last.get("fidelity") == space.rungs[-1]
                  and fault(metrics, space.objectives, space.constraints) is None)
-        found.append(Lesson(point, "complete" if whole else "stopped", metrics, tuple(own)))
+        found.append(PriorResult(point, "complete" if whole else "stopped", metrics, tuple(own)))
     return found, left
 
 
-def teach(engine: Engine, given: list[Lesson]) -> int:
+def apply_prior_results(engine: Engine, results: list[PriorResult]) -> int:
     """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are tried again first."""
-    for lesson in given:
-        engine.learn(lesson.values, lesson.state, lesson.metrics, curve(lesson.rows))
-    engine.scheduler.restore(rivals(engine.space.rungs, given))
+    for result in results:
+        engine.learn(result.values, result.state, result.metrics, curve(result.rows))
+    engine.scheduler.restore(rival_rows(engine.space.rungs, results))
     space = engine.space
-    complete = [{"state": "complete", "trial": index, **lesson.metrics}
-                for index, lesson in enumerate(given) if lesson.state == "complete"]
+    complete = [{"state": "complete", "trial": index, **result.metrics}
+                for index, result in enumerate(results) if result.state == "complete"]
     front = Front.from_rows(complete, space.objectives, space.constraints)
     most = len(front) if space.budget.trials is None else max(1, space.budget.trials // SHARE)
-    first = [given[row["trial"]] for row in list(front)[:most]]
-    for lesson in first:
-        engine.enqueue(lesson.values, tag=TAG, again=True)
+    first = [results[row["trial"]] for row in list(front)[:most]]
+    for result in first:
+        engine.enqueue(result.values, tag=TAG, again=True)
     return len(first)
 
 
-def rivals(rungs: Iterable[int], given: list[Lesson]) -> Iterator[dict[str, Any]]:
+def rival_rows(rungs: Iterable[int], results: list[PriorResult]) -> Iterator[dict[str, Any]]:
     """Rows for the scheduler, at the rungs of this space; trials have negative numbers, which no trial of the run has."""
     places = {steps: rung for rung, steps in enumerate(rungs)}
-    for index, lesson in enumerate(given):
-        for row in lesson.rows:
+    for index, result in enumerate(results):
+        for row in result.rows:
             if row.get("fidelity") in places and row["state"] != "failed":
                 yield {**row, "trial": -1 - index, "rung": places[row["fidelity"]]}
 

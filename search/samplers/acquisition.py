@@ -1,6 +1,6 @@
 """What measurements of a run say about a point: predicted objectives, and the hypervolume that it is expected to add.
 
-Every metric has a Gaussian process of its own (`surrogate`), over its logarithm where that makes the measurements more
+Every metric has a Gaussian process of its own (`gaussian_process`), over its logarithm where that makes the measurements more
 probable. Both the searcher and the scheduler judge by this. Results are told in an order, and the settings of the processes
 are fitted anew when their number has grown by a tenth: they depend on the first so many results alone, so a search that was
 resumed or is played again finds the same.
@@ -22,9 +22,9 @@ from threadpoolctl import ThreadpoolController
 from search.pareto.geometry import layers
 from search.pareto.objectives import measured
 from search.pareto.reference_box import Box, Corners, choose_box
-from search.samplers.encoding import Points
+from search.samplers.encoding import PointEncoder
 from search.samplers.expected_hypervolume import LogNormal, Normal, boxes, expected_improvement
-from search.samplers.gaussian_process import Features, Posterior, Settings, fit, usual
+from search.samplers.gaussian_process import Features, Hyperparameters, Posterior, default_hyperparameters, fit
 from spaces.objectives import Constraint, Objective
 
 GROWTH = 1.1
@@ -45,12 +45,12 @@ Curve = Sequence[tuple[float, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class AcquisitionProblem:
     """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that are not given are
     taken from the first complete results, as the run itself does. `top`: steps of the last rung; None = of the complete
     results. `ideals`: objective -> the best value that there can be at all; what a process predicts beyond it is no gain."""
 
-    points: Points
+    points: PointEncoder
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint] = ()
     corners: Corners = field(default_factory=lambda: MappingProxyType({}))
@@ -73,20 +73,20 @@ class Judged:
         return found
 
 
-class Outlook:
+class Surrogate:
     """Predictions of the top rung from results in the order in which they were told.
 
     `values`: the points; `curves`: what each measured; `complete`: whether it is a full result; the last `running` of them
     have not ended. Raises ValueError when there is no complete result and the corners are not given.
     """
 
-    def __init__(self, judged: Judged, values: Sequence[Mapping[str, Any]], curves: Sequence[Curve],
+    def __init__(self, problem: AcquisitionProblem, values: Sequence[Mapping[str, Any]], curves: Sequence[Curve],
                  complete: Sequence[bool], running: int = 0):
-        self.judged = judged
-        self.rows = judged.points.rows(values)
-        self._told = len(values) - running
-        own = {item.metric: -1.0 if item.direction == "maximize" else 1.0 for item in judged.objectives}
-        self.signs = own | {metric: sign for metric, (sign, _) in judged.bounds.items() if metric not in own}
+        self.problem = problem
+        self.rows = problem.points.rows(values)
+        self._ended_count = len(values) - running
+        own = {item.metric: -1.0 if item.direction == "maximize" else 1.0 for item in problem.objectives}
+        self.signs = own | {metric: sign for metric, (sign, _) in problem.bounds.items() if metric not in own}
         entries = [(owner, depth, [sign * measured(metrics, name) for name, sign in self.signs.items()])
                    for owner, curve in enumerate(curves) for depth, metrics in curve]
         owner = np.array([entry[0] for entry in entries])
@@ -97,18 +97,18 @@ class Outlook:
         self._owner, self._table = owner[kept], table[kept]
         depth = np.array([entry[1] for entry in entries], dtype=float)[kept]
         self._depth = depth / (np.abs(depth).max() or 1.0)
-        self._features = judged.points.features(self.rows)[self._owner]
+        self._features = problem.points.features(self.rows)[self._owner]
         self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
 
     def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
         """The complete results, feasible ones, the front, and the corners that hypervolume is told between."""
-        count, names = len(self.judged.objectives), list(self.signs)
+        count, names = len(self.problem.objectives), list(self.signs)
         whole = complete[owner] & np.isfinite(final).all(axis=1)
-        if not whole.any() and not self.judged.boxed:
+        if not whole.any() and not self.problem.boxed:
             raise ValueError("no complete result and no corners")
         found, owner = final[whole], owner[whole]
         allowed = np.ones(len(found), dtype=bool)
-        for metric, (sign, bound) in self.judged.bounds.items():
+        for metric, (sign, bound) in self.problem.bounds.items():
             column = names.index(metric)
             allowed &= found[:, column] * sign * self.signs[metric] <= bound
         goals = found[:, :count]
@@ -116,7 +116,7 @@ class Outlook:
         self.best = owner[np.flatnonzero(use)[layers(goals[use]) == 0]]
         box = self._box(goals)
         self.low, self.high = np.array(box.best), np.array(box.worst)
-        for metric, (sign, bound) in self.judged.bounds.items():
+        for metric, (sign, bound) in self.problem.bounds.items():
             column = names.index(metric)
             if column < count and sign == self.signs[metric] and bound > self.low[column]:
                 self.high[column] = min(self.high[column], bound)  # what is beyond it adds nothing
@@ -126,7 +126,7 @@ class Outlook:
         names = list(self.signs)[:goals.shape[1]]
         seen = [{"state": "complete", "trial": place, **{name: self.signs[name] * value for name, value in
                                                          zip(names, row, strict=True)}} for place, row in enumerate(goals)]
-        box = choose_box(seen, self.judged.objectives, first=max(1, min(FIRST, len(seen))), given=self.judged.corners)
+        box = choose_box(seen, self.problem.objectives, first=max(1, min(FIRST, len(seen))), given=self.problem.corners)
         assert box is not None, "there are as many as it waits for"
         return box
 
@@ -136,61 +136,62 @@ class Outlook:
         y = self._table[there, column]
         if column < len(self.low) and len(y):  # how far beyond the worst corner a value lies does not matter
             y = np.minimum(y, max(2 * self.high[column] - self.low[column], np.median(y)))
-        early = np.flatnonzero(self._owner[there] < milestone(self._told))
+        early = np.flatnonzero(self._owner[there] < last_refit(self._ended_count))
         if len(early) > FITTED:
             early = np.sort(np.random.default_rng(0).permutation(early)[:FITTED])
         x, at = self._features[there], self._depth[there]
-        settings, log = _settings(_Table(x[early], at[early], y[early]))
+        hyperparameters, log = _hyperparameters(_Table(x[early], at[early], y[early]))
         y = np.log(np.maximum(y, 1e-12)) if log else y
-        return Posterior(settings, x, at, y, float(y.mean()) if len(y) else 0.0, float(y.std()) or 1.0 if len(y) else 1.0), log
+        mean, scale = (float(y.mean()), float(y.std()) or 1.0) if len(y) else (0.0, 1.0)
+        return Posterior(hyperparameters, x, at, y, mean, scale), log
 
     def predicted(self, x: Features, targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
         """Objectives as shares of the box, and the probability that the other constraints hold, float [m]."""
         found: list[Normal | LogNormal] = []
         holds = np.ones(len(x.values))
-        own = {item.metric for item in self.judged.objectives}
+        own = {item.metric for item in self.problem.objectives}
         for column, (name, (posterior, log)) in enumerate((targets or self._targets).items()):
             mean, sd = posterior.predict(x)
             if name in own:
                 low, width = self.low[column], self.high[column] - self.low[column]
                 found.append(LogNormal(mean, sd, low, width) if log else Normal((mean - low) / width, sd / width))
-            if name in self.judged.bounds and (name not in own or self.judged.bounds[name][0] != self.signs[name]):
-                sign, bound = self.judged.bounds[name]
+            if name in self.problem.bounds and (name not in own or self.problem.bounds[name][0] != self.signs[name]):
+                sign, bound = self.problem.bounds[name]
                 sign *= self.signs[name]
                 edge = sign * bound
                 edge = (math.log(edge) if edge > 0 else -math.inf) if log else edge
                 holds = holds * ndtr(sign * (edge - mean) / sd)
         return found, holds
 
-    def judge(self, believed: Features | None = None) -> Callable[[Features], np.ndarray]:
+    def acquisition(self, believed: Features | None = None) -> Callable[[Features], np.ndarray]:
         """The function that tells the expected gain in hypervolume (a share of the box) of points, float [m].
 
         The front is that of what complete, feasible trials are predicted to be worth: by what they measured the lucky ones
         would hide all others. Points in `believed` are running: they are taken to come out as predicted.
         """
-        expected, _ = self.predicted(self.judged.points.features(self.rows[self._whole]))
+        expected, _ = self.predicted(self.problem.points.features(self.rows[self._whole]))
         front = np.column_stack([item.middle for item in expected])
         targets = self._targets
         if believed is not None and len(believed.values):
             targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
             expected, holds = self.predicted(believed)
             front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
-        ends = [self.signs[item.metric] * self.judged.ideals[item.metric] if item.metric in self.judged.ideals else -math.inf
-                for item in self.judged.objectives]
+        ends = [self.signs[item.metric] * self.problem.ideals[item.metric] if item.metric in self.problem.ideals else -math.inf
+                for item in self.problem.objectives]
         cut = boxes(front, np.ones(len(self.low)), (np.array(ends) - self.low) / (self.high - self.low))
 
         def gain(x: Features) -> np.ndarray:
             expected, holds = self.predicted(x, targets)
-            near = np.exp(-sum(np.clip(item.middle, -9.0, 9.0) for item in expected))
-            return expected_improvement(expected, cut) * holds + NOTHING * near
+            closeness = np.exp(-sum(np.clip(item.middle, -9.0, 9.0) for item in expected))
+            return expected_improvement(expected, cut) * holds + NOTHING * closeness
 
         return gain
 
 
-def milestone(told: int) -> int:
-    """The last number up to `told` at which settings are fitted."""
+def last_refit(ended: int) -> int:
+    """The last number up to `ended` at which settings are fitted."""
     mark, after = 0, FEWEST
-    while after <= told:
+    while after <= ended:
         mark, after = after, max(after + 1, math.ceil(after * GROWTH))
     return mark
 
@@ -229,15 +230,15 @@ class _Table:
 
 
 @lru_cache(maxsize=64)
-def _settings(table: _Table) -> tuple[Settings, bool]:
+def _hyperparameters(table: _Table) -> tuple[Hyperparameters, bool]:
     """Settings for the values or for their logarithm, whichever makes the values more probable."""
     if len(table.y) < FEWEST:
-        return usual(table.x.values.shape[1]), False
+        return default_hyperparameters(table.x.values.shape[1]), False
     found = []
     for log in (False, True) if table.y.min() > 0 else (False,):
         y = np.log(table.y) if log else table.y
         scale = float(y.std()) or 1.0
-        settings, loss = fit(table.x, table.at, (y - y.mean()) / scale)
-        found.append((loss + len(y) * math.log(scale) + (y.sum() if log else 0.0), log, settings))
-    _, log, settings = min(found, key=lambda one: one[0])
-    return settings, log
+        hyperparameters, loss = fit(table.x, table.at, (y - y.mean()) / scale)
+        found.append((loss + len(y) * math.log(scale) + (y.sum() if log else 0.0), log, hyperparameters))
+    _, log, hyperparameters = min(found, key=lambda one: one[0])
+    return hyperparameters, log

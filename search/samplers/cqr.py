@@ -66,10 +66,12 @@ class ConformalSampler(BaseSampler):
         front = study.best_trials or list(complete)
         found, tried = [], [one.params for one in study.get_trials(deepcopy=False)]
         for index in range(self.candidates):
-            near = index % 2
-            params = dict((front if near else complete)[self._rng.integers(len(front if near else complete))].params)
+            from_front = index % 2
+            parents = front if from_front else complete
+            params = dict(parents[self._rng.integers(len(parents))].params)
             names = list(params)
-            changed = self._rng.choice(names, min(len(names), int(self._rng.integers(1, 3))), replace=False) if near else names
+            count = min(len(names), int(self._rng.integers(1, 3))) if from_front else len(names)
+            changed = self._rng.choice(names, count, replace=False) if from_front else names
             for name in changed:
                 params[name] = uniform(space[str(name)], self._rng)
             if params not in tried:

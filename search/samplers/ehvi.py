@@ -1,9 +1,10 @@
 """Expected hypervolume improvement over Gaussian processes that learn from every rung, as an Optuna sampler.
 
 The processes learn from what trials measured at all their rungs, those that still run included, and predict the top one
-(`surrogate_front`); trials that run are believed to come out as predicted. Of many candidates that one is proposed which is
-expected to add most hypervolume, times the probability that it keeps to the constraints (Emmerich et al. 2006; over
-fidelities as in Irshad et al. 2021). After `most` results proposals are those of `tpe`, whose cost does not grow.
+(`search.samplers.acquisition`); trials that run are believed to come out as predicted. Of many candidates that one is
+proposed which is expected to add most hypervolume, times the probability that it keeps to the constraints (Emmerich et
+al. 2006; over fidelities as in Irshad et al. 2021). After `most` results proposals are those of
+`tpe`, whose cost does not grow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from search.samplers.acquisition import Curve, Judged, Outlook, one_thread
+from search.samplers.acquisition import AcquisitionProblem, Curve, Surrogate, one_thread
 from search.samplers.distributions import Axes
 
 CURVE = "curve"
@@ -30,69 +31,69 @@ Rungs = Sequence[tuple[float, Mapping[str, Any]]]
 Space = Mapping[str, BaseDistribution]
 
 
-class ImprovementSampler(BaseSampler):
-    """Proposes what is expected to add most hypervolume. `later` proposes the first trials' and the many later ones'."""
+class EHVISampler(BaseSampler):
+    """Proposes what is expected to add most hypervolume. `fallback` proposes the first trials' and the many later ones'."""
 
     retries = True
     """A point that was stopped early may be worth its whole length after all."""
 
-    def __init__(self, seed: int, later: BaseSampler, startup: int = 6, candidates: int = 400, most: int = 300):
+    def __init__(self, seed: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400, most: int = 300):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
-        self.startup, self.candidates, self.most, self._later = startup, candidates, most, later
+        self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
         self._rng = np.random.default_rng(seed)
         self._axes: Axes | None = None
-        self._judged: Judged | None = None
+        self._problem: AcquisitionProblem | None = None
         self._progress: Mapping[int, Rungs] = {}
         self._decided: tuple[int, bool] | None = None
 
-    def attach(self, axes: Axes, judged: Judged, progress: Mapping[int, Rungs]) -> None:
+    def attach(self, axes: Axes, problem: AcquisitionProblem, progress: Mapping[int, Rungs]) -> None:
         """Take the space, what results are judged by, and what running trials have measured so far."""
-        self._axes, self._judged, self._progress = axes, judged, progress
+        self._axes, self._problem, self._progress = axes, problem, progress
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All dimensions while the processes propose; then what `later` takes together."""
+        """All dimensions while the processes propose; then what `fallback` takes together."""
         assert self._axes is not None, "attach comes first"
         if not self._due(study, trial):
-            return self._later.infer_relative_search_space(study, trial)
+            return self._fallback.infer_relative_search_space(study, trial)
         return {path: axis.distribution for path, axis in self._axes.axes.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
         """The candidate with the largest expected gain, as Optuna parameters of its active dimensions."""
         if not self._due(study, trial):
-            return self._later.sample_relative(study, trial, search_space)
+            return self._fallback.sample_relative(study, trial, search_space)
         past = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
         with one_thread():
-            best = self._best(past, trial.system_attrs.get("fixed_params", {}))
-        return {} if best is None else self._axes.encode(self._judged.points.point(best))
+            best = self._propose(past, trial.system_attrs.get("fixed_params", {}))
+        return {} if best is None else self._axes.encode(self._problem.points.point(best))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
                            param_distribution: BaseDistribution) -> Any:
-        """What `later` draws."""
-        return self._later.sample_independent(study, trial, param_name, param_distribution)
+        """What `fallback` draws."""
+        return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def _due(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether enough trials have measured something, and not too many have ended. Without corners one must be complete."""
         if self._decided is None or self._decided[0] != trial.number:
             states = [one.state for one in study.get_trials(deepcopy=False)]
             ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
-            known = self._judged.boxed and self._judged.top is not None
+            known = self._problem.boxed and self._problem.top is not None
             enough = self.startup <= ended + len(self._progress) and (known or TrialState.COMPLETE in states)
             self._decided = trial.number, enough and ended <= self.most
         return self._decided[1]
 
-    def _best(self, past: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> np.ndarray | None:
+    def _propose(self, past: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> np.ndarray | None:
         """The row of the best candidate that was not tried; None when all were."""
-        points = self._judged.points
+        points = self._problem.points
         ended = sorted((one for one in past if one.state in (TrialState.COMPLETE, TrialState.PRUNED)),
                        key=lambda one: (one.datetime_complete, one.number))
         running = [one for one in past if one.state == TrialState.RUNNING and one.params]
         ahead = [one for one in running if one.number in self._progress]
-        outlook = Outlook(self._judged, [self._axes.decode(one.params) for one in (*ended, *ahead)],
-                          self._curves(ended, ahead), [one.state == TrialState.COMPLETE for one in (*ended, *ahead)],
-                          running=len(ahead))
+        surrogate = Surrogate(self._problem, [self._axes.decode(one.params) for one in (*ended, *ahead)],
+                              self._curves(ended, ahead), [one.state == TrialState.COMPLETE for one in (*ended, *ahead)],
+                              running=len(ahead))
         rows = points.rows([self._axes.decode(one.params) for one in running])
-        gain = outlook.judge(points.features(rows) if running else None)
+        gain = surrogate.acquisition(points.features(rows) if running else None)
         part = self._axes.decode(fixed)
         tried = {row.tobytes() for row in points.rows([self._axes.decode(one.params) for one in past
                                                        if not (self.retries and one.state == TrialState.PRUNED)])}
@@ -101,15 +102,15 @@ class ImprovementSampler(BaseSampler):
             scores = gain(points.features(options))
         else:
             half = self.candidates // 2
-            best = outlook.best if len(outlook.best) else np.arange(len(outlook.rows))
-            near = outlook.rows[best[self._rng.integers(len(best), size=half)]]
+            best = surrogate.best if len(surrogate.best) else np.arange(len(surrogate.rows))
+            start = surrogate.rows[best[self._rng.integers(len(best), size=half)]]
             width = np.exp(self._rng.uniform(np.log(0.01), np.log(0.3), half))
-            options = np.vstack([points.drawn(self.candidates - half, self._rng), points.near(near, width, self._rng)])
+            options = np.vstack([points.drawn(self.candidates - half, self._rng), points.neighbors(start, width, self._rng)])
             options = points.fixed(options, part, self._rng)
             scores = gain(points.features(options))
             for width in WIDTHS:
                 best = options[np.argsort(-scores, kind="stable")[:KEPT]]
-                more = points.fixed(points.near(np.repeat(best, NEIGHBORS, axis=0), width, self._rng), part, self._rng)
+                more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), width, self._rng), part, self._rng)
                 options, scores = np.vstack([options, more]), np.r_[scores, gain(points.features(more))]
         return next((options[at] for at in np.argsort(-scores, kind="stable") if options[at].tobytes() not in tried), None)
 
@@ -118,12 +119,12 @@ class ImprovementSampler(BaseSampler):
 
         A trial that tells no steps was measured at the top if it is complete, else at half of its steps.
         """
-        told = [one.user_attrs.get(CURVE) for one in ended]
-        tops = [rungs[-1][0] for one, rungs in zip(ended, told, strict=True) if rungs and one.state == TrialState.COMPLETE]
-        top = self._judged.top or max(tops, default=1.0)
-        metrics = [item.metric for item in (*self._judged.objectives, *self._judged.constraints)]
+        curves = [one.user_attrs.get(CURVE) for one in ended]
+        tops = [rungs[-1][0] for one, rungs in zip(ended, curves, strict=True) if rungs and one.state == TrialState.COMPLETE]
+        top = self._problem.top or max(tops, default=1.0)
+        metrics = [item.metric for item in (*self._problem.objectives, *self._problem.constraints)]
         plain = [(top if one.state == TrialState.COMPLETE else top / 2, {name: one.user_attrs.get(name) for name in metrics})
                  for one in ended]
-        found = [rungs or [rung] for rungs, rung in zip(told, plain, strict=True)]
+        found = [rungs or [rung] for rungs, rung in zip(curves, plain, strict=True)]
         found += [self._progress[one.number] for one in running]
         return [[(float(np.log(top / steps)), measured) for steps, measured in rungs] for rungs in found]

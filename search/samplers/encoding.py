@@ -17,7 +17,7 @@ LISTED = 4096
 """Points up to which a finite space is its own list of candidates."""
 
 
-class Points:
+class PointEncoder:
     """Rows of points, float [n, d], a dimension after those that its conditions name: the value of a range, the place of
     a choice, NaN where the dimension is not active."""
 
@@ -77,7 +77,7 @@ class Points:
         """Points drawn evenly, float [count, d]."""
         return self.settled(self._drawn(count, rng))
 
-    def near(self, rows: np.ndarray, width: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
+    def neighbors(self, rows: np.ndarray, width: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
         """A neighbor of each of n rows: about half of the ranges moved by `width` (in ranges; one number or [n]), about one
         choice drawn anew, at least one of all. What becomes active is drawn."""
         count, d = rows.shape

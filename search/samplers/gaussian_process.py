@@ -48,7 +48,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Hyperparameters:
     """Of the kernel, all but lengths [d] and `power` in units of the standardized values' variance.
 
     `effects` [d] (variances) are of what each dimension adds to the value at the top rung, `lengths` and `variance` of what
@@ -66,11 +66,11 @@ class Settings:
     power: float
 
     @classmethod
-    def of(cls, logs: np.ndarray) -> Settings:
+    def of(cls, logs: np.ndarray) -> Hyperparameters:
         """From logarithms: of d lengths, d lengths of the bias, d effects, variance, noise, bias, offset, power."""
-        told = np.exp(logs)
-        d = (len(told) - 5) // 3
-        return cls(told[:d], told[d:2 * d], told[2 * d:3 * d], *map(float, told[3 * d:]))
+        parameters = np.exp(logs)
+        d = (len(parameters) - 5) // 3
+        return cls(parameters[:d], parameters[d:2 * d], parameters[2 * d:3 * d], *map(float, parameters[3 * d:]))
 
     @property
     def prior(self) -> float:
@@ -117,18 +117,18 @@ def _knots() -> tuple[np.ndarray, np.ndarray]:
 
 
 def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of the logarithms that `Settings.of` takes."""
+    """Mean and spread of the logarithms that `Hyperparameters.of` takes."""
     length = np.log(1.2 * np.sqrt(d))
     return (np.r_[np.full(2 * d, length), np.full(d, np.log(EFFECTS / d)), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
             np.r_[np.full(2 * d, 1.0), np.full(d, 1.5), 1.0, 2.0, 1.5, 1.5, 0.5])
 
 
-def usual(d: int) -> Settings:
+def default_hyperparameters(d: int) -> Hyperparameters:
     """The middle of the priors for d dimensions: what is used until there is something to fit to."""
-    return Settings.of(priors(d)[0])
+    return Hyperparameters.of(priors(d)[0])
 
 
-def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[Settings, float]:
+def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[Hyperparameters, float]:
     """The most probable settings given standardized values `y` [n], by L-BFGS from the middle of the priors, and their
     negative logarithmic posterior density (up to a constant)."""
     d, n = x.values.shape[1], len(y)
@@ -149,10 +149,10 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
         return (1 + r + r * r / 3) * fade, (1 + r) * fade * (5 / 3)
 
     def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
-        told = np.exp(logs)
-        inverse, other = told[:d] ** -2, told[d:2 * d] ** -2
-        own = told[2 * d:3 * d]
-        variance, noise, bias, offset, power = told[3 * d:]
+        parameters = np.exp(logs)
+        inverse, other = parameters[:d] ** -2, parameters[d:2 * d] ** -2
+        own = parameters[2 * d:3 * d]
+        variance, noise, bias, offset, power = parameters[3 * d:]
         main, slope = kernel(inverse)
         side, steep = kernel(other)
         share = below * np.exp(power * depth)
@@ -174,14 +174,14 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[S
 
     bounds = list(zip(middle - 4 * wide, middle + 4 * wide, strict=True))
     found = minimize(loss, middle, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": rounds})
-    return Settings.of(found.x), float(found.fun)
+    return Hyperparameters.of(found.x), float(found.fun)
 
 
 @dataclass(frozen=True)
 class Posterior:
     """What measurements `y` [n] of points `x` at rungs `at` [n] say about the top rung, in the unit of `y`."""
 
-    settings: Settings
+    hyperparameters: Hyperparameters
     x: Features
     at: np.ndarray
     y: np.ndarray
@@ -191,8 +191,8 @@ class Posterior:
     @cached_property
     def factor(self) -> np.ndarray:
         """Cholesky factor of the measurements' covariance."""
-        covariance = self.settings.between(self.x, self.at, self.x, self.at)
-        covariance[np.diag_indices_from(covariance)] += self.settings.noise + JITTER
+        covariance = self.hyperparameters.between(self.x, self.at, self.x, self.at)
+        covariance[np.diag_indices_from(covariance)] += self.hyperparameters.noise + JITTER
         return cholesky(covariance, lower=True, check_finite=False)
 
     @cached_property
@@ -210,7 +210,7 @@ class Posterior:
 
     def predict(self, points: Features) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the noiseless value at the top rung, float [m] each."""
-        across = self.settings.between(points, np.zeros(len(points.values)), self.x, self.at)
+        across = self.hyperparameters.between(points, np.zeros(len(points.values)), self.x, self.at)
         half = solve_triangular(self.factor, across.T, lower=True, check_finite=False)
-        sd = np.sqrt(np.maximum(self.settings.prior - (half * half).sum(0), 1e-10))
+        sd = np.sqrt(np.maximum(self.hyperparameters.prior - (half * half).sum(0), 1e-10))
         return self.center + self.scale * (across @ self.weights), self.scale * sd

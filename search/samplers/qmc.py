@@ -12,13 +12,13 @@ from optuna.trial import FrozenTrial
 from search.samplers.distributions import Axes
 
 
-class EvenSampler(QMCSampler):
+class SpaceQMCSampler(QMCSampler):
     """`QMCSampler` that is told the space. Optuna's own takes it from the trials so far: its first ones are random, it warns
     of conditions where there are none, and in a space that has some the first trial's branch would be all it covers."""
 
     _space: dict[str, BaseDistribution]
 
-    def attach(self, axes: Axes, judged: Any, progress: Any) -> None:
+    def attach(self, axes: Axes, problem: Any, progress: Any) -> None:
         """Take the space."""
         self._space = {path: axis.distribution for path, axis in axes.axes.items() if not axis.dimension.when}
 

@@ -21,7 +21,7 @@ from optuna.samplers import (
 from pydantic import Field
 
 from search.options import Methods
-from search.samplers.qmc import EvenSampler
+from search.samplers.qmc import SpaceQMCSampler
 from search.samplers.recent_tpe import RecentTPE
 
 Population = Annotated[int, Field(ge=2, description="trials of a generation")]
@@ -50,8 +50,8 @@ def qmc(seed: int, draw: int, *,
         scramble: Annotated[bool, Field(description="shuffled by the seed; otherwise every seed is the same")] = True,
         ) -> BaseSampler:
     """Quasi-random points that cover ranges evenly; a conditional dimension is drawn at random."""
-    return EvenSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
-                       warn_independent_sampling=False)
+    return SpaceQMCSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
+                           warn_independent_sampling=False)
 
 
 def nsga2(seed: int, draw: int, *, population: Population = 16, crossover: Crossover = 0.9) -> BaseSampler:
@@ -91,9 +91,9 @@ def ehvi(seed: int, draw: int, *,
          most: Annotated[int, Field(ge=2, description="results after which tpe proposes; at least startup")] = 300,
          ) -> BaseSampler:
     """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as tpe; the default."""
-    from search.samplers.ehvi import ImprovementSampler
+    from search.samplers.ehvi import EHVISampler
 
-    return ImprovementSampler(draw, tpe(seed, draw, startup=startup), startup, candidates, most)
+    return EHVISampler(draw, tpe(seed, draw, startup=startup), startup, candidates, most)
 
 
 def grid(seed: int, draw: int, *,

@@ -1,8 +1,8 @@
 """When to stop, by prediction: a trial goes on while what it is still expected to add is worth the steps that it still takes.
 
 At a rung, Gaussian processes over all ended trials and this trial's own curve predict its final objectives
-(`surrogate_front`). What it is expected to add to the front's hypervolume, per step that is left, is compared with what the
-best new point is expected to add per step of a whole trial: the same steps spent elsewhere.
+(`search.samplers.acquisition`). What it is expected to add to the front's hypervolume, per step that is left, is compared
+with what the best new point is expected to add per step of a whole trial: the same steps spent elsewhere.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from search.pareto.objectives import measured, searched
-from search.samplers.acquisition import Judged, Outlook, one_thread
-from search.samplers.encoding import Points
-from search.schedulers.successive_halving import Decision, Halving, Problem, Row, broken
+from search.samplers.acquisition import AcquisitionProblem, Surrogate, one_thread
+from search.samplers.encoding import PointEncoder
+from search.schedulers.successive_halving import Decision, Problem, Row, SuccessiveHalving, has_nonfinite
 
 CANDIDATES = 300
 """New points that a trial is compared with, where there are not fewer in the whole space."""
@@ -35,11 +35,12 @@ class Promotion:
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.problem, self.startup, self.caution, self.most = problem, startup, caution, most
-        self.halving = Halving(problem, eta=eta)
+        self.halving = SuccessiveHalving(problem, eta=eta)
         self.protected = self.halving.protected
         self.last = problem.rungs - 1
-        self._judged = (Judged(Points(problem.dimensions), problem.objectives, problem.constraints, problem.box,
-                               ideals=problem.ideals) if problem.dimensions else None)
+        self._acquisition_problem = AcquisitionProblem(
+            PointEncoder(problem.dimensions), problem.objectives, problem.constraints, problem.box,
+            ideals=problem.ideals) if problem.dimensions else None
         self._curves: dict[int, dict[int, Row]] = {}
         self._points: dict[int, Row] = {}
         self._ended: dict[int, bool] = {}  # trial -> whether it is complete, in the order of the ends
@@ -47,7 +48,7 @@ class Promotion:
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """`stop` when an objective is not finite, or when going on is expected to add less than starting anew."""
         simple = self.halving.report(trial, rung, metrics)
-        if broken(metrics, self.problem.objectives):
+        if has_nonfinite(metrics, self.problem.objectives):
             self._curves.get(trial, {}).pop(rung, None)
             return "stop"
         self._note(trial, rung, metrics)
@@ -62,7 +63,7 @@ class Promotion:
         self.halving.restore(rows)
         for row in rows:
             trial, rung = row["trial"], row.get("rung")
-            if rung is None or not 0 <= rung <= self.last or broken(row, self.problem.objectives):
+            if rung is None or not 0 <= rung <= self.last or has_nonfinite(row, self.problem.objectives):
                 continue
             self._note(trial, rung, row)
             if row.get("state") in ("stopped", "complete"):
@@ -85,7 +86,8 @@ class Promotion:
         if self.problem.horizon is not None:
             ended = sorted(other for other in ended if other <= self.problem.horizon(trial))
         complete = [self._ended[other] for other in ended]
-        if self._judged is None or trial not in self._points or not self.startup <= sum(complete) or len(ended) > self.most:
+        if (self._acquisition_problem is None or trial not in self._points or not self.startup <= sum(complete)
+                or len(ended) > self.most):
             return simple
         rng = np.random.default_rng([self.problem.seed, trial, rung])
         with one_thread():
@@ -96,18 +98,18 @@ class Promotion:
 
     def _gains(self, trials: list[int], complete: list[bool], rng: np.random.Generator) -> tuple[float, float]:
         """What the last of the trials is expected to add, and the best point that is none of them."""
-        points = self._judged.points
+        points = self._acquisition_problem.points
         curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())] for trial in trials]
-        outlook = Outlook(self._judged, [self._points[trial] for trial in trials], curves, complete)
-        gain = outlook.judge()
+        surrogate = Surrogate(self._acquisition_problem, [self._points[trial] for trial in trials], curves, complete)
+        gain = surrogate.acquisition()
         if points.every is not None:
-            tried = {row.tobytes() for row in outlook.rows}
+            tried = {row.tobytes() for row in surrogate.rows}
             options = np.array([row for row in points.every if row.tobytes() not in tried]).reshape(-1, len(points.every[0]))
         else:
-            near = outlook.rows[outlook.best[rng.integers(len(outlook.best), size=CANDIDATES // 2)]]
-            width = np.exp(rng.uniform(np.log(0.01), np.log(0.3), len(near)))
-            options = np.vstack([points.drawn(CANDIDATES - len(near), rng), points.near(near, width, rng)])
-        found = gain(points.features(np.vstack([outlook.rows[-1:], options])))
+            start = surrogate.rows[surrogate.best[rng.integers(len(surrogate.best), size=CANDIDATES // 2)]]
+            width = np.exp(rng.uniform(np.log(0.01), np.log(0.3), len(start)))
+            options = np.vstack([points.drawn(CANDIDATES - len(start), rng), points.neighbors(start, width, rng)])
+        found = gain(points.features(np.vstack([surrogate.rows[-1:], options])))
         return float(found[0]), float(found[1:].max(initial=0.0))
 
     def _left(self, rung: int) -> float:

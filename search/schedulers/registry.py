@@ -1,7 +1,7 @@
 """The schedulers by name: what stops a trial early, at a rung; `qdlm plugins schedulers` shows their docstrings.
 
-A scheduler is a function of a `Problem` and its own keyword options that returns a `halving.Scheduler`. One more is one
-function and its name in `SCHEDULERS`; the contract tests take it from there.
+A scheduler is a function of a `Problem` and its own keyword options that returns a `successive_halving.Scheduler`.
+One more is one function and its name in `SCHEDULERS`; the contract tests take it from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from search.options import Methods
-from search.schedulers.successive_halving import Halving, NoHalving, Problem, Scheduler
+from search.schedulers.successive_halving import NoStopping, Problem, Scheduler, SuccessiveHalving
 
 Eta = Annotated[int, Field(ge=2, description="about the best 1/eta of the trials at a rung go on")]
 
@@ -22,7 +22,7 @@ def halving(problem: Problem, *, eta: Eta = 3,
             brackets: Annotated[int, Field(ge=1, description="with more than 1 some trials are spared the first rungs")] = 1,
             spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] = True) -> Scheduler:
     """Asynchronous successive halving by non-dominated layers. The default."""
-    return Halving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
+    return SuccessiveHalving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
 def promotion(problem: Problem, *,
@@ -41,7 +41,7 @@ def promotion(problem: Problem, *,
 
 def none(problem: Problem) -> Scheduler:
     """Every trial runs to its full budget."""
-    return NoHalving(problem)
+    return NoStopping(problem)
 
 
 SCHEDULERS = Methods("scheduler", (halving, promotion, none))

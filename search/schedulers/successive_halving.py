@@ -38,7 +38,7 @@ class Problem:
     same direction that lower rungs have (operations per sentence). `dimensions`, `box` and `steps` (what is searched, the
     hypervolume's corners, the steps of each rung) are for a scheduler that predicts, as are `ideals`: objective -> the
     best value that there can be. `horizon`: in a deterministic run, the last trial that a decision about a trial may look
-    at (`replay.Ordered.horizon`); None = all that was reported.
+    at (`replay.DeterministicSearcher.horizon`); None = all that was reported.
     """
 
     objectives: Sequence[Objective]
@@ -68,7 +68,7 @@ class Scheduler(Protocol):
         ...
 
 
-class NoHalving:
+class NoStopping:
     """Lets every trial run to the last rung, except one whose objective is not a number."""
 
     def __init__(self, problem: Problem):
@@ -76,13 +76,13 @@ class NoHalving:
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """`continue`, unless an objective was measured and is not finite."""
-        return "stop" if broken(metrics, self.objectives) else "continue"
+        return "stop" if has_nonfinite(metrics, self.objectives) else "continue"
 
     def restore(self, rows: Iterable[Row]) -> None:
         """Nothing to take up."""
 
 
-class Halving:
+class SuccessiveHalving:
     """Asynchronous successive halving over the rungs of a problem.
 
     Nothing is stopped at a rung before `eta` trials have reached it, and never at the last rung. A share that is not
@@ -116,7 +116,7 @@ class Halving:
         """
         if not 0 <= rung < self.rungs:
             raise ValueError(f"rung {rung} of trial {trial}: there are rungs 0 to {self.rungs - 1}")
-        if broken(metrics, self.objectives):
+        if has_nonfinite(metrics, self.objectives):
             self._reports[rung].pop(trial, None)
             return "stop"
         self._reports[rung][trial] = self._note(metrics)
@@ -170,7 +170,7 @@ class Halving:
         """Take up every finite measurement that has a rung; nothing is decided again."""
         for row in rows:
             rung = row.get("rung")
-            if rung is not None and 0 <= rung < self.rungs and not broken(row, self.objectives):
+            if rung is not None and 0 <= rung < self.rungs and not has_nonfinite(row, self.objectives):
                 self._reports[rung][row["trial"]] = self._note(row)
 
 
@@ -221,7 +221,7 @@ TIES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
 """How the rows of one layer are told apart: [n, k] in minimization form -> float [n], the larger the sooner it goes on."""
 
 
-def broken(metrics: Row, objectives: Sequence[Objective]) -> bool:
+def has_nonfinite(metrics: Row, objectives: Sequence[Objective]) -> bool:
     """Whether an objective was measured and is not a finite number."""
     return any(metrics.get(item.metric) is not None and not math.isfinite(measured(metrics, item.metric))
                for item in objectives)

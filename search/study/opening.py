@@ -8,24 +8,25 @@ from typing import Any
 
 from search.records.run_folder import STUDY, RunFolder
 from search.schedulers.successive_halving import Problem
-from search.study.replay import Ordered, Replay, replay
+from search.study.replay import DeterministicSearcher, ReplayResult, replay
 from search.study.searcher import Restored, StudySearcher
 
 
-def searcher(space: Any, problem: Problem, storage: Path | None = None) -> StudySearcher | Ordered:
+def searcher(space: Any, problem: Problem, storage: Path | None = None) -> StudySearcher | DeterministicSearcher:
     """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file `storage` holds."""
     study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=storage,
                           sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
                           box=space.box, top=space.rungs[-1], ideals=problem.ideals)
-    return Ordered(study, space.deterministic) if space.deterministic else study
+    return DeterministicSearcher(study, space.deterministic) if space.deterministic else study
 
 
-def replayed(space: Any, problem: Problem, folder: RunFolder) -> Replay:
+def replayed(space: Any, problem: Problem, folder: RunFolder) -> ReplayResult:
     """What a fresh searcher proposes when it is told what that of the run in `folder` was told, in the same order."""
     return replay(searcher(space, problem), folder.events())
 
 
-def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudySearcher | Ordered, Restored, Problem]:
+def open_search(space: Any, folder: RunFolder,
+                problem: Problem) -> tuple[StudySearcher | DeterministicSearcher, Restored, Problem]:
     """The searcher of the run in `folder`, what was restored, and `problem` with the horizon of a deterministic run.
 
     `space`: a `spaces.schema.Space`. A deterministic study is played again from the records, since the order of results
@@ -36,6 +37,6 @@ def open_search(space: Any, folder: RunFolder, problem: Problem) -> tuple[StudyS
     if space.deterministic and events:
         journal.unlink(missing_ok=True)
     study = searcher(space, problem, journal)
-    if isinstance(study, Ordered):
+    if isinstance(study, DeterministicSearcher):
         return study, study.restore(events), replace(problem, horizon=study.horizon)
     return study, study.restore(folder.rows()), problem

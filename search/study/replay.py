@@ -1,7 +1,7 @@
 """Proposals in a fixed order, and the proof: a run's records fed to a fresh study give the same proposals again.
 
 The records of a run hold each ask, enqueued point and result in the order in which the study met them, so any run can be
-replayed. `Ordered` goes further: with it the proposals do not depend on timing in the first place.
+replayed. `DeterministicSearcher` goes further: with it the proposals do not depend on timing in the first place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from spaces.errors import UserError
 Event = Mapping[str, Any]
 
 
-class Ordered:
+class DeterministicSearcher:
     """A searcher whose k-th proposal depends on the results of proposals up to k - W alone, told in their own order.
 
     So any number of workers up to W and any timing give the same proposals; more than W trials never run at once. The
@@ -29,12 +29,12 @@ class Ordered:
         if window < 1:
             raise ValueError(f"window is {window}; legal: at least 1")
         self.study, self.window = study, window
-        self.handed: list[int] = []
+        self.proposed: list[int] = []
         self.proposals: dict[int, Proposal] = {}
-        self.places: dict[int, int] = {}
+        self.positions: dict[int, int] = {}
         self.results: dict[int, tuple[State, Mapping[str, Any] | None, str | None, Rungs]] = {}
-        self.told = 0
-        self.again: deque[Proposal] = deque()
+        self.told_count = 0
+        self.reproposed: deque[Proposal] = deque()
         self.blocked = False
 
     @property
@@ -43,9 +43,9 @@ class Ordered:
         return self.study.dimensions
 
     @property
-    def used_up(self) -> bool:
-        """As `StudySearcher.used_up`."""
-        return not self.again and self.study.used_up
+    def exhausted(self) -> bool:
+        """As `StudySearcher.exhausted`."""
+        return not self.reproposed and self.study.exhausted
 
     def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
         """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
@@ -58,31 +58,31 @@ class Ordered:
     def ask(self) -> Proposal | None:
         """The next proposal; None when there is none, or none yet: then `blocked` is true."""
         self.blocked = False
-        if self.again:
-            return self.again.popleft()
-        due = len(self.handed) - self.window + 1
-        if any(number not in self.results for number in self.handed[self.told:max(due, 0)]):
+        if self.reproposed:
+            return self.reproposed.popleft()
+        due = len(self.proposed) - self.window + 1
+        if any(number not in self.results for number in self.proposed[self.told_count:max(due, 0)]):
             self.blocked = True
             return None
-        while self.told < due:
+        while self.told_count < due:
             self._tell_next()
         proposal = self.study.ask()
         while proposal is None and self.study.blocked:  # all was proposed; a result, in its turn, may free a point again
-            if self.handed[self.told] not in self.results:
+            if self.proposed[self.told_count] not in self.results:
                 self.blocked = True
                 return None
             self._tell_next()
             proposal = self.study.ask()
         if proposal is not None:
-            self.places[proposal.number] = len(self.handed)
-            self.handed.append(proposal.number)
+            self.positions[proposal.number] = len(self.proposed)
+            self.proposed.append(proposal.number)
             self.proposals[proposal.number] = proposal
         return proposal
 
     def _tell_next(self) -> None:
-        number = self.handed[self.told]
+        number = self.proposed[self.told_count]
         self.study.tell(number, *self.results[number])
-        self.told += 1
+        self.told_count += 1
 
     def progress(self, number: int, rungs: Rungs) -> None:
         """Passed over: how far a running trial has come is a matter of timing."""
@@ -90,15 +90,15 @@ class Ordered:
     def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None, reason: str | None = None,
              rungs: Rungs = ()) -> State:
         """Keep the result until its turn comes."""
-        if number in self.results or number not in self.places:
+        if number in self.results or number not in self.positions:
             raise ValueError(f"trial {number} is not running")
         self.results[number] = (state, metrics, reason, rungs)
         return state
 
     def horizon(self, number: int) -> int:
         """The last trial whose reports a decision about this trial may look at; -1 = none but its own."""
-        place = self.places[number] - self.window
-        return self.handed[place] if place >= 0 else -1
+        place = self.positions[number] - self.window
+        return self.proposed[place] if place >= 0 else -1
 
     def restore(self, events: Iterable[Event]) -> Restored:
         """Bring a fresh study to where the records of an earlier session end. Trials that had not ended are proposed
@@ -108,19 +108,19 @@ class Ordered:
         if found.different:
             raise UserError(f"the recorded proposals do not come out again (other versions of the packages?): "
                             f"{found.different}")
-        self.again.extend(self.proposals[number] for number in self.handed if number not in self.results)
+        self.reproposed.extend(self.proposals[number] for number in self.proposed if number not in self.results)
         return Restored(tuple(self.results), (), ())
 
     def flush(self) -> None:
         """Tell the study what has not had its turn, in order, for whoever looks at the study after the run."""
-        for number in self.handed[self.told:]:
+        for number in self.proposed[self.told_count:]:
             if number in self.results:
                 self.study.tell(number, *self.results[number])
-        self.told = len(self.handed)
+        self.told_count = len(self.proposed)
 
 
 @dataclass(frozen=True)
-class Replay:
+class ReplayResult:
     """What a replay found: proposals that came out again, the first that did not, and tags by trial."""
 
     same: int
@@ -128,7 +128,7 @@ class Replay:
     tags: Mapping[int, str]
 
 
-def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
+def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Event]) -> ReplayResult:
     """Feed a run's records to a fresh study of the same space, sampler and seed, in their order, and compare proposals.
 
     `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins, as it was then.
@@ -150,11 +150,11 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
         elif kind == "learn":
             study.learn(event["values"], event["state"], event["metrics"], event.get("rungs", ()))
         elif kind == "ask":
-            if isinstance(study, Ordered) and event["trial"] in study.places:
+            if isinstance(study, DeterministicSearcher) and event["trial"] in study.positions:
                 continue  # a trial that was lost, handed out once more
             proposal = study.ask()
             if proposal is None or (proposal.number, proposal.values) != (event["trial"], dict(event["values"])):
-                return Replay(same, f"trial {event['trial']} was {dict(event['values'])}; now "
+                return ReplayResult(same, f"trial {event['trial']} was {dict(event['values'])}; now "
                                     f"{'nothing' if proposal is None else f'trial {proposal.number}: {proposal.values}'}", tags)
             same += 1
             asked.add(proposal.number)
@@ -162,7 +162,7 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
                 tags[proposal.number] = proposal.tag
         elif kind == "row":
             if event["trial"] not in asked:
-                return Replay(same, f"trial {event['trial']} has a result, and the records do not tell that it was "
+                return ReplayResult(same, f"trial {event['trial']} has a result, and the records do not tell that it was "
                                     "proposed", tags)
             rows.append({name: value for name, value in event.items() if name != "event"})
             own.setdefault(event["trial"], []).append(rows[-1])
@@ -172,4 +172,4 @@ def replay(study: StudySearcher | Ordered, events: Iterable[Event]) -> Replay:
                 ended.add(event["trial"])
                 study.tell(event["trial"], event["state"], measurements(rows[-1]) or None, event.get("reason"),
                            curve(own[event["trial"]]))
-    return Replay(same, None, tags)
+    return ReplayResult(same, None, tags)

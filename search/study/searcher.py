@@ -21,7 +21,7 @@ from search.pareto.objectives import curve, measurements, searched
 from search.samplers import registry
 from search.samplers.distributions import Axes
 from search.study.storage import open_study
-from search.study.trials import OUTCOMES, Results, Rungs, State
+from search.study.trials import OUTCOMES, Rungs, State, TrialEncoder
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
@@ -38,11 +38,11 @@ TAUGHT = "taught"
 
 
 @runtime_checkable
-class KnowsSpace(Protocol):
+class SpaceAwareSampler(Protocol):
     """A sampler that wants the space and what results are judged by, before every proposal."""
 
-    def attach(self, axes: Axes, judged: Any, progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
-        """`judged`: a `surrogate_front.Judged`; `progress`: what running trials measured so far, by number."""
+    def attach(self, axes: Axes, problem: Any, progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
+        """`problem`: a `acquisition.AcquisitionProblem`; `progress`: what running trials measured so far, by number."""
         ...
 
 
@@ -61,7 +61,7 @@ class Proposal:
 class Restored:
     """What `restore` did: trials told from the records, lost ones that will be proposed again, and ones added."""
 
-    told: tuple[int, ...]
+    recovered: tuple[int, ...]
     lost: tuple[int, ...]
     added: tuple[int, ...]
 
@@ -87,7 +87,7 @@ class StudySearcher:
         """
         self.dimensions, self.objectives, self.constraints = dict(dimensions), tuple(objectives), tuple(constraints)
         self.sampler, self.seed = sampler, seed
-        self._results = Results(self.objectives, self.constraints)
+        self._encoder = TrialEncoder(self.objectives, self.constraints)
         self.options = dict(sampler_options or {})
         self.retries = getattr(registry.build(sampler, self.options), "retries", False)
         self.size = count(self.dimensions)
@@ -96,7 +96,7 @@ class StudySearcher:
             raise UserError(f"sampler 'grid' needs a finite space; continuous: {', '.join(endless)}")
         self.study: Study = open_study(name, self.objectives, storage)
         self._axes = Axes(self.dimensions)
-        self._judged = None
+        self._problem = None
         self._corners, self._top, self._ideals = dict(box or {}), top, dict(ideals or {})
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
@@ -111,13 +111,13 @@ class StudySearcher:
         self._grid: Iterator[dict[str, Any]] | None = None
 
     @property
-    def used_up(self) -> bool:
+    def exhausted(self) -> bool:
         """Whether every point of a finite space was proposed and nothing that is still to come can change that."""
         return (self.size is not None and len(self._seen) >= self.size and not self.waiting
                 and not (self.retries and (self.running or self._stopped())))
 
     def flush(self) -> None:
-        """Every result has been told: nothing to do, see `replay.Ordered`."""
+        """Every result has been told: nothing to do, see `replay.DeterministicSearcher`."""
 
     @property
     def running(self) -> tuple[int, ...]:
@@ -155,7 +155,7 @@ class StudySearcher:
         if self.waiting:
             return self._ask()
         if self.size is not None and len(self._seen) >= self.size and not (self.retries and self._stopped()):
-            self.blocked = not self.used_up
+            self.blocked = not self.exhausted
             return None
         if self.sampler == "grid":
             return self._propose_from(self._grid_points())
@@ -171,7 +171,7 @@ class StudySearcher:
 
     def progress(self, number: int, rungs: Rungs) -> None:
         """Note what a running trial has measured so far. Kept in memory: a run that goes on starts its trials anew."""
-        self._progress[number] = self._results.by_rung(rungs)
+        self._progress[number] = self._encoder.by_rung(rungs)
 
     def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
              reason: str | None = None, rungs: Rungs = ()) -> State:
@@ -181,18 +181,18 @@ class StudySearcher:
         kept as user attributes, and so are objectives and constrained metrics by rung. Raises ValueError for a trial that
         is not running.
         """
-        state, reason = self._results.settled(state, metrics, reason)
+        state, reason = self._encoder.settled(state, metrics, reason)
         mine = self._running.pop(number, None)
         trial = mine or self._reopened(number)
         self._progress.pop(number, None)
-        for key, value in self._results.attributes(metrics, reason, state, rungs).items():
+        for key, value in self._encoder.attributes(metrics, reason, state, rungs).items():
             trial.set_user_attr(key, value)
         if state != "failed":
             done = {} if mine else self._trials()[number].constraints  # by a tell that a crash cut short
-            for key, amount in self._results.violations(metrics or {}).items():
+            for key, amount in self._encoder.violations(metrics or {}).items():
                 if key not in done:
                     trial.set_constraint(key, amount)
-        self.study.tell(number, self._results.values(metrics) if state == "complete" else None, state=OUTCOMES[state])
+        self.study.tell(number, self._encoder.values(metrics) if state == "complete" else None, state=OUTCOMES[state])
         return state
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> Restored:
@@ -209,8 +209,8 @@ class StudySearcher:
         for row in rows:
             every.setdefault(row["trial"], []).append(row)
         running, known = self.running, len(self._trials())
-        told = [number for number in running if number in final]
-        for number in told:
+        recovered = [number for number in running if number in final]
+        for number in recovered:
             self.tell(number, final[number]["state"], measurements(final[number]), final[number].get("reason"),
                       curve(every[number]))
         added = range(known, 1 + max(latest, default=-1))
@@ -222,7 +222,7 @@ class StudySearcher:
             self._propose_again(number)
             if number < known:
                 self.tell(number, "failed", reason=LOST)
-        return Restored(tuple(told), tuple(lost), tuple(added))
+        return Restored(tuple(recovered), tuple(lost), tuple(added))
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -237,8 +237,8 @@ class StudySearcher:
         # A grid draws only what an enqueued point leaves open.
         self.study.sampler = (registry.build(self.sampler, self.options, self.seed, draw)
                               or registry.random(self.seed, draw))
-        if isinstance(self.study.sampler, KnowsSpace):
-            self.study.sampler.attach(self._axes, self._judges(), self._progress)
+        if isinstance(self.study.sampler, SpaceAwareSampler):
+            self.study.sampler.attach(self._axes, self._acquisition_problem(), self._progress)
         trial = self.study.ask()
         self._drawn += 1
         self._waiting = max(0, self._waiting - 1)  # those that wait come first
@@ -248,15 +248,15 @@ class StudySearcher:
         again = self._seen.get(mark := _mark(trial.params)) != trial.number and mark in self._stopped(trial.number)
         return Proposal(trial.number, values, trial.user_attrs.get("tag"), again)
 
-    def _judges(self) -> Any:
+    def _acquisition_problem(self) -> Any:
         """The space and what results are judged by, for a sampler that wants to know."""
-        if self._judged is None:
-            from search.samplers.acquisition import Judged  # scipy's solvers and their like take a moment to import
-            from search.samplers.encoding import Points
+        if self._problem is None:
+            from search.samplers.acquisition import AcquisitionProblem  # scipy's solvers and their like take a moment to import
+            from search.samplers.encoding import PointEncoder
 
-            self._judged = Judged(Points(self.dimensions), self.objectives, self.constraints, self._corners, self._top,
-                                  self._ideals)
-        return self._judged
+            self._problem = AcquisitionProblem(PointEncoder(self.dimensions), self.objectives, self.constraints,
+                                               self._corners, self._top, self._ideals)
+        return self._problem
 
     def _first_with(self, proposal: Proposal) -> int:
         return self._seen[_mark(self._axes.encode(proposal.values))]
@@ -335,7 +335,7 @@ class StudySearcher:
 
     def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any], reason: str | None,
                 tag: str | None, rungs: Rungs) -> None:
-        trial = self._results.frozen(state, metrics, reason, tag, rungs, params, self._axes.distributions(params))
+        trial = self._encoder.frozen(state, metrics, reason, tag, rungs, params, self._axes.distributions(params))
         self.study.add_trial(trial)
         self._drawn += 1
         self._note(params, number)

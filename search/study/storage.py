@@ -43,7 +43,7 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
         found = [(metric, direction.name.lower())
                  for metric, direction in zip(study.metric_names, study.directions, strict=True)]
     if found != wanted:
-        raise UserError(f"{path}: holds a study of other objectives: {_told(found)}; this space has {_told(wanted)}")
+        raise UserError(f"{path}: holds a study of other objectives: {_describe(found)}; this space has {_describe(wanted)}")
     return study
 
 
@@ -64,7 +64,7 @@ def _tidy(path: Path) -> None:
         lock.unlink()
 
 
-def _told(objectives: Sequence[tuple[str, str]]) -> str:
+def _describe(objectives: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{direction} {metric}" for metric, direction in objectives)
 
 

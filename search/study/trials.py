@@ -22,7 +22,7 @@ Rungs = Iterable[tuple[float, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Results:
+class TrialEncoder:
     """What of a result concerns these objectives and constraints."""
 
     objectives: Sequence[Objective]
@@ -53,9 +53,9 @@ class Results:
         found: dict[str, Any] = {name: value for name, value in kept.items() if name in own}
         if others := {name: value for name, value in kept.items() if name not in own}:
             found["measured"] = others
-        told = self.by_rung(rungs)
-        if (state == "stopped" and told) or len(told) > 1:
-            found["curve"] = [list(rung) for rung in told]
+        by_rung = self.by_rung(rungs)
+        if (state == "stopped" and by_rung) or len(by_rung) > 1:
+            found["curve"] = [list(rung) for rung in by_rung]
         return found | ({"reason": reason} if reason else {})
 
     def by_rung(self, rungs: Rungs) -> list[tuple[float, dict[str, Any]]]:

@@ -87,9 +87,9 @@ def test_what_is_too_large_is_not_sent(tmp_path, monkeypatch):
 
 
 def test_following_survives_a_lost_connection_and_tells_nothing_twice():
-    jobs, told = Jobs(["one\n", "two\n", "three\n"], breaks=[1, 2]), []
-    assert submitting.follow(jobs, "j", told.append, pause=0) == "SUCCEEDED"
-    assert "".join(told) == "one\ntwo\nthree\n" and jobs.streams == 3
+    jobs, printed = Jobs(["one\n", "two\n", "three\n"], breaks=[1, 2]), []
+    assert submitting.follow(jobs, "j", printed.append, pause=0) == "SUCCEEDED"
+    assert "".join(printed) == "one\ntwo\nthree\n" and jobs.streams == 3
 
 
 def test_a_connection_that_stays_lost_says_how_to_come_back():

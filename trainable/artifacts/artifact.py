@@ -26,7 +26,7 @@ from torch import Tensor
 from spaces.config import SamplingConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.assembling import assembled
-from trainable.artifacts.malloc import give_back
+from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.process import Process, Sampling
@@ -94,7 +94,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     del tensors
-    give_back()
+    trim_heap()
     return Loaded(path, config, lexicon, model.requires_grad_(False), PROCESSES.build(config.diffusion), head["facts"])
 
 

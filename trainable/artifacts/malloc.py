@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Hand what the C heap holds free back to the system (glibc; elsewhere nothing happens).
 
     Large tensors that are read, repacked and freed raise the size up to which glibc keeps memory for itself: after

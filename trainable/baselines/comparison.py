@@ -15,8 +15,8 @@ from spaces.errors import UserError
 from trainable.artifacts.artifact import Loaded, load
 from trainable.baselines.fudge import Fudge
 from trainable.baselines.prompted import BEAMS, Prompted
-from trainable.control.base import ControlTask, Setting, Target
-from trainable.control.conditions import check_told
+from trainable.control.base import ControlTask, Target, TaskContext
+from trainable.control.conditions import check_conditioned
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.controllability import all_scores, human_words
@@ -27,7 +27,7 @@ from trainable.seeds import stream
 
 
 @dataclass(frozen=True)
-class Ground:
+class ComparisonSetup:
     """What all cells share. `model` is the diffusion model with the settings that it generates by."""
 
     model: Loaded
@@ -49,9 +49,9 @@ class Ground:
         """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples for every task."""
         guidance = self.model.config.evaluation.guidance
         if by:
-            check_told(task, by, getattr(self.model.model.params, "conditions", ()))
+            check_conditioned(task, by, getattr(self.model.model.params, "conditions", ()))
             guidance = task.guidance(guidance).model_copy(update={"by": by})
-            task.prepare(Setting(self.corpus, self.cache, self.model.model, self.model.process))
+            task.prepare(TaskContext(self.corpus, self.cache, self.model.model, self.model.process))
             return guided(self.model.sampling(), task, targets, guidance, self.corpus,
                           self.model.config.corpus.max_length, stream("table", self.seed))
         ids = self.model.generate(len(targets), stream("table", self.seed))
@@ -70,20 +70,20 @@ class Ground:
         return {"tell": self.tell, **({} if self.baseline_steps is None else {"steps": self.baseline_steps})}
 
 
-def opened_ground(artifact: Path | str, corpus: Path | str, teacher: str, targets: int, threads: int | None = None,
-                  tell: Callable[[str], None] = lambda text: None) -> Ground:
+def open_comparison(artifact: Path | str, corpus: Path | str, teacher: str, targets: int, threads: int | None = None,
+                    tell: Callable[[str], None] = lambda text: None) -> ComparisonSetup:
     """From folders (`teacher` may be a Hugging Face id), on the CPU, with so many torch threads."""
     if threads:
         torch.set_num_threads(threads)
     words = TokenizedCorpus.open(corpus)
-    return Ground(load(artifact), words, Teacher.load(teacher, words), targets, tell=tell)
+    return ComparisonSetup(load(artifact), words, Teacher.load(teacher, words), targets, tell=tell)
 
 
-class _Trained:
+class _Baselines:
     """Baselines of one task, each trained when it is first asked for."""
 
-    def __init__(self, ground: Ground, task: ControlTask):
-        self.ground, self.task = ground, task
+    def __init__(self, setup: ComparisonSetup, task: ControlTask):
+        self.ground, self.task = setup, task
 
     @cached_property
     def fudge(self) -> Fudge:
@@ -95,42 +95,42 @@ class _Trained:
 
 
 Texts = list[list[str]]
-METHODS: dict[str, Callable[[Ground, _Trained, list[Target]], Texts]] = {
-    "human": lambda ground, trained, targets: human_words(ground.corpus, targets)[0],
-    "diffusion, unguided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, None),
-    "diffusion, guided": lambda ground, trained, targets: ground.diffusion(trained.task, targets, "gradient"),
-    "diffusion, classifier-free": lambda ground, trained, targets: ground.diffusion(trained.task, targets, "classifier_free"),
-    "FUDGE": lambda ground, trained, targets: trained.fudge.generate(targets),
-    "fine-tuned, sampled": lambda ground, trained, targets: trained.prompted.generate(targets),
-    f"fine-tuned, beam {BEAMS}": lambda ground, trained, targets: trained.prompted.generate(targets, beams=BEAMS),
+METHODS: dict[str, Callable[[ComparisonSetup, _Baselines, list[Target]], Texts]] = {
+    "human": lambda setup, baselines, targets: human_words(setup.corpus, targets)[0],
+    "diffusion, unguided": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, None),
+    "diffusion, guided": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, "gradient"),
+    "diffusion, classifier-free": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, "classifier_free"),
+    "FUDGE": lambda setup, baselines, targets: baselines.fudge.generate(targets),
+    "fine-tuned, sampled": lambda setup, baselines, targets: baselines.prompted.generate(targets),
+    f"fine-tuned, beam {BEAMS}": lambda setup, baselines, targets: baselines.prompted.generate(targets, beams=BEAMS),
 }
 """Name -> one text per target. A new method is one entry."""
-TOLD = "diffusion, classifier-free"
+CLASSIFIER_FREE = "diffusion, classifier-free"
 
 
-def possible(method: str, task: ControlTask, conditions: Sequence[PluginRef]) -> bool:
+def is_applicable(method: str, task: ControlTask, conditions: Sequence[PluginRef]) -> bool:
     """Whether a model with these conditions can fill a cell: what it was never told, no classifier-free guidance leads to."""
-    return method != TOLD or set(task.told_as()) <= {ref.name for ref in conditions}
+    return method != CLASSIFIER_FREE or set(task.required_conditions()) <= {ref.name for ref in conditions}
 
 
-def compare(ground: Ground, tasks: Sequence[str], methods: Sequence[str]) -> Iterator[dict]:
+def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]) -> Iterator[dict]:
     """One cell at a time: task, oracle, method, control and lm_score each [value, low, high], teacher, targets, example,
     and the seconds that it took, training included. Cells that the model has no conditions for are left out."""
     for name in tasks:
         task = TASKS.build(PluginRef(name=name))
-        targets = task.targets(ground.corpus, ground.targets, stream("table targets", name, ground.seed))
-        trained = _Trained(ground, task)
+        targets = task.targets(setup.corpus, setup.targets, stream("table targets", name, setup.seed))
+        baselines = _Baselines(setup, task)
         for method in methods:
-            if method == TOLD and not possible(method, task, getattr(ground.model.model.params, "conditions", ())):
+            if method == CLASSIFIER_FREE and not is_applicable(method, task, getattr(setup.model.model.params, "conditions", ())):
                 continue
             began = time.perf_counter()
-            ground.tell(f"{name}, {method}")
-            texts = METHODS[method](ground, trained, targets)
-            asked = human_words(ground.corpus, targets)[1] if method == "human" else targets
+            setup.tell(f"{name}, {method}")
+            texts = METHODS[method](setup, baselines, targets)
+            asked = human_words(setup.corpus, targets)[1] if method == "human" else targets
             scores = all_scores(task, texts, asked)
             success = scores.pop("success")
             yield {"task": name, "oracle": "+".join(sorted({task.oracle(target) for target in targets})), "method": method,
-                   "control": list(mean_interval(success)), "lm_score": list(perplexity_interval(*ground.teacher.nll(texts))),
-                   "teacher": ground.teacher.name, "targets": len(targets), "example": " ".join(texts[0]),
+                   "control": list(mean_interval(success)), "lm_score": list(perplexity_interval(*setup.teacher.nll(texts))),
+                   "teacher": setup.teacher.name, "targets": len(targets), "example": " ".join(texts[0]),
                    "seconds": round(time.perf_counter() - began, 2),
                    **{f"score {key}": sum(found) / len(found) for key, found in scores.items()}}

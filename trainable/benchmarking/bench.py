@@ -82,7 +82,7 @@ def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "au
     where it was read. None where the platform cannot tell.
     """
     command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps), table]
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()),
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -27,7 +27,7 @@ TRIES = 50  # held-out rows looked at per wanted target before the corpus is sai
 
 
 @dataclass
-class Setting:
+class TaskContext:
     """What a task may count or train on before it guides. `cache` holds read-only objects and outlives a trial."""
 
     corpus: Any
@@ -40,7 +40,7 @@ class Setting:
     fitted: dict = field(default_factory=dict)
     """What was trained for `model`: shared by the tasks of one measurement, gone with it."""
 
-    def kept(self, kind: str, *key: Any, make: Callable[[], T]) -> T:
+    def cached(self, kind: str, *key: Any, make: Callable[[], T]) -> T:
         """The object kept for this corpus under `kind` and `key`, made when there is none."""
         name = ("control", kind, id(self.corpus), *key)
         if name not in self.cache:  # the corpus is kept beside the value, so that its id is not given to another
@@ -81,7 +81,7 @@ class ControlTask(ABC):
         `UserError` when there is nothing to draw from.
         """
         if self.params.targets:
-            return self._filed(corpus, n, generator)
+            return self._targets_from_file(corpus, n, generator)
         count, found = len(corpus.lengths("valid")), []
         for _ in range(n * TRIES if count else 0):
             row = int(torch.randint(count, (), generator=generator))
@@ -90,9 +90,9 @@ class ControlTask(ABC):
                 found.append({**target, "row": row})
             if len(found) == n:
                 return found
-        raise UserError(f"control task '{self.name}': {self.nothing(corpus)}")
+        raise UserError(f"control task '{self.name}': {self.no_target_reason(corpus)}")
 
-    def nothing(self, corpus) -> str:
+    def no_target_reason(self, corpus) -> str:
         """Why a corpus gave no target, and what to do."""
         return "the corpus has no held-out sentences to draw targets from"
 
@@ -104,7 +104,7 @@ class ControlTask(ABC):
         """The target of one line of a target file. Raises `UserError` naming file, line and key."""
         raise UserError(f"{entry.where}: control task '{self.name}' reads no target files")
 
-    def _filed(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+    def _targets_from_file(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
         entries = read_entries(Path(self.params.targets).expanduser())
         order = torch.randperm(len(entries), generator=generator).tolist()
         return [self.entry(entries[order[i % len(order)]], corpus, generator) for i in range(n)]
@@ -128,7 +128,7 @@ class ControlTask(ABC):
 
     # ---- steering ----
 
-    def prepare(self, setting: Setting) -> None:  # noqa: B027 - most tasks need nothing
+    def prepare(self, context: TaskContext) -> None:  # noqa: B027 - most tasks need nothing
         """Count or train what `loss` needs. Called once, before the first `loss`."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class ControlTask(ABC):
 
     # ---- telling a model ----
 
-    def told_as(self) -> list[str]:
+    def required_conditions(self) -> list[str]:
         """The tasks that must be among `model.conditions` for a model to be told a target."""
         return [self.name]
 

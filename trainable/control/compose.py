@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from spaces.config import PluginRef
-from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
 
@@ -49,7 +49,7 @@ class Compose(ControlTask):
         parts = [part.target(corpus, split, row, generator) for part in self.parts]
         return {"parts": parts} if all(part is not None for part in parts) else None
 
-    def nothing(self, corpus) -> str:
+    def no_target_reason(self, corpus) -> str:
         """One of the parts refused every row."""
         return "no held-out text gives a target to each of " + ", ".join(part.name for part in self.parts)
 
@@ -58,10 +58,10 @@ class Compose(ControlTask):
         for part in (super(), *self.parts):
             part.check(max_length)
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, context: TaskContext) -> None:
         """Every part's."""
         for part in self.parts:
-            part.prepare(setting)
+            part.prepare(context)
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """Sum of the parts' losses."""
@@ -76,9 +76,9 @@ class Compose(ControlTask):
         for part in (super(), *self.parts):
             part.check_file(corpus, generator)
 
-    def told_as(self) -> list[str]:
+    def required_conditions(self) -> list[str]:
         """Every part's."""
-        return [name for part in self.parts for name in part.told_as()]
+        return [name for part in self.parts for name in part.required_conditions()]
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:
         """The parts', one after the other."""

@@ -27,7 +27,7 @@ DRAWS = 4
 """Targets of a task drawn of each training text: as many of them as differ, up to the first that repeats."""
 
 
-def tellable() -> list[str]:
+def conditionable() -> list[str]:
     """Names of the tasks whose targets a model can be told."""
     return [name for name in TASKS if TASKS.get(name).symbols is not ControlTask.symbols]
 
@@ -41,30 +41,30 @@ def check_conditions(conditions: Sequence[PluginRef]) -> None:
     """Raises `UserError` for a task that cannot be told, or that stands there twice."""
     names = [ref.name for ref in conditions]
     for i, name in enumerate(names):
-        if name not in tellable():
-            raise UserError(f"control task {name!r} cannot be told to a model; legal: {', '.join(tellable())}")
+        if name not in conditionable():
+            raise UserError(f"control task {name!r} cannot be told to a model; legal: {', '.join(conditionable())}")
         if name in names[:i]:
             raise UserError(f"control task {name!r} is there twice")
 
 
-def check_told(task: ControlTask, by: str, conditions: Sequence[PluginRef]) -> None:
+def check_conditioned(task: ControlTask, by: str, conditions: Sequence[PluginRef]) -> None:
     """Raises `UserError` where a model with these conditions is to be led by what it was never told."""
     names = [ref.name for ref in conditions]
-    missing = [name for name in task.told_as() if name not in names]
+    missing = [name for name in task.required_conditions() if name not in names]
     if by != "gradient" and missing:
         raise UserError(f"control task {task.name!r} is led by {by}, and {missing[0]!r} is not among model.conditions "
                         f"({', '.join(names) or 'none'}): add it there, or give the task by: gradient")
 
 
-def encoded(task: ControlTask, targets: Sequence[Target], symbols: dict[str, int], positions: int) -> Tensor:
+def encode_conditions(task: ControlTask, targets: Sequence[Target], symbols: dict[str, int], positions: int) -> Tensor:
     """[n, K, positions] ids of what a model with these symbols is told of each target, 0 for nothing.
 
     Raises `UserError` for a target that the model was never told of.
     """
-    told = [[[ids_of(symbol, symbols, target) for symbol in row] for row in task.condition(target, positions)]
-            for target in targets]
-    found = torch.zeros(len(told), max(map(len, told), default=0), positions, dtype=torch.long)
-    for place, rows in zip(found, told, strict=True):
+    rows_of = [[[ids_of(symbol, symbols, target) for symbol in row] for row in task.condition(target, positions)]
+               for target in targets]
+    found = torch.zeros(len(rows_of), max(map(len, rows_of), default=0), positions, dtype=torch.long)
+    for place, rows in zip(found, rows_of, strict=True):
         if rows:
             place[:len(rows)] = torch.tensor(rows)
     return found
@@ -84,11 +84,11 @@ def ids_of(symbol: str, symbols: dict[str, int], target: Target) -> int:
 class Conditions:
     """What a model can be told of the training texts."""
 
-    def __init__(self, told: Sequence[Tensor], drop: float):
-        """`told`: for each task the ids [N, draws, K, L] of a few different targets per text, 0 for nothing; `drop`:
+    def __init__(self, rows_of: Sequence[Tensor], drop: float):
+        """`ids`: for each task the ids [N, draws, K, L] of a few different targets per text, 0 for nothing; `drop`:
         share of the texts of which nothing is told."""
-        self.told, self.drop = list(told), drop
-        self.counts = [(ids != 0).flatten(2).any(2).sum(1) for ids in told]
+        self.ids, self.drop = list(rows_of), drop
+        self.counts = [(ids != 0).flatten(2).any(2).sum(1) for ids in rows_of]
 
     @classmethod
     def open(cls, folder: Path, drop: float) -> Conditions:
@@ -100,8 +100,8 @@ class Conditions:
     def write(conditions: Sequence[PluginRef], corpus, lexicon: Lexicon, folder: Path) -> None:
         """Draw targets of every training text for each task and keep what is told of them."""
         symbols = {symbol: i for i, symbol in enumerate(symbols_of(conditions, lexicon), 1)}
-        save_file({str(i): drawn(TASKS.build(ref), corpus, symbols, lexicon.max_length) for i, ref in enumerate(conditions)},
-                  folder / "told.safetensors")
+        save_file({str(i): draw_conditions(TASKS.build(ref), corpus, symbols, lexicon.max_length)
+                   for i, ref in enumerate(conditions)}, folder / "told.safetensors")
 
     def at(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
         """[B, K, L] what is told of these texts in one step.
@@ -109,14 +109,14 @@ class Conditions:
         Of a share `drop` nothing; else what one task asks, any of them equally often, and now and then what another does.
         Half of the time a task tells all that was drawn of a text, half of the time one of its targets.
         """
-        rows, tasks = torch.as_tensor(rows), len(self.told)
+        rows, tasks = torch.as_tensor(rows), len(self.ids)
         count = len(rows)
         spoken = torch.rand(count, generator=generator) >= self.drop
         one = torch.randint(tasks, (count,), generator=generator)
         also = torch.rand(count, tasks, generator=generator) < ALSO
         shown = spoken[:, None] & (also | (torch.arange(tasks) == one[:, None]))
         parts = []
-        for i, ids in enumerate(self.told):
+        for i, ids in enumerate(self.ids):
             draw = (torch.rand(count, generator=generator) * self.counts[i][rows]).long()
             every = torch.rand(count, generator=generator) < 0.5
             kept = shown[:, i, None] & (every[:, None] | (torch.arange(ids.shape[1]) == draw[:, None]))
@@ -124,7 +124,7 @@ class Conditions:
         return torch.cat(parts, 1)
 
 
-def drawn(task: ControlTask, corpus, symbols: dict[str, int], positions: int) -> Tensor:
+def draw_conditions(task: ControlTask, corpus, symbols: dict[str, int], positions: int) -> Tensor:
     """[N, draws, K, positions] ids of the different targets among `DRAWS` of each training text, int16. Texts without a target
     have none. Raises `UserError` where no text has one."""
     generator, asked, places = stream("conditions", task.name), [], []
@@ -138,9 +138,9 @@ def drawn(task: ControlTask, corpus, symbols: dict[str, int], positions: int) ->
         places += [(row, i) for i in range(len(found))]
         asked += found.values()
     if not asked:
-        raise UserError(f"model.conditions: control task '{task.name}': {task.nothing(corpus)}")
-    ids = encoded(task, asked, symbols, positions)
+        raise UserError(f"model.conditions: control task '{task.name}': {task.no_target_reason(corpus)}")
+    ids = encode_conditions(task, asked, symbols, positions)
     rows, draws = (torch.tensor(side) for side in zip(*places, strict=True))
-    told = torch.zeros(len(corpus.lengths("train")), int(draws.max()) + 1, *ids.shape[1:], dtype=torch.int16)
-    told[rows, draws] = ids.short()
-    return told
+    rows_of = torch.zeros(len(corpus.lengths("train")), int(draws.max()) + 1, *ids.shape[1:], dtype=torch.int16)
+    rows_of[rows, draws] = ids.short()
+    return rows_of

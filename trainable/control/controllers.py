@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trainable.control.base import Setting
+from trainable.control.base import TaskContext
 from trainable.control.heads import Annotated, fit
 from trainable.control.oracles.base import Oracle
 from trainable.control.syntax import Syntax
@@ -21,17 +21,17 @@ CONTROLLER = Field("counted", description="counted: from the denoiser's word pos
                                           "trained: heads fitted on the trial's own noisy latents")
 
 
-def prepare_controller(task, setting: Setting, oracle: Oracle) -> None:
+def prepare_controller(task, context: TaskContext, oracle: Oracle) -> None:
     """Give a task its `syntax` (counts) or its `heads`; the other is None."""
     task.syntax = task.heads = None
     if task.params.controller == "counted":
-        task.syntax = setting.kept("syntax", oracle.full_name, make=lambda: Syntax.count(setting.corpus, oracle))
+        task.syntax = context.cached("syntax", oracle.full_name, make=lambda: Syntax.count(context.corpus, oracle))
         return
-    if setting.model is None:
+    if context.model is None:
         raise ValueError("a trained controller needs the model that it is trained for")
-    data = setting.kept("annotated", oracle.full_name, make=lambda: Annotated(setting.corpus, oracle))
-    key = "heads", oracle.full_name, id(setting.model)
+    data = context.cached("annotated", oracle.full_name, make=lambda: Annotated(context.corpus, oracle))
+    key = "heads", oracle.full_name, id(context.model)
     # Heads belong to one model: tasks of one measurement share them through the setting, no other trial sees them.
-    if key not in setting.fitted:
-        setting.fitted[key] = fit(setting.model, setting.process, data)
-    task.heads = setting.fitted[key]
+    if key not in context.fitted:
+        context.fitted[key] = fit(context.model, context.process, data)
+    task.heads = context.fitted[key]

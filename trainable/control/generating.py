@@ -8,7 +8,7 @@ import torch
 
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
-from trainable.control.conditions import encoded
+from trainable.control.conditions import encode_conditions
 from trainable.control.guidance import Guide
 from trainable.control.infill import bleu4
 from trainable.diffusion.process import Sampling
@@ -23,16 +23,18 @@ def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], con
     With `candidates` above 1, that many are generated for each target and one is kept by minimum Bayes risk.
     """
     config = task.guidance(config)
-    told = None
+    condition = None
     if config.by != "gradient":
-        told = encoded(task, targets, sampling.model.symbols, length)
+        condition = encode_conditions(task, targets, sampling.model.symbols, length)
     each, total = config.candidates, sampling.steps
     wanted = [target for target in targets for _ in range(each)]
     words: list[list[str]] = []
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
         guide = None if config.by == "classifier_free" else Guide(task, batch, config, corpus, total)
-        under = sampling if told is None else sampling.under(told.repeat_interleave(each, 0)[start:start + BATCH], config.scale)
+        under = sampling
+        if condition is not None:
+            under = sampling.under(condition.repeat_interleave(each, 0)[start:start + BATCH], config.scale)
         ids = under.sample(len(batch), length, generator, guide)
         words += [corpus.decode(row) for row in ids.tolist()]
     return words if each == 1 else [least_risk(words[i:i + each]) for i in range(0, len(words), each)]

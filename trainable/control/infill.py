@@ -35,7 +35,7 @@ class Infill(ControlTask):
         start = (len(words) - gap) // 2
         return {"left": words[:start], "right": words[start + gap:], "reference": words[start:start + gap]}
 
-    def nothing(self, corpus) -> str:
+    def no_target_reason(self, corpus) -> str:
         """Texts too short."""
         return f"no held-out text is long enough for a gap of {LEAST} words; leave the task out"
 
@@ -65,7 +65,7 @@ class Infill(ControlTask):
         return -each.sum(1)
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""
+        """`success`; `cached`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""
         left, right, reference = target["left"], target["right"], target["reference"]
         kept = len(words) >= len(left) + len(right) and words[:len(left)] == left and words[len(words) - len(right):] == right
         gap = words[len(left):max(len(left), len(words) - len(right))]

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import UPOS
@@ -66,13 +66,13 @@ class Pos(ControlTask):
         if self.params.oracle != AUTO:
             oracle_named(self.params.oracle, "tags")
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, context: TaskContext) -> None:
         """Tags by word, counted in training text or taken from an exported model's lexicon."""
-        corpus = setting.corpus
+        corpus = context.corpus
         if isinstance(corpus, Lexicon):
             self.syntax, self.heads = Syntax.of_tags(corpus.tags, corpus.vocab), None
             return
-        prepare_controller(self, setting, oracle_for(self.params.oracle, corpus, "tags"))
+        prepare_controller(self, context, oracle_for(self.params.oracle, corpus, "tags"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for the whole target."""

@@ -70,7 +70,7 @@ class Semantic(ControlTask):
         usable = [target for target in made if target is not None]
         return usable[int(torch.randint(len(usable), (), generator=generator))] if usable else None
 
-    def nothing(self, corpus) -> str:
+    def no_target_reason(self, corpus) -> str:
         """No fields, or none of the asked ones."""
         wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus, "valid")
         remedy = f"legal: {', '.join(known)}" if known else \

@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.control.base import ControlTask, Setting, Target, TaskParams
+from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import PHRASES, Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
-from trainable.control.syntax import Wanted
+from trainable.control.syntax import PhraseBatch
 from trainable.control.target_files import Entry
 from trainable.models.prediction import Prediction
 
@@ -40,7 +40,7 @@ class Spans(ControlTask):
             return None
         return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]), "oracle": oracle.full_name}
 
-    def nothing(self, corpus) -> str:
+    def no_target_reason(self, corpus) -> str:
         """No span."""
         return "no held-out text has a span of more than one word; use another oracle or leave the task out"
 
@@ -67,9 +67,9 @@ class Spans(ControlTask):
         if self.params.oracle != AUTO:
             oracle_named(self.params.oracle, "spans")
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, context: TaskContext) -> None:
         """Tags by word and tag rows by phrase, counted in training text; or heads trained on noisy latents."""
-        prepare_controller(self, setting, oracle_for(self.params.oracle, setting.corpus, "spans"))
+        prepare_controller(self, context, oracle_for(self.params.oracle, context.corpus, "spans"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
         """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
@@ -80,17 +80,17 @@ class Spans(ControlTask):
     def log_probs(self, prediction: Prediction, targets: list[Target]) -> tuple[Tensor, Tensor]:
         """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""
         if self.heads is not None:
-            return self.heads.log_prob(prediction.hidden, [self.asked(target) for target in targets])
+            return self.heads.log_prob(prediction.hidden, [self.requested_spans(target) for target in targets])
         held = getattr(self, "_held", None)
         if held is None or held[0] is not targets:  # guidance comes back with the same list at every step
-            wanted = [self.asked(target) for target in targets]
-            self._held = held = (targets, Wanted(self.syntax, wanted, prediction.log_probs.device))
+            wanted = [self.requested_spans(target) for target in targets]
+            self._held = held = (targets, PhraseBatch(self.syntax, wanted, prediction.log_probs.device))
         wanted = held[1]
         if not wanted.count:
             return prediction.log_probs.new_zeros(0), wanted.sentences
         return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
 
-    def asked(self, target: Target) -> list[Span]:
+    def requested_spans(self, target: Target) -> list[Span]:
         """The spans that a target wants."""
         first, last, label = target["span"]
         return [(first, last, label)]
@@ -102,7 +102,7 @@ class Spans(ControlTask):
     def condition(self, target: Target, positions: int) -> list[list[str]]:
         """A row for each phrase: its label opens at its first word and closes at its last. Other labels are an X."""
         rows = []
-        for first, last, label in self.asked(target):
+        for first, last, label in self.requested_spans(target):
             label = label if label in PHRASES else "X"
             opened, closed = [""] * positions, [""] * positions
             opened[first + 1], closed[last + 1] = f"{self.name} ({label}", f"{self.name} {label})"

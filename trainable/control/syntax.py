@@ -108,7 +108,7 @@ def _normalized(counts: Tensor) -> Tensor:
     return counts / counts.sum(1, keepdim=True).clamp(min=1e-12)
 
 
-class Wanted:
+class PhraseBatch:
     """The phrases that a batch of targets asks for, laid out so that one gather scores them all."""
 
     def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]], device: torch.device):

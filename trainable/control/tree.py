@@ -42,7 +42,7 @@ class Tree(Spans):
         """The number of words."""
         return len(entry.words())
 
-    def asked(self, target: Target) -> list[Span]:
+    def requested_spans(self, target: Target) -> list[Span]:
         """Every span."""
         return [(first, last, label) for first, last, label in target["spans"]]
 
@@ -63,20 +63,20 @@ class Tree(Spans):
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree."""
         found = oracle_of_target(self, target).read(words).spans
-        wanted = self.asked(target)
+        wanted = self.requested_spans(target)
         return {"success": bracketing_f1(found, wanted), "exact": float(sorted(found) == sorted(wanted)),
                 "unlabeled": bracketing_f1([span[:2] for span in found], [span[:2] for span in wanted])}
 
     def code(self, target: Target) -> list[str]:
         """The brackets in order: `(S (NP ( ) (VP ( ( ) )`, a bare pair for each word."""
         opening: list[list[Span]] = [[] for _ in range(target["words"])]
-        for span in self.asked(target):
+        for span in self.requested_spans(target):
             opening[span[0]].append(span)
         symbols: list[str] = []
         for i in range(target["words"]):
             symbols += [f"<({label}>" for _, _, label in sorted(opening[i], key=lambda span: -span[1])]
             symbols.append("<w>")
-            symbols += ["<)>"] * sum(span[1] == i for span in self.asked(target))
+            symbols += ["<)>"] * sum(span[1] == i for span in self.requested_spans(target))
         return symbols
 
 

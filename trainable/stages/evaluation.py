@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
-from trainable.control.base import Setting
+from trainable.control.base import TaskContext
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.process import Process
@@ -31,7 +31,7 @@ UNSAID = ("row", "oracle", "phrases")
 
 
 @dataclass(frozen=True)
-class Runner:
+class ArtifactRunner:
     """A loaded artifact under given sampling settings."""
 
     loaded: Loaded
@@ -55,7 +55,7 @@ class Measurement:
         self.cache = {} if cache is None else cache
         self.seed = config.evaluation_seed if seed is None else seed
         self.sampling = process.sampling(model, config.sampling)
-        self._setting = Setting(corpus, self.cache, model, process)
+        self._task_context = TaskContext(corpus, self.cache, model, process)
         self.examples: list[dict] = []  # what was generated under control, a few of each task
 
     def generator(self, purpose: str) -> torch.Generator:
@@ -73,9 +73,9 @@ class Measurement:
                for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
         return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
 
-    def load(self, artifact: Path) -> Runner:
+    def load(self, artifact: Path) -> ArtifactRunner:
         """An exported model on this device, sampling as this trial samples (so that a pair differs in weights alone)."""
-        return Runner(load(artifact, self.device), self.config.sampling)
+        return ArtifactRunner(load(artifact, self.device), self.config.sampling)
 
     def samples(self) -> list[list[str]]:
         """Generated sentences as words."""
@@ -83,7 +83,7 @@ class Measurement:
 
     def controlled(self, task, targets: list) -> list[list[str]]:
         """One guided sentence per target."""
-        task.prepare(self._setting)
+        task.prepare(self._task_context)
         words = guided(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
                        self.config.corpus.max_length, self.generator(f"control {task.name}"))
         self.note_examples(task, targets, words)
@@ -92,8 +92,8 @@ class Measurement:
     def note_examples(self, task, targets: list, words: list[list[str]]) -> None:
         """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
         for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
-            told = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)
-            self.examples.append({"task": task.name, "target": told, "text": " ".join(sentence),
+            target_text = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)
+            self.examples.append({"task": task.name, "target": target_text, "text": " ".join(sentence),
                                   "success": task.score(list(sentence), target).get("success")})
 
     def shown(self) -> list[dict]:

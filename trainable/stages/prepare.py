@@ -17,7 +17,7 @@ from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
 from trainable.artifacts.packed import CONFIG, LEXICON
-from trainable.control.conditions import Conditions, encoded, symbols_of
+from trainable.control.conditions import Conditions, encode_conditions, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
 from trainable.corpora.tokenize import TokenizedCorpus, build
@@ -94,8 +94,8 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
         noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
         targets = task.targets(tokenized, evaluation.control_samples, noise)
         if task.guidance(evaluation.guidance).by != "gradient":
-            symbols = symbols_of(told(config), lexicon_of(corpus))
-            encoded(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
+            symbols = symbols_of(condition_refs(config), lexicon_of(corpus))
+            encode_conditions(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
@@ -135,14 +135,14 @@ def lexicon_of(corpus: Path) -> Lexicon:
     return Lexicon.from_json(json.loads((corpus / LEXICON).read_text()))
 
 
-def told(config: TrialConfig) -> Sequence[PluginRef]:
+def condition_refs(config: TrialConfig) -> Sequence[PluginRef]:
     """The control tasks whose targets the model is told while it trains."""
     return getattr(BACKBONES.params(config.model), "conditions", ())
 
 
 def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
     """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
-    refs = told(config)
+    refs = condition_refs(config)
     if not refs:
         return None
     folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
@@ -157,7 +157,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     optim, seed = config.base.optim, config.base.seed
     config = completed(config)
     backbone, process = BACKBONES.get(config.model.name), PROCESSES.build(config.diffusion)
-    symbols = symbols_of(told(config), lexicon_of(corpus_folder)) if told(config) else ()
+    symbols = symbols_of(condition_refs(config), lexicon_of(corpus_folder)) if condition_refs(config) else ()
     model = backbone.from_config(BACKBONES.params(config.model), process.params, corpus.vocab,
                                  seed=stream_seed("base", seed), symbols=symbols).to(device)
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}

@@ -1,7 +1,7 @@
 """A node's side of a storage at a URI: jobs work on folders of the node; what others need goes to the URI and comes from it.
 
-Nodes share no folder. Each has a root of its own (`spaces.uris.here`), and a path below the driver's root means the same
-place below each node's. `stored` puts this around a job, which knows nothing of it:
+Nodes share no folder. Each has a root of its own (`spaces.uris.node_folder`), and a path below the driver's root means the same
+place below each node's. `with_depot` puts this around a job, which knows nothing of it:
 
     what trials share   fetched when it is asked for, put there when it was made; known by its hash, so once is enough
     a trial's folder    put there after each rung, fetched before the trial goes on elsewhere
@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from spaces.uris import here
+from spaces.uris import node_folder
 from trainable.storage.folders import MANIFEST, damage
 from trainable.storage.object_store import Store, StoreError
 
@@ -32,15 +32,15 @@ class Depot:
     """`uri`: the storage; `root`: the driver's folder for it, in which the paths of payloads and events are given."""
 
     def __init__(self, uri: str, root: str, store: Store | None = None):
-        self.driver, self.root = root, str(here("stores", uri))
+        self.driver, self.root = root, str(node_folder("stores", uri))
         self.store = store or Store(uri)
         self.whole: set[str] = set()
 
-    def localized(self, value: Any) -> Any:
+    def to_node(self, value: Any) -> Any:
         """A payload with this node's paths."""
         return _moved(value, self.driver, self.root)
 
-    def told(self, event: Event) -> Event:
+    def to_driver(self, event: Event) -> Event:
         """An event with the driver's paths."""
         return _moved(event, self.root, self.driver)
 
@@ -120,7 +120,7 @@ class Depot:
     def _checkpoints(cache: Path) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in cache.glob(f".*{TRAINING}")}
 
-    def hand_in(self, artifact: Path, place: Path) -> None:
+    def put_artifact(self, artifact: Path, place: Path) -> None:
         """Put an exported model at its last place."""
         self.store.remove(self._name(place))  # of an earlier attempt: a folder is its manifest's files and no more
         self.store.put_folder(artifact, self._name(place))
@@ -133,14 +133,14 @@ class Depot:
         return Path(path).relative_to(self.root).as_posix()
 
 
-def stored(jobs: dict[str, Job], depot: Depot) -> dict[str, Job]:
+def with_depot(jobs: dict[str, Job], depot: Depot) -> dict[str, Job]:
     """The jobs, on a depot."""
-    return {name: _stored(job, depot, trains=name == "base") for name, job in jobs.items()}
+    return {name: _with_depot(job, depot, trains=name == "base") for name, job in jobs.items()}
 
 
-def _stored(job: Job, depot: Depot, trains: bool) -> Job:
+def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
     def run(payload: dict[str, Any], context: Any) -> Iterator[Event]:
-        payload = depot.localized(payload)
+        payload = depot.to_node(payload)
         keep = payload.pop("keep", None)
         for place in filter(depot.holds, [payload.get("corpus"), *payload.get("prepared", {}).values()]):
             depot.need(Path(place))
@@ -158,26 +158,26 @@ def _stored(job: Job, depot: Depot, trains: bool) -> Job:
             known = depot.training(cache) if cache else {}
             for event in stack.enter_context(closing(job(payload, context))):
                 known = depot.save_training(cache, known) if cache else known
-                yield from _passed_on(event, depot, folder, keep, context.rank)
+                yield from _publish_event(event, depot, folder, keep, context.rank)
 
     return run
 
 
-def _passed_on(event: Event, depot: Depot, folder: Path | None, keep: str | None, rank: int) -> Iterator[Event]:
+def _publish_event(event: Event, depot: Depot, folder: Path | None, keep: str | None, rank: int) -> Iterator[Event]:
     """An event, after what it speaks of has reached the storage."""
     if rank == 0 and depot.holds(event.get("path")):
         depot.publish(Path(event["path"]))
     if rank == 0 and folder is not None and "rung" in event:
         if event.get("artifact"):
             if keep is not None:
-                depot.hand_in(Path(event["artifact"]), Path(keep))
+                depot.put_artifact(Path(event["artifact"]), Path(keep))
             event = {**event, "artifact": keep}
         elif not event.get("final"):
             try:
                 depot.save(folder)
             except StoreError as error:  # nothing is lost yet: the trial goes on here
                 yield {"notice": f"a checkpoint was not stored: {error}"}
-    yield depot.told(event)
+    yield depot.to_driver(event)
 
 
 def _moved(value: Any, source: str, target: str) -> Any:

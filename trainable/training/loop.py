@@ -111,9 +111,9 @@ class TrainingRun:
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step).to(self.device)
-        told = () if self.conditions is None else (self._told(),)
+        condition = () if self.conditions is None else (self._condition(),)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
-            parts = self.objective(ids, self.generator, *told)
+            parts = self.objective(ids, self.generator, *condition)
         self.optimizer.zero_grad(set_to_none=True)
         parts["loss"].backward()
         if self.config.clip:
@@ -123,7 +123,7 @@ class TrainingRun:
         self._update_average()
         return parts
 
-    def _told(self) -> Tensor:
+    def _condition(self) -> Tensor:
         """The condition of this step's batch, drawn apart from times and noise."""
         generator = torch.Generator().manual_seed(stream_seed("condition", self.seed, self.step, self.rank))
         return self.conditions.at(self.batches.rows(self.step), generator).to(self.device)

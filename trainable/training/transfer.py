@@ -34,11 +34,11 @@ def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> d
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}
     words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
-    told = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
+    symbols = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
     own, held = model.state_dict(), source.model.state_dict()
     by_word, by_symbol = model.token_parameters(), model.symbol_parameters()
     for name, value in own.items():
-        pairs = words if name in by_word else told if name in by_symbol else None
+        pairs = words if name in by_word else symbols if name in by_symbol else None
         if pairs is not None:
             for mine, other in pairs:
                 value[mine] = held[name][other].to(value)

@@ -49,11 +49,11 @@ def trial(payload: dict, context) -> Iterator[dict]:
                      context.device, context.cache, context.rank, context.world_size)
 
 
-def measure_again(payload: dict, context) -> Iterator[dict]:
+def remeasure_artifact(payload: dict, context) -> Iterator[dict]:
     """Re-measure an exported model."""
     if context.rank == 0:
         yield remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"], context.device,
                         context.cache)
 
 
-JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "trial": trial, "remeasure": measure_again}
+JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "trial": trial, "remeasure": remeasure_artifact}

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError
-from trainable.storage.depot import Depot, stored
+from trainable.storage.depot import Depot, with_depot
 from trainable.workers.context import WorkerContext
 
 Job = Callable[[dict[str, Any], WorkerContext], Iterator[dict[str, Any]]]
@@ -44,7 +44,7 @@ def load_jobs(path: str) -> dict[str, Job]:
     return getattr(importlib.import_module(module), attribute)
 
 
-class Bench:
+class JobRunner:
     """Holds at most one open job and answers commands about it. Knows nothing of Ray."""
 
     def __init__(self, jobs: dict[str, Job], context: WorkerContext):
@@ -157,7 +157,7 @@ class Ranks:
 
 
 def worker_loop(config: dict[str, Any]) -> None:
-    """Ray Train's train loop. `config`: group (its id), board (the actor that carries commands and replies), jobs (import
+    """Ray Train's train loop. `config`: group (its id), broker (the actor that carries commands and replies), jobs (import
     path of the job table), cpus (per worker), folder (the driver's working directory, for relative paths) and store (the
     settings of a `Depot`, or None)."""
     train = ray.train.get_context()
@@ -167,26 +167,26 @@ def worker_loop(config: dict[str, Any]) -> None:
     cpus = max(1, int(config["cpus"]))
     torch.set_num_threads(cpus)
     jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
-    bench = Bench(stored(jobs, depot) if depot else jobs,
-                  WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot))
-    ranks, board, group = Ranks(rank, size), config["board"], config["group"]
-    bench.clear()
+    runner = JobRunner(with_depot(jobs, depot) if depot else jobs,
+                       WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot))
+    ranks, broker, group = Ranks(rank, size), config["broker"], config["group"]
+    runner.clear()
     gc.freeze()  # the imports' objects never die; leaving them out makes the collection after each job cheap
-    ray.get(board.join.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))
+    ray.get(broker.join.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))
     while True:
-        command = ranks.broadcast(_take(board, group) if rank == 0 else None)
+        command = ranks.broadcast(_next_command(broker, group) if rank == 0 else None)
         if command["op"] == "exit":
-            return bench.clear()
-        reply = ranks.agree(bench.handle(command))
+            return runner.clear()
+        reply = ranks.agree(runner.handle(command))
         if rank == 0 and command.get("seq") is not None:
-            board.answer.remote(group, command["seq"], reply)
+            broker.reply_to.remote(group, command["seq"], reply)
         if "end" in reply or "error" in reply:
-            bench.clear()
+            runner.clear()
 
 
-def _take(board, group: str) -> Command:
-    """The next command for this group; `exit` when the driver and its board are gone."""
+def _next_command(broker, group: str) -> Command:
+    """The next command for this group; `exit` when the driver and its broker are gone."""
     try:
-        return ray.get(board.take.remote(group))
+        return ray.get(broker.next_command.remote(group))
     except ray.exceptions.RayActorError:
         return {"op": "exit"}

@@ -9,7 +9,7 @@ import math
 import pytest
 from rich.console import Console
 
-from search.cli.live import Live, sparkline
+from search.cli.live import LivePanel, sparkline
 from search.cli.progress import JsonLines, Lines, LiveDisplay, Silent, choose
 from spaces.objectives import Objective
 
@@ -17,7 +17,8 @@ OBJECTIVES = [Objective("perplexity", "minimize"), Objective("latency_ms", "mini
 VALUES = {"quantization.quantizer": "fixed:Q0i8f", "quantization.sites": ["embedding", "projection"], "lora.rank": 4}
 
 
-def told(event: str, elapsed: float, running: int = 0, complete: int = 0, stopped: int = 0, failed: int = 0, **more) -> dict:
+def event_of(event: str, elapsed: float, running: int = 0, complete: int = 0, stopped: int = 0, failed: int = 0,
+             **more) -> dict:
     """An event with the engine's summary."""
     return {"event": event, "running": running, "complete": complete, "stopped": stopped, "failed": failed, "trials": 4,
             "front_size": min(1, complete), "best": {"perplexity": 12.34, "size_bytes": 1.5e6} if complete else {},
@@ -26,24 +27,24 @@ def told(event: str, elapsed: float, running: int = 0, complete: int = 0, stoppe
 
 
 EVENTS = [
-    told("run_started", 0, run="/far/runs/quick-1", name="quick", resumed=False, groups=2),
-    told("prepare", 1, stage="base", progress=0.0, detail=None),
-    told("prepare", 2, stage="base", progress=0.1, detail="step 100"),
-    told("prepare", 4, stage="base", progress=0.6, detail="step 600, loss 1.2"),
-    told("prepare", 5, stage="base", progress=1.0, detail=None),
-    told("trial_started", 6, running=1, trial=0, values=VALUES, tag="unquantized"),
-    told("rung", 9, running=1, trial=0, rung=0, of=3, metrics={"perplexity": 20.0, "train_loss": 3.0}),
-    told("trial_finished", 12, complete=1, trial=0, state="complete", rung=2, reason=None, values=VALUES, seconds=6.0,
-         metrics={"perplexity": 12.34, "latency_ms": 5.5, "size_bytes": 1.5e6}),
-    told("front", 12, complete=1, trial=0, members=[0]),
-    told("trial_started", 13, running=1, complete=1, trial=1, values=VALUES, tag=None),
-    told("trial_finished", 14, complete=1, failed=1, trial=1, state="failed", rung=-1, reason="ValueError: [loss] is nan",
-         values=VALUES, seconds=1.0, metrics={}),
+    event_of("run_started", 0, run="/far/runs/quick-1", name="quick", resumed=False, groups=2),
+    event_of("prepare", 1, stage="base", progress=0.0, detail=None),
+    event_of("prepare", 2, stage="base", progress=0.1, detail="step 100"),
+    event_of("prepare", 4, stage="base", progress=0.6, detail="step 600, loss 1.2"),
+    event_of("prepare", 5, stage="base", progress=1.0, detail=None),
+    event_of("trial_started", 6, running=1, trial=0, values=VALUES, tag="unquantized"),
+    event_of("rung", 9, running=1, trial=0, rung=0, of=3, metrics={"perplexity": 20.0, "train_loss": 3.0}),
+    event_of("trial_finished", 12, complete=1, trial=0, state="complete", rung=2, reason=None, values=VALUES, seconds=6.0,
+             metrics={"perplexity": 12.34, "latency_ms": 5.5, "size_bytes": 1.5e6}),
+    event_of("front", 12, complete=1, trial=0, members=[0]),
+    event_of("trial_started", 13, running=1, complete=1, trial=1, values=VALUES, tag=None),
+    event_of("trial_finished", 14, complete=1, failed=1, trial=1, state="failed", rung=-1, reason="ValueError: [loss] is nan",
+             values=VALUES, seconds=1.0, metrics={}),
     {"event": "warning", "message": "a worker group died and is replaced"},
-    told("trial_started", 15, running=1, complete=1, failed=1, trial=2, values=VALUES, tag=None),
-    told("trial_finished", 16, complete=1, failed=1, stopped=1, trial=2, state="stopped", rung=0, values=VALUES, seconds=1.0,
-         reason="dominated at rung 0", metrics={"perplexity": 99.0}),
-    told("run_finished", 3605, complete=1, failed=1, stopped=1, state="finished", run="/far/runs/quick-1"),
+    event_of("trial_started", 15, running=1, complete=1, failed=1, trial=2, values=VALUES, tag=None),
+    event_of("trial_finished", 16, complete=1, failed=1, stopped=1, trial=2, state="stopped", rung=0, values=VALUES,
+             seconds=1.0, reason="dominated at rung 0", metrics={"perplexity": 99.0}),
+    event_of("run_finished", 3605, complete=1, failed=1, stopped=1, state="finished", run="/far/runs/quick-1"),
 ]
 
 
@@ -81,7 +82,7 @@ def test_lines_tell_the_whole_story():
 
 
 def test_lines_are_one_per_event_and_never_wrap():
-    long = told("trial_started", 1, running=1, trial=7, values={f"group.key{i}": "x" * 20 for i in range(20)}, tag=None)
+    long = event_of("trial_started", 1, running=1, trial=7, values={f"group.key{i}": "x" * 20 for i in range(20)}, tag=None)
     assert len(lines_of([long])) == 1
 
 
@@ -90,18 +91,18 @@ def test_a_resumed_run_says_so():
 
 
 def test_an_event_of_the_future_is_no_error():
-    assert lines_of([told("something_new", 1)]) == []
+    assert lines_of([event_of("something_new", 1)]) == []
 
 
 def board_after(count: int, now: float = 0.0, width: int = 120) -> str:
     """The live board as text after the first `count` events, each heard at its own time, `now` seconds later."""
     console, clock = recorded(width), [0.0]
-    live = Live(console, OBJECTIVES, now=lambda: clock[0])
+    live = LivePanel(console, OBJECTIVES, now=lambda: clock[0])
     for event in EVENTS[:count]:
         clock[0] = event.get("elapsed", clock[0])
         live.note(event)
     clock[0] += now
-    console.print(live.board())
+    console.print(live.panel())
     return console.export_text()
 
 
@@ -112,9 +113,9 @@ def test_board_before_anything_happened():
 
 def test_board_of_a_resumed_run_before_its_workers_are_there():
     console = recorded()
-    live = Live(console, OBJECTIVES)
-    live.note(told("run_started", 700, complete=2, name="quick", run="runs/quick-1", resumed=True))
-    console.print(live.board())
+    live = LivePanel(console, OBJECTIVES)
+    live.note(event_of("run_started", 700, complete=2, name="quick", run="runs/quick-1", resumed=True))
+    console.print(live.panel())
     text = console.export_text()
     assert "2/4" in text and "waiting for workers" in text and "to go" not in text
 
@@ -149,10 +150,10 @@ def test_board_fits_the_terminal(width):
 
 def test_board_counts_what_it_has_no_room_for():
     console = recorded()
-    live = Live(console, OBJECTIVES)
+    live = LivePanel(console, OBJECTIVES)
     for number in range(9):
-        live.note(told("trial_started", 1, running=number + 1, trial=number, values=VALUES, tag=None))
-    console.print(live.board())
+        live.note(event_of("trial_started", 1, running=number + 1, trial=number, values=VALUES, tag=None))
+    console.print(live.panel())
     assert "and 3 more" in console.export_text()
 
 
@@ -169,7 +170,7 @@ def test_live_display_keeps_what_ended_and_erases_the_board():
 def test_json_lines_are_one_object_per_event_without_nan():
     stream = io.StringIO()
     with JsonLines(stream) as observer:
-        for event in [*EVENTS, told("rung", 1, trial=3, rung=0, metrics={"perplexity": math.nan}, hypervolume=math.inf)]:
+        for event in [*EVENTS, event_of("rung", 1, trial=3, rung=0, metrics={"perplexity": math.nan}, hypervolume=math.inf)]:
             observer(event)
     rows = [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()]
     assert [row["event"] for row in rows[:-1]] == [event["event"] for event in EVENTS]

@@ -28,8 +28,8 @@ def test_an_untouched_run_comes_out_again(run, capsys):
 def test_results_that_were_changed_afterwards_are_noticed_where_they_change_a_proposal(run, capsys):
     rewrite(run, lambda event: event | {"perplexity": 45.0 - event["perplexity"]} if event["event"] == "row" else event)
     assert main(["replay", str(run)]) == 1
-    told = capsys.readouterr().out
-    assert " the same again, then trial " in told and "was {" in told and "the run was made with" in told
+    printed = capsys.readouterr().out
+    assert " the same again, then trial " in printed and "was {" in printed and "the run was made with" in printed
 
 
 def test_records_that_do_not_tell_what_was_proposed_are_no_crash(run, capsys):

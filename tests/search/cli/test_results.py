@@ -11,7 +11,7 @@ import pytest
 
 from search.cli.format import out
 from search.cli.main import main
-from search.cli.session import Watch, report, resolve
+from search.cli.session import SessionObserver, report, resolve
 from search.records.run_folder import RunFolder
 from spaces.errors import UserError
 from spaces.schema import Space, load
@@ -91,8 +91,8 @@ def test_front_within_bounds_and_the_best_of_it(run_path, capsys):
 
 def test_nothing_within_bounds_says_how_near_one_comes(run_path, capsys):
     assert main(["front", str(run_path), "--within", "size_bytes <= 100kB"]) == 1
-    told = capsys.readouterr().out
-    assert "size_bytes <= 100 kB: kept by 0 of 4; the best is trial 1 with 1 MB" in told and "latency_ms <= 40 ms" in told
+    printed = capsys.readouterr().out
+    assert "size_bytes <= 100 kB: kept by 0 of 4; the best is trial 1 with 1 MB" in printed and "latency_ms <= 40 ms" in printed
     for option, said in (("--within=size_bytes <= 3 ms", "legal: a bare number, B, kB, MB, GB"),
                          ("--best=size", "legal: knee,")):
         assert main(["front", str(run_path), option]) == 2
@@ -187,13 +187,13 @@ def test_resume_with_a_space_that_differs_is_refused(run_path, tmp_path):
 def test_interruption_says_how_to_resume(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     seen = []
-    watch = Watch(seen.append, lambda run: f"again {run}")
+    watch = SessionObserver(seen.append, lambda run: f"again {run}")
     watch({"event": "run_started", "run": str(tmp_path / "runs" / "small-1")})
     watch({"event": "rung"})
     assert len(seen) == 2
-    watch.say_how_to_go_on()
-    watch.say_how_to_go_on()
+    watch.print_resume_hint()
+    watch.print_resume_hint()
     line, = capsys.readouterr().err.splitlines()
     assert line.endswith(f"again {tmp_path / 'runs' / 'small-1'}")
-    Watch(seen.append).say_how_to_go_on()
+    SessionObserver(seen.append).print_resume_hint()
     assert "nothing was kept" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.cli.main import main
-from search.cli.session import Watch
+from search.cli.session import SessionObserver
 from search.records.run_folder import RunFolder
 from search.run import sweep
 from spaces.errors import RunError, UserError
@@ -24,24 +24,24 @@ SUMMARY = {"running": 0, "complete": 0, "stopped": 0, "failed": 0, "trials": 2, 
 def asked(monkeypatch, tmp_path):
     """Replaces the sweep. `asked` holds what it was called with; `asked.end` decides how it ends."""
     monkeypatch.chdir(tmp_path)
-    told = SimpleNamespace(end=lambda: None, state="finished")
+    fake = SimpleNamespace(end=lambda: None, state="finished")
 
     def run(space, **options):
-        told.space, told.options = space, options
+        fake.space, fake.options = space, options
         folder = RunFolder.create(tmp_path / "runs", space.name, space.to_yaml())
-        told.path = folder.path
+        fake.path = folder.path
         options["observer"]({"event": "run_started", "run": str(folder.path), "name": space.name, **SUMMARY})
         print("a library talks")
-        told.end()
-        if told.state == "finished":
+        fake.end()
+        if fake.state == "finished":
             folder.append({"trial": 0, "rung": 2, "state": "complete", "config.lora.rank": 4, "seconds": 2.0,
                            **{item.metric: 1.0 for item in space.objectives}})
-        options["observer"]({"event": "run_finished", "state": told.state, "run": str(folder.path), **SUMMARY})
-        folder.close(told.state)
-        return SimpleNamespace(run_folder=folder.path, front=None, state=told.state)
+        options["observer"]({"event": "run_finished", "state": fake.state, "run": str(folder.path), **SUMMARY})
+        folder.close(fake.state)
+        return SimpleNamespace(run_folder=folder.path, front=None, state=fake.state)
 
     monkeypatch.setattr(sweep, "run", run)
-    return told
+    return fake
 
 
 def test_options_reach_space_and_sweep(asked, tmp_path, capsys):
@@ -132,5 +132,5 @@ def test_standard_output_is_given_back(asked):
 
 
 def test_a_display_does_not_stand_in_the_way_of_snapshots():
-    copy = pickle.loads(pickle.dumps(Watch(lambda event: None)))
-    assert isinstance(copy, Watch) and copy.run is None
+    copy = pickle.loads(pickle.dumps(SessionObserver(lambda event: None)))
+    assert isinstance(copy, SessionObserver) and copy.run is None

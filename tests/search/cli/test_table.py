@@ -24,7 +24,7 @@ from spaces import points
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from spaces.schema import Space
-from trainable.baselines.comparison import TOLD
+from trainable.baselines.comparison import CLASSIFIER_FREE
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
@@ -79,14 +79,15 @@ def test_the_table_has_a_row_per_method_and_names_oracle_and_teacher(tmp_path):
 
 
 def test_what_a_model_was_never_told_leaves_no_row_or_an_empty_cell():
-    cells = [cell(), cell(task="pos"), cell(method=TOLD)]
-    rows, _ = laid_out(cells, ["length", "pos"], [TOLD, "FUDGE"], "base", 50)
-    assert [row["method"] for row in rows] == [TOLD, "FUDGE"] and rows[0]["pos (count)"] is None
-    assert [row["method"] for row in laid_out(cells[:2], ["length", "pos"], [TOLD, "FUDGE"], "base", 50)[0]] == ["FUDGE"]
+    cells = [cell(), cell(task="pos"), cell(method=CLASSIFIER_FREE)]
+    rows, _ = laid_out(cells, ["length", "pos"], [CLASSIFIER_FREE, "FUDGE"], "base", 50)
+    assert [row["method"] for row in rows] == [CLASSIFIER_FREE, "FUDGE"] and rows[0]["pos (count)"] is None
+    rows, _ = laid_out(cells[:2], ["length", "pos"], [CLASSIFIER_FREE, "FUDGE"], "base", 50)
+    assert [row["method"] for row in rows] == ["FUDGE"]
 
 
 def test_which_cells_a_model_can_fill(tmp_path):
-    wanted = [("length", TOLD), ("pos", TOLD), ("pos", "FUDGE"), ("compose", TOLD)]
+    wanted = [("length", CLASSIFIER_FREE), ("pos", CLASSIFIER_FREE), ("pos", "FUDGE"), ("compose", CLASSIFIER_FREE)]
     for conditions, count in ((None, 1), ([], 1), ([{"name": "pos"}], 2), ([{"name": "pos"}, {"name": "semantic"}], 3)):
         model = {} if conditions is None else {"conditions": conditions}
         (tmp_path / "config.json").write_text(json.dumps({"config": {"model": model}}))
@@ -158,11 +159,12 @@ def test_a_table_is_measured_kept_and_gone_on_with(told_run, capsys):
     assert main([*part, "--methods", "human", "--tasks", "length"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)[0]["length (count)"].startswith("100.0 [") and "length, human: 100.0" in err and "(1 of 1)" in err
-    assert main([*part, "--methods", f"human,{TOLD}"]) == 0
+    assert main([*part, "--methods", f"human,{CLASSIFIER_FREE}"]) == 0
     out, err = capsys.readouterr()
     rows = {row["method"]: row for row in json.loads(out)}
-    assert rows[TOLD]["length (count)"] and rows[TOLD]["pos (grammar)"] is None and rows["human"]["pos (grammar)"]
-    assert "length, human" not in err and f"length, {TOLD}" in err and "pos, human" in err and "(2 of 2)" in err
-    assert main([*part, "--methods", f"human,{TOLD}"]) == 0 and capsys.readouterr().err == ""
-    assert main([*part, "--methods", TOLD, "--tasks", "pos"]) == 2
+    assert rows[CLASSIFIER_FREE]["length (count)"] and rows[CLASSIFIER_FREE]["pos (grammar)"] is None
+    assert rows["human"]["pos (grammar)"]
+    assert "length, human" not in err and f"length, {CLASSIFIER_FREE}" in err and "pos, human" in err and "(2 of 2)" in err
+    assert main([*part, "--methods", f"human,{CLASSIFIER_FREE}"]) == 0 and capsys.readouterr().err == ""
+    assert main([*part, "--methods", CLASSIFIER_FREE, "--tasks", "pos"]) == 2
     assert "base was never told such targets; train with trial.model.conditions" in capsys.readouterr().err

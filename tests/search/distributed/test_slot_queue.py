@@ -2,22 +2,22 @@
 
 import asyncio
 
-from search.distributed.slot_queue import Desk
+from search.distributed.slot_queue import SlotQueue
 
 TRIAL, NEXT, LEAVE = {"op": "trial", "number": 7}, {"op": "next"}, {"op": "leave"}
 
 
-def told(*steps):
+def work_after(*steps):
     """Assign what is a piece of work, mark done what is "done", and ask for work otherwise (True: a fresh process asks)."""
     async def play():
-        desk, found = Desk(), []
+        slot_queue, found = SlotQueue(), []
         for step in steps:
             if isinstance(step, dict):
-                await desk.assign(0, step)
+                await slot_queue.assign(0, step)
             elif step == "done":
-                await desk.done(0)
+                await slot_queue.done(0)
             else:
-                found.append(await asyncio.wait_for(desk.work(0, step), 0.05))
+                found.append(await asyncio.wait_for(slot_queue.next_work(0, step), 0.05))
         return found
 
     return asyncio.run(play())
@@ -25,26 +25,26 @@ def told(*steps):
 
 def waits(*steps):
     try:
-        told(*steps)
+        work_after(*steps)
     except TimeoutError:
         return True
     return False
 
 
 def test_a_slot_does_what_is_laid_out_in_order():
-    assert told(TRIAL, NEXT, LEAVE, True, False, False) == [TRIAL, NEXT, LEAVE]
+    assert work_after(TRIAL, NEXT, LEAVE, True, False, False) == [TRIAL, NEXT, LEAVE]
     assert waits(TRIAL, True, False)
 
 
 def test_a_slot_whose_process_died_gets_its_trial_again_once_and_then_the_trial_is_to_blame():
-    assert told(TRIAL, True, NEXT, True) == [TRIAL, TRIAL]
-    assert told(TRIAL, True, True, True)[-1] == {"op": "blamed", "number": 7}
+    assert work_after(TRIAL, True, NEXT, True) == [TRIAL, TRIAL]
+    assert work_after(TRIAL, True, True, True)[-1] == {"op": "blamed", "number": 7}
 
 
 def test_a_slot_that_died_idle_does_not_run_a_trial_that_has_ended():
     assert waits(TRIAL, True, "done", True)
-    assert told(TRIAL, True, "done", {**TRIAL, "number": 8}, True)[-1]["number"] == 8
+    assert work_after(TRIAL, True, "done", {**TRIAL, "number": 8}, True)[-1]["number"] == 8
 
 
 def test_new_work_comes_before_the_old_trial():
-    assert told(TRIAL, True, LEAVE, True) == [TRIAL, LEAVE]
+    assert work_after(TRIAL, True, LEAVE, True) == [TRIAL, LEAVE]

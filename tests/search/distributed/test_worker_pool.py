@@ -15,9 +15,9 @@ TOYS = "toy_jobs:JOBS"
 
 
 def make_pool(groups, scratch, workers=1, jobs=TOYS, **options):
-    from search.distributed.worker_pool import Pool
+    from search.distributed.worker_pool import WorkerPool
 
-    return Pool(groups, HardwareConfig(workers=workers), scratch, jobs=jobs, **options)
+    return WorkerPool(groups, HardwareConfig(workers=workers), scratch, jobs=jobs, **options)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_nothing_of_a_job_leaks_into_the_next(group):
 def test_leases_are_served_in_turn_and_an_owner_gets_its_own_again(pool, ray_session):
     client, ray = pool.client, ray_session
     assert client.lease("one").name == client.lease("one").name
-    two, three = (client.board.lease.remote(owner) for owner in ("two", "three"))
+    two, three = (client.broker.lease.remote(owner) for owner in ("two", "three"))
     assert ray.wait([two, three], num_returns=1, timeout=0.5)[0] == []
     client.release("one")
     assert "group" in ray.get(two, timeout=10)
@@ -142,7 +142,7 @@ def test_a_killed_worker_is_noticed_and_its_group_replaced(pool):
 def test_map_ends_a_task_that_is_silent_and_the_others_go_on(pool):
     hung, counted = pool.client.map([("sleep", {"seconds": 600}), ("count", {"n": 2})], patience=1.0, forgiving=True)
     assert str(hung) == "it said nothing for 1 s (budget.trial_time)"
-    assert counted["i"] == 1 and pool.client.silent(["nobody"]) == [None]
+    assert counted["i"] == 1 and pool.client.seconds_silent(["nobody"]) == [None]
 
 
 def test_map_repeats_a_task_whose_worker_died_once(pool, tmp_path):
@@ -184,5 +184,5 @@ def test_two_workers_run_one_job_in_step(tmp_path):
         os.kill(pool.workers()[group.name]["workers"][1]["pid"], signal.SIGKILL)
         with pytest.raises(GroupDiedError, match="worker 1 died"):
             list(group.run("gather", {}))
-        assert "worker 1 died" in deaths.get(timeout=60)  # told by a thread of the pool, after the board has told the group
+        assert "worker 1 died" in deaths.get(timeout=60)  # told by a thread of the pool, after the broker has told the group
     assert deaths.empty()

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from search.engine.budget import Stall, reached, seconds_left, spent
+from search.engine.budget import NoImprovement, reached, seconds_left, spent
 from search.engine.cost import PARTS, Ledger, Rate
-from search.engine.incumbents import Standing
+from search.engine.incumbents import Incumbents
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
 from spaces.config import HardwareConfig
@@ -42,17 +42,17 @@ def test_a_killed_sessions_time_counts_and_the_pause_does_not():
 
 
 def test_the_parts_add_up_to_what_was_held_and_money_follows_it():
-    told = Ledger.from_events(RUN).told(CPU)
-    assert told["device"] == "CPU" and told["held"] == 200.0 * 6 and told["useful"] == 15.0 * 6
-    assert sum(told[name] for name in PARTS) == pytest.approx(told["held"])
-    assert told["hours"] == pytest.approx(1200 / 3600) and told["money"] == pytest.approx(0.5 * 1200 / 3600)
+    parts = Ledger.from_events(RUN).breakdown(CPU)
+    assert parts["device"] == "CPU" and parts["held"] == 200.0 * 6 and parts["useful"] == 15.0 * 6
+    assert sum(parts[name] for name in PARTS) == pytest.approx(parts["held"])
+    assert parts["hours"] == pytest.approx(1200 / 3600) and parts["money"] == pytest.approx(0.5 * 1200 / 3600)
     gpus = Rate.of(HardwareConfig(workers=2, cpus=3, gpus=0.5))
-    assert (gpus.devices, gpus.unit) == (1.0, "GPU") and Ledger().told(gpus)["money"] is None
-    assert json.loads(json.dumps(told)) == told
+    assert (gpus.devices, gpus.unit) == (1.0, "GPU") and Ledger().breakdown(gpus)["money"] is None
+    assert json.loads(json.dumps(parts)) == parts
 
 
 def limits_of(budget, **now):
-    given = {"started": 3, "most": 10, "elapsed": 50.0, "held": 3600.0, "rate": CPU, "stall": Stall(0.0)}
+    given = {"started": 3, "most": 10, "elapsed": 50.0, "held": 3600.0, "rate": CPU, "no_improvement": NoImprovement(0.0)}
     return reached(BudgetConfig(**budget), **{**given, **now})
 
 
@@ -67,10 +67,10 @@ def test_limits(budget, found):
 
 
 def test_patience_counts_trials_without_a_gain():
-    stall, found = Stall(gain=0.01), []
+    no_improvement, found = NoImprovement(gain=0.01), []
     for volume in [None, None, 0.1, 0.105, 0.109, 0.2, 0.2, 0.2]:
-        stall.note(volume)
-        found.append(limits_of({"patience": 2}, stall=stall))
+        no_improvement.note(volume)
+        found.append(limits_of({"patience": 2}, no_improvement=no_improvement))
     assert found == [None] * 4 + ["patience", None, None, "patience"]
     assert spent(BudgetConfig(patience=2), elapsed=0, held=0, rate=CPU) is None, "running trials may end"
 
@@ -88,17 +88,17 @@ def test_the_growing_front_equals_the_front_from_all_rows():
 
     rng = np.random.default_rng(0)
     objectives, constraints = [Objective("a", "minimize"), Objective("b", "maximize")], [Constraint("c", "<=", 0.8)]
-    rows, standing = [], Standing(objectives, constraints)
+    rows, incumbents = [], Incumbents(objectives, constraints)
     box = Box.of({"a": [0, 1], "b": [1, 0]}, objectives)
     for trial in range(120):
         state = ["complete", "complete", "complete", "stopped", "failed"][trial % 5]
         rows.append({"trial": trial if trial % 17 else max(0, trial - 17), "state": state, "a": round(rng.uniform(), 1),
                      "b": round(rng.uniform(), 1) if trial % 11 else math.nan, "c": rng.uniform()})
-        before = standing.members
-        changed = standing.add(rows[-1])
+        before = incumbents.members
+        changed = incumbents.add(rows[-1])
         front = Front.from_rows(rows, objectives, constraints)
-        assert standing.front == front and standing.members == [row["trial"] for row in front]
-        assert changed == (before != standing.members)
-        assert standing.hypervolume(box) == pytest.approx(front.hypervolume(box))
+        assert incumbents.front == front and incumbents.members == [row["trial"] for row in front]
+        assert changed == (before != incumbents.members)
+        assert incumbents.hypervolume(box) == pytest.approx(front.hypervolume(box))
         if len(front):
-            assert standing.best == {"a": front.best("a")["a"], "b": front.best("b")["b"]}
+            assert incumbents.best == {"a": front.best("a")["a"], "b": front.best("b")["b"]}

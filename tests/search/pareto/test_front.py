@@ -45,7 +45,7 @@ def test_equal_results_of_different_trials_are_all_members_but_a_trial_counts_on
 def test_an_empty_front_is_a_front(tmp_path):
     front = Front.from_rows([row(0, 1.0, 1.0, "failed")], [PPL, OK])
     assert len(front) == 0 and front.knee() is None and front.best("ppl") is None
-    assert front.hypervolume(Box.of({"ppl": [1, 10], "ok": [1, 0]}, [PPL, OK])) == 0.0 and front.places == []
+    assert front.hypervolume(Box.of({"ppl": [1, 10], "ok": [1, 0]}, [PPL, OK])) == 0.0 and front.stability == []
     assert not front.attains({"ppl": 100.0}) and len(front.crowding) == 0
     front.to_csv(tmp_path / "front.csv")
     assert (tmp_path / "front.csv").read_text().split("\n")[0] == '"trial","ppl","ok"'

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from search.pareto.front import Front
 from search.pareto.geometry import contributions, hypervolume, spread_order
 from search.pareto.reference_box import Box, choose_box
-from search.pareto.stability import interval, places
+from search.pareto.stability import interval, stability
 from spaces.objectives import Constraint, Objective
 
 PPL, OK, MS = Objective("ppl", "minimize"), Objective("ok", "maximize"), Constraint("ms", "<=", 40.0)
@@ -88,9 +88,9 @@ def again(trial, ppl, ok, ppl_again, se=0.0, **more):
 def test_a_member_is_held_open_or_lost():
     members = [again(0, 10.0, 0.5, 10.5, 0.1), again(1, 11.0, 0.6, 11.2, 1.0), again(2, 12.0, 0.7, 12.1, 0.1),
                again(3, 13.0, 0.8, 16.0), again(4, 14.0, 0.9, 15.0)]
-    assert places(members, [PPL, OK]) == ["held", "open", "held", "lost", "held"]
-    assert places([row(0, 1.0, 1.0)], [PPL, OK]) == [None]
-    assert places([again(0, 10.0, 0.5, 10.0, ms=30.0, ms_again=41.0)], [PPL, OK], [MS]) == ["lost"]
+    assert stability(members, [PPL, OK]) == ["held", "open", "held", "lost", "held"]
+    assert stability([row(0, 1.0, 1.0)], [PPL, OK]) == [None]
+    assert stability([again(0, 10.0, 0.5, 10.0, ms=30.0, ms_again=41.0)], [PPL, OK], [MS]) == ["lost"]
 
 
 def test_marks_and_intervals_reach_the_table(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from search.pareto.front import Front
 from search.records.run_folder import STUDY, RunFolder
-from search.schedulers.successive_halving import Halving, Problem
+from search.schedulers.successive_halving import Problem, SuccessiveHalving
 from search.study.searcher import StudySearcher
 from spaces.dimensions import Dimension
 from spaces.objectives import Objective
@@ -29,7 +29,7 @@ def drive(folder, step):
     rows = folder.rows()
     searcher = StudySearcher(SPACE, OBJECTIVES, storage=folder.path / STUDY, sampler="grid")
     searcher.restore(rows)
-    scheduler = Halving(Problem(OBJECTIVES, rungs=RUNGS), eta=2)
+    scheduler = SuccessiveHalving(Problem(OBJECTIVES, rungs=RUNGS), eta=2)
     scheduler.restore(rows)
     while (proposal := searcher.ask()) is not None:
         step("asked")
@@ -71,8 +71,8 @@ def test_killed_at_any_step_every_point_ends_once(tmp_path, lives):
     assert len(ended) == 12 and set(Counter(row["trial"] for row in ended).values()) == {1}
     assert len({(str(row["config.a"]), row["config.n"]) for row in ended}) == 12
     assert not searcher.running and searcher.waiting == 0
-    told = {trial.number: trial.values for trial in searcher.study.trials if trial.values}
-    assert told == {row["trial"]: [row["loss"], row["ok"]] for row in ended if row["state"] == "complete"}
+    known = {trial.number: trial.values for trial in searcher.study.trials if trial.values}
+    assert known == {row["trial"]: [row["loss"], row["ok"]] for row in ended if row["state"] == "complete"}
     front = Front.from_rows(folder.rows(), OBJECTIVES)
     assert {member["trial"] for member in front} == {trial.number for trial in searcher.study.best_trials}
     folder.close()

@@ -31,7 +31,7 @@ def plain(rows):
     return [{name: value for name, value in item.items() if name != "time"} for item in rows]
 
 
-class Clock:
+class VirtualClock:
     now = 100.0
 
     def __call__(self):
@@ -263,7 +263,7 @@ def test_a_later_row_fills_in_and_overrides():
 
 
 def test_the_table_is_rewritten_now_and_then_and_at_the_end(tmp_path):
-    clock = Clock()
+    clock = VirtualClock()
     run = RunFolder.create(tmp_path, "toy", "", parquet_every=10.0, clock=clock)
 
     def kept():

@@ -128,8 +128,8 @@ def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_ses
 
     def deadly(event):
         if event["event"] == "trial_finished" and event["complete"] == 3:
-            (board,) = (child for child in psutil.Process().children(recursive=True) if "ray::Board" in child.cmdline()[0])
-            board.kill()
+            (broker,) = (child for child in psutil.Process().children(recursive=True) if "ray::Broker" in child.cmdline()[0])
+            broker.kill()
 
     with pytest.raises(RunError, match="the process that hands out the workers died"):
         run(space, tmp_path, observer=deadly, resume=folder.path)
@@ -182,18 +182,18 @@ def test_storage_that_cannot_be_written_is_refused_before_ray(tmp_path, monkeypa
 def test_a_run_ends_in_order_where_a_killed_session_left_a_torn_table(tmp_path):
     space = make_space()
     with RunFolder.create(tmp_path, "toy", space.to_yaml()) as folder:
-        course = sweep.Course(space, folder, tmp_path / "cache", 1, lambda event: None)
-        number = course.engine.ask().number
-        course.engine.report(number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 2.0})
+        stages = sweep.RunStages(space, folder, tmp_path / "cache", 1, lambda event: None)
+        number = stages.engine.ask().number
+        stages.engine.report(number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 2.0})
         (folder.path / "trials.parquet").write_bytes(b"PAR1 and no more")
-        course.close("finished")
+        stages.close("finished")
     assert pyarrow.parquet.read_table(folder.path / "trials.parquet").num_rows == 1
     assert (folder.path / "front.png").stat().st_size > 1000 and folder.state == "finished"
 
 
 def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
-    told = "cannot be written: No space left on device; make room, then go on with --resume"
-    with pytest.raises(RunError, match=told), sweep._disk(tmp_path):
+    message = "cannot be written: No space left on device; make room, then go on with --resume"
+    with pytest.raises(RunError, match=message), sweep._disk(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.raises(FileNotFoundError), sweep._disk(tmp_path):
         (tmp_path / "nothing").read_text()
@@ -201,20 +201,21 @@ def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp
 
 def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
     quantizer = {"quantization.quantizer": {"choice": ["binary", "none"]}}
-    assert sweep.unquantized(make_space(search={**quantizer, "lora.rank": {"choice": [0, 4]}})) == {
+    assert sweep.unquantized_point(make_space(search={**quantizer, "lora.rank": {"choice": [0, 4]}})) == {
         "quantization.quantizer": "none", "lora.rank": 0}
-    assert sweep.unquantized(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
-    assert sweep.unquantized(make_space()) is None
-    assert sweep.unquantized(make_space(search={"quantization.quantizer": {"choice": ["binary"]}})) is None
+    assert sweep.unquantized_point(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
+    assert sweep.unquantized_point(make_space()) is None
+    assert sweep.unquantized_point(make_space(search={"quantization.quantizer": {"choice": ["binary"]}})) is None
 
 
 def test_a_start_point_that_is_the_unquantized_arm_settles_it():
     search = {"quantization.quantizer": {"choice": ["binary", "none"]}, "lora.rank": {"choice": [0, 4]},
               WORTH: {"int": [0, 5]}}
     arm, other = {"quantization.quantizer": "none", "lora.rank": 0, WORTH: 3}, {"quantization.quantizer": "binary"}
-    assert sweep.opening(make_space(search=search)) == [({"quantization.quantizer": "none", "lora.rank": 0}, "unquantized")]
-    assert sweep.opening(make_space(search=search, start=[other, arm])) == [(arm, "unquantized"), (other, None)]
-    assert sweep.opening(make_space(start=[{WORTH: 2.0}])) == [({WORTH: 2}, None)]
+    assert sweep.first_points(make_space(search=search)) == [
+        ({"quantization.quantizer": "none", "lora.rank": 0}, "unquantized")]
+    assert sweep.first_points(make_space(search=search, start=[other, arm])) == [(arm, "unquantized"), (other, None)]
+    assert sweep.first_points(make_space(start=[{WORTH: 2.0}])) == [({WORTH: 2}, None)]
 
 
 # ---- drivers in processes of their own, on clusters of their own

@@ -13,13 +13,13 @@ from search.cli.arguments import run_folder
 from search.cli.doctor import BAD, OK, findings
 from search.cli.main import main
 from search.records import mirror as mirroring
-from search.records.mirror import Mirror, take_up
+from search.records.mirror import Mirror, resume_from_uri
 from search.records.run_folder import EVENTS, LEASE, RunFolder
-from search.records.sync import fetched
+from search.records.sync import fetch_run
 from search.run import sweep
 from spaces.errors import RunError, UserError
 from spaces.schema import Space
-from spaces.uris import HOME, here, joined
+from spaces.uris import HOME, joined, node_folder
 from trainable.storage.object_store import Store, StoreError
 
 
@@ -64,15 +64,15 @@ def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it
     assert {"events.jsonl", "space.yaml", "run.json", "study.journal", "front.csv", "artifacts/trial-0000/weights",
             "samples/trial-0001.json"} <= set(kept)
     assert not [file for file in kept if file.startswith("trials/")] and LEASE not in kept
-    assert fetched(place).parent.parent == tmp_path / "driver" / "mirrors"
+    assert fetch_run(place).parent.parent == tmp_path / "driver" / "mirrors"
     assert RunFolder.open(run_folder(place)).state == "interrupted"
 
     monkeypatch.setenv(HOME, str(tmp_path / "other machine"))
-    told = []
+    observed = []
 
     def kill(event):
         """The worker, after the next rung, once."""
-        told.append(event)
+        observed.append(event)
         if event["event"] == "rung":
             (worker_cache / "die").touch()
 
@@ -85,7 +85,7 @@ def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it
     assert last == [(0, 0), (1, 1)], "a new worker went on from the checkpoint in the bucket"
     prepared = [entry for entry in RunFolder.open(result.run_folder).events() if entry["event"] == "prepare"]
     assert [entry["made"] for entry in prepared] == [True, False, False, False, False, False], "what is shared is made once"
-    assert any("fetched to" in event.get("message", "") for event in told)
+    assert any("fetched to" in event.get("message", "") for event in observed)
 
     capsys.readouterr()
     assert main(["front", place]) == 0
@@ -134,7 +134,7 @@ def mirrored(at, monkeypatch):
     monkeypatch.setattr(mirroring, "REST", 0.02)
     monkeypatch.setattr(mirroring, "BEAT", 0.1)
     monkeypatch.setattr(mirroring, "SHARE", 0)
-    folder = RunFolder.create(here("stores", at), "toy", space().to_yaml())
+    folder = RunFolder.create(node_folder("stores", at), "toy", space().to_yaml())
     place = joined(at, folder.path.name)
     warnings, store = [], Broken(place, tries=1)
     mirror = Mirror(place, folder.path, warnings.append, store).start(fresh=True)
@@ -201,10 +201,10 @@ def test_a_run_that_is_not_to_be_leaves_nothing(mirrored):
 def test_one_process_at_a_time_works_on_a_run(mirrored, monkeypatch):
     _, place, mirror, _, _ = mirrored
     with pytest.raises(UserError, match="by another process of this machine"):
-        take_up(place, print)
+        resume_from_uri(place, print)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     with pytest.raises(UserError, match="is being written by process .* wait"):
-        take_up(place, print)
+        resume_from_uri(place, print)
 
 
 def test_records_that_never_reached_the_bucket_count_unless_it_knows_newer_ones(mirrored):
@@ -212,13 +212,13 @@ def test_records_that_never_reached_the_bucket_count_unless_it_knows_newer_ones(
     mirror.finish([])
     folder.append({"trial": 7, "rung": 0, "state": "complete"})
     folder.close()
-    assert take_up(place, print) == folder.path and RunFolder.open(folder.path).rows()[-1]["trial"] == 7
+    assert resume_from_uri(place, print) == folder.path and RunFolder.open(folder.path).rows()[-1]["trial"] == 7
     newer = json.dumps({"event": "row", "trial": 8, "rung": 0, "state": "complete"}).encode() + b"\n"
     Store(place).write(EVENTS, newer)
-    told = []
-    assert take_up(place, told.append) == folder.path and "older records are in" in told[0]
+    observed = []
+    assert resume_from_uri(place, observed.append) == folder.path and "older records are in" in observed[0]
     assert [row["trial"] for row in RunFolder.open(folder.path).rows()] == [8]
-    aside = Path(told[0].rpartition(" ")[2])
+    aside = Path(observed[0].rpartition(" ")[2])
     assert RunFolder.open(aside).rows()[-1]["trial"] == 7
 
 

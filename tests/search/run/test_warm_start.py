@@ -4,11 +4,11 @@ import pytest
 
 from search.engine.engine import Engine
 from search.records.run_folder import RunFolder
-from search.run.warm_start import lessons, teach
+from search.run.warm_start import apply_prior_results, prior_results
 from search.schedulers.registry import build
 from search.schedulers.successive_halving import Problem
 from search.study.opening import open_search
-from search.study.replay import Ordered, replay
+from search.study.replay import DeterministicSearcher, replay
 from search.study.searcher import StudySearcher
 from spaces.schema import Space
 
@@ -33,7 +33,7 @@ EARLIER = [
 
 
 def learned(space, other=None, rows=EARLIER):
-    found, left = lessons(space, other or make_space(), rows)
+    found, left = prior_results(space, other or make_space(), rows)
     return [(lesson.values["adapt.optim.warmup"], lesson.state) for lesson in found], dict(left)
 
 
@@ -72,7 +72,7 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
     space = make_space(deterministic=deterministic)
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
     engine = open_engine(space, folder)
-    assert teach(engine, lessons(space, make_space(), EARLIER)[0]) == 2
+    assert apply_prior_results(engine, prior_results(space, make_space(), EARLIER)[0]) == 2
     inner = engine.study.study if deterministic else engine.study
     trials = inner.study.trials
     assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED", "PRUNED",
@@ -89,5 +89,5 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
     third = again.ask()
     assert third.values == second.values and again.counts["complete"] == 1
     fresh = StudySearcher(space.dimensions, space.objectives, seed=0)
-    assert replay(Ordered(fresh, 2) if deterministic else fresh, folder.events()).different is None
+    assert replay(DeterministicSearcher(fresh, 2) if deterministic else fresh, folder.events()).different is None
     again.folder.close()

@@ -4,9 +4,9 @@ all samplers', timing and replay in test_replay."""
 import numpy as np
 import pytest
 
-from search.samplers.acquisition import LEARNED, Judged, Outlook, _kept, milestone
+from search.samplers.acquisition import LEARNED, AcquisitionProblem, Surrogate, _kept, last_refit
 from search.samplers.ehvi import CURVE
-from search.samplers.encoding import Points
+from search.samplers.encoding import PointEncoder
 from search.study.searcher import StudySearcher
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
@@ -40,11 +40,11 @@ def search(trials=30, rungs=(), space=SPACE, measure=measure, ahead=3, storage=N
 
 def tell(searcher, proposal, rungs, measure):
     found = measure(proposal.values)
-    told = [(steps, {**found, "loss": found["loss"] + 10.0 / steps}) for steps in rungs]
+    rungs_of = [(steps, {**found, "loss": found["loss"] + 10.0 / steps}) for steps in rungs]
     stopped = bool(rungs) and proposal.number % 2 == 1
-    last = told[0][1] if stopped else found
+    last = rungs_of[0][1] if stopped else found
     searcher.tell(proposal.number, "stopped" if stopped else "complete", last,
-                  rungs=told[:1] if stopped else [*told[:-1], (rungs[-1], found)] if rungs else ())
+                  rungs=rungs_of[:1] if stopped else [*rungs_of[:-1], (rungs[-1], found)] if rungs else ())
 
 
 def share(found, test):
@@ -75,14 +75,14 @@ def test_the_box_says_which_part_of_the_front_counts():
 
 
 def test_nothing_is_gained_beyond_the_ideal():
-    points = Points({"x": Dimension(**{"float": [0.0, 1.0]})})
+    points = PointEncoder({"x": Dimension(**{"float": [0.0, 1.0]})})
     places = np.linspace(0.3, 1.0, 8)
     curves = [[(0.0, {"loss": x - 0.3, "ok": 0.5})] for x in places]
     candidates = points.features(np.array([[0.05], [0.15]]))  # where loss goes on falling, as the process sees it
 
     def gain(ideals):
-        judged = Judged(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]}, ideals=ideals)
-        return Outlook(judged, [{"x": x} for x in places], curves, [True] * 8).judge()(candidates)
+        problem = AcquisitionProblem(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]}, ideals=ideals)
+        return Surrogate(problem, [{"x": x} for x in places], curves, [True] * 8).acquisition()(candidates)
 
     assert (gain({"loss": 0.0}) < 0.15 * gain({})).all(), "what is left is what `ok` may still gain"
     assert gain({"loss": -0.1}) - gain({"loss": 0.0}) == pytest.approx(0.1 * 0.5, rel=0.2), "the ideal is where gains end"
@@ -143,29 +143,29 @@ def test_impossible_options_are_refused(options):
         StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", sampler_options=options)
 
 
-def outlook(values, **more):
-    judged = Judged(Points(SPACE), OBJECTIVES, **more)
-    return Outlook(judged, values, [[(0.0, measure(point))] for point in values], [True] * len(values))
+def surrogate(values, **more):
+    problem = AcquisitionProblem(PointEncoder(SPACE), OBJECTIVES, **more)
+    return Surrogate(problem, values, [[(0.0, measure(point))] for point in values], [True] * len(values))
 
 
 def test_predictions_hold_and_a_running_trial_is_not_proposed_again():
-    points = Points(SPACE)
+    points = PointEncoder(SPACE)
     values = [points.point(row) for row in points.drawn(40, np.random.default_rng(0))]
     fresh = points.drawn(200, np.random.default_rng(1))
-    found = outlook(values)
+    found = surrogate(values)
     predicted, holds = found.predicted(points.features(fresh))
     truth = np.array([[measure(points.point(row))[name] for name in ("loss", "ok")] for row in fresh]) * [1, -1]
     truth = (truth - found.low) / (found.high - found.low)
     assert np.corrcoef(predicted[0].middle, truth[:, 0])[0, 1] > 0.98
     assert np.corrcoef(predicted[1].middle, truth[:, 1])[0, 1] > 0.98 and (holds == 1.0).all()
-    gain = found.judge()(points.features(fresh))
+    gain = found.acquisition()(points.features(fresh))
     best = points.features(fresh[[np.argmax(gain)]])
-    assert found.judge(best)(best)[0] < 0.2 * gain.max()
+    assert found.acquisition(best)(best)[0] < 0.2 * gain.max()
 
 
 def test_settings_are_fitted_again_when_results_have_grown_by_a_tenth():
-    marks = [milestone(told) for told in range(1, 301)]
-    assert marks[:3] == [0, 0, 0] and all(mark <= told < mark * 1.1 + 1 for told, mark in enumerate(marks[3:], 4))
+    marks = [last_refit(rungs_of) for rungs_of in range(1, 301)]
+    assert marks[:3] == [0, 0, 0] and all(mark <= rungs_of < mark * 1.1 + 1 for rungs_of, mark in enumerate(marks[3:], 4))
     assert len(set(marks)) < 50
 
 

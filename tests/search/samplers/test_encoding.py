@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.contracts.samplers import FINITE, FIXED, RANGES
-from search.samplers.encoding import Points
+from search.samplers.encoding import PointEncoder
 from spaces.dimensions import Dimension
 from spaces.points import active, walk
 
@@ -25,10 +25,10 @@ def legal(points, rows):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**31))
 def test_drawn_and_moved_points_are_legal_and_come_back(seed):
-    points, rng = Points(SPACE), np.random.default_rng(seed)
+    points, rng = PointEncoder(SPACE), np.random.default_rng(seed)
     rows = points.drawn(20, rng)
     legal(points, rows)
-    moved = points.near(rows, 0.1, rng)
+    moved = points.neighbors(rows, 0.1, rng)
     legal(points, moved)
     assert (moved.tobytes() != rows.tobytes())
     fixed = points.fixed(rows, {"q": FIXED, "rank": 8}, rng)
@@ -38,14 +38,14 @@ def test_drawn_and_moved_points_are_legal_and_come_back(seed):
 
 
 def test_every_point_of_a_finite_space_and_none_of_another():
-    points = Points(FINITE)
+    points = PointEncoder(FINITE)
     assert [points.point(row) for row in points.every] == list(walk(points.dimensions))
-    assert Points(SPACE).every is None
-    assert Points({"rank": Dimension(**{"int": [0, 9999]})}).every is None
+    assert PointEncoder(SPACE).every is None
+    assert PointEncoder({"rank": Dimension(**{"int": [0, 9999]})}).every is None
 
 
 def test_features_keep_order_where_there_is_one():
-    points = Points(SPACE)
+    points = PointEncoder(SPACE)
     rows = points.rows([{"q": "none", "rank": 0, "lr": 1e-4, "steps": 50, "flag": True},
                         {"q": FIXED, "sites": ["table"], "rank": 8, "lr": 1e-1, "drop": 0.5, "steps": 10, "flag": False}])
     found = points.features(rows)

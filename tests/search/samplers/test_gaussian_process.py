@@ -5,7 +5,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.samplers.gaussian_process import EFFECT_LENGTH, JITTER, Features, Posterior, Settings, fit, likeness, priors
+from search.samplers.gaussian_process import EFFECT_LENGTH, JITTER, Features, Hyperparameters, Posterior, fit, likeness, priors
 
 
 def numbers(rows):
@@ -21,15 +21,15 @@ def data(n=30, d=3, seed=0, rungs=3):
 
 def test_on_one_rung_it_is_a_plain_gaussian_process():
     x, _, y = data()
-    settings = Settings(np.array([0.3, 0.7, 2.0]), np.ones(3), np.array([0.4, 0.2, 0.0]), variance=1.7, noise=0.01, bias=0.5,
-                        offset=0.3, power=0.5)
+    hyperparameters = Hyperparameters(np.array([0.3, 0.7, 2.0]), np.ones(3), np.array([0.4, 0.2, 0.0]), variance=1.7,
+                                      noise=0.01, bias=0.5, offset=0.3, power=0.5)
     far = 1e6  # a dimension with that length does not count
     kernel = (ConstantKernel(1.7) * Matern([0.3, 0.7, 2.0], nu=2.5) + WhiteKernel(0.01 + JITTER)
               + ConstantKernel(0.4) * Matern([EFFECT_LENGTH, far, far], nu=2.5)
               + ConstantKernel(0.2) * Matern([far, EFFECT_LENGTH, far], nu=2.5))
     oracle = GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None).fit(x, (y - 1.0) / 2.0)
     points = np.random.default_rng(1).uniform(size=(9, 3))
-    mean, sd = Posterior(settings, numbers(x), np.zeros(len(x)), y, 1.0, 2.0).predict(numbers(points))
+    mean, sd = Posterior(hyperparameters, numbers(x), np.zeros(len(x)), y, 1.0, 2.0).predict(numbers(points))
     wanted, spread = oracle.predict(points, return_std=True)
     assert mean == pytest.approx(1.0 + 2.0 * wanted, rel=1e-5)
     assert sd == pytest.approx(2.0 * np.sqrt(spread**2 - 0.01 - JITTER), rel=1e-5), "the value, not its next measurement"
@@ -38,13 +38,13 @@ def test_on_one_rung_it_is_a_plain_gaussian_process():
 def test_the_fit_is_a_maximum_of_the_posterior_density():
     x, at, y = data()
     y = (y - y.mean()) / y.std()
-    settings, least = fit(numbers(x), at, y, rounds=200)
-    logs = np.log([*settings.lengths, *settings.bias_lengths, *settings.effects, settings.variance, settings.noise,
-                   settings.bias, settings.offset, settings.power])
+    fitted, least = fit(numbers(x), at, y, rounds=200)
+    logs = np.log([*fitted.lengths, *fitted.bias_lengths, *fitted.effects, fitted.variance, fitted.noise, fitted.bias,
+                   fitted.offset, fitted.power])
 
     def loss(logs):
-        told = Settings.of(logs)
-        covariance = told.between(numbers(x), at, numbers(x), at) + (told.noise + JITTER) * np.eye(len(y))
+        hyperparameters = Hyperparameters.of(logs)
+        covariance = hyperparameters.between(numbers(x), at, numbers(x), at) + (hyperparameters.noise + JITTER) * np.eye(len(y))
         middle, wide = priors(3)
         return 0.5 * (y @ np.linalg.solve(covariance, y) + np.linalg.slogdet(covariance)[1]
                       + (((logs - middle) / wide) ** 2).sum())
@@ -52,7 +52,7 @@ def test_the_fit_is_a_maximum_of_the_posterior_density():
     assert loss(logs) == pytest.approx(least)
     for step in 0.1 * np.eye(len(logs)):
         assert loss(logs + step) > least - 1e-4 and loss(logs - step) > least - 1e-4
-    assert min(settings.effects[:2]) > 4 * settings.effects[2], "the third dimension does nothing"
+    assert min(fitted.effects[:2]) > 4 * fitted.effects[2], "the third dimension does nothing"
 
 
 def test_what_a_dimension_does_on_its_own_is_known_where_nothing_was_measured():
@@ -61,9 +61,9 @@ def test_what_a_dimension_does_on_its_own_is_known_where_nothing_was_measured():
     x = rng.uniform(size=(40, 5))
     x[:, 0] *= np.where(x[:, 1:].mean(axis=1) > 0.5, 0.4, 1.0)  # never large in both
     y = ((x - 0.7) ** 2).sum(axis=1) + 0.01 * rng.standard_normal(40)
-    settings, _ = fit(numbers(x), np.zeros(40), (y - y.mean()) / y.std())
+    hyperparameters, _ = fit(numbers(x), np.zeros(40), (y - y.mean()) / y.std())
     points = numbers(rng.uniform(0.6, 1.0, size=(200, 5)))
-    mean, sd = Posterior(settings, numbers(x), np.zeros(40), y, y.mean(), y.std()).predict(points)
+    mean, sd = Posterior(hyperparameters, numbers(x), np.zeros(40), y, y.mean(), y.std()).predict(points)
     wrong = mean - ((points.values - 0.7) ** 2).sum(axis=1)
     assert np.sqrt(np.mean(wrong**2)) < 0.1 * y.std() and (np.abs(wrong) < 3 * sd).mean() > 0.8
 
@@ -76,8 +76,8 @@ def test_lower_rungs_teach_the_top_one():
     error = []
     for kept in (top, np.ones(len(y), dtype=bool)):
         center, scale = y[kept].mean(), y[kept].std()
-        settings, _ = fit(numbers(x[kept]), at[kept], (y[kept] - center) / scale)
-        mean, sd = Posterior(settings, numbers(x[kept]), at[kept], y[kept], center, scale).predict(numbers(points))
+        hyperparameters, _ = fit(numbers(x[kept]), at[kept], (y[kept] - center) / scale)
+        mean, sd = Posterior(hyperparameters, numbers(x[kept]), at[kept], y[kept], center, scale).predict(numbers(points))
         error.append(np.sqrt(np.mean((mean - truth) ** 2)))
         assert (np.abs(mean - truth) < 3 * sd).mean() > 0.9
     assert error[1] < 0.6 * error[0]
@@ -85,11 +85,11 @@ def test_lower_rungs_teach_the_top_one():
 
 def test_believed_points_are_the_same_as_measurements_at_their_predicted_value():
     x, at, y = data()
-    settings, _ = fit(numbers(x), at, y)
+    hyperparameters, _ = fit(numbers(x), at, y)
     points, believed = (numbers(np.random.default_rng(seed).uniform(size=(count, 3))) for seed, count in ((3, 8), (4, 2)))
-    plain = Posterior(settings, numbers(x), at, y, 0.0, 1.0)
+    plain = Posterior(hyperparameters, numbers(x), at, y, 0.0, 1.0)
     mean, sd = plain.believe(believed).predict(points)
-    more = Posterior(settings, numbers(np.vstack([x, believed.values])), np.r_[at, 0, 0],
+    more = Posterior(hyperparameters, numbers(np.vstack([x, believed.values])), np.r_[at, 0, 0],
                      np.r_[y, plain.predict(believed)[0]], 0.0, 1.0)
     wanted, spread = more.predict(points)
     assert mean == pytest.approx(wanted, abs=1e-6) and sd == pytest.approx(spread, rel=1e-4)

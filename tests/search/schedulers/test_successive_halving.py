@@ -5,7 +5,7 @@ import pytest
 
 from search.contracts.schedulers import FAST, LOSS, OK, SchedulerContract
 from search.schedulers.registry import SCHEDULERS, build
-from search.schedulers.successive_halving import WINDOW, Halving, NoHalving, Problem, rank
+from search.schedulers.successive_halving import WINDOW, NoStopping, Problem, SuccessiveHalving, rank
 from spaces.objectives import Objective
 
 
@@ -37,7 +37,7 @@ class TestHalvingWithOptions(SchedulerContract):
 
 class TestHalving:
     def build(self):
-        return Halving(Problem([LOSS, OK], [FAST], rungs=3), eta=3, spare_front=False)
+        return SuccessiveHalving(Problem([LOSS, OK], [FAST], rungs=3), eta=3, spare_front=False)
 
     def test_keeps_the_best_third_once_there_are_three(self):
         #         nobody below eta | 1 of 3 stays | 2 of 4..6 | 3 of 7..9
@@ -46,7 +46,7 @@ class TestHalving:
 
     @pytest.mark.parametrize("eta", [2, 3, 4])
     def test_about_one_in_eta_of_many_goes_on(self, eta):
-        scheduler = Halving(Problem([LOSS], rungs=2), eta=eta)
+        scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=eta)
         going = decisions(scheduler, np.random.default_rng(1).permutation(200).astype(float)).count("continue")
         assert 200 / eta * 0.8 <= going <= 200 / eta * 1.3
         assert len(scheduler.best(0, 199)) == math.ceil(200 / eta)
@@ -81,7 +81,7 @@ class TestHalving:
         assert scheduler.report(4, 0, {"loss": 9.0, "ok": 1.0}) == "continue", "no rival has both"
 
     def test_protected_trials_always_go_on_but_count_as_rivals(self):
-        scheduler = Halving(Problem([LOSS], rungs=2), eta=3, protected={2})
+        scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=3, protected={2})
         assert decisions(scheduler, [1.0, 2.0, 99.0]) == ["continue"] * 3
         scheduler.protected.add(3)
         assert scheduler.report(3, 0, {"loss": 0.1}) == "continue"
@@ -104,7 +104,7 @@ class TestHalving:
     @pytest.mark.parametrize("options", [{"rungs": 0}, {"rungs": 2, "eta": 1}])
     def test_impossible_settings_are_refused(self, options):
         with pytest.raises(ValueError, match="legal: rungs at least 1, eta at least 2"):
-            Halving(Problem([LOSS], rungs=options.pop("rungs")), **options)
+            SuccessiveHalving(Problem([LOSS], rungs=options.pop("rungs")), **options)
 
 
     @pytest.mark.parametrize("ties, kept", [("crowding", {0, 3}), ("hypervolume", {1, 2}), ("spread", {0, 2})])
@@ -117,13 +117,13 @@ class TestHalving:
         points = [(float(step), float(step)) for step in range(12)] + [(3.0, 1.0)]  # a front of twelve, and one beaten
         found = {}
         for spare in (False, True):
-            scheduler = Halving(Problem([LOSS, OK], rungs=2), eta=3, spare_front=spare)
+            scheduler = SuccessiveHalving(Problem([LOSS, OK], rungs=2), eta=3, spare_front=spare)
             found[spare] = [scheduler.report(trial, 0, {"loss": loss, "ok": ok}) for trial, (loss, ok) in enumerate(points)]
         assert found[True] == ["continue"] * 12 + ["stop"]
         assert "stop" in found[False][:12]
 
     def test_brackets_spare_a_known_share_of_the_trials_the_first_rungs(self):
-        scheduler = Halving(Problem([LOSS], rungs=3, seed=1), eta=3, brackets=3)
+        scheduler = SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), eta=3, brackets=3)
         found = [scheduler.bracket(trial) for trial in range(600)]
         assert [found.count(index) / 600 for index in range(3)] == pytest.approx([9 / 13, 3 / 13, 1 / 13], abs=0.05)
         spared = next(trial for trial in range(3, 600) if found[trial] == 1)
@@ -132,10 +132,10 @@ class TestHalving:
         for trial in range(3):
             scheduler.report(trial, 1, {"loss": 1.0})
         assert scheduler.report(spared, 1, {"loss": 99.0}) == "stop"
-        assert found == [Halving(Problem([LOSS], rungs=3, seed=1), brackets=3).bracket(trial) for trial in range(600)]
+        assert found == [SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), brackets=3).bracket(trial) for trial in range(600)]
 
     def test_only_the_latest_rivals_are_looked_at(self):
-        scheduler = Halving(Problem([LOSS], rungs=2), eta=2)
+        scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=2)
         decisions(scheduler, [0.0] * WINDOW)
         for trial in range(WINDOW, 2 * WINDOW):
             scheduler.report(trial, 0, {"loss": 5.0 + trial})
@@ -147,11 +147,11 @@ class TestHalving:
         rows = [{"loss": 10.0 + trial, "generation_flops": 500.0} for trial in range(6)] + [
             {"loss": 30.0, "generation_flops": 50.0}]
         for known, found in ((proxies, "continue"), ({}, "stop")):
-            scheduler = Halving(Problem(objectives, rungs=2, proxies=known), eta=3)
+            scheduler = SuccessiveHalving(Problem(objectives, rungs=2, proxies=known), eta=3)
             for trial, row in enumerate(rows[:-1]):
                 scheduler.report(trial, 0, row)
             assert scheduler.report(6, 0, rows[-1]) == found
 
 
 def test_without_halving_bad_news_goes_on_too():
-    assert decisions(NoHalving(Problem([LOSS, OK], rungs=3)), [1.0, 2.0, 3.0, 4.0, 5.0]) == ["continue"] * 5
+    assert decisions(NoStopping(Problem([LOSS, OK], rungs=3)), [1.0, 2.0, 3.0, 4.0, 5.0]) == ["continue"] * 5

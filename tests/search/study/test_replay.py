@@ -9,7 +9,7 @@ from optuna.storages.journal import JournalFileBackend
 from search.engine.engine import Engine
 from search.records.memory import MemoryRecords
 from search.records.run_folder import RunFolder
-from search.run.simulator import Clock, simulate
+from search.run.simulator import VirtualClock, simulate
 from search.schedulers.registry import build
 from search.schedulers.successive_halving import Problem
 from search.study.opening import open_search, replayed, searcher
@@ -59,8 +59,8 @@ def trials(jitter=None, faults=True):
 class Run:
     """A simulated run on a folder."""
 
-    def __init__(self, space, folder, workers, evaluate, told=None):
-        self.folder, self.clock = folder, Clock()
+    def __init__(self, space, folder, workers, evaluate, recovered=None):
+        self.folder, self.clock = folder, VirtualClock()
         self.problem = problem = Problem(space.objectives, space.constraints, len(space.rungs), dimensions=space.dimensions,
                                          box=space.box, steps=space.rungs)
         if isinstance(folder, MemoryRecords):
@@ -74,7 +74,7 @@ class Run:
         folder.event({"event": "run_started", "groups": workers})
         self.engine = Engine(space, self.study, scheduler, folder, clock=self.clock, groups=workers)
         self.engine.enqueue({"quantization.quantizer": "none", "lora.rank": 0}, tag="unquantized")
-        simulate(self.engine, self.clock, evaluate, workers, told)
+        simulate(self.engine, self.clock, evaluate, workers, recovered)
 
     def story(self):
         """Every trial's values and end, in the order of the trials."""

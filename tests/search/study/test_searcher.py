@@ -168,7 +168,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     rows = [row(asked[0], "rung", loss=3.0, ok=0.1), row(asked[1], "complete", loss=1.0, ok=1.0),
             row(asked[2], "complete", loss=2.0, ok=2.0)]
     assert found.running == (0, 2, 3)
-    assert found.restore(rows) == Restored(told=(2,), lost=(0, 3), added=())
+    assert found.restore(rows) == Restored(recovered=(2,), lost=(0, 3), added=())
     assert states(found) == ["FAIL", "COMPLETE", "COMPLETE", "FAIL", "WAITING", "WAITING"]
     assert found.study.trials[2].values == [2.0, 2.0] and found.study.trials[3].user_attrs["reason"] == LOST
     assert found.restore(rows) == Restored((), (), ()), "again changes nothing"
@@ -181,7 +181,7 @@ def test_restore_fills_gaps_and_proposes_unfinished_trials_again():
             {"trial": 2, "rung": 0, "state": "rung", "config.a": "y", "config.lr": 0.2, "loss": 1.0, "tag": "reference"},
             {"trial": 3, "rung": 0, "state": "failed", "config.a": "y", "config.lr": 0.3, "reason": "no memory"}]
     found = searcher()
-    assert found.restore(rows) == Restored(told=(), lost=(2,), added=(0, 1, 2, 3))
+    assert found.restore(rows) == Restored(recovered=(), lost=(2,), added=(0, 1, 2, 3))
     assert states(found) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "WAITING"]
     assert found.study.trials[3].user_attrs["reason"] == "no memory"
     assert found.ask() == Proposal(4, {"a": "y", "lr": 0.2}, "reference")

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.baselines.coded import Codebook, Pairs, padded
-from trainable.baselines.comparison import METHODS, TOLD, Ground, compare
+from trainable.baselines.comparison import CLASSIFIER_FREE, METHODS, ComparisonSetup, compare
 from trainable.baselines.fudge import Fudge
 from trainable.baselines.prompted import Prompted
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -114,10 +114,10 @@ def test_the_comparison_scores_every_method_by_the_same_targets(teacher):
     loaded = SimpleNamespace(config=config, model=model, process=Gaussian(GaussianConfig(timesteps=20)), sampling=lambda: process,
                              generate=lambda n, generator: process.sample(n, LENGTH, generator))
     said: list[str] = []
-    ground = Ground(loaded, CORPUS, teacher, targets=6, baseline_steps=3, tell=said.append)
-    cells = list(compare(ground, ["length"], list(METHODS)))
+    setup = ComparisonSetup(loaded, CORPUS, teacher, targets=6, baseline_steps=3, tell=said.append)
+    cells = list(compare(setup, ["length"], list(METHODS)))
     assert "length, FUDGE: training step 0 of 3" in said and all(cell["seconds"] >= 0 for cell in cells)
-    assert [cell["method"] for cell in cells] == [method for method in METHODS if method != TOLD]
+    assert [cell["method"] for cell in cells] == [method for method in METHODS if method != CLASSIFIER_FREE]
     assert {cell["oracle"] for cell in cells} == {"count"}
     assert cells[0]["control"][0] == 1.0 and all(0 <= low <= value <= high <= 1 for value, low, high in
                                                  (cell["control"] for cell in cells))
@@ -127,7 +127,7 @@ def test_the_comparison_scores_every_method_by_the_same_targets(teacher):
 def test_baselines_need_a_teacher_over_the_corpus_words(teacher):
     strange = Teacher(teacher.model, teacher.encode, {"name": "gpt2"}, 16)
     with pytest.raises(UserError, match="gpt2 has its own tokens"):
-        list(compare(Ground(None, CORPUS, strange, 2), ["length"], ["FUDGE"]))
+        list(compare(ComparisonSetup(None, CORPUS, strange, 2), ["length"], ["FUDGE"]))
 
 
 # ---- intervals ----

@@ -12,7 +12,15 @@ from spaces import points
 from spaces.config import GuidanceConfig, OptimConfig, PluginRef, RuntimeConfig, SamplingConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
-from trainable.control.conditions import Conditions, check_conditions, check_told, drawn, encoded, symbols_of, tellable
+from trainable.control.conditions import (
+    Conditions,
+    check_conditioned,
+    check_conditions,
+    conditionable,
+    draw_conditions,
+    encode_conditions,
+    symbols_of,
+)
 from trainable.control.generating import guided
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokenize import END, PAD, START
@@ -50,16 +58,16 @@ def model_of(symbols=(), loss="ce"):
 # ---- what is told ----
 
 @pytest.mark.parametrize("kind", CORPORA)
-@pytest.mark.parametrize("name", tellable())
+@pytest.mark.parametrize("name", conditionable())
 def test_every_target_can_be_told_and_targets_are_told_apart(name, kind):
     corpus, task = CORPORA[kind], task_of(name)
     symbols = {symbol: i for i, symbol in enumerate(symbols_of([PluginRef(name=name)], Lexicon.of(corpus)), 1)}
     targets = task.targets(corpus, 40, seeded())
-    told = encoded(task, targets, symbols, LENGTH)
-    assert told.shape[0] == 40 and told.shape[2] == LENGTH and (told != 0).any(2).any(1).all()
-    assert all(symbol.startswith(f"{name} ") for symbol in symbols) and told.max() <= len(symbols)
+    conditions = encode_conditions(task, targets, symbols, LENGTH)
+    assert conditions.shape[0] == 40 and conditions.shape[2] == LENGTH and (conditions != 0).any(2).any(1).all()
+    assert all(symbol.startswith(f"{name} ") for symbol in symbols) and conditions.max() <= len(symbols)
     same = [[task.code(a) == task.code(b) for b in targets] for a in targets]
-    assert [[torch.equal(a, b) for b in told] for a in told] == same
+    assert [[torch.equal(a, b) for b in conditions] for a in conditions] == same
 
 
 def test_lengths_tags_and_phrases_stand_where_they_belong():
@@ -75,18 +83,18 @@ def test_lengths_tags_and_phrases_stand_where_they_belong():
 def test_what_a_model_was_never_told_is_named():
     symbols = {"semantic food = Thai": 1, "semantic food = French": 2}
     with pytest.raises(UserError, match="never told 'semantic food = Greek' .* food = Thai, food = French"):
-        encoded(task_of("semantic"), [{"field": "food", "value": "Greek"}], symbols, 4)
+        encode_conditions(task_of("semantic"), [{"field": "food", "value": "Greek"}], symbols, 4)
     with pytest.raises(UserError, match="'length word' .*; length is not among its model.conditions"):
-        encoded(task_of("length"), [{"length": 2}], symbols, 6)
+        encode_conditions(task_of("length"), [{"length": 2}], symbols, 6)
     with pytest.raises(UserError, match="'infill' cannot be told to a model; legal: length, semantic, pos, spans, tree"):
         check_conditions([PluginRef(name="infill")])
     with pytest.raises(UserError, match="'length' is there twice"):
         check_conditions([PluginRef(name="length"), PluginRef(name="length", tolerance=1)])
-    told = [PluginRef(name="semantic")]
-    check_told(task_of("semantic"), "both", told)
-    check_told(task_of("pos"), "gradient", ())
+    conditions = [PluginRef(name="semantic")]
+    check_conditioned(task_of("semantic"), "both", conditions)
+    check_conditioned(task_of("pos"), "gradient", ())
     with pytest.raises(UserError, match=r"'compose' is led by both, and 'pos' is not among model.conditions \(semantic\)"):
-        check_told(task_of("compose"), "both", told)
+        check_conditioned(task_of("compose"), "both", conditions)
 
 
 def test_texts_are_told_as_often_as_asked_for():
@@ -94,9 +102,9 @@ def test_texts_are_told_as_often_as_asked_for():
     first = torch.ones(4, 1, 1, 2, dtype=torch.int16)
     second = torch.tensor([2, 3], dtype=torch.int16).view(1, 2, 1, 1).repeat(4, 1, 1, 2)
     second[0] = 0
-    told = Conditions([first, second], drop=0.2).at([3] * 40_000, seeded())
-    assert told.shape == (40_000, 3, 2)
-    seen = (told[:, :, 0] != 0).double()
+    conditions = Conditions([first, second], drop=0.2).at([3] * 40_000, seeded())
+    assert conditions.shape == (40_000, 3, 2)
+    seen = (conditions[:, :, 0] != 0).double()
     silent = (seen.sum(1) == 0).double().mean()
     assert silent.item() == pytest.approx(0.2, abs=0.01)
     assert seen[:, 0].mean().item() == pytest.approx(0.8 * (0.5 + 0.5 * 0.25), abs=0.01)
@@ -111,12 +119,13 @@ def test_texts_are_told_as_often_as_asked_for():
 def test_texts_give_their_different_targets():
     corpus = CORPORA["restaurant"]
     symbols = {symbol: i for i, symbol in enumerate(symbols_of([PluginRef(name="semantic")], Lexicon.of(corpus)), 1)}
-    told, names = drawn(task_of("semantic"), corpus, symbols, LENGTH), {i: symbol for symbol, i in symbols.items()}
+    conditions = draw_conditions(task_of("semantic"), corpus, symbols, LENGTH)
+    names = {i: symbol for symbol, i in symbols.items()}
     for row in range(20):
-        said = {names[int(i)] for i in told[row, :, 0, 0] if i}
+        said = {names[int(i)] for i in conditions[row, :, 0, 0] if i}
         true = {f"semantic {field} = {value}" for field, value in corpus.rows("train", [row])[0]["fields"].items()}
-        assert said and said <= true and len(said) == int((told[row, :, 0, 0] > 0).sum())
-    assert drawn(task_of("length"), corpus, {symbol: i for i, symbol in enumerate(SYMBOLS, 1)}, LENGTH).shape[1] == 1
+        assert said and said <= true and len(said) == int((conditions[row, :, 0, 0] > 0).sum())
+    assert draw_conditions(task_of("length"), corpus, {symbol: i for i, symbol in enumerate(SYMBOLS, 1)}, LENGTH).shape[1] == 1
 
 
 # ---- the model ----
@@ -139,9 +148,9 @@ def test_the_quickstarts_base_is_still_found_in_caches_made_before_models_were_t
     space = load_checked("quickstart")
     config = space.config(points.complete(space.dimensions, {}))
     assert base_key(config) == "282962d755a205c8"
-    told = [config.model_copy(update={"model": config.model.model_copy(update={"conditions": (PluginRef(name=name),)})})
-            for name in ("length", "pos")]
-    assert len({base_key(config), *map(base_key, told)}) == 3
+    conditions = [config.model_copy(update={"model": config.model.model_copy(update={"conditions": (PluginRef(name=name),)})})
+                  for name in ("length", "pos")]
+    assert len({base_key(config), *map(base_key, conditions)}) == 3
 
 
 def test_beyond_the_condition_by_hand():
@@ -150,14 +159,14 @@ def test_beyond_the_condition_by_hand():
     p, q = (rng.dirichlet(np.ones(7), size=(1, 2)) for _ in range(2))
     wanted = p**3 / q**2
     wanted /= wanted.sum(-1, keepdims=True)
-    told, free = (Prediction(torch.zeros(1, 2, 8), torch.tensor(np.log(value))) for value in (p, q))
+    conditions, free = (Prediction(torch.zeros(1, 2, 8), torch.tensor(np.log(value))) for value in (p, q))
     model = model_of().double()
-    found = model.extrapolated(told, free, 2.0)
+    found = model.extrapolated(conditions, free, 2.0)
     assert found.log_probs.exp().detach().numpy() == pytest.approx(wanted)
     assert found.x0.detach().numpy() == pytest.approx(wanted @ model.table().detach().numpy())
     model = model_of(loss="mse").double()
     a, b = (torch.tensor(rng.normal(size=(1, 2, 8))) for _ in range(2))
-    found = model.extrapolated(Prediction(a, told.log_probs), Prediction(b, free.log_probs), 2.0, temperature=0.5)
+    found = model.extrapolated(Prediction(a, conditions.log_probs), Prediction(b, free.log_probs), 2.0, temperature=0.5)
     assert torch.equal(found.x0, 3 * a - 2 * b)
     logits = (3 * a - 2 * b) @ model.table().T / 0.5  # the head's bias is 0 before training
     assert torch.allclose(found.log_probs.double(), logits.log_softmax(-1), atol=1e-5)
@@ -184,7 +193,7 @@ def learned():
     for row, size in zip(ids, sizes, strict=True):
         row[:size + 2] = [START, *rng.integers(4, 7, size), END]
     symbols = {symbol: i for i, symbol in enumerate(SYMBOLS, 1)}
-    told = encoded(task_of("length"), [{"length": int(size)} for size in sizes], symbols, 16)[:, None].short()
+    told = encode_conditions(task_of("length"), [{"length": int(size)} for size in sizes], symbols, 16)[:, None].short()
     model = DiffusionLM(SHAPE, GaussianConfig(timesteps=50, loss="ce", mixed_times=0.5), VOCAB, 3, SYMBOLS)
     run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, OptimConfig(steps=250, batch_size=32, lr=5e-3, ema=0.9),
                       RuntimeConfig(), 0, torch.device("cpu"), conditions=Conditions([told], 0.5))
@@ -210,13 +219,13 @@ def test_a_told_model_does_as_it_is_told_and_an_untold_one_as_it_likes(learned):
 # ---- from a space to a command ----
 
 def test_a_wrong_space_is_told_before_anything_starts():
-    told = {"trial.model.conditions": ["length", "semantic"]}
-    load_checked("quickstart", told)
+    conditions = {"trial.model.conditions": ["length", "semantic"]}
+    load_checked("quickstart", conditions)
     for changes, message in (
         ({"trial.model.conditions": ["infill"]}, "model.conditions: control task 'infill' cannot be told"),
         ({"trial.evaluation.guidance.by": "both"}, "guidance.by: control task 'length' is led by both"),
-        ({**told, "search.evaluation.guidance.by.choice": ["gradient", "both"]}, "guidance.by: control task 'pos'"),
-        ({**told, "trial.evaluation.control_tasks": ["length", {"name": "pos", "by": "both"}]},
+        ({**conditions, "search.evaluation.guidance.by.choice": ["gradient", "both"]}, "guidance.by: control task 'pos'"),
+        ({**conditions, "trial.evaluation.control_tasks": ["length", {"name": "pos", "by": "both"}]},
          r"control_tasks\[1\].by: .* add it there, or give the task by: gradient"),
     ):
         with pytest.raises(UserError, match=message):

@@ -11,7 +11,7 @@ from control_corpora import CORPORA, LENGTH
 
 from spaces.config import GuidanceConfig, PluginRef
 from spaces.errors import UserError
-from trainable.control.base import Setting, TaskParams
+from trainable.control.base import TaskContext, TaskParams
 from trainable.control.lexicon import Lexicon
 from trainable.metrics.controllability import human_words, mean_scores
 from trainable.models.prediction import Prediction
@@ -27,7 +27,7 @@ def task_of(name, corpus=None, **params):
     """A task, prepared on a corpus where one is given."""
     task = TASKS.build(PluginRef(name=name, **params))
     if corpus is not None:
-        task.prepare(Setting(corpus, CACHES.setdefault(corpus.stats["corpus"], {})))
+        task.prepare(TaskContext(corpus, CACHES.setdefault(corpus.stats["corpus"], {})))
     return task
 
 

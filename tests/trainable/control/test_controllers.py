@@ -11,10 +11,10 @@ import torch
 from spaces.config import PluginRef, SamplingConfig
 from trainable.control import controllers
 from trainable.control.accuracy import ranking_accuracy
-from trainable.control.base import Setting
+from trainable.control.base import TaskContext
 from trainable.control.heads import Annotated, fit, trunk
 from trainable.control.oracles.base import Reading
-from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, Wanted
+from trainable.control.syntax import EDGE, INDEX, TAGS, PhraseBatch, Syntax
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
@@ -97,7 +97,7 @@ def test_phrase_probability_by_brute_force():
     """p(NP over words 0..1) = sum over tag rows with both neighbors of their probability times the share that were NPs."""
     generator = torch.Generator().manual_seed(1)
     log_tags = torch.randn(1, LENGTH, len(TAGS), generator=generator, dtype=torch.float64).log_softmax(-1)
-    found = Wanted(SYNTAX, [[(0, 1, "NP")]], torch.device("cpu")).log_prob(log_tags)
+    found = PhraseBatch(SYNTAX, [[(0, 1, "NP")]], torch.device("cpu")).log_prob(log_tags)
     seen, hits = {}, {}
     for row in texts(300):
         tags = (EDGE, *(TAG[word] for word in row), EDGE)
@@ -112,15 +112,15 @@ def test_phrase_probability_by_brute_force():
 
 
 def test_phrases_that_text_never_shows_are_left_out():
-    wanted = Wanted(SYNTAX, [[(0, 5, "NP")], [(0, 1, "VP"), (2, 3, "NP")]], torch.device("cpu"))
+    wanted = PhraseBatch(SYNTAX, [[(0, 5, "NP")], [(0, 1, "VP"), (2, 3, "NP")]], torch.device("cpu"))
     assert wanted.count == 1 and wanted.sentences.tolist() == [1]
 
 
 def test_several_spans_are_scored_as_each_alone():
     log_tags = torch.randn(3, LENGTH, len(TAGS), generator=torch.Generator().manual_seed(2)).log_softmax(-1)
     spans = [[(0, 1, "NP"), (3, 5, "NP")], [], [(3, 4, "NP")]]
-    together = Wanted(SYNTAX, spans, torch.device("cpu"))
-    alone = [Wanted(SYNTAX, [[span]], torch.device("cpu")).log_prob(log_tags[b:b + 1]).item()
+    together = PhraseBatch(SYNTAX, spans, torch.device("cpu"))
+    alone = [PhraseBatch(SYNTAX, [[span]], torch.device("cpu")).log_prob(log_tags[b:b + 1]).item()
              for b, row in enumerate(spans) for span in row]
     assert together.log_prob(log_tags).tolist() == pytest.approx(alone, rel=1e-5)
     assert together.sentences.tolist() == [0, 0, 2]
@@ -169,15 +169,15 @@ def test_fitting_leaves_the_model_alone_and_is_repeatable(model, heads):
 def test_a_trained_controller_reaches_the_latent_through_the_denoiser(model, name, monkeypatch):
     monkeypatch.setattr(controllers, "fit", functools.partial(fit, steps=10))
     task = TASKS.build(PluginRef(name=name, controller="trained", oracle="textblob"))
-    setting = Setting(CORPUS, {}, model, PROCESS)
-    task.prepare(setting)
+    context = TaskContext(CORPUS, {}, model, PROCESS)
+    task.prepare(context)
     targets = task.targets(CORPUS, 4, torch.Generator().manual_seed(0))
     x = torch.randn(4, LENGTH, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     loss = task.loss(model.predict(x, torch.full((4,), 20)), targets, CORPUS)
     gradient, = torch.autograd.grad(loss.sum(), x)
     assert loss.shape == (4,) and (loss > 0).all() and gradient.abs().sum((1, 2)).min() > 0
     other = TASKS.build(PluginRef(name="pos", controller="trained", oracle="textblob"))
-    other.prepare(setting)
+    other.prepare(context)
     assert other.heads is task.heads  # one fit serves all tasks of a measurement
 
 

@@ -309,7 +309,7 @@ def test_error_of_a_share():
 
 # ---- latency ----
 
-class Clock:
+class VirtualClock:
     """A clock that only moves when a model runs; `slower` multiplies every further run, as a busy machine would."""
 
     def __init__(self, monkeypatch, slower=1.0):
@@ -332,27 +332,27 @@ def latency_of(clock, own, base=None, repeats=4):
 
 
 def test_latency_by_hand(monkeypatch):
-    row = latency_of(Clock(monkeypatch), own=0.2, base=0.4)
+    row = latency_of(VirtualClock(monkeypatch), own=0.2, base=0.4)
     expected = {"latency_ms": 25, "latency_ms_p95": 25, "latency_ms_se": 0, "latency_ms_base": 50,
                 "latency_ms_ratio": 0.5, "latency_ms_ratio_se": 0}
     assert row == pytest.approx(expected, abs=1e-9)
 
 
 def test_latency_takes_turns_after_a_warm_up_with_equal_noise(monkeypatch):
-    clock = Clock(monkeypatch)
+    clock = VirtualClock(monkeypatch)
     latency_of(clock, 0.2, 0.4, repeats=3)
     assert [name for name, _, _ in clock.order] == ["own", "base", "own", "base", "base", "own", "own", "base"]
     assert {(n, seed) for _, n, seed in clock.order} == {(8, clock.order[0][2])}
 
 
 def test_latency_ratio_cancels_a_machine_that_slows_down(monkeypatch):
-    row = latency_of(Clock(monkeypatch, slower=1.1), own=0.3, base=0.4, repeats=8)
+    row = latency_of(VirtualClock(monkeypatch, slower=1.1), own=0.3, base=0.4, repeats=8)
     assert row["latency_ms_ratio"] == pytest.approx(0.75, rel=0.02)
     assert row["latency_ms"] > 1.5 * 0.3 * 1000 / 8
 
 
 def test_latency_without_a_base(monkeypatch):
-    row = latency_of(Clock(monkeypatch), own=0.2)
+    row = latency_of(VirtualClock(monkeypatch), own=0.2)
     assert row == pytest.approx({"latency_ms": 25, "latency_ms_p95": 25, "latency_ms_se": 0}, abs=1e-9)
 
 

@@ -9,8 +9,8 @@ import torch
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
-from spaces.uris import HOME, here, is_uri, joined, origin, parent
-from trainable.storage.depot import TRAINING, Depot, stored
+from spaces.uris import HOME, is_uri, joined, node_folder, origin, parent
+from trainable.storage.depot import TRAINING, Depot, with_depot
 from trainable.storage.folders import whole_folder, write_manifest
 from trainable.storage.object_store import Store, StoreError, opened
 from trainable.workers.context import WorkerContext
@@ -59,8 +59,8 @@ def test_uris_are_joined_and_taken_apart_before_their_query():
 
 def test_a_copy_knows_what_it_is_a_copy_of(tmp_path, monkeypatch):
     monkeypatch.setenv(HOME, str(tmp_path))
-    folder = here("mirrors", "s3://bucket/runs/?region=x")
-    assert folder == here("mirrors", "s3://bucket/runs?region=x") != here("stores", "s3://bucket/runs?region=x")
+    folder = node_folder("mirrors", "s3://bucket/runs/?region=x")
+    assert folder == node_folder("mirrors", "s3://bucket/runs?region=x") != node_folder("stores", "s3://bucket/runs?region=x")
     assert origin(folder / "name" / "front.csv") == "s3://bucket/runs/name/front.csv?region=x" and origin(tmp_path) is None
 
 
@@ -144,10 +144,10 @@ PAYLOAD = {"folder": "/driver/root/run/trials/trial-0001", "keep": "/driver/root
 
 def test_a_trial_goes_on_elsewhere_and_its_artifact_ends_at_its_place(uri, tmp_path, monkeypatch):
     one, two = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two"))
-    lost = stored({"trial": trial}, one)["trial"](PAYLOAD, SimpleNamespace(rank=0))
+    lost = with_depot({"trial": trial}, one)["trial"](PAYLOAD, SimpleNamespace(rank=0))
     assert [next(lost), next(lost)] == [{"ready": True}, {"rung": 0, "final": False, "began": 0}]
     assert set(Store(uri).sizes()) == {"run/trials/trial-0001/checkpoint.pt"}  # and its node is gone
-    *_, last = stored({"trial": trial}, two)["trial"](PAYLOAD, SimpleNamespace(rank=0))
+    *_, last = with_depot({"trial": trial}, two)["trial"](PAYLOAD, SimpleNamespace(rank=0))
     assert last == {"rung": 1, "final": True, "began": 1, "artifact": PAYLOAD["keep"]}
     assert set(Store(uri).sizes("run/artifacts")) == {"trial-0001/weights", "trial-0001/manifest.json"}
     assert not (Path(two.root) / "run" / "trials" / "trial-0001").exists(), "nodes are left as they were"
@@ -160,7 +160,7 @@ def test_a_checkpoint_that_cannot_be_stored_is_told_and_an_artifact_is_the_trial
         raise StoreError("no room")
 
     monkeypatch.setattr(one.store, "put", full)
-    events = stored({"trial": trial}, one)["trial"](PAYLOAD, SimpleNamespace(rank=0))
+    events = with_depot({"trial": trial}, one)["trial"](PAYLOAD, SimpleNamespace(rank=0))
     assert [next(events), next(events)] == [{"ready": True}, {"notice": "a checkpoint was not stored: no room"}]
     assert next(events)["rung"] == 0
     with pytest.raises(StoreError, match="no room"):
@@ -227,9 +227,9 @@ def base(payload, context):
 
 def test_a_base_goes_on_training_on_another_node(uri, tmp_path, monkeypatch):
     one, two = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two"))
-    lost = stored({"base": base}, one)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
+    lost = with_depot({"base": base}, one)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
     assert [next(lost)["done"], next(lost)["done"]] == [0, 0]
-    first, last = stored({"base": base}, two)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
+    first, last = with_depot({"base": base}, two)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
     assert first["done"] == 2 and last["path"] == "/driver/root/cache/base-1"
     assert set(Store(uri).sizes()) == {"cache/base-1/manifest.json", "cache/base-1/part/text"}
 
@@ -246,7 +246,7 @@ def test_one_trial_over_three_nodes_with_the_products_own_jobs(uri, tmp_path, mo
     one, two, three = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two", "three"))
 
     def work(depot, job, **payload):
-        return list(stored(JOBS, depot)[job](payload, WorkerContext(depot=depot)))[-1]
+        return list(with_depot(JOBS, depot)[job](payload, WorkerContext(depot=depot)))[-1]
 
     cache = "/driver/root/cache"
     corpus = work(one, "corpus", config=config, cache=cache)["path"]

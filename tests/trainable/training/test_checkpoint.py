@@ -136,8 +136,8 @@ def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
     process.wait()
     process.stdout.close()
     assert begun[2].startswith("step 300")
-    path, told = base("killed")
-    assert told[0] == "going on from step 200" and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."]
+    path, details = base("killed")
+    assert details[0] == "going on from step 200" and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."]
     expected, _ = base("whole")
     first, second = load(path).model.state_dict(), load(expected).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in second)

@@ -7,7 +7,7 @@ import torch
 
 from search.distributed.client import DiskError, JobError, PoolError, _checked
 from trainable.workers.context import WorkerContext
-from trainable.workers.loop import Bench
+from trainable.workers.loop import JobRunner
 
 
 def wrapped():
@@ -30,10 +30,10 @@ def reply_to(act):
         yield {"i": 0}
         act()
 
-    bench = Bench({"job": job}, WorkerContext(torch.device("cpu"), 0, 1, 1))
-    assert bench.handle({"op": "start", "job": "job", "payload": {}}) == {"ok": True}
-    assert bench.handle({"op": "next"}) == {"event": {"i": 0}}
-    return bench.handle({"op": "next"})
+    runner = JobRunner({"job": job}, WorkerContext(torch.device("cpu"), 0, 1, 1))
+    assert runner.handle({"op": "start", "job": "job", "payload": {}}) == {"ok": True}
+    assert runner.handle({"op": "next"}) == {"event": {"i": 0}}
+    return runner.handle({"op": "next"})
 
 
 @pytest.mark.parametrize("act", [wrapped, told_only])

@@ -111,5 +111,6 @@ class GaussianSampling:
         both = torch.cat([self.condition, torch.zeros_like(self.condition)])
         previous = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
         found = self.model.predict(torch.cat([x, x]), torch.cat([t, t]), previous, temperature, both)
-        told, free = (Prediction(*(value[part] for value in found)) for part in (slice(len(x)), slice(len(x), None)))
-        return self.model.extrapolated(told, free, self.scale, temperature)
+        conditional, unconditional = (Prediction(*(value[part] for value in found))
+                                      for part in (slice(len(x)), slice(len(x), None)))
+        return self.model.extrapolated(conditional, unconditional, self.scale, temperature)

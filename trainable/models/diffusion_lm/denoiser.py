@@ -241,15 +241,17 @@ class DiffusionLM(Backbone):
             return Prediction(raw, log_probs, hidden)
         return Prediction(self.expected(log_probs.exp(), table), log_probs, hidden)
 
-    def extrapolated(self, told: Prediction, free: Prediction, scale: float, temperature: float = 1.0) -> Prediction:
-        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) told - scale free.
+    def extrapolated(self, conditional: Prediction, unconditional: Prediction, scale: float,
+                     temperature: float = 1.0) -> Prediction:
+        """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) conditional
+        - scale unconditional.
 
         Under `mse` of x0, which is linear in the predicted noise at equal x_t; under `ce` of the log-posterior, that is
-        p(told)^(1 + scale) / p(free)^scale, normalized.
+        p(conditional)^(1 + scale) / p(unconditional)^scale, normalized.
         """
         if self.diffusion.loss == "mse":
-            x0 = (1 + scale) * told.x0 - scale * free.x0
+            x0 = (1 + scale) * conditional.x0 - scale * unconditional.x0
             log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
-            return Prediction(x0, log_probs, told.hidden)
-        log_probs = torch.log_softmax((1 + scale) * told.log_probs - scale * free.log_probs, dim=-1)
-        return Prediction(self.expected(log_probs.exp()), log_probs, told.hidden)
+            return Prediction(x0, log_probs, conditional.hidden)
+        log_probs = torch.log_softmax((1 + scale) * conditional.log_probs - scale * unconditional.log_probs, dim=-1)
+        return Prediction(self.expected(log_probs.exp()), log_probs, conditional.hidden)
