@@ -63,7 +63,7 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def load_state(optimizer: torch.optim.AdamW, parameters: Mapping[str, Tensor], saved: dict[str, Any]) -> None:
     """Continue from `optimizer.state_dict()`. `parameters`: what the optimizer was made from, in that order.
 
-    A state of one group, as saved before there were two, holds the parameters in the order of the model; it is
+    A state of one group, as saved before there were two, holds parameters in the order of the model; it is
     put in the order of the groups. Raises `ValueError` for a state of other parameters.
     """
     if len(saved["param_groups"]) == 1:
