@@ -157,9 +157,9 @@ def test_compiled_on_cuda_alone_and_outside_of_ddp(monkeypatch):
     assert loop.compiles(runtime, cuda) and not loop.compiles(RuntimeConfig(), cuda)
 
     def start(world_size):
-        shape, params = DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16), GaussianConfig()
-        model, optim = DiffusionLM(shape, params, WORDS, 1), OptimConfig(steps=2, batch_size=8)
-        return TrainingRun(model, Gaussian(params), IDS, optim, runtime, 7, torch.device("cpu"), 0, world_size)
+        shape, process = DiffusionLMConfig(hidden=16, layers=1, heads=2, ffn=16), Gaussian(GaussianConfig())
+        model, optim = DiffusionLM(shape, process.params, WORDS, 1), OptimConfig(steps=2, batch_size=8)
+        return TrainingRun(model, process, IDS, optim, runtime, 7, torch.device("cpu"), 0, world_size)
     start(1).advance(1)
     assert order == []  # as its description says: nothing on a CPU
     monkeypatch.setattr(loop, "compiles", lambda runtime, device: runtime.compile)
