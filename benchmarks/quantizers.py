@@ -29,6 +29,7 @@ from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.quantization import sites
 from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
+from trainable.training.optimizer import adamw
 
 TABLES = {"e2e": (821, 16), "rocstories": (11043, 128)}
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(817))]
@@ -107,7 +108,7 @@ def training(args: argparse.Namespace) -> dict:
     config, schedule = published(), Schedule.make("sqrt", 2000)
     model = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS).train()
     ids = torch.randint(4, 821, (args.batch, 64), generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = adamw(model.named_parameters(), lr=1e-4)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

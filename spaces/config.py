@@ -7,7 +7,7 @@ A space (`spaces.schema`) gives some of these settings fixed values and searches
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -78,6 +78,9 @@ class ProcessRef(PluginRef):
     name: str = "gaussian"
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimConfig(Settings):
     """One training run."""
 
@@ -85,7 +88,10 @@ class OptimConfig(Settings):
     batch_size: int = Field(64, ge=1, description="sentences per optimizer step, over all workers")
     lr: float = Field(1e-4, gt=0, description="highest learning rate (AdamW)")
     warmup: int = Field(50, ge=0, description="steps of linear growth to lr, before the linear fall")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled, as in AdamW")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.98), description="AdamW's, 0 to below 1: memory of the gradient, and of its square")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled, as in AdamW; not of vectors and of what quantizers learn")
     clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights used for measuring; 0 = off")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
@@ -148,7 +154,7 @@ class RuntimeConfig(Settings):
     """How the arithmetic is done."""
 
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights stay fp32")
-    compile: bool = Field(False, description="torch.compile, on CUDA")
+    compile: bool = Field(False, description="torch.compile of training steps, on CUDA; nothing on a CPU")
 
 
 class SamplingConfig(Settings):

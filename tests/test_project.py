@@ -34,7 +34,7 @@ FLOORS = (
     ("trainable.training", "trainable.metrics"),
     ("trainable.artifacts",),
     ("trainable.control",),
-    ("trainable.diffusion",),
+    ("trainable.diffusion", "trainable.training.optimizer"),
     ("trainable.quantization",),
     ("trainable.models", "trainable.corpora"),
     ("trainable.quantizers",),
@@ -132,6 +132,15 @@ def test_no_circle_of_files():
         for module in leaves:
             del graph[module]
     assert not graph, f"these import each other: {sorted(graph)}"
+
+
+def test_there_is_one_optimizer():
+    home = ROOT / "trainable" / "training" / "optimizer.py"
+    others = [path for path in files(*PRODUCT, "benchmarks") if path != home]
+    wrong = [f"{where(path, call.lineno)}: calls {name}" for path in others for name, call in calls(path)
+             if name.startswith(("torch.optim.", "optim."))]
+    assert not wrong, "\n".join(wrong)
+    assert "torch.optim.AdamW" in {name for name, _ in calls(home)}
 
 
 @pytest.mark.parametrize("library", HOMES)

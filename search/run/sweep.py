@@ -22,7 +22,7 @@ from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
 from search.run.finish import not_retrained, record_repeats, retrain
-from search.run.validation import problem
+from search.run.validation import check_batches, notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
 from spaces import points
@@ -63,6 +63,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
     """
+    check_batches(space)
     environment.apply(attach=address not in (None, "local"))
     from search.distributed.cluster import connected
     from search.distributed.prometheus import RunMetrics
@@ -134,6 +135,8 @@ class RunStages:
         about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups}
         self.folder.event({"event": "run_started", "address": address, **about})
         self.engine.emit("run_started", **about)
+        for note in notes(self.space):
+            self._warn(note)
         if wanted and wanted > self.groups:
             self._warn(f"{wanted} trials at once were asked for; there is room or work for {self.groups}")
         if "working_dir_files" in self.folder.path.parts:

@@ -22,6 +22,7 @@ from search.schedulers.successive_halving import Problem
 from spaces import points
 from spaces.config import PluginRef
 from spaces.errors import UserError
+from spaces.paths import settings_in
 from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
 from spaces.values import did_you_mean, show
@@ -38,6 +39,7 @@ _KINDS: tuple[tuple[str, Registry], ...] = (
 )
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
 _LONG = 80  # characters of a plug-in's parameters in a message
+_WORKERS = 1000  # most that a message proposes
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,45 @@ def check(space: Space) -> None:
     check_rules(space)
     check_conditions(space)
     check_methods(space)
+    check_batches(space)
+
+
+def check_batches(space: Space) -> None:
+    """Every batch that `hardware.workers` train on is shared equally, wherever its size comes from.
+
+    A share without a sentence has no mean, and DDP would weigh the sentences of a small share more. All
+    workers of a group train a trial, and its base unless one is given; a teacher is trained by one.
+    """
+    workers = space.hardware.workers
+    for path in ("base.optim.batch_size", "adapt.optim.batch_size"):
+        decisive = [name for name in space.dimensions if name in (path, "base.path")]
+        for point in points.reachable(space.dimensions, decisive):
+            tree = trial_tree(space.form, point)
+            size = tree_at(tree, path)
+            if size % workers and not (path.startswith("base.") and tree_at(tree, "base.path")):
+                raise space.error(_batch_key(space, path), _unequal(path, size, workers))
+
+
+def _unequal(path: str, size: int, workers: int) -> str:
+    """What is wrong with a batch, with the nearest legal ones and the most workers that could share it."""
+    below = size - size % workers
+    near_by = " or ".join(str(number) for number in (below, below + workers) if number)
+    fewer = max(number for number in range(1, min(size, workers, _WORKERS) + 1) if size % number == 0)
+    return (f"{path}={size} cannot be shared equally by hardware.workers={workers}; "
+            f"legal: a multiple of {workers}, such as {near_by}, or hardware.workers: {fewer}")
+
+
+def _batch_key(space: Space, path: str) -> tuple[str, ...]:
+    """What the user wrote: the batch where it is searched or set, else the workers."""
+    written = path in space.dimensions or path in dict(settings_in(space.form.trial))
+    return _key(space, path) if written else ("hardware", "workers")
+
+
+def notes(space: Space) -> Iterator[str]:
+    """What the space asks for and will not get, each in one line. Nothing that a run could not go on with."""
+    searched = space.dimensions.get("runtime.compile")
+    if not space.hardware.gpus and (True in searched.values() if searched else space.example.runtime.compile):
+        yield "runtime.compile is for CUDA, and hardware.gpus is 0: it changes nothing"
 
 
 def completed(space: Space) -> Space:

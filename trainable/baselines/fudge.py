@@ -16,8 +16,9 @@ from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.tokenize import END, PAD, START
 from trainable.seeds import stream, stream_seed
+from trainable.training.optimizer import adamw, set_rate
 
-STEPS, BATCH, RATE, ROWS = 600, 64, 3e-3, 6000
+STEPS, BATCH, RATE, DECAY, ROWS = 600, 64, 3e-3, 0.01, 6000
 CANDIDATES = 50  # the LM's most likely next words that are weighed
 WIDTH = 96
 
@@ -63,12 +64,11 @@ class Fudge:
         """
         generator = stream("fudge batches", self.task.name, self.seed)
         device = self.model.table.weight.device
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE)
+        optimizer = adamw(self.model.named_parameters(), lr=RATE, weight_decay=DECAY)
         for step in range(steps):
             if step % TELL_EVERY == 0:
                 tell(f"{self.task.name}, FUDGE: training step {step} of {steps}")
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * (1 - step / steps)
+            set_rate(optimizer, RATE * (1 - step / steps))
             rows = torch.randint(len(self.pairs), (BATCH,), generator=generator)
             ids = self.pairs.ids[rows].to(device)
             own = [self.pairs.codes[row] for row in rows.tolist()]

@@ -12,8 +12,9 @@ from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.tokenize import END, PAD, START
 from trainable.seeds import stream, stream_seed
+from trainable.training.optimizer import adamw, set_rate
 
-STEPS, BATCH, RATE, ROWS = 500, 64, 2e-3, 6000
+STEPS, BATCH, RATE, DECAY, ROWS = 500, 64, 2e-3, 0.01, 6000
 IGNORED = -100
 BEAMS = 4
 
@@ -47,13 +48,12 @@ class Prompted:
 
     def _fit(self, steps: int, tell: Tell) -> None:
         generator, device = stream("prompted batches", self.task.name, self.seed), self.model.device
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=RATE, betas=(0.9, 0.98), fused=True)
+        optimizer = adamw(self.model.named_parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=DECAY)
         self.model.train()
         for step in range(steps):
             if step % TELL_EVERY == 0:
                 tell(f"{self.task.name}, fine-tuned: training step {step} of {steps}")
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * (1 - step / steps)
+            set_rate(optimizer, RATE * (1 - step / steps))
             rows = torch.randint(len(self.pairs), (BATCH,), generator=generator).tolist()
             texts = [[i for i in self.pairs.ids[row].tolist() if i != PAD] for row in rows]
             ids = padded([[*self.pairs.codes[row], *text] for row, text in zip(rows, texts, strict=True)]).to(device)

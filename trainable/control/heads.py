@@ -19,6 +19,7 @@ from trainable.diffusion.gaussian.losses import draw_times
 from trainable.diffusion.process import Process
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream
+from trainable.training.optimizer import adamw, set_rate
 
 STEPS, BATCH, RATE = 400, 64, 4e-3
 """Of the fit: about 10 s on one core for the quickstart's model."""
@@ -109,13 +110,12 @@ def fit(model: nn.Module, process: Process, data: Annotated, seed: int = 0, step
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
         heads = heads or Heads(model.params.hidden, data.labels)
     heads = heads.to(device).train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=0.0)
+    optimizer = adamw(heads.named_parameters(), lr=RATE)
     training = model.training
     model.eval()
     with frozen_weights(model), torch.enable_grad():
         for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = RATE * (1 - step / steps)
+            set_rate(optimizer, RATE * (1 - step / steps))
             rows = torch.randint(len(data.ids), (BATCH,), generator=generator)
             ids = data.ids[rows].to(device)
             t = draw_times(ids, process.levels, 0.0, generator)

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from spaces.config import OptimConfig, TeacherConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenize import END, PAD, START
-from trainable.training.loop import learning_rate
+from trainable.training.optimizer import configured, learning_rate, set_rate
 
 FACTS, SHAPE, WEIGHTS = "teacher.json", "config.json", "model.safetensors"
 TIED = "lm_head.weight"  # the same tensor as the embedding table: not stored twice
@@ -94,13 +94,6 @@ def _gpt2(config: TeacherConfig, words: int, positions: int, seed: int) -> GPT2L
         return GPT2LMHeadModel(shape)
 
 
-def _optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
-
-
 def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
@@ -145,7 +138,7 @@ def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, se
     """The training loop. Yields progress events that also hold `tokens`, the number of tokens scored so far."""
     ids, lengths = corpus.ids("train"), np.asarray(corpus.lengths("train"))
     held_ids, held_lengths = corpus.ids("valid"), np.asarray(corpus.lengths("valid"))
-    optimizer = _optimizer(model, optim)
+    optimizer = configured(model.named_parameters(), optim)
     batches = length_batches(lengths, optim.batch_size, torch.Generator().manual_seed(seed))
     tell_every, check_every, tokens = max(1, optim.steps // 50), max(1, math.ceil(optim.steps / CHECKS)), 0
     for step in range(optim.steps):
@@ -159,8 +152,7 @@ def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, se
         loss.backward()
         if optim.clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, optim)
+        set_rate(optimizer, learning_rate(step, optim))
         optimizer.step()
         keeper.after_step(step)
         last = step + 1 == optim.steps

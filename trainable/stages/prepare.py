@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from spaces.config import PluginRef, TrialConfig
+from spaces.config import OptimConfig, PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
 from trainable.artifacts.packed import CONFIG, LEXICON
@@ -34,6 +34,8 @@ Present = Callable[[Path], bool]
 REPORT_EVERY = 100
 CODE = 2
 """Raised when a change in the code makes older cache entries wrong."""
+MIXED = 2
+"""The same for bases with `diffusion.mixed_times`. 1: a text's place in the corpus decided on its times."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def corpus_key(config: TrialConfig) -> str:
 
 def teacher_key(config: TrialConfig) -> str:
     """Depends on the corpus, the teacher's settings and the seed that it starts from."""
-    return content_key(CODE, corpus_key(config), config.teacher.model_dump(mode="json"), config.base.seed)
+    teacher = config.teacher.model_dump(mode="json")
+    _without_default_betas(teacher["optim"])
+    return content_key(CODE, corpus_key(config), teacher, config.base.seed)
 
 
 def base_key(config: TrialConfig) -> str:
@@ -65,10 +69,19 @@ def base_key(config: TrialConfig) -> str:
     for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):  # the only ones when caches had no names
         if groups[group]["name"] == first:
             del groups[group]["name"]
+    _without_default_betas(groups["base"]["optim"])
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
+    if groups["diffusion"].get("mixed_times"):
+        groups["diffusion"]["times"] = MIXED
     return content_key(CODE, corpus_key(config), groups)
+
+
+def _without_default_betas(optim: dict) -> None:
+    """As it was before they were a setting: older caches stay good."""
+    if optim["betas"] == list(OptimConfig().betas):
+        del optim["betas"]
 
 
 def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:

@@ -13,14 +13,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spaces.config import OptimConfig, RuntimeConfig
+from spaces.errors import UserError
 from trainable.control.conditions import Conditions
 from trainable.diffusion.process import Process
 from trainable.models.backbone import Backbone
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
+from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: often enough to stop a diverged run early, rare enough to cost no GPU sync."""
+
+
+def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
+    """Whether training steps are compiled: where asked for, on CUDA. A CPU would need a C++ compiler."""
+    return runtime.compile and device.type == "cuda"
 
 
 class _Objective(nn.Module):
@@ -35,10 +42,18 @@ class _Objective(nn.Module):
 
 
 class Batches:
-    """Endless shuffled batches from an [N, L] array; each worker takes its own share of every batch."""
+    """Endless shuffled batches from an [N, L] array; each worker takes a share of its own, all equally large.
+
+    A batch is as large as asked for, or as the text allows where that is less. Raises `UserError` where the
+    workers cannot share it equally, which DDP takes for granted: it weighs their means alike.
+    """
 
     def __init__(self, ids: np.ndarray, batch: int, seed: int, rank: int, world_size: int):
-        self.ids, self.batch, self.seed = ids, min(batch, len(ids)), seed
+        if batch % world_size or len(ids) < world_size:
+            raise UserError(
+                f"hardware.workers: {world_size} workers cannot share batches of {batch} out of {len(ids)} "
+                f"sentence(s); legal: batch_size a multiple of {world_size}, and a sentence for each worker")
+        self.ids, self.batch, self.seed = ids, min(batch, len(ids) // world_size * world_size), seed
         self.rank, self.world_size = rank, world_size
 
     def at(self, step: int) -> Tensor:
@@ -46,23 +61,17 @@ class Batches:
         return torch.from_numpy(np.asarray(self.ids[self.rows(step)], dtype=np.int64))
 
     def rows(self, step: int) -> np.ndarray:
-        """Which rows batch number `step` holds."""
+        """Which rows batch number `step` holds, in random order: what depends on a sentence's place in the
+        batch must not depend on its place in the corpus."""
         per_epoch = len(self.ids) // self.batch
         epoch, offset = divmod(step, per_epoch)
         order = self._order(epoch)[offset * self.batch:(offset + 1) * self.batch]
-        return np.sort(order[self.rank::self.world_size])
+        return order[self.rank::self.world_size]
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
             self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))
         return self._permutation
-
-
-def learning_rate(step: int, config: OptimConfig) -> float:
-    """Linear warm-up, then linear decay to `final_lr` times the peak at the last step."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup))
-    left = 1 - step / config.steps
-    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * max(0.0, left))
 
 
 class TrainingRun:
@@ -75,17 +84,16 @@ class TrainingRun:
         self.step, self.seconds = 0, 0.0
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.average = {name: value.detach().clone() for name, value in self.trained.items()} if config.ema else {}
-        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=config.lr, betas=(0.9, 0.98),
-                                           weight_decay=config.weight_decay, fused=True)
+        self.optimizer = configured(self.trained.items(), config)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
         objective: nn.Module = _Objective(model, process)
-        if runtime.compile:
-            objective = torch.compile(objective)
         if world_size > 1:
             objective = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
-        self.objective = objective
+        # Compiled outside of DDP: torch then cuts the graph at DDP's buckets, so that gradients travel while
+        # others are computed. Inside, all would wait for the end (torch.compiler_faq, "Distributed code").
+        self.objective = torch.compile(objective) if compiles(runtime, device) else objective
 
     def advance(self, until: int) -> dict[str, float]:
         """Train up to optimizer step `until`; returns means of the loss parts over the steps since the last call.
@@ -106,8 +114,7 @@ class TrainingRun:
         return {f"train_{name}": float(value) / count for name, value in sums.items()}
 
     def _one_step(self) -> dict[str, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+        set_rate(self.optimizer, learning_rate(self.step, self.config))
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step).to(self.device)
@@ -164,5 +171,5 @@ class TrainingRun:
         """Continue from `state()`."""
         self._copy(state["trained"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, self.trained, state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]

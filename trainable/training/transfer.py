@@ -25,12 +25,12 @@ def start_key(path: str) -> str:
 
 @torch.no_grad()
 def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> dict[str, float]:
-    """Overwrite a fresh model's weights by those of the artifact `config.base.start`.
+    """Overwrite a fresh model's weights by those of the artifact `config.base.start`, decoded from its codes.
 
     Words that the artifact does not know keep their fresh rows. Returns `words_shared`, the share of the vocabulary whose
     rows were taken over. Raises `UserError` when the shapes differ.
     """
-    source = load(Path(config.base.start).expanduser())
+    source = load(Path(config.base.start).expanduser(), run_codes=False)
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}
     words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]

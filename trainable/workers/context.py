@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
+from spaces.errors import UserError
 from trainable.storage.depot import Depot
 from trainable.storage.folders import verified
 
@@ -25,8 +28,42 @@ class WorkerContext:
     depot: Depot | None = None
 
     def present(self, folder: Path) -> bool:
-        """Whether something that trials share is made already. All ranks answer alike; only rank 0 looks at its bytes (and
-        moves a damaged folder aside)."""
-        if self.depot is not None:
-            return self.depot.present(folder)
-        return verified(folder) if self.rank == 0 else folder.exists()
+        """Whether something that trials share is made already, for this worker. For jobs of rank 0 alone.
+
+        Moves a damaged folder aside and raises `UserError`; with a depot, fetches what is not here.
+        """
+        return verified(folder) if self.depot is None else self.depot.present(folder)
+
+    def agreed(self, folder: Path) -> bool:
+        """The same for jobs of all ranks, which must all ask: rank 0 looks, all have its answer or its error.
+
+        Ranks that looked for themselves could disagree, at different moments or on disks of their own; one
+        would train and wait for the other, which went on.
+        """
+        return from_rank_0(lambda: self.present(folder), self.rank, self.world_size) and self._fetched(folder)
+
+    def _fetched(self, folder: Path) -> bool:
+        """Have here what rank 0 found, on a node that shares no folder with its own."""
+        return self.rank == 0 or self.depot is None or self.depot.need(folder)
+
+
+def from_rank_0(look: Callable[[], bool], rank: int, world_size: int) -> bool:
+    """What `look` answers on rank 0, on every rank of the default group.
+
+    An error is sent too, before it is raised: the others would wait for an answer that never comes.
+    """
+    if world_size == 1:
+        return look()
+    answer: list[bool | str | None] = [None]
+    failed: Exception | None = None
+    if rank == 0:
+        try:
+            answer = [look()]
+        except Exception as error:
+            failed, answer = error, [str(error) or type(error).__name__]
+    dist.broadcast_object_list(answer, src=0)
+    if failed is not None:
+        raise failed
+    if isinstance(answer[0], str):
+        raise UserError(answer[0])
+    return bool(answer[0])

@@ -40,7 +40,7 @@ def teacher(payload: dict, context) -> Iterator[dict]:
 def base(payload: dict, context) -> Iterator[dict]:
     """Train the base, over all workers of the group."""
     return prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                        context.rank, context.world_size, context.present)
+                        context.rank, context.world_size, context.agreed)
 
 
 def trial(payload: dict, context) -> Iterator[dict]:

@@ -1,12 +1,13 @@
 """Spaces against the real plug-ins: impossible formats, unknown parameters, metrics, samplers, missing paths."""
 
+import json
 import sys
 import types
 
 import pytest
 from pydantic import Field, model_validator
 
-from search.run import validation
+from search.run import sweep, validation
 from spaces.errors import UserError
 from spaces.loading import shipped
 from spaces.schema import Space
@@ -153,6 +154,71 @@ def test_metrics_and_samplers(objectives, parts):
     message = message_of(f"budget: {{trials: 4}}\nsearch: {{lora.rank: {{choice: [0, 4]}}}}\nobjectives: {objectives}\n")
     for part in parts:
         assert part in message
+
+
+BATCH = "cannot be shared equally by hardware.workers="
+SEVEN = "{base: {optim: {batch_size: 7}}}"
+COMPILED, SEARCHED = "{runtime: {compile: true}}", "runtime.compile: {choice: [false, true]}"
+
+
+def with_hardware(text: str, **hardware: int) -> str:
+    return text + f"hardware: {json.dumps(hardware)}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (with_hardware(with_search(RANK), workers=3),
+         [f"a.yaml:6: hardware.workers: base.optim.batch_size=64 {BATCH}3; ",
+          "legal: a multiple of 3, such as 63 or 66, or hardware.workers: 2"]),
+        (with_hardware(with_search(RANK), workers=128),
+         [f"=64 {BATCH}128; ", "such as 128, or hardware.workers: 64"]),
+        (with_hardware(with_search(RANK, trial=SEVEN), workers=2),
+         [f"a.yaml:3: trial.base.optim.batch_size: base.optim.batch_size=7 {BATCH}2; ",
+          "such as 6 or 8, or hardware.workers: 1"]),
+        (with_hardware(with_search(RANK, trial="{adapt: {optim: {batch_size: 2}}}"), workers=4),
+         [f"a.yaml:3: trial.adapt.optim.batch_size: adapt.optim.batch_size=2 {BATCH}4; ",
+          "such as 4, or hardware.workers: 2"]),
+        (with_hardware(with_search("adapt.optim.batch_size: {choice: [32, 30]}"), workers=4),
+         [f"a.yaml:5: search.adapt.optim.batch_size: adapt.optim.batch_size=30 {BATCH}4; "]),
+        (with_hardware(with_search("adapt.optim.batch_size: {int: [8, 16]}"), workers=4),
+         [f"a.yaml:5: search.adapt.optim.batch_size: adapt.optim.batch_size=9 {BATCH}4; "]),
+        (with_hardware(with_search("base.optim.batch_size: {choice: [32, 30]}"), workers=4),
+         [f"a.yaml:5: search.base.optim.batch_size: base.optim.batch_size=30 {BATCH}4; "]),
+        (with_hardware(with_search("base.path: {choice: [null, here]}", trial=SEVEN), workers=2),
+         [f"a.yaml:3: trial.base.optim.batch_size: base.optim.batch_size=7 {BATCH}2; "]),
+    ],
+)
+def test_batches_that_the_workers_of_a_trial_cannot_share(text, parts):
+    message = message_of(text)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("text", [
+    with_search("adapt.optim.batch_size: {int: [8, 16], step: 4}"),
+    with_search(RANK, trial="{base: {path: here, optim: {batch_size: 7}}}"),  # it is not trained
+    with_search(RANK, trial="{teacher: {optim: {batch_size: 7}}}"),  # one worker trains it
+])
+def test_batches_that_they_can_share(text):
+    validation.check(Space.from_yaml(with_hardware(text, workers=4)))
+
+
+def test_an_override_and_a_run_from_python_are_refused_before_ray_starts(monkeypatch):
+    with pytest.raises(UserError, match=rf"quickstart.yaml:\d+: trial.base.optim.batch_size: .*=64 {BATCH}5"):
+        validation.load_checked("quickstart", {"hardware.workers": 5})
+    monkeypatch.setattr(sweep.environment, "apply", lambda **_: pytest.fail("Ray is about to start"))
+    with pytest.raises(UserError, match=BATCH):
+        sweep.run(Space.from_yaml(with_hardware(with_search(RANK), workers=5)))
+
+
+@pytest.mark.parametrize("text, noted", [
+    (with_search(RANK, trial=COMPILED), True), (with_search(SEARCHED), True),
+    (with_hardware(with_search(RANK, trial=COMPILED), gpus=1), False), (with_search(RANK), False),
+])
+def test_compiling_for_a_cpu_is_noted(text, noted):
+    found = list(validation.notes(Space.from_yaml(text)))
+    assert found == ["runtime.compile is for CUDA, and hardware.gpus is 0: it changes nothing"] * noted
 
 
 def test_directions_in_the_registry_are_accepted_and_columns_of_metrics_are_free():

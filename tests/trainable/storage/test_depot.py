@@ -190,14 +190,21 @@ def test_errors_are_tried_again_with_growing_pauses(uri):
         Store(uri, tries=2, sleep=pauses.append)._tried("read", "x", lambda: (_ for _ in ()).throw(OSError("reset\nmore")))
 
 
-def test_all_ranks_answer_alike_whether_something_is_made(uri, tmp_path, monkeypatch):
+def test_the_storage_says_what_is_made_and_every_rank_has_what_rank_0_finds(uri, tmp_path, monkeypatch):
     ranks = [WorkerContext(torch.device("cpu"), rank, 2, 1, depot=node(f"node{rank}", uri, tmp_path, monkeypatch))
              for rank in range(2)]
     folders = [Path(context.depot.root) / "cache" / "base-1" for context in ranks]
+    sent = []
+
+    def broadcast(answer, src):  # the ranks ask in turn here
+        source, target = (sent, answer) if answer == [None] else (answer, sent)
+        target[:] = source
+    monkeypatch.setattr("trainable.workers.context.dist.broadcast_object_list", broadcast)
     make(folders[0])  # on the one node alone: its storage could not be reached
-    assert [context.present(folder) for context, folder in zip(ranks, folders, strict=True)] == [False, False]
+    assert [context.agreed(folder) for context, folder in zip(ranks, folders, strict=True)] == [False, False]
     ranks[0].depot.publish(folders[0])
-    assert [context.present(folder) for context, folder in zip(ranks, folders, strict=True)] == [True, True]
+    assert [context.agreed(folder) for context, folder in zip(ranks, folders, strict=True)] == [True, True]
+    assert (folders[1] / "part" / "text").read_text() == "shared"
 
 
 def test_an_artifact_stays_while_a_worker_of_the_node_uses_it(uri, tmp_path, monkeypatch):

@@ -112,7 +112,6 @@ from trainable.training import checkpoint
 from trainable.workers import jobs
 from trainable.workers.context import WorkerContext
 
-
 checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
 torch.set_num_threads(1)
 payload = {"config": SETTINGS, "cache": sys.argv[1], "corpus": sys.argv[2]}

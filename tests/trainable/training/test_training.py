@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from spaces.config import OptimConfig, RuntimeConfig
+from spaces.errors import UserError
 from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.losses import draw_times
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.seeds import stream, stream_seed
-from trainable.training.loop import Batches, TrainingRun, learning_rate
+from trainable.training import loop
+from trainable.training.loop import Batches, TrainingRun
+from trainable.training.optimizer import learning_rate
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
 IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
@@ -95,6 +99,72 @@ def test_workers_share_each_batch_and_epochs_cover_everything():
         assert sorted(x for pair in rows for part in pair for x in part) == list(range(24))
     assert not torch.equal(shares[0].at(0), shares[0].at(3))
     assert torch.equal(shares[0].at(1), Batches(ids, 8, 0, 0, 2).at(1))
+
+
+def test_a_batch_that_the_text_cannot_fill_is_still_shared_equally():
+    ids = np.arange(7, dtype=np.int32)[:, None]
+    shares = [Batches(ids, 63, 0, rank, 3).at(0).flatten().tolist() for rank in range(3)]
+    assert [len(share) for share in shares] == [2, 2, 2]
+    assert len({row for share in shares for row in share}) == 6
+
+
+@pytest.mark.parametrize("rows, batch, workers", [(40, 2, 3), (40, 8, 3), (2, 3, 3), (0, 1, 1)])
+def test_batches_that_cannot_be_shared_equally_are_refused(rows, batch, workers):
+    with pytest.raises(UserError, match=r"^hardware.workers: \d workers cannot share [^\n]*; legal: [^\n]*$"):
+        Batches(np.zeros((rows, 4), dtype=np.int32), batch, 0, 0, workers)
+
+
+STEPS, BATCH, ROWS, BINS = 3000, 32, 640, 4
+CHI_SQUARE = {9: 27.877, 27: 55.476}
+"""Quantiles 0.999 by degrees of freedom."""
+
+
+def chi_square(table: np.ndarray) -> float:
+    """Pearson's statistic of independence of the two sides of a table of counts."""
+    expected = table.sum(1, keepdims=True) * table.sum(0, keepdims=True) / table.sum()
+    return float(((table - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("mixed", [0.0, 0.9])
+def test_neither_the_kind_of_times_nor_the_time_hangs_on_a_texts_place_in_the_corpus(mixed):
+    """Counts over 3,000 steps as `TrainingRun` draws them, by the tenth of the corpus that a text stands
+    in."""
+    batches, generator = Batches(np.zeros((ROWS, 6), dtype=np.int32), BATCH, 7, 0, 1), torch.Generator()
+    alone, bins = np.zeros(ROWS), np.zeros((10, BINS))
+    for step in range(STEPS):
+        rows, ids = batches.rows(step), batches.at(step)
+        times = draw_times(ids, 1000, mixed, generator.manual_seed(stream_seed(7, step, 0))).view(BATCH, -1)
+        one = (times.max(1).values == times.min(1).values).numpy()
+        np.add.at(alone, rows[one], 1)
+        np.add.at(bins, (rows[one] * 10 // ROWS, times[one, 0].numpy() * BINS // 1000), 1)
+    seen = STEPS * BATCH / ROWS
+    assert alone.min() > 0 and alone.sum() == pytest.approx((1 - mixed) * STEPS * BATCH, rel=0.02)
+    if mixed:
+        shared = alone.reshape(10, -1).sum(1)
+        assert chi_square(np.stack([shared, seen * ROWS / 10 - shared], 1)) < CHI_SQUARE[9]
+    assert chi_square(bins) < CHI_SQUARE[27]
+
+
+def test_compiled_on_cuda_alone_and_outside_of_ddp(monkeypatch):
+    order = []
+
+    def wrapper(name):
+        return lambda module, **options: (order.append(name), module)[1]
+    monkeypatch.setattr(loop.torch, "compile", wrapper("compile"))
+    monkeypatch.setattr(loop, "DistributedDataParallel", wrapper("ddp"))
+    runtime = RuntimeConfig(compile=True)
+    cuda = torch.device("cuda", 0)
+    assert loop.compiles(runtime, cuda) and not loop.compiles(RuntimeConfig(), cuda)
+
+    def start(world_size):
+        shape, process = DiffusionLMConfig(hidden=16, layers=1, heads=2, ffn=16), Gaussian(GaussianConfig())
+        model, optim = DiffusionLM(shape, process.params, WORDS, 1), OptimConfig(steps=2, batch_size=8)
+        return TrainingRun(model, process, IDS, optim, runtime, 7, torch.device("cpu"), 0, world_size)
+    start(1).advance(1)
+    assert order == []  # as its description says: nothing on a CPU
+    monkeypatch.setattr(loop, "compiles", lambda runtime, device: runtime.compile)
+    start(2)
+    assert order == ["ddp", "compile"]
 
 
 def test_streams_differ_by_every_part_and_are_the_same_everywhere():

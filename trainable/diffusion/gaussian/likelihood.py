@@ -20,7 +20,7 @@ def levels(schedule: Schedule, loss: str) -> tuple[Tensor, Tensor]:
     Under `mse` the clean latent itself is the embedding plus noise of variance 1 - alpha_bar_0 (Diffusion-LM, section
     4.2), which travels along: s2_t = alpha_bar_t (1 - alpha_bar_0) + 1 - alpha_bar_t, and level 0 is that latent.
     """
-    alpha_bar = schedule.alpha_bar.double()
+    alpha_bar = schedule.alpha_bar
     if loss == "ce":
         return alpha_bar.sqrt(), 1 - alpha_bar
     first = 1 - alpha_bar[0]

@@ -50,20 +50,27 @@ def posterior_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
 
 
 def draw_times(ids: Tensor, timesteps: int, mixed: float, generator: torch.Generator) -> Tensor:
-    """Times [B] stratified over the batch; with `mixed` above 0, [B, L].
+    """Times [B], stratified over the batch; with `mixed` above 0, [B, L].
 
-    In the first `mixed` share of the batch every word then has a uniform time of its own, so that clear words stand
-    beside noisy ones (diffusion forcing, arXiv 2407.01392). A denoiser learns to use context from these long before it
-    does from sentences that are noisy throughout; sampling, where all words share one time, profits.
+    In a share `mixed` of the sentences, drawn anew for each batch, every word then has a uniform time of its
+    own, so that clear words stand beside noisy ones (diffusion forcing, arXiv 2407.01392). A denoiser learns
+    to use context from these long before it does from sentences that are noisy throughout; sampling, where
+    all words share one time, profits. The times of the other sentences are stratified among themselves.
+
+    `mixed * B` is rounded up or down at random, so that the share holds on average in batches of any size:
+    rounded to the nearest, 0.95 of 8 would leave no sentence with one time. A binomial draw would add
+    variance and nothing else.
     """
     batch, length = ids.shape
-    u = (torch.rand((), generator=generator, device=generator.device)
-         + torch.arange(batch, device=generator.device) / batch) % 1
-    if mixed:
-        own = torch.rand((batch, length), generator=generator, device=generator.device)
-        alone = torch.arange(batch, device=generator.device)[:, None] < round(mixed * batch)
-        shuffled = u[torch.randperm(batch, generator=generator, device=generator.device)]
-        u = torch.where(alone, own, shuffled[:, None])
+    draw = {"generator": generator, "device": generator.device}
+    if not mixed:
+        u = (torch.rand((), **draw) + torch.arange(batch, device=generator.device) / batch) % 1
+    else:
+        place = torch.randperm(batch, **draw)
+        alone = place + torch.rand((), **draw) < mixed * batch
+        others = (~alone).sum().clamp(min=1)  # a tensor: to read the count would make the CPU wait for a GPU
+        shared = (torch.rand((), **draw) + (batch - 1 - place) / others) % 1
+        u = torch.where(alone[:, None], torch.rand((batch, length), **draw), shared[:, None])
     return (u.to(ids.device) * timesteps).long().clamp(max=timesteps - 1)
 
 

@@ -63,7 +63,7 @@ class GaussianSampling:
     def _denoise(self, n: int, length: int, generator: torch.Generator, guide, device) -> Tensor:
         x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)
-        alpha_bar = self.schedule.alpha_bar.double()
+        alpha_bar = self.schedule.alpha_bar
         previous = None
         for step, t in enumerate(times):
             prediction = self.predict(x, torch.full((n,), t, device=device), previous)

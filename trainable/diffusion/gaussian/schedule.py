@@ -29,7 +29,10 @@ SCHEDULES = {"sqrt": sqrt_schedule, "cosine": cosine_schedule}
 
 @dataclass(frozen=True)
 class Schedule:
-    """`alpha_bar` [T] float32: share of variance that is signal at times 0..T-1, decreasing."""
+    """`alpha_bar` [T] float64: share of variance that is signal at times 0..T-1, decreasing.
+
+    In float32 the differences of neighboring times, which samplers and the bound take, would be off by 1e-4.
+    """
 
     alpha_bar: Tensor
 
@@ -39,7 +42,7 @@ class Schedule:
         curve = SCHEDULES[name]
         grid = np.array([curve(i / timesteps) for i in range(timesteps + 1)])
         betas = np.minimum(1 - grid[1:] / grid[:-1], 0.999)
-        return cls(torch.tensor(np.cumprod(1 - betas), dtype=torch.float32))
+        return cls(torch.tensor(np.cumprod(1 - betas), dtype=torch.float64))
 
     @property
     def timesteps(self) -> int:
@@ -47,13 +50,17 @@ class Schedule:
 
     def noise(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """q(x_t | x_0): [B, L, d] clean latents at times t [B] or [B, L] -> noisy latents of the same shape."""
-        alpha_bar = per_position(self.alpha_bar.to(x0.device)[t].to(x0.dtype))
-        return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * randn(x0.shape, generator, x0.device, x0.dtype)
+        alpha_bar = per_position(self.alpha_bar.to(x0.device)[t])
+        signal, std = alpha_bar.sqrt().to(x0.dtype), (1 - alpha_bar).sqrt().to(x0.dtype)
+        return signal * x0 + std * randn(x0.shape, generator, x0.device, x0.dtype)
 
     def times(self, steps: int) -> list[int]:
-        """`steps` distinct times from T-1 down to 0, evenly spaced (all of them when steps >= T)."""
-        count = min(steps, self.timesteps)
-        return [int(t) for t in np.unique(np.linspace(0, self.timesteps - 1, count).round())[::-1]]
+        """`steps` distinct times from T-1 down to 0, evenly spaced (all of them when steps >= T).
+
+        One step is T-1: sampling begins with noise alone, and the model has to know.
+        """
+        count, last = min(steps, self.timesteps), self.timesteps - 1
+        return [int(t) for t in np.linspace(0 if count > 1 else last, last, count).round()[::-1]]
 
 
 def per_position(values: Tensor) -> Tensor:

@@ -41,14 +41,51 @@ def test_schedules_fall_and_times_run_from_last_to_first(name):
     for steps in (2, 7, 300, 999):
         times = schedule.times(steps)
         assert len(times) == min(steps, 300) and times[0] == 299 and times[-1] == 0 and times == sorted(times)[::-1]
-    assert len(schedule.times(1)) == 1
+    assert schedule.times(1) == [299]
+
+
+@pytest.mark.parametrize("timesteps", [10, 11, 137, 200])
+def test_a_schedule_has_as_many_times_as_asked_for(timesteps):
+    schedule = Schedule.make("sqrt", timesteps)
+    for steps in range(1, timesteps + 1):
+        assert len(set(schedule.times(steps))) == steps
+
+
+@pytest.mark.parametrize("name", ["sqrt", "cosine"])
+def test_the_posterior_is_exact_between_neighboring_times(name):
+    """Variance and mean of q(x_s | x_t, x_0) from Python's own float64, by the product of (1 - beta)."""
+    steps = 2000
+    curve = {"sqrt": lambda u: 1 - math.sqrt(u + 1e-4),
+             "cosine": lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2}[name]
+    betas = [min(1 - curve((i + 1) / steps) / curve(i / steps), 0.999) for i in range(steps)]
+    alpha = np.cumprod([1 - beta for beta in betas])
+    schedule, sampler = Schedule.make(name, steps), GAUSSIAN_SAMPLERS.build(PluginRef(name="ancestral"))
+    for t in (1, 2, 50, 1000, 1998, 1999):
+        x_t = torch.ones(1, dtype=torch.float64)
+        mean, std = sampler.step(x_t, 0 * x_t, schedule.alpha_bar[t], schedule.alpha_bar[t - 1])
+        share = (1 - alpha[t - 1]) / (1 - alpha[t])
+        assert float(std) ** 2 == pytest.approx(betas[t] * share, rel=1e-9)
+        assert float(mean) == pytest.approx(math.sqrt(1 - betas[t]) * share, rel=1e-9)
+
+
+@pytest.mark.parametrize("steps, told", [(1, [99]), (2, [99, 0])])
+def test_the_model_is_told_that_the_first_latent_is_noise(steps, told, monkeypatch):
+    process, seen = GaussianSampling(model(), Schedule.make("sqrt", 100), SamplingConfig(steps=steps)), []
+    predict = process.model.predict
+
+    def spy(x, t, *rest):
+        seen.append(t.tolist())
+        return predict(x, t, *rest)
+    monkeypatch.setattr(process.model, "predict", spy)
+    ids = process.sample(3, 9, torch.Generator().manual_seed(1))
+    assert ids.shape == (3, 9) and seen == [[t] * 3 for t in told]
 
 
 @pytest.mark.parametrize("name", list(GAUSSIAN_SAMPLERS))
 def test_every_sampler_keeps_the_marginal_of_the_forward_process(name):
     """With the true x0 known, stepping from x_t must land on q(x_s | x0): same mean, same variance."""
     schedule = Schedule.make("sqrt", 100)
-    alpha = schedule.alpha_bar.double()
+    alpha = schedule.alpha_bar
     t, s, n = 80, 30, 200_000
     g = torch.Generator().manual_seed(0)
     x0 = torch.full((n,), 0.7)
@@ -60,7 +97,7 @@ def test_every_sampler_keeps_the_marginal_of_the_forward_process(name):
 
 
 def test_ddim_with_eta_one_is_ancestral():
-    alpha = Schedule.make("cosine", 50).alpha_bar.double()
+    alpha = Schedule.make("cosine", 50).alpha_bar
     x, x0 = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     first = GAUSSIAN_SAMPLERS.build(PluginRef(name="ancestral")).step(x, x0, alpha[40], alpha[20])
     second = GAUSSIAN_SAMPLERS.build(PluginRef(name="ddim", eta=1.0)).step(x, x0, alpha[40], alpha[20])
@@ -113,7 +150,8 @@ def test_published_loss_is_the_sum_of_its_three_terms():
     table, alpha = denoiser.table().detach(), schedule.alpha_bar
     clean = table[ids]
     x0 = clean + (1 - alpha[0]).sqrt() * randn(clean.shape, g, "cpu")
-    x_t = alpha[t].sqrt()[:, None, None] * x0 + (1 - alpha[t]).sqrt()[:, None, None] * randn(clean.shape, g, "cpu")
+    signal, std = alpha[t].sqrt()[:, None, None].float(), (1 - alpha[t]).sqrt()[:, None, None].float()
+    x_t = signal * x0 + std * randn(clean.shape, g, "cpu")
     target = torch.stack([clean[i] if t[i] == 0 else x0[i] for i in range(8)])
     mse = ((denoiser(x_t, t) - target) ** 2).mean()
     logits = (x0 @ table.T + denoiser.rounding.bias).detach().double().numpy()
@@ -147,7 +185,7 @@ def test_bound_equals_the_exact_likelihood_of_a_model_that_knows_the_answer():
         def __init__(self, schedule):
             super().__init__()
             self.diffusion = GaussianConfig(loss="ce", timesteps=schedule.timesteps)
-            self.alpha = schedule.alpha_bar
+            self.alpha = schedule.alpha_bar.float()
 
         def embed(self, ids):
             return table[ids]
@@ -169,10 +207,24 @@ def test_times_are_stratified_and_mixed_for_the_asked_share():
     ids = torch.zeros(200, 7, dtype=torch.long)
     alike = draw_times(ids, 1000, 0.0, torch.Generator().manual_seed(0))
     assert alike.shape == (200,) and sorted((alike // 5).tolist()) == pytest.approx(list(range(200)), abs=1)
-    mixed = draw_times(ids, 1000, 0.25, torch.Generator().manual_seed(0))
+    mixed = draw_times(ids, 150 * 64, 0.25, torch.Generator().manual_seed(0))
     varied = (mixed.max(1).values > mixed.min(1).values)
-    assert mixed.shape == (200, 7) and varied[:50].all() and not varied[50:].any()
-    assert mixed.min() >= 0 and mixed.max() <= 999
+    assert mixed.shape == (200, 7) and int(varied.sum()) == 50 and mixed.min() >= 0 and mixed.max() < 150 * 64
+    assert not varied[:50].all() and varied[50:].any()  # which rows these are is drawn
+    places = mixed[~varied, 0].double() / 64  # one in each of 150 slices of the schedule, all as far into it
+    assert sorted(places.long().tolist()) == list(range(150))
+    assert float((places % 1).max() - (places % 1).min()) < 1 / 32
+
+
+@pytest.mark.parametrize("batch, mixed, counts",
+                         [(8, 0.95, {7, 8}), (4, 0.1, {0, 1}), (10, 0.9, {9}), (3, 1.0, {3})])
+def test_the_share_of_mixed_times_holds_on_average_in_batches_of_any_size(batch, mixed, counts):
+    generator, ids = torch.Generator().manual_seed(0), torch.zeros(batch, 12, dtype=torch.long)
+    found = []
+    for _ in range(3000):
+        times = draw_times(ids, 10**6, mixed, generator).view(batch, -1)
+        found.append(int((times.max(1).values > times.min(1).values).sum()))
+    assert set(found) == counts and sum(found) / (3000 * batch) == pytest.approx(mixed, abs=0.008)
 
 
 def test_one_time_per_word_equals_one_time_per_sentence_when_they_agree():
