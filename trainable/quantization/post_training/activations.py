@@ -112,7 +112,8 @@ class ActivationQuantizer:
         full = Range(-_largest(upper, counted[1]), _largest(upper, counted[0]))
         if self.params.static_by == "maximum":
             return full
-        middle = (edges / 2 + upper / 2)
+        held = counts.sum(0) > 0  # the highest bins stand for infinity
+        middle, counted = (edges[held] + upper[held]) / 2, counted[:, held]
         errors = []
         for ratio in RATIOS:
             ends = Range(full.low * ratio, full.high * ratio)

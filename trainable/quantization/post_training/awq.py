@@ -61,7 +61,7 @@ class AWQ(GridMethod):
         return Transformed(scale.weight(weight), (scale,))
 
     def _loss(self, weight: Tensor, scale: Tensor, second: Tensor) -> float:
-        """Squared error of the outputs: tr(D H D^T), D = Q(W s) / s - W."""
+        """Squared error of the outputs: tr(D H D^T), D = Q(W s) / s - W; ranges are cut once s is found."""
         difference = self.round(weight * scale) / scale - weight
         return float(((difference @ second) * difference).sum())
 

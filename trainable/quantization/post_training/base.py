@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trainable.quantization.post_training.maps import InputMap
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.quantizers.base import Part
+from trainable.quantizers.base import Part, check_size
 from trainable.registry import Params
 
 Shape = tuple[int, int]
@@ -47,8 +47,7 @@ class Encoded(NamedTuple):
 
 
 class PostTraining(ABC):
-    """A method for weights [out, in]. Subclasses set `name`, a one-sentence docstring, `Params` and the
-    methods below."""
+    """A method for weights [out, in]. A subclass has `name`, one sentence here, `Params` and the rest."""
 
     name: ClassVar[str]
     Params: ClassVar[type[Params]] = Params
@@ -81,3 +80,11 @@ class PostTraining(ABC):
     @abstractmethod
     def layout(self, shape: Shape) -> dict[str, Part]:
         """Every array that `encode` gives, `codes` first. Raises `UserError` where the width cannot be."""
+
+    def check(self, encoded: Encoded, shape: Shape) -> None:
+        """ValueError where the arrays do not fit the shape, as in a truncated file."""
+        for name, part in self.layout(shape).items():
+            array = encoded.codes if name == "codes" else encoded.parameters[name]
+            if array.dtype != part.dtype:
+                raise ValueError(f"{self.name} {name}: expected {part.dtype}, found {array.dtype}")
+            check_size(array, part.count, f"{self.name} {name}, shape {shape}")

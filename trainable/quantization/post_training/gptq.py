@@ -3,9 +3,8 @@ error.
 
 Two departures from the published code. An input that was zero throughout calibration is rounded to nearest
 (the reference sets its weight to zero, which costs nothing in calibration and much on the first text where it
-is not zero). And an output whose calibration error plain rounding does not exceed is rounded plainly, so that
-GPTQ never loses to `rtn` on the statistics that it was given; where both grids are the same, nothing else
-changes.
+is not zero). And an output whose calibration error plain rounding of the same groups does not exceed is
+rounded plainly, so that GPTQ never loses to `rtn` on the statistics that it was given.
 """
 
 from __future__ import annotations
@@ -89,10 +88,10 @@ class GPTQ(GridMethod):
         source = weight[:, order] if self._reorders_groups else weight
         plain_grid = find_grid(blocks_of(source, self.params.group), self.params)
         groups = groups if self._reorders_groups else groups[order]
-        factor = inverse_factor(second[order][:, order], self.params.damping, statistics.name)
-        rounded = self._compensate(weight[:, order], factor.upper, plain_grid, groups)
-        codes, grid, plain = self._better(
-            weight[:, order], second[order][:, order], rounded, plain_grid, groups)
+        ordered, second = weight[:, order], second[order][:, order]
+        factor = inverse_factor(second, self.params.damping, statistics.name)
+        rounded = self._compensate(ordered, factor.upper, plain_grid, groups)
+        codes, grid, plain = self._better(ordered, second, rounded, plain_grid, groups)
         if not self._reorders_groups:
             codes = codes[:, order.argsort()]
         encoded = self.pack(codes, grid, {**factor.report, "plain_outputs": float(plain)})
@@ -109,10 +108,11 @@ class GPTQ(GridMethod):
         measures = params.group > 0 and not params.static_groups
         # Blocks start where groups do, so that a group is fully compensated when it is measured.
         block = max(size, BLOCK // size * size) if measures else BLOCK
-        scale, zero = (table.squeeze(-1).T.contiguous() for table in plain)  # [groups, out]
+        scale, zero = (table.squeeze(-1).T.clone(memory_format=torch.contiguous_format) for table in plain)
         factor = upper.float()
         spread = (factor / factor.diagonal()[:, None]).contiguous()
-        work, codes = weight.T.contiguous(), torch.empty(width, out, device=weight.device)
+        work = weight.T.clone(memory_format=torch.contiguous_format)  # .contiguous() aliases a single row
+        codes = torch.empty_like(work)
         group_of = groups.tolist()
         for start in range(0, width, block):
             stop = min(start + block, width)

@@ -18,13 +18,15 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.quantization.post_training.base import Encoded, PostTraining, Shape
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.quantizers.base import LARGEST, Part, check_size, finite32
+from trainable.quantizers.base import LARGEST, Part, finite32
 from trainable.quantizers.blocks import SMALLEST, load_scale, scale_layout, store_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 from trainable.registry import Params
 
 CLIPS = tuple(1 - step / 100 for step in range(80))
 """Shares of the range that a clip search tries: QuaRot's, 1 down to 0.21."""
+AT_ONCE = 1 << 17
+"""Values that a clip search rounds at once: many ratios of a small group, one ratio of a large weight."""
 CLIP_NORM = 2.4
 """The search minimizes the sum of |error|^2.4 (GPTQ's and QuaRot's code)."""
 
@@ -84,13 +86,15 @@ def find_grid(blocks: Tensor, params: GridParams) -> Grid:
     best = _grid(low, high, params)
     if params.clip == "none":
         return best
-    least = _loss(blocks, best, params.top)
-    for share in CLIPS[1:]:
-        grid = _grid(low * share, high * share, params)
-        loss = _loss(blocks, grid, params.top)
-        better = loss < least
-        best = Grid(torch.where(better, grid.scale, best.scale), torch.where(better, grid.zero, best.zero))
-        least = torch.minimum(loss, least)
+    least = torch.full_like(best.scale, torch.inf)
+    shares = torch.tensor(CLIPS, device=blocks.device).view(-1, *[1] * blocks.ndim)
+    for some in shares.split(max(1, AT_ONCE // max(1, blocks.numel()))):
+        tried = _grid(low * some, high * some, params)
+        loss, which = _loss(blocks, tried, params.top).min(0, keepdim=True)
+        better = loss[0] < least
+        best = Grid(*(torch.where(better, new.gather(0, which)[0], old)
+                      for new, old in zip(tried, best, strict=True)))
+        least = torch.minimum(loss[0], least)
     return best
 
 
@@ -123,9 +127,9 @@ class GridMethod(PostTraining):
         return self.pack(grid.codes(blocks, self.params.top), grid)
 
     def round(self, weight: Tensor) -> Tensor:
-        """Float32 [out, in] -> what decoding its plainly rounded codes gives."""
+        """Float32 [out, in] -> what decoding its plainly rounded codes gives where no range is cut."""
         blocks = blocks_of(weight, self.params.group)
-        grid = find_grid(blocks, self.params)
+        grid = find_grid(blocks, self.params.model_copy(update={"clip": "none"}))
         return grid.values(grid.codes(blocks, self.params.top)).view(weight.shape)
 
     def pack(self, codes: Tensor, grid: Grid, report: dict[str, float] | None = None) -> Encoded:
@@ -148,11 +152,3 @@ class GridMethod(PostTraining):
         parts = {"codes": Part(torch.uint8, bits_bytes(math.prod(shape), self.params.bits)),
                  **scale_layout(groups, self.params.scale_bits)}
         return parts if self.params.symmetric else {**parts, "zero": Part(torch.uint8, groups)}
-
-    def check(self, encoded: Encoded, shape: Shape) -> None:
-        """ValueError where arrays do not fit the shape, as in a truncated file."""
-        for name, part in self.layout(shape).items():
-            array = encoded.codes if name == "codes" else encoded.parameters[name]
-            if array.dtype != part.dtype:
-                raise ValueError(f"{self.name} {name}: expected {part.dtype}, found {array.dtype}")
-            check_size(array, part.count, f"{self.name} {name}, shape {shape}")

@@ -83,6 +83,7 @@ class HalfQuadratic(PostTraining):
         return (blocks - values).abs_().double().pow_(self.params.norm).sum(-1, keepdim=True)
 
     def decode(self, encoded: Encoded, shape: Shape) -> Tensor:
+        self.check(encoded, shape)
         size = group_size(shape[1], self.params.group)
         codes = unpack_bits(encoded.codes, self.params.bits, math.prod(shape)).float().view(-1, size)
         zero = encoded.parameters["zero"].float()[:, None]

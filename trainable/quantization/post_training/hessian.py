@@ -39,19 +39,17 @@ def inverse_factor(second_moment: Tensor, damping: float, name: str = "layer") -
     H, which loses twice the digits, is never formed. A Hessian that is singular to working precision is
     damped ten times as much, up to `RETRIES` times. Raises `UserError` when that does not help.
     """
-    hessian = second_moment.double().clone()
-    width = len(hessian)
-    diagonal = hessian.diagonal()
+    hessian = second_moment.double().clone()  # memory is counted here: one Hessian can take gigabytes
+    width, diagonal = len(hessian), hessian.diagonal()
     dead = diagonal <= 0
     mean = float(diagonal.mean()) or 1.0
-    diagonal[dead] = mean
-    used = damping
+    undamped, used = torch.where(dead, mean, diagonal), damping
     for retries in range(RETRIES + 1):
-        damped = hessian + used * mean * torch.eye(width, dtype=torch.double, device=hessian.device)
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        diagonal.copy_(undamped + used * mean)
+        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
         pivots = lower.diagonal().square()
         # A pivot that is rounding noise passes the factorization, and errors divided by it swamp the weights.
-        if not failed and pivots.min() > width * torch.finfo(torch.double).eps * damped.diagonal().max():
+        if not failed and pivots.min() > width * torch.finfo(torch.double).eps * diagonal.max():
             identity = torch.eye(width, dtype=torch.double, device=hessian.device)
             upper = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
             return InverseFactor(upper, used, retries, int(dead.sum()))

@@ -29,6 +29,12 @@ class IntervalScales(NamedTuple):
     outputs: Tensor
     inputs: Tensor
 
+    @property
+    def bytes(self) -> int:
+        """Size on disk beyond that of the codes."""
+        sides = [side for side in self if bool((side != 1).any())]
+        return sum(side.numel() * side.element_size() for side in sides)
+
     def weight(self, decoded: Tensor, interval: int) -> Tensor:
         """The weight of one interval."""
         return self.outputs[interval][:, None] * decoded * self.inputs[interval]

@@ -16,6 +16,11 @@ class InputMap(ABC):
     keeps_channels: ClassVar[bool]
     """Whether every channel stays itself, so that statistics per channel are still known behind the map."""
 
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        """What is stored beside the weight, unless the layer before takes it in; by default nothing."""
+        return {}
+
     @abstractmethod
     def inputs(self, x: Tensor) -> Tensor:
         """[..., in] -> what the layer is fed instead, same shape and dtype."""
@@ -40,6 +45,10 @@ class ChannelScale(InputMap):
 
     def __init__(self, scale: Tensor):
         self.scale = scale.float()
+
+    @property
+    def arrays(self) -> dict[str, Tensor]:
+        return {"input_scale": self.scale}
 
     def inputs(self, x: Tensor) -> Tensor:
         return x / self.scale.to(x.dtype)

@@ -25,7 +25,7 @@ from trainable.quantization.post_training.base import Encoded, PostTraining, Sha
 from trainable.quantization.post_training.grid import group_size
 from trainable.quantization.post_training.hessian import inverse_factor
 from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics
-from trainable.quantizers.base import Part, check_size, finite32
+from trainable.quantizers.base import Part, finite32
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 from trainable.registry import Params
 
@@ -124,9 +124,7 @@ class MultiBinary(PostTraining):
         return orders
 
     def decode(self, encoded: Encoded, shape: Shape) -> Tensor:
-        for name, part in self.layout(shape).items():
-            array = encoded.codes if name == "codes" else encoded.parameters[name]
-            check_size(array, part.count, f"{self.name} {name}, shape {shape}")
+        self.check(encoded, shape)
         out, size = shape[0], group_size(shape[1], self.params.group)
         orders = encoded.parameters["orders"].tolist()
         if sum(orders) != self.params.bits * len(orders):

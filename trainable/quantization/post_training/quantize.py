@@ -22,6 +22,12 @@ class Quantized(NamedTuple):
     """Decoded, float32 [out, in]: to multiply with inputs behind `maps`."""
 
     @property
+    def bytes(self) -> int:
+        """Size on disk, with what the maps need where no layer before takes them in."""
+        stored = [array for each in self.maps for array in each.arrays.values()]
+        return self.encoded.bytes + sum(array.numel() * array.element_size() for array in stored)
+
+    @property
     def effective(self) -> Tensor:
         """The weight that acts alike on plain inputs: what a model computes where activations are not
         rounded."""

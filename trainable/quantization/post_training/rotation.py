@@ -30,7 +30,7 @@ class Rotation(InputMap):
     """Rows x [..., n] times the orthogonal R = diag(signs) K, K a Kronecker product of small orthogonal
     matrices."""
 
-    keeps_channels = False
+    keeps_channels = False  # and nothing to store: it is made again from a method's parameters and a width
 
     def __init__(self, factors: list[Tensor | int], signs: Tensor | None = None):
         self.factors, self.signs = factors, signs

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from spaces.errors import UserError
 
+MOST_CUTS = 100
+"""Assignments within the solver's tolerance above the budget that are cut off before it is given up."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -65,32 +68,35 @@ def assign(table: Sequence[Cost], budget: int) -> dict[str, str]:
 
     Raises `UserError` when no assignment is that small, or a KL is not a number.
     """
+    if not table:
+        return {}
     if bad := [cost for cost in table if not np.isfinite(cost.kl)]:
         raise UserError(f"sensitivity of {bad[0].site} at {bad[0].choice} is {bad[0].kl}")
     sites = list(dict.fromkeys(cost.site for cost in table))
-    smallest = sum(min(cost.bytes for cost in table if cost.site == site) for site in sites)
+    least = {site: min(cost.bytes for cost in table if cost.site == site) for site in sites}
+    smallest = sum(least.values())
     if smallest > budget:
         raise UserError(f"no assignment of bits to {len(sites)} sites fits {budget} bytes; "
                         f"the smallest takes {smallest}")
-    sizes = np.array([cost.bytes for cost in table], dtype=float)
+    # The solver's tolerances are absolute: losses are spread wide, bytes counted beyond each site's least.
     losses = np.array([cost.kl for cost in table], dtype=float)
+    objective = (losses - losses.min()) / (float(np.ptp(losses)) or 1.0) * 1e4
     belongs = np.array([[cost.site == site for cost in table] for site in sites], dtype=float)
-    # HiGHS stops within absolute tolerances of 1e-6, so losses are spread wide and bytes brought near 1.
-    spread = float(losses.max() - losses.min()) or 1.0
-    objective = (losses - losses.min()) / spread * 1e4
-    limit = float(budget)
-    for _ in range(3):
-        fits = LinearConstraint(sizes / budget, 0, limit / budget)
+    extra = np.array([cost.bytes - least[cost.site] for cost in table], dtype=float)
+    constraints = [LinearConstraint(belongs, 1, 1), LinearConstraint(extra, 0, budget - smallest)]
+    for _ in range(MOST_CUTS):
         solved = milp(objective, integrality=np.ones_like(losses), bounds=Bounds(0, 1),
-                      constraints=[LinearConstraint(belongs, 1, 1), fits], options={"mip_rel_gap": 0.0})
+                      constraints=constraints, options={"mip_rel_gap": 0.0})
         if not solved.success:
             raise RuntimeError(f"integer program of {len(table)} choices: {solved.message}")
-        chosen = [cost for cost, taken in zip(table, solved.x, strict=True) if taken > 0.5]
-        over = sum(cost.bytes for cost in chosen) - budget
-        if over <= 0:
+        taken = solved.x > 0.5
+        chosen = [cost for cost, here in zip(table, taken, strict=True) if here]
+        if sum(cost.bytes for cost in chosen) <= budget:
             return {cost.site: cost.choice for cost in chosen}
-        limit -= 2 * over  # within the solver's tolerance of the budget, which is to be met to the byte
-    raise RuntimeError(f"integer program of {len(table)} choices: {over} bytes above a budget of {budget}")
+        # Above the budget by less than a tolerance: this one is cut off, and the next best asked for.
+        constraints.append(LinearConstraint(taken.astype(float)[None], 0, len(sites) - 1))
+    raise RuntimeError(f"integer program of {len(table)} choices: "
+                       f"{MOST_CUTS} assignments just above {budget} bytes")
 
 
 def assignments(table: Sequence[Cost], count: int) -> list[dict[str, str]]:

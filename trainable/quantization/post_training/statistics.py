@@ -62,15 +62,13 @@ class Statistics:
                              f"for {tuple(x.shape[:-1])} tokens")
         tokens = x.detach().reshape(-1, self.width).float()
         self._refuse_nan(tokens, "inputs")
-        self.count += len(tokens)
-        if weights is None:
-            self.weight += len(tokens)
-        else:
+        if weights is not None:
             weights = weights.detach().reshape(-1).to(tokens.device, torch.double)
             self._refuse_nan(weights, "token weights")
             if (weights < 0).any():
                 raise ValueError(f"statistics of {self.name}: a token weight is negative")
-            self.weight += float(weights.sum())
+        self.count += len(tokens)
+        self.weight += len(tokens) if weights is None else float(weights.sum())
         for need, total in self._sums.items():
             if need == SECOND_MOMENT:
                 wide = tokens.double()
