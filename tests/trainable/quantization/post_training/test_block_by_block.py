@@ -1,4 +1,4 @@
-"""The parts together, as a calibration pass uses them: blocks in order, each on inputs from already rounded ones."""
+"""The parts together, as a calibration pass uses them: block after block, on inputs from rounded ones."""
 
 import copy
 
@@ -45,7 +45,7 @@ def states() -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def calibrated(method, full: nn.Module, x: torch.Tensor, weights: torch.Tensor | None = None,
                activations: ActivationQuantizer | None = None) -> nn.Module:
-    """A copy of the model with the Linears of its blocks quantized, one block's statistics in memory at a time."""
+    """A copy of the model with the Linears of its blocks quantized, one block's statistics at a time."""
     rounded = copy.deepcopy(full)
     for block in list(rounded)[:-1]:
         found = Calibration(method.needs)
