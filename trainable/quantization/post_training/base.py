@@ -10,8 +10,7 @@ quantize.py does the three in a row. Activations are rounded elsewhere (activati
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from pydantic import BaseModel
@@ -38,7 +37,7 @@ class Encoded(NamedTuple):
 
     codes: Tensor
     parameters: dict[str, Tensor]
-    report: Mapping[str, float] = MappingProxyType({})
+    report: dict[str, float]
 
     @property
     def bytes(self) -> int:

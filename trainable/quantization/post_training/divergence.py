@@ -26,7 +26,8 @@ def token_kl(base: Tensor, quantized: Tensor, positions: Tensor | None = None) -
     if positions is not None:
         base, quantized = base[positions], quantized[positions]
     p, q = base.double().log_softmax(-1), quantized.double().log_softmax(-1)
-    return torch.where(p == -torch.inf, 0.0, p.exp() * (p - q)).sum(-1).clamp(min=0)
+    probability = p.exp()
+    return torch.where(probability == 0, 0.0, probability * (p - q)).sum(-1).clamp(min=0)
 
 
 def argmax_flips(base: Tensor, quantized: Tensor, positions: Tensor | None = None) -> float:

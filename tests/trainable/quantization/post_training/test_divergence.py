@@ -42,6 +42,9 @@ class TestTokenKl:
         assert torch.allclose(token_kl(base, other), token_kl(base[:, :-1], other[:, :-1]))
         other[0, 0] = -torch.inf
         assert token_kl(base, other)[0] == math.inf
+        base[0, 0] = -1e4  # a probability that underflows to 0 is none
+        assert math.isfinite(token_kl(base, other)[0])
+        assert math.isnan(token_kl(base * torch.nan, other)[0])  # and a model that gives no numbers shows
 
     def test_tiny_distances_are_seen(self):
         base = logits(1, 7)
