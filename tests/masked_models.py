@@ -8,14 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from trainable.corpora.tokenize import END, PAD, START
+from trainable.diffusion.masked import samplers
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.models.masked_lm.config import MaskedLMParams
 
 
-def tiny(vocabulary: int = 20, seed: int = 1, **changes) -> MaskedLM:
+EVERY = {cls.name: cls for cls in (samplers.Ancestral, samplers.Quota, samplers.Threshold, samplers.Factor,
+                                   samplers.EntropyBound, samplers.ReMDM)}
+
+
+def build(name: str, **params) -> samplers.Sampler:
+    """A sampler by name."""
+    return EVERY[name](EVERY[name].Params(**params))
+
+
+def tiny(vocabulary: int = 20, seed: int = 1, symbols: tuple[str, ...] = (), **changes) -> MaskedLM:
     """A network that is trained for nothing, with decided opinions (its table is scaled up)."""
     params = MaskedLMParams(**{**dict(hidden=16, layers=1, heads=2, ffn=32, positions=24), **changes})
-    model = MaskedLM(params, vocabulary, seed=seed).eval()
+    model = MaskedLM(params, vocabulary, seed=seed, symbols=symbols).eval()
     with torch.no_grad():
         model.word_embedding.weight.mul_(3)
     return model
