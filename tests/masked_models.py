@@ -8,23 +8,28 @@ import torch
 from torch import Tensor, nn
 
 from trainable.corpora.tokenize import END, PAD, START
-from trainable.diffusion.masked import samplers
+from spaces.config import PluginRef, SamplingConfig
+from trainable.diffusion.masked.samplers import Sampler
+from trainable.diffusion.masked.sampling import MaskedSampling
 from trainable.models.masked_lm.backbone import MaskedLM
-from trainable.models.masked_lm.config import MaskedLMParams
+from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.registry import MASKED_SAMPLERS
 
 
-EVERY = {cls.name: cls for cls in (samplers.Ancestral, samplers.Quota, samplers.Threshold, samplers.Factor,
-                                   samplers.EntropyBound, samplers.ReMDM)}
-
-
-def build(name: str, **params) -> samplers.Sampler:
+def build(name: str, **params) -> Sampler:
     """A sampler by name."""
-    return EVERY[name](EVERY[name].Params(**params))
+    return MASKED_SAMPLERS.build(PluginRef(name=name, **params))
+
+
+def drawing(model: nn.Module, name: str = "quota", steps: int = 32, structured: bool = True, **params) -> MaskedSampling:
+    """Texts of a model by a sampler."""
+    config = SamplingConfig(sampler=PluginRef(name=name, **params), steps=steps)
+    return MaskedSampling(model, config, structured=structured)
 
 
 def tiny(vocabulary: int = 20, seed: int = 1, symbols: tuple[str, ...] = (), **changes) -> MaskedLM:
     """A network that is trained for nothing, with decided opinions (its table is scaled up)."""
-    params = MaskedLMParams(**{**dict(hidden=16, layers=1, heads=2, ffn=32, positions=24), **changes})
+    params = MaskedLMConfig(**{**dict(hidden=16, layers=1, heads=2, ffn=32, positions=24), **changes})
     model = MaskedLM(params, vocabulary, seed=seed, symbols=symbols).eval()
     with torch.no_grad():
         model.word_embedding.weight.mul_(3)
@@ -37,12 +42,12 @@ class Joint(nn.Module):
     def __init__(self, rows: Tensor, chances: Tensor, vocabulary: int):
         super().__init__()
         self.rows, self.chances, self.vocabulary, self.mask_id = rows, chances.double(), vocabulary, vocabulary
-        self.config = SimpleNamespace(shift=False, self_conditioning=False, positions=rows.shape[1], hidden=1)
+        self.params = SimpleNamespace(shift=False, self_conditioning=False, positions=rows.shape[1], hidden=1)
         self.nothing = nn.Parameter(torch.zeros(1))
         self.asked = 0
         """Rows that were asked about, over all passes."""
 
-    def forward(self, ids: Tensor, at: Tensor | None = None, soft=None, condition=None) -> Tensor:
+    def forward(self, ids: Tensor, at: Tensor | None = None, previous=None, condition=None) -> Tensor:
         self.asked += len(ids)
         fits = ((ids[:, None] == self.rows) | (ids[:, None] == self.mask_id)).all(2)
         weights = fits * self.chances

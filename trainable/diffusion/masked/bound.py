@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainable.diffusion.masked.corruption import lowest, maskable
 from trainable.diffusion.masked.streams import MASKS, row_seeds, uniforms
+from trainable.models.masked_lm.backbone import MaskedLM
 
 BATCH = 64
 """Rows of one forward pass."""
@@ -40,7 +41,7 @@ def paired_mask(free: Tensor, counts: Tensor, draw: int, seeds: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def bound_per_row(backbone: nn.Module, ids: Tensor, generator: torch.Generator, draws: int = 16,
+def bound_per_row(backbone: MaskedLM, ids: Tensor, generator: torch.Generator, draws: int = 16,
                   rows: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
     """Upper bound on -log p of each row, nats, [B] float64: an unbiased estimate from `draws` masks.
 
@@ -57,7 +58,7 @@ def bound_per_row(backbone: nn.Module, ids: Tensor, generator: torch.Generator, 
     return total
 
 
-def _bound(backbone: nn.Module, ids: Tensor, seeds: Tensor, draws: int, condition: Tensor | None) -> Tensor:
+def _bound(backbone: MaskedLM, ids: Tensor, seeds: Tensor, draws: int, condition: Tensor | None) -> Tensor:
     free = maskable(ids)
     counts = exact_counts(free, draws, seeds)
     total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
@@ -68,7 +69,7 @@ def _bound(backbone: nn.Module, ids: Tensor, seeds: Tensor, draws: int, conditio
     return total
 
 
-def masked_nll(backbone: nn.Module, ids: Tensor, masked: Tensor, condition: Tensor | None = None) -> Tensor:
+def masked_nll(backbone: MaskedLM, ids: Tensor, masked: Tensor, condition: Tensor | None = None) -> Tensor:
     """[B, L] float64: -log p(token | seen ones) at the masked positions, 0 elsewhere."""
     logits = backbone(torch.where(masked, backbone.mask_id, ids), at=masked, condition=condition).float()
     nll = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)

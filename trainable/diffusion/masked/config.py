@@ -1,13 +1,13 @@
-"""Settings of masked diffusion: the training recipe. No torch here: spaces and the command line read them too."""
+"""Settings of masked diffusion: the training recipe. Imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from trainable.registry import Params
+from trainable.registry import Params, Rule
 
 ScheduleName = Literal["linear", "cosine"]
 Times = Literal["antithetic", "uniform"]
@@ -18,7 +18,7 @@ LossNorm = Literal["token", "sequence", "batch", "masked"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a published program trains. What stands here is what it does; a setting in `MaskedParams` wins over it."""
+    """How a published program trains. What stands here is what it does; a setting in `MaskedConfig` wins over it."""
 
     times: Times = "uniform"
     weight: LossWeight = "nelbo"
@@ -38,8 +38,17 @@ RECIPES = {
 }
 
 
-class MaskedParams(Params):
+def _shift_fits(shift: bool | None, own: MaskedConfig) -> bool:
+    return shift is None or RECIPES[own.recipe].shift in (None, shift)
+
+
+class MaskedConfig(Params):
     """A recipe by name, and what to change in it. Evaluation is by the bound (weight 1/t, exact counts) under each."""
+
+    name: ClassVar[str] = "masked"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("model.shift", _shift_fits, "does not go with diffusion.recipe={recipe}; legal: the other"),
+    )
 
     recipe: Literal["mdlm", "llada", "dllm", "dream", "uniform"] = Field(
         "uniform", description="mdlm, llada, dllm: the bound's weight 1/t, as these programs draw t and divide; dream: "
@@ -53,6 +62,9 @@ class MaskedParams(Params):
     masking: Masking = Field("bernoulli", description="bernoulli: each token by itself; exact: a drawn count per row")
     epsilon: float = Field(1e-3, ge=0, lt=1, description="smallest time that is trained at")
     cart_p: float = Field(0.3, gt=0, lt=1, description="cart: how fast a seen neighbor's weight falls with distance")
+
+    condition_drop: float = Field(0.2, ge=0, le=1, description="share of the training texts that the model is told "
+                                                               "nothing of, where model.conditions are given")
 
     @property
     def as_recipe(self) -> Recipe:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainable.diffusion.masked.config import LossNorm, MaskedParams
+from trainable.diffusion.masked.config import LossNorm, MaskedConfig
 from trainable.diffusion.masked.corruption import State
 from trainable.diffusion.masked.schedule import Schedule
+from trainable.models.masked_lm.backbone import MaskedLM
 
 
 def cart_weights(masked: Tensor, p: float = 0.3) -> Tensor:
@@ -24,7 +25,7 @@ def cart_weights(masked: Tensor, p: float = 0.3) -> Tensor:
     return ((~masked).double() @ near).float() * masked
 
 
-def token_weights(state: State, free: Tensor, params: MaskedParams, schedule: Schedule) -> Tensor:
+def token_weights(state: State, free: Tensor, params: MaskedConfig, schedule: Schedule) -> Tensor:
     """[B, L] weights of the cross-entropies, before the division. `free` [B, L]: what could have been masked."""
     recipe = params.as_recipe
     masked = state.masked.float()
@@ -53,18 +54,18 @@ def normalize(weights: Tensor, masked: Tensor, free: Tensor, norm: LossNorm) -> 
     return weights / masked.sum().clamp(min=1)
 
 
-def masked_loss(backbone: nn.Module, ids: Tensor, state: State, weights: Tensor, soft: Tensor | None = None,
+def masked_loss(backbone: MaskedLM, ids: Tensor, state: State, weights: Tensor, previous: Tensor | None = None,
                 condition: Tensor | None = None) -> dict[str, Tensor]:
     """`loss`: sum of weights [B, L] times cross-entropy at the masked positions; `ce`: their plain mean, detached.
 
     The head is computed at masked positions only.
     """
-    logits = backbone(state.ids, at=state.masked, soft=soft, condition=condition)
+    logits = backbone(state.ids, at=state.masked, previous=previous, condition=condition)
     nll = F.cross_entropy(logits.float(), ids[state.masked], reduction="none")
     return {"loss": (nll * weights[state.masked]).sum(), "ce": nll.detach().sum() / max(1, len(nll))}
 
 
-def first_guess(backbone: nn.Module, state: State, condition: Tensor | None = None) -> Tensor:
+def first_guess(backbone: MaskedLM, state: State, condition: Tensor | None = None) -> Tensor:
     """[B, L, hidden]: the expected embedding of a first look at the masked positions, 0 elsewhere, without gradient."""
     with torch.no_grad():
         logits = backbone(state.ids, at=state.masked, condition=condition)

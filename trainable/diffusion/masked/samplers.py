@@ -63,6 +63,7 @@ class SamplerParams(registry.Params):
     ends: Literal["drawn", "ordered", "free"] = Field(
         "drawn", description="END. drawn: its place is drawn first, from the model's own posterior; ordered: END and PAD "
                              "only where all to the left is filled; free: like any word, early where the model is sure")
+    top_p: float = Field(1.0, gt=0, le=1, description="tokens are drawn from the likeliest ones of this total probability")
 
 
 class BlockParams(SamplerParams):

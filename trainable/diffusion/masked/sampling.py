@@ -1,254 +1,103 @@
-"""Generation by masked diffusion: from MASK, and whatever is given, to whole rows."""
+"""Drawing texts from a masked LM under the settings of a trial."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from spaces.config import SamplingConfig
 from spaces.errors import UserError
-from trainable.diffusion.masked import layout
-from trainable.diffusion.masked.corruption import State
-from trainable.diffusion.masked.proposing import draw, propose
-from trainable.diffusion.masked.samplers import Sampler, Step
-from trainable.diffusion.masked.streams import ENDS, VALUE, uniforms
+from trainable.corpora.tokenize import START
+from trainable.diffusion.masked.filling import Request, Reweight, Samples, generate
+from trainable.diffusion.masked.streams import row_seeds
+from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.quantization.sites import frozen_weights
+from trainable.registry import MASKED_SAMPLERS
 
-Reweight = Callable[[Tensor, State], Tensor]
-"""`reweight(log_probs, state) -> log_probs`: [B, L, V] log-posterior of each position, in which seen positions are sure of
-their token. What comes back is normalized again; -inf forbids a token."""
-
-
-class Samples(NamedTuple):
-    """`ids` [n, L]; `passes` [n]: forward passes of the backbone that each row took part in (NFE)."""
-
-    ids: Tensor
-    passes: Tensor
-
-    def nfe(self) -> dict[str, float]:
-        """Mean and 95th percentile of the passes of a row."""
-        passes = self.passes.double()
-        return {"nfe": float(passes.mean()), "nfe_p95": float(passes.quantile(0.95))}
+COUNTED = 16
+"""Texts that are written to count operations: how many passes a text takes is chance under most samplers."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of the backbone for each row, and how tokens are drawn."""
+class MaskedSampling:
+    """Fills in masked rows under one `SamplingConfig`, of which `steps` is the most passes that a text may take.
 
-    steps: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    guide: Reweight | None = None
-    scale: float = 1.0
-    """Classifier-free guidance: log p = scale log p(told) + (1 - scale) log p(untold), normalized (arXiv 2412.10193,
-    equation 8). 1: the condition alone; 0: as if it were not there; both take one pass instead of two."""
-    structured: bool = True
-    """Rows read START words END PAD... and are kept well-formed."""
-
-
-@dataclass
-class _Rows:
-    """The rows that are at work. All tensors have them as first dimension."""
-
-    ids: Tensor
-    masked: Tensor
-    fixed: Tensor
-    seeds: Tensor
-    rows: Tensor
-    left: Tensor
-    block: Tensor
-    sureness: Tensor
-    passes: Tensor
-    soft: Tensor | None = None
-    condition: Tensor | None = None
-
-    def take(self, index: Tensor) -> _Rows:
-        """Some of them."""
-        return _Rows(**{field.name: None if (value := getattr(self, field.name)) is None else value[index]
-                        for field in dataclasses.fields(self)})
-
-
-@torch.no_grad()
-def generate(backbone: nn.Module, sampler: Sampler, template: Tensor, seeds: Tensor, request: Request,
-             condition: Tensor | None = None) -> Samples:
-    """Fill the MASKs of `template` [n, L]; everything else is kept bit for bit.
-
-    `seeds` [n]: where each row's random numbers come from; a row's tokens depend on its own seed, template and condition
-    [n, K, L], and on no other row. Raises `UserError` for a template that no well-formed row has, and for blocks into which
-    rows do not divide.
+    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
     """
-    n, length = template.shape
-    per_block = steps_per_block(sampler.block, length, request.steps)
-    result, passes = template.clone(), torch.zeros(n, dtype=torch.long, device=template.device)
-    masked = template == backbone.mask_id
-    rows = _Rows(template.clone(), masked, ~masked, seeds, torch.arange(n, device=template.device),
-                 torch.full((n,), per_block, device=template.device), torch.full((n,), -1, device=template.device),
-                 torch.ones(template.shape, device=template.device), passes.clone(),
-                 _no_guess(backbone, template), condition)
-    if request.structured:
-        layout.check_template(template, backbone.mask_id)
-        _settle(rows, torch.zeros_like(masked), rows.ids)
-        if sampler.params.ends == "drawn":
-            _draw_ends(backbone, rows, request)
-    number = 1
-    while len(rows.ids):
-        _one_step(backbone, sampler, rows, request, per_block, number)
-        number += 1
-        going = rows.masked.any(1) | (sampler.remasks & (rows.left > 0))
-        if not going.all():
-            done = ~going
-            result[rows.rows[done]], passes[rows.rows[done]] = rows.ids[done], rows.passes[done]
-            rows = rows.take(going.nonzero()[:, 0])
-    return Samples(result, passes)
+
+    def __init__(self, model: MaskedLM, config: SamplingConfig, condition: Tensor | None = None, scale: float = 0.0,
+                 structured: bool = True):
+        """`condition` [n, K, L] as the model takes it, for the n texts that will be drawn, and `scale` beyond it
+        (classifier-free guidance; 0 = as told). `structured`: rows read START words END PAD... and stay so."""
+        self.model, self.config = model, config
+        self.condition, self.scale, self.structured = condition, scale, structured
+        self.sampler = MASKED_SAMPLERS.build(config.sampler)
+
+    def under(self, condition: Tensor, scale: float) -> MaskedSampling:
+        """The same sampler for texts that the model is told something of."""
+        device = next(self.model.parameters()).device
+        return MaskedSampling(self.model, self.config, condition.to(device), scale, self.structured)
+
+    @property
+    def steps(self) -> int:
+        """Passes of a generation, at most (twice as many with a condition that is exceeded)."""
+        return self.config.steps
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+               prompt: Tensor | None = None) -> Tensor:
+        """`n` texts of `length` positions: ids [n, length] (START ... END PAD); see `generate`."""
+        return self.generate(n, length, generator, guide, prompt).ids
+
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+                 prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
+        """`n` texts, and the passes that each took.
+
+        Args: `prompt`, ids [n, P] or [P], P up to `length`, -1 where the text is free: what is given is kept bit for bit.
+        `guide` reweights the posterior of tokens before they are drawn. `rows` [n]: the numbers of these texts, 0..n-1
+        when not given: text 7 is the same whatever is drawn beside it. Raises `UserError` for a prompt that does not fit.
+        """
+        device = next(self.model.parameters()).device
+        numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
+        request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)
+        with _at_rest(self.model):
+            return generate(self.model, self.sampler, self._template(n, length, prompt).to(device),
+                            row_seeds(generator, numbers), request, self.condition)
+
+    def flops(self, length: int) -> float:
+        """Of one text, traced by `torch.utils.flop_counter` (2 per multiply-add) and meant over `COUNTED` texts."""
+        generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
+        plain = MaskedSampling(self.model, self.config, structured=self.structured)
+        # The counter does not know every fused attention kernel; the plain products are the same number.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            plain.generate(COUNTED, length, generator)
+        return counter.get_total_flops() / COUNTED
+
+    def _template(self, n: int, length: int, prompt: Tensor | None) -> Tensor:
+        longest = self.model.params.positions
+        if length > longest:
+            raise UserError(f"{length} positions asked for; the model has {longest}")
+        template = torch.full((n, length), self.model.mask_id)
+        if prompt is not None:
+            if prompt.shape[-1] > length:
+                raise UserError(f"a prompt of {prompt.shape[-1]} tokens is longer than the {length} positions of a text")
+            given = prompt.expand(n, -1).cpu()
+            template[:, :given.shape[1]] = torch.where(given < 0, self.model.mask_id, given)
+        if self.structured:  # a row begins with START, unless a prompt says something else there
+            template[:, 0] = torch.where(template[:, 0] == self.model.mask_id, START, template[:, 0])
+        return template
 
 
-def steps_per_block(block: int | None, length: int, steps: int) -> int:
-    """Passes that a block may take at most. Raises `UserError` where rows do not divide into blocks."""
-    if block is None:
-        return steps
-    if length % block:
-        fitting = [size for size in range(1, length + 1) if length % size == 0]
-        raise UserError(f"sampler block: {block} does not divide rows of {length} positions; what does: {fitting}")
-    return -(-steps // (length // block))
-
-
-def _one_step(backbone: nn.Module, sampler: Sampler, rows: _Rows, request: Request, steps: int, number: int) -> None:
-    active = _open_block(rows, sampler.block, steps)
-    left = rows.left.clamp(min=1)  # words of one pass may clash and leave a position over: one pass more
-    step = Step(active, left, steps, rows.seeds, number, fixed=rows.fixed, sureness=rows.sureness)
-    planned = sampler.plan(step)
-    asked = (active if planned is None else planned).any(1).nonzero()[:, 0]
-    chosen, values = torch.zeros_like(active), rows.ids.clone()
-    if len(asked):
-        some = rows.take(asked)
-        log_probs, at = _look(backbone, some, active[asked] if planned is None else planned[asked], request, number)
-        if rows.soft is not None:
-            rows.soft[asked] = some.soft
-        u = uniforms(some.seeds, number, VALUE, at.shape[1])[at]
-        found = propose(log_probs, u, request.temperature, request.top_p, sampler.score)
-        values[asked] = _placed(found.values, at, some.ids)
-        scores = _placed(found.scores.double(), at, torch.full(at.shape, -torch.inf, device=at.device).double())
-        sureness = _placed(found.sureness, at, some.sureness)
-        open_ = active[asked]
-        if request.structured and sampler.params.ends == "ordered":
-            open_ = open_ & _in_order(values[asked], rows.masked[asked], left[asked])
-        if planned is not None:
-            chosen[asked] = planned[asked] & open_
-        else:
-            chosen[asked] = sampler.choose(Step(open_, left[asked], steps, some.seeds, number, scores, some.fixed,
-                                                some.sureness))
-        rows.sureness[asked] = torch.where(chosen[asked], sureness, some.sureness)
-        rows.passes[asked] += 1 if rows.condition is None or request.scale in (0, 1) else 2
-    if request.structured:
-        _settle(rows, chosen, values)
-    else:
-        rows.ids, rows.masked = torch.where(chosen, values, rows.ids), rows.masked & ~chosen
-    again = sampler.remask(step)
-    if again is not None:
-        rows.ids, rows.masked = torch.where(again, backbone.mask_id, rows.ids), rows.masked | again
-    rows.left = rows.left - 1
-
-
-def _open_block(rows: _Rows, block: int | None, steps: int) -> Tensor:
-    """[B, L] masked positions that may be filled: those of the block of the first masked one. A new block gets its steps."""
-    if block is None:
-        return rows.masked
-    now = rows.masked.int().argmax(1) // block
-    rows.left = torch.where(now == rows.block, rows.left, steps)
-    rows.block = now
-    return rows.masked & (torch.arange(rows.ids.shape[1], device=now.device) // block == now[:, None])
-
-
-def _in_order(values: Tensor, masked: Tensor, left: Tensor) -> Tensor:
-    """[B, L] bool: proposals that are no END or PAD, or have nothing masked to their left; all in the last pass."""
-    first = masked & (masked.cumsum(1) == 1)
-    return ~layout.is_mark(values) | first | (left == 1)[:, None]
-
-
-def _look(backbone: nn.Module, rows: _Rows, at: Tensor, request: Request, number: int) -> tuple[Tensor, Tensor]:
-    """Log-posteriors [N, V] of the positions in the second result [B, L]: `at`, or with self-conditioning all masked
-    ones, since each of them feeds the next guess."""
-    feeds = backbone.config.self_conditioning
-    at = rows.masked if feeds else at
-    log_probs = _posterior(backbone, rows, at, request.scale)
-    if feeds:
-        guess = backbone.expected(log_probs.exp())
-        rows.soft = guess.new_zeros((*at.shape, guess.shape[-1]))
-        rows.soft[at] = guess
-    if request.structured:
-        log_probs = layout.forbid(log_probs, at, layout.allowed(rows.ids, rows.masked))
-    if request.guide is not None:
-        log_probs = _guided(request.guide, log_probs, at, rows, number)
-    return log_probs, at
-
-
-def _posterior(backbone: nn.Module, rows: _Rows, at: Tensor, scale: float) -> Tensor:
-    """[N, V], normalized; with a condition as classifier-free guidance has it."""
-    if rows.condition is None or scale == 0:
-        return backbone(rows.ids, at, rows.soft).float().log_softmax(-1)
-    if scale == 1:
-        return backbone(rows.ids, at, rows.soft, rows.condition).float().log_softmax(-1)
-    both = torch.cat([rows.condition, torch.zeros_like(rows.condition)])
-    soft = None if rows.soft is None else torch.cat([rows.soft, rows.soft])
-    logits = backbone(torch.cat([rows.ids, rows.ids]), torch.cat([at, at]), soft, both).float()
-    told, untold = logits.log_softmax(-1).chunk(2)
-    mixed = scale * told + (1 - scale) * untold
-    return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)  # inf - inf where MASK has a logit
-
-
-def _guided(guide: Reweight, log_probs: Tensor, at: Tensor, rows: _Rows, number: int) -> Tensor:
-    dense = torch.full((*at.shape, log_probs.shape[1]), -torch.inf, device=at.device)
-    sure = rows.ids.clamp(max=log_probs.shape[1] - 1)  # a position that is masked and not looked at says nothing of use
-    dense.scatter_(2, sure[..., None], 0.0)
-    dense[at] = log_probs
-    state = State(rows.ids, rows.masked, rows=rows.rows, step=number)
-    result = guide(dense, state)[at].log_softmax(-1)
-    if result.isnan().any():
-        raise ValueError("guide: all tokens of a position were forbidden")
-    return result
-
-
-def _draw_ends(backbone: nn.Module, rows: _Rows, request: Request) -> None:
-    """Draw the place of END in rows that have none: proportional to the model's chance of END at each place where it may
-    stand, one pass. This is the model's own law of lengths, whatever the order and temperature of the words."""
-    may = layout.allowed(rows.ids, rows.masked).end
-    asked = may.any(1).nonzero()[:, 0]
-    if not len(asked):
-        return
-    some = rows.take(asked)
-    log_probs, at = _look(backbone, some, may[asked], dataclasses.replace(request, structured=False), 0)
-    ends = torch.full(at.shape, -torch.inf, device=at.device)
-    ends[at] = log_probs[:, layout.END]
-    ends = ends.masked_fill(~may[asked], -torch.inf)
-    ends = torch.where((ends > -torch.inf).any(1, keepdim=True), ends, torch.where(may[asked], 0.0, -torch.inf))
-    place = draw(ends, uniforms(some.seeds, 0, ENDS, 1)[:, 0])
-    chosen = torch.zeros_like(rows.masked)
-    chosen[asked, place] = True
-    before = rows.masked
-    _settle(rows, chosen, torch.full_like(rows.ids, layout.END))
-    rows.fixed = rows.fixed | (before & ~rows.masked)
-    rows.passes[asked] += 1 if rows.condition is None or request.scale in (0, 1) else 2
-    if rows.soft is not None:
-        rows.soft[asked] = some.soft
-    rows.left = (rows.left - 1).clamp(min=1)
-
-
-def _settle(rows: _Rows, chosen: Tensor, values: Tensor) -> None:
-    rows.ids, rows.masked = layout.settle(rows.ids, rows.masked, chosen, values)
-
-
-def _placed(found: Tensor, at: Tensor, elsewhere: Tensor) -> Tensor:
-    """[B, L]: `found` [N] at the positions of `at`, `elsewhere` at the others."""
-    placed = elsewhere.clone()
-    placed[at] = found.to(placed.dtype)
-    return placed
-
-
-def _no_guess(backbone: nn.Module, template: Tensor) -> Tensor | None:
-    """[n, L, hidden] zeros for a backbone with self-conditioning: nothing has been guessed yet."""
-    if not backbone.config.self_conditioning:
-        return None
-    return torch.zeros((*template.shape, backbone.config.hidden), device=template.device)
+@contextmanager
+def _at_rest(model: MaskedLM) -> Iterator[None]:
+    """Eval mode, and quantized weights computed once."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), frozen_weights(model):
+            yield
+    finally:
+        model.train(training)

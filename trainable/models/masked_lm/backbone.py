@@ -7,30 +7,41 @@ It is not told the time: with masks, the row itself shows how much is hidden, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainable.models.masked_lm.bodies import ATTENTION, FFN, LAYERS, initialize, make_body
-from trainable.models.masked_lm.config import MaskedLMParams
+from spaces.config import Site
+from trainable.models.backbone import Backbone, linear_names
+from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_body
+from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.prediction import Prediction
+
+NEVER = -1e4
+"""Log-probability of what a seen token is not: finite, so that losses of a whole row stay finite."""
 
 
-class MaskedLM(nn.Module):
-    """Token table, body and head. Tokens are 0..V-1; MASK is one more row of the table, V unless said otherwise.
+class MaskedLM(Backbone):
+    """A bidirectional transformer over tokens and MASK, its head over the tokens.
 
-    The head has V outputs. MASK is never an answer: where it lies within the V (a pretrained vocabulary), its logit is
-    -inf; where it is the row behind them, it has none.
+    Tokens are 0..V-1; MASK is one more row of the table, V unless said otherwise. MASK is never an answer: where it lies
+    within the V (a pretrained vocabulary), its logit is -inf; where it is the row behind them, it has none.
     """
 
-    def __init__(self, params: MaskedLMParams, vocabulary: int, seed: int = 0, symbols: Sequence[str] = (),
+    name = "masked_lm"
+    Params = MaskedLMConfig
+
+    def __init__(self, params: MaskedLMConfig, vocabulary: int, seed: int = 0, symbols: Sequence[str] = (),
                  mask_id: int | None = None):
         """`vocabulary`: V. `symbols`: what a condition can say; none in a model that is told nothing."""
         super().__init__()
-        self.config, self.vocabulary = params, vocabulary
+        self.params, self.vocabulary = params, vocabulary
         self.mask_id = vocabulary if mask_id is None else mask_id
-        self.body = make_body(params, max(vocabulary, self.mask_id + 1))
         hidden = params.hidden
+        self.word_embedding = nn.Embedding(max(vocabulary, self.mask_id + 1), hidden)
+        self.body = make_body(params)
         if params.transform:
             self.transform = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
         if not params.tied:
@@ -45,32 +56,46 @@ class MaskedLM(nn.Module):
             self._initialize(torch.Generator().manual_seed(seed))
 
     @classmethod
-    def empty(cls, params: MaskedLMParams, vocabulary: int, symbols: Sequence[str] = (),
-              mask_id: int | None = None) -> MaskedLM:
-        """The model without weights, to be given them by `load_state_dict(..., assign=True)`: parameters are on "meta";
-        what transformers computes and does not save (positions, rotary frequencies) is there."""
-        with torch.device("meta"):
-            model = cls(params, vocabulary, symbols=symbols, mask_id=mask_id)
-        computed = make_body(params.model_copy(update={"layers": 1}), 1)
-        for name, buffer in computed.named_buffers():
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.body.get_submodule(owner), leaf, buffer)
-        return model
+    def from_config(cls, params: MaskedLMConfig, process: Any, vocabulary: Sequence[str], *, seed: int = 0,
+                    symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
+        """As the constructor, for a list of words."""
+        return cls(params, len(vocabulary), seed, symbols)
 
     def _initialize(self, generator: torch.Generator) -> None:
-        initialize(self, self.config.hidden, generator)
+        initialize(self, self.params.hidden, generator)
         with torch.no_grad():
             for name in ("feedback", "condition_embedding"):  # what is fed back or told begins by changing nothing
                 if hasattr(self, name):
                     getattr(self, name).weight.zero_()
 
-    @property
-    def word_embedding(self) -> nn.Module:
-        """The token table's module."""
-        return self.body.get_input_embeddings()
+    # ---- where things are ----
+
+    def sites(self) -> dict[Site, list[str]]:
+        """embedding: the token table, which a tied head shares. projection: what is neither table nor body: the way of
+        the last guess into the body, the layer before the head, an untied head. attention, ffn: the body's."""
+        outside = {"feedback": self.params.self_conditioning, "transform.0": self.params.transform,
+                   "head": not self.params.tied}
+        names = NAMES[self.params.body]
+        return {"embedding": ["word_embedding"], "projection": [name for name, there in outside.items() if there],
+                "attention": linear_names(self, {"body"}, names.site("attention")),
+                "ffn": linear_names(self, {"body"}, names.site("ffn"))}
+
+    def lora_targets(self) -> dict[str, str]:
+        """The body's names."""
+        return NAMES[self.params.body].lora
+
+    def token_parameters(self) -> tuple[str, ...]:
+        """The table (its last row is MASK), the bias of the head, an untied head."""
+        return ("word_embedding.weight", "bias", "head.weight")
+
+    def symbol_parameters(self) -> tuple[str, ...]:
+        """The condition's table."""
+        return ("condition_embedding.weight",)
+
+    # ---- computing ----
 
     def table(self) -> Tensor:
-        """[V, hidden] rows of the tokens as the model uses them (quantized where the site is), MASK's left out when it
+        """[V, hidden] rows of the tokens as the model uses them (quantized where the site is); MASK's is left out when it
         stands behind them."""
         return self.word_embedding.weight[:self.vocabulary]
 
@@ -78,34 +103,37 @@ class MaskedLM(nn.Module):
         """[B, L] ids, MASK among them -> [B, L, hidden]."""
         return self.word_embedding(ids)
 
-    def hidden(self, ids: Tensor, soft: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """The body's last state [B, L, hidden] on rows `ids` [B, L].
+    def hidden(self, ids: Tensor, t: Tensor | None = None, previous: Tensor | None = None,
+               condition: Tensor | None = None) -> Tensor:
+        """The body's last state [B, L, hidden] on rows `ids` [B, L]; the time is not read.
 
-        `soft` [B, L, hidden]: the expected embedding of an earlier guess (`expected`), for a model with
-        self-conditioning; none: zeros. `condition` [B, K, L]: numbers of symbols, as `symbols` has them.
+        `previous` [B, L, hidden]: the expected embedding of an earlier guess (`expected`), read where a row is masked, by
+        a model with self-conditioning; none: zeros. `condition` [B, K, L]: ids of `symbols`.
         """
         inputs = self.embed(ids)
-        if self.config.self_conditioning:  # always through the layer, so that every step uses the same parameters
-            inputs = inputs + self.feedback(torch.zeros_like(inputs) if soft is None else soft)
+        if self.params.self_conditioning:  # always through the layer, so that every step uses the same parameters
+            seen = (ids != self.mask_id)[..., None]
+            inputs = inputs + self.feedback(torch.zeros_like(inputs) if previous is None
+                                            else previous.masked_fill(seen, 0.0))
         if condition is not None:
             inputs = inputs + self.condition_embedding(condition).sum(1)
-        hidden = self.body(inputs_embeds=inputs).last_hidden_state
-        return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.config.shift else hidden
+        hidden = run_body(self.body, inputs)
+        return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.params.shift else hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] states -> [..., V] logits."""
-        if self.config.transform:
+        if self.params.transform:
             hidden = self.transform(hidden)
-        logits = F.linear(hidden, self.table() if self.config.tied else self.head.weight, self.bias)
+        logits = F.linear(hidden, self.table() if self.params.tied else self.head.weight, self.bias)
         if self.mask_id < self.vocabulary:
             logits[..., self.mask_id] = -torch.inf
         return logits
 
-    def forward(self, ids: Tensor, at: Tensor | None = None, soft: Tensor | None = None,
+    def forward(self, ids: Tensor, at: Tensor | None = None, previous: Tensor | None = None,
                 condition: Tensor | None = None) -> Tensor:
         """Logits at the positions asked for: [N, V] for the N positions that `at` [B, L] (bool) marks, in row order;
         [B, L, V] for all of them when there is no `at`. The head is the dear part where the vocabulary is large."""
-        hidden = self.hidden(ids, soft, condition)
+        hidden = self.hidden(ids, None, previous, condition)
         return self.logits(hidden if at is None else hidden[at])
 
     def expected(self, probabilities: Tensor) -> Tensor:
@@ -113,30 +141,13 @@ class MaskedLM(nn.Module):
         table = self.table()
         return probabilities.to(table.dtype) @ table
 
-    # ---- where things are ----
-
-    def sites(self) -> dict[str, list[str]]:
-        """Role -> names of the modules whose weights play it. The tied head is the embedding's."""
-        kind = self.config.body
-        layers = [f"body.{LAYERS[kind]}.{i}" for i in range(self.config.layers)]
-        table = next(name for name, module in self.named_modules() if module is self.word_embedding)
-        return {
-            "embedding": [table],
-            "projection": ["feedback"] if self.config.self_conditioning else [],
-            "attention": [f"{layer}.{leaf}" for layer in layers for leaf in ATTENTION[kind].values()],
-            "ffn": [f"{layer}.{leaf}" for layer in layers for leaf in FFN[kind]],
-            "head": (["transform.0"] if self.config.transform else []) + ([] if self.config.tied else ["head"]),
-        }
-
-    def lora_targets(self) -> dict[str, list[str]]:
-        """Role of a matrix -> module names: those of attention by their role (query, key, value or, in ModernBERT, qkv;
-        output) and `ffn`."""
-        kind = self.config.body
-        layers = [f"body.{LAYERS[kind]}.{i}" for i in range(self.config.layers)]
-        roles = {role: [f"{layer}.{leaf}" for layer in layers] for role, leaf in ATTENTION[kind].items()}
-        return {**roles, "ffn": self.sites()["ffn"]}
-
-    def token_parameters(self) -> list[str]:
-        """Names of parameters whose first dimension is the vocabulary: what changes with the words."""
-        table = self.sites()["embedding"][0]
-        return [f"{table}.weight", "bias", *([] if self.config.tied else ["head.weight"])]
+    def predict(self, state: Tensor, t: Tensor, previous: Tensor | None = None, temperature: float = 1.0,
+                condition: Tensor | None = None) -> Prediction:
+        """Of rows [B, L] with MASKs: a seen token is itself (SUBS, MDLM), a masked one is as the head says."""
+        hidden = self.hidden(state, t, previous, condition)
+        masked = state == self.mask_id
+        own = F.one_hot(state.masked_fill(masked, 0), self.vocabulary)
+        sure = torch.where(own.bool(), 0.0, NEVER)
+        guess = torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
+        log_probs = torch.where(masked[..., None], guess, sure)
+        return Prediction(self.expected(log_probs.exp()), log_probs, hidden)

@@ -1,21 +1,32 @@
-"""Settings of the masked language model. No torch here: spaces and the command line read them too."""
+"""Settings of the masked language model. Imports no torch."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from trainable.registry import Params
+from spaces.config import PluginRef
+from trainable.registry import Params, Rule
 
-Body = Literal["bert", "modernbert", "llama"]
+BodyName = Literal["bert", "modernbert", "llama"]
 
 
-class MaskedLMParams(Params):
-    """Shape of a `MaskedLM`. The defaults are BERT base's, the size of MDLM's "small" (arXiv 2406.07524)."""
+class MaskedLMConfig(Params):
+    """Shape of a masked LM. The defaults are BERT base's, the size of MDLM's "small" (arXiv 2406.07524)."""
 
-    body: Body = Field("bert", description="bert: learned positions, norm after each block; modernbert: rotary, "
-                                           "gated feed-forward; llama: rotary, RMS norm, attention made bidirectional")
+    name: ClassVar[str] = "masked_lm"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("diffusion.name", lambda name, own: name == "masked",
+             "corrupts text in a way that model masked_lm does not read; legal: masked"),
+        Rule("corpus.max_length", lambda length, own: length <= own.positions,
+             "should be at most model.positions={positions}"),
+        Rule("quantization.embedding_rms", lambda rms, own: rms is None,
+             "is for models that normalize their rows; model masked_lm does not"),
+    )
+
+    body: BodyName = Field("bert", description="bert: learned positions, norm after each block; modernbert: rotary, "
+                                               "gated feed-forward; llama: rotary, RMS norm, attention on both sides")
     hidden: int = Field(768, ge=8, description="width of the body and of the token table; a multiple of heads")
     layers: int = Field(12, ge=1, description="transformer layers")
     heads: int = Field(12, ge=1, description="attention heads")
@@ -27,9 +38,11 @@ class MaskedLMParams(Params):
     transform: bool = Field(False, description="a linear layer, gelu and norm before the head, as BERT's own head has")
     self_conditioning: bool = Field(False, description="the expected embedding of the previous guess is an input")
     shift: bool = Field(False, description="logits of a position come from the state one to its left (Dream, A2D)")
+    conditions: tuple[PluginRef, ...] = Field(
+        (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
 
     @model_validator(mode="after")
-    def _consistent(self) -> MaskedLMParams:
+    def _consistent(self) -> MaskedLMConfig:
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
         if self.body != "bert" and (self.hidden // self.heads) % 2:

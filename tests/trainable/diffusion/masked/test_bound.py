@@ -8,9 +8,8 @@ import torch
 from masked_models import random_rows as rows
 from masked_models import sentences, tiny
 
-from trainable.diffusion.masked.bound import exact_counts, masked_nll, paired_mask
+from trainable.diffusion.masked.bound import bound_per_row, exact_counts, masked_nll, paired_mask
 from trainable.diffusion.masked.corruption import maskable
-from trainable.diffusion.masked.process import MaskedProcess
 from trainable.diffusion.masked.streams import row_seeds
 
 
@@ -35,7 +34,7 @@ def test_a_model_that_knows_the_law_of_its_rows_has_exactly_their_likelihood():
 def test_the_estimate_is_unbiased():
     model, ids = tiny(10), rows(3, 6, 10)
     exact = enumerated(model, ids)
-    tries = MaskedProcess().bound(model, ids.repeat(300, 1), torch.Generator().manual_seed(0), draws=4).view(300, 3)
+    tries = bound_per_row(model, ids.repeat(300, 1), torch.Generator().manual_seed(0), draws=4).view(300, 3)
     error = tries.std(0) / len(tries) ** 0.5
     assert ((tries.mean(0) - exact).abs() < 4 * error).all()
 
@@ -45,7 +44,7 @@ def test_a_uniform_model_has_log_v_for_each_token_whatever_the_masks(draws):
     model, ids = tiny(20, tied=False), rows()
     with torch.no_grad():
         model.head.weight.zero_()
-    nats = MaskedProcess().bound(model, ids, torch.Generator().manual_seed(0), draws)
+    nats = bound_per_row(model, ids, torch.Generator().manual_seed(0), draws)
     assert torch.allclose(nats, torch.full((6,), 8 * math.log(20), dtype=torch.float64), rtol=1e-6)
 
 
@@ -54,10 +53,10 @@ def test_masks_are_the_same_for_every_model_and_in_every_batch():
     ids, generator = rows(9), torch.Generator()
     order = torch.randperm(9)
     for model in (tiny(seed=1), tiny(seed=2)):
-        whole = MaskedProcess().bound(model, ids, generator.manual_seed(4), 6)
-        mixed = MaskedProcess().bound(model, ids[order], generator.manual_seed(4), 6, rows=order)
+        whole = bound_per_row(model, ids, generator.manual_seed(4), 6)
+        mixed = bound_per_row(model, ids[order], generator.manual_seed(4), 6, rows=order)
         assert torch.allclose(mixed, whole[order], rtol=1e-6)
-        assert not torch.allclose(whole, MaskedProcess().bound(model, ids, generator.manual_seed(5), 6))
+        assert not torch.allclose(whole, bound_per_row(model, ids, generator.manual_seed(5), 6))
 
 
 def test_counts_are_spread_and_antithetic_and_pairs_cover_the_row():
@@ -73,10 +72,3 @@ def test_counts_are_spread_and_antithetic_and_pairs_cover_the_row():
     assert torch.equal(first | second, free) and ((first & second).sum(1) == 1).all()
     few = exact_counts(free, 3, seeds)
     assert few.shape == (50, 3)
-
-
-def test_the_bound_does_not_depend_on_the_recipe_and_restores_the_mode():
-    model, ids = tiny(dropout=0.5).train(), rows()
-    first = MaskedProcess().bound(model, ids, torch.Generator().manual_seed(1))
-    assert model.training
-    assert torch.equal(first, MaskedProcess().bound(model, ids, torch.Generator().manual_seed(1)))

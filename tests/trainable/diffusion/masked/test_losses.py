@@ -10,10 +10,10 @@ from masked_models import sentences, tiny
 
 from spaces.errors import UserError
 from trainable.corpora.tokenize import START
-from trainable.diffusion.masked.config import RECIPES, MaskedParams
+from trainable.diffusion.masked.config import RECIPES, MaskedConfig
 from trainable.diffusion.masked.corruption import State, exact_mask, lowest, maskable
 from trainable.diffusion.masked.losses import cart_weights, masked_loss, normalize, token_weights
-from trainable.diffusion.masked.process import MaskedProcess
+from trainable.diffusion.masked.process import Masked
 from trainable.diffusion.masked.schedule import Schedule
 
 
@@ -26,7 +26,7 @@ def state_of(ids, masked, t, mask_id=20):
 def test_uniform_weight_on_a_fixed_mask_is_the_plain_masked_lm_loss_bit_for_bit():
     model, ids = tiny(), rows()
     masked = exact_mask(torch.full((6,), 3), maskable(ids), torch.Generator().manual_seed(0))
-    params = MaskedParams(recipe="uniform")
+    params = MaskedConfig(recipe="uniform")
     state, free = state_of(ids, masked, torch.full((6,), 0.4)), maskable(ids)
     weights = normalize(token_weights(state, free, params, Schedule()), masked, free, "masked")
     ours = masked_loss(model, ids, state, weights)["loss"]
@@ -62,7 +62,7 @@ def written_out(recipe, ids, masked, t, nll):
 @pytest.mark.parametrize("recipe", list(RECIPES))
 def test_a_recipe_is_the_sum_that_its_program_computes(recipe):
     model, ids = tiny(shift=recipe == "dream"), rows()
-    process = MaskedProcess(MaskedParams(recipe=recipe))
+    process = Masked(MaskedConfig(recipe=recipe))
     parts = process.loss(model, ids, torch.Generator().manual_seed(3))
     g = torch.Generator().manual_seed(3)  # the same draws again
     if RECIPES[recipe].times == "antithetic":
@@ -85,7 +85,7 @@ def test_cart_says_nothing_of_a_row_without_seen_tokens_and_divides_by_counts():
     near, middle = 0.15 * (1 + 0.7**2), 0.15 * 2 * 0.7
     assert weights[1].tolist() == pytest.approx([0, near, middle, near, 0])
     model, ids = tiny(shift=True), rows(2, 5)
-    params = MaskedParams(recipe="dream")
+    params = MaskedConfig(recipe="dream")
     everything = state_of(ids, maskable(ids), torch.ones(2))
     hidden_start = State(torch.full_like(ids, 20), torch.ones_like(masked), torch.ones(2))
     for state in (everything, hidden_start):
@@ -96,8 +96,8 @@ def test_cart_says_nothing_of_a_row_without_seen_tokens_and_divides_by_counts():
 def test_row_mean_is_the_bound_of_exact_counts():
     """With k of M masked exactly, the weight M/k is the mean over the masked ones: `row_mean` and `nelbo` are one."""
     model, ids = tiny(), rows()
-    losses = [MaskedProcess(MaskedParams(recipe="llada", masking="exact", loss_weight=weight))
-              .loss(model, ids, torch.Generator().manual_seed(2))["loss"] for weight in ("nelbo", "row_mean")]
+    losses = [Masked(MaskedConfig(recipe="llada", masking="exact", loss_weight=weight))
+              .loss(model, ids, torch.Generator().manual_seed(2))["loss"].detach() for weight in ("nelbo", "row_mean")]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
 
 
@@ -107,7 +107,7 @@ def test_the_bounds_weight_gives_the_true_entropy_under_every_schedule(masking, 
     """For a model that knows the law of its rows, the loss of a row is -log p of it, whatever path of shares is taken."""
     law = sentences(12, 6, 4)
     chosen = torch.multinomial(law.chances, 40_000, replacement=True, generator=torch.Generator().manual_seed(1))
-    process = MaskedProcess(MaskedParams(recipe="mdlm", masking=masking, schedule=schedule, loss_norm="batch", epsilon=1e-4))
+    process = Masked(MaskedConfig(recipe="mdlm", masking=masking, schedule=schedule, loss_norm="batch", epsilon=1e-4))
     found = float(process.loss(law, law.rows[chosen], torch.Generator().manual_seed(0))["loss"])
     entropy = float(-(law.chances * law.chances.log()).sum())
     assert found == pytest.approx(entropy, rel=0.03)
@@ -124,16 +124,19 @@ def test_masks_have_exact_counts_and_leave_start_and_prompt():
     assert masked.sum(1).tolist() == [0, 1, 2, 5, 6, 6] and not (masked & ~free).any()
     scores = torch.tensor([[3.0, 1.0, 2.0, 1.0]])
     assert lowest(scores, torch.tensor([2]), torch.ones(1, 4, dtype=torch.bool)).tolist() == [[False, True, False, True]]
-    state = MaskedProcess(MaskedParams(masking="exact")).corrupt(ids, torch.full((6,), 0.5),
-                                                                 torch.Generator().manual_seed(0), 20)
+    process = Masked(MaskedConfig(masking="exact"))
+    state = process.state(tiny(), ids, torch.full((6,), 0.5), torch.Generator().manual_seed(0))
     assert state.masked.sum(1).tolist() == [3] * 6 and ((state.ids == 20) == state.masked).all()
+    for level, hidden in ((0, 0), (50, 3), (99, 6)):
+        corrupted = process.corrupt(tiny(), ids, torch.full((6,), level), torch.Generator().manual_seed(0))
+        assert ((corrupted == 20).sum(1) == hidden).all()
 
 
 def test_a_recipe_refuses_a_backbone_with_other_logits():
-    with pytest.raises(UserError, match="recipe 'dream' needs a backbone with shift: true"):
-        MaskedProcess(MaskedParams(recipe="dream")).loss(tiny(), rows(), torch.Generator())
-    with pytest.raises(UserError, match="shift: false"):
-        MaskedProcess(MaskedParams(recipe="mdlm")).loss(tiny(shift=True), rows(), torch.Generator())
+    with pytest.raises(UserError, match="diffusion.recipe dream needs model.shift: true"):
+        Masked(MaskedConfig(recipe="dream")).loss(tiny(), rows(), torch.Generator())
+    with pytest.raises(UserError, match="mdlm needs model.shift: false"):
+        Masked(MaskedConfig(recipe="mdlm")).loss(tiny(shift=True), rows(), torch.Generator())
 
 
 def test_self_conditioning_sees_its_first_guess_in_half_of_the_batches():
@@ -142,7 +145,7 @@ def test_self_conditioning_sees_its_first_guess_in_half_of_the_batches():
         model.feedback.weight.copy_(torch.eye(16))
     passes = []
     model.body.register_forward_hook(lambda *_: passes.append(1))
-    process, generator = MaskedProcess(), torch.Generator().manual_seed(0)
+    process, generator = Masked(MaskedConfig()), torch.Generator().manual_seed(0)
     for _ in range(60):
         parts = process.loss(model, ids, generator)
     assert 75 <= len(passes) <= 105
@@ -159,7 +162,7 @@ def test_with_everything_masked_training_finds_the_entropy_of_words():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
     masked = maskable(ids)
     state = state_of(ids, masked, torch.ones(200), 8)
-    weights = normalize(token_weights(state, masked, MaskedParams(recipe="mdlm"), Schedule()), masked, masked, "token")
+    weights = normalize(token_weights(state, masked, MaskedConfig(recipe="mdlm"), Schedule()), masked, masked, "token")
     for _ in range(60):
         loss = masked_loss(model, ids, state, weights)["loss"]
         optimizer.zero_grad()

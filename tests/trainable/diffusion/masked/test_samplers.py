@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from masked_models import EVERY, build, sentences, tiny
+from masked_models import build, drawing, sentences, tiny
 from pydantic import ValidationError
 
-from trainable.diffusion.masked.process import MaskedProcess
 from trainable.diffusion.masked.samplers import Step
+from trainable.registry import MASKED_SAMPLERS
 
 def step(scores, left=1, steps=1, open_=None):
     scores = torch.tensor(scores, dtype=torch.float64)
@@ -15,9 +15,9 @@ def step(scores, left=1, steps=1, open_=None):
     return Step(open_, many, steps, torch.arange(len(scores)), 1, scores)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", list(MASKED_SAMPLERS))
 def test_a_sampler_says_what_it_is_and_what_its_settings_mean(name):
-    cls = EVERY[name]
+    cls = MASKED_SAMPLERS.get(name)
     assert cls.__doc__.count(".") >= 1 and "\n" not in cls.__doc__.strip()
     assert all(field.description for field in cls.Params.model_fields.values())
     with pytest.raises(ValidationError):
@@ -95,8 +95,7 @@ def test_entropy_bound_takes_the_prefix_whose_other_entropies_sum_to_the_bound()
 def test_entropy_bound_goes_from_one_token_a_pass_to_one_pass():
     model, length = tiny(), 12
     for bound, most in ((0.0, None), (1e9, 2)):
-        process = MaskedProcess(sampler=build("entropy_bound", bound=bound), steps=99)
-        found = process.generate(model, 30, length, torch.Generator().manual_seed(0))
+        found = drawing(model, "entropy_bound", 99, bound=bound).generate(30, length, torch.Generator().manual_seed(0))
         words = (found.ids >= 4).sum(1) + (found.ids == 2).sum(1)
         expected = words + 1 if most is None else words.clamp(max=1) + 1  # one pass more for the place of END
         assert torch.equal(found.passes, expected)
@@ -117,8 +116,8 @@ def test_ancestral_steps_fill_each_position_at_a_uniform_time():
 @pytest.mark.parametrize("strategy", ["cap", "rescale", "confidence"])
 def test_remdm_without_eta_is_ancestral_sampling_bit_for_bit(strategy):
     model = tiny()
-    plain, none = (MaskedProcess(sampler=sampler, steps=9).generate(model, 20, 12, torch.Generator().manual_seed(0))
-                   for sampler in (build("ancestral"), build("remdm", eta=0.0, strategy=strategy)))
+    plain, none = (sampling.generate(20, 12, torch.Generator().manual_seed(0)) for sampling in
+                   (drawing(model, "ancestral", 9), drawing(model, "remdm", 9, eta=0.0, strategy=strategy)))
     assert torch.equal(plain.ids, none.ids) and torch.equal(plain.passes, none.passes)
 
 
@@ -155,7 +154,6 @@ def test_remdm_hides_the_unsure_rather():
 def test_remdm_samples_the_law_of_its_model():
     """With many small steps, hiding and filling again leaves the law of the rows as it is."""
     law = sentences(9, 6, 3)
-    process = MaskedProcess(sampler=build("remdm", eta=0.05, ends="drawn"), steps=40)
-    found = process.generate(law, 4000, 6, torch.Generator().manual_seed(0)).ids
+    found = drawing(law, "remdm", 40, eta=0.05).sample(4000, 6, torch.Generator().manual_seed(0))
     share = (found[:, None] == law.rows).all(2).double().mean(0)
     assert float((share - law.chances).abs().sum()) / 2 < 0.04
