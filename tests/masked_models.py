@@ -42,7 +42,8 @@ class Joint(nn.Module):
     def __init__(self, rows: Tensor, chances: Tensor, vocabulary: int):
         super().__init__()
         self.rows, self.chances, self.vocabulary, self.mask_id = rows, chances.double(), vocabulary, vocabulary
-        self.params = SimpleNamespace(shift=False, self_conditioning=False, positions=rows.shape[1], hidden=1)
+        self.shift = False
+        self.params = SimpleNamespace(self_conditioning=False, positions=rows.shape[1], hidden=1)
         self.nothing = nn.Parameter(torch.zeros(1))
         self.asked = 0
         """Rows that were asked about, over all passes."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from trainable.registry import Params, Rule
+from trainable.registry import Params
 
 ScheduleName = Literal["linear", "cosine"]
 Times = Literal["antithetic", "uniform"]
@@ -26,7 +26,7 @@ class Recipe:
     guard: float = 0.0
     """Added to the masked share below the weight's fraction bar."""
     shift: bool | None = None
-    """Whether the backbone's logits must be shifted by one; None: either."""
+    """Whether the logits are shifted by one; None: as the model has it."""
 
 
 RECIPES = {
@@ -38,17 +38,10 @@ RECIPES = {
 }
 
 
-def _shift_fits(shift: bool | None, own: MaskedConfig) -> bool:
-    return shift is None or RECIPES[own.recipe].shift in (None, shift)
-
-
 class MaskedConfig(Params):
     """A recipe by name, and what to change in it. Evaluation is by the bound (weight 1/t, exact counts) under each."""
 
     name: ClassVar[str] = "masked"
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("model.shift", _shift_fits, "does not go with diffusion.recipe={recipe}; legal: the other"),
-    )
 
     recipe: Literal["mdlm", "llada", "dllm", "dream", "uniform"] = Field(
         "uniform", description="mdlm, llada, dllm: the bound's weight 1/t, as these programs draw t and divide; dream: "

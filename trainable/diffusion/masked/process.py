@@ -54,7 +54,7 @@ class Masked(Process):
         batches are shown a first guess. Raises `UserError` where the recipe asks for logits that the model does not give.
         """
         recipe = self.params.as_recipe
-        if recipe.shift not in (None, model.params.shift):
+        if recipe.shift not in (None, model.shift):
             raise UserError(f"diffusion.recipe {self.params.recipe} needs model.shift: {str(recipe.shift).lower()}")
         time = draw_times(len(ids), recipe.times, self.params.epsilon, generator)
         state, free = self.state(model, ids, time, generator), maskable(ids)

@@ -34,10 +34,12 @@ class MaskedLM(Backbone):
     Params = MaskedLMConfig
 
     def __init__(self, params: MaskedLMConfig, vocabulary: int, seed: int = 0, symbols: Sequence[str] = (),
-                 mask_id: int | None = None):
-        """`vocabulary`: V. `symbols`: what a condition can say; none in a model that is told nothing."""
+                 mask_id: int | None = None, shift: bool = False):
+        """`vocabulary`: V. `symbols`: what a condition can say; none in a model that is told nothing. `shift`: as
+        `params` has it, where that says something."""
         super().__init__()
         self.params, self.vocabulary = params, vocabulary
+        self.shift = shift if params.shift is None else params.shift
         self.mask_id = vocabulary if mask_id is None else mask_id
         hidden = params.hidden
         self.word_embedding = nn.Embedding(max(vocabulary, self.mask_id + 1), hidden)
@@ -59,7 +61,7 @@ class MaskedLM(Backbone):
     def from_config(cls, params: MaskedLMConfig, process: Any, vocabulary: Sequence[str], *, seed: int = 0,
                     symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
         """As the constructor, for a list of words."""
-        return cls(params, len(vocabulary), seed, symbols)
+        return cls(params, len(vocabulary), seed, symbols, shift=bool(process.as_recipe.shift))
 
     def _initialize(self, generator: torch.Generator) -> None:
         initialize(self, self.params.hidden, generator)
@@ -118,7 +120,7 @@ class MaskedLM(Backbone):
         if condition is not None:
             inputs = inputs + self.condition_embedding(condition).sum(1)
         hidden = run_body(self.body, inputs)
-        return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.params.shift else hidden
+        return torch.cat([hidden[:, :1], hidden[:, :-1]], dim=1) if self.shift else hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden] states -> [..., V] logits."""

@@ -37,7 +37,8 @@ class MaskedLMConfig(Params):
     tied: bool = Field(True, description="the head's matrix is the token table")
     transform: bool = Field(False, description="a linear layer, gelu and norm before the head, as BERT's own head has")
     self_conditioning: bool = Field(False, description="the expected embedding of the previous guess is an input")
-    shift: bool = Field(False, description="logits of a position come from the state one to its left (Dream, A2D)")
+    shift: bool | None = Field(None, description="logits of a position come from the state one to its left (Dream, A2D); "
+                                                 "null: as diffusion.recipe has it")
     conditions: tuple[PluginRef, ...] = Field(
         (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
 

@@ -5,6 +5,7 @@ import torch
 from masked_models import random_rows, tiny
 from pydantic import ValidationError
 
+from trainable.diffusion.masked.config import MaskedConfig
 from trainable.models.masked_lm.backbone import NEVER, MaskedLM
 from trainable.models.masked_lm.config import MaskedLMConfig
 
@@ -44,7 +45,10 @@ def test_logits_are_computed_where_they_are_asked_for(body):
 def test_shifted_logits_come_from_the_state_to_the_left():
     plain, shifted = tiny(), tiny(shift=True)
     shifted.load_state_dict(plain.state_dict())
-    ids = hidden_rows()
+    ids, words = hidden_rows(), ["w"] * 20
+    dream = MaskedConfig(recipe="dream")
+    assert MaskedLM.from_config(plain.params, dream, words).shift and not MaskedLM(plain.params, 20).shift
+    assert not MaskedLM.from_config(MaskedLMConfig(shift=False, layers=1), dream, words).shift
     assert torch.equal(shifted(ids)[:, 1:], plain(ids)[:, :-1]) and torch.equal(shifted(ids)[:, 0], plain(ids)[:, 0])
 
 
