@@ -124,13 +124,23 @@ CORPORA = Registry("corpus", {
 })
 BACKBONES = Registry("backbone", {
     "diffusion_lm": "trainable.models.diffusion_lm.denoiser:DiffusionLM",
+    "masked_lm": "trainable.models.masked_lm.backbone:MaskedLM",
 })
 PROCESSES = Registry("diffusion process", {
     "gaussian": "trainable.diffusion.gaussian.process:Gaussian",
+    "masked": "trainable.diffusion.masked.process:Masked",
 })
 GAUSSIAN_SAMPLERS = Registry("sampler", {
     "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
     "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
+})
+MASKED_SAMPLERS = Registry("sampler", {
+    "ancestral": "trainable.diffusion.masked.samplers:Ancestral",
+    "quota": "trainable.diffusion.masked.samplers:Quota",
+    "threshold": "trainable.diffusion.masked.samplers:Threshold",
+    "factor": "trainable.diffusion.masked.samplers:Factor",
+    "entropy_bound": "trainable.diffusion.masked.samplers:EntropyBound",
+    "remdm": "trainable.diffusion.masked.samplers:ReMDM",
 })
 TASKS = Registry("control task", {
     "length": "trainable.control.length:Length",

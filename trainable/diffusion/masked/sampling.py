@@ -1,0 +1,103 @@
+"""Drawing texts from a masked LM under the settings of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from spaces.config import SamplingConfig
+from spaces.errors import UserError
+from trainable.corpora.tokenize import START
+from trainable.diffusion.masked.filling import Request, Reweight, Samples, generate
+from trainable.diffusion.masked.streams import row_seeds
+from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.quantization.sites import frozen_weights
+from trainable.registry import MASKED_SAMPLERS
+
+COUNTED = 16
+"""Texts that are written to count operations: how many passes a text takes is chance under most samplers."""
+
+
+class MaskedSampling:
+    """Fills in masked rows under one `SamplingConfig`, of which `steps` is the most passes that a text may take.
+
+    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
+    """
+
+    def __init__(self, model: MaskedLM, config: SamplingConfig, condition: Tensor | None = None, scale: float = 0.0,
+                 structured: bool = True):
+        """`condition` [n, K, L] as the model takes it, for the n texts that will be drawn, and `scale` beyond it
+        (classifier-free guidance; 0 = as told). `structured`: rows read START words END PAD... and stay so."""
+        self.model, self.config = model, config
+        self.condition, self.scale, self.structured = condition, scale, structured
+        self.sampler = MASKED_SAMPLERS.build(config.sampler)
+
+    def under(self, condition: Tensor, scale: float) -> MaskedSampling:
+        """The same sampler for texts that the model is told something of."""
+        device = next(self.model.parameters()).device
+        return MaskedSampling(self.model, self.config, condition.to(device), scale, self.structured)
+
+    @property
+    def steps(self) -> int:
+        """Passes of a generation, at most (twice as many with a condition that is exceeded)."""
+        return self.config.steps
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+               prompt: Tensor | None = None) -> Tensor:
+        """`n` texts of `length` positions: ids [n, length] (START ... END PAD); see `generate`."""
+        return self.generate(n, length, generator, guide, prompt).ids
+
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+                 prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
+        """`n` texts, and the passes that each took.
+
+        Args: `prompt`, ids [n, P] or [P], P up to `length`, -1 where the text is free: what is given is kept bit for bit.
+        `guide` reweights the posterior of tokens before they are drawn. `rows` [n]: the numbers of these texts, 0..n-1
+        when not given: text 7 is the same whatever is drawn beside it. Raises `UserError` for a prompt that does not fit.
+        """
+        device = next(self.model.parameters()).device
+        numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
+        request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)
+        with _at_rest(self.model):
+            return generate(self.model, self.sampler, self._template(n, length, prompt).to(device),
+                            row_seeds(generator, numbers), request, self.condition)
+
+    def flops(self, length: int) -> float:
+        """Of one text, traced by `torch.utils.flop_counter` (2 per multiply-add) and meant over `COUNTED` texts."""
+        generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
+        plain = MaskedSampling(self.model, self.config, structured=self.structured)
+        # The counter does not know every fused attention kernel; the plain products are the same number.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            plain.generate(COUNTED, length, generator)
+        return counter.get_total_flops() / COUNTED
+
+    def _template(self, n: int, length: int, prompt: Tensor | None) -> Tensor:
+        longest = self.model.params.positions
+        if length > longest:
+            raise UserError(f"{length} positions asked for; the model has {longest}")
+        template = torch.full((n, length), self.model.mask_id)
+        if prompt is not None:
+            if prompt.shape[-1] > length:
+                raise UserError(f"a prompt of {prompt.shape[-1]} tokens is longer than the {length} positions of a text")
+            given = prompt.expand(n, -1).cpu()
+            template[:, :given.shape[1]] = torch.where(given < 0, self.model.mask_id, given)
+        if self.structured:  # a row begins with START, unless a prompt says something else there
+            template[:, 0] = torch.where(template[:, 0] == self.model.mask_id, START, template[:, 0])
+        return template
+
+
+@contextmanager
+def _at_rest(model: MaskedLM) -> Iterator[None]:
+    """Eval mode, and quantized weights computed once."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), frozen_weights(model):
+            yield
+    finally:
+        model.train(training)
