@@ -169,9 +169,13 @@ class SamplingConfig(Settings):
 class GuidanceConfig(Settings):
     """How generation is led to a control target."""
 
-    by: Literal["gradient", "classifier_free", "both"] = Field(
-        "gradient", description="gradient: of the task's loss, any model; classifier_free: a model with model.conditions is "
-                                "told the target; both")
+    by: Literal["gradient", "classifier_free", "both", "reweight"] = Field(
+        "gradient", description="gradient: of the task's loss, latents; classifier_free: a model with model.conditions is "
+                                "told the target; both; reweight: masked diffusion, what is asked for is kept or weighs "
+                                "on each word")
+    power: float = Field(1.0, ge=0, description="reweight: exponent of a task's weights on words")
+    repairs: int = Field(0, ge=0, description="reweight: times that texts which their oracle finds short of the target are "
+                                              "masked in part and filled in anew")
     scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) x told - scale x untold; 0: told alone")
     optimizer: Literal["sign", "adagrad"] = Field(
         "sign", description="adagrad: its state lives from the first guided step to the last; sign: a new Adagrad for every "

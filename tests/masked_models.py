@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from trainable.corpora.tokenize import END, PAD, START
 from spaces.config import PluginRef, SamplingConfig
+from trainable.corpora.tokenize import END, PAD, START
 from trainable.diffusion.masked.samplers import Sampler
 from trainable.diffusion.masked.sampling import MaskedSampling
 from trainable.models.masked_lm.backbone import MaskedLM

@@ -43,7 +43,7 @@ def generate(
     seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
     steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
                                      help="Sampler steps, instead of the exported setting."),
-    by: Literal["gradient", "classifier_free", "both"] | None = typer.Option(
+    by: Literal["gradient", "classifier_free", "both", "reweight"] | None = typer.Option(
         None, show_default=False, help="What leads to the control, instead of the exported evaluation.guidance.by."),
     scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
                                        help="Of classifier-free guidance, instead of the exported setting."),

@@ -249,7 +249,7 @@ def check_conditions(space: Space) -> None:
                 if (own or by) not in guides:
                     raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} guidance; legal: "
                                     f"{', '.join(guides) or 'none, so no control tasks'}")
-                if (own or by) != "gradient":
+                if (own or by) in ("classifier_free", "both"):
                     conditions.check_conditioned(TASKS.build(ref), own or by, refs)
             except UserError as error:
                 key = ("trial", "evaluation", "control_tasks", index, "by") if own else _key(space, _GUIDANCE)

@@ -48,6 +48,8 @@ class ComparisonSetup:
     def diffusion(self, task: ControlTask, targets: Sequence[Target], by: str | None) -> list[list[str]]:
         """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples for every task."""
         guidance = self.model.config.evaluation.guidance
+        if by == "gradient" and by not in self.model.process.guides:
+            by = "reweight"  # how a process without latents is guided
         if by:
             check_conditioned(task, by, getattr(self.model.model.params, "conditions", ()))
             guidance = task.guidance(guidance).model_copy(update={"by": by})

@@ -15,6 +15,7 @@ from torch import Tensor
 from spaces.config import GuidanceConfig
 from spaces.errors import UserError
 from trainable import registry
+from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry, read_entries
 from trainable.models.prediction import Prediction
@@ -52,7 +53,7 @@ class TaskParams(registry.Params):
     """What every control task takes. Guidance settings given here win over `evaluation.guidance`."""
 
     targets: str | None = Field(None, description="file of targets (released format) instead of held-out text")
-    by: Literal["gradient", "classifier_free", "both"] | None = Field(None, description="evaluation.guidance.by for this task")
+    by: Literal["gradient", "classifier_free", "both", "reweight"] | None = Field(None, description="evaluation.guidance.by for this task")
     scale: float | None = Field(None, ge=0, description="evaluation.guidance.scale for this task")
     strength: float | None = Field(None, ge=0, description="evaluation.guidance.strength for this task")
     fluency: float | None = Field(None, ge=0, description="evaluation.guidance.fluency for this task")
@@ -143,6 +144,11 @@ class ControlTask(ABC):
         own = {name: value for name in ("by", "scale", "strength", "fluency", "inner_steps")
                if (value := getattr(self.params, name)) is not None}
         return config.model_copy(update=own)
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """What the target fixes and prefers, for a process whose state is words. Raises `UserError` where it fixes nothing
+        of the kind, or does not fit into `length` positions."""
+        raise UserError(f"control task '{self.name}': has no reweighting; guide it by: gradient or classifier_free")
 
     # ---- telling a model ----
 

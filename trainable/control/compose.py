@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spaces.config import PluginRef
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
+from trainable.control.layouts import Layout, merged
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
 
@@ -70,6 +71,15 @@ class Compose(ControlTask):
             self._held = held = (targets, [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
         losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
         return torch.stack(losses).sum(0)
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """The parts', laid over each other."""
+        return merged([part.layout(own, length, corpus) for part, own in zip(self.parts, target["parts"], strict=True)])
+
+    @property
+    def syntax(self):
+        """Of the part that counts tags."""
+        return next((part.syntax for part in self.parts if getattr(part, "syntax", None) is not None), None)
 
     def check_file(self, corpus, generator: torch.Generator) -> None:
         """Every part's."""

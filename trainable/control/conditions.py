@@ -51,7 +51,7 @@ def check_conditioned(task: ControlTask, by: str, conditions: Sequence[PluginRef
     """Raises `UserError` where a model with these conditions is to be led by what it was never told."""
     names = [ref.name for ref in conditions]
     missing = [name for name in task.required_conditions() if name not in names]
-    if by != "gradient" and missing:
+    if by in ("classifier_free", "both") and missing:
         raise UserError(f"control task {task.name!r} is led by {by}, and {missing[0]!r} is not among model.conditions "
                         f"({', '.join(names) or 'none'}): add it there, or give the task by: gradient")
 

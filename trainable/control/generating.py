@@ -11,6 +11,7 @@ from trainable.control.base import ControlTask, Target
 from trainable.control.conditions import encode_conditions
 from trainable.control.guidance import Guide
 from trainable.control.infill import bleu4
+from trainable.control.reweighting import reweighted
 from trainable.diffusion.process import Sampling
 
 BATCH = 64  # latents guided at once: bounds memory
@@ -24,13 +25,17 @@ def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], con
     """
     config = task.guidance(config)
     condition = None
-    if config.by != "gradient":
+    if config.by in ("classifier_free", "both"):
         condition = encode_conditions(task, targets, sampling.model.symbols, length)
     each, total = config.candidates, sampling.steps
     wanted = [target for target in targets for _ in range(each)]
     words: list[list[str]] = []
     for start in range(0, len(wanted), BATCH):
         batch = wanted[start:start + BATCH]
+        if config.by == "reweight":
+            ids = reweighted(sampling, task, batch, config, corpus, length, generator)
+            words += [corpus.decode(row) for row in ids.tolist()]
+            continue
         guide = None if config.by == "classifier_free" else Guide(task, batch, config, corpus, total)
         under = sampling
         if condition is not None:

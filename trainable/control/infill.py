@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from trainable.control.base import ControlTask, Target, TaskParams
+from trainable.control.layouts import Layout
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, UNK
 from trainable.models.prediction import Prediction
@@ -63,6 +64,14 @@ class Infill(ControlTask):
         used = (wanted >= 0) & (wanted != UNK)
         each = log_probs.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used
         return -each.sum(1)
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """Both contexts word for word, as many free words between them as were left out."""
+        left, right = corpus.encode(target["left"]), corpus.encode(target["right"])
+        made = Layout.of_length(len(left) + len(target["reference"]) + len(right), length)
+        made.keep(1, left)
+        made.keep(1 + len(left) + len(target["reference"]), right)
+        return made
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`; `cached`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskParams
+from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, SPECIALS, UNK
@@ -62,6 +63,10 @@ class Length(ControlTask):
         inside = (positions >= 1) & (positions <= lengths[:, None])
         words = (word_log_prob(log_probs) * inside).sum(1) / lengths.clamp(min=1)
         return -end - words
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """END behind the last word: exact."""
+        return Layout.of_length(target["length"], length)
 
     def symbols(self, lexicon: Lexicon) -> list[str]:
         """Inside the text, at its end, behind it."""

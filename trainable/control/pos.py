@@ -9,10 +9,11 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import UPOS
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
-from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax
+from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, tag_weights
 from trainable.control.target_files import MARKS, Entry
 from trainable.corpora.tokenize import END
 from trainable.models.prediction import Prediction
@@ -88,6 +89,16 @@ class Pos(ControlTask):
         sizes = used.sum(1)
         end = prediction.log_probs[..., END].gather(1, sizes[:, None] + 1)[:, 0]
         return -(tags + end)
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """END behind the last tag; each word weighs as often as it carries its tag in text. Counts, even where a trained
+        controller was asked for."""
+        made = Layout.of_length(len(target["tags"]), length)
+        share = self.syntax.tag_given_word
+        made.weights = torch.zeros(length, len(share))
+        tags = torch.tensor([INDEX[tag] for tag in target["tags"]])
+        made.weights[1:len(tags) + 1] = tag_weights(share, tags)
+        return made
 
     def symbols(self, lexicon: Lexicon) -> list[str]:
         """The tags, and the end."""

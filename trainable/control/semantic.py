@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskParams
+from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END, UNK
@@ -134,6 +135,12 @@ class Semantic(ControlTask):
                 raise ValueError(f"no phrase of {target} fits into {len(log_probs)} positions")
             losses.append(-counts.logsumexp(0).clamp(max=0.0))
         return torch.stack(losses)
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """One of the value's phrases, somewhere."""
+        made = Layout.free(length)
+        made.phrases = [list(corpus.encode(phrase)) for phrase in target["phrases"]]
+        return made
 
     def symbols(self, lexicon: Lexicon) -> list[str]:
         """Each value of each field."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import PHRASES, Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
@@ -89,6 +90,15 @@ class Spans(ControlTask):
         if not wanted.count:
             return prediction.log_probs.new_zeros(0), wanted.sentences
         return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """A tag row seen as such a phrase, drawn where the model finds it likely. A phrase that text never showed is left
+        to chance, as it is under gradients."""
+        made = Layout.free(length)
+        for first, last, label in self.requested_spans(target):
+            if self.syntax.known(label, last - first + 1) and last + 3 <= length:
+                made.patterns.append((first, *self.syntax.phrases[label, last - first + 1]))
+        return made
 
     def requested_spans(self, target: Target) -> list[Span]:
         """The spans that a target wants."""

@@ -7,6 +7,7 @@ between the same neighbors, was one. Positions are taken as independent, as the 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -93,9 +94,25 @@ class Syntax:
         """[B, L, V] log-posterior over words -> [B, L, len(TAGS)] over tags. PAD has none."""
         return (log_probs.exp() @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
 
+    def explained(self, rows: Tensor, first: int, spans: Iterable[tuple[int, int, str]]) -> Tensor:
+        """[K] log-share of sightings in which the windows of tag rows [K, n + 2] (left neighbor of word `first` first) were
+        the phrases that `spans` ask for there; `FLOOR` for each that text never showed."""
+        total = torch.zeros(len(rows))
+        for start, last, label in spans:
+            tags, share = self.phrases.get((label, last - start + 1), (torch.zeros(0, 0, dtype=torch.long), torch.zeros(0)))
+            seen = {tuple(row): float(weight) for row, weight in zip(tags.tolist(), share, strict=True)}
+            windows = rows[:, start - first:last - first + 3].tolist()
+            total += torch.tensor([max(seen.get(tuple(window), math.log(FLOOR)), math.log(FLOOR)) for window in windows])
+        return total
+
     def known(self, label: str, words: int) -> bool:
         """Whether text showed such a phrase."""
         return (label, words) in self.phrases
+
+
+def tag_weights(share: Tensor, tags: Tensor) -> Tensor:
+    """[n] tags -> [n, V] log of how often each word carries the tag, from shares [V, len(TAGS)]. Finite everywhere."""
+    return share.T[tags].clamp(min=FLOOR).log()
 
 
 def _normalized(counts: Tensor) -> Tensor:

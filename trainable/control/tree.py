@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainable.control.base import Target
+from trainable.control.layouts import Layout
 from trainable.control.oracles.base import Span
 from trainable.control.oracles.choosing import oracle_for
 from trainable.control.pos import oracle_of_target
@@ -45,6 +46,20 @@ class Tree(Spans):
     def requested_spans(self, target: Target) -> list[Span]:
         """Every span."""
         return [(first, last, label) for first, last, label in target["spans"]]
+
+    def layout(self, target: Target, length: int, corpus) -> Layout:
+        """END behind the last word, and tag rows for the widest phrases that text showed, those first that hold the phrases
+        inside them, too."""
+        made, covered = Layout.of_length(target["words"], length), list[Span]()
+        spans = sorted(self.requested_spans(target), key=lambda span: span[0] - span[1])
+        for first, last, label in spans:
+            if not self.syntax.known(label, last - first + 1) or any(a <= first and last <= b for a, b, _ in covered):
+                continue
+            inside = [span for span in spans if first <= span[0] and span[1] <= last and span != (first, last, label)]
+            tags, share = self.syntax.phrases[label, last - first + 1]
+            made.patterns.append((first, tags, share + self.syntax.explained(tags, first, inside)))
+            covered.append((first, last, label))
+        return made
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:
         """Every phrase, and the end of the text."""

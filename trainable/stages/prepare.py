@@ -106,7 +106,7 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
         task.check_file(tokenized, stream("check", task.name))
         noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
         targets = task.targets(tokenized, evaluation.control_samples, noise)
-        if task.guidance(evaluation.guidance).by != "gradient":
+        if task.guidance(evaluation.guidance).by in ("classifier_free", "both"):
             symbols = symbols_of(condition_refs(config), lexicon_of(corpus))
             encode_conditions(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 

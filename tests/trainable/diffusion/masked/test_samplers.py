@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from trainable.diffusion.masked.samplers import Step
 from trainable.registry import MASKED_SAMPLERS
 
+
 def step(scores, left=1, steps=1, open_=None):
     scores = torch.tensor(scores, dtype=torch.float64)
     open_ = torch.ones_like(scores, dtype=torch.bool) if open_ is None else torch.tensor(open_)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from masked_models import Joint, drawing, random_rows, sentences, tiny
 
-
 from spaces.errors import UserError
 from trainable.corpora.tokenize import END, PAD, START
 from trainable.diffusion.masked import filling, layout

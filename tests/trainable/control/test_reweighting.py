@@ -1,0 +1,117 @@
+"""Control by what a text keeps and what its words weigh: exact where it is by construction, better where it is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from control_corpora import CORPORA, LENGTH
+from masked_models import drawing, tiny
+
+from spaces.config import GuidanceConfig, PluginRef
+from spaces.errors import UserError
+from trainable.control.base import TaskContext
+from trainable.control.generating import guided
+from trainable.control.layouts import FREE, Layout, merged
+from trainable.control.lexicon import contains
+from trainable.corpora.tokenize import END, PAD, START
+from trainable.registry import TASKS
+
+CORPUS = CORPORA["restaurant"]
+CACHE: dict = {}
+BY_WEIGHT = GuidanceConfig(by="reweight")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny(len(CORPUS.vocab), hidden=32, heads=2)
+
+
+def task_of(name, **params):
+    task = TASKS.build(PluginRef(name=name, **params))
+    task.prepare(TaskContext(CORPUS, CACHE))
+    return task
+
+
+def written(model, task, targets, config=BY_WEIGHT, seed=0, steps=8):
+    texts = guided(drawing(model, steps=steps), task, targets, config, CORPUS, LENGTH, torch.Generator().manual_seed(seed))
+    return texts, [task.score(words, target) for words, target in zip(texts, targets, strict=True)]
+
+
+def targets_of(task, n=12):
+    return task.targets(CORPUS, n, torch.Generator().manual_seed(3))
+
+
+def test_length_is_exact(model):
+    task = task_of("length")
+    _, scores = written(model, task, targets_of(task))
+    assert all(score["exact"] == 1 for score in scores)
+
+
+def test_contexts_of_a_gap_stand_word_for_word_and_the_gap_has_its_size(model):
+    task = task_of("infill")
+    targets = targets_of(task)
+    texts, scores = written(model, task, targets)
+    assert all(score["kept"] == 1 for score in scores)
+    assert all(len(words) == sum(len(target[part]) for part in ("left", "reference", "right"))
+               for words, target in zip(texts, targets, strict=True))
+
+
+def test_a_value_is_said(model):
+    task = task_of("semantic")
+    targets = targets_of(task)
+    texts, _ = written(model, task, targets)
+    assert all(any(contains(words, phrase) for phrase in target["phrases"])
+               for words, target in zip(texts, targets, strict=True))
+
+
+@pytest.mark.parametrize("name", ["pos", "spans", "tree"])
+def test_weights_lead_a_model_that_knows_nothing(model, name):
+    task = task_of(name, oracle="textblob")  # reads a bracketing in any words; the grammar reads none in nonsense
+    targets = targets_of(task, 24)
+    _, led = written(model, task, targets)
+    _, loose = written(model, task, targets, BY_WEIGHT.model_copy(update={"power": 0.0}))
+    means = [sum(score["success"] for score in scores) / len(scores) for scores in (led, loose)]
+    assert means[0] > means[1] + 0.05, means
+
+
+def test_repairs_never_make_a_text_worse(model):
+    task = task_of("pos")
+    targets = targets_of(task)
+    _, before = written(model, task, targets)
+    _, after = written(model, task, targets, BY_WEIGHT.model_copy(update={"repairs": 3}))
+    assert all(a["success"] >= b["success"] for a, b in zip(after, before, strict=True))
+    assert sum(a["success"] for a in after) > sum(b["success"] for b in before)
+
+
+def test_controls_together_are_all_kept(model):
+    task = task_of("compose", tasks=[{"name": "length"}, {"name": "semantic"}])
+    targets = targets_of(task)
+    texts, _ = written(model, task, targets)
+    for words, target in zip(texts, targets, strict=True):
+        length, semantic = target["parts"]
+        assert len(words) == length["length"] and any(contains(words, phrase) for phrase in semantic["phrases"])
+
+
+def test_a_text_does_not_depend_on_what_it_is_written_with(model):
+    task = task_of("length")
+    targets = targets_of(task, 6)
+    together, _ = written(model, task, targets)
+    first, _ = written(model, task, targets[:3])
+    assert together[:3] == first
+
+
+def test_layouts_lie_over_each_other_unless_they_contradict():
+    one, other = Layout.of_length(3, 8), Layout.free(8)
+    other.keep(2, [7])
+    assert merged([one, other]).prompt.tolist() == [START, FREE, 7, FREE, END, PAD, PAD, PAD]
+    with pytest.raises(UserError, match="fix the same position differently"):
+        merged([Layout.of_length(3, 8), Layout.of_length(4, 8)])
+    with pytest.raises(UserError, match="7 words do not fit: texts of 8 positions hold 0 to 6"):
+        Layout.of_length(7, 8)
+
+
+def test_phrases_find_places_among_free_words_alone():
+    made = Layout.of_length(4, 8)
+    made.keep(2, [9])
+    assert made.places(2) == [3] and made.places(1) == [1, 3, 4] and made.places(3) == []
+    assert Layout.free(6).places(2) == [1, 2, 3]

@@ -1,0 +1,75 @@
+"""What a control target fixes of a text, for processes whose state is words: kept tokens, phrases to place, tag weights.
+
+A process that keeps a prompt makes these exact at no extra pass: a length is the place of END, a context is its words. What
+is not exact is a weight on the model's own posterior of each position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spaces.errors import UserError
+from trainable.corpora.tokenize import END, PAD, START
+
+FREE = -1
+
+
+@dataclass
+class Layout:
+    """One target over `length` positions."""
+
+    prompt: Tensor
+    """[length] ids that are kept, `FREE` elsewhere."""
+    phrases: list[list[int]] = field(default_factory=list)
+    """One of these rows of word ids is to stand somewhere; none: nothing is."""
+    weights: Tensor | None = None
+    """[length, V] log-weights added to the posterior of free positions."""
+    patterns: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    """(first position, [K, n] tag rows, [K] log-weights): one of the rows is drawn where the model finds it likely."""
+
+    @classmethod
+    def free(cls, length: int) -> Layout:
+        """A text of which nothing is asked."""
+        prompt = torch.full((length,), FREE)
+        prompt[0] = START
+        return cls(prompt)
+
+    @classmethod
+    def of_length(cls, words: int, length: int) -> Layout:
+        """Exactly so many words. Raises `UserError` where they do not fit."""
+        if not 0 <= words <= length - 2:
+            raise UserError(f"{words} words do not fit: texts of {length} positions hold 0 to {length - 2}")
+        made = cls.free(length)
+        made.prompt[words + 1], made.prompt[words + 2:] = END, PAD
+        return made
+
+    def keep(self, first: int, ids: Sequence[int]) -> None:
+        """Fix words from a position on."""
+        self.prompt[first:first + len(ids)] = torch.tensor(list(ids), dtype=torch.long)
+
+    def places(self, size: int) -> list[int]:
+        """First positions at which `size` free words lie together, before the last place of END."""
+        open_ = (self.prompt == FREE).tolist()
+        last = len(open_) - 1 if END not in self.prompt.tolist() else len(open_)
+        return [i for i in range(1, last - size + 1) if all(open_[i:i + size])]
+
+
+def merged(parts: Sequence[Layout]) -> Layout:
+    """Several targets of one text. Raises `UserError` where two fix one position differently."""
+    first, *others = parts
+    for other in others:
+        both = (first.prompt != FREE) & (other.prompt != FREE)
+        if (first.prompt[both] != other.prompt[both]).any():
+            raise UserError("controls that fix the same position differently cannot be asked for together")
+        first.prompt = torch.where(first.prompt == FREE, other.prompt, first.prompt)
+        if first.phrases and other.phrases:
+            raise UserError("two controls that each place a phrase cannot be asked for together")
+        first.phrases = first.phrases or other.phrases
+        first.patterns += other.patterns
+        if other.weights is not None:
+            first.weights = other.weights if first.weights is None else first.weights + other.weights
+    return first

@@ -1,0 +1,109 @@
+"""Text under control without gradients: what a target fixes is kept, what it prefers weighs on the posterior of each word.
+
+For processes whose sampling takes a prompt and a guide (masked diffusion). Where something is left to chance, rows that their
+oracle finds short of the target may be masked in part and filled in anew (`evaluation.guidance.repairs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from spaces.config import GuidanceConfig
+from trainable.control.base import ControlTask, Target
+from trainable.control.layouts import FREE, Layout
+from trainable.control.syntax import FLOOR, tag_weights
+from trainable.corpora.tokenize import END, PAD
+from trainable.diffusion.process import Sampling
+
+REMASKED = 0.5
+"""Share of the free positions that a repair fills in anew."""
+
+
+def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus,
+               length: int, generator: torch.Generator) -> Tensor:
+    """One text per target: ids [n, length]. `task.prepare` must have been called."""
+    layouts = [task.layout(target, length, corpus) for target in targets]
+    _settle(sampling, task, layouts, generator)
+    prompt = torch.stack([each.prompt for each in layouts])
+    guide = _guide(layouts, config.power)
+    ids = sampling.sample(len(layouts), length, generator, guide, prompt)
+    for _ in range(config.repairs):
+        score = [task.score(corpus.decode(row), target)["success"]
+                 for row, target in zip(ids.tolist(), targets, strict=True)]
+        short = torch.tensor([i for i, value in enumerate(score) if value < 1])
+        if not len(short):
+            break
+        again = torch.rand(len(short), length, generator=generator) < REMASKED
+        kept = torch.where(again & (prompt[short] == FREE), FREE, ids[short].cpu())
+        kept = _open_end(kept, prompt[short])
+        guide = _guide([layouts[i] for i in short.tolist()], config.power)
+        fresh = sampling.sample(len(short), length, generator, guide, kept)
+        for i, row in zip(short.tolist(), fresh, strict=True):
+            if task.score(corpus.decode(row.tolist()), targets[i])["success"] > score[i]:
+                ids[i] = row
+    return ids
+
+
+def _open_end(kept: Tensor, prompt: Tensor) -> Tensor:
+    """Where the target does not fix END, a text that is filled in anew may end elsewhere."""
+    free = (prompt == FREE) & ((kept == END) | (kept == PAD))
+    return torch.where(free, FREE, kept)
+
+
+def _guide(layouts: Sequence[Layout], power: float) -> Callable | None:
+    """Adds each row's weights to its log-posterior; None where no row has any."""
+    if all(each.weights is None for each in layouts):
+        return None
+    size = next(each.weights.shape for each in layouts if each.weights is not None)
+    table = torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts]) * power
+
+    def guide(log_probs: Tensor, state) -> Tensor:
+        return log_probs + table.to(log_probs.device)[state.rows]
+
+    return guide
+
+
+@torch.no_grad()
+def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout], generator: torch.Generator) -> None:
+    """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One pass, where needed."""
+    chosen = [each for each in layouts if each.phrases or each.patterns]
+    if not chosen:
+        return
+    device = next(sampling.model.parameters()).device
+    rows = torch.stack([each.prompt for each in chosen]).to(device)
+    training = sampling.model.training
+    sampling.model.eval()
+    rows = torch.where(rows == FREE, sampling.model.mask_id, rows)
+    posterior = sampling.model.predict(rows, torch.zeros(len(rows), device=device)).log_probs.cpu()
+    sampling.model.train(training)
+    for each, log_probs in zip(chosen, posterior, strict=True):
+        for first, tags, weight in each.patterns:
+            _aim(each, task, first, tags, weight, log_probs, generator)
+        if each.phrases:
+            _place(each, log_probs, generator)
+
+
+def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator) -> None:
+    """Fix one of the phrases at a place drawn by the product of its words' probabilities there."""
+    places = [(start, phrase) for phrase in layout.phrases for start in layout.places(len(phrase))]
+    if not places:
+        return
+    likely = torch.stack([log_probs[start:start + len(phrase)].gather(1, torch.tensor(phrase)[:, None]).sum()
+                          for start, phrase in places])
+    start, phrase = places[int(torch.multinomial(likely.softmax(0), 1, generator=generator))]
+    layout.keep(start, phrase)
+
+
+def _aim(layout: Layout, task: ControlTask, first: int, tags: Tensor, weight: Tensor, log_probs: Tensor,
+         generator: torch.Generator) -> None:
+    """Draw one of the tag rows [K, n] that may stand from position `first` on, and prefer words of its tags there."""
+    share = task.syntax.tag_given_word
+    here = (log_probs[first:first + tags.shape[1]].exp() @ share).clamp(min=FLOOR).log()
+    likely = here[torch.arange(tags.shape[1]), tags].sum(1) + weight
+    drawn = tags[int(torch.multinomial(likely.softmax(0), 1, generator=generator))]
+    if layout.weights is None:
+        layout.weights = torch.zeros(len(layout.prompt), len(share))
+    layout.weights[first:first + len(drawn)] += tag_weights(share, drawn)
