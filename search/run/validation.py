@@ -153,9 +153,9 @@ def check_metrics(space: Space) -> None:
         if metric not in METRICS.entries:
             raise space.error(("trial", "evaluation", "metrics", index),
                               f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
-    judged = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
-    judged += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
-    for key, metric in judged:
+    named = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
+    named += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
+    for key, metric in named:
         if metric not in METRICS.entries and not any(metric.startswith(f"{name}_") for name in METRICS):
             raise space.error(key, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
         tasks = tree_at(trial_tree(space.form, {}), "evaluation.control_tasks")

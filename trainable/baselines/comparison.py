@@ -123,7 +123,8 @@ def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]
         targets = task.targets(setup.corpus, setup.targets, stream("table targets", name, setup.seed))
         baselines = _Baselines(setup, task)
         for method in methods:
-            if method == CLASSIFIER_FREE and not is_applicable(method, task, getattr(setup.model.model.params, "conditions", ())):
+            conditions = getattr(setup.model.model.params, "conditions", ())
+            if method == CLASSIFIER_FREE and not is_applicable(method, task, conditions):
                 continue
             began = time.perf_counter()
             setup.tell(f"{name}, {method}")

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 DRIVER = """
 import os, signal, sys, time
-from search.cli.session import Watch
-with Watch(lambda event: None, lambda run: f"qdlm run --resume {run}") as watch:
+from search.cli.session import SessionObserver
+with SessionObserver(lambda event: None, lambda run: f"qdlm run --resume {run}") as watch:
     watch({"event": "run_started", "run": "runs/toy"})
     watch({"event": "rung"})
     print("begun", flush=True)

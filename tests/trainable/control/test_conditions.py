@@ -136,8 +136,8 @@ def test_a_model_that_is_told_nothing_is_as_it_was():
     assert all(torch.equal(value, able.state_dict()[name]) for name, value in plain.state_dict().items())
     torch.nn.init.normal_(able.condition_embedding.weight[1:])
     x, t, nothing = torch.randn(2, 6, 8, generator=seeded()), torch.tensor([3, 40]), torch.zeros(2, 1, 6, dtype=torch.long)
-    for told in (able.predict(x, t), able.predict(x, t, condition=nothing)):
-        assert all(torch.equal(a, b) for a, b in zip(plain.predict(x, t), told, strict=True))
+    for conditions in (able.predict(x, t), able.predict(x, t, condition=nothing)):
+        assert all(torch.equal(a, b) for a, b in zip(plain.predict(x, t), conditions, strict=True))
     process = GaussianSampling(able, Schedule.make("sqrt", 50), SamplingConfig(steps=6))
     free = process.sample(2, 6, seeded(1))
     assert torch.equal(free, GaussianSampling(plain, process.schedule, process.config).sample(2, 6, seeded(1)))
@@ -176,9 +176,9 @@ def test_one_pass_predicts_what_two_would():
     model = model_of(SYMBOLS)
     torch.nn.init.normal_(model.condition_embedding.weight[1:], generator=seeded())
     x, t = torch.randn(3, 6, 8, generator=seeded()), torch.full((3,), 20)
-    told = torch.randint(0, 4, (3, 2, 6), generator=seeded())
-    under = GaussianSampling(model, Schedule.make("sqrt", 50), SamplingConfig(temperature=0.7)).under(told, 1.5)
-    wanted = model.extrapolated(model.predict(x, t, x, 0.7, told), model.predict(x, t, x, 0.7), 1.5)
+    conditions = torch.randint(0, 4, (3, 2, 6), generator=seeded())
+    under = GaussianSampling(model, Schedule.make("sqrt", 50), SamplingConfig(temperature=0.7)).under(conditions, 1.5)
+    wanted = model.extrapolated(model.predict(x, t, x, 0.7, conditions), model.predict(x, t, x, 0.7), 1.5)
     found = under.predict(x, t, x)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, wanted, strict=True))
     assert not torch.allclose(found.log_probs, model.predict(x, t, x, 0.7).log_probs, atol=0.1)
@@ -193,10 +193,10 @@ def learned():
     for row, size in zip(ids, sizes, strict=True):
         row[:size + 2] = [START, *rng.integers(4, 7, size), END]
     symbols = {symbol: i for i, symbol in enumerate(SYMBOLS, 1)}
-    told = encode_conditions(task_of("length"), [{"length": int(size)} for size in sizes], symbols, 16)[:, None].short()
+    conditions = encode_conditions(task_of("length"), [{"length": int(size)} for size in sizes], symbols, 16)[:, None].short()
     model = DiffusionLM(SHAPE, GaussianConfig(timesteps=50, loss="ce", mixed_times=0.5), VOCAB, 3, SYMBOLS)
     run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, OptimConfig(steps=250, batch_size=32, lr=5e-3, ema=0.9),
-                      RuntimeConfig(), 0, torch.device("cpu"), conditions=Conditions([told], 0.5))
+                      RuntimeConfig(), 0, torch.device("cpu"), conditions=Conditions([conditions], 0.5))
     run.advance(250)
     return GaussianSampling(model.eval(), Schedule.make("sqrt", 50), SamplingConfig(steps=20))
 
