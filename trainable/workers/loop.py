@@ -172,7 +172,7 @@ def worker_loop(config: dict[str, Any]) -> None:
     ranks, broker, group = Ranks(rank, size), config["broker"], config["group"]
     runner.clear()
     gc.freeze()  # the imports' objects never die; leaving them out makes the collection after each job cheap
-    ray.get(broker.join.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))
+    ray.get(broker.register.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))
     while True:
         command = ranks.broadcast(_next_command(broker, group) if rank == 0 else None)
         if command["op"] == "exit":
