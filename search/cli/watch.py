@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ def refreshed(run: Path) -> Callable[[float], None]:
     return wait
 
 
-def line_of(entry: dict[str, Any], event_text: Any, tally: Tally) -> str | None:
+def line_of(entry: Mapping[str, Any], event_text: Any, tally: Tally) -> str | None:
     """An entry of the run's record as a line of text; None for what says nothing new."""
     kind = entry.get("event")
     at = {"elapsed": max(0.0, float(entry.get("time") or 0.0) - (tally.started or 0.0))}
@@ -102,7 +102,7 @@ def line_of(entry: dict[str, Any], event_text: Any, tally: Tally) -> str | None:
     return event_text.line({**entry, **at}) if kind in ("run_started", "prepare") else None
 
 
-def _of(entry: dict[str, Any]) -> dict[str, Any]:
+def _of(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry.get(name) for name in ("trial", "rung", "state", "reason")}
 
 

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.distributed.slot_queue import SlotQueue
+from trainable.messages import CloseJob, Command, GroupInfo, Lease, NextEvent, Reply, StartJob, WorkerInfo, WorkerReply
 
 
 @dataclass
 class _GroupState:
     """One worker group. `pending` maps the number of an unanswered command to whoever awaits its reply."""
 
-    commands: asyncio.Queue = field(default_factory=asyncio.Queue)
-    pending: dict[int, asyncio.Future] = field(default_factory=dict)
-    workers: dict[int, dict[str, Any]] = field(default_factory=dict)
+    commands: asyncio.Queue[Command] = field(default_factory=asyncio.Queue)
+    pending: dict[int, asyncio.Future[Reply]] = field(default_factory=dict)
+    workers: dict[int, WorkerInfo] = field(default_factory=dict)
     owner: str | None = None
     ready: bool = False
     since: float = 0.0  # when its owner got it, or last sent a command or got a reply
@@ -30,13 +31,13 @@ class _GroupState:
 
 
 class Broker(SlotQueue):
-    """An async actor; its methods return plain dicts, failures included, so that no caller unwraps remote exceptions."""
+    """An async actor; its methods return messages, failures included, so that no caller unwraps remote exceptions."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.groups: dict[str, _GroupState] = {}
         self.dead: dict[str, str] = {}
-        self.waiting: deque[tuple[str, asyncio.Future]] = deque()
+        self.waiting: deque[tuple[str, asyncio.Future[Lease]]] = deque()
         self.broken: str | None = None
         self.seq = 0
         self.leaving = False
@@ -51,11 +52,11 @@ class Broker(SlotQueue):
             entry.commands.put_nowait({"op": "exit"})
         self._grant_leases()
 
-    async def next_command(self, group: str) -> dict[str, Any]:
+    async def next_command(self, group: str) -> Command:
         """The next command for a group; waits for one."""
         return await self.groups[group].commands.get()
 
-    async def reply_to(self, group: str, seq: int, reply: dict[str, Any]) -> None:
+    async def reply_to(self, group: str, seq: int, reply: WorkerReply) -> None:
         """A worker's reply to command `seq`."""
         waiter = self.groups[group].pending.pop(seq, None) if group in self.groups else None
         if waiter is not None and not waiter.done():
@@ -63,29 +64,31 @@ class Broker(SlotQueue):
             waiter.set_result(reply)
 
     # ---- called by whoever uses a group
-    async def lease(self, owner: str) -> dict[str, Any]:
-        """Wait for a free group: {"group": id} | {"broken": why}. Asking again under the same owner gives the same group."""
+    async def lease(self, owner: str) -> Lease:
+        """Wait for a free group. Asking again under the same owner gives the same group."""
         for group, entry in self.groups.items():
             if entry.owner == owner:
                 return {"group": group}
         if self.broken:
             return {"broken": self.broken}
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self.waiting.append((owner, waiter))
         self._grant_leases()
         return await waiter
 
-    async def call(self, group: str, owner: str, command: dict[str, Any]) -> dict[str, Any]:
-        """Send a command and await its reply; {"died": why} when the group is gone, goes meanwhile, or is another's."""
+    async def call(self, group: str, owner: str, command: StartJob | NextEvent | CloseJob) -> Reply:
+        """Send a command and await its reply; `GroupDied` when the group is gone, goes meanwhile, or is another's."""
         if group not in self.groups:
             return {"died": self.dead.get(group, "unknown worker group")}
         if self.groups[group].owner != owner:
             return {"died": "the lease was withdrawn"}
         self.seq += 1
         self.groups[group].touch()
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.groups[group].pending[self.seq] = waiter
-        self.groups[group].commands.put_nowait({**command, "seq": self.seq})
+        numbered = command.copy()
+        numbered["seq"] = self.seq
+        self.groups[group].commands.put_nowait(numbered)
         return await waiter
 
     async def release(self, owner: str) -> None:
@@ -110,10 +113,10 @@ class Broker(SlotQueue):
         Returns the actors of the workers, for the caller to kill."""
         for entry in self.groups.values():
             if entry.owner == owner:
-                entry.owner, entry.ready = "condemned", False
+                entry.owner, entry.ready = "terminated", False
                 for waiter in entry.pending.values():
                     if not waiter.done():
-                        waiter.set_result({"condemned": reason})
+                        waiter.set_result({"terminated": reason})
                 return [worker["actor"] for worker in entry.workers.values()]
         return []
 
@@ -139,8 +142,8 @@ class Broker(SlotQueue):
         for entry in self.groups.values():
             entry.commands.put_nowait({"op": "exit"})
 
-    async def workers(self) -> dict[str, dict[str, Any]]:
-        """For each living group: owner, ready, and per rank pid and actor handle."""
+    async def workers(self) -> dict[str, GroupInfo]:
+        """The living groups by their ids."""
         return {
             group: {"owner": entry.owner, "ready": entry.ready, "workers": dict(entry.workers)}
             for group, entry in self.groups.items()

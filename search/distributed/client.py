@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import ray
 
 from spaces.errors import RunError, UserError
+from trainable.messages import (
+    CloseJob,
+    DoneReply,
+    EndReply,
+    EventReply,
+    JobEvent,
+    Lease,
+    NextEvent,
+    Payload,
+    Reply,
+    RungResult,
+    StartJob,
+)
 
-Event = dict[str, Any]
 _LOOK = 0.5  # seconds between two looks at who is silent, where somebody has to be patient
 
 
@@ -51,7 +63,7 @@ class Group:
     def __init__(self, broker: Any, name: str, owner: str):
         self.broker, self.name, self.owner = broker, name, owner
 
-    def run(self, job: str, payload: dict[str, Any]) -> Iterator[Event]:
+    def run(self, job: str, payload: Payload) -> Iterator[JobEvent]:
         """Run a job and yield its events. The worker computes an event only when it is asked for.
 
         Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one) and GroupDiedError.
@@ -61,7 +73,7 @@ class Group:
             _checked(get(self.call({"op": "start", "job": job, "payload": payload})))
             while True:
                 reply = _checked(get(self.call({"op": "next"})))
-                if "end" in reply:
+                if "event" not in reply:
                     ended = True
                     return
                 yield reply["event"]
@@ -72,7 +84,7 @@ class Group:
             if not ended:
                 self.call({"op": "close"})
 
-    def call(self, command: dict[str, Any]) -> ray.ObjectRef:
+    def call(self, command: StartJob | NextEvent | CloseJob) -> ray.ObjectRef[Reply]:
         """Send one command; the reference resolves to the worker's reply."""
         return self.broker.call.remote(self.name, self.owner, command)
 
@@ -87,14 +99,14 @@ class Group:
         self.release()
 
 
-def _checked(reply: Event) -> Event:
-    if "condemned" in reply:
-        raise JobError(reply["condemned"])
+def _checked(reply: Reply) -> EventReply | EndReply | DoneReply:
+    if "terminated" in reply:
+        raise JobError(reply["terminated"])
     if "died" in reply:
         raise GroupDiedError(reply["died"])
-    if reply.get("disk"):
-        raise DiskError(f"a worker cannot write: {reply['error']}; make room, then go on with --resume")
     if "error" in reply:
+        if reply["disk"]:
+            raise DiskError(f"a worker cannot write: {reply['error']}; make room, then go on with --resume")
         raise UserError(reply["error"]) if reply["user"] else JobError(reply["error"], reply["traceback"])
     return reply
 
@@ -110,7 +122,7 @@ class PoolClient:
         owner = owner or uuid.uuid4().hex
         return self._group(get(self.broker.lease.remote(owner)), owner)
 
-    def _group(self, answer: dict[str, Any], owner: str) -> Group:
+    def _group(self, answer: Lease, owner: str) -> Group:
         if "broken" in answer:
             raise PoolError(answer["broken"])
         return Group(self.broker, answer["group"], owner)
@@ -139,7 +151,7 @@ class PoolClient:
             ray.kill(actor)
         self.release(owner)
 
-    def map(self, tasks: Sequence[tuple[str, dict]], on_event: Callable[[int, Event], None] | None = None, *,
+    def map(self, tasks: Sequence[tuple[str, Payload]], on_event: Callable[[int, JobEvent], None] | None = None, *,
             patience: float | None = None, forgiving: bool = False) -> list[Any]:
         """Run several jobs on as many groups as are free; the last event of each, in order.
 
@@ -178,7 +190,8 @@ class PoolClient:
             if seconds is not None and seconds > patience:
                 self.terminate(owner, f"it said nothing for {patience:g} s (budget.trial_time)")
 
-    def _routine(self, i: int, job: str, payload: dict, on_event: Callable[[int, Event], None], owner: str, tries: int = 2):
+    def _routine(self, i: int, job: str, payload: Payload, on_event: Callable[[int, JobEvent], None], owner: str,
+                 tries: int = 2) -> Generator[ray.ObjectRef, Any, JobEvent]:
         """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
         try:
             while True:
@@ -193,12 +206,13 @@ class PoolClient:
             self.release(owner)
 
     @staticmethod
-    def _events(i: int, group: Group, job: str, payload: dict, on_event: Callable[[int, Event], None]):
+    def _events(i: int, group: Group, job: str, payload: Payload,
+                on_event: Callable[[int, JobEvent], None]) -> Generator[ray.ObjectRef, Any, JobEvent]:
         _checked((yield group.call({"op": "start", "job": job, "payload": payload})))
-        last: Event = {}
+        last: JobEvent = RungResult()
         while True:
             reply = _checked((yield group.call({"op": "next"})))
-            if "end" in reply:
+            if "event" not in reply:
                 return last
             last = reply["event"]
             on_event(i, last)

@@ -6,13 +6,15 @@ Labels are bounded: `run` (one value per run), `state`, `outcome`, `rung`, `obje
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-Event = Mapping[str, Any]
-STATES = ("running", "complete", "stopped", "failed")
+from search.engine.events import EngineEvent, RungMeasured, TrialFinished, TrialStarted, WarningRaised
+from search.records.events import Summary
+
+STATES: tuple[Literal["running", "complete", "stopped", "failed"], ...] = ("running", "complete", "stopped", "failed")
 OUTCOMES = ("useful", "stopped", "failed", "running", "shared", "overhead")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -36,7 +38,7 @@ CATALOG: dict[str, tuple[type, str, tuple[str, ...]]] = {
 class RunMetrics:
     """Observes a run's events, sets the metrics, and passes each event on."""
 
-    def __init__(self, run: str, observer: Callable[[Event], None], clock: Callable[[], float] = time.time):
+    def __init__(self, run: str, observer: Callable[[EngineEvent], None], clock: Callable[[], float] = time.time):
         """A connection to Ray must exist. `run`: the run folder's name."""
         self.observer, self.clock = observer, clock
         self.known: set[int] = set()
@@ -51,14 +53,14 @@ class RunMetrics:
         """Ray Tune writes snapshots of all it holds, though none is ever read: there, events come to nothing."""
         return _nowhere, ()
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: EngineEvent) -> None:
         self._summary(event)
         teller = getattr(self, f"_{event['event']}", None)
         if teller:
             teller(event)
         self.observer(event)
 
-    def _summary(self, event: Event) -> None:
+    def _summary(self, event: Summary) -> None:
         """The summary that every event carries."""
         for state in STATES:
             self._set("qdlm_trials", event.get(state), state=state)
@@ -73,11 +75,11 @@ class RunMetrics:
         if value is not None:
             self.metrics[name].set(float(value), labels)
 
-    def _trial_started(self, event: Event) -> None:
+    def _trial_started(self, event: TrialStarted) -> None:
         if event.get("proposal_seconds") is not None:
             self.metrics["qdlm_proposal_seconds"].observe(max(0.0, event["proposal_seconds"]))
 
-    def _rung(self, event: Event) -> None:
+    def _rung(self, event: RungMeasured | TrialFinished) -> None:
         measured = event.get("metrics") or {}
         if not measured:
             return  # a trial that failed before it was measured
@@ -90,13 +92,13 @@ class RunMetrics:
 
     _trial_finished = _rung
 
-    def _warning(self, event: Event) -> None:
+    def _warning(self, event: WarningRaised) -> None:
         self.metrics["qdlm_warnings_total"].inc(1)
 
 
-def _nowhere() -> Callable[[Event], None]:
+def _nowhere() -> Callable[[EngineEvent], None]:
     return _nothing
 
 
-def _nothing(event: Event) -> None:
+def _nothing(event: EngineEvent) -> None:
     """What a snapshot holds in place of an observer."""

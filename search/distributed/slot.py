@@ -13,6 +13,7 @@ from ray import tune
 
 from search.distributed.client import GroupDiedError, JobError, PoolClient, PoolError, get
 from spaces.errors import UserError
+from trainable.messages import FailedOutcome, JobEvent, Outcome, RungOutcome, RungResult, TrialWork, Work
 
 
 def owner_of(number: int) -> str:
@@ -28,35 +29,34 @@ class Slot(tune.Trainable):
         self.client, self.slot, self.fresh = client, config["slot"], True
 
     def step(self) -> dict[str, Any]:
-        """The next rung: {"outcome": JSON of {"event", "notices"} | {"failed", "traceback"} | {"broken"}, with the trial's
-        "number" and "seconds" of work, "done"}; with `done` the slot has nothing more to do."""
+        """The next rung: {"outcome": an `Outcome` as JSON, "done"}; with `done` the slot has nothing more to do."""
         try:
-            work = get(self.client.broker.next_work.remote(self.slot, self.fresh))
+            work: Work = get(self.client.broker.next_work.remote(self.slot, self.fresh))
         except PoolError as broken:
-            return {"outcome": json.dumps({"broken": str(broken)}), "done": False}
+            return self._result({"broken": str(broken)})
         self.fresh = False
         if work["op"] == "leave":
             return {"outcome": "", "done": True}
         if work["op"] == "blamed":
-            return self._outcome(work["number"], {"failed": "its Ray Tune actor died twice"}, 0.0)
+            return self._result({"failed": "its Ray Tune actor died twice", "traceback": "", "number": work["number"],
+                                 "seconds": 0.0})
         if work["op"] == "trial":
             self._begin(work)
-        found = self._next_outcome()
-        return self._outcome(self.number, found, self.seconds + time.monotonic() - self.since)
+        return self._result(self._next_outcome())
 
     @staticmethod
-    def _outcome(number: int, found: dict[str, Any], seconds: float) -> dict[str, Any]:
-        return {"outcome": json.dumps({**found, "number": number, "seconds": seconds}), "done": False}
+    def _result(outcome: Outcome) -> dict[str, Any]:
+        return {"outcome": json.dumps(outcome), "done": False}
 
-    def _begin(self, work: dict[str, Any]) -> None:
+    def _begin(self, work: TrialWork) -> None:
         self.number, self.owner, self.payload = work["number"], work["owner"], work["payload"]
-        self.events: Iterator[dict[str, Any]] | None = None
+        self.events: Iterator[JobEvent] | None = None
         self.restarts = 1
         self.notices: list[str] = []
-        self.start: dict[str, float] = {}  # from the proposal to the first training step, by the hosts' clocks
+        self.start: RungResult = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
 
-    def _next_outcome(self) -> dict[str, Any]:
+    def _next_outcome(self) -> Outcome:
         while True:
             try:
                 if self.events is None:
@@ -68,22 +68,32 @@ class Slot(tune.Trainable):
                     if "notice" in event:
                         self.notices.append(event["notice"])
                     if "rung" in event:
-                        notices, self.notices = self.notices, []
-                        return {"event": {**event, **self.start}, "notices": notices}
+                        return self._rung(event)
                     if "ready" in event:
                         self.start = {"start_seconds": time.time() - self.payload["proposed"]}
-                return {"failed": "the trial ended before its last rung"}
+                return self._failed("the trial ended before its last rung")
             except GroupDiedError as died:
                 self.events = None
                 if not self.restarts:
-                    return {"failed": f"its workers died twice: {died}"}
+                    return self._failed(f"its workers died twice: {died}")
                 self.restarts -= 1
             except JobError as failed:
-                return {"failed": str(failed), "traceback": failed.traceback}
+                return self._failed(str(failed), failed.traceback)
             except UserError as mistake:
-                return {"failed": str(mistake)}
+                return self._failed(str(mistake))
             except PoolError as broken:
                 return {"broken": str(broken)}
+
+    def _rung(self, event: RungResult) -> RungOutcome:
+        notices, self.notices = self.notices, []
+        return {"event": {**event, **self.start}, "notices": notices, "number": self.number, "seconds": self._worked()}
+
+    def _failed(self, reason: str, trace: str = "") -> FailedOutcome:
+        return {"failed": reason, "traceback": trace, "number": self.number, "seconds": self._worked()}
+
+    def _worked(self) -> float:
+        """Seconds of work on the trial so far."""
+        return self.seconds + time.monotonic() - self.since
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: the worker checkpoints, the run folder records."""

@@ -6,19 +6,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from typing import Any
 
-Work = dict[str, Any]
+from trainable.messages import TrialWork, Work
+
 _PROCESSES = 2  # processes that a slot may lose with one trial until the trial is to blame
 
 
 class SlotQueue:
-    """One tray per slot. Work: {"op": "trial", "number", "owner", "payload"} | {"op": "next"}, the next rung of the same |
-    {"op": "leave"}. A slot keeps its trial until that is `done`: one whose process died meanwhile is given it again."""
+    """One queue of work per slot. A slot keeps its trial until that is `done`: one whose process died meanwhile is given it
+    again."""
 
     def __init__(self) -> None:
         self.queues: defaultdict[int, asyncio.Queue[Work]] = defaultdict(asyncio.Queue)
-        self.taken: dict[int, Work] = {}
+        self.taken: dict[int, TrialWork] = {}
         self.restarts_left: dict[int, int] = {}
 
     async def assign(self, slot: int, work: Work) -> None:
@@ -30,10 +30,7 @@ class SlotQueue:
         self.taken.pop(slot, None)
 
     async def next_work(self, slot: int, fresh: bool) -> Work:
-        """What a slot does now; waits for it. `fresh`: its process has just started, so it knows nothing of its trial.
-
-        {"op": "blamed", "number"} instead of a trial that has cost the slot too many processes.
-        """
+        """What a slot does now; waits for it. `fresh`: its process has just started, so it knows nothing of its trial."""
         queue = self.queues[slot]
         if fresh and slot in self.taken:
             later = [queue.get_nowait() for _ in range(queue.qsize())]
@@ -42,7 +39,9 @@ class SlotQueue:
                 queue.put_nowait(work)
             if not later:
                 self.restarts_left[slot] -= 1
-                return self.taken[slot] if self.restarts_left[slot] else {"op": "blamed", "number": self.taken[slot]["number"]}
+                if not self.restarts_left[slot]:
+                    return {"op": "blamed", "number": self.taken[slot]["number"]}
+                return self.taken[slot]
         work = await queue.get()
         if work["op"] == "trial":
             self.taken[slot], self.restarts_left[slot] = work, _PROCESSES

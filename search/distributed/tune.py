@@ -19,8 +19,9 @@ from search.distributed.client import PoolClient, PoolError
 from search.distributed.slot import Slot, owner_of
 from search.engine.engine import Engine, RunningTrial
 from spaces.errors import RunError
+from trainable.messages import Outcome, TrialPayload, Work
 
-Payload = Callable[[RunningTrial], dict[str, Any]]
+Payload = Callable[[RunningTrial], TrialPayload]
 _DEATHS = 20  # of one slot's process, until Tune gives the slot up
 
 
@@ -73,16 +74,17 @@ class Driver:
                 break
             self.idle.remove(slot)
             self.busy[slot] = trial.number
-            self._assign(slot, op="trial", number=trial.number, owner=owner_of(trial.number), payload=self.payload(trial))
+            self._assign(slot, {"op": "trial", "number": trial.number, "owner": owner_of(trial.number),
+                                "payload": self.payload(trial)})
         if self.idle and (self.engine.over or not self.busy):
             for slot in self.idle:
-                self._assign(slot, op="leave")
+                self._assign(slot, {"op": "leave"})
             self.idle = set()
 
-    def _assign(self, slot: int, **work: Any) -> None:
+    def _assign(self, slot: int, work: Work) -> None:
         self.client.broker.assign.remote(slot, work)
 
-    def _handle_outcome(self, slot: int, outcome: dict[str, Any]) -> None:
+    def _handle_outcome(self, slot: int, outcome: Outcome) -> None:
         if "broken" in outcome:
             raise PoolError(outcome["broken"])
         number = outcome["number"]
@@ -90,12 +92,13 @@ class Driver:
             if number not in self.engine.live:
                 self.client.release(owner_of(number))
             return
-        for notice in outcome.get("notices", ()):
-            self.engine.emit("warning", message=f"trial {number}: {notice}")
         if "failed" in outcome:
-            self._fail(number, outcome["failed"], outcome.get("traceback", ""), outcome["seconds"])
-        elif self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue":
-            self._assign(slot, op="next")
+            self._fail(number, outcome["failed"], outcome["traceback"], outcome["seconds"])
+        else:
+            for notice in outcome["notices"]:
+                self.engine.emit("warning", message=f"trial {number}: {notice}")
+        if "event" in outcome and self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue":
+            self._assign(slot, {"op": "next"})
             return
         self.client.release(owner_of(number))
         self.client.broker.done.remote(slot)

@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from search.distributed.broker import Broker
 from search.distributed.client import PoolClient, PoolError, get
 from spaces.config import HardwareConfig
+from trainable.messages import DepotSettings, GroupInfo, WorkerConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
 _PATIENCE = 60.0  # seconds without any group ready, after which the user hears of it
@@ -34,7 +35,7 @@ class WorkerPool:
     settings of the workers' `trainable.storage.depot.Depot` when the run's storage is a URI."""
 
     def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *, jobs: str = "trainable.workers.jobs:JOBS",
-                 on_notice: Callable[[str], None] | None = None, store: dict[str, str] | None = None):
+                 on_notice: Callable[[str], None] | None = None, store: DepotSettings | None = None):
         self.size, self.hardware, self.storage, self.jobs = groups, hardware, Path(storage).resolve(), jobs
         self.on_notice, self.store = on_notice or (lambda reason: None), store
         self.name = uuid.uuid4().hex[:8]
@@ -60,8 +61,8 @@ class WorkerPool:
     def _broker(self) -> Any:
         return self.client.broker
 
-    def workers(self) -> dict[str, dict[str, Any]]:
-        """Living groups: {id: {"owner", "ready", "workers": {rank: {"pid", "actor"}}}}. Raises PoolError without a broker."""
+    def workers(self) -> dict[str, GroupInfo]:
+        """The living groups by their ids. Raises PoolError without a broker."""
         return get(self._broker.workers.remote())
 
     def close(self) -> None:
@@ -129,10 +130,11 @@ class WorkerPool:
         """
         hardware = self.hardware
         resources = {"CPU": hardware.cpus, **({"GPU": hardware.gpus} if hardware.gpus else {})}
+        config: WorkerConfig = {"group": group, "broker": broker, "jobs": self.jobs, "cpus": hardware.cpus,
+                                "folder": str(Path.cwd()), "store": self.store}
         trainer = TorchTrainer(
             _train_loop,
-            train_loop_config={"group": group, "broker": broker, "jobs": self.jobs, "cpus": hardware.cpus,
-                               "folder": str(Path.cwd()), "store": self.store},
+            train_loop_config=config,
             scaling_config=ray.train.ScalingConfig(num_workers=hardware.workers, use_gpu=hardware.gpus > 0,
                                                    resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if hardware.gpus >= 1 else "gloo"),
@@ -152,7 +154,7 @@ class WorkerPool:
         return "the workers left", False
 
 
-def _train_loop(config: dict[str, Any]) -> None:
+def _train_loop(config: WorkerConfig) -> None:
     """Imported in the worker alone: the driver needs no model code."""
     from trainable.workers.loop import worker_loop
 

@@ -7,13 +7,13 @@ again).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.records.events import RecordedEvent
 from spaces.config import HardwareConfig
 
-Event = Mapping[str, Any]
 ENDED = ("complete", "stopped", "failed")
 PARTS = {
     "useful": "trials that completed", "stopped": "trials that were stopped early",
@@ -52,7 +52,7 @@ class Ledger:
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ENDED, 0.0))
 
     @classmethod
-    def from_events(cls, events: Iterable[Event], now: float | None = None) -> Ledger:
+    def from_events(cls, events: Iterable[RecordedEvent], now: float | None = None) -> Ledger:
         """The account of a run folder's events. A session lasts from `run_started` to the last event before the next one,
         so a killed driver's time counts too. `now` (Unix seconds): the last session still goes on."""
         ledger, began, last, groups = cls(), None, 0.0, 1

@@ -11,21 +11,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from search.engine import budget as limits
 from search.engine.cost import ENDED, Ledger, Rate
+from search.engine.events import EngineEvent
 from search.engine.incumbents import Incumbents
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, fault
 from search.pareto.reference_box import Box, choose_box
+from search.records.events import Summary
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
+from trainable.messages import RungResult
 
 Row = dict[str, Any]
-Event = dict[str, Any]
-Observer = Callable[[Event], None]
+Observer = Callable[[EngineEvent], None]
 Decision = Literal["continue", "stop"]
 _CONTROL = ("rung", "steps", "final", "device", "seconds")
 
@@ -140,7 +142,7 @@ class Engine:
         self.folder.event({"event": "learn", "values": dict(values), "state": state, "metrics": dict(metrics),
                            "rungs": [list(rung) for rung in rungs]}, sync=False)
 
-    def report(self, number: int, event: Event, seconds: float | None = None) -> Decision:
+    def report(self, number: int, event: RungResult, seconds: float | None = None) -> Decision:
         """Take one rung's measurements and decide. A rung that is known already (the trial was restarted) changes nothing.
 
         `seconds`: how long the trial has held its workers; the time since it was asked for when not given.
@@ -152,7 +154,7 @@ class Engine:
         trial.last_heartbeat = self.clock()
         if event["rung"] <= trial.rung:
             return "continue"
-        metrics = {name: value for name, value in event.items() if name not in _CONTROL}
+        metrics: Row = {name: value for name, value in event.items() if name not in _CONTROL}
         final = bool(event.get("final"))
         wrong = self._fault(metrics, final)
         trial.rung, trial.facts = event["rung"], {"fidelity": event.get("steps"), "device": event.get("device")}
@@ -247,12 +249,13 @@ class Engine:
         self.ledger.elapsed, self.ledger.held = self.elapsed, self.held
         return self.ledger.breakdown(self.rate, sum(trial.seconds for trial in list(self.live.values())))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """Counts, front, best values, time and cost; part of every event."""
         cost, hardware = self.cost(), self.space.hardware
         hours = (cost["held"] - cost["overhead"]) / self.rate.devices / 3600
         return {
-            "running": len(self.live), **{state: self.counts[state] for state in ENDED},
+            "running": len(self.live), "complete": self.counts["complete"], "stopped": self.counts["stopped"],
+            "failed": self.counts["failed"],
             "trials": int(self.limit) if math.isfinite(self.limit) else None,
             "front_size": len(self.incumbents.members), "hypervolume": self._volume(), "best": dict(self.incumbents.best),
             "elapsed": self.elapsed, "eta": self._eta(), "ended_by": self.ended_by,
@@ -261,7 +264,7 @@ class Engine:
         }
 
     def emit(self, event: str, **more: Any) -> None:
-        """Tell the observer something, with the summary. May be called from any thread."""
+        """Tell the observer something, with the summary: `search.engine.events` has what. May be called from any thread."""
         self._emit(event, **more)
 
     # ---- inside
@@ -334,7 +337,7 @@ class Engine:
             self.folder.update(box=self.box.corners())
 
     def _emit(self, event: str, **more: Any) -> None:
-        self.observer({**self.summary(), **more, "event": event})
+        self.observer(cast(EngineEvent, {**self.summary(), **more, "event": event}))
 
     def _eta(self) -> float | None:
         """Seconds to the end of the trials: those that remain at the pace so far, or what is left of time and money."""

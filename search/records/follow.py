@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from search.records.events import RecordedEvent
 from search.records.journal import loads
 from search.records.run_folder import EVENTS, RunFolder
 from spaces.errors import UserError
@@ -21,7 +22,7 @@ class Tail:
     def __init__(self, path: Path):
         self.path, self.place = path, 0
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[RecordedEvent]:
         """New entries in order; a line still being written is left for the next look."""
         with open(self.path, "rb") as file:
             file.seek(self.place)
@@ -29,13 +30,13 @@ class Tail:
         whole = content[:content.rfind(b"\n") + 1]
         self.place += len(whole)
         try:
-            return [loads(line) for line in whole.splitlines() if line.strip()]
+            return [cast(RecordedEvent, loads(line)) for line in whole.splitlines() if line.strip()]
         except ValueError:
             raise UserError(f"{self.path}: not a JSON record; the file was damaged after it was written") from None
 
 
 def follow(run: Path, every: float = 1.0, once: bool = False,
-           sleep: Callable[[float], None] = time.sleep) -> Iterator[list[dict[str, Any]]]:
+           sleep: Callable[[float], None] = time.sleep) -> Iterator[list[RecordedEvent]]:
     """Batches of new entries, empty ones too, until the run does not go on; the first holds all there is.
 
     A run whose folder says that it runs goes on as long as its writer holds the lock. Where locks of other machines
@@ -68,13 +69,13 @@ class Tally:
         self.started: float | None = None
         self.latest = 0.0
 
-    def add(self, entry: dict[str, Any]) -> None:
+    def add(self, entry: RecordedEvent) -> None:
         """Take one entry in."""
         now = float(entry.get("time") or 0.0)
         self.latest = max(self.latest, now)
-        if entry.get("event") == "run_started" and self.started is None:
+        if entry["event"] == "run_started" and self.started is None:
             self.started = now
-        if entry.get("event") == "row":
+        if entry["event"] == "row":
             self.rows.append({name: value for name, value in entry.items() if name != "event"})
             self.states[entry["trial"]] = entry.get("state", "")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from search.pareto.front import Front
+from search.records.events import OtherEvent, RecordedEvent
 
 
 class MemoryRecords:
@@ -20,14 +21,14 @@ class MemoryRecords:
         """Add a row."""
         self._entries.append({"event": "row", "time": time.time(), **row})
 
-    def event(self, event: Mapping[str, Any], sync: bool = True) -> None:
+    def event(self, event: OtherEvent, sync: bool = True) -> None:
         """Add an event."""
         assert event.get("event", "row") != "row", "rows go through append"
         self._entries.append({"time": time.time(), **event})
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self) -> Iterator[RecordedEvent]:
         """All entries in order, rows too (event = "row")."""
-        return iter(self._entries)
+        return iter(cast(list[RecordedEvent], self._entries))
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from search.records.run_folder import EVENTS, LEASE, LEASE_S, META, SPACE, STUDY, RunFolder
 from spaces.errors import RunError, UserError
 from spaces.uris import node_folder, parent
+from trainable.messages import DepotSettings
 from trainable.storage.object_store import Store, StoreError
 
 ARTIFACTS, TRIALS = "artifacts", "trials"
@@ -194,6 +195,6 @@ def check_writable(uri: str) -> None:
     store.remove(name)
 
 
-def depot_settings(uri: str) -> dict[str, str]:
+def depot_settings(uri: str) -> DepotSettings:
     """What the workers' depots are told."""
     return {"uri": uri, "root": str(node_folder("stores", uri))}

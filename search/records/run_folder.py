@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet
 
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
 from search.pareto.table import to_table
+from search.records.events import OtherEvent, RecordedEvent
 from search.records.files import RunLock, replacing, sync, unwritable, write_text
 from search.records.journal import append_line, dumps, mend_tail, read_lines
 from spaces.errors import UserError
@@ -122,7 +123,7 @@ class RunFolder:
         if self._clock() >= self._due:
             self.write_parquet()
 
-    def event(self, event: Mapping[str, Any], sync: bool = True) -> None:
+    def event(self, event: OtherEvent, sync: bool = True) -> None:
         """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
@@ -130,9 +131,9 @@ class RunFolder:
         with self._writing():
             append_line(self.path / EVENTS, {"time": time.time(), **event, **more}, sync)
 
-    def events(self) -> Iterator[dict[str, Any]]:
+    def events(self) -> Iterator[RecordedEvent]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
-        return read_lines(self.path / EVENTS)
+        return cast(Iterator[RecordedEvent], read_lines(self.path / EVENTS))
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""
@@ -210,9 +211,11 @@ class RunFolder:
     def _cut_study(self) -> None:
         """Drop what the study heard of and the records did not: a proposal that was cut off half-way, say, was handed to
         nobody. So the study is what a replay of the records makes of it. A run that ended well is left as it is."""
-        known, finished = None, False
+        known: int | None = None
+        finished = False
         for event in self.events():
-            known = event.get("journal", known)
+            if "journal" in event:
+                known = event["journal"]
             finished = event["event"] == "run_ended" and event.get("state") == "finished"
         if known is not None and not finished and _size(self.path / STUDY) > known:
             os.truncate(self.path / STUDY, known)

@@ -18,6 +18,7 @@ from search.engine.cost import PARTS, Ledger, Rate
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, measured, measurements, searched, violation
 from search.pareto.reference_box import Box, choose_box
+from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
@@ -172,7 +173,7 @@ def stops(latest: Sequence[Row], space: Space) -> list[dict[str, Any]]:
     return [{"state": state, "reason": reason, "trials": count} for (state, reason), count in counts.most_common(40)]
 
 
-def cost(events: Sequence[Mapping[str, Any]], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,
+def cost(events: Sequence[RecordedEvent], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,
          running: bool) -> dict[str, Any]:
     """Where the held time went: `unit` of a device, `money` if it has a price, lines {what, count, seconds, device_hours}.
 

@@ -11,6 +11,7 @@ import numpy as np
 from search.pareto.geometry import hypervolume
 from search.pareto.objectives import feasible, matrix
 from search.pareto.reference_box import Box
+from search.records.events import RecordedEvent
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
@@ -21,7 +22,7 @@ DRAWS = 20_000
 values found and the box's worst corner."""
 
 
-def working_seconds(events: Sequence[Mapping[str, Any]]) -> Callable[[float], float]:
+def working_seconds(events: Sequence[RecordedEvent]) -> Callable[[float], float]:
     """Maps a moment (seconds since 1970) to the seconds that the run had worked by then, pauses between sessions left out.
 
     A session runs from `run_started` to `run_ended`, or to its last entry when it was killed.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.engine.engine import Engine
 from spaces.config import TrialConfig
+from trainable.messages import JobEvent, Payload, SharedPaths
 
 if TYPE_CHECKING:  # Ray is imported after `environment.apply`
     from search.distributed.client import PoolClient
@@ -36,23 +37,24 @@ def reseeded(config: TrialConfig, index: int) -> TrialConfig:
 
 
 def retrain(engine: Engine, client: PoolClient, seeds: int, config_of: Callable[[dict[str, Any]], TrialConfig],
-            prepared_of: Callable[[TrialConfig], dict[str, str]], folder: Path, warn: Callable[[str], None]) -> None:
+            prepared_of: Callable[[TrialConfig], SharedPaths], folder: Path, warn: Callable[[str], None]) -> None:
     """Train the members again and record what they measured. One that fails is warned of, and the front stays as it is.
 
     `folder`: for what the trials leave, which is thrown away.
     """
     members = not_retrained(engine, seeds)
     rung = list(engine.space.rungs)[-1:]
-    tasks = [("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
-                        "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
-             for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]]
+    tasks: list[tuple[str, Payload]] = [
+        ("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
+                   "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
+        for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]]
     if not tasks:
         return
     done = 0
 
-    def on_event(index: int, event: dict[str, Any]) -> None:
+    def on_event(index: int, event: JobEvent) -> None:
         nonlocal done
-        if event.get("final"):
+        if "rung" in event and event.get("final"):
             done += 1
             engine.emit("prepare", stage="training the front again", progress=done / len(tasks))
 

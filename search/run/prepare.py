@@ -11,11 +11,14 @@ from typing import Any
 
 from search.distributed.client import PoolClient
 from search.engine.engine import Engine
+from search.records.events import PrepareEvent
 from spaces import points
 from spaces.config import TrialConfig
 from spaces.schema import Space
+from trainable.messages import JobEvent, Payload, SharedPaths
 
 Dumped = dict[str, Any]
+Task = tuple[str, Payload]
 
 
 def key(config: Dumped, *groups: str) -> str:
@@ -46,8 +49,8 @@ class SharedFolders:
     teachers: dict[str, str] = field(default_factory=dict)
     bases: dict[str, str] = field(default_factory=dict)
 
-    def of(self, config: TrialConfig) -> dict[str, str]:
-        """What one trial uses: {"corpus", "teacher", "base"}."""
+    def of(self, config: TrialConfig) -> SharedPaths:
+        """What one trial uses."""
         dumped = config.model_dump(mode="json")
         return {"corpus": self.corpora[corpus_key(dumped)], "teacher": self.teachers[teacher_key(dumped)],
                 "base": self.bases[base_key(dumped)]}
@@ -60,10 +63,10 @@ def prepare(space: Space, client: PoolClient, cache: Path, engine: Engine) -> Sh
     parts = points.reachable(dimensions, decisive)
     configs = [space.config(points.complete(dimensions, part)).model_dump(mode="json") for part in parts]
     shared = SharedFolders()
-    corpora = {corpus_key(config): ("corpus", {"config": config, "cache": str(cache)}) for config in configs}
+    corpora: dict[str, Task] = {corpus_key(config): ("corpus", {"config": config, "cache": str(cache)}) for config in configs}
     shared.corpora = _make(client, engine, corpora)
 
-    def with_corpus(kind: str, key_of: Callable[[Dumped], str]) -> dict[str, tuple[str, Dumped]]:
+    def with_corpus(kind: str, key_of: Callable[[Dumped], str]) -> dict[str, Task]:
         return {key_of(config): (kind, {"config": config, "cache": str(cache),
                                         "corpus": shared.corpora[corpus_key(config)]}) for config in configs}
 
@@ -75,20 +78,23 @@ def prepare(space: Space, client: PoolClient, cache: Path, engine: Engine) -> Sh
     return shared
 
 
-def _make(client: PoolClient, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) -> dict[Any, str]:
+def _make(client: PoolClient, engine: Engine, tasks: dict[Any, Task]) -> dict[Any, str]:
     """Run prepare jobs, telling the observer how far each is; the folder that each made, by its key."""
     kinds = [kind for kind, _ in tasks.values()]
     labels = [kind if kinds.count(kind) == 1 else f"{kind} {kinds[:i + 1].count(kind)} of {kinds.count(kind)}"
               for i, kind in enumerate(kinds)]
     begun: dict[int, float] = {}
 
-    def on_event(i: int, event: Dumped) -> None:
+    def on_event(i: int, event: JobEvent) -> None:
+        if "progress" not in event:
+            return
         now = time.monotonic()
         seconds = now - begun.setdefault(i, now)
-        progress = float(event.get("progress", 0.0))
+        progress = float(event["progress"])
         if "path" in event:
             engine.add_shared_seconds(seconds)
-            engine.folder.event({**event, "event": "prepare", "stage": labels[i], "seconds": seconds})
+            made: PrepareEvent = {**event, "event": "prepare", "stage": labels[i], "seconds": seconds}
+            engine.folder.event(made)
         engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"))
 
     last = client.map(list(tasks.values()), on_event)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from search.distributed import environment
-from search.engine.engine import ENDED, Engine, Event, Observer, RunningTrial
+from search.engine.engine import ENDED, Engine, Observer, RunningTrial
+from search.engine.events import EngineEvent
 from search.pareto.front import Front
 from search.pareto.table import column_types
 from search.records import mirror
@@ -30,6 +31,7 @@ from spaces.errors import UserError
 from spaces.schema import Space
 from spaces.uris import is_uri, joined, node_folder
 from spaces.uris import parent as parent_uri
+from trainable.messages import JobEvent, Payload, TrialPayload
 
 if TYPE_CHECKING:  # Ray is imported after `environment.apply`
     from search.distributed.client import PoolClient
@@ -132,9 +134,10 @@ class RunStages:
         self.cache.mkdir(parents=True, exist_ok=True)
         if self.mirror:
             self.mirror.start(fresh=not resumed)
-        about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups}
-        self.folder.event({"event": "run_started", "address": address, **about})
-        self.engine.emit("run_started", **about)
+        name = self.space.name
+        self.folder.event({"event": "run_started", "address": address, "run": self.place, "name": name, "resumed": resumed,
+                           "groups": self.groups})
+        self.engine.emit("run_started", run=self.place, name=name, resumed=resumed, groups=self.groups)
         for note in notes(self.space):
             self._warn(note)
         if wanted and wanted > self.groups:
@@ -219,11 +222,14 @@ class RunStages:
         """A remark of the pool. Called from its threads."""
         self.engine.emit("warning", message=message)
 
-    def _payload(self, trial: RunningTrial, shared: SharedFolders) -> dict[str, Any]:
-        return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
-                "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
-                "number": trial.number, "values": trial.values, "proposed": time.time(),
-                **({"keep": str(self.folder.path / ARTIFACTS / f"trial-{trial.number:04d}")} if self.mirror else {})}
+    def _payload(self, trial: RunningTrial, shared: SharedFolders) -> TrialPayload:
+        payload: TrialPayload = {
+            "config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
+            "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
+            "number": trial.number, "values": trial.values, "proposed": time.time()}
+        if self.mirror:
+            payload["keep"] = str(self.folder.path / ARTIFACTS / f"trial-{trial.number:04d}")
+        return payload
 
     def _trial_folder(self, number: int) -> Path:
         return self.folder.path / TRIALS / f"trial-{number:04d}"
@@ -243,7 +249,7 @@ class RunStages:
             shutil.copyfile(target / SAMPLES, self.folder.path / kept)
         return str(place)
 
-    def _on_engine_event(self, event: Event) -> None:
+    def _on_engine_event(self, event: EngineEvent) -> None:
         """Every event of the engine passes here on its way to the observer."""
         if event["event"] == "trial_finished":
             shutil.rmtree(self._trial_folder(event["trial"]), ignore_errors=True)
@@ -269,13 +275,14 @@ class RunStages:
         A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
         """
         repeats, members = self.space.finish.repeats, self._not_remeasured()
-        tasks = [("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
-                                "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
+        tasks: list[tuple[str, Payload]] = [
+            ("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
+                           "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
         if not tasks:
             return
         done = 0
 
-        def on_event(i: int, event: Event) -> None:
+        def on_event(i: int, event: JobEvent) -> None:
             nonlocal done
             done += 1
             self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from search.pareto.objectives import curve, measurements
+from search.records.events import RecordedEvent
 from search.study.searcher import OUTCOMES, Proposal, Restored, Rungs, State, StudySearcher
 from spaces.errors import UserError
-
-Event = Mapping[str, Any]
 
 
 class DeterministicSearcher:
@@ -100,7 +99,7 @@ class DeterministicSearcher:
         place = self.positions[number] - self.window
         return self.proposed[place] if place >= 0 else -1
 
-    def restore(self, events: Iterable[Event]) -> Restored:
+    def restore(self, events: Iterable[RecordedEvent]) -> Restored:
         """Bring a fresh study to where the records of an earlier session end. Trials that had not ended are proposed
         again, first and under their own numbers. Raises `UserError` when the records do not come out again."""
         events = list(events)
@@ -128,7 +127,7 @@ class ReplayResult:
     tags: Mapping[int, str]
 
 
-def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Event]) -> ReplayResult:
+def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[RecordedEvent]) -> ReplayResult:
     """Feed a run's records to a fresh study of the same space, sampler and seed, in their order, and compare proposals.
 
     `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins, as it was then.
@@ -140,16 +139,15 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Event]
     asked: set[int] = set()
     same = sessions = 0
     for event in events:
-        kind = event["event"]
-        if kind == "run_started":
+        if event["event"] == "run_started":
             sessions += 1
             if sessions > 1 and isinstance(study, StudySearcher):
                 study.restore(rows)
-        elif kind == "enqueue":
+        elif event["event"] == "enqueue":
             study.enqueue(event["values"], event.get("tag"), event.get("again", False))
-        elif kind == "learn":
+        elif event["event"] == "learn":
             study.learn(event["values"], event["state"], event["metrics"], event.get("rungs", ()))
-        elif kind == "ask":
+        elif event["event"] == "ask":
             if isinstance(study, DeterministicSearcher) and event["trial"] in study.positions:
                 continue  # a trial that was lost, handed out once more
             proposal = study.ask()
@@ -160,7 +158,7 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Event]
             asked.add(proposal.number)
             if proposal.tag:
                 tags[proposal.number] = proposal.tag
-        elif kind == "row":
+        elif event["event"] == "row":
             if event["trial"] not in asked:
                 return ReplayResult(same, f"trial {event['trial']} has a result, and the records do not tell that it was "
                                     "proposed", tags)
@@ -170,6 +168,6 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Event]
                 study.progress(event["trial"], curve(own[event["trial"]]))
             if event["state"] in OUTCOMES and event["trial"] not in ended:
                 ended.add(event["trial"])
-                study.tell(event["trial"], event["state"], measurements(rows[-1]) or None, event.get("reason"),
+                study.tell(event["trial"], cast(State, event["state"]), measurements(rows[-1]) or None, event.get("reason"),
                            curve(own[event["trial"]]))
     return ReplayResult(same, None, tags)

@@ -24,7 +24,7 @@ from trainable.storage.object_store import Store, StoreError
 
 TRAINING, UNFINISHED = ".training.pt", "training"
 """How the checkpoint of a base that trains is called in the cache, and where it lies at the URI."""
-Job = Callable[[dict[str, Any], Any], Iterator[dict[str, Any]]]
+Job = Callable[[Any, Any], Iterator[Any]]
 Event = dict[str, Any]
 
 

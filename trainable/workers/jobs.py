@@ -1,59 +1,65 @@
-"""The jobs that a warm worker runs. A job is `job(payload, context) -> Iterator[dict]`; payloads and events are JSON-able.
+"""The jobs that a warm worker runs. A job is `job(payload, context) -> Iterator[JobEvent]`; payloads and events are JSON-able
+and stand in `trainable.messages`.
 
-Payload keys: `config` (a dumped TrialConfig); `cache` (folder) for the three prepare jobs, with `corpus` (folder) for
-teacher and base; `prepared` {corpus, teacher, base}, `rungs` and `folder` for a trial; `artifact`, `prepared` and
-`seed` for remeasure. Prepare jobs yield progress and last `{"progress": 1.0, "path": ...}`; a trial yields `{"ready": True}`
-and then one measurement per rung; remeasure yields one measurement.
+Prepare jobs yield their progress, the last time with the folder that they made; a trial is ready, and then yields a result per
+rung; remeasure yields one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from spaces.config import TrialConfig
+from trainable.messages import PreparePayload, Progress, Ready, RemeasurePayload, RungResult, TrialPayload
 from trainable.stages.prepare import Prepared, check_targets, prepare_base, prepare_corpus, prepare_teacher
 from trainable.stages.trial import remeasure, run_trial
+from trainable.workers.context import WorkerContext
 
 
-def _config(payload: dict) -> TrialConfig:
+def _config(payload: PreparePayload | TrialPayload) -> TrialConfig:
     return TrialConfig.model_validate(payload["config"])
 
 
-def corpus(payload: dict, context) -> Iterator[dict]:
+def corpus(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     """Tokenize the corpus (one worker does, the others have nothing to do), and see that it gives every control target."""
     if context.rank == 0:
         config = _config(payload)
         for event in prepare_corpus(config, Path(payload["cache"]), context.present):
             if "path" in event:
                 check_targets(config, Path(event["path"]))
-            yield event
+            yield cast(Progress, event)
 
 
-def teacher(payload: dict, context) -> Iterator[dict]:
+def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     """Train the teacher."""
     if context.rank == 0:
-        yield from prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                                   context.present)
+        events = prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
+                                 context.present)
+        yield from cast(Iterator[Progress], events)
 
 
-def base(payload: dict, context) -> Iterator[dict]:
+def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     """Train the base, over all workers of the group."""
-    return prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                        context.rank, context.world_size, context.agreed)
+    events = prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
+                          context.rank, context.world_size, context.agreed)
+    return cast(Iterator[Progress], events)
 
 
-def trial(payload: dict, context) -> Iterator[dict]:
+def trial(payload: TrialPayload, context: WorkerContext) -> Iterator[Ready | RungResult]:
     """Run one trial, over all workers of the group."""
-    return run_trial(_config(payload), Prepared(**payload["prepared"]), payload["rungs"], Path(payload["folder"]),
-                     context.device, context.cache, context.rank, context.world_size)
+    events = run_trial(_config(payload), Prepared(**payload["prepared"]), payload["rungs"], Path(payload["folder"]),
+                       context.device, context.cache, context.rank, context.world_size)
+    return cast(Iterator[Ready | RungResult], events)
 
 
-def remeasure_artifact(payload: dict, context) -> Iterator[dict]:
+def remeasure_artifact(payload: RemeasurePayload, context: WorkerContext) -> Iterator[RungResult]:
     """Re-measure an exported model."""
     if context.rank == 0:
-        yield remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"], context.device,
-                        context.cache)
+        values = remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"], context.device,
+                           context.cache)
+        yield cast(RungResult, values)
 
 
 JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "trial": trial, "remeasure": remeasure_artifact}

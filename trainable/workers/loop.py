@@ -1,9 +1,9 @@
 """The loop of a warm worker: one Ray Train worker that runs job after job until it is told to leave.
 
-A *job* is a generator `job(payload, context)` whose events are plain dicts. The loop asks it for one event at a time, so the
-driver decides after each event whether it goes on. A job that raises costs only itself: its reason and traceback travel back
-and the worker takes the next one. In a group of several workers rank 0 alone talks to the driver; it broadcasts each command,
-all ranks run the same job in step, and the events of rank 0 are the ones that leave.
+A *job* is a generator `job(payload, context)`; `trainable.messages` has its payloads and events. The loop asks it for one
+event at a time, so the driver decides after each event whether it goes on. A job that raises costs only itself: its reason
+and traceback travel back and the worker takes the next one. In a group of several workers rank 0 alone talks to the driver;
+it broadcasts each command, all ranks run the same job in step, and the events of rank 0 are the ones that leave.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import ray
@@ -26,12 +26,11 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError
+from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerReply
 from trainable.storage.depot import Depot, with_depot
 from trainable.workers.context import WorkerContext
 
-Job = Callable[[dict[str, Any], WorkerContext], Iterator[dict[str, Any]]]
-Command = dict[str, Any]
-Reply = dict[str, Any]
+Job = Callable[[Any, WorkerContext], Iterator[JobEvent]]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _IDLE = timedelta(days=30)  # how long a rank may wait for the others: they may be measuring, or nobody may want anything
@@ -49,18 +48,18 @@ class JobRunner:
 
     def __init__(self, jobs: dict[str, Job], context: WorkerContext):
         self.jobs, self.context = jobs, context
-        self.job: Iterator[dict[str, Any]] | None = None
+        self.job: Iterator[JobEvent] | None = None
         self.clean = False
 
-    def handle(self, command: Command) -> Reply:
-        """Answer `start`, `next` or `close` with {"event"} | {"end"} | {"error", "traceback", "user", "disk"} | {"ok"}."""
+    def handle(self, command: Command) -> WorkerReply:
+        """Answer `start`, `next` or `close`."""
         try:
             return self._handle(command)
         except (Exception, SystemExit) as error:
             return {"error": one_line(error), "traceback": traceback.format_exc(), "user": isinstance(error, UserError),
                     "disk": _full(error)}
 
-    def _handle(self, command: Command) -> Reply:
+    def _handle(self, command: Command) -> WorkerReply:
         if command["op"] == "next":
             if self.job is None:
                 raise RuntimeError("no job is open on this worker")
@@ -127,14 +126,14 @@ class Ranks:
         self.group = dist.new_group(backend="gloo", timeout=_IDLE) if size > 1 else None
 
     def broadcast(self, command: Command | None) -> Command:
-        """The command of rank 0, on every rank."""
+        """The command of rank 0, which alone has one, on every rank."""
+        box: list[Any] = [command]
         if self.group is None:
-            return command
-        box = [command]
+            return box[0]
         dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
-    def agree(self, reply: Reply) -> Reply:
+    def agree(self, reply: WorkerReply) -> WorkerReply:
         """One answer for the group: rank 0's (the others get its kind), unless some rank failed. A rank whose job has
         ended already just waits.
 
@@ -148,18 +147,16 @@ class Ranks:
             dist.monitored_barrier(self.group, timeout=_AFTER_ERROR if failed else _IDLE)
         except RuntimeError as hung:
             raise RuntimeError(f"worker {self.rank}: {reply.get('error', one_line(hung))}") from hung
-        replies: list[Reply] = [{}] * self.size
+        replies: list[Any] = [{}] * self.size
         dist.all_gather_object(replies, reply if failed else {key: True for key in reply}, group=self.group)
         for rank, other in enumerate(replies):
             if "error" in other:
-                return other if rank == 0 else {**other, "error": f"worker {rank}: {other['error']}"}
+                return other if rank == 0 else cast(ErrorReply, {**other, "error": f"worker {rank}: {other['error']}"})
         return reply if self.rank == 0 else replies[0]
 
 
-def worker_loop(config: dict[str, Any]) -> None:
-    """Ray Train's train loop. `config`: group (its id), broker (the actor that carries commands and replies), jobs (import
-    path of the job table), cpus (per worker), folder (the driver's working directory, for relative paths) and store (the
-    settings of a `Depot`, or None)."""
+def worker_loop(config: WorkerConfig) -> None:
+    """Ray Train's train loop."""
     train = ray.train.get_context()
     rank, size = train.get_world_rank(), train.get_world_size()
     if os.path.isdir(config["folder"]):
@@ -184,7 +181,7 @@ def worker_loop(config: dict[str, Any]) -> None:
             runner.clear()
 
 
-def _next_command(broker, group: str) -> Command:
+def _next_command(broker: Any, group: str) -> Command:
     """The next command for this group; `exit` when the driver and its broker are gone."""
     try:
         return ray.get(broker.next_command.remote(group))
