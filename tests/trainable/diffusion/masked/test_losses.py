@@ -17,8 +17,6 @@ from trainable.diffusion.masked.process import Masked
 from trainable.diffusion.masked.schedule import Schedule
 
 
-
-
 def state_of(ids, masked, t, mask_id=20):
     return State(torch.where(masked, mask_id, ids), masked, t)
 

@@ -5,8 +5,9 @@ import torch
 from masked_models import build, drawing, sentences, tiny
 from pydantic import ValidationError
 
-from trainable.diffusion.masked.samplers import Step
+from trainable.diffusion.masked.samplers.base import Step
 from trainable.registry import MASKED_SAMPLERS
+
 
 def step(scores, left=1, steps=1, open_=None):
     scores = torch.tensor(scores, dtype=torch.float64)
