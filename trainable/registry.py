@@ -135,12 +135,12 @@ GAUSSIAN_SAMPLERS = Registry("sampler", {
     "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
 })
 MASKED_SAMPLERS = Registry("sampler", {
-    "ancestral": "trainable.diffusion.masked.samplers:Ancestral",
-    "quota": "trainable.diffusion.masked.samplers:Quota",
-    "threshold": "trainable.diffusion.masked.samplers:Threshold",
-    "factor": "trainable.diffusion.masked.samplers:Factor",
-    "entropy_bound": "trainable.diffusion.masked.samplers:EntropyBound",
-    "remdm": "trainable.diffusion.masked.samplers:ReMDM",
+    "ancestral": "trainable.diffusion.masked.samplers.ancestral:Ancestral",
+    "quota": "trainable.diffusion.masked.samplers.quota:Quota",
+    "threshold": "trainable.diffusion.masked.samplers.adaptive:Threshold",
+    "factor": "trainable.diffusion.masked.samplers.adaptive:Factor",
+    "entropy_bound": "trainable.diffusion.masked.samplers.adaptive:EntropyBound",
+    "remdm": "trainable.diffusion.masked.samplers.remdm:ReMDM",
 })
 TASKS = Registry("control task", {
     "length": "trainable.control.length:Length",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,15 +9,11 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.diffusion.masked import layout
-from trainable.diffusion.masked.corruption import State
-from trainable.diffusion.masked.proposing import draw, propose
-from trainable.diffusion.masked.samplers import Sampler, Step
+from trainable.diffusion.masked.looking import Request, Rows, look
+from trainable.diffusion.masked.proposing import Proposals, draw, propose
+from trainable.diffusion.masked.samplers.base import Sampler, Step
 from trainable.diffusion.masked.streams import ENDS, VALUE, uniforms
 from trainable.models.masked_lm.backbone import MaskedLM
-
-Reweight = Callable[[Tensor, State], Tensor]
-"""`reweight(log_probs, state) -> log_probs`: [B, L, V] log-posterior of each position, in which seen positions are sure of
-their token. What comes back is normalized again; -inf forbids a token."""
 
 
 class Samples(NamedTuple):
@@ -33,46 +26,6 @@ class Samples(NamedTuple):
         """Mean and 95th percentile of the passes of a row."""
         passes = self.passes.double()
         return {"nfe": float(passes.mean()), "nfe_p95": float(passes.quantile(0.95))}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of the backbone for each row, and how tokens are drawn."""
-
-    steps: int
-    temperature: float = 1.0
-    guide: Reweight | None = None
-    scale: float = 0.0
-    """Classifier-free guidance: log p = (1 + scale) log p(told) - scale log p(untold), normalized (arXiv 2412.10193,
-    equation 8, with gamma = 1 + scale). 0: as told, one pass instead of two."""
-    structured: bool = True
-    """Rows read START words END PAD... and are kept well-formed."""
-
-    def passes(self, condition: Tensor | None) -> int:
-        """Forward passes for one look."""
-        return 1 if condition is None or self.scale == 0 else 2
-
-
-@dataclass
-class _Rows:
-    """The rows that are at work. All tensors have them as first dimension."""
-
-    ids: Tensor
-    masked: Tensor
-    fixed: Tensor
-    seeds: Tensor
-    rows: Tensor
-    left: Tensor
-    block: Tensor
-    sureness: Tensor
-    passes: Tensor
-    previous: Tensor | None = None
-    condition: Tensor | None = None
-
-    def take(self, index: Tensor) -> _Rows:
-        """Some of them."""
-        return _Rows(**{field.name: None if (value := getattr(self, field.name)) is None else value[index]
-                        for field in dataclasses.fields(self)})
 
 
 @torch.no_grad()
@@ -88,7 +41,7 @@ def generate(backbone: MaskedLM, sampler: Sampler, template: Tensor, seeds: Tens
     per_block = steps_per_block(sampler.block, length, request.steps)
     result, passes = template.clone(), torch.zeros(n, dtype=torch.long, device=template.device)
     masked = template == backbone.mask_id
-    rows = _Rows(template.clone(), masked, ~masked, seeds, torch.arange(n, device=template.device),
+    rows = Rows(template.clone(), masked, ~masked, seeds, torch.arange(n, device=template.device),
                  torch.full((n,), per_block, device=template.device), torch.full((n,), -1, device=template.device),
                  torch.ones(template.shape, device=template.device), passes.clone(),
                  _no_guess(backbone, template), condition)
@@ -119,33 +72,27 @@ def steps_per_block(block: int | None, length: int, steps: int) -> int:
     return -(-steps // (length // block))
 
 
-def _one_step(backbone: MaskedLM, sampler: Sampler, rows: _Rows, request: Request, steps: int, number: int) -> None:
+def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request, steps: int, number: int) -> None:
     active = _open_block(rows, sampler.block, steps)
     left = rows.left.clamp(min=1)  # words of one pass may clash and leave a position over: one pass more
     step = Step(active, left, steps, rows.seeds, number, fixed=rows.fixed, sureness=rows.sureness)
     planned = sampler.plan(step)
-    asked = (active if planned is None else planned).any(1).nonzero()[:, 0]
+    wanted = active if planned is None else planned
+    asked = wanted.any(1).nonzero()[:, 0]  # rows in which nothing is filled take no pass
     chosen, values = torch.zeros_like(active), rows.ids.clone()
     if len(asked):
         some = rows.take(asked)
-        log_probs, at = _look(backbone, some, active[asked] if planned is None else planned[asked], request, number)
-        if rows.previous is not None:
-            rows.previous[asked] = some.previous
-        u = uniforms(some.seeds, number, VALUE, at.shape[1])[at]
-        found = propose(log_probs, u, request.temperature, sampler.params.top_p, sampler.score)
-        values[asked] = _placed(found.values, at, some.ids)
-        scores = _placed(found.scores.double(), at, torch.full(at.shape, -torch.inf, device=at.device).double())
-        sureness = _placed(found.sureness, at, some.sureness)
+        said = _ask(backbone, sampler, some, wanted[asked], request, number)
         open_ = active[asked]
         if request.structured and sampler.params.ends == "ordered":
-            open_ = open_ & _in_order(values[asked], rows.masked[asked], left[asked])
-        if planned is not None:
-            chosen[asked] = planned[asked] & open_
-        else:
-            chosen[asked] = sampler.choose(Step(open_, left[asked], steps, some.seeds, number, scores, some.fixed,
-                                                some.sureness))
-        rows.sureness[asked] = torch.where(chosen[asked], sureness, some.sureness)
+            open_ = open_ & _in_order(said.values, some.masked, left[asked])
+        seeing = Step(open_, left[asked], steps, some.seeds, number, said.scores, some.fixed, some.sureness)
+        taken = sampler.choose(seeing) if planned is None else planned[asked] & open_
+        chosen[asked], values[asked] = taken, said.values
+        rows.sureness[asked] = torch.where(taken, said.sureness, some.sureness)
         rows.passes[asked] += request.passes(rows.condition)
+        if rows.previous is not None:
+            rows.previous[asked] = some.previous
     if request.structured:
         _settle(rows, chosen, values)
     else:
@@ -156,7 +103,18 @@ def _one_step(backbone: MaskedLM, sampler: Sampler, rows: _Rows, request: Reques
     rows.left = rows.left - 1
 
 
-def _open_block(rows: _Rows, block: int | None, steps: int) -> Tensor:
+def _ask(backbone: MaskedLM, sampler: Sampler, rows: Rows, wanted: Tensor, request: Request, number: int) -> Proposals:
+    """[B, L] proposals at the masked positions that are `wanted` (or all, with self-conditioning); elsewhere the row's own
+    tokens, with a score of -inf."""
+    log_probs, at = look(backbone, rows, wanted, request, number)
+    u = uniforms(rows.seeds, number, VALUE, at.shape[1])[at]
+    found = propose(log_probs, u, request.temperature, sampler.params.top_p, sampler.score)
+    nowhere = torch.full(at.shape, -torch.inf, device=at.device, dtype=torch.float64)
+    return Proposals(_placed(found.values, at, rows.ids), _placed(found.scores, at, nowhere),
+                     _placed(found.sureness, at, rows.sureness))
+
+
+def _open_block(rows: Rows, block: int | None, steps: int) -> Tensor:
     """[B, L] masked positions that may be filled: those of the block of the first masked one. A new block gets its steps."""
     if block is None:
         return rows.masked
@@ -172,48 +130,7 @@ def _in_order(values: Tensor, masked: Tensor, left: Tensor) -> Tensor:
     return ~layout.is_mark(values) | first | (left == 1)[:, None]
 
 
-def _look(backbone: MaskedLM, rows: _Rows, at: Tensor, request: Request, number: int) -> tuple[Tensor, Tensor]:
-    """Log-posteriors [N, V] of the positions in the second result [B, L]: `at`, or with self-conditioning all masked
-    ones, since each of them feeds the next guess."""
-    feeds = backbone.params.self_conditioning
-    at = rows.masked if feeds else at
-    log_probs = _posterior(backbone, rows, at, request.scale)
-    if feeds:
-        guess = backbone.expected(log_probs.exp())
-        rows.previous = guess.new_zeros((*at.shape, guess.shape[-1]))
-        rows.previous[at] = guess
-    if request.structured:
-        log_probs = layout.forbid(log_probs, at, layout.allowed(rows.ids, rows.masked))
-    if request.guide is not None:
-        log_probs = _guided(request.guide, log_probs, at, rows, number)
-    return log_probs, at
-
-
-def _posterior(backbone: MaskedLM, rows: _Rows, at: Tensor, scale: float) -> Tensor:
-    """[N, V], normalized; with a condition as classifier-free guidance has it."""
-    if rows.condition is None or scale == 0:
-        return backbone(rows.ids, at, rows.previous, rows.condition).float().log_softmax(-1)
-    both = torch.cat([rows.condition, torch.zeros_like(rows.condition)])
-    previous = None if rows.previous is None else torch.cat([rows.previous, rows.previous])
-    logits = backbone(torch.cat([rows.ids, rows.ids]), torch.cat([at, at]), previous, both).float()
-    told, untold = logits.log_softmax(-1).chunk(2)
-    mixed = (1 + scale) * told - scale * untold
-    return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)  # inf - inf where MASK has a logit
-
-
-def _guided(guide: Reweight, log_probs: Tensor, at: Tensor, rows: _Rows, number: int) -> Tensor:
-    dense = torch.full((*at.shape, log_probs.shape[1]), -torch.inf, device=at.device)
-    sure = rows.ids.clamp(max=log_probs.shape[1] - 1)  # a position that is masked and not looked at says nothing of use
-    dense.scatter_(2, sure[..., None], 0.0)
-    dense[at] = log_probs
-    state = State(rows.ids, rows.masked, rows=rows.rows, step=number)
-    result = guide(dense, state)[at].log_softmax(-1)
-    if result.isnan().any():
-        raise ValueError("guide: all tokens of a position were forbidden")
-    return result
-
-
-def _draw_ends(backbone: MaskedLM, rows: _Rows, request: Request) -> None:
+def _draw_ends(backbone: MaskedLM, rows: Rows, request: Request) -> None:
     """Draw the place of END in rows that have none: proportional to the model's chance of END at each place where it may
     stand, one pass. This is the model's own law of lengths, whatever the order and temperature of the words."""
     may = layout.allowed(rows.ids, rows.masked).end
@@ -221,7 +138,7 @@ def _draw_ends(backbone: MaskedLM, rows: _Rows, request: Request) -> None:
     if not len(asked):
         return
     some = rows.take(asked)
-    log_probs, at = _look(backbone, some, may[asked], dataclasses.replace(request, structured=False), 0)
+    log_probs, at = look(backbone, some, may[asked], request, 0)
     ends = torch.full(at.shape, -torch.inf, device=at.device)
     ends[at] = log_probs[:, layout.END]
     ends = ends.masked_fill(~may[asked], -torch.inf)
@@ -238,7 +155,7 @@ def _draw_ends(backbone: MaskedLM, rows: _Rows, request: Request) -> None:
     rows.left = (rows.left - 1).clamp(min=1)
 
 
-def _settle(rows: _Rows, chosen: Tensor, values: Tensor) -> None:
+def _settle(rows: Rows, chosen: Tensor, values: Tensor) -> None:
     rows.ids, rows.masked = layout.settle(rows.ids, rows.masked, chosen, values)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainable.diffusion.masked.samplers import Score
+from trainable.diffusion.masked.samplers.base import Score
 
 CHUNK = 1 << 24
 """Values of a [N, V] table that are worked on at a time: bounds the memory of draws in float64."""

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenize import START
-from trainable.diffusion.masked.filling import Request, Reweight, Samples, generate
+from trainable.diffusion.masked.filling import Samples, generate
+from trainable.diffusion.masked.looking import Request, Reweight
 from trainable.diffusion.masked.streams import row_seeds
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.quantization.sites import frozen_weights

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.corpora.tokenize import END, PAD, START
+from trainable.diffusion.masked import layout
 from trainable.models.masked_lm.backbone import MaskedLM
 
 FREE = -1
@@ -57,7 +58,8 @@ def length_log_probs(model: MaskedLM, prompts: Tensor) -> Tensor:
     ids = torch.where(prompts < 0, model.mask_id, prompts)
     masked = prompts < 0
     log_probs = torch.full(prompts.shape, -torch.inf, device=ids.device)
-    log_probs[masked] = model(ids, masked).float().log_softmax(-1)[:, END]
+    said = layout.forbid(model(ids, masked).float().log_softmax(-1), masked, layout.allowed(ids, masked))
+    log_probs[masked] = said[:, END]
     words = torch.full_like(log_probs, -torch.inf)
     words[:, :-1] = log_probs[:, 1:]
     return words.log_softmax(-1)

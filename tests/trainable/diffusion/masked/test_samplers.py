@@ -5,7 +5,7 @@ import torch
 from masked_models import build, drawing, sentences, tiny
 from pydantic import ValidationError
 
-from trainable.diffusion.masked.samplers import Step
+from trainable.diffusion.masked.samplers.base import Step
 from trainable.registry import MASKED_SAMPLERS
 
 

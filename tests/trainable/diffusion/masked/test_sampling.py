@@ -6,7 +6,7 @@ from masked_models import Joint, drawing, random_rows, sentences, tiny
 
 from spaces.errors import UserError
 from trainable.corpora.tokenize import END, PAD, START
-from trainable.diffusion.masked import filling, layout
+from trainable.diffusion.masked import layout, looking
 from trainable.diffusion.masked.proposing import draw, propose
 from trainable.registry import MASKED_SAMPLERS
 
@@ -115,6 +115,7 @@ def test_a_guide_that_changes_nothing_equals_plain_sampling_and_sees_sure_tokens
             assert log_probs.shape == (*state.ids.shape, 20)
             assert (log_probs[seen].gather(1, state.ids[seen][:, None]) == 0).all()
             assert (log_probs[seen].exp().sum(1) == 1).all() and len(state.rows) == len(state.ids)
+            assert torch.allclose(log_probs[state.masked].exp().sum(1), torch.ones(int(state.masked.sum())), atol=1e-5)
             return log_probs
         assert torch.equal(generated(model, name).ids, generated(model, name, guide=same).ids)
 
@@ -147,11 +148,11 @@ def test_guidance_without_a_classifier_is_a_power_of_told_over_untold():
     ids = random_rows(3, 12)
     at = torch.zeros(3, 12, dtype=torch.bool)
     at[:, 4] = True
-    rows = filling._Rows(ids, at, ~at, *(torch.arange(3) for _ in range(4)), at.float(), torch.arange(3), None, told[:3])
+    rows = looking.Rows(ids, at, ~at, *(torch.arange(3) for _ in range(4)), at.float(), torch.arange(3), None, told[:3])
     conditional, free = (model(ids, at, condition=c).log_softmax(-1) for c in (told[:3], None))
     for scale in (0.0, 1.0, 2.5):
         expected = conditional.exp() ** (1 + scale) / free.exp() ** scale
-        found = filling._posterior(model, rows, at, scale).exp()
+        found = looking._posterior(model, rows, at, scale).exp()
         assert torch.allclose(found, expected / expected.sum(1, keepdim=True), atol=1e-5)
 
 

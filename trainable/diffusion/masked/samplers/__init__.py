@@ -1,0 +1,1 @@
+"""Samplers of masked diffusion, a file each."""
