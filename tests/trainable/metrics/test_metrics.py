@@ -189,7 +189,9 @@ def test_perplexity_of_one_sentence_has_no_error():
 
 def test_heldout_perplexity_is_the_teachers_record_where_there_is_one():
     m = Small()
-    m.teacher.facts["heldout_perplexity"] = 4.25
+    m.teacher.facts |= {"heldout_perplexity": 4.25, "unknown_nats": 2.0}
+    assert METRICS.build(PluginRef(name="perplexity")).measure(m)["perplexity_heldout"] != 4.25, "recorded by another rule"
+    m.teacher.charged = 2.0
     assert METRICS.build(PluginRef(name="perplexity")).measure(m)["perplexity_heldout"] == 4.25
 
 

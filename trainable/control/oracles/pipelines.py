@@ -1,8 +1,10 @@
-"""Trained oracles for English text, both optional: spaCy for tags, benepar for trees."""
+"""Trained oracles for text of their model's language, both optional: spaCy for tags, benepar for trees."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +28,7 @@ class SpacyOracle(Oracle):
     def __init__(self, model: str = ""):
         super().__init__(model or "en_core_web_sm")
         refuse_missing(self)
+        self.languages = _language(self.model)
 
     def read(self, words: Sequence[str]) -> Reading:
         """UPOS of the words as they are cut; no spans."""
@@ -56,6 +59,7 @@ class BeneparOracle(Oracle):
     def __init__(self, model: str = ""):
         super().__init__(model or "benepar_en3")
         refuse_missing(self)
+        self.languages = _language(Path(self.model).name.removeprefix("benepar_"))
 
     def read(self, words: Sequence[str]) -> Reading:
         """The parse, its top bracket left out, Penn tags as universal ones."""
@@ -80,6 +84,17 @@ class BeneparOracle(Oracle):
         except (LookupError, ValueError):
             return f"python -c \"import benepar; benepar.download('{model}')\""
         return None
+
+
+@lru_cache(maxsize=8)
+def _language(model: str) -> tuple[str, ...]:
+    """The language of a model: of a spaCy folder as its meta.json says, else by its name, `de_core_news_sm`, `en3`."""
+    try:
+        told = str(json.loads((Path(model) / "meta.json").read_text(encoding="utf-8"))["lang"])
+    except (OSError, ValueError, KeyError, TypeError):
+        match = re.match(r"([a-z]{2,3})(?=_|\d)", model)
+        told = match[1] if match else ""
+    return (told,) if told not in ("", "xx") else ()
 
 
 # Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.
