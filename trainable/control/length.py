@@ -11,13 +11,13 @@ from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import END, SPECIALS, UNK
+from trainable.corpora.tokenize import END, SPECIALS
 from trainable.models.prediction import Prediction
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:
-    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word (UNK is one) and not a mark."""
-    return torch.logaddexp(log_probs[..., len(SPECIALS):].logsumexp(-1), log_probs[..., UNK])
+    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known, and not a mark or UNK."""
+    return log_probs[..., len(SPECIALS):].logsumexp(-1)
 
 
 class Length(ControlTask):

@@ -13,6 +13,7 @@ from spaces.errors import UserError
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
+from trainable.corpora.words import spacy_languages
 
 READ = 1024
 """Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
@@ -93,7 +94,7 @@ def _language(model: str) -> tuple[str, ...]:
         told = str(json.loads((Path(model) / "meta.json").read_text(encoding="utf-8"))["lang"])
     except (OSError, ValueError, KeyError, TypeError):
         match = re.match(r"([a-z]{2,3})(?=_|\d)", model)
-        told = match[1] if match else ""
+        told = match[1] if match and (spacy_languages() / match[1]).is_dir() else ""
     return (told,) if told not in ("", "xx") else ()
 
 
