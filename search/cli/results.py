@@ -57,6 +57,7 @@ def front(
     from search.cli.overrides import bounds
 
     folder, space, found = opened(run, bounds(within))
+    check_bounds(folder, bounds(within))
     if best is not None:
         found = found.only(chosen(found, best))
     if form != "table":
@@ -68,6 +69,17 @@ def front(
         if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
             out().print(f"[cyan]qdlm generate {escape(artifact)}[/]", soft_wrap=True)
     return 0 if len(found) or not (within or best) else 1
+
+
+def check_bounds(folder: RunFolder, within: Sequence[Constraint]) -> None:
+    """Raises `UserError` for a bound on what is no metric and no column of the run."""
+    from trainable.registry import METRICS
+
+    known = dict.fromkeys([*METRICS, *(name for row in folder.rows() for name in row)]) if within else {}
+    for bound in within:
+        if bound.metric not in known:
+            raise UserError(f"--within {bound}: unknown metric {bound.metric!r}{near(bound.metric, METRICS)}; legal: "
+                            f"{', '.join(METRICS)}, or a column of the run's trials.parquet")
 
 
 def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
