@@ -14,15 +14,16 @@ from importlib import metadata
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.shell import called, extra_command
 from spaces.uris import is_uri
 
 OK, NOTE, BAD = "ok", "note", "bad"
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
             "safetensors", "matplotlib")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-OPTIONAL = {  # module: (what it is for, how to get it)
-    "optuna_dashboard": ("the study's pages in a browser", "pip install 'qdlm[dashboard]'"),
-    "pytest": ("the tests", "pip install 'qdlm[dev]'"),
+OPTIONAL = {  # module: (what it is for, the extra that holds it)
+    "optuna_dashboard": ("the study's pages in a browser", "dashboard"),
+    "pytest": ("the tests", "dev"),
 }
 
 
@@ -150,7 +151,7 @@ def _ray() -> Iterator[Finding]:
     if running.is_file():
         yield Finding("ray", "on this machine", OK, f"last cluster at {running.read_text().strip()} (--address auto)")
     else:
-        yield Finding("ray", "on this machine", OK, "none running; to keep one: ray start --head")
+        yield Finding("ray", "on this machine", OK, f"none running; to keep one: {called('ray')} start --head")
     mode, token = os.environ.get("RAY_AUTH_MODE"), Path.home() / ".ray" / "auth_token"
     kept = "a token is kept" if token.is_file() or os.environ.get("RAY_AUTH_TOKEN") else "no token yet"
     yield Finding("ray", "RAY_AUTH_MODE", OK if mode else NOTE,
@@ -167,9 +168,9 @@ def _oracles() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
-    for module, (purpose, remedy) in OPTIONAL.items():
+    for module, (purpose, extra) in OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: {remedy}")
+        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: {extra_command(extra)}")
     compiler = shutil.which("cc") or shutil.which("gcc")
     yield Finding("optional", "C compiler", OK if compiler else NOTE,
                   "for runtime.compile" if compiler else "none: runtime.compile cannot be used")

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def spaces() -> None:
     """List the search spaces that are shipped: what each is for, its size and its objectives."""
-    from search.cli.format import ARROWS, grid, out
+    from rich.markup import escape
+
+    from search.cli.format import ARROWS, command, grid, out
     from search.cli.overrides import shipped
 
     rows = []
@@ -35,7 +37,8 @@ def spaces() -> None:
         rows.append((f"[bold cyan]{name}[/]", space.description, size, aims + bounds))
     console = out()
     console.print(grid(None, ("space", "what for", "size", "objectives"), rows))
-    console.print("\nRun one by its name or its file: [cyan]qdlm run quickstart[/]")
+    console.print(f"\nRun one by its name or its file: [cyan]{escape(command('run', 'quickstart'))}[/]",
+                  soft_wrap=True)
 
 
 def doctor(

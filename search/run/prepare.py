@@ -16,6 +16,8 @@ from spaces.config import TrialConfig
 from spaces.schema import Space
 
 Dumped = dict[str, Any]
+_TOLD = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words", "unk_rate")
+"""What a tokenized corpus tells of itself, for whoever watches."""
 
 
 def key(config: Dumped, *groups: str) -> str:
@@ -89,7 +91,11 @@ def _make(client: Client, engine: Engine, tasks: dict[Any, tuple[str, Dumped]]) 
         if "path" in event:
             engine.add_busy(seconds)
             engine.folder.event({**event, "event": "prepare", "stage": labels[i], "seconds": seconds})
-        engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"))
+        engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"),
+                    **{name: event[name] for name in _TOLD if name in event})
+        for message in event.get("warnings", ()):
+            engine.folder.event({"event": "warning", "message": message})
+            engine.emit("warning", message=message)
 
     last = client.map(list(tasks.values()), on_event)
     return {name: event["path"] for name, event in zip(tasks, last, strict=True)}

@@ -112,3 +112,23 @@ def test_a_length_made_of_unknown_words_is_not_reached():
     assert task.score(["UNK"] * 14, {"length": 14}) == {"success": 0.0, "exact": 0.0, "off": 14.0}
     assert task.score(["a"] * 13 + ["UNK"], {"length": 14}) == {"success": 1.0, "exact": 0.0, "off": 1.0}
     assert task.score(["a"] * 14 + ["UNK"] * 3, {"length": 14})["off"] == 3.0, "longer, it is not shorter for them"
+
+
+class Asked(Measured):
+    """What `perplexity` looks at."""
+
+    def __init__(self, corpus, sentences, teacher):
+        super().__init__(corpus, sentences)
+        self.teacher, self.notes = teacher, {}
+
+    def generator(self, purpose):
+        return torch.Generator().manual_seed(0)
+
+
+def test_a_record_by_the_older_rule_is_measured_anew(hidden, teacher):
+    metric, texts = METRICS.build(PluginRef(name="perplexity")), ["a UNK", "b d"]
+    recorded = metric.measure(Asked(hidden, texts, teacher))["perplexity_heldout"]
+    assert recorded == teacher.facts["heldout_perplexity"]
+    older = Teacher(teacher.model, teacher.encode, {"name": "older", "heldout_perplexity": 1.03}, teacher.limit,
+                    unknown=teacher.unknown, charged=teacher.charged)
+    assert metric.measure(Asked(hidden, texts, older))["perplexity_heldout"] == pytest.approx(recorded, rel=0.05)

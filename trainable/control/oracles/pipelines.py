@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.shell import extra_command, python, quoted
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
@@ -46,7 +47,7 @@ class SpacyOracle(Oracle):
         model = model or "en_core_web_sm"
         if not model.isidentifier():
             return None if (Path(model) / "config.cfg").is_file() else f"nlp.to_disk({model!r}) of a trained pipeline"
-        return None if importlib.util.find_spec(model) else f"python -m spacy download {model}"
+        return None if importlib.util.find_spec(model) else f"{python()} -m spacy download {model}"
 
 
 class BeneparOracle(Oracle):
@@ -75,7 +76,7 @@ class BeneparOracle(Oracle):
         """The package, and its model: a path, or the name of one that `benepar.download` put among nltk's data."""
         model = model or "benepar_en3"
         if not importlib.util.find_spec("benepar"):
-            return "pip install 'qdlm[parse]'"
+            return extra_command("parse")
         if Path(model).exists():
             return None
         import nltk.data
@@ -83,7 +84,7 @@ class BeneparOracle(Oracle):
         try:
             nltk.data.find(f"models/{model}")
         except (LookupError, ValueError):
-            return f"python -c \"import benepar; benepar.download('{model}')\""
+            return f"{python()} -c {quoted(f'import benepar; benepar.download({model!r})')}"
         return None
 
 
