@@ -20,7 +20,7 @@ def called(script: str) -> str:
     found = shutil.which(script)
     if not path.is_file() or found and Path(found).absolute() == path.absolute():
         return script
-    return quoted(relative(path))
+    return _runnable(path)
 
 
 def python() -> str:
@@ -29,7 +29,7 @@ def python() -> str:
         found = shutil.which(name)
         if found and Path(found).absolute() == Path(sys.executable).absolute():
             return name
-    return quoted(relative(Path(sys.executable)))
+    return _runnable(Path(sys.executable))
 
 
 def program() -> str:
@@ -40,6 +40,12 @@ def program() -> str:
 def extra_command(extra: str) -> str:
     """The command that installs an optional part of this program."""
     return f"{python()} -m pip install {quoted(f'qdlm[{extra}]')}"
+
+
+def _runnable(path: Path) -> str:
+    """The path of a program; one without a slash would be looked for elsewhere."""
+    text = str(relative(path))
+    return quoted(text if "/" in text else f"./{text}")
 
 
 def relative(path: Path) -> Path:

@@ -67,6 +67,11 @@ def doctor(
         rows.append((f"[dim]{title}[/]", mark, finding.name, escape(finding.detail)))
     console = out()
     console.print(grid(None, ("", "", "", ""), rows, header=False))
+    remedies = [finding for finding in report if finding.remedy]
+    if remedies:
+        console.print("\nTo get what is not there:")
+    for finding in remedies:  # below the table, whose cells would break them
+        console.print(f"  [cyan]{escape(finding.remedy)}[/]  [dim]# {escape(finding.name)}[/]", soft_wrap=True)
     broken = [finding.name for finding in report if finding.status == BAD]
     verdict = f"[bold red]A run would fail:[/] {', '.join(broken)}" if broken else "[bold green]Ready to run.[/]"
     console.print(f"\n{verdict}")

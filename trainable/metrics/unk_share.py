@@ -14,6 +14,7 @@ class UnkShare(Metric):
     """Share of UNK among the words of generated sentences; bound it as `unk_share <= 2%`."""
 
     name, unit, direction = "unk_share", "", "minimize"
+    along = "perplexity"
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
