@@ -7,6 +7,7 @@ from pathlib import Path
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from spaces.errors import UserError
+from spaces.shell import extra_command
 
 
 def application(journal: Path) -> Callable:
@@ -14,7 +15,7 @@ def application(journal: Path) -> Callable:
     try:
         from optuna_dashboard import wsgi
     except ImportError:
-        raise UserError("optuna-dashboard is not installed; run: pip install 'qdlm[dashboard]'") from None
+        raise UserError(f"optuna-dashboard is not installed; run: {extra_command('dashboard')}") from None
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

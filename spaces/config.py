@@ -64,6 +64,14 @@ class CorpusConfig(Settings):
     source: PluginRef = Field(PluginRef(name="restaurant"), description="the corpus plug-in and its parameters")
     max_length: int = Field(64, ge=8, le=512, description="positions per sentence, START and END included")
     min_count: int = Field(10, ge=0, description="a word is in the vocabulary when seen more often than this")
+    language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$", description="ISO 639 code of the text's language (en, de): "
+                          "control oracles that cannot read it are refused; auto: told from its commonest words")
+    warn_left_out: float = Field(0.05, ge=0, le=1, description="share of a split's texts, too long or without words, beyond "
+                                                               "which a run warns")
+    refuse_left_out: float = Field(0.5, ge=0, le=1, description="share beyond which it does not begin")
+    warn_unknown: float = Field(0.05, ge=0, le=1, description="share of a split's words that are outside the vocabulary "
+                                                              "(UNK), beyond which a run warns")
+    refuse_unknown: float = Field(0.3, ge=0, le=1, description="share beyond which it does not begin")
 
 
 class BackboneRef(PluginRef):

@@ -16,6 +16,8 @@ UNITS = {
     "": {"%": 0.01},
 }
 """By the end of a metric's name, what a bound may be written in, in the metric's own unit."""
+_USUAL = {"_bytes": "size_bytes", "_ms": "latency_ms", "_seconds": "train_seconds"}
+"""The metric that people mean who write its name without its end, `size <= 200kB`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Constraint:
             raise ValueError(f"{text!r} is not METRIC <= NUMBER or METRIC >= NUMBER, such as latency_ms <= 40")
         units = {"": 1.0, **next(legal for end, legal in UNITS.items() if match[1].endswith(end))}
         if match[4] not in units:
-            raise ValueError(f"{text!r}: {match[1]} is not told in {match[4]!r}; legal: a bare number, "
+            likely = [name for end, name in _USUAL.items() if match[4] in UNITS[end] and name.startswith(match[1])]
+            hint = f" (did you mean {likely[0]}?)" if likely else ""
+            raise ValueError(f"{text!r}: {match[1]} is not told in {match[4]!r}{hint}; legal: a bare number, "
                              + ", ".join(filter(None, units)))
         return cls(match[1], match[2], bound * units[match[4]])
 

@@ -16,7 +16,7 @@ from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
 from spaces.paths import PathError, put, resolve
-from spaces.values import did_you_mean, show
+from spaces.values import cut, did_you_mean, show
 
 Path = tuple[str, ...]
 _FORMS = ("choice", "int", "float", "log")
@@ -31,9 +31,9 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
         name, found, value = text.partition("=")
         name = name.strip()
         if not found or not name:
-            raise UserError(f"--set {show(text)}: should be KEY=VALUE, such as budget.trials=4")
+            raise UserError(f"--set {cut(text)}: should be KEY=VALUE, such as budget.trials=4")
         if name in result:
-            raise UserError(f"--set {name}: given twice, as {show(result[name])} and {show(value)}; keep one")
+            raise UserError(f"--set {name}: given twice, as {show(result[name])} and {cut(value)}; keep one")
         result[name] = yaml_text.read(value, f"--set {name}").data
     return result
 

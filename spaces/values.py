@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
+
+_NUMBER = r"(?:\.[0-9]+|[0-9](?:_?[0-9])*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+PLAIN = (
+    ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("int", re.compile(r"^[-+]?[0-9](?:_?[0-9])*$"), list("-+0123456789")),
+    ("float", re.compile(rf"^[-+]?{_NUMBER}$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"), list("-+.0123456789")),
+)
+"""What a word without quotes is where it is no text, by the core rules of YAML 1.2: kind, pattern, first characters."""
 
 
 def key(value: Any) -> Any:
@@ -22,9 +32,20 @@ def key(value: Any) -> Any:
 
 
 def show(value: Any, limit: int = 80) -> str:
-    """The value on one line, as it could stand in a space file; cut to `limit` characters."""
-    text = value if isinstance(value, str) and value and value.isprintable() else _flow(value)
+    """The value on one line, as it could stand in a space file; cut to `limit` characters. Text that would be read as
+    something else, "1e-5" or "null", keeps its quotes."""
+    plain = isinstance(value, str) and value and value.isprintable() and not _other(value)
+    return cut(value if plain else _flow(value), limit)
+
+
+def cut(text: str, limit: int = 80) -> str:
+    """At most `limit` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _other(text: str) -> bool:
+    """Whether a word without quotes would be no text."""
+    return any(pattern.match(text) for _, pattern, _ in PLAIN)
 
 
 def _flow(value: Any) -> str:
@@ -32,8 +53,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    plain = isinstance(value, str) and value and value.replace("_", "").replace(":", "").replace(".", "").isalnum()
-    return value if plain else json.dumps(value, ensure_ascii=False, default=str)
+    plain = isinstance(value, str) and value.replace("_", "").replace(":", "").replace(".", "").isalnum()
+    return value if plain and not _other(value) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def dotted(parts: Iterable[str | int]) -> str:
@@ -50,6 +71,6 @@ def dotted(parts: Iterable[str | int]) -> str:
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """` (did you mean 'objectives'?)`, or nothing when no legal name is close."""
     options = list(legal)
-    tails = [option for option in options if option.endswith(f".{name}")]
-    found = difflib.get_close_matches(name, options, n=1) or tails[:1]
+    parts = [option for option in options if option.endswith(f".{name}") or name and option.startswith(f"{name}_")]
+    found = difflib.get_close_matches(name, options, n=1) or parts[:1]
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -7,23 +7,15 @@ Here plain scalars follow the YAML 1.2 core rules instead, in writing too, so th
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from spaces.errors import UserError
-from spaces.values import dotted, show
+from spaces.values import PLAIN, cut, dotted, show
 
 Path = tuple[str | int, ...]
-_NUMBER = r"(?:\.[0-9]+|[0-9](?:_?[0-9])*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-_RULES = (
-    ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
-    ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    ("int", re.compile(r"^[-+]?[0-9](?:_?[0-9])*$"), list("-+0123456789")),
-    ("float", re.compile(rf"^[-+]?{_NUMBER}$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"), list("-+.0123456789")),
-)
 _MOST_NODES, _DEEPEST = 100_000, 50
 
 
@@ -41,7 +33,7 @@ class _Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
-for _name, _pattern, _first in _RULES:
+for _name, _pattern, _first in PLAIN:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
 
@@ -145,9 +137,9 @@ class _Builder:
             value = float(text.replace(".", "", 1) if text.lstrip("+-.") in ("inf", "nan") else text)
             whole = int(text) if math.isfinite(value) and "." not in text and "e" not in text else None
         except ValueError:
-            raise self.fail(node, path, f"{show(node.value)} is not a number") from None
+            raise self.fail(node, path, f"{cut(node.value)} is not a number") from None
         if not math.isfinite(value) or whole is not None and not -(2**63) <= whole < 2**63:
-            raise self.fail(node, path, f"{show(node.value)} cannot be stored; legal: finite, below 2^63")
+            raise self.fail(node, path, f"{cut(node.value)} cannot be stored; legal: finite, below 2^63")
         if whole is None and "." not in text and value.is_integer() and abs(value) < 2**53:
             return int(value)  # 1e3 counts as the whole number 1000
         return value if whole is None else whole

@@ -28,7 +28,7 @@ COMPUTES = {"qdlm table RUN": "trains the baselines"}
 """Commands that are parsed and not run, and why."""
 QUICKER = {"bench": ["--repeats", "3", "--steps", "2"]}
 """What is added to a command so that it is quick."""
-ELSEWHERE = {"git", "kubectl", "pip", "ray", "optuna-dashboard", "apt-get", "cd", "export"}
+ELSEWHERE = {"git", "kubectl", "pip", "ray", "optuna-dashboard", "apt-get", "cd", "export", "source"}
 """Programs of others."""
 
 

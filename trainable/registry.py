@@ -162,6 +162,7 @@ METRICS = Registry("metric", {
     "perplexity": "trainable.metrics.perplexity:Perplexity",
     "nll_bound": "trainable.metrics.nll_bound:NLLBound",
     "diversity": "trainable.metrics.diversity:Diversity",
+    "unk_share": "trainable.metrics.unk_share:UnkShare",
     "controllability": "trainable.metrics.controllability:Controllability",
     "latency_ms": "trainable.metrics.latency:Latency",
     "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",

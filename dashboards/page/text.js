@@ -37,6 +37,7 @@ function duration(seconds) {
   return whole < 3600 ? `${Math.floor(whole / 60)} min ${whole % 60} s` : `${Math.floor(whole / 3600)} h ${Math.floor(whole % 3600 / 60)} min`;
 }
 const short = path => { const parts = path.split("."); const last = parts.at(-1); return state.data.dimensions.filter(item => item.path.split(".").at(-1) === last).length > 1 || last === "name" ? parts.slice(-2).join(".") : last; };
+const percent = share => typeof share === "number" ? `${figures(100 * share)} %` : "–";
 const place = trial => state.data.trials.trial.indexOf(trial);
 const cell = (name, index) => state.data.trials[name]?.[index];
 const settings = index => state.data.dimensions.map(item => [short(item.path), cell(`config.${item.path}`, index)]).filter(([, value]) => value !== null && value !== undefined);
@@ -60,6 +61,10 @@ function write() {
     $("bounded").hidden = false;
     $("bounded").textContent = `${figures(counts.shown)} of ${figures(counts.trials)} trials are drawn: the front, the reference arms and an even selection of the rest. Counts, front, hypervolume and cost are of all trials; trials.parquet holds every one.`;
   }
+  if (state.data.corpora.length) {
+    $("corpora").hidden = false;
+    $("corpora").textContent = `Text: ${state.data.corpora.join(" · ")}`;
+  }
   fill($("nav"), [...document.querySelectorAll("main [id]")].filter(node => node.matches("figure,section") && node.querySelector("h2")).map(node =>
     el("a", {href: `#${node.id}`}, node.querySelector("h2").textContent)));
   writeMembers(); writeStops(); writeCost(); writeReproduce(); writeSamples();
@@ -80,7 +85,9 @@ function writeMembers() {
       objectives.map((item, place) => el("td", {class: cell(item.metric, index) === best[place] ? "n best" : "n"}, interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index)))),
       differs.map(item => el("td", {}, compact(cell(`config.${item.path}`, index)))))));
   const real = rows.length ? objectives.map(item => [item.metric, cell(`${item.metric}_heldout`, rows[0][1])]).filter(([, value]) => typeof value === "number") : [];
+  const unknown = rows.map(([trial, index]) => [trial, cell("unk_share", index), cell("unk_share_heldout", index)]).filter(([, share]) => typeof share === "number").sort((one, other) => other[1] - one[1])[0];
   $("membernote").textContent = "◆ knee: the member that gives up least, all objectives scaled to the front. Bold: the best value. ±: 95 % interval from the measurement's own standard error."
+    + (unknown ? ` Unknown words (UNK), which help no score: at most ${percent(unknown[1])} of the words of a member's generated text (trial ${unknown[0]}); in real held-out text ${percent(unknown[2])}.` : "")
     + (real.length ? ` Real held-out text, for scale: ${real.map(([name, value]) => `${name} ${inUnits(name, value)}`).join(", ")}.` : "");
 }
 
@@ -101,12 +108,8 @@ function writeCost() {
 }
 
 function writeReproduce() {
-  const {reproduce, run, front} = state.data;
-  const where = run.path.includes(" ") || /[^\w./-]/.test(run.path) ? `'${run.path.replaceAll("'", "'\\''")}'` : run.path;
-  const lines = [`# the same search, from the space that the run recorded`, `qdlm run ${where}/space.yaml --seed ${reproduce.seed}`, `# its front, and text from a member`, `qdlm front ${where}`];
-  const member = state.data.knee ?? front[0];
-  if (member !== undefined && member !== null) lines.push(`qdlm generate ${where}/artifacts/trial-${String(member).padStart(4, "0")}`);
-  $("commands").textContent = lines.join("\n");
+  const {reproduce} = state.data;
+  $("commands").textContent = reproduce.commands.join("\n");
   fill($("versions"), [["seed", reproduce.seed], ["versions", reproduce.versions || "–"], ...(reproduce.devices.length ? [["devices", reproduce.devices.join(", ")]] : [])].flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
   $("space").textContent = reproduce.space;
 }

@@ -14,15 +14,16 @@ from importlib import metadata
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.shell import called, extra_command
 from spaces.uris import is_uri
 
 OK, NOTE, BAD = "ok", "note", "bad"
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
             "safetensors", "matplotlib")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-OPTIONAL = {  # module: (what it is for, how to get it)
-    "optuna_dashboard": ("the study's pages in a browser", "pip install 'qdlm[dashboard]'"),
-    "pytest": ("the tests", "pip install 'qdlm[dev]'"),
+OPTIONAL = {  # module: (what it is for, the extra that holds it)
+    "optuna_dashboard": ("the study's pages in a browser", "dashboard"),
+    "pytest": ("the tests", "dev"),
 }
 
 
@@ -34,6 +35,7 @@ class Finding:
     name: str
     status: str  # ok | note (works, but worth knowing) | bad (a run would fail)
     detail: str
+    remedy: str = ""  # a command that runs as it is printed
 
 
 def findings(storage: Path | str) -> list[Finding]:
@@ -66,7 +68,8 @@ def _software() -> Iterator[Finding]:
     yield Finding("software", "qdlm", OK, _version("qdlm") or "run from its source folder")
     for package in PACKAGES:
         version = _version(package)
-        yield Finding("software", package, OK if version else BAD, version or "missing: make install")
+        yield Finding("software", package, OK if version else BAD, version or "missing",
+                      "" if version else "make install")
 
 
 def _devices() -> Iterator[Finding]:
@@ -150,7 +153,8 @@ def _ray() -> Iterator[Finding]:
     if running.is_file():
         yield Finding("ray", "on this machine", OK, f"last cluster at {running.read_text().strip()} (--address auto)")
     else:
-        yield Finding("ray", "on this machine", OK, "none running; to keep one: ray start --head")
+        yield Finding("ray", "on this machine", OK, "none running; a run starts its own",
+                      f"{called('ray')} start --head")
     mode, token = os.environ.get("RAY_AUTH_MODE"), Path.home() / ".ray" / "auth_token"
     kept = "a token is kept" if token.is_file() or os.environ.get("RAY_AUTH_TOKEN") else "no token yet"
     yield Finding("ray", "RAY_AUTH_MODE", OK if mode else NOTE,
@@ -163,13 +167,15 @@ def _oracles() -> Iterator[Finding]:
     for name in ORACLES:
         oracle = ORACLES.get(name)
         gives, remedy = " and ".join(sorted(oracle.provides, reverse=True)), oracle.missing()
-        yield Finding("control oracles", name, NOTE if remedy else OK, f"{gives}: {remedy}" if remedy else gives)
+        yield Finding("control oracles", name, NOTE if remedy else OK, f"{gives}: not installed" if remedy else gives,
+                      remedy or "")
 
 
 def _optional() -> Iterator[Finding]:
-    for module, (purpose, remedy) in OPTIONAL.items():
+    for module, (purpose, extra) in OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: {remedy}")
+        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: not installed",
+                      "" if present else extra_command(extra))
     compiler = shutil.which("cc") or shutil.which("gcc")
     yield Finding("optional", "C compiler", OK if compiler else NOTE,
                   "for runtime.compile" if compiler else "none: runtime.compile cannot be used")

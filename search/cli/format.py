@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 
+from spaces.shell import program, quoted, relative
 from spaces.uris import is_uri, origin
 
 FORMATS = ("table", "csv", "json", "md")
@@ -151,13 +151,14 @@ class ByWidth:
 
 
 def shown(path: Path | str) -> str:
-    """A path as one would type it: relative where it lies below the working folder; of a copy, the URI of what was copied."""
+    """A path for people: relative where it lies below the working folder; of a copy, the URI of what was copied."""
     uri = str(path) if is_uri(path) else origin(Path(path))
-    if uri:
-        return shlex.quote(uri)
-    path = Path(path)
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_absolute() and path.is_relative_to(here) else str(path)
+    return uri or str(relative(Path(path)))
+
+
+def command(*words: str) -> str:
+    """A command of this program that runs as it is printed: `.venv/bin/qdlm front 'runs/my run'`."""
+    return f"{program()} {quoted(*words)}"
 
 
 def out(**options: Any) -> Console:

@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 def spaces() -> None:
     """List the search spaces that are shipped: what each is for, its size and its objectives."""
-    from search.cli.format import ARROWS, grid, out
+    from rich.markup import escape
+
+    from search.cli.format import ARROWS, command, grid, out
     from search.cli.overrides import shipped
 
     rows = []
@@ -35,7 +37,8 @@ def spaces() -> None:
         rows.append((f"[bold cyan]{name}[/]", space.description, size, aims + bounds))
     console = out()
     console.print(grid(None, ("space", "what for", "size", "objectives"), rows))
-    console.print("\nRun one by its name or its file: [cyan]qdlm run quickstart[/]")
+    console.print(f"\nRun one by its name or its file: [cyan]{escape(command('run', 'quickstart'))}[/]",
+                  soft_wrap=True)
 
 
 def doctor(
@@ -64,6 +67,11 @@ def doctor(
         rows.append((f"[dim]{title}[/]", mark, finding.name, escape(finding.detail)))
     console = out()
     console.print(grid(None, ("", "", "", ""), rows, header=False))
+    remedies = [finding for finding in report if finding.remedy]
+    if remedies:
+        console.print("\nTo get what is not there:")
+    for finding in remedies:  # below the table, whose cells would break them
+        console.print(f"  [cyan]{escape(finding.remedy)}[/]  [dim]# {escape(finding.name)}[/]", soft_wrap=True)
     broken = [finding.name for finding in report if finding.status == BAD]
     verdict = f"[bold red]A run would fail:[/] {', '.join(broken)}" if broken else "[bold green]Ready to run.[/]"
     console.print(f"\n{verdict}")

@@ -14,6 +14,7 @@ import typer
 from search.cli import bench, compare, generate, inspect, plugins, replay, report, results, run, submit, sync, table, watch
 from search.cli.examples import examples
 from spaces.errors import RunError, UserError
+from spaces.shell import program
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        where = context.command_path if context else "qdlm"
+        where = (context.command_path if context else "qdlm").replace("qdlm", program(), 1)
         message = f"{error.format_message().rstrip('.')} (see: {where} --help)"
     except RunError as error:
         print(f"qdlm: the run stopped: {' '.join(str(error).split())}", file=sys.stderr)

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from search.cli.format import compact, duration, figure, label, short_names, shown
 from search.cli.live import LivePanel
+from search.reporting.corpora import corpus_line, has_facts
 
 Event = Mapping[str, Any]
 ENDED_BY = {"space": "every point was tried", "trials": "all trials have run", "patience": "the front stopped growing"}
@@ -132,7 +133,9 @@ class EventText:
             return None
         self.quarters_said[stage] = quarter
         detail = f", {escape(str(event['detail']))}" if event.get("detail") else ""
-        return f"prepare {escape(stage)} " + ("[green]ready[/]" if progress >= 1 else f"{progress:.0%}{detail}")
+        if progress >= 1:
+            return f"prepare {escape(stage)} [green]ready[/]" + (f": {corpus_line(event)}" if has_facts(event) else "")
+        return f"prepare {escape(stage)} {progress:.0%}{detail}"
 
     def _trial_started(self, event: Event) -> str:
         tag = f" [dim]({escape(str(event['tag']))})[/]" if event.get("tag") else ""

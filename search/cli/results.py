@@ -53,10 +53,11 @@ def front(
     """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart, where they lie."""
     from rich.markup import escape
 
-    from search.cli.format import emit, out
+    from search.cli.format import command, emit, out
     from search.cli.overrides import bounds
 
     folder, space, found = opened(run, bounds(within))
+    check_bounds(folder, bounds(within))
     if best is not None:
         found = found.only(chosen(found, best))
     if form != "table":
@@ -66,8 +67,19 @@ def front(
     else:
         out().print(front_table(folder, space, found))
         if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
-            out().print(f"[cyan]qdlm generate {escape(artifact)}[/]", soft_wrap=True)
+            out().print(f"[cyan]{escape(command('generate', artifact))}[/]", soft_wrap=True)
     return 0 if len(found) or not (within or best) else 1
+
+
+def check_bounds(folder: RunFolder, within: Sequence[Constraint]) -> None:
+    """Raises `UserError` for a bound on what is no metric and no column of the run."""
+    from trainable.registry import METRICS
+
+    known = dict.fromkeys([*METRICS, *(name for row in folder.rows() for name in row)]) if within else {}
+    for bound in within:
+        if bound.metric not in known:
+            raise UserError(f"--within {bound}: unknown metric {bound.metric!r}{did_you_mean(bound.metric, METRICS)}; legal: "
+                            f"{', '.join(METRICS)}, or a column of the run's trials.parquet")
 
 
 def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
@@ -110,9 +122,10 @@ def status(
 
     from rich.markup import escape
 
-    from search.cli.format import duration, figure, grid, out, shown
+    from search.cli.format import command, duration, figure, grid, out, shown
     from search.engine.cost import Ledger
     from search.pareto.reference_box import Box
+    from search.reporting.corpora import corpus_lines
 
     folder, space, found = opened(run)
     rows = folder.rows()
@@ -133,6 +146,7 @@ def status(
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
     if folder.meta.get("box"):
         lines.append(("hypervolume", f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+    lines += [("corpus", escape(line)) for line in corpus_lines(folder.events())]
     account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
     lines.append(("time", duration(account.elapsed)))
     console = out()
@@ -142,7 +156,7 @@ def status(
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
     if state in ("interrupted", "failed"):
-        console.print(f"\nGo on with: [cyan]qdlm run --resume {escape(shown(folder.path))}[/]")
+        console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]", soft_wrap=True)
 
 
 def cost_table(account: Ledger, space: Space) -> RenderableType:
@@ -178,7 +192,7 @@ def opened(run: Path, within: Sequence[Constraint] = ()) -> tuple[RunFolder, Spa
 
 
 def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:
-    """Where a member's exported model lies, as one would type it; None when it was not exported."""
+    """Where a member's exported model lies, for people; None when it was not exported."""
     from search.cli.format import shown
 
     return shown(folder.path / row["artifact"]) if row.get("artifact") else None
@@ -196,6 +210,7 @@ def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any
     rows = found.member_rows()
     known = {name for row in rows for name in row}
     ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
+    metrics |= {"unk_share": None} if "unk_share" in known else {}  # stands beside perplexity
     columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
     config = [f"config.{path}" for path in space.dimensions]
     placed = ["place"] if "place" in known else []
@@ -220,6 +235,7 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
 
     from search.cli.format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
     from search.pareto.stability import interval as repeated
+    from search.reporting.corpora import unknown_line
 
     if not len(found):
         return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
@@ -247,6 +263,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
     if real := real_text(space, found):
         notes.append(f"[dim]real held-out text, for scale: {', '.join(f'{name} {value}' for name, value in real.items())}[/]")
+    if unknown := unknown_line(found):
+        notes.append(f"[dim]UNK, a word outside the vocabulary, in generated text: {unknown}; it helps no score[/]")
     if any("again" in row for row in found):
         notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
     if any("seeds" in row for row in found):
@@ -260,17 +278,19 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     return Group(table, "", *(Text.from_markup(note) for note in notes))
 
 
-def next_steps(folder: RunFolder, found: Front) -> RenderableType:
-    """Where the results lie, and commands to try."""
+def next_steps(folder: RunFolder, found: Front, call: str | None = None) -> RenderableType:
+    """Where the results lie, and commands to try, which run as they are printed. `call`: how this program is called where
+    they are read, if not here."""
     from rich.markup import escape
     from rich.text import Text
 
     from search.cli.format import shown
+    from spaces.shell import program, quoted
 
-    run, knee = escape(shown(folder.path)), found.knee()
-    lines = ["", f"[bold]Results[/]  {run}/  [dim]front.csv, front.png, trials.parquet, space.yaml, events.jsonl[/]",
-             f"[bold]Next[/]     [cyan]qdlm front {run}[/]"]
+    call, run, knee = call or program(), shown(folder.path), found.knee()
+    lines = ["", f"[bold]Results[/]  {escape(run)}/  [dim]front.csv, front.png, trials.parquet, space.yaml, events.jsonl[/]",
+             f"[bold]Next[/]     [cyan]{escape(f'{call} front {quoted(run)}')}[/]"]
     artifact = artifact_of(folder, knee) if knee is not None else None
     if artifact is not None:
-        lines.append(f"         [cyan]qdlm generate {escape(artifact)}[/]  [dim]# the most balanced member[/]")
+        lines.append(f"         [cyan]{escape(f'{call} generate {quoted(artifact)}')}[/]  [dim]# the most balanced member[/]")
     return Text.from_markup("\n".join(lines))

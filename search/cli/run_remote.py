@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import run_folder
-from search.cli.format import out
-from search.cli.session import NO_SPACE, SessionObserver, report, resolve
-from spaces.errors import UserError
+from search.cli.format import command, out
+from search.cli.session import SessionObserver, no_space, report, resolve
+from spaces.shell import program
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Request:
     """What is asked of the cluster. `space`: YAML; None for that of the run to go on with, which `changes` are for.
-    `width` and `color` are the terminal's."""
+    `width` and `color` are the terminal's, `program` is how its shell calls this one."""
 
     space: str | None
     changes: dict[str, Any]
@@ -31,6 +31,7 @@ class Request:
     width: int
     color: bool
     warm_start: str | None = None
+    program: str = "qdlm"
 
 
 class ClientSession:
@@ -39,11 +40,11 @@ class ClientSession:
     def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str, resume: str | None,
                  max_concurrent: int | None, warm_start: str | None = None):
         if given is None and resume is None:
-            raise UserError(NO_SPACE)
+            raise no_space()
         console = out()
         self.address, self.objectives = address, given.objectives if given else ()
         self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume, max_concurrent,
-                               console.width, console.is_terminal, warm_start)
+                               console.width, console.is_terminal, warm_start, program())
 
     def run(self, observer: SessionObserver) -> str:
         """The state in which the run ended."""
@@ -59,7 +60,7 @@ class ClientSession:
 
     def resume_command(self, run: str) -> str:
         """The command that goes on with a run."""
-        return f"qdlm run --resume {run} --address {self.address}"
+        return command("run", "--resume", run, "--address", self.address)
 
 
 def run_request(request: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
@@ -75,5 +76,5 @@ def run_request(request: Request, tell: Callable[[dict[str, Any]], None]) -> tup
     result = sweep.run(space, storage=request.storage, max_concurrent=request.max_concurrent, resume=request.resume,
                        warm_start=warm_start, observer=tell)
     text = io.StringIO()
-    report(result.run_folder, out(file=text, width=request.width, force_terminal=request.color))
+    report(result.run_folder, out(file=text, width=request.width, force_terminal=request.color), request.program)
     return result.state, text.getvalue()

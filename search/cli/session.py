@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.cli.arguments import run_folder
 from search.cli.exit_notice import ExitNotice
-from search.cli.format import shown
+from search.cli.format import command, shown
 from spaces.errors import UserError
 from spaces.uris import is_uri
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     from spaces.schema import Space
 
-NO_SPACE = "which space? give its file or name (see: qdlm spaces), or --resume RUN"
+
+def no_space() -> UserError:
+    """What to say when neither a space nor a run is given."""
+    return UserError(f"which space? give its file or name (see: {command('spaces')}), or --resume RUN")
 
 
 class LocalSession:
@@ -53,7 +56,7 @@ class LocalSession:
 
     def resume_command(self, run: str) -> str:
         """The command that goes on with a run."""
-        return f"qdlm run --resume {shown(run)}"
+        return command("run", "--resume", shown(run))
 
 
 def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
@@ -63,7 +66,7 @@ def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any], 
     """
     if resume is None:
         if given is None:
-            raise UserError(NO_SPACE)
+            raise no_space()
         return given
     from search.cli.results import recorded_space
     from search.run.validation import check
@@ -146,12 +149,12 @@ class SessionObserver:
         return f"qdlm: {why}; every finished trial is kept. Go on with: {self.resume_command(self.run)}"
 
 
-def report(run: Path, console: Console) -> None:
-    """Print the front, where things lie and what to try next."""
+def report(run: Path, console: Console, call: str | None = None) -> None:
+    """Print the front, where things lie and what to try next. `call`: how the shell that reads it calls this program."""
     from search.cli.results import cost_table, front_table, next_steps, opened
     from search.engine.cost import Ledger
 
     folder, space, found = opened(run)
     console.print(front_table(folder, space, found))
     console.print("", cost_table(Ledger.from_events(folder.events()), space), sep="\n")
-    console.print(next_steps(folder, found))
+    console.print(next_steps(folder, found, call), soft_wrap=True)

@@ -54,12 +54,13 @@ def submit(
     text, arguments = (None, _resume_arguments(resume, settings, trials, budget, within)) if resume else (
         _checked_space(space, storage, changes(settings, trials, budget, within=within)), ["--storage", storage])
     from cluster import submitting
+    from search.cli.format import command
 
     jobs = submitting.client(address)
     with tempfile.TemporaryDirectory(prefix="qdlm-job-") as pack:
         job = submitting.submit(jobs, text, arguments, Path(pack), pip=pip)
     typer.echo(f"job {job}")
-    typer.echo(f"qdlm submit --attach {job} --address {address}")
+    typer.echo(command("submit", "--attach", job, "--address", address))
     return _follow(jobs, job, address) if follow else 0
 
 
@@ -99,11 +100,12 @@ def _attach_or_stop(address: str, attach: str | None, stop: str | None) -> int:
 
 def _follow(jobs: object, job: str, address: str) -> int:
     from cluster import submitting
+    from search.cli.format import command
 
     try:
         status = submitting.follow(jobs, job, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"\nthe job goes on. Come back with: qdlm submit --attach {job} --address {address}", err=True)
+        typer.echo(f"\nthe job goes on. Come back with: {command('submit', '--attach', job, '--address', address)}", err=True)
         return 0
     typer.echo(f"job {job}: {status.lower()}")
     return 0 if status == "SUCCEEDED" else 1

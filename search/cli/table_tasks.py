@@ -118,6 +118,8 @@ def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str
 
 def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
     """Where the run's corpus, teacher and base lie. Raises `UserError` when they are gone."""
+    from search.cli.format import command, shown
+    from search.records.run_folder import SPACE
     from trainable.stages.prepare import base_key, corpus_key, teacher_key
 
     made = [event["path"] for event in folder.events() if event.get("event") == "prepare" and "path" in event]
@@ -128,7 +130,8 @@ def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
              "teacher": config.teacher.path or str(cache / f"teacher-{teacher_key(config)}")}
     for kind, path in paths.items():
         if not Path(path).is_dir() and not (kind == "teacher" and config.teacher.path):
-            raise UserError(f"table: the run's {kind} is gone: no {path}; `qdlm run` with the same space makes it again")
+            raise UserError(f"table: the run's {kind} is gone: no {path}; make it again: "
+                            f"{command('run', shown(folder.path / SPACE), '--storage', shown(cache.parent))}")
     return paths
 
 

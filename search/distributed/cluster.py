@@ -16,6 +16,7 @@ from pathlib import Path
 from search.distributed import environment
 from spaces.config import HardwareConfig
 from spaces.errors import UserError
+from spaces.shell import called
 
 CONNECT_S = 15.0
 """Seconds within which a cluster has to answer."""
@@ -123,7 +124,8 @@ def _find() -> str:
 
     running = sorted(services.find_gcs_addresses())
     if not running:
-        raise UserError("--address auto: no Ray cluster runs on this machine; start one with: ray start --head")
+        raise UserError("--address auto: no Ray cluster runs on this machine; start one with: "
+                        f"{called('ray')} start --head")
     recorded = services.find_bootstrap_address(None)  # by the last `ray start`; other runs' own clusters are not meant
     if recorded not in running and len(running) > 1:
         raise UserError(f"--address auto: several clusters run on this machine; name one of {', '.join(running)}")

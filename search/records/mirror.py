@@ -17,6 +17,7 @@ from pathlib import Path
 
 from search.records.run_folder import EVENTS, LEASE, LEASE_S, META, SPACE, STUDY, RunFolder
 from spaces.errors import RunError, UserError
+from spaces.shell import program, quoted
 from spaces.uris import node_folder, parent
 from trainable.messages import DepotSettings
 from trainable.storage.object_store import Store, StoreError
@@ -92,7 +93,7 @@ class Mirror:
             except StoreError as error:
                 if attempt == FINAL_TRIES - 1:
                     raise RunError(f"{error}; the records are in {self.folder}: put them there with "
-                                   f"qdlm sync {self.folder} '{self.uri}'") from error
+                                   f"{program()} {quoted('sync', self.folder, self.uri)}") from error
             time.sleep(REST * 2**attempt)
 
     def discard(self) -> None:

@@ -20,9 +20,11 @@ from search.pareto.objectives import CONFIG, measured, measurements, searched, v
 from search.pareto.reference_box import Box, choose_box
 from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
+from search.reporting.corpora import corpus_lines
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
 from spaces.schema import Space
+from spaces.shell import program, quoted
 from spaces.uris import origin
 
 Row = Mapping[str, Any]
@@ -75,9 +77,23 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
         "importance": importances(complete, space.dimensions, space.objectives),
         "cost": cost(events, first_end, meta, rate, folder.state == "running"),
         "samples": samples(folder.path, lit, [row["trial"] for row in kept]),
+        "corpora": corpus_lines(events),
         "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
+                      "commands": commands(folder.path, space, knee["trial"] if knee is not None else lit[0] if lit else None),
                       "devices": sorted({str(row["device"]) for row in latest if row.get("device")})},
     }
+
+
+def commands(run: Path, space: Space, member: int | None) -> list[str]:
+    """What to type to repeat a run, to see its front and text of a member: runs as it is printed in the shell from which the
+    report was made."""
+    place = origin(run) or str(run)
+    lines = ["# the same search, from the space that the run recorded",
+             f"{program()} run {quoted(f'{place}/{SPACE}')} --seed {space.seed}", "# its front, and text from a member",
+             f"{program()} front {quoted(place)}"]
+    if member is not None:
+        lines.append(f"{program()} generate {quoted(f'{place}/artifacts/trial-{member:04d}')}")
+    return lines
 
 
 def last_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from trainable.messages import JobEvent, Payload, SharedPaths
 
 Dumped = dict[str, Any]
 Task = tuple[str, Payload]
+_CORPUS_FACTS = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words", "unk_rate")
+"""What a tokenized corpus tells of itself, for whoever watches."""
 
 
 def key(config: Dumped, *groups: str) -> str:
@@ -95,7 +97,11 @@ def _make(client: PoolClient, engine: Engine, tasks: dict[Any, Task]) -> dict[An
             engine.add_shared_seconds(seconds)
             made: PrepareEvent = {**event, "event": "prepare", "stage": labels[i], "seconds": seconds}
             engine.folder.event(made)
-        engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"))
+        engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"),
+                    **{name: event[name] for name in _CORPUS_FACTS if name in event})
+        for message in event.get("warnings", ()):
+            engine.folder.event({"event": "warning", "message": message})
+            engine.emit("warning", message=message)
 
     last = client.map(list(tasks.values()), on_event)
     return {name: event["path"] for name, event in zip(tasks, last, strict=True)}

@@ -40,6 +40,11 @@ _KINDS: tuple[tuple[str, Registry], ...] = (
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
 _LONG = 80  # characters of a plug-in's parameters in a message
 _WORKERS = 1000  # most that a message proposes
+_NEVER_EMPTY = {
+    "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; for none write lora.rank: 0",
+    "quantization.sites": "is empty: the quantizer would act nowhere; for none write quantizer: none, or use per_site",
+}
+"""Lists whose emptiness would make a trial another one than its settings say."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def load_checked(path_or_name: str | Path, changes: Mapping[str, Any] | None = N
 def check(space: Space) -> None:
     """Raises `UserError` when the space reaches something that does not exist or cannot be built."""
     check_metrics(space)
+    check_lists(space)
     check_plugins(space)
     check_rules(space)
     check_conditions(space)
@@ -169,6 +175,17 @@ def check_metrics(space: Space) -> None:
                 size = "lower" if better == "minimize" else "higher"
                 message = f"{size} {objective.metric} is better; write {objective.metric}: {better}"
                 raise space.error(("objectives", objective.metric), message)
+
+
+def check_lists(space: Space) -> None:
+    """Raises `UserError` for a list that is empty where that says another thing than the settings beside it."""
+    for path, message in _NEVER_EMPTY.items():
+        dimension = space.dimensions.get(path)
+        if dimension is None and not tree_at(trial_tree(space.form, {}), path):
+            raise space.error(("trial", *path.split(".")), message)
+        for index, value in enumerate(dimension.choice or () if dimension is not None else ()):
+            if not value:
+                raise space.error(("search", path, "choice", index), message)
 
 
 def check_methods(space: Space) -> None:

@@ -47,7 +47,7 @@ RANK, FRAC, OBJECTIVES, BUDGET = (
         ("budget: {trials", "budget: {trails",
          ["a.yaml:9: budget.trails: unknown key (did you mean 'trials'?); legal: trials, time"]),
         (BUDGET, "budget: {trials: 0}", ["budget.trials: should be greater than or equal to 1, not 0"]),
-        (BUDGET, "budget: {trials: '4'}", ["budget.trials: should be a whole number, not 4"]),
+        (BUDGET, "budget: {trials: '4'}", ['budget.trials: should be a whole number, not "4"']),
         (BUDGET, "budget: {trials: 4.5}", ["budget.trials: should be a whole number"]),
         (BUDGET, "budget: {time: 30 minutes}", ["budget.time: '30 minutes' is not a duration; legal: 90s, 30m"]),
         (BUDGET, "budget: {time: 0}", ["budget.time: should be greater than 0"]),
@@ -229,3 +229,22 @@ def test_overrides_are_blamed_by_name(tmp_path, changes, parts):
             attempt()
         for part in parts:
             assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "shown"), [
+    ("'1e-5'", 'not "1e-5"'), ("'null'", 'not "null"'), ('"true"', 'not "true"'), ("'007'", 'not "007"'), ("many", "not many"),
+    ("[1, 'null']", 'not [1, "null"]'), ("''", 'not ""'), ("null", "not null"), ("'~'", 'not "~"'),
+])
+def test_a_value_is_shown_as_it_was_written(given, shown):
+    """What its quotes made text is not shown as the number, or the null, that it is not."""
+    message = message_of(broken("name: good", f"hardware: {{cpus: {given}}}"))
+    assert message.endswith(shown), message
+
+
+def test_an_override_is_shown_as_it_was_written():
+    from spaces.overrides import parse
+
+    with pytest.raises(UserError, match=r"--set seed: given twice, as 4 and 5; keep one"):
+        parse(["seed=4", "seed=5"])
+    with pytest.raises(UserError, match=r'given twice, as "4" and \'5\'; keep one'):
+        parse(["seed='4'", "seed='5'"])

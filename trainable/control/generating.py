@@ -46,7 +46,11 @@ def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], con
 
 
 def least_risk(candidates: Sequence[list[str]]) -> list[str]:
-    """The candidate with the highest mean BLEU-4 against the others, the first of equals (Diffusion-LM, section 4.3)."""
+    """The candidate with the highest mean BLEU-4 against the others, the first of equals (Diffusion-LM, section 4.3).
+
+    The released utility is another BLEU: add-one smoothing at every order, case folded, the candidate in the place of the
+    reference and the others in that of the hypothesis; of equals the last. It can pick another candidate.
+    """
     if len(candidates) < 2:
         return candidates[0]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -9,6 +13,7 @@ from torch import Tensor
 from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.layouts import Layout
 from trainable.control.target_files import Entry
+from trainable.corpora.base import UNKNOWN
 from trainable.corpora.tokenize import END, UNK
 from trainable.models.prediction import Prediction
 
@@ -74,10 +79,12 @@ class Infill(ControlTask):
         return made
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`; `cached`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between."""
+        """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between, where
+        UNK is like no word of the reference."""
         left, right, reference = target["left"], target["right"], target["reference"]
         kept = len(words) >= len(left) + len(right) and words[:len(left)] == left and words[len(words) - len(right):] == right
         gap = words[len(left):max(len(left), len(words) - len(right))]
+        gap = ["" if word == UNKNOWN else word for word in gap]
         rouge = rouge_l(gap, reference)
         return {"success": rouge * kept, "kept": float(kept), "bleu4": bleu4(gap, reference), "rouge_l": rouge}
 
@@ -90,15 +97,39 @@ class Infill(ControlTask):
         return [*target["left"], *["<gap>"] * len(target["reference"]), *target["right"]]
 
 
-def bleu4(words: list[str], reference: list[str]) -> float:
-    """Sentence BLEU-4 (nltk), precisions without a match smoothed by 1 / 2^k (Chen and Cherry 2014, method 3)."""
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+def bleu4(words: Sequence[str], reference: Sequence[str]) -> float:
+    """Sentence BLEU-4 of words as they are cut, 0 to 1, as sacrebleu gives it (`effective_order`, smoothing `exp`; times 100).
 
-    return float(sentence_bleu([reference], words, smoothing_function=SmoothingFunction().method3)) if words else 0.0
+    Orders of which the text has no n-gram are left out, so that three right words score 1. A precision without a match is
+    smoothed by 1 / 2^k (Chen and Cherry 2014, method 3); without any match the score is 0. Brevity penalty as in Papineni
+    et al. 2002.
+    """
+    precisions, halved = [], 1.0
+    for n in range(1, 5):
+        grams = _grams(words, n)
+        if not grams:
+            break
+        same, total = (grams & _grams(reference, n)).total(), grams.total()
+        if n == 1 and not same:
+            return 0.0
+        halved *= 1 if same else 2
+        precisions.append((same or 1 / halved) / total)
+    if not precisions:
+        return 0.0
+    brevity = min(0.0, 1 - len(reference) / len(words))
+    return math.exp(brevity + sum(map(math.log, precisions)) / len(precisions))
 
 
-def rouge_l(words: list[str], reference: list[str]) -> float:
-    """ROUGE-L F1 (rouge-score) of words as they are cut."""
+def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
+
+
+def rouge_l(words: Sequence[str], reference: Sequence[str]) -> float:
+    """ROUGE-L F1 by rouge-score's own longest common subsequence, of words as the corpus cuts them.
+
+    `rouge_scorer.score` of the joined texts gives other figures: it folds case and drops every sign that is not a-z or 0-9,
+    so that punctuation, accents and the pound sign count for nothing there.
+    """
     from rouge_score.rouge_scorer import _score_lcs
 
-    return float(_score_lcs(reference, words).fmeasure)
+    return float(_score_lcs(list(reference), list(words)).fmeasure)

@@ -11,13 +11,14 @@ from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry
-from trainable.corpora.tokenize import END, SPECIALS, UNK
+from trainable.corpora.base import UNKNOWN
+from trainable.corpora.tokenize import END, SPECIALS
 from trainable.models.prediction import Prediction
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:
-    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word (UNK is one) and not a mark."""
-    return torch.logaddexp(log_probs[..., len(SPECIALS):].logsumexp(-1), log_probs[..., UNK])
+    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known, and not a mark or UNK."""
+    return log_probs[..., len(SPECIALS):].logsumexp(-1)
 
 
 class Length(ControlTask):
@@ -78,8 +79,9 @@ class Length(ControlTask):
         return [["", *["length word"] * length, "length end", *["length after"] * (positions - length - 2)]]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many."""
-        off = abs(len(words) - target["length"])
+        """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many. UNK is a word or none, whichever is
+        further off."""
+        off = max(abs(count - target["length"]) for count in (len(words), len(words) - words.count(UNKNOWN)))
         return {"success": float(off <= self.params.tolerance), "exact": float(off == 0), "off": float(off)}
 
     def oracle(self, target: Target) -> str:

@@ -23,6 +23,11 @@ def oracle_of(corpus) -> str:
     return "grammar" if corpus.stats.get("corpus") == GRAMMAR_CORPUS else "words"
 
 
+def language_of(corpus) -> str:
+    """ISO 639 code of the text's language, as the corpus was told or tells it; empty where it is not known."""
+    return "" if isinstance(corpus, Lexicon) else corpus.stats.get("language", "")
+
+
 def phrases_for(field: str, value: str, oracle: str) -> list[list[str]]:
     """The ways to say that `field` is `value`, each a list of words; none when it is not said by fixed words."""
     if value.casefold() not in ("yes", "no"):

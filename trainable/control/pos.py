@@ -15,6 +15,7 @@ from trainable.control.oracles.base import UPOS
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, tag_weights
 from trainable.control.target_files import MARKS, Entry
+from trainable.corpora.base import UNKNOWN
 from trainable.corpora.tokenize import END
 from trainable.models.prediction import Prediction
 
@@ -110,10 +111,12 @@ class Pos(ControlTask):
         return [["", *(f"pos {tag}" for tag in tags), f"pos {EDGE}", *[""] * (positions - len(tags) - 2)]]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all."""
+        """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all. UNK
+        has no tag."""
         tags, wanted = oracle_of_target(self, target).read(words).tags, target["tags"]
-        same = sum(a == b for a, b in zip(tags, wanted, strict=False))
-        return {"success": same / max(len(tags), len(wanted)), "exact": float(list(tags) == list(wanted))}
+        same = sum(a == b and word != UNKNOWN for word, a, b in zip(words, tags, wanted, strict=False))
+        longer = max(len(tags), len(wanted))
+        return {"success": same / longer, "exact": float(same == longer)}
 
     def oracle(self, target: Target) -> str:
         """The tagger's name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -16,6 +18,7 @@ from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
 from trainable.control.syntax import PhraseBatch
 from trainable.control.target_files import Entry
+from trainable.corpora.base import UNKNOWN
 from trainable.models.prediction import Prediction
 
 
@@ -120,11 +123,12 @@ class Spans(ControlTask):
         return rows
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: the span with its label is there; `unlabeled`: with any label."""
+        """`success`: the span with its label is there; `unlabeled`: with any label; each as far as its words are known."""
         spans = oracle_of_target(self, target).read(words).spans
         first, last, label = target["span"]
-        return {"success": float((first, last, label) in spans),
-                "unlabeled": float(any(span[:2] == (first, last) for span in spans))}
+        known = known_share(words[first:last + 1])
+        return {"success": known * ((first, last, label) in spans),
+                "unlabeled": known * any(span[:2] == (first, last) for span in spans)}
 
     def oracle(self, target: Target) -> str:
         """The bracketing's name."""
@@ -134,6 +138,11 @@ class Spans(ControlTask):
         """First, last and label."""
         first, last, label = target["span"]
         return [f"<{first}>", f"<{last}>", f"<{label}>"]
+
+
+def known_share(words: Sequence[str]) -> float:
+    """Share of words that are not UNK, 0 of none: what a phrase that an oracle reads in them counts."""
+    return sum(word != UNKNOWN for word in words) / len(words) if words else 0.0
 
 
 def _spans(entry: Entry) -> list[Span]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spaces.errors import UserError
+from trainable.corpora.sources import unreadable
 
 MARKS = ("START", "END", "\n")
 """Entries of `words_` and `pos` that are no words: the released files keep them."""
@@ -54,10 +55,11 @@ class Entry:
 def read_entries(path: Path) -> list[Entry]:
     """Every line that is not empty. Raises `UserError` naming the file, and the line that is no JSON."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UserError(f"{path}: cannot be read as a target file ({reason}); expected one JSON value per line") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise unreadable(path, error) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a target file ({error.strerror}); expected one JSON value per line") from None
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from trainable.control.layouts import Layout
 from trainable.control.oracles.base import Span
 from trainable.control.oracles.choosing import oracle_for
 from trainable.control.pos import oracle_of_target
-from trainable.control.spans import Spans
+from trainable.control.spans import Spans, known_share
 from trainable.control.target_files import Entry
 from trainable.corpora.tokenize import END
 from trainable.models.prediction import Prediction
@@ -76,11 +77,17 @@ class Tree(Spans):
         return losses.index_add(0, sentences, -values.to(losses))
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree."""
+        """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree. A bracket
+        counts as far as the words in it are known."""
         found = oracle_of_target(self, target).read(words).spans
         wanted = self.requested_spans(target)
-        return {"success": bracketing_f1(found, wanted), "exact": float(sorted(found) == sorted(wanted)),
-                "unlabeled": bracketing_f1([span[:2] for span in found], [span[:2] for span in wanted])}
+
+        def worth(span: tuple) -> float:
+            return known_share(words[span[0]:span[1] + 1])
+
+        return {"success": bracketing_f1(found, wanted, worth),
+                "exact": float(sorted(found) == sorted(wanted)) * known_share(words),
+                "unlabeled": bracketing_f1([span[:2] for span in found], [span[:2] for span in wanted], worth)}
 
     def code(self, target: Target) -> list[str]:
         """The brackets in order: `(S (NP ( ) (VP ( ( ) )`, a bare pair for each word."""
@@ -95,7 +102,7 @@ class Tree(Spans):
         return symbols
 
 
-def bracketing_f1(found, wanted) -> float:
-    """F1 of two multisets of brackets; 0 when either is empty and the other is not."""
-    shared = sum((Counter(found) & Counter(wanted)).values())
+def bracketing_f1(found, wanted, worth: Callable[[tuple], float] = lambda span: 1.0) -> float:
+    """F1 of two multisets of brackets, a shared one counting what it is `worth`; 0 when either is empty and the other is not."""
+    shared = sum(count * worth(span) for span, count in (Counter(found) & Counter(wanted)).items())
     return 2 * shared / max(1, len(found) + len(wanted))

@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from spaces.errors import UserError
 from trainable import registry
 from trainable.corpora.base import Corpus, Example, Split
-from trainable.corpora.sources import csv_rows, existing_file, held_out, text_lines
+from trainable.corpora.sources import csv_rows, existing_file, one_split, text_lines
+from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
 FORMATS = {"src1": {"train": "src1_train.txt", "valid": "src1_valid.txt"},
@@ -23,6 +24,8 @@ EXPECTED = "a folder with src1_train.txt and src1_valid.txt, or trainset.csv and
 RENAMED = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 """Names of fields in the CSV files -> names in the src1 files, which are used throughout."""
 NEWLINE = "\n"
+Pair = tuple[str, dict[str, str], str]
+"""File and row, meaning, text; the text is empty where the row has none."""
 
 
 class E2E(Corpus):
@@ -37,7 +40,7 @@ class E2E(Corpus):
         hub: bool = Field(False, description="load through Hugging Face datasets instead of path")
         hub_name: str = "tuetschek/e2e_nlg"
         hub_revision: str | None = Field("refs/convert/parquet", description="the branch that holds data, not a script")
-        tokenizer: Tokenizer = "spacy"
+        tokenizer: Tokenizer = Field("spacy", description=TOKENIZERS)
         newline: Literal["row", "word", "none"] = Field(
             "row", description="the line break that published code keeps at each text's end: a vocabulary row only; "
                                "a word of every text; or neither")
@@ -68,27 +71,29 @@ class E2E(Corpus):
         return list(dict.fromkeys(self._files.values()))
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """One example per text; its values are cut into words like the text, so that they can be found in it."""
+        """One example per text; its values are cut into words like the text, so that they can be found in it. A row that has
+        no text is one without words."""
         words_of = splitter(self.params.tokenizer)
         end = (NEWLINE,) if self.params.newline == "word" else ()
-        for meaning, text in self._pairs(split):
+        for where, meaning, text in self._pairs(split):
+            words = words_of(text)
             fields = {field: " ".join(words_of(value)) for field, value in meaning.items()}
-            yield Example((*words_of(text), *end), fields)
+            yield Example((*words, *end) if words else (), fields, where=where)
 
-    def _pairs(self, split: Split) -> Iterator[tuple[dict[str, str], str]]:
+    def _pairs(self, split: Split) -> Iterator[Pair]:
         if self.params.hub:
-            for row in self._hub[split]:
-                meaning = _read_mr(row["meaning_representation"], f"{self.params.hub_name}, {split}")
-                yield meaning, row["human_reference"]
+            for number, row in enumerate(self._hub[split], 1):
+                where = f"{self.params.hub_name}, {split}, row {number}"
+                text = row["human_reference"] or ""
+                yield where, _read_mr(row["meaning_representation"] or "", where) if text.strip() else {}, text
             return
         path = self._files[split]
-        pairs: Callable[[Path], Iterator] = _csv_pairs if path.suffix == ".csv" else _src1_pairs
+        pairs: Callable[[Path], Iterator[Pair]] = _csv_pairs if path.suffix == ".csv" else _src1_pairs
         if len(set(self._files.values())) > 1:
             yield from pairs(path)
             return
-        rows = list(pairs(path))
-        chosen = held_out([repr(meaning) for meaning, _ in rows], self.params.valid_share)
-        yield from (row for row, valid in zip(rows, chosen, strict=True) if valid == (split == "valid"))
+        yield from one_split(list(pairs(path)), lambda pair: repr(pair[1]) if pair[2].strip() else "",
+                             self.params.valid_share, split, path, "a folder with both splits")
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -122,22 +127,24 @@ class E2E(Corpus):
         return {"train": loaded["train"], "valid": loaded["validation"]}
 
 
-def _src1_pairs(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+def _src1_pairs(path: Path) -> Iterator[Pair]:
     """`field : value | field : value||text` per line."""
     for number, line in text_lines(path):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         meaning, bars, text = line.partition("||")
         parts = [part.strip().partition(" : ") for part in meaning.split("|")]
-        if not bars or not text.strip() or not all(colon and field and value for field, colon, value in parts):
-            raise UserError(f"{path}, line {number}: expected `field : value | field : value||text`, got {line[:60]!r}")
-        yield {field.strip(): value.strip() for field, _, value in parts}, text
+        if not bars or not all(colon and field and value for field, colon, value in parts):
+            raise UserError(f"{where}: expected `field : value | field : value||text`, got {line[:60]!r}")
+        yield where, {field.strip(): value.strip() for field, _, value in parts}, text
 
 
-def _csv_pairs(path: Path) -> Iterator[tuple[dict[str, str], str]]:
+def _csv_pairs(path: Path) -> Iterator[Pair]:
     """Columns mr, ref."""
     for number, row in csv_rows(path, ("mr", "ref")):
-        yield _read_mr(row["mr"], f"{path}, line {number}"), row["ref"]
+        where, text = f"{path}, line {number}", row["ref"]
+        yield where, _read_mr(row["mr"], where) if text.strip() else {}, text
 
 
 def _read_mr(text: str, where: str) -> dict[str, str]:

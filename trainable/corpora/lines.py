@@ -1,4 +1,4 @@
-"""Any plain text: one example per line, or per sentence where lines are paragraphs."""
+"""Any text: one example per line or row, or per sentence where lines are paragraphs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pydantic import Field
 
 from trainable import registry
 from trainable.corpora.base import UNKNOWN, Corpus, Example, Split
-from trainable.corpora.sources import existing_file, held_out, text_lines
+from trainable.corpora.readers import KINDS, Format, Text, texts
+from trainable.corpora.sources import existing_file, one_split
+from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
 _HEADING = re.compile(r"\s*(=(?: =)*) .* \1\s*")
@@ -21,21 +23,27 @@ _ABBREVIATION = re.compile(
 
 
 class Lines(Corpus):
-    """Plain text, one example per line, optionally cut into sentences."""
+    """Text from a file, one example per line or row, optionally cut into sentences."""
 
     name = "lines"
+    later = frozenset({"column", "format"})
 
     class Params(registry.Params):
         """Where the text is and how it is split and cut."""
 
-        path: str = Field(description="UTF-8 text file, one example per line")
-        valid_path: str | None = Field(None, description="text file with the held-out lines; null: take valid_share of path")
+        path: str = Field(description=KINDS)
+        valid_path: str | None = Field(None, description="file with the held-out texts; null: take valid_share of path")
         valid_share: float = Field(0.05, gt=0, lt=1, description="share of the lines that is held out")
-        tokenizer: Tokenizer = Field("whitespace", description="whitespace for text that is tokenized already")
+        tokenizer: Tokenizer = Field("whitespace", description="whitespace for text that is tokenized already; "
+                                                               f"legal: {TOKENIZERS}")
         skip_headings: bool = Field(False, description="leave out lines such as `= Title =` (WikiText)")
         max_words: int | None = Field(None, ge=4, description="lines of more words are cut into sentences; null: never")
         min_words: int = Field(1, ge=1, description="examples of fewer words are left out")
         unknown: str = Field("<unk>", description="the word by which the text hides rare words; becomes UNK")
+        column: str | None = Field(None, description="column, or field, that holds the text in files that have some; null: "
+                                                     "text, or the only one")
+        format: Format = Field("auto", description="what the files are; auto: by the end of their names, .jsonl, .ndjson, "
+                                                   ".json, .tsv, .csv, .parquet, else plain lines")
 
     def version(self) -> str:
         """The tokenizer's version."""
@@ -44,30 +52,32 @@ class Lines(Corpus):
     def sources(self) -> Sequence[Path]:
         """The text files."""
         paths = [self.params.path] + ([self.params.valid_path] if self.params.valid_path else [])
-        return [existing_file(path, "a UTF-8 text file with one example per line") for path in paths]
+        return [existing_file(path, KINDS) for path in paths]
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """One example per line or sentence. A line is held out as a whole, and so are lines that repeat it."""
+        """One example per line or sentence; one without words for a row that has none. A line is held out as a whole, and so
+        are lines that repeat it."""
         words_of = splitter(self.params.tokenizer)
-        for line in self._lines(split):
+        for where, line in self._texts(split):
             words = [UNKNOWN if word == self.params.unknown else word for word in words_of(line)]
+            if not words:
+                yield Example((), where=where)
             long = self.params.max_words is not None and len(words) > self.params.max_words
             for part in sentences(words) if long else [words]:
                 if len(part) >= self.params.min_words:
-                    yield Example(tuple(part))
+                    yield Example(tuple(part), where=where)
 
-    def _lines(self, split: Split) -> Iterator[str]:
+    def _texts(self, split: Split) -> Iterator[Text]:
         files = self.sources()
         path = files[-1] if split == "valid" else files[0]
-        lines = (line for _, line in text_lines(path) if line.strip())
+        rows = texts(path, self.params.column, self.params.format)
         if self.params.skip_headings:
-            lines = (line for line in lines if not _HEADING.fullmatch(line))
+            rows = (row for row in rows if not _HEADING.fullmatch(row[1]))
         if len(files) > 1:
-            yield from lines
+            yield from rows
             return
-        kept = list(lines)
-        chosen = held_out(kept, self.params.valid_share)
-        yield from (line for line, valid in zip(kept, chosen, strict=True) if valid == (split == "valid"))
+        yield from one_split(list(rows), lambda row: row[1].strip() and row[1], self.params.valid_share, split, path,
+                             "a file of their own as valid_path")
 
 
 def sentences(words: Sequence[str]) -> Iterator[list[str]]:

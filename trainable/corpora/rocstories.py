@@ -9,11 +9,11 @@ from pydantic import Field
 
 from trainable import registry
 from trainable.corpora.base import Corpus, Example, Split
-from trainable.corpora.sources import csv_rows, existing_file, held_out
+from trainable.corpora.sources import csv_rows, existing_file, one_split
+from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
 SENTENCES = tuple(f"sentence{i}" for i in range(1, 6))
-COLUMNS = ("storyid", "storytitle", *SENTENCES)
 
 
 class ROCStories(Corpus):
@@ -24,10 +24,10 @@ class ROCStories(Corpus):
     class Params(registry.Params):
         """Where the stories are and how they are split and cut."""
 
-        path: str = Field(description=f"CSV file with the columns {', '.join(COLUMNS)}")
+        path: str = Field(description=f"CSV file with the columns {', '.join(SENTENCES)}")
         valid_path: str | None = Field(None, description="CSV file with the held-out stories; null: take valid_share of path")
         valid_share: float = Field(0.05, gt=0, lt=1, description="share of the stories that is held out")
-        tokenizer: Tokenizer = "spacy"
+        tokenizer: Tokenizer = Field("spacy", description=TOKENIZERS)
 
     def version(self) -> str:
         """The tokenizer's version."""
@@ -36,19 +36,21 @@ class ROCStories(Corpus):
     def sources(self) -> Sequence[Path]:
         """The CSV files."""
         paths = [self.params.path] + ([self.params.valid_path] if self.params.valid_path else [])
-        return [existing_file(path, f"a CSV file with the columns {', '.join(COLUMNS)}") for path in paths]
+        return [existing_file(path, f"a CSV file with the columns {', '.join(SENTENCES)}") for path in paths]
 
     def examples(self, split: Split) -> Iterator[Example]:
         """One example per story, its title left out."""
         words_of = splitter(self.params.tokenizer)
-        yield from (Example(tuple(words_of(story))) for story in self._stories(split))
+        yield from (Example(tuple(words_of(story)), where=where) for where, story in self._stories(split))
 
-    def _stories(self, split: Split) -> Iterator[str]:
+    def _stories(self, split: Split) -> Iterator[tuple[str, str]]:
+        """(file and row, story)."""
         files = self.sources()
         path = files[-1] if split == "valid" else files[0]
-        stories = [" ".join(row[column].strip() for column in SENTENCES) for _, row in csv_rows(path, COLUMNS)]
+        stories = [(f"{path}, line {number}", " ".join(row[column].strip() for column in SENTENCES))
+                   for number, row in csv_rows(path, SENTENCES)]
         if len(files) > 1:
             yield from stories
             return
-        chosen = held_out(stories, self.params.valid_share)
-        yield from (story for story, valid in zip(stories, chosen, strict=True) if valid == (split == "valid"))
+        yield from one_split(stories, lambda story: story[1] if story[1].strip() else "", self.params.valid_share, split,
+                             path, "a file of their own as valid_path")

@@ -7,7 +7,10 @@ A folder holds `vocab.json`, `train.arrow`, `valid.arrow` (one record batch each
 from __future__ import annotations
 
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ import pyarrow as pa
 from spaces.config import CorpusConfig
 from spaces.errors import UserError
 from trainable.corpora.base import SPLITS, UNKNOWN, Example, Split
+from trainable.corpora.language import language_of, uncut
 from trainable.registry import CORPORA
 
 START, END, UNK, PAD = range(4)
@@ -43,35 +47,63 @@ class _Index:
         return found
 
 
+@dataclass
+class _Taken:
+    """One split: what is kept of it, and how many texts are not."""
+
+    parts: list[pa.RecordBatch] = field(default_factory=list)
+    kept: int = 0
+    long: int = 0
+    empty: int = 0
+    first: str = ""
+    """Where the first text stands that was left out."""
+
+    def left_out(self, name: str, split: Split, most: int) -> UserError:
+        """What to say where nothing is kept."""
+        kind, count = {"train": "training", "valid": "held-out"}[split], self.long + self.empty
+        if not count:
+            return UserError(f"corpus {name!r}: it has no {kind} text at all")
+        why = [f"{self.long:,} have more than corpus.max_length - 2 = {most} words"] * (self.long > 0)
+        why += [f"{self.empty:,} hold no words"] * (self.empty > 0)
+        first = f"; the first is {self.first}" if self.first else ""
+        return UserError(f"corpus {name!r}: no {kind} text is left of {count:,}: {' and '.join(why)}{first}")
+
+
 def build(config: CorpusConfig, out: Path) -> None:
     """Write the tokenized corpus of `config` into the folder `out`.
 
     The vocabulary is START, END, UNK, PAD, then the words that the training split has more than `min_count` times, in
     order of appearance, then the corpus's reserved words. A row is START words END PAD...; texts of more than
-    `max_length` - 2 words are counted (their words too) and left out. Raises `UserError` when a split comes out empty.
+    `max_length` - 2 words are counted (their words too) and left out, and so are texts without a word that can be seen.
+    Raises `UserError` when a split comes out empty, or when text that is written without spaces was not cut into words.
     """
-    corpus = CORPORA.build(config.source)
+    corpus, name = CORPORA.build(config.source), config.source.name
     index = _Index()
     counts = np.zeros(len(SPECIALS), dtype=np.int64)
-    tables, dropped = {}, {}
-    for split in SPLITS:
-        parts = []
-        dropped[split] = 0
-        for batch, ids in _numbered(corpus.examples(split), index):
+    splits: dict[Split, _Taken] = {split: _Taken() for split in SPLITS}
+    for split, taken in splits.items():
+        for batch, ids in _numbered(_with_words(corpus.examples(split), taken), index):
             if split == "train":
                 counts = _add(counts, np.concatenate(ids))
             kept = [i for i, row in enumerate(ids) if len(row) <= config.max_length - 2]
-            dropped[split] += len(ids) - len(kept)
-            parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept], config.max_length))
-        tables[split] = pa.Table.from_batches(parts, _schema(config.max_length))
-        if not len(tables[split]):
-            raise UserError(f"corpus {config.source.name!r}: no {split} text of at most corpus.max_length - 2 = "
-                            f"{config.max_length - 2} words ({dropped[split]:,} longer ones)")
+            taken.kept, taken.long = taken.kept + len(kept), taken.long + len(ids) - len(kept)
+            if len(kept) < len(ids):
+                taken.first = taken.first or next(batch[i].where for i in range(len(ids)) if i not in kept)
+            taken.parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept], config.max_length))
+        if split == "train":
+            seen = Counter(dict(zip(index.words, counts[len(SPECIALS):].tolist(), strict=False)))
+            _check_cut(seen, taken, name)
+        if not taken.kept:
+            raise taken.left_out(name, split, config.max_length - 2)
     vocab, final = _vocabulary(index, counts, config.min_count, corpus.reserved())
     out.mkdir(parents=True, exist_ok=True)
-    stats: dict[str, Any] = {"corpus": config.source.name, "vocabulary": len(vocab), "sentences": {}, "dropped": dropped,
+    stats: dict[str, Any] = {"corpus": name, "vocabulary": len(vocab),
+                             "language": language_of(seen) if config.language == "auto" else config.language,
+                             "sentences": {}, "dropped": {split: taken.long for split, taken in splits.items()},
+                             "empty": {split: taken.empty for split, taken in splits.items()},
                              "mean_words": {}, "unk_rate": {}}
-    for split, table in tables.items():
+    for split, taken in splits.items():
+        table = pa.Table.from_batches(taken.parts, _schema(config.max_length))
         batch = _renumber(table.combine_chunks(), final, config.max_length)
         with pa.OSFile(str(out / f"{split}.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
             writer.write_batch(batch)
@@ -81,6 +113,30 @@ def build(config: CorpusConfig, out: Path) -> None:
         stats["unk_rate"][split] = round(float((ids == UNK).sum() / lengths.sum()), 6)
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     (out / "stats.json").write_text(json.dumps(stats, indent=1), encoding="utf-8")
+
+
+def _with_words(examples: Iterable[Example], taken: _Taken) -> Iterator[Example]:
+    """The examples that hold a word which can be seen; the others are counted."""
+    for example in examples:
+        if any(map(_seen, example.words)):
+            yield example
+        else:
+            taken.empty += 1
+            taken.first = taken.first or example.where
+
+
+def _seen(word: str) -> bool:
+    """Whether a word has a character that is neither space nor control nor format (such as a zero-width space)."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in word)
+
+
+def _check_cut(seen: Counter[str], taken: _Taken, name: str) -> None:
+    """Raises `UserError` where text without spaces came out as whole sentences."""
+    script = uncut(seen, taken.kept + taken.long)
+    if script is not None:
+        raise UserError(f"corpus {name!r}: its text is in {script}, written without spaces, and the tokenizer leaves whole "
+                        "sentences as words; set corpus.source.tokenizer: characters (or spacy:zh, or give text that is "
+                        "cut by spaces)")
 
 
 def _numbered(examples: Iterable[Example], index: _Index) -> Iterator[tuple[list[Example], list[np.ndarray]]]:
@@ -145,7 +201,7 @@ class TokenizedCorpus:
     def __init__(self, vocab: list[str], stats: dict[str, Any], batches: dict[str, pa.RecordBatch]):
         self.vocab = vocab
         self.stats = stats
-        self._batches = batches
+        self._batches = batches = {split: _worded(batch) for split, batch in batches.items()}
         self._index = {word: i for i, word in enumerate(vocab[len(SPECIALS) :], len(SPECIALS))}
         self._ids, self._lengths = {}, {}
         for split, batch in batches.items():
@@ -192,6 +248,12 @@ class TokenizedCorpus:
             if i not in (START, PAD):
                 words.append(self.vocab[i])
         return words
+
+
+def _worded(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows that hold words: folders of before such rows were left out may have others."""
+    lengths = batch.column("length").to_numpy(zero_copy_only=True)
+    return batch if len(lengths) == 0 or lengths.min() > 0 else batch.filter(pa.array(lengths > 0))
 
 
 _REBUILD = "delete the folder to have it built again"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from trainable.control.base import ControlTask, Target
+from trainable.corpora.base import UNKNOWN
 from trainable.metrics.base import Measurable, Metric, heldout_words, scaled
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import TASKS
@@ -61,7 +62,8 @@ class Controllability(Metric):
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`, further scores, the teacher's
-        perplexity, and `_human`: the success of the human texts that the targets were drawn from, the oracle's ceiling.
+        perplexity, `_unk`, the share of UNK among the words, and `_human`: the success of the human texts that the targets
+        were drawn from, the oracle's ceiling. UNK counts for nothing in any task.
 
         Targets and noise are the same for every trial of a run; at lower rungs they are the first of those at the top.
         """
@@ -90,7 +92,8 @@ class Controllability(Metric):
         """(scores of every target, oracle, further columns)."""
         n = scaled(m.config.evaluation.control_samples, m.share)
         targets = task.targets(m.corpus, n, m.generator(f"control/{task.name}"))
-        sentences, further = m.controlled(task, targets), {}
+        sentences = m.controlled(task, targets)
+        further = {"unk": sum(words.count(UNKNOWN) for words in sentences) / max(1, sum(map(len, sentences)))}
         human, drawn = human_words(m.corpus, targets)
         if drawn:
             further["human"] = mean_scores(task, human, drawn)["success"]

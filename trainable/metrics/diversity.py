@@ -9,13 +9,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainable.corpora.base import UNKNOWN
 from trainable.metrics.base import Measurable, Metric, heldout_rows, heldout_words
 
 
 def distinct_n(sentences: Sequence[Sequence[str]], n: int) -> float:
-    """Distinct n-grams over all n-grams of all sentences (Li et al., arXiv 1510.03055); 0 where there is no n-gram."""
+    """Distinct n-grams over all n-grams of all sentences (Li et al., arXiv 1510.03055); 0 where there is no n-gram.
+
+    An n-gram that holds UNK is none of the distinct ones: what it stands for is not known.
+    """
     grams = [tuple(words[i:i + n]) for words in sentences for i in range(len(words) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
+    return sum(UNKNOWN not in gram for gram in set(grams)) / len(grams) if grams else 0.0
 
 
 def row_hashes(ids: np.ndarray) -> frozenset[int]:

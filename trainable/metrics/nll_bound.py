@@ -17,6 +17,7 @@ class NLLBound(Metric):
     By times and noise that are the same in every trial. All positions, padding too, must be explained; the total is
     divided by the sentence's words + 1. It is a bound: comparable between models of one process, one embedding dimension
     and one corpus, never with an autoregressive model's perplexity. How it is made up: `likelihood` of the process.
+    UNK is a word like any other here: its share is the same in every trial of a corpus.
     """
 
     name, unit, direction = "nll_bound", "nats/word", "minimize"

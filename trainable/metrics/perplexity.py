@@ -29,7 +29,11 @@ def pooled_perplexity(sums: Tensor | np.ndarray, counts: Tensor | np.ndarray) ->
 
 
 class Perplexity(Metric):
-    """lm-score: perplexity of generated sentences under the teacher, per token with the sentence end counted."""
+    """lm-score: perplexity of generated sentences under the teacher, per token with the sentence end counted.
+
+    A UNK costs log V nats more than the teacher's UNK (`trainable.scoring.teacher`), in real text too; `unk_share` tells how
+    many there are.
+    """
 
     name, unit, direction = "perplexity", "", "minimize"
     ideal = 1.0
@@ -42,8 +46,8 @@ class Perplexity(Metric):
 
     def _heldout(self, m: Measurable) -> float:
         known = m.teacher.facts.get("heldout_perplexity")
-        if known is not None:
-            return float(known)
+        if known is not None and m.teacher.facts.get("unknown_nats") == m.teacher.charged:
+            return float(known)  # by the same rule: older teachers recorded it without the charge
         key = ("perplexity", "heldout", id(m.teacher), id(m.corpus))
         if key not in m.cache:  # the objects are kept beside the value, so that their ids are not given to others
             rows = heldout_rows(m.corpus, HELDOUT, m.generator("perplexity/heldout"))

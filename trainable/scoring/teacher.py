@@ -2,6 +2,10 @@
 
 lm-score is the perplexity of generated text under a fixed teacher (Diffusion-LM, arXiv 2205.14217, section 6.2).
 Values made by different teachers are never comparable, so a teacher knows its name and what it gives to real text.
+
+UNK stands for every word outside the vocabulary, so the probability of UNK is not that of a word: each is charged log V nats
+more, V the size of the vocabulary, as if it were one of V words drawn evenly (adjusted perplexity, Ueberla 1994, with V for the
+number of unknown words, which is rarely smaller). So a text of UNK alone is never likelier than words drawn evenly.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from spaces.config import OptimConfig, TeacherConfig
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.base import UNKNOWN
+from trainable.corpora.tokenize import END, PAD, START, UNK
 from trainable.training.optimizer import configured, learning_rate, set_rate
 
 FACTS, SHAPE, WEIGHTS = "teacher.json", "config.json", "model.safetensors"
@@ -77,6 +82,11 @@ def _corpus_nll(model: torch.nn.Module, ids: np.ndarray, lengths: np.ndarray, ro
         total += _token_nll(model, sentences, scored).double().sum().item()
         tokens += int(scored.sum())
     return total / tokens
+
+
+def unknown_nats(vocab: Sequence[str]) -> float:
+    """Nats that a UNK is charged beside its own: log of the vocabulary's size."""
+    return math.log(len(vocab))
 
 
 def _fingerprint(vocab: Sequence[str]) -> str:
@@ -187,9 +197,13 @@ def train_teacher(config: TeacherConfig, corpus, out: Path, *, device: torch.dev
         tokens = event["tokens"]
         yield event
     model.load_state_dict(keeper.best)
-    nll = _corpus_nll(model, corpus.ids("valid"), np.asarray(corpus.lengths("valid")), reporting, device)
+    held_ids, held_lengths = corpus.ids("valid"), np.asarray(corpus.lengths("valid"))
+    nll = _corpus_nll(model, held_ids, held_lengths, reporting, device)
+    charged = unknown_nats(corpus.vocab)
+    nll += charged * float((held_ids[reporting] == UNK).sum() / (held_lengths[reporting] + 1).sum())
     facts = {"name": f"gpt2-{config.layers}x{config.hidden}-words", "vocabulary": _fingerprint(corpus.vocab),
              "heldout_nll": nll, "heldout_perplexity": math.exp(nll), "heldout_sentences": len(reporting),
+             "unknown_nats": charged,
              "parameters": sum(p.numel() for p in model.parameters()), "steps": config.optim.steps, "tokens": tokens,
              "seed": seed, "seconds": time.perf_counter() - begun}
     _write(model, facts, Path(out))
@@ -209,10 +223,16 @@ class Teacher:
     """A causal language model that scores sentences given as lists of words. `facts` holds what is known of it."""
 
     def __init__(self, model: torch.nn.Module, encode: Callable[[list[str]], list[int]], facts: dict,
-                 limit: int | None, device: torch.device | str = "cpu", batch: int = 64):
-        """`encode` turns words into token ids with the start and the end token; `limit` is the most ids it may give."""
+                 limit: int | None, device: torch.device | str = "cpu", batch: int = 64,
+                 unknown: Callable[[list[str]], int] | None = None, charged: float = 0.0):
+        """`encode` turns words into token ids with the start and the end token; `limit` is the most ids it may give.
+
+        `unknown`: how many of the words are UNK to the teacher, by default those that are written so; each is `charged` so
+        many nats beside its own.
+        """
         self.model, self.encode, self.facts = model.to(device).eval(), encode, facts
         self.limit, self.device, self.batch = limit, device, batch
+        self.unknown, self.charged = unknown or (lambda words: words.count(UNKNOWN)), charged
 
     @property
     def name(self) -> str:
@@ -228,7 +248,7 @@ class Teacher:
         folder = Path(path)
         if (folder / FACTS).is_file() or (folder.is_dir() and not (folder / "tokenizer_config.json").is_file()):
             return cls._load_own(folder, corpus, device)
-        return cls._load_pretrained(str(path), device)
+        return cls._load_pretrained(str(path), corpus, device)
 
     @classmethod
     def _load_own(cls, folder: Path, corpus, device) -> Teacher:
@@ -244,10 +264,11 @@ class Teacher:
                             f"({str(error).splitlines()[0]}); {MEND}") from error
         if set(missing) - {TIED} or unexpected:
             raise UserError(f"{folder / WEIGHTS}: not the weights that {SHAPE} describes; {MEND}")
-        return cls(model, lambda words: [START, *corpus.encode(words), END], facts, model.config.n_positions, device)
+        return cls(model, lambda words: [START, *corpus.encode(words), END], facts, model.config.n_positions, device,
+                   unknown=lambda words: corpus.encode(words).count(UNK), charged=unknown_nats(corpus.vocab))
 
     @classmethod
-    def _load_pretrained(cls, path: str, device) -> Teacher:
+    def _load_pretrained(cls, path: str, corpus, device) -> Teacher:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
             model = AutoModelForCausalLM.from_pretrained(path)
@@ -263,20 +284,23 @@ class Teacher:
             return [start, *tokenizer(" ".join(words), add_special_tokens=False)["input_ids"], end]
 
         limit = getattr(model.config, "max_position_embeddings", None)
-        return cls(model, encode, {"name": path}, limit, device)
+        charged = 0.0 if corpus is None else unknown_nats(corpus.vocab)
+        return cls(model, encode, {"name": path}, limit, device, charged=charged)
 
     @torch.no_grad()
     def nll(self, sentences: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of each sentence, and how many tokens it is summed over.
 
         Returns `sums` [N] float64 nats and `counts` [N] int64, on the CPU. The end token is scored and counted, the
-        start token is neither, so an empty sentence counts one token. Words outside the vocabulary are scored as UNK.
+        start token is neither, so an empty sentence counts one token. A word outside the vocabulary is scored as UNK and
+        charged `charged` nats more.
         Raises `ValueError` for a sentence longer than the teacher can read.
         """
         coded = [self.encode(list(words)) for words in sentences]
         longest = max(map(len, coded), default=0)
         if self.limit is not None and longest - 1 > self.limit:
             raise ValueError(f"a sentence of {longest} tokens is longer than teacher {self.name} reads ({self.limit})")
+        extra = torch.tensor([self.charged * self.unknown(list(words)) for words in sentences], dtype=torch.float64)
         sums = torch.zeros(len(coded), dtype=torch.float64)
         counts = torch.tensor([len(ids) - 1 for ids in coded], dtype=torch.int64)
         order = sorted(range(len(coded)), key=lambda row: len(coded[row]))
@@ -287,7 +311,7 @@ class Teacher:
             scored = torch.arange(width - 1) < counts[rows][:, None]
             nll = _token_nll(self.model, ids.to(self.device), scored.to(self.device))
             sums[rows] = nll.double().sum(1).cpu()
-        return sums, counts
+        return sums + extra, counts
 
 
 def _read_json(path: Path) -> dict:

@@ -20,6 +20,7 @@ from trainable.artifacts.packed import CONFIG, LEXICON
 from trainable.control.conditions import Conditions, encode_conditions, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
+from trainable.corpora import shares
 from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.registry import BACKBONES, CORPORA, PROCESSES, TASKS, completed
 from trainable.scoring.teacher import Teacher, train_teacher
@@ -36,6 +37,8 @@ CODE = 2
 """Raised when a change in the code makes older cache entries wrong."""
 MIXED = 2
 """The same for bases with `diffusion.mixed_times`. 1: a text's place in the corpus decided on its times."""
+_JUDGED = {"warn_left_out", "refuse_left_out", "warn_unknown", "refuse_unknown"}
+"""Settings of a corpus that judge it and change nothing in it."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ class Prepared:
 
 def corpus_key(config: TrialConfig) -> str:
     """Depends on the text (its bytes, or the grammar's version) and on how it is cut."""
-    source = CORPORA.build(config.corpus.source)
-    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source"}), source.fingerprint())
+    source, told = CORPORA.build(config.corpus.source), {"language"} if config.corpus.language == "auto" else set()
+    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source", *_JUDGED, *told}), source.fingerprint())
 
 
 def teacher_key(config: TrialConfig) -> str:
@@ -85,7 +88,8 @@ def _without_default_betas(optim: dict) -> None:
 
 
 def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:
-    """Tokenize the text to Arrow."""
+    """Tokenize the text to Arrow. The last event holds the corpus's shares and `warnings` about them; raises `UserError`
+    where too little of the text is left."""
     folder = cache / f"corpus-{corpus_key(config)}"
     if not present(folder):
         yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
@@ -93,7 +97,9 @@ def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified
             build(config.corpus, aside)
             tokenized = TokenizedCorpus.open(aside)
             (aside / LEXICON).write_text(json.dumps(Lexicon.of(tokenized, tag_shares(tokenized)).to_json()))
-    yield {"progress": 1.0, "path": str(folder), **TokenizedCorpus.open(folder).stats}
+    stats = TokenizedCorpus.open(folder).stats
+    shares.refuse(stats, config.corpus)
+    yield {"progress": 1.0, "path": str(folder), **stats, "warnings": shares.warnings(stats, config.corpus)}
 
 
 def check_targets(config: TrialConfig, corpus: Path) -> None:

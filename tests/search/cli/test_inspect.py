@@ -111,9 +111,10 @@ def test_doctor_prints_a_verdict(capsys, tmp_path):
 
 def test_doctor_names_what_is_missing(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
-    monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("nothing", "pip install nothing")})
+    monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("nothing", "extra")})
     shown = printed(capsys, "doctor", "--storage", str(tmp_path))
-    assert "A run would fail: no-such-package" in shown and "pip install nothing" in shown
+    assert "A run would fail: no-such-package" in shown and "nothing: not installed" in shown
+    assert " -m pip install 'qdlm[extra]'  # no_such_module\n" in shown and "  make install  # no-such-package\n" in shown
 
 
 def test_doctor_lists_the_control_oracles_and_how_to_get_those_that_are_missing(capsys, tmp_path):

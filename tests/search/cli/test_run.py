@@ -15,6 +15,7 @@ from search.cli.session import SessionObserver
 from search.records.run_folder import RunFolder
 from search.run import sweep
 from spaces.errors import RunError, UserError
+from spaces.shell import program
 
 SUMMARY = {"running": 0, "complete": 0, "stopped": 0, "failed": 0, "trials": 2, "front_size": 0, "best": {},
            "hypervolume": None, "elapsed": 1.0, "eta": None, "cpu_hours": 0.0, "gpu_hours": 0.0}
@@ -115,7 +116,7 @@ def test_a_run_that_breaks_down_is_one_line_and_exit_1(asked, capsys):
     asked.end = break_down
     assert main(["run", "quickstart", "--quiet"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("qdlm: its machine was lost; every finished trial is kept. Go on with: qdlm run --resume runs/")
+    assert last.startswith(f"qdlm: its machine was lost; every finished trial is kept. Go on with: {program()} run --resume runs/")
 
 
 def test_resume_hands_over_the_recorded_space(asked, capsys):

@@ -308,7 +308,7 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
 
 
 @pytest.mark.parametrize(("task", "message"), [
-    ({"name": "pos", "oracle": "spacy:xx_none"}, "'spacy:xx_none' is not installed; get it with: python -m spacy download"),
+    ({"name": "pos", "oracle": "spacy:xx_none"}, "'spacy:xx_none' is not installed; get it with: "),
     ({"name": "tree", "oracle": "spacy"}, "spacy"), ({"name": "spans", "targets": "none.json"}, "none.json: cannot be read"),
     ({"name": "compose", "tasks": ["length", {"name": "pos", "oracle": "nobody"}]}, "unknown control oracle 'nobody'"),
 ])
@@ -376,3 +376,31 @@ def test_defaults_of_backbone_and_process_are_written_out():
     searched = validation.completed(Space.from_yaml(with_search("model.layers: {choice: [1, 2]}"), "a.yaml"))
     assert "layers" not in searched.form.trial["model"]
     validation.check(searched)
+
+
+@pytest.mark.parametrize(("lines", "trial", "told"), [
+    ([RANK], "{lora: {targets: []}}", "a.yaml:3: trial.lora.targets: is empty: no matrix would get an adapter, whatever its rank; for "
+                                      "none write lora.rank: 0"),
+    ([RANK], "{quantization: {sites: []}}", "trial.quantization.sites: is empty: the quantizer would act nowhere; for none"),
+    (["quantization.sites: {choice: [[embedding], []]}"], "{quantization: {quantizer: 'fixed:Q0i4f'}}",
+     "search.quantization.sites.choice[1]: is empty"),
+    (["lora.targets: {choice: [[query], []]}"], "{lora: {rank: 2}}", "search.lora.targets.choice[1]: is empty"),
+])
+def test_an_empty_list_that_would_make_another_trial_of_it_is_refused(lines, trial, told):
+    assert told in message_of(with_search(*lines, trial=trial))
+
+
+@pytest.mark.parametrize(("bound", "told"), [
+    ("size <= 200kB", "size is not told in 'kB' (did you mean size_bytes?)"), ("size <= 200000", "unknown metric 'size' (did you mean 'size_bytes'?)"),
+    ("latency <= 5ms", "latency is not told in 'ms' (did you mean latency_ms?)"), ("perplexity <= 5ms", "perplexity is not told in 'ms'; legal"),
+])
+def test_a_metric_without_its_end_is_guessed(bound, told):
+    with pytest.raises(UserError) as caught:
+        validation.check(Space.from_yaml(f"{HEAD}search: {{{RANK}}}\nconstraints: [{bound}]\n", "a.yaml"))
+    assert told in str(caught.value)
+
+
+def test_the_share_of_unknown_words_can_be_bounded():
+    space = Space.from_yaml(f"{HEAD}search: {{{RANK}}}\nconstraints: [unk_share <= 2%]\n", "a.yaml")
+    validation.check(space)
+    assert str(space.constraints[0]) == "unk_share <= 0.02"

@@ -78,7 +78,7 @@ def test_a_field_that_the_corpus_lacks_lists_those_it_has(cache):
 
 def test_text_without_fields_says_what_to_do(cache, tmp_path):
     (tmp_path / "text").write_text("one two three\nfour five six\n" * 40)
-    lines = {"source": {"name": "lines", "path": str(tmp_path / "text")}, "max_length": 10}
+    lines = {"source": {"name": "lines", "path": str(tmp_path / "text")}, "max_length": 10, "refuse_unknown": 1.0}
     with pytest.raises(UserError, match="leave the task out of evaluation.control_tasks or use a corpus with fields"):
         prepared(cache, ["semantic"], corpus=lines)
     assert prepared(cache, ["length"], corpus=lines)

@@ -69,6 +69,23 @@ class TestEveryTask:
         assert mean_scores(task, *human_words(corpus, targets))["success"] == 1.0
         assert all(task.score([], target)["success"] == 0.0 for target in targets)
 
+    def test_unknown_words_never_help(self, name, corpus):
+        """The text itself, with more and more of its words as UNK: no better than before, and nothing once all are."""
+        task, noise = task_of(name), np.random.default_rng(0)
+        for target in drawn(task, corpus, n=10):
+            words = corpus.decode(corpus.ids("valid")[target["row"]])
+            before = task.score(words, target)["success"]
+            order = noise.permutation(len(words))
+            for count in (1, len(words) // 2, len(words)):
+                hidden = ["UNK" if i in order[:count] else word for i, word in enumerate(words)]
+                after = task.score(hidden, target)["success"]
+                assert after <= before
+            assert after == 0.0
+            if name == "infill":
+                gap = ["UNK"] * len(target["reference"])
+                found = task.score([*target["left"], *gap, *target["right"]], {**target, "reference": gap})
+                assert found["kept"] == 1.0 and found["success"] == found["bleu4"] == 0.0
+
     def test_scores_are_shares_and_the_oracle_has_a_name(self, name, corpus):
         task = task_of(name)
         targets = drawn(task, corpus, n=20)

@@ -109,7 +109,8 @@ def test_a_space_with_a_spacy_oracle_passes_its_check_and_a_whole_trial_is_score
     row = job("trial", prepared=shared, rungs=[2], folder=str(tmp_path / "trial"))
     name = column("pos", f"spacy:{spacy_folder}")
     assert name.startswith("controllability_pos_spacy_") and name.endswith("tiny_en")
-    assert row[f"{name}_human"] == 1.0 and 0 < row[name] <= 1 and row["controllability"] == row[name]
+    assert 0.9 < row[f"{name}_human"] <= 1.0, "a UNK of human text has no tag"
+    assert 0 < row[name] <= 1 and row["controllability"] == row[name]
     assert row["controllability_oracle"] == f"pos=spacy:{spacy_folder}"
 
 

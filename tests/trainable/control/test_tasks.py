@@ -66,7 +66,7 @@ def test_length_loss_by_hand():
     p = prediction.log_probs.detach().exp().numpy()
     loss = task_of("length").loss(prediction, [{"length": 3}, {"length": 5}], None)
     for b, length in enumerate((3, 5)):
-        word = 1 - p[b, :, START] - p[b, :, END] - p[b, :, PAD]
+        word = 1 - p[b, :, START] - p[b, :, END] - p[b, :, PAD] - p[b, :, UNK]
         expected = -math.log(p[b, length + 1, END]) - np.log(word[1:length + 1]).mean()
         assert loss[b].item() == pytest.approx(expected)
 
@@ -75,7 +75,7 @@ def test_word_log_prob_stays_finite_where_one_minus_p_would_not():
     logits = torch.zeros(1, 1, 6)
     logits[0, 0, END] = 60.0
     value = word_log_prob(logits.log_softmax(-1))
-    assert value.item() == pytest.approx(math.log(3) - 60, rel=1e-5)
+    assert value.item() == pytest.approx(math.log(2) - 60, rel=1e-5)
 
 
 def test_length_that_does_not_fit_is_a_bug():

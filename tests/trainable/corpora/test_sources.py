@@ -72,7 +72,7 @@ class TestE2E:
         assert opened.decode(opened.ids("train")[0])[-1] == opened.rows("train", [0])[0]["words"][-1] == last
 
     @pytest.mark.parametrize("line", [
-        "name : X | Type : pub | The Vaults .", "name : X||", "name : X|| ", "name X||A pub .", " : X||A pub .", "||A pub .",
+        "name : X | Type : pub | The Vaults .", "name X||A pub .", " : X||A pub .", "||A pub .",
         "name : X | Type : ||A pub .",
     ])
     def test_a_malformed_src1_line_is_named(self, tmp_path, line):
@@ -100,7 +100,8 @@ class TestE2E:
         write_csv(tmp_path / "other.csv", ["mr", "text"], [])
         assert "no column ref" in refusal(corpus("e2e", path=str(tmp_path / "other.csv")))
         (tmp_path / "latin.txt").write_bytes("name : Café||Café .".encode("latin-1"))
-        assert "latin.txt: cannot be read as UTF-8" in refusal(corpus("e2e", path=str(tmp_path / "latin.txt")))
+        message = refusal(corpus("e2e", path=str(tmp_path / "latin.txt")))
+        assert "latin.txt, line 1: cannot be read as UTF-8 (byte 0xE9 at 10); if it is Latin-1, write it anew: iconv " in message
         (tmp_path / "quote.csv").write_text('mr,ref\n"name[X]" y,"open\n')
         assert "quote.csv, line" in refusal(corpus("e2e", path=str(tmp_path / "quote.csv")))
 
@@ -170,6 +171,10 @@ class TestROCStories:
                                             "Bob did n't care . The end !")
         assert train[0].fields is None and train[0].tree is None
 
+    def test_only_the_columns_that_are_read_are_asked_for(self, tmp_path):
+        path = write_csv(tmp_path / "roc.csv", self.HEADER[2:], [self.story(i)[2:] for i in range(4)])
+        assert len(list(corpus("rocstories", path=str(path)).examples("train"))) == 3
+
     def test_a_file_of_held_out_stories(self, tmp_path):
         path = write_csv(tmp_path / "roc.csv", self.HEADER, [self.story(i) for i in range(4)])
         other = write_csv(tmp_path / "valid.csv", self.HEADER, [self.story(9)])
@@ -186,7 +191,10 @@ class TestROCStories:
         write_csv(path, self.HEADER, [self.story(0), self.story(1)[:-1]])
         assert f"{path}, line 3: the row does not have 7 columns" in refusal(corpus("rocstories", path=str(path)))
         path.write_text("")
-        assert "no column storyid" in refusal(corpus("rocstories", path=str(path)))
+        assert "no column sentence1, " in (message := refusal(corpus("rocstories", path=str(path)))) and "found: none" in message
+        write_csv(path, ["sentence1", "title"], [])
+        assert "no column sentence2, sentence3, sentence4, sentence5 (found: sentence1, title); expected " \
+            in refusal(corpus("rocstories", path=str(path)))
         with pytest.raises(UserError, match="'path'"):
             corpus("rocstories")
 
@@ -238,7 +246,9 @@ class TestLines:
 
     def test_not_text_is_named(self, tmp_path):
         (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00")
-        assert "a.bin: cannot be read as UTF-8" in refusal(corpus("lines", path=str(tmp_path / "a.bin")))
+        assert "a.bin: cannot be read as UTF-8: it is UTF-16 text" in refusal(corpus("lines", path=str(tmp_path / "a.bin")))
+        (tmp_path / "b.bin").write_bytes(b"\x89PNG\x00\x00")
+        assert "b.bin: cannot be read as UTF-8: it holds zero bytes" in refusal(corpus("lines", path=str(tmp_path / "b.bin")))
         assert "is a folder" in refusal(corpus("lines", path=str(tmp_path)))
         (tmp_path / "a.txt").write_text("a\n")
         made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "b.txt"))

@@ -94,7 +94,8 @@ def test_many_batches_become_one_piece(tmp_path, monkeypatch):
 
 def test_nothing_short_enough_is_a_user_error(tmp_path):
     config = small(tmp_path / "text.txt", ["a b c d e f g h i"])
-    with pytest.raises(UserError, match=r"'lines': no train text of at most corpus.max_length - 2 = 8 words"):
+    with pytest.raises(UserError, match=r"'lines': no training text is left of 1: 1 have more than corpus.max_length - 2 = 8 "
+                                        r"words; the first is .*text.txt, line 1$"):
         build(config, tmp_path / "out")
     assert not (tmp_path / "out" / "train.arrow").exists()
 

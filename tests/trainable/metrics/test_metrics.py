@@ -187,12 +187,6 @@ def test_perplexity_of_one_sentence_has_no_error():
         pooled_perplexity([3.0], [2])
 
 
-def test_heldout_perplexity_is_the_teachers_record_where_there_is_one():
-    m = Small()
-    m.teacher.facts["heldout_perplexity"] = 4.25
-    assert METRICS.build(PluginRef(name="perplexity")).measure(m)["perplexity_heldout"] == 4.25
-
-
 def test_heldout_perplexity_is_measured_once_for_all_trials(monkeypatch):
     m, metric = Small(), METRICS.build(PluginRef(name="perplexity"))
     first = metric.measure(m)["perplexity_heldout"]

@@ -44,6 +44,9 @@ class Oracle(ABC):
     """Training texts that a controller may have read by it: fewer where reading is slow."""
     takes_model: ClassVar[bool] = False
     """Whether it is written `name:MODEL`."""
+    languages: tuple[str, ...] = ("en",)
+    """ISO 639 codes of the languages that it reads; empty where that is not known, or all of them. An instance may know
+    better: its model's."""
 
     def __init__(self, model: str = ""):
         """Raises `UserError` when what it needs is not installed, saying how to get it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from spaces.shell import python
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.penn import to_upos
 
@@ -38,7 +39,7 @@ class NltkOracle(Oracle):
         try:
             nltk.data.find(f"taggers/{DATA}")
         except LookupError:
-            return f"python -m nltk.downloader {DATA}"
+            return f"{python()} -m nltk.downloader {DATA}"
         return None
 
 

@@ -1,16 +1,20 @@
-"""Trained oracles for English text, both optional: spaCy for tags, benepar for trees."""
+"""Trained oracles for text of their model's language, both optional: spaCy for tags, benepar for trees."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.shell import extra_command, python, quoted
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
+from trainable.corpora.words import spacy_languages
 
 READ = 1024
 """Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
@@ -26,6 +30,7 @@ class SpacyOracle(Oracle):
     def __init__(self, model: str = ""):
         super().__init__(model or "en_core_web_sm")
         refuse_missing(self)
+        self.languages = _language(self.model)
 
     def read(self, words: Sequence[str]) -> Reading:
         """UPOS of the words as they are cut; no spans."""
@@ -42,7 +47,7 @@ class SpacyOracle(Oracle):
         model = model or "en_core_web_sm"
         if not model.isidentifier():
             return None if (Path(model) / "config.cfg").is_file() else f"nlp.to_disk({model!r}) of a trained pipeline"
-        return None if importlib.util.find_spec(model) else f"python -m spacy download {model}"
+        return None if importlib.util.find_spec(model) else f"{python()} -m spacy download {model}"
 
 
 class BeneparOracle(Oracle):
@@ -56,6 +61,7 @@ class BeneparOracle(Oracle):
     def __init__(self, model: str = ""):
         super().__init__(model or "benepar_en3")
         refuse_missing(self)
+        self.languages = _language(Path(self.model).name.removeprefix("benepar_"))
 
     def read(self, words: Sequence[str]) -> Reading:
         """The parse, its top bracket left out, Penn tags as universal ones."""
@@ -70,7 +76,7 @@ class BeneparOracle(Oracle):
         """The package, and its model: a path, or the name of one that `benepar.download` put among nltk's data."""
         model = model or "benepar_en3"
         if not importlib.util.find_spec("benepar"):
-            return "pip install 'qdlm[parse]'"
+            return extra_command("parse")
         if Path(model).exists():
             return None
         import nltk.data
@@ -78,8 +84,19 @@ class BeneparOracle(Oracle):
         try:
             nltk.data.find(f"models/{model}")
         except (LookupError, ValueError):
-            return f"python -c \"import benepar; benepar.download('{model}')\""
+            return f"{python()} -c {quoted(f'import benepar; benepar.download({model!r})')}"
         return None
+
+
+@lru_cache(maxsize=8)
+def _language(model: str) -> tuple[str, ...]:
+    """The language of a model: of a spaCy folder as its meta.json says, else by its name, `de_core_news_sm`, `en3`."""
+    try:
+        told = str(json.loads((Path(model) / "meta.json").read_text(encoding="utf-8"))["lang"])
+    except (OSError, ValueError, KeyError, TypeError):
+        match = re.match(r"([a-z]{2,3})(?=_|\d)", model)
+        told = match[1] if match and (spacy_languages() / match[1]).is_dir() else ""
+    return (told,) if told not in ("", "xx") else ()
 
 
 # Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.

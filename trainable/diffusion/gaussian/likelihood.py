@@ -2,6 +2,11 @@
 
 -log p(w) <= E[-log p(w | x_0)] + sum_t w_t E|embedding - x0(x_t)|^2 + KL(q(x_T | w) || N(0, I)), the middle sum by
 importance sampling over times.
+
+The released `calc_bpd_loop_e2e` sums other terms and is looser on the same model: at t = 0 it charges a KL between two
+narrow Gaussians, around the embedding and around the predicted mean, and at t > 0 its target is a noisy latent, whose noise
+no prediction can know, where here it is the embedding. It tells bits per dimension, padding included, and this tells nats
+per word. So its figures and these do not compare.
 """
 
 from __future__ import annotations
