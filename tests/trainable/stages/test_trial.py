@@ -1,6 +1,9 @@
 """From corpus to exported model with real parts at toy size: prepare, trial, artifact, re-measurement."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +131,53 @@ def test_a_killed_trial_continues_from_its_last_rung(prepared, tmp_path, finishe
     killed.close()
     (tmp_path / CHECKPOINT).write_bytes(state)  # a killed process does not tidy up
     events = job("trial", **payload)
-    assert [event.get("rung") for event in events] == [None, 1]
-    assert events[-1]["nll_bound"] == finished[2][-1]["nll_bound"]
+    assert [event.get("rung") for event in events] == [None, 0, 1], "a rung may have been measured and not told"
+    assert [event["nll_bound"] for event in events[1:]] == [event["nll_bound"] for event in finished[2][1:]]
+
+
+KILLED = """
+import json
+import os
+import signal
+import sys
+
+from trainable.stages import trial
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+payload, doomed = json.loads(sys.argv[1]), int(sys.argv[2])
+whole, seen = trial.measure, []
+
+
+def deadly(measurement, final):
+    seen.append(final)
+    if len(seen) > doomed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(measurement, final)
+
+
+trial.measure = deadly
+for event in JOBS["trial"](payload, WorkerContext()):
+    print(event.get("rung"), flush=True)
+"""
+
+
+@pytest.mark.parametrize("doomed", [0, 1])
+def test_a_worker_killed_inside_measuring_loses_no_rung(prepared, tmp_path, finished, doomed):
+    """Every rung is told after the restart, with the losses of the training that is not repeated."""
+    payload = dict(config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8], folder=str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", KILLED, json.dumps(payload), str(doomed)], text=True, capture_output=True,
+                            cwd=Path(__file__).resolve().parents[3], check=False)
+    assert (killed.returncode, killed.stdout.split()) == (-signal.SIGKILL, ["None", "0"][:1 + doomed]), killed.stderr
+    trained = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
+    assert trained == (3, 8)[doomed], "the training of the rung that it measured is kept"
+    events = job("trial", **payload)
+    assert [event.get("rung") for event in events] == [None, 0, 1]
+    for event, whole in zip(events[1:], finished[2][1:], strict=True):
+        assert event.keys() == whole.keys()
+        for name in ("steps", "final", "train_loss", "perplexity", "nll_bound", "diversity", "size_bytes_weights"):
+            assert event[name] == whole[name], name
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_remeasuring_an_artifact_agrees_and_uses_fresh_noise(finished, prepared):
