@@ -122,7 +122,8 @@ class RunStages:
         self.study, self.restored, scheduler_problem = open_search(space, folder, problem(space))
         scheduler = registry.build(space.scheduler.name, scheduler_problem, space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
-        scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
+        known = [row for row in rows if row["trial"] in ended]  # the others meet no rival in themselves
+        scheduler.restore([*warm.rival_rows(space.rungs, folder.events()), *known])
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._on_engine_event, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
 
