@@ -22,7 +22,7 @@ from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
 from search.run.finish import not_retrained, record_repeats, retrain
-from search.run.validation import check_batches, notes, problem
+from search.run.validation import check_batches, check_methods, notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
 from spaces import points
@@ -58,12 +58,13 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
 
     `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the shared cache
     lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which
-    the URI follows (see `search.records.mirror`). `cpus`: size of a local cluster.
+    the URI follows (see `search.records.mirror`). `max_concurrent`: trials at once, default as many as there is room for.
+    `cpus`: size of a local cluster.
     `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
     behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
     """
-    check_batches(space)
+    _check(space, max_concurrent, cpus, bool(resume and warm_start))
     environment.apply(attach=address not in (None, "local"))
     from search.distributed.cluster import connected
     from search.distributed.prometheus import RunMetrics
@@ -82,16 +83,20 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         cluster = stack.enter_context(connected(address, cpus))
         room = cluster.room(space.hardware)
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
-        if folder is None:
-            folder = stack.enter_context(_created(storage, space))
-        metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
-        stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+        folder = folder or stack.enter_context(_created(storage, space))
+        try:
+            metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
+            stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+        except BaseException:
+            if not resume:
+                folder.discard()
+            raise
         stack.callback(stages.finish_mirror)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
             stages.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
-            if warm_start and not resume:
+            if warm_start:
                 stages.learn(Path(warm_start))
             pool = WorkerPool(groups, space.hardware, scratch, jobs=jobs, on_notice=stages.notice,
                               store=mirror.depot_settings(uri) if uri else None)
@@ -102,11 +107,11 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         except KeyboardInterrupt:
             stages.close("interrupted")
             raise
-        except UserError:
-            stages.abandon(fresh=resume is None)
+        except UserError as error:
+            stages.abandon(str(error), fresh=resume is None)
             raise
-        except BaseException:
-            stages.close("failed")
+        except BaseException as error:
+            stages.close("failed", _one_line(error))
             raise
 
 
@@ -129,7 +134,7 @@ class RunStages:
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""
-        self.folder.update(state="running", versions=versions(), groups=self.groups)
+        self.folder.update(state="running", reason=None, versions=versions(), groups=self.groups)
         self.cache.mkdir(parents=True, exist_ok=True)
         if self.mirror:
             self.mirror.start(fresh=not resumed)
@@ -188,33 +193,34 @@ class RunStages:
         self.close(state)
         return RunResult(self.folder.path, self.engine.front, state)
 
-    def close(self, state: str) -> None:
-        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
+    def close(self, state: str, reason: str | None = None) -> None:
+        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed.
+
+        `reason`: why it has failed, in one line."""
         engine = self.engine
         self.study.flush()
         self.folder.update(spent=engine.elapsed)
-        self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
+        self.folder.event({"event": "run_ended", "state": state, **({"reason": reason} if reason else {}), **engine.summary()})
         self.folder.write_front(engine.front)
         self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
         if len(engine.front):
             self._plot()
-        self.folder.close(state)
+        self.folder.close(state, reason)
 
     def finish_mirror(self) -> None:
         """Nothing is left to be done but to wait until the URI has it all."""
         if self.mirror:
             self.mirror.finish(f"trial-{number:04d}" for number in self.engine.members)
 
-    def abandon(self, fresh: bool) -> None:
+    def abandon(self, reason: str, fresh: bool) -> None:
         """After a user's mistake: a new run that has no result yet leaves no folder."""
         if fresh and not self.engine.recorded:
-            self.folder.close()
-            shutil.rmtree(self.folder.path, ignore_errors=True)
+            self.folder.discard()
             if self.mirror:
                 self.mirror.discard()
                 self.mirror = None
         else:
-            self.close("failed")
+            self.close("failed", reason)
 
     def notice(self, message: str) -> None:
         """A remark of the pool. Called from its threads."""
@@ -351,6 +357,23 @@ def _say(observer: Observer | None, text: str) -> None:
     """Something that is worth a line before there is an engine to tell it."""
     if observer:
         observer({"event": "warning", "message": text})
+
+
+def _one_line(error: BaseException) -> str:
+    """`ValueError: first line of the message`."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _check(space: Space, max_concurrent: int | None, cpus: int | None, resumed_and_warm: bool) -> None:
+    """Mistakes that can be seen before anything is started. Raises `UserError`."""
+    for name, value in (("max_concurrent", max_concurrent), ("cpus", cpus)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}; legal: at least 1")
+    if resumed_and_warm:
+        raise UserError("resume and warm_start contradict each other: a run that goes on knows what it has learned")
+    check_batches(space)
+    check_methods(space)
 
 
 def _check_writable(storage: Path) -> None:
