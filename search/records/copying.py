@@ -1,7 +1,8 @@
 """Bringing files of one file system to another, told apart by content and cheap where nothing has changed.
 
-What was brought is listed at the target, with its checksum and how both files looked then (`Side.look`). A file that looks
-as it did on both sides is unchanged and not read; any other is read, and copied when its checksum differs.
+What was brought is listed at the target, with its checksum and how both files looked then (`Side.look`). A
+file that looks as it did on both sides is unchanged and not read; any other is read, and copied when its
+checksum differs.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from trainable.storage.object_store import FLAT, opened
 LISTING = ".synced.json"
 """At the target: name -> {"sha256", "source", "target"}, the last two as `Side.look` gave them."""
 YOUNG_S = 2.0
-"""A source file that changed so many seconds before it was listed may change again unseen, within one tick of its clock:
-the next call reads it."""
+"""A source file that changed so many seconds before it was listed may change again unseen, within one tick of
+its clock: the next call reads it."""
 CHUNK = 2**20
 
 Look = list[Any]
@@ -51,10 +52,11 @@ class Side:
         return self.fs.get_file_info(self.at(name)).type == fs.FileType.File
 
     def looks(self) -> dict[str, Look]:
-        """How every file looks from outside: place and size first, then what changes when it is written. On a disk that is
-        also its inode and the time of that inode's change, which nobody can set back."""
+        """How every file looks from outside: place and size first, then what changes when it is written. On a
+        disk that is also its inode and the time of that inode's change, which nobody can set back."""
         found = self.fs.get_file_info(fs.FileSelector(self.base, recursive=True, allow_not_found=True))
-        return {info.path[len(self.base) + 1:]: self._look(info) for info in found if info.type == fs.FileType.File}
+        files = (info for info in found if info.type == fs.FileType.File)
+        return {info.path[len(self.base) + 1:]: self._look(info) for info in files}
 
     def _look(self, info: fs.FileInfo) -> Look:
         look = [self.name, info.size, info.mtime_ns]
@@ -74,11 +76,11 @@ class Side:
 
 
 def bring(files: Mapping[str, Look], source: Side, target: Side) -> tuple[int, int]:
-    """Copy those of the source's files (as `looks` gave them), in this order, whose content the target lacks: files and bytes
-    that were copied.
+    """Copy those of the source's files (as `looks` gave them), in this order, whose content the target lacks:
+    files and bytes that were copied.
 
-    A file that grows meanwhile is copied as far as it is then, one that vanishes is passed over. Raises OSError and what else
-    pyarrow raises; what was copied until then is listed.
+    A file that grows meanwhile is copied as far as it is then, one that vanishes is passed over. Raises
+    OSError and what else pyarrow raises; what was copied until then is listed.
     """
     begun, there, listing = time.time_ns(), target.looks(), _listing(target)
     done: dict[str, dict[str, Any]] = {}
@@ -103,7 +105,8 @@ def bring(files: Mapping[str, Look], source: Side, target: Side) -> tuple[int, i
         if done:
             with suppress(OSError, pyarrow.ArrowException):  # without the list the next call reads more
                 after = target.looks()
-                _write(target, listing | {name: {**entry, "target": after.get(name)} for name, entry in done.items()})
+                news = {name: {**entry, "target": after.get(name)} for name, entry in done.items()}
+                _write(target, listing | news)
     return count, size
 
 
@@ -117,7 +120,8 @@ def _copy(name: str, source: Side, target: Side) -> tuple[str, int]:
     if target.fs.type_name not in FLAT:
         target.fs.create_dir(target.at(name).rpartition("/")[0], recursive=True)
     found, size = hashlib.sha256(), 0
-    with source.fs.open_input_stream(source.at(name)) as file, target.fs.open_output_stream(target.at(name)) as out:
+    with (source.fs.open_input_stream(source.at(name)) as file,
+          target.fs.open_output_stream(target.at(name)) as out):
         while chunk := file.read(CHUNK):
             found.update(chunk)
             out.write(chunk)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,13 +20,15 @@ from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
+from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
-from search.run.validation import check_batches, check_methods, notes, problem
+from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
 from spaces import points
-from spaces.errors import UserError
+from spaces.errors import UserError, one_line
 from spaces.schema import Space
+from spaces.shared import demand
 from spaces.uris import is_uri, joined, node_folder
 from spaces.uris import parent as parent_uri
 
@@ -56,15 +57,15 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
-    `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the shared cache
-    lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which
-    the URI follows (see `search.records.mirror`). `max_concurrent`: trials at once, default as many as there is room for.
-    `cpus`: size of a local cluster.
-    `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
-    behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
-    so that `resume` goes on.
+    `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the
+    shared cache lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a
+    folder of this node, which the URI follows (see `search.records.mirror`). `max_concurrent`: trials at once,
+    default as many as there is room for. `cpus`: size of a local cluster. `jobs`: import path of the jobs that
+    workers run. Raises `UserError` for what the user can mend, with nothing left behind that a next run would
+    stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order, so that `resume`
+    goes on.
     """
-    _check(space, max_concurrent, cpus, bool(resume and warm_start))
+    check_request(space, max_concurrent, cpus, bool(resume and warm_start))
     environment.apply(attach=address not in (None, "local"))
     from search.distributed.cluster import connected
     from search.distributed.prometheus import RunMetrics
@@ -77,7 +78,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         storage = node_folder("stores", uri)
     else:
         storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
-    _check_writable(storage)
+    check_writable(storage)
     with _disk(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
         cluster = stack.enter_context(connected(address, cpus))
@@ -111,7 +112,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
             stages.abandon(str(error), fresh=resume is None)
             raise
         except BaseException as error:
-            stages.close("failed", _one_line(error))
+            stages.close("failed", one_line(error))
             raise
 
 
@@ -138,7 +139,9 @@ class RunStages:
         self.cache.mkdir(parents=True, exist_ok=True)
         if self.mirror:
             self.mirror.start(fresh=not resumed)
-        about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups}
+        made = {kind: count for kind, count in demand(self.space).items() if count > 1}
+        about = {"run": self.place, "name": self.space.name, "resumed": resumed, "groups": self.groups,
+                 "at_most": made}
         self.folder.event({"event": "run_started", "address": address, **about})
         self.engine.emit("run_started", **about)
         for note in notes(self.space):
@@ -173,13 +176,18 @@ class RunStages:
     def follow(self, client: PoolClient, scratch: Path) -> None:
         """Prepare, search, measure the front again."""
         from search.distributed.tune import run_trials
-        from search.run.prepare import prepare
+        from search.run.prepare import SharedFolders
 
-        shared = prepare(self.space, client, self.cache, self.engine)
+        shared = SharedFolders(self.space, client, self.cache, self.engine)
+        if not self.engine.over:
+            shared.make_common()
         for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)
         if not self.engine.over:
-            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
+            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), shared.note,
+                       self.groups, scratch)
+        again = [*self._not_remeasured(), *not_retrained(self.engine, self.space.finish.retrain)]
+        shared.make([self._config(row) for row in again])  # those of earlier sessions are not known yet
         self._remeasure_front(client, shared)
         retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
                 self._warn)
@@ -200,7 +208,8 @@ class RunStages:
         engine = self.engine
         self.study.flush()
         self.folder.update(spent=engine.elapsed)
-        self.folder.event({"event": "run_ended", "state": state, **({"reason": reason} if reason else {}), **engine.summary()})
+        why = {"reason": reason} if reason else {}
+        self.folder.event({"event": "run_ended", "state": state, **why, **engine.summary()})
         self.folder.write_front(engine.front)
         self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
         if len(engine.front):
@@ -227,7 +236,7 @@ class RunStages:
         self.engine.emit("warning", message=message)
 
     def _payload(self, trial: RunningTrial, shared: SharedFolders) -> dict[str, Any]:
-        return {"config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
+        return {"config": trial.config.model_dump(mode="json"), **shared.request(trial.config),
                 "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
                 "number": trial.number, "values": trial.values, "proposed": time.time(),
                 **({"keep": str(self.folder.path / ARTIFACTS / f"trial-{trial.number:04d}")} if self.mirror else {})}
@@ -357,32 +366,6 @@ def _say(observer: Observer | None, text: str) -> None:
     """Something that is worth a line before there is an engine to tell it."""
     if observer:
         observer({"event": "warning", "message": text})
-
-
-def _one_line(error: BaseException) -> str:
-    """`ValueError: first line of the message`."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _check(space: Space, max_concurrent: int | None, cpus: int | None, resumed_and_warm: bool) -> None:
-    """Mistakes that can be seen before anything is started. Raises `UserError`."""
-    for name, value in (("max_concurrent", max_concurrent), ("cpus", cpus)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} is {value}; legal: at least 1")
-    if resumed_and_warm:
-        raise UserError("resume and warm_start contradict each other: a run that goes on knows what it has learned")
-    check_batches(space)
-    check_methods(space)
-
-
-def _check_writable(storage: Path) -> None:
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
 
 
 @contextmanager

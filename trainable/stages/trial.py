@@ -24,7 +24,7 @@ from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream_seed
 from trainable.stages.evaluation import Measurement, measure
-from trainable.stages.prepare import Prepared, conditions_of
+from trainable.stages.prepare import Prepared, conditions_of, diverged
 from trainable.storage.folders import write_manifest
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
@@ -71,20 +71,25 @@ class Trial:
     def rung(self, index: int) -> dict:
         """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able.
 
-        The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a worker that
-        takes over from one that was killed tells those again, as they were, and measures the rung that was trained last.
+        The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a
+        worker that takes over from one that was killed tells those again, as they were, and measures the rung
+        that was trained last.
         """
         if index < len(self.measured):
             return self.measured[index]
         final = index == len(self.rungs) - 1
-        losses = self.run.advance(self.rungs[index]) or self.losses  # none where the checkpoint is at this rung
+        try:
+            losses = self.run.advance(self.rungs[index]) or self.losses  # none: it was at this rung
+        except FloatingPointError as error:
+            raise diverged(error, "adapt", self.config.adapt.optim) from error
         if self.rank:
             event = {"rung": index}
         else:
             self.checkpoint.save(measured=self.measured, losses=losses)
             with self.run.averaged():
                 values = self._measure(final)
-            event = {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
+            reached = {"rung": index, "steps": self.run.step, "final": final}
+            event = {**reached, **losses, **self._pace(), **values}
         self.measured.append(event)
         return event
 
@@ -153,8 +158,8 @@ def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], fol
               cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
     """Yields `{"ready": True}` when the first training step can start, then one measurement per rung.
 
-    Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry, which tells every
-    rung, those too that the killed one may have told: whoever listens knows which are new.
+    Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry,
+    which tells every rung, those too that the killed one may have told: whoever listens knows which are new.
     """
     trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
     with contextlib.ExitStack() as stack:

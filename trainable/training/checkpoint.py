@@ -21,7 +21,8 @@ SHARE = 0.05
 
 
 class Checkpoint:
-    """The one checkpoint of a run, at `path`. Under DDP rank 0 alone reads and writes it: its storage need not be shared.
+    """The one checkpoint of a run, at `path`. Under DDP rank 0 alone reads and writes it: its storage need
+    not be shared.
 
     `notes`: what was kept beside the run's state when it was restored, on every rank."""
 

@@ -8,12 +8,14 @@ from report_runs import write_run
 from search.cli.arguments import artifact_folder
 from search.cli.bench import other
 from search.cli.main import main
-from search.records.run_folder import RunFolder
 from search.records import copying
+from search.records.run_folder import RunFolder
 from search.records.sync import sync
 from spaces.errors import UserError
 from spaces.uris import HOME
 from trainable.storage.folders import write_manifest
+
+SAMPLES = "samples/trial-0000.json"
 
 
 def test_a_run_goes_to_a_uri_and_back_and_only_what_is_new_goes(tmp_path, capsys):
@@ -55,13 +57,13 @@ def test_what_has_not_changed_is_neither_read_nor_copied(synced):
 def test_other_content_of_the_same_size_is_copied(synced, side):
     """Even where the time of its change was set back."""
     run, copy, read = synced
-    path = (run if side == "source" else copy) / "samples" / "trial-0000.json"
+    path = (run if side == "source" else copy) / SAMPLES
     content, stat = path.read_bytes(), path.stat()
     path.write_bytes(content.swapcase())
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert path.stat().st_size == len(content) and content.swapcase() != content
-    assert sync(str(run), str(copy)) == (1, len(content)) and set(read) == {"samples/trial-0000.json"}
-    assert (copy / "samples" / "trial-0000.json").read_bytes() == (run / "samples" / "trial-0000.json").read_bytes()
+    assert sync(str(run), str(copy)) == (1, len(content)) and set(read) == {SAMPLES}
+    assert (copy / SAMPLES).read_bytes() == (run / SAMPLES).read_bytes()
     assert sync(str(run), str(copy)) == (0, 0)
 
 
@@ -82,12 +84,13 @@ def test_a_file_that_had_just_changed_is_read_again(synced, monkeypatch):
         assert sync(str(run), str(copy)) == (0, 0) and read == ["space.yaml"]
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("no json"), lambda path: path.write_text("[1]")])
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("no json"),
+                                   lambda path: path.write_text("[1]")])
 def test_without_the_list_both_sides_are_read(synced, spoil):
     """A copy that was made without one, or whose list is damaged."""
     run, copy, read = synced
     spoil(copy / copying.LISTING)
-    (copy / "samples" / "trial-0000.json").write_bytes(b"x" * (copy / "samples" / "trial-0000.json").stat().st_size)
+    (copy / SAMPLES).write_bytes(b"x" * (copy / SAMPLES).stat().st_size)
     assert sync(str(run), str(copy))[0] == 1 and read.count("events.jsonl") == 2
     read.clear()
     assert sync(str(run), str(copy)) == (0, 0) and read == []

@@ -215,10 +215,9 @@ def test_a_run_that_breaks_down_says_that_it_has_failed_and_why(no_ray, tmp_path
     with pytest.raises(ModuleNotFoundError):
         run(make_space(), tmp_path)
     (folder,) = (RunFolder.open(path) for path in tmp_path.iterdir() if path.name.startswith("toy"))
-    assert folder.state == "failed" and folder.meta["reason"] == "ModuleNotFoundError: No module named 'nonsense'"
-    assert list(folder.events())[-1]["reason"] == folder.meta["reason"]
-    assert main(["status", str(folder.path)]) == 0
-    assert "failed: ModuleNotFoundError: No module named 'nonsense'" in capsys.readouterr().out
+    why = "ModuleNotFoundError: No module named 'nonsense'"
+    assert (folder.state, folder.meta["reason"], list(folder.events())[-1]["reason"]) == ("failed", why, why)
+    assert main(["status", str(folder.path)]) == 0 and f"failed: {why}" in capsys.readouterr().out
 
 
 def test_resuming_with_another_space_is_refused(ray_session, faulty):

@@ -96,8 +96,9 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
 
 @pytest.mark.parametrize("deterministic", [0, 2])
 @pytest.mark.parametrize("scheduler", ["halving", {"name": "promotion", "startup": 2}])
-def test_a_resumed_run_compares_with_the_rivals_of_the_earlier_one_as_before(tmp_path, scheduler, deterministic):
-    """Six trials are learned, three of them with a rung in common; a driver that takes over decides as the first one did."""
+def test_a_resumed_run_keeps_the_rivals_that_it_learned(tmp_path, scheduler, deterministic):
+    """Six trials are learned, three of them with a rung in common; a driver that takes over decides as the
+    first one did."""
     space = make_space(scheduler=scheduler, deterministic=deterministic)
     with RunFolder.create(tmp_path, "earlier", make_space().to_yaml()) as earlier:
         for measured in EARLIER:
@@ -107,8 +108,10 @@ def test_a_resumed_run_compares_with_the_rivals_of_the_earlier_one_as_before(tmp
         asked = course.engine.scheduler
         if deterministic:  # as trials of the first window, which look at nothing but what was learned
             course.study.places.update(dict.fromkeys(range(1000, 1004), 0))
-        return [asked.report(trial, 0, {"config.adapt.optim.warmup": warmup, "config.lora.rank": 0, "loss": loss})
-                for trial, (warmup, loss) in enumerate([(12, 1.0), (13, 8.0), (60, 3.5), (99, 20.0)], start=1000)]
+        reports = enumerate([(12, 1.0), (13, 8.0), (60, 3.5), (99, 20.0)], start=1000)
+        return [asked.report(trial, 0, {"config.lora.rank": 0, "config.adapt.optim.warmup": warmup,
+                                        "loss": loss})
+                for trial, (warmup, loss) in reports]
 
     def opened(folder):
         return sweep.RunStages(space, folder, tmp_path / "cache", 1, lambda event: None)
