@@ -160,9 +160,10 @@ def run(args: argparse.Namespace, trials: int, address: str | None, scratch: Pat
         client = SleepClient(ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote(), args.seconds)
 
         def payload(trial: Any) -> dict[str, Any]:
-            return {"values": trial.values, "rungs": list(space.rungs), "proposed": time.time()}
+            return {"values": trial.values, "rungs": list(space.rungs), "proposed": time.time(),
+                    "prepared": {}, "shared": {"settings": {}}}
 
-        run_trials(stages.engine, client, payload, args.slots, scratch / "tune")
+        run_trials(stages.engine, client, payload, lambda trial, event: None, args.slots, scratch / "tune")
         ended = time.monotonic()
         stages.close("finished")
         by_node = Counter(row["device"] for row in folder.rows() if row["state"] != "rung")

@@ -10,3 +10,11 @@ class RunError(RuntimeError):
 
     The message is one line. The run folder is in order, so that the run can go on.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """`ValueError: first line of the message`; a `UserError` speaks for itself."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, UserError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

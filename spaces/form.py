@@ -26,7 +26,8 @@ def seconds(text: str) -> float:
 
 
 class BudgetConfig(Settings):
-    """When the search ends: at whichever limit comes first. A grid also ends when every point has been tried."""
+    """When the search ends: at whichever limit comes first. A grid also ends when every point has been tried.
+    `bases` ends nothing: a space that may need more is refused before it begins."""
 
     trials: int | None = Field(None, ge=1, description="trials to start")
     time: float | None = Field(None, gt=0, description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
@@ -39,6 +40,11 @@ class BudgetConfig(Settings):
     gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) that `patience` counts as one")
     trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; a trial that takes longer "
                                                              "has failed")
+
+    bases: int = Field(
+        8, ge=1, description="most corpora, teachers and bases, each, that searched settings may ask for; one "
+        "is made when a trial first needs it"
+    )
 
     @field_validator("time", "trial_time", mode="before")
     @classmethod

@@ -161,6 +161,26 @@ def can_hold(dimensions: Dimensions, path: str) -> bool:
     return any(path in point for point in walk(few))
 
 
+def distinct(dimensions: Dimensions, paths: Collection[str], limit: int = 100_000) -> int:
+    """How many different combinations of values the named dimensions can take together; to be inactive is a
+    value too.
+
+    Where other dimensions decide which of them are active, it is counted up to `limit`. All of them must be
+    finite.
+    """
+    wanted = {path: dimensions[path] for path in _with_parents(dimensions, paths)}
+    few = {path: item if path in paths else _choice(item, [value for value, _ in _alike(path, wanted)])
+           for path, item in wanted.items()}
+    if len(few) == len(paths):
+        return count(few) or 0
+    found: set[tuple[Any, ...]] = set()
+    for point in walk(few):
+        found.add(tuple(key(point[path]) if path in point else None for path in paths))
+        if len(found) == limit:
+            break
+    return len(found)
+
+
 def reachable(dimensions: Dimensions, paths: Collection[str], limit: int = 10_000) -> Iterator[Point]:
     """Every combination that the named dimensions (and those that their conditions name) can take, `limit` at most.
 

@@ -52,7 +52,9 @@ parameters
 
 These are not searched: `adapt.optim.steps` (set by `rungs`), `evaluation.*` other than `evaluation.guidance.*` (scores
 would not be comparable), and `teacher.*` where perplexity is judged. Settings of the corpus, the model, the diffusion
-and the base are searched by `choice` or `int`, since a base is trained for each of their values.
+and the base are searched by `choice` or `int`: a base is trained for each combination of their values that a
+trial asks for, when the first one does. `budget.bases` bounds how many there can be, which is checked before
+the search begins.
 """
 _TRIAL = """Under `trial` they are nested, under `search` dotted. A plug-in is written
 `{name: fixed, int_bits: 0, frac_bits: 8}`, or in short `binary` or `fixed:Q0i8f`; `qdlm plugins` lists the plug-ins

@@ -205,10 +205,6 @@ class Space:
             raise self.error(("search",), f"has infinitely many points; use choice or int for {', '.join(endless)}")
         return points.walk(self.form.search)
 
-    def base_dimensions(self) -> dict[str, Dimension]:
-        """The searched dimensions that change the base model (or its corpus or teacher); all of them are finite."""
-        return {path: item for path, item in self.dimensions.items() if path.startswith(rules.BASE_PREFIXES)}
-
     def resolved(self) -> dict[str, Any]:
         """The keys of a space file with every default written out, so that a later default cannot change the run."""
         trial = self.example.model_dump(mode="json")

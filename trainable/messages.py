@@ -25,6 +25,14 @@ class SharedPaths(TypedDict):
 
 
 @final
+class SharedRequest(TypedDict):
+    """What a trial needs to have made what it shares: the cache's folder, and by kind the settings that decide about it."""
+
+    cache: str
+    settings: dict[str, str]
+
+
+@final
 class PreparePayload(TypedDict):
     """For the jobs `corpus`, `teacher` and `base`. `config`: a dumped TrialConfig; `corpus`: its folder, for the other two."""
 
@@ -35,11 +43,12 @@ class PreparePayload(TypedDict):
 
 @final
 class TrialPayload(TypedDict):
-    """For the job `trial`. `rungs`: training steps, ascending; `values`: the point; `proposed`: when, in Unix seconds; `keep`:
+    """For the job `trial`. `prepared`: folders by kind, filled in by the slot where `shared` says how; `rungs`: training steps, ascending; `values`: the point; `proposed`: when, in Unix seconds; `keep`:
     where the artifact is to lie at last, when nodes share no folder (the depot takes it out)."""
 
     config: dict[str, Any]
-    prepared: SharedPaths
+    prepared: dict[str, str]
+    shared: NotRequired[SharedRequest]
     rungs: list[int]
     folder: str
     number: int
@@ -272,6 +281,26 @@ class RungOutcome(TypedDict):
     seconds: float
 
 
+class SharedWord(TypedDict, total=False):
+    """Of a trial that makes what it shares: how far a `kind` is; at the end `seconds` with `path` and facts, or `failed`."""
+
+    kind: str
+    progress: float
+    detail: str
+    seconds: float
+    path: str
+    failed: str
+
+
+@final
+class SharedOutcome(TypedDict):
+    """The trial makes what it shares with others."""
+
+    shared: SharedWord
+    number: int
+    seconds: float
+
+
 @final
 class FailedOutcome(TypedDict):
     """The trial has ended without its result."""
@@ -289,7 +318,7 @@ class BrokenOutcome(TypedDict):
     broken: str
 
 
-Outcome = RungOutcome | FailedOutcome | BrokenOutcome
+Outcome = RungOutcome | SharedOutcome | FailedOutcome | BrokenOutcome
 
 
 # ---- what a worker starts with

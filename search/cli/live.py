@@ -65,6 +65,8 @@ class LivePanel:
         elif kind == "prepare":
             self.moving = True
             self.stages[str(event.get("stage"))] = (float(event.get("progress") or 0), str(event.get("detail") or ""))
+            if event.get("trial") is not None and event.get("progress", 0) >= 1:
+                del self.stages[str(event.get("stage"))]  # its trial goes on
         elif kind == "trial_started":
             self.moving = True
             self.stages.clear()
@@ -74,6 +76,8 @@ class LivePanel:
             trial.rung, trial.metrics = f"rung {event['rung'] + 1}/{event.get('of', '?')}", event.get("metrics", {})
         elif kind == "trial_finished":
             self.running.pop(event["trial"], None)
+            mine = f" for trial {event['trial']}"
+            self.stages = {stage: far for stage, far in self.stages.items() if not stage.endswith(mine)}
 
     def panel(self) -> RenderableType:
         """Everything that is drawn."""

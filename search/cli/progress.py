@@ -15,6 +15,7 @@ from rich.markup import escape
 from search.cli.format import compact, duration, figure, label, short_names, shown
 from search.cli.live import LivePanel
 from search.reporting.corpora import corpus_line, has_facts
+from spaces.shared import PLURAL
 
 Event = Mapping[str, Any]
 ENDED_BY = {"space": "every point was tried", "trials": "all trials have run", "patience": "the front stopped growing"}
@@ -124,7 +125,9 @@ class EventText:
 
     def _run_started(self, event: Event) -> str:
         resumed = " resumed" if event.get("resumed") else ""
-        return f"[bold]run{resumed}[/] {escape(shown(event.get('run', '')))}"
+        made = ", ".join(f"{count} {PLURAL[kind]}" for kind, count in (event.get("at_most") or {}).items())
+        more = f" [dim](up to {made}, each made when a trial first needs it)[/]" if made else ""
+        return f"[bold]run{resumed}[/] {escape(shown(event.get('run', '')))}{more}"
 
     def _prepare(self, event: Event) -> str | None:
         stage, progress = str(event.get("stage", "")), float(event.get("progress") or 0)

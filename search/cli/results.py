@@ -133,8 +133,9 @@ def status(
     counts = Counter(row["state"] for row in ended.values())
     state = folder.state
     goal = space.budget.trials or space.size()
+    why = folder.meta.get("reason")
     lines = [
-        ("state", f"[{COLORS.get(state, 'default')}]{state}[/]"),
+        ("state", f"[{COLORS.get(state, 'default')}]{state}[/]" + (f": {escape(why)}" if why else "")),
         ("trials", f"{len(ended)}{f' of {goal}' if goal else ''}: " + ", ".join(
             f"{counts[name]} {name}" for name in ("complete", "stopped", "failed"))),
         ("front", f"{len(found)} members"),

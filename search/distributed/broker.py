@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from search.distributed.single_flight import SUFFIX, SingleFlight
 from search.distributed.slot_queue import SlotQueue
 from trainable.messages import CloseJob, Command, GroupInfo, Lease, NextEvent, Reply, StartJob, WorkerInfo, WorkerReply
 
@@ -30,11 +31,12 @@ class _GroupState:
         self.since = time.monotonic()
 
 
-class Broker(SlotQueue):
+class Broker(SlotQueue, SingleFlight):
     """An async actor; its methods return messages, failures included, so that no caller unwraps remote exceptions."""
 
     def __init__(self) -> None:
-        super().__init__()
+        SlotQueue.__init__(self)
+        SingleFlight.__init__(self)
         self.groups: dict[str, _GroupState] = {}
         self.dead: dict[str, str] = {}
         self.waiting: deque[tuple[str, asyncio.Future[Lease]]] = deque()
@@ -92,13 +94,16 @@ class Broker(SlotQueue):
         return await waiter
 
     async def release(self, owner: str) -> None:
-        """Give back whatever `owner` holds or waits for; the job still open there is closed."""
+        """Give back whatever `owner` holds or waits for, also to make what it shares; the job still open
+        there is closed."""
+        owners = (owner, owner + SUFFIX)
+        await self.withdraw(owner)
         for entry in self.groups.values():
-            if entry.owner == owner:
+            if entry.owner in owners:
                 entry.owner = None
                 entry.commands.put_nowait({"op": "close"})
         for holder, waiter in list(self.waiting):
-            if holder == owner:
+            if holder in owners:
                 self.waiting.remove((holder, waiter))
                 waiter.set_result({"broken": "the lease was withdrawn"})
         self._grant_leases()

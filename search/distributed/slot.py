@@ -12,8 +12,9 @@ from typing import Any
 from ray import tune
 
 from search.distributed.client import GroupDiedError, JobError, PoolClient, PoolError, get
+from search.distributed.shared import prepared
 from spaces.errors import UserError
-from trainable.messages import FailedOutcome, JobEvent, Outcome, RungOutcome, RungResult, TrialWork, Work
+from trainable.messages import FailedOutcome, JobEvent, Outcome, RungOutcome, RungResult, SharedWord, TrialWork, Work
 
 
 def owner_of(number: int) -> str:
@@ -29,7 +30,8 @@ class Slot(tune.Trainable):
         self.client, self.slot, self.fresh = client, config["slot"], True
 
     def step(self) -> dict[str, Any]:
-        """The next rung: {"outcome": an `Outcome` as JSON, "done"}; with `done` the slot has nothing more to do."""
+        """The next rung, or word of what the trial shares: {"outcome": an `Outcome` as JSON, "done"}; with `done` the slot
+        has nothing more to do."""
         try:
             work: Work = get(self.client.broker.next_work.remote(self.slot, self.fresh))
         except PoolError as broken:
@@ -55,10 +57,16 @@ class Slot(tune.Trainable):
         self.notices: list[str] = []
         self.start: RungResult = {}  # from the proposal to the first training step, by the hosts' clocks
         self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
+        self.begun, self.waited = self.since, 0.0  # when it began, and how long it waited for what it shares
+        self.sharing: Iterator[SharedWord] | None = prepared(self.client, self.owner, self.payload)
 
     def _next_outcome(self) -> Outcome:
         while True:
             try:
+                if self.sharing is not None:
+                    word = self._shared()
+                    if word is not None:
+                        return {"shared": word, "number": self.number, "seconds": self._worked()}
                 if self.events is None:
                     self.seconds += time.monotonic() - self.since
                     group = self.client.lease(self.owner)
@@ -70,7 +78,7 @@ class Slot(tune.Trainable):
                     if "rung" in event:
                         return self._rung(event)
                     if "ready" in event:
-                        self.start = {"start_seconds": time.time() - self.payload["proposed"]}
+                        self.start = {"start_seconds": time.time() - self.payload["proposed"] - self.waited}
                 return self._failed("the trial ended before its last rung")
             except GroupDiedError as died:
                 self.events = None
@@ -94,6 +102,17 @@ class Slot(tune.Trainable):
     def _worked(self) -> float:
         """Seconds of work on the trial so far."""
         return self.seconds + time.monotonic() - self.since
+
+    def _shared(self) -> SharedWord | None:
+        """The next word on what the trial shares; None when it is there. That is no work of the trial."""
+        assert self.sharing is not None
+        try:
+            word = next(self.sharing, None)
+        finally:
+            self.since = time.monotonic()
+        if word is None:
+            self.sharing, self.waited = None, self.since - self.begun
+        return word
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep: the worker checkpoints, the run folder records."""

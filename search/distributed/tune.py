@@ -19,17 +19,18 @@ from search.distributed.client import PoolClient, PoolError
 from search.distributed.slot import Slot, owner_of
 from search.engine.engine import Engine, RunningTrial
 from spaces.errors import RunError
-from trainable.messages import Outcome, TrialPayload, Work
+from trainable.messages import Outcome, SharedWord, TrialPayload, Work
 
 Payload = Callable[[RunningTrial], TrialPayload]
+Shared = Callable[[RunningTrial, SharedWord], None]
 _DEATHS = 20  # of one slot's process, until Tune gives the slot up
 
 
 class Driver:
     """Hands the engine's trials to slots and their results to the engine. Runs in Tune's event loop, one call at a time."""
 
-    def __init__(self, engine: Engine, client: PoolClient, payload: Payload):
-        self.engine, self.client, self.payload = engine, client, payload
+    def __init__(self, engine: Engine, client: PoolClient, payload: Payload, shared: Shared):
+        self.engine, self.client, self.payload, self.shared = engine, client, payload, shared
         self.busy: dict[int, int] = {}
         self.idle: set[int] = set()
         self.error: BaseException | None = None
@@ -91,6 +92,11 @@ class Driver:
         if self.busy.get(slot) != number:  # a slot that was started again tells what is known already
             if number not in self.engine.live:
                 self.client.release(owner_of(number))
+            return
+        if "shared" in outcome:
+            if number in self.engine.live:
+                self.shared(self.engine.live[number], outcome["shared"])
+            self._assign(slot, {"op": "next"})
             return
         if "failed" in outcome:
             self._fail(number, outcome["failed"], outcome["traceback"], outcome["seconds"])
@@ -183,13 +189,16 @@ class _ErrorStopper(tune.Stopper):
         return self.driver.error is not None
 
 
-def run_trials(engine: Engine, client: PoolClient, payload: Payload, slots: int, scratch: Path) -> None:
-    """Run trials, `slots` at a time, until the engine has no more. `scratch`: a folder for Tune's own files, to be thrown
-    away. Errors of engine or pool are raised as they are; errors of a trial are its result.
+def run_trials(engine: Engine, client: PoolClient, payload: Payload, shared: Shared, slots: int,
+               scratch: Path) -> None:
+    """Run trials, `slots` at a time, until the engine has no more. `shared` gets what a trial tells while it
+    makes what it shares with others (`search.distributed.shared.prepared`). `scratch`: a folder for Tune's
+    own files, to be thrown away. Errors of engine or pool are raised as they are; errors of a trial are its
+    result.
     """
     for name in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    driver = Driver(engine, client, payload)
+    driver = Driver(engine, client, payload, shared)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Slot, client=client), {"memory": 1e6}),
         tune_config=tune.TuneConfig(search_alg=_SlotSearcher(driver, slots), scheduler=_ResultScheduler(driver), num_samples=-1,

@@ -69,7 +69,8 @@ class RowEvent(Entry):
 
 @final
 class RunStartedEvent(Studied):
-    """A session begins. `run`: the folder or URI; `groups`: trials that can run at once."""
+    """A session begins. `run`: the folder or URI; `groups`: trials that can run at once; `at_most`: kind -> how many of it the
+    space may have made, where that is more than one."""
 
     event: Literal["run_started"]
     address: str
@@ -77,6 +78,7 @@ class RunStartedEvent(Studied):
     name: str
     resumed: bool
     groups: NotRequired[int]
+    at_most: NotRequired[dict[str, int]]
 
 
 @final

@@ -149,9 +149,9 @@ class RunFolder:
             raise UserError(f"{self.path / META}: not JSON: {error}") from None
 
     def update(self, **changes: Any) -> dict[str, Any]:
-        """Set keys of run.json (state, box, versions, ...) and return the whole. Atomic."""
+        """Set keys of run.json (state, box, ...) and return the whole; None takes a key away. Atomic."""
         self._check_writable()
-        meta = {**self.meta, **changes}
+        meta = {name: value for name, value in {**self.meta, **changes}.items() if value is not None}
         with self._writing():
             write_text(self.path / META, _pretty(meta))
         return meta
@@ -182,17 +182,24 @@ class RunFolder:
         with self._writing():
             write_text(self.path / FRONT_JSON, _pretty(front.summary(box)))
 
-    def close(self, state: str | None = None) -> None:
-        """Bring the table up to date, note the end `state` in run.json if given, and let go of the lock."""
+    def close(self, state: str | None = None, reason: str | None = None) -> None:
+        """Bring the table up to date, note `state` and why in run.json if given, and let go of the lock."""
         if not self._lock.owned:
             return
         try:
             if self._stale:
                 self.write_parquet()
             if state is not None:
-                self.update(state=state, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
+                ended = datetime.now().astimezone().isoformat(timespec="seconds")
+                self.update(state=state, reason=reason, ended=ended)
         finally:
             self._lock.release()
+
+    def discard(self) -> None:
+        """The run is not to be: remove all that it has written."""
+        self._check_writable()
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self

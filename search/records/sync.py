@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
-from pyarrow import fs
 
+from search.records.copying import Side, bring
 from search.records.run_folder import EVENTS, LEASE, META, SPACE, RunFolder
 from spaces.errors import UserError
 from spaces.uris import joined, node_folder, parent
 from trainable.storage.folders import damage
-from trainable.storage.object_store import FLAT, Store, opened
+from trainable.storage.object_store import Store
 
 SKIPPED = ("run.lock", LEASE, "scratch", "trials", "again")
 """What another machine has no use for: the lock, Ray's files, checkpoints of trials that run now."""
@@ -22,31 +22,21 @@ ORDER = (EVENTS, META, SPACE)
 
 
 def sync(source: str, target: str) -> tuple[int, int]:
-    """Copy what is new or has another size from one run folder to the other: (files copied, bytes).
+    """Copy what is new or has other content from one run folder to the other: (files copied, bytes).
 
     Nothing is deleted at the target. A run that goes on may be copied: its events are whole lines but for the last, which
     readers pass over. Raises `UserError` when the source is no run or a place cannot be reached.
     """
-    here, origin = opened(source)
-    there, goal = opened(target)
-    origin, goal = origin.rstrip("/"), goal.rstrip("/")
+    origin, goal = Side(source), Side(target)
     try:
-        if here.get_file_info(f"{origin}/{SPACE}").type != fs.FileType.File:
+        if not origin.has(SPACE):
             raise UserError(f"{source} is not a run folder: no {SPACE}")
-        files = [info for info in here.get_file_info(fs.FileSelector(origin, recursive=True))
-                 if info.type == fs.FileType.File and _is_synced(info.path[len(origin) + 1:])]
-        names = {info.path[len(origin) + 1:]: info.size for info in files}
-        known = {info.path[len(goal) + 1:]: info.size
-                 for info in there.get_file_info(fs.FileSelector(goal, recursive=True, allow_not_found=True))}
-        last = [name for name in ORDER if name in names]
-        copied = [name for name in [*sorted(set(names) - set(ORDER)), *last] if name in ORDER or known.get(name) != names[name]]
-        for name in copied:
-            if there.type_name not in FLAT:
-                there.create_dir(f"{goal}/{name}".rpartition("/")[0], recursive=True)
-            fs.copy_files(f"{origin}/{name}", f"{goal}/{name}", source_filesystem=here, destination_filesystem=there)
+        files = origin.looks()
+        names = {name for name in files if _is_synced(name)}
+        ordered = [*sorted(names - set(ORDER)), *(name for name in ORDER if name in names)]
+        return bring({name: files[name] for name in ordered}, origin, goal)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"cannot copy {source} to {target}: {str(error).splitlines()[0]}") from error
-    return len(copied), sum(names[name] for name in copied)
 
 
 def _is_synced(name: str) -> bool:

@@ -1,107 +1,131 @@
-"""What trials share, made before the first of them starts: corpora, teachers and bases, each distinct one once."""
+"""What trials share: corpora, teachers and bases. Each distinct one is made once: before the first trial
+where all trials need it, and when a trial first needs it where searched settings decide about it."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search.distributed.client import PoolClient
-from search.engine.engine import Engine
+from search.distributed.shared import key
+from search.engine.engine import Engine, RunningTrial
 from search.records.events import PrepareEvent
-from spaces import points
 from spaces.config import TrialConfig
+from spaces.errors import UserError
 from spaces.schema import Space
-from trainable.messages import JobEvent, Payload, SharedPaths
+from spaces.shared import DECIDING, KINDS, deciding
+from trainable.messages import JobEvent, PreparePayload, SharedPaths, SharedRequest, SharedWord
+from trainable.stages.keys import base_settings
 
 Dumped = dict[str, Any]
-Task = tuple[str, Payload]
+Task = tuple[str, PreparePayload]
 _CORPUS_FACTS = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words", "unk_rate")
 """What a tokenized corpus tells of itself, for whoever watches."""
 
 
-def key(config: Dumped, *groups: str) -> str:
-    """What decides the content of a shared thing: the named groups of settings."""
-    return json.dumps({group: config[group] for group in groups}, sort_keys=True)
+def settings(config: TrialConfig) -> dict[str, str]:
+    """For each kind the settings that decide, beside the corpus, about its content."""
+    dumped = config.model_dump(mode="json")
+    try:
+        base = base_settings(config)
+    except UserError:  # the job that is to make it says so, and its trial fails
+        base = {group: dumped[group] for group in DECIDING["base"] if group != "corpus"}
+    found = {"corpus": dumped["corpus"], "teacher": [dumped["teacher"], config.base.seed], "base": base}
+    return {kind: json.dumps(found[kind], sort_keys=True) for kind in KINDS}
 
 
-def corpus_key(config: Dumped) -> str:
-    """Trials with equal keys share a corpus."""
-    return key(config, "corpus")
-
-
-def teacher_key(config: Dumped) -> str:
-    """Trials with equal keys share a teacher."""
-    return key(config, "corpus", "teacher") + str(config["base"]["seed"])
-
-
-def base_key(config: Dumped) -> str:
-    """Trials with equal keys share a base."""
-    return key(config, "corpus", "model", "diffusion", "base", "runtime")
-
-
-@dataclass
 class SharedFolders:
-    """Folders by the keys above."""
+    """Where what a run's trials share lies, as far as it is made. Makes more, on workers of `client`."""
 
-    corpora: dict[str, str] = field(default_factory=dict)
-    teachers: dict[str, str] = field(default_factory=dict)
-    bases: dict[str, str] = field(default_factory=dict)
+    def __init__(self, space: Space, client: PoolClient, cache: Path, engine: Engine):
+        self.space, self.client, self.cache, self.engine = space, client, cache, engine
+        self.paths: dict[str, str] = {}
+
+    def made(self, config: TrialConfig) -> dict[str, str]:
+        """The folders of what one trial uses, by kind, of those that are made."""
+        wanted, found = settings(config), dict[str, str]()
+        for kind in KINDS:
+            name = self._name(kind, wanted, found)
+            if name in self.paths:
+                found[kind] = self.paths[name]
+        return found
 
     def of(self, config: TrialConfig) -> SharedPaths:
-        """What one trial uses."""
-        dumped = config.model_dump(mode="json")
-        return {"corpus": self.corpora[corpus_key(dumped)], "teacher": self.teachers[teacher_key(dumped)],
-                "base": self.bases[base_key(dumped)]}
+        """What one trial uses. Raises KeyError where it is not made."""
+        made = self.made(config)
+        return {"corpus": made["corpus"], "teacher": made["teacher"], "base": made["base"]}
 
+    def request(self, config: TrialConfig) -> tuple[dict[str, str], SharedRequest]:
+        """What a trial's payload says of it (see `search.distributed.shared.prepared`): folders that are made, and what
+        decides about the others."""
+        return self.made(config), {"cache": str(self.cache), "settings": settings(config)}
 
-def prepare(space: Space, client: PoolClient, cache: Path, engine: Engine) -> SharedFolders:
-    """Corpora first, then teachers and bases side by side on the free groups. What the cache holds already is quick."""
-    dimensions = space.dimensions
-    decisive = [path for path in dimensions if path in space.base_dimensions() or path.startswith("runtime.")]
-    parts = points.reachable(dimensions, decisive)
-    configs = [space.config(points.complete(dimensions, part)).model_dump(mode="json") for part in parts]
-    shared = SharedFolders()
-    corpora: dict[str, Task] = {corpus_key(config): ("corpus", {"config": config, "cache": str(cache)}) for config in configs}
-    shared.corpora = _make(client, engine, corpora)
-
-    def with_corpus(kind: str, key_of: Callable[[Dumped], str]) -> dict[str, Task]:
-        return {key_of(config): (kind, {"config": config, "cache": str(cache),
-                                        "corpus": shared.corpora[corpus_key(config)]}) for config in configs}
-
-    teachers, bases = with_corpus("teacher", teacher_key), with_corpus("base", base_key)
-    both = _make(client, engine, {("teacher", name): task for name, task in teachers.items()}
-                 | {("base", name): task for name, task in bases.items()})
-    shared.teachers = {name: both["teacher", name] for name in teachers}
-    shared.bases = {name: both["base", name] for name in bases}
-    return shared
-
-
-def _make(client: PoolClient, engine: Engine, tasks: dict[Any, Task]) -> dict[Any, str]:
-    """Run prepare jobs, telling the observer how far each is; the folder that each made, by its key."""
-    kinds = [kind for kind, _ in tasks.values()]
-    labels = [kind if kinds.count(kind) == 1 else f"{kind} {kinds[:i + 1].count(kind)} of {kinds.count(kind)}"
-              for i, kind in enumerate(kinds)]
-    begun: dict[int, float] = {}
-
-    def on_event(i: int, event: JobEvent) -> None:
-        if "progress" not in event:
-            return
-        now = time.monotonic()
-        seconds = now - begun.setdefault(i, now)
-        progress = float(event["progress"])
+    def note(self, trial: RunningTrial, event: SharedWord) -> None:
+        """A trial tells of what it makes."""
+        label = f"{event['kind']} for trial {trial.number}"
         if "path" in event:
-            engine.add_shared_seconds(seconds)
-            made: PrepareEvent = {**event, "event": "prepare", "stage": labels[i], "seconds": seconds}
-            engine.folder.event(made)
-        engine.emit("prepare", stage=labels[i], progress=progress, detail=event.get("detail"),
-                    **{name: event[name] for name in _CORPUS_FACTS if name in event})
-        for message in event.get("warnings", ()):
-            engine.folder.event({"event": "warning", "message": message})
-            engine.emit("warning", message=message)
+            wanted = settings(trial.config)
+            self.paths[self._name(event["kind"], wanted, self.made(trial.config))] = event["path"]
+        if "seconds" in event:
+            self._record(label, event, event["seconds"])
+        if "failed" not in event:
+            self._tell(label, event, trial=trial.number)
 
-    last = client.map(list(tasks.values()), on_event)
-    return {name: event["path"] for name, event in zip(tasks, last, strict=True)}
+    def make_common(self) -> None:
+        """Make what all trials share."""
+        self.make([self.space.example], [kind for kind in KINDS if not deciding(self.space.dimensions, kind)])
+
+    def make(self, configs: Iterable[TrialConfig], kinds: Sequence[str] = KINDS) -> None:
+        """Make what is missing: corpora first, then teachers and bases side by side on the free groups. What
+        the cache holds already is quick. Raises what the first job that fails raises."""
+        configs = list(configs)
+        for stage in (KINDS[:1], KINDS[1:]):
+            tasks: dict[str, Task] = {}
+            for kind in [kind for kind in stage if kind in kinds]:
+                for config in configs:
+                    made = self.made(config)
+                    if kind not in made:
+                        job: PreparePayload = {"config": config.model_dump(mode="json"), "cache": str(self.cache)}
+                        if kind != "corpus":
+                            job["corpus"] = made["corpus"]
+                        tasks[self._name(kind, settings(config), made)] = kind, job
+            self._run(tasks)
+
+    @staticmethod
+    def _name(kind: str, wanted: dict[str, str], made: dict[str, str]) -> str:
+        return key(kind, wanted[kind], "" if kind == "corpus" else made.get("corpus", ""))
+
+    def _run(self, tasks: dict[str, Task]) -> None:
+        """Run prepare jobs, telling the observer how far each is."""
+        kinds = [kind for kind, _ in tasks.values()]
+        many = Counter(kinds)
+        labels = [f"{kind} {kinds[:i + 1].count(kind)} of {many[kind]}" if many[kind] > 1 else kind
+                  for i, kind in enumerate(kinds)]
+        begun: dict[int, float] = {}
+
+        def on_event(i: int, event: JobEvent) -> None:
+            now = time.monotonic()
+            seconds = now - begun.setdefault(i, now)
+            if "path" in event:
+                self._record(labels[i], event, seconds)
+            self._tell(labels[i], event)
+
+        last = self.client.map(list(tasks.values()), on_event)
+        self.paths |= {name: event["path"] for name, event in zip(tasks, last, strict=True)}
+
+    def _record(self, label: str, event: Mapping[str, Any], seconds: float) -> None:
+        self.engine.add_shared_seconds(seconds)
+        made: PrepareEvent = {**event, "event": "prepare", "stage": label, "seconds": seconds}
+        self.engine.folder.event(made)
+
+    def _tell(self, label: str, event: Mapping[str, Any], **more: Any) -> None:
+        progress = float(event.get("progress", 0.0))
+        facts = {name: event[name] for name in _CORPUS_FACTS if name in event}
+        self.engine.emit("prepare", stage=label, progress=progress, detail=event.get("detail"), **facts, **more)
+        for message in event.get("warnings", ()):
+            self.engine.folder.event({"event": "warning", "message": message})
+            self.engine.emit("warning", message=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,13 +21,15 @@ from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
+from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
-from search.run.validation import check_batches, notes, problem
+from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
 from spaces import points
-from spaces.errors import UserError
+from spaces.errors import UserError, one_line
 from spaces.schema import Space
+from spaces.shared import demand
 from spaces.uris import is_uri, joined, node_folder
 from spaces.uris import parent as parent_uri
 from trainable.messages import JobEvent, Payload, TrialPayload
@@ -58,14 +59,15 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
-    `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the shared cache
-    lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a folder of this node, which
-    the URI follows (see `search.records.mirror`). `cpus`: size of a local cluster.
-    `jobs`: import path of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left
-    behind that a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
-    so that `resume` goes on.
+    `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the
+    shared cache lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a
+    folder of this node, which the URI follows (see `search.records.mirror`). `max_concurrent`: trials at once,
+    default as many as there is room for. `cpus`: size of a local cluster. `jobs`: import path of the jobs that
+    workers run. Raises `UserError` for what the user can mend, with nothing left behind that a next run would
+    stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order, so that `resume`
+    goes on.
     """
-    check_batches(space)
+    check_request(space, max_concurrent, cpus, bool(resume and warm_start))
     environment.apply(attach=address not in (None, "local"))
     from search.distributed.cluster import connected
     from search.distributed.prometheus import RunMetrics
@@ -78,22 +80,26 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         storage = node_folder("stores", uri)
     else:
         storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
-    _check_writable(storage)
+    check_writable(storage)
     with _disk(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
         cluster = stack.enter_context(connected(address, cpus))
         room = cluster.room(space.hardware)
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
-        if folder is None:
-            folder = stack.enter_context(_created(storage, space))
-        metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
-        stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+        folder = folder or stack.enter_context(_created(storage, space))
+        try:
+            metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
+            stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+        except BaseException:
+            if not resume:
+                folder.discard()
+            raise
         stack.callback(stages.finish_mirror)
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
             stages.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
-            if warm_start and not resume:
+            if warm_start:
                 stages.learn(Path(warm_start))
             pool = WorkerPool(groups, space.hardware, scratch, jobs=jobs, on_notice=stages.notice,
                               store=mirror.depot_settings(uri) if uri else None)
@@ -104,11 +110,11 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         except KeyboardInterrupt:
             stages.close("interrupted")
             raise
-        except UserError:
-            stages.abandon(fresh=resume is None)
+        except UserError as error:
+            stages.abandon(str(error), fresh=resume is None)
             raise
-        except BaseException:
-            stages.close("failed")
+        except BaseException as error:
+            stages.close("failed", one_line(error))
             raise
 
 
@@ -124,20 +130,21 @@ class RunStages:
         self.study, self.restored, scheduler_problem = open_search(space, folder, problem(space))
         scheduler = registry.build(space.scheduler.name, scheduler_problem, space.scheduler.options)
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
-        scheduler.restore(row for row in rows if row["trial"] in ended)  # the others run again and meet no rival in themselves
+        known = [row for row in rows if row["trial"] in ended]  # the others meet no rival in themselves
+        scheduler.restore([*warm.rival_rows(space.rungs, folder.events()), *known])
         self.engine = Engine(space, self.study, scheduler, folder, observer=self._on_engine_event, versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""
-        self.folder.update(state="running", versions=versions(), groups=self.groups)
+        self.folder.update(state="running", reason=None, versions=versions(), groups=self.groups)
         self.cache.mkdir(parents=True, exist_ok=True)
         if self.mirror:
             self.mirror.start(fresh=not resumed)
-        name = self.space.name
+        name, made = self.space.name, {kind: count for kind, count in demand(self.space).items() if count > 1}
         self.folder.event({"event": "run_started", "address": address, "run": self.place, "name": name, "resumed": resumed,
-                           "groups": self.groups})
-        self.engine.emit("run_started", run=self.place, name=name, resumed=resumed, groups=self.groups)
+                           "groups": self.groups, "at_most": made})
+        self.engine.emit("run_started", run=self.place, name=name, resumed=resumed, groups=self.groups, at_most=made)
         for note in notes(self.space):
             self._warn(note)
         if wanted and wanted > self.groups:
@@ -170,13 +177,18 @@ class RunStages:
     def follow(self, client: PoolClient, scratch: Path) -> None:
         """Prepare, search, measure the front again."""
         from search.distributed.tune import run_trials
-        from search.run.prepare import prepare
+        from search.run.prepare import SharedFolders
 
-        shared = prepare(self.space, client, self.cache, self.engine)
+        shared = SharedFolders(self.space, client, self.cache, self.engine)
+        if not self.engine.over:
+            shared.make_common()
         for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)
         if not self.engine.over:
-            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), self.groups, scratch)
+            run_trials(self.engine, client, lambda trial: self._payload(trial, shared), shared.note,
+                       self.groups, scratch)
+        again = [*self._not_remeasured(), *not_retrained(self.engine, self.space.finish.retrain)]
+        shared.make([self._config(row) for row in again])  # those of earlier sessions are not known yet
         self._remeasure_front(client, shared)
         retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
                 self._warn)
@@ -190,41 +202,44 @@ class RunStages:
         self.close(state)
         return RunResult(self.folder.path, self.engine.front, state)
 
-    def close(self, state: str) -> None:
-        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed."""
+    def close(self, state: str, reason: str | None = None) -> None:
+        """Bring the files of the run up to date. Trials that run now will run again when the run is resumed.
+
+        `reason`: why it has failed, in one line."""
         engine = self.engine
         self.study.flush()
         self.folder.update(spent=engine.elapsed)
-        self.folder.event({"event": "run_ended", "state": state, **engine.summary()})
+        why = {"reason": reason} if reason else {}
+        self.folder.event({"event": "run_ended", "state": state, **why, **engine.summary()})
         self.folder.write_front(engine.front)
         self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
         if len(engine.front):
             self._plot()
-        self.folder.close(state)
+        self.folder.close(state, reason)
 
     def finish_mirror(self) -> None:
         """Nothing is left to be done but to wait until the URI has it all."""
         if self.mirror:
             self.mirror.finish(f"trial-{number:04d}" for number in self.engine.members)
 
-    def abandon(self, fresh: bool) -> None:
+    def abandon(self, reason: str, fresh: bool) -> None:
         """After a user's mistake: a new run that has no result yet leaves no folder."""
         if fresh and not self.engine.recorded:
-            self.folder.close()
-            shutil.rmtree(self.folder.path, ignore_errors=True)
+            self.folder.discard()
             if self.mirror:
                 self.mirror.discard()
                 self.mirror = None
         else:
-            self.close("failed")
+            self.close("failed", reason)
 
     def notice(self, message: str) -> None:
         """A remark of the pool. Called from its threads."""
         self.engine.emit("warning", message=message)
 
     def _payload(self, trial: RunningTrial, shared: SharedFolders) -> TrialPayload:
+        prepared, request = shared.request(trial.config)
         payload: TrialPayload = {
-            "config": trial.config.model_dump(mode="json"), "prepared": shared.of(trial.config),
+            "config": trial.config.model_dump(mode="json"), "prepared": prepared, "shared": request,
             "rungs": list(self.space.rungs), "folder": str(self._trial_folder(trial.number)),
             "number": trial.number, "values": trial.values, "proposed": time.time()}
         if self.mirror:
@@ -357,15 +372,6 @@ def _say(observer: Observer | None, text: str) -> None:
     """Something that is worth a line before there is an engine to tell it."""
     if observer:
         observer({"event": "warning", "message": text})
-
-
-def _check_writable(storage: Path) -> None:
-    try:
-        storage.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=storage):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
 
 
 @contextmanager

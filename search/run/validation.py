@@ -25,6 +25,7 @@ from spaces.errors import UserError
 from spaces.paths import settings_in
 from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
+from spaces.shared import PLURAL, combinations, deciding, demand
 from spaces.values import did_you_mean, show
 from trainable.registry import BACKBONES, BODIES, CORPORA, METRICS, PROCESSES, QUANTIZERS, TASKS, Registry
 
@@ -91,6 +92,7 @@ def check(space: Space) -> None:
     check_conditions(space)
     check_methods(space)
     check_batches(space)
+    check_shared(space)
 
 
 def check_batches(space: Space) -> None:
@@ -198,6 +200,20 @@ def check_methods(space: Space) -> None:
         schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
     except UserError as error:
         raise space.error(("scheduler", *_option(error)), str(error)) from None
+
+
+def check_shared(space: Space) -> None:
+    """No more corpora, teachers and bases than `budget.bases` have to be made for the trials of the space."""
+    most = space.budget.bases
+    for kind, count in reversed(demand(space).items()):
+        if count > most:
+            paths, whole = deciding(space.dimensions, kind), combinations(space, kind)
+            widest = max(paths, key=lambda path: space.dimensions[path].count or 0)
+            of = f" of {whole:,}" if whole > count else ""
+            many = f"up to {count:,}{of} {PLURAL[kind]} would be made for the values of {', '.join(paths)}"
+            message = (f"{many}, and budget.bases is {most}; search fewer values (choice, or int with a step), or "
+                       f"allow as many: --set budget.bases={count}")
+            raise space.error(("search", widest), message)
 
 
 def _option(error: UserError) -> tuple[str, ...]:

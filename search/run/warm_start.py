@@ -14,7 +14,7 @@ from typing import Any
 
 from search.engine.engine import Engine
 from search.pareto.front import Front
-from search.pareto.objectives import curve, fault, measurements, searched
+from search.pareto.objectives import CONFIG, curve, fault, measurements, searched
 from spaces.errors import UserError
 
 Row = Mapping[str, Any]
@@ -66,8 +66,8 @@ def apply_prior_results(engine: Engine, results: list[PriorResult]) -> int:
     """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are tried again first."""
     for result in results:
         engine.learn(result.values, result.state, result.metrics, curve(result.rows))
-    engine.scheduler.restore(rival_rows(engine.space.rungs, results))
     space = engine.space
+    engine.scheduler.restore(rival_rows(space.rungs, engine.folder.events()))
     complete = [{"state": "complete", "trial": index, **result.metrics}
                 for index, result in enumerate(results) if result.state == "complete"]
     front = Front.from_rows(complete, space.objectives, space.constraints)
@@ -78,13 +78,18 @@ def apply_prior_results(engine: Engine, results: list[PriorResult]) -> int:
     return len(first)
 
 
-def rival_rows(rungs: Iterable[int], results: list[PriorResult]) -> Iterator[dict[str, Any]]:
-    """Rows for the scheduler, at the rungs of this space; trials have negative numbers, which no trial of the run has."""
+def rival_rows(rungs: Iterable[int], events: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """Rows for the scheduler of the `learn` events among a run's, at the rungs of this space, so that a
+    resumed run compares with what it compared with before. Their trials have negative numbers, which no trial
+    of the run has."""
     places = {steps: rung for rung, steps in enumerate(rungs)}
-    for index, result in enumerate(results):
-        for row in result.rows:
-            if row.get("fidelity") in places and row["state"] != "failed":
-                yield {**row, "trial": -1 - index, "rung": places[row["fidelity"]]}
+    for index, event in enumerate(event for event in events if event["event"] == "learn"):
+        point = {CONFIG + path: value for path, value in event["values"].items()}
+        measured = event.get("rungs") or ()
+        for step, (steps, metrics) in enumerate(measured, start=1):
+            if steps in places:
+                state = event["state"] if step == len(measured) else "rung"
+                yield {"trial": -1 - index, "rung": places[steps], "state": state, **point, **metrics}
 
 
 def _settings(config: Any) -> dict[str, Any]:

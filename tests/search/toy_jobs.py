@@ -80,14 +80,22 @@ def first_rank_only(payload, context):
         yield {"rank": 0}
 
 
-def prepare(payload, context):
-    """A folder with a file in it, as the prepare jobs make."""
-    yield {"progress": 0.0, "detail": "beginning"}
-    if payload["config"]["base"]["seed"] == 666:
-        raise UserError("no such text")
-    folder = Path(payload["cache"]) / f"made-{payload['config']['base']['seed']}"
-    folder.mkdir(exist_ok=True)
-    yield {"progress": 1.0, "path": str(folder)}
+def making(kind):
+    """A job that makes a folder, as the prepare jobs do. Each call adds a line to the file `made` in the
+    cache folder."""
+    def prepare(payload, context):
+        yield {"progress": 0.0, "detail": "beginning"}
+        seed, cache = payload["config"]["base"]["seed"], Path(payload["cache"])
+        with (cache / "made").open("a") as log:
+            log.write(f"{kind} {seed}\n")
+        time.sleep(payload["config"]["base"]["optim"]["clip"] / 5)
+        if seed == 666:
+            raise UserError("no such text")
+        folder = cache / f"made-{seed}"
+        folder.mkdir(exist_ok=True)
+        yield {"progress": 1.0, "path": str(folder)}
+
+    return prepare
 
 
 def trial(payload, context):
@@ -133,4 +141,4 @@ def remeasure(payload, context):
 FAULTS = {0: None, 1: "raise", 2: "nan", 3: "die", 4: "die once"}
 JOBS = {job.__name__: job for job in (count, fail, die, sleep, litter, probe, gather, one_rank_fails, first_rank_only)}
 JOBS |= {"trial": trial, "remeasure": remeasure}
-JOBS |= dict.fromkeys(("corpus", "teacher", "base"), prepare)
+JOBS |= {kind: making(kind) for kind in ("corpus", "teacher", "base")}

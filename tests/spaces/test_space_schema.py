@@ -50,7 +50,6 @@ def test_fields(space):
     assert space.rungs == (40, 120) and space.sampler.name == "tpe" and space.sampler.options == {"startup": 5}
     assert (space.scheduler.name, space.scheduler.options, space.finish.repeats, space.seed) == ("halving", {}, 1, 0)
     assert space.size() == (1 + 1 + 2 * 4 + 2) * 3 * 2 * (1 + 2 + 2) * 2
-    assert list(space.base_dimensions()) == ["model.self_conditioning"]
 
 
 def test_config_applies_fixed_then_values_and_keeps_other_defaults(space):

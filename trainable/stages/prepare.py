@@ -25,6 +25,7 @@ from trainable.corpora.tokenize import TokenizedCorpus, build
 from trainable.registry import BACKBONES, CORPORA, PROCESSES, TASKS, completed
 from trainable.scoring.teacher import Teacher, train_teacher
 from trainable.seeds import stream, stream_seed
+from trainable.stages.keys import base_settings, without_default_betas
 from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
@@ -59,32 +60,19 @@ def corpus_key(config: TrialConfig) -> str:
 def teacher_key(config: TrialConfig) -> str:
     """Depends on the corpus, the teacher's settings and the seed that it starts from."""
     teacher = config.teacher.model_dump(mode="json")
-    _without_default_betas(teacher["optim"])
+    without_default_betas(teacher["optim"])
     return content_key(CODE, corpus_key(config), teacher, config.base.seed)
 
 
 def base_key(config: TrialConfig) -> str:
     """Bases differ by corpus, model, diffusion, base settings and the arithmetic they were trained in."""
-    groups = completed(config).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    if not groups["model"].get("conditions"):  # as before models could be told anything: older caches stay good
-        groups["model"].pop("conditions", None)
-        groups["diffusion"].pop("condition_drop", None)
-    for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):  # the only ones when caches had no names
-        if groups[group]["name"] == first:
-            del groups[group]["name"]
-    _without_default_betas(groups["base"]["optim"])
+    groups = base_settings(config)
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
     if groups["diffusion"].get("mixed_times"):
         groups["diffusion"]["times"] = MIXED
     return content_key(CODE, corpus_key(config), groups)
-
-
-def _without_default_betas(optim: dict) -> None:
-    """As it was before they were a setting: older caches stay good."""
-    if optim["betas"] == list(OptimConfig().betas):
-        del optim["betas"]
 
 
 def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:
@@ -190,9 +178,16 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     parts: dict[str, float] = {}
     while run.step < optim.steps:
         checkpoint.save_when_due()
-        parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
+        try:
+            parts = run.advance(min(run.step + REPORT_EVERY, optim.steps))
+        except FloatingPointError as error:
+            checkpoint.drop()
+            raise diverged(error, "base", optim) from error
         yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
                **parts}
+    if not all(bool(value.isfinite().all()) for value in (*run.trained.values(), *run.average.values())):
+        checkpoint.drop()
+        raise diverged(f"weights that are not finite after step {run.step:,}", "base", optim)
     if rank:
         return
     with run.averaged():
@@ -201,6 +196,13 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
         export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
                                                                 "sampling"})), lexicon_of(corpus_folder), folder, facts)
     checkpoint.drop()
+
+
+def diverged(what: object, group: str, optim: OptimConfig) -> UserError:
+    """Training came to nothing finite: what happened, and the settings under `group` to change."""
+    clip = f"set {group}.optim.clip above 0" if not optim.clip else f"lower {group}.optim.clip={optim.clip:g}"
+    return UserError(f"{group}: training diverged ({what}); lower {group}.optim.lr={optim.lr:g}, raise "
+                     f"{group}.optim.warmup={optim.warmup} or {clip}")
 
 
 def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> None:

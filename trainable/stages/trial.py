@@ -24,7 +24,7 @@ from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream_seed
 from trainable.stages.evaluation import Measurement, measure
-from trainable.stages.prepare import Prepared, conditions_of
+from trainable.stages.prepare import Prepared, conditions_of, diverged
 from trainable.storage.folders import write_manifest
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
@@ -59,6 +59,8 @@ class Trial:
                                stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
         self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
         self.checkpoint.restore()
+        self.measured: list[dict] = self.checkpoint.notes.get("measured", [])
+        self.losses: dict[str, float] = self.checkpoint.notes.get("losses", {})
 
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""
@@ -67,15 +69,29 @@ class Trial:
         return shared(self.cache, "conditions", key, lambda: conditions_of(self.config, corpus))
 
     def rung(self, index: int) -> dict:
-        """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able."""
+        """Train to rung `index` and measure there. Ranks other than 0 train only. Flat, JSON-able.
+
+        The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a
+        worker that takes over from one that was killed tells those again, as they were, and measures the rung
+        that was trained last.
+        """
+        if index < len(self.measured):
+            return self.measured[index]
         final = index == len(self.rungs) - 1
-        losses = self.run.advance(self.rungs[index])
+        try:
+            losses = self.run.advance(self.rungs[index]) or self.losses  # none: it was at this rung
+        except FloatingPointError as error:
+            raise diverged(error, "adapt", self.config.adapt.optim) from error
         if self.rank:
-            return {"rung": index}
-        self.checkpoint.save()
-        with self.run.averaged():
-            values = self._measure(final)
-        return {"rung": index, "steps": self.run.step, "final": final, **losses, **self._pace(), **values}
+            event = {"rung": index}
+        else:
+            self.checkpoint.save(measured=self.measured, losses=losses)
+            with self.run.averaged():
+                values = self._measure(final)
+            reached = {"rung": index, "steps": self.run.step, "final": final}
+            event = {**reached, **losses, **self._pace(), **values}
+        self.measured.append(event)
+        return event
 
     def _pace(self) -> dict:
         """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
@@ -142,14 +158,15 @@ def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], fol
               cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
     """Yields `{"ready": True}` when the first training step can start, then one measurement per rung.
 
-    Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry.
+    Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry,
+    which tells every rung, those too that the killed one may have told: whoever listens knows which are new.
     """
     trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
     with contextlib.ExitStack() as stack:
         yield {"ready": True}
         stack.callback(trial.checkpoint.drop)
         for index, steps in enumerate(rungs):
-            if steps > trial.run.step or index == len(rungs) - 1:
+            if steps >= trial.run.step or index < len(trial.measured):
                 yield trial.rung(index)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,10 +21,14 @@ SHARE = 0.05
 
 
 class Checkpoint:
-    """The one checkpoint of a run, at `path`. Under DDP rank 0 alone reads and writes it: its storage need not be shared."""
+    """The one checkpoint of a run, at `path`. Under DDP rank 0 alone reads and writes it: its storage need
+    not be shared.
+
+    `notes`: what was kept beside the run's state when it was restored, on every rank."""
 
     def __init__(self, path: Path, run: TrainingRun):
         self.path, self.run = path, run
+        self.notes: dict[str, Any] = {}
         self._aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self._saved, self._took = time.monotonic(), 0.0
 
@@ -35,16 +41,17 @@ class Checkpoint:
         if box[0] is None:
             return False
         run.load_state(box[0])
+        self.notes = json.loads(box[0].get("notes", "{}"))
         return True
 
-    def save(self) -> None:
-        """Keep the run's state. Ranks other than 0 have nothing to do."""
+    def save(self, **notes: Any) -> None:
+        """Keep the run's state, and JSON-able notes beside it. Ranks other than 0 have nothing to do."""
         if self.run.rank:
             return
         begun = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._aside.open("wb") as file:
-            torch.save(self.run.state(), file)
+            torch.save({**self.run.state(), "notes": json.dumps(notes)}, file)
             file.flush()
             os.fsync(file.fileno())
         self._aside.replace(self.path)

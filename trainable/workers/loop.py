@@ -25,7 +25,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from spaces.errors import UserError
+from spaces.errors import UserError, one_line
 from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerReply
 from trainable.storage.depot import Depot, with_depot
 from trainable.workers.context import WorkerContext
@@ -99,14 +99,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def one_line(error: BaseException) -> str:
-    """`ValueError: first line of the message`; a `UserError` speaks for itself."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, UserError):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _full(error: BaseException | None) -> bool:

@@ -53,6 +53,26 @@ def recorded(width: int = 200) -> Console:
     return Console(file=io.StringIO(), record=True, width=width, force_terminal=False)
 
 
+def test_what_will_be_made_on_demand_is_said_first_and_while_it_is_made():
+    about = {"run": "/far/runs/quick-1", "at_most": {"teacher": 2, "base": 6}}
+    making = {"stage": "base for trial 3", "trial": 3}
+    events = [event_of("run_started", 0, **about),
+              event_of("trial_started", 1, trial=3, values=VALUES, tag=None),
+              event_of("prepare", 2, progress=0.5, detail="step 50", **making)]
+    lines = lines_of([*events, event_of("prepare", 3, progress=1.0, detail=None, **making)])
+    assert lines[0].endswith("(up to 2 teachers, 6 bases, each made when a trial first needs it)")
+    assert lines[2].endswith("prepare base for trial 3 50%, step 50") and lines[3].endswith("trial 3 ready")
+    ended = event_of("trial_finished", 3, trial=3, state="failed", rung=0, reason="it diverged", values=VALUES,
+                     seconds=0.0)
+    for last in (event_of("prepare", 3, progress=1.0, detail=None, **making), ended):
+        live = LivePanel(recorded(), OBJECTIVES)
+        for event in events:
+            live.note(event)
+        assert list(live.stages) == ["base for trial 3"]
+        live.note(last)
+        assert not live.stages, "its trial goes on, or has failed for it"
+
+
 def lines_of(events) -> list[str]:
     """What the line mode prints for the events."""
     console = recorded()

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet
 import pytest
 
+from search.cli.main import main
 from search.records.run_folder import RunFolder
 from search.run import sweep
 from spaces.errors import RunError, UserError
@@ -163,6 +165,59 @@ def test_a_users_mistake_while_preparing_leaves_nothing_behind(ray_session, tmp_
     with pytest.raises(UserError, match="no such text"):
         run(space, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Whoever connects is told of one free place, on no cluster."""
+    class Room:
+        address = "nowhere"
+
+        def room(self, hardware):
+            return 1
+
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("Ray was started"))
+    monkeypatch.setattr("search.distributed.cluster.connected", lambda *_: nullcontext(Room()))
+
+
+@pytest.mark.parametrize("space, options, message", [
+    ({"sampler": "nonsense"}, {}, "space: sampler: unknown sampler 'nonsense'"),
+    ({"sampler": {"name": "tpe", "nonsense": 1}}, {}, "space: sampler.nonsense: "),
+    ({"scheduler": {"name": "halving", "eta": 1}}, {}, "space: scheduler.eta: "),
+    ({}, {"max_concurrent": 0}, "max_concurrent is 0; legal: at least 1"),
+    ({}, {"cpus": -1}, "cpus is -1; legal: at least 1"),
+    ({}, {"resume": "a", "warm_start": "b"}, "resume and warm_start contradict each other"),
+    ({}, {"warm_start": "nowhere"}, "nowhere is not a run folder"),
+])
+def test_a_users_mistake_from_python_leaves_nothing_behind(no_ray, tmp_path, space, options, message):
+    with pytest.raises(UserError) as mistake:
+        run(make_space(**{"budget": {"trials": 3}, **space}), tmp_path, **options)
+    assert message in str(mistake.value) and "\n" not in str(mistake.value)
+    assert not [path for path in tmp_path.iterdir() if path.name != "cache"]
+
+
+@pytest.mark.parametrize("error", [UserError("the space was wrong"), TypeError("a bug"), KeyboardInterrupt()])
+def test_a_run_that_cannot_be_opened_leaves_nothing_behind(no_ray, tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(sweep, "open_search", broken)
+    with pytest.raises(type(error)):
+        run(make_space(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_breaks_down_says_that_it_has_failed_and_why(no_ray, tmp_path, monkeypatch, capsys):
+    def broken(*_, **__):
+        raise ModuleNotFoundError("No module named 'nonsense'")
+
+    monkeypatch.setattr("search.distributed.worker_pool.WorkerPool", broken)
+    with pytest.raises(ModuleNotFoundError):
+        run(make_space(), tmp_path)
+    (folder,) = (RunFolder.open(path) for path in tmp_path.iterdir() if path.name.startswith("toy"))
+    why = "ModuleNotFoundError: No module named 'nonsense'"
+    assert (folder.state, folder.meta["reason"], list(folder.events())[-1]["reason"]) == ("failed", why, why)
+    assert main(["status", str(folder.path)]) == 0 and f"failed: {why}" in capsys.readouterr().out
 
 
 def test_resuming_with_another_space_is_refused(ray_session, faulty):

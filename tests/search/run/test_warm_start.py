@@ -4,6 +4,7 @@ import pytest
 
 from search.engine.engine import Engine
 from search.records.run_folder import RunFolder
+from search.run import sweep
 from search.run.warm_start import apply_prior_results, prior_results
 from search.schedulers.registry import build
 from search.schedulers.successive_halving import Problem
@@ -91,3 +92,35 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
     fresh = StudySearcher(space.dimensions, space.objectives, seed=0)
     assert replay(DeterministicSearcher(fresh, 2) if deterministic else fresh, folder.events()).different is None
     again.folder.close()
+
+
+@pytest.mark.parametrize("deterministic", [0, 2])
+@pytest.mark.parametrize("scheduler", ["halving", {"name": "promotion", "startup": 2}])
+def test_a_resumed_run_keeps_the_rivals_that_it_learned(tmp_path, scheduler, deterministic):
+    """Six trials are learned, three of them with a rung in common; a driver that takes over decides as the
+    first one did."""
+    space = make_space(scheduler=scheduler, deterministic=deterministic)
+    with RunFolder.create(tmp_path, "earlier", make_space().to_yaml()) as earlier:
+        for measured in EARLIER:
+            earlier.append(measured)
+
+    def decisions(course):
+        asked = course.engine.scheduler
+        if deterministic:  # as trials of the first window, which look at nothing but what was learned
+            course.study.places.update(dict.fromkeys(range(1000, 1004), 0))
+        reports = enumerate([(12, 1.0), (13, 8.0), (60, 3.5), (99, 20.0)], start=1000)
+        return [asked.report(trial, 0, {"config.lora.rank": 0, "config.adapt.optim.warmup": warmup,
+                                        "loss": loss})
+                for trial, (warmup, loss) in reports]
+
+    def opened(folder):
+        return sweep.RunStages(space, folder, tmp_path / "cache", 1, lambda event: None)
+
+    with RunFolder.create(tmp_path, "toy", space.to_yaml()) as folder:
+        first = opened(folder)
+        first.open("local", None, resumed=False)
+        first.learn(earlier.path)
+        before = decisions(first)
+        assert before[3] == "stop", "without rivals all would go on"
+    with RunFolder.open(folder.path).lock() as again:
+        assert decisions(opened(again)) == before

@@ -1,6 +1,9 @@
 """From corpus to exported model with real parts at toy size: prepare, trial, artifact, re-measurement."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from trainable.quantization.sites import frozen_weights
 from trainable.registry import completed
 from trainable.stages.trial import CHECKPOINT, Trial, adapted_model
 from trainable.storage.folders import damage, verified, whole_folder
+from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
@@ -128,8 +132,55 @@ def test_a_killed_trial_continues_from_its_last_rung(prepared, tmp_path, finishe
     killed.close()
     (tmp_path / CHECKPOINT).write_bytes(state)  # a killed process does not tidy up
     events = job("trial", **payload)
-    assert [event.get("rung") for event in events] == [None, 1]
-    assert events[-1]["nll_bound"] == finished[2][-1]["nll_bound"]
+    assert [event.get("rung") for event in events] == [None, 0, 1], "one may have been measured and not told"
+    assert [event["nll_bound"] for event in events[1:]] == [event["nll_bound"] for event in finished[2][1:]]
+
+
+KILLED = """
+import json
+import os
+import signal
+import sys
+
+from trainable.stages import trial
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+payload, doomed = json.loads(sys.argv[1]), int(sys.argv[2])
+whole, seen = trial.measure, []
+
+
+def deadly(measurement, final):
+    seen.append(final)
+    if len(seen) > doomed:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(measurement, final)
+
+
+trial.measure = deadly
+for event in JOBS["trial"](payload, WorkerContext()):
+    print(event.get("rung"), flush=True)
+"""
+
+
+@pytest.mark.parametrize("doomed", [0, 1])
+def test_a_worker_killed_inside_measuring_loses_no_rung(prepared, tmp_path, finished, doomed):
+    """Every rung is told after the restart, with the losses of the training that is not repeated."""
+    settings = finished[0].model_dump(mode="json")
+    payload = dict(config=settings, prepared=prepared, rungs=[3, 8], folder=str(tmp_path))
+    killed = subprocess.run([sys.executable, "-c", KILLED, json.dumps(payload), str(doomed)], text=True,
+                            capture_output=True, cwd=Path(__file__).resolve().parents[3], check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout.split() == ["None", "0"][:1 + doomed]
+    trained = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
+    assert trained == (3, 8)[doomed], "the training of the rung that it measured is kept"
+    events = job("trial", **payload)
+    assert [event.get("rung") for event in events] == [None, 0, 1]
+    for event, whole in zip(events[1:], finished[2][1:], strict=True):
+        assert event.keys() == whole.keys()
+        for name in ("steps", "final", "train_loss", "perplexity", "nll_bound", "size_bytes_weights"):
+            assert event[name] == whole[name], name
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_remeasuring_an_artifact_agrees_and_uses_fresh_noise(finished, prepared):
@@ -151,6 +202,39 @@ def test_prepared_folders_are_reused_and_damage_is_told_once(prepared, tmp_path)
     with pytest.raises(UserError, match=r"model.safetensors has 100 of [\d,]+ bytes; moved aside"):
         job("base", **payload)
     assert job("base", **payload)[-1]["path"] == first and damage(Path(first)) is None
+
+
+def test_a_base_that_diverges_is_one_line_with_what_to_change_and_leaves_nothing(prepared, tmp_path):
+    settings = config(base={"optim": {"steps": 40, "lr": 1e30, "clip": 0.0}}).model_dump(mode="json")
+    with pytest.raises(UserError) as error:
+        job("base", config=settings, cache=str(tmp_path), corpus=prepared["corpus"])
+    told = str(error.value)
+    assert told.startswith("base: training diverged (training loss is nan at step ") and "\n" not in told
+    mend = "lower base.optim.lr=1e+30, raise base.optim.warmup=50 or set base.optim.clip above 0"
+    assert told.endswith(f"; {mend}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_whose_last_step_diverged_is_not_kept(prepared, tmp_path, monkeypatch):
+    """Its last loss, from before that step, was finite."""
+    whole = TrainingRun.advance
+
+    def advance(run, until):
+        parts = whole(run, until)
+        next(iter(run.trained.values())).data.fill_(torch.nan)
+        return parts
+
+    monkeypatch.setattr(TrainingRun, "advance", advance)
+    settings = config(base={"optim": {"steps": 2}}).model_dump(mode="json")
+    with pytest.raises(UserError, match=r"diverged \(weights that are not finite after step 2\); lower base"):
+        job("base", config=settings, cache=str(tmp_path), corpus=prepared["corpus"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_trial_that_diverges_says_what_to_change(prepared, tmp_path):
+    settings = config(adapt={"optim": {"batch_size": 8, "lr": 1e30, "clip": 0.0}}).model_dump(mode="json")
+    with pytest.raises(UserError, match=r"^adapt: training diverged \(.*\); lower adapt.optim.lr=1e\+30, "):
+        job("trial", config=settings, prepared=prepared, rungs=[100], folder=str(tmp_path))
 
 
 def test_half_written_folders_never_appear(tmp_path):

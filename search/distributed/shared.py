@@ -1,0 +1,73 @@
+"""How a trial comes by its corpus, teacher and base: it makes them, or waits for another trial that does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Any
+
+from search.distributed.client import GroupDiedError, JobError, PoolClient, get
+from search.distributed.single_flight import SUFFIX
+from spaces.errors import UserError
+
+Event = dict[str, Any]
+EVERY = 1.0
+"""Seconds at least between two words on how far it is."""
+
+
+def key(kind: str, settings: str, corpus: str = "") -> str:
+    """The name of a shared thing: equal names, equal content. `corpus`: the folder of its corpus."""
+    return f"{kind} {corpus} {settings}"
+
+
+def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generator[Event, None, None]:
+    """Have made what `payload["prepared"]` lacks, and fill it in. What the trial makes itself, it tells of:
+    {"kind", "progress", "detail"} now and then, at the end {"kind", "seconds"} with "path" and facts, or with
+    "failed".
+
+    `payload["shared"]`: {"cache": folder, "settings": {kind: the settings that decide about it}}, the corpus
+    first. Workers are held only while something is made. Raises JobError when something cannot be made,
+    whoever tried; PoolError.
+    """
+    paths, wanted = payload["prepared"], payload["shared"]
+    for kind, settings in wanted["settings"].items():
+        if kind in paths:
+            continue
+        corpus = {} if kind == "corpus" else {"corpus": paths["corpus"]}
+        name = key(kind, settings, **corpus)
+        answer = get(client.broker.claim.remote(name, owner))
+        if "make" in answer:
+            job = {"config": payload["config"], "cache": wanted["cache"], **corpus}
+            answer = yield from _make(client, owner, name, kind, job)
+        if "failed" in answer:
+            raise JobError(answer["failed"], answer.get("traceback", ""))
+        paths[kind] = answer["path"]
+
+
+def _make(client: PoolClient, owner: str, name: str, kind: str,
+          job: dict[str, Any]) -> Generator[Event, None, Event]:
+    """Run the job that makes it, twice if its workers die. {"path"} or {"failed"}; all learn it."""
+    for last in (False, True):
+        event: Event = {}
+        trace, begun = "", time.monotonic()
+        try:
+            with client.lease(owner + SUFFIX) as group:
+                begun = told = time.monotonic()  # waiting for workers is not work
+                for event in group.run(kind, job):
+                    if time.monotonic() - told >= EVERY and "path" not in event:
+                        told = time.monotonic()
+                        yield {"kind": kind, **event}
+            answer = {"path": event["path"]}
+        except GroupDiedError as died:
+            if not last:
+                continue
+            get(client.broker.withdraw.remote(owner))  # others that need it may be luckier
+            raise JobError(f"{kind}: its workers died twice: {died}") from died
+        except UserError as mistake:
+            answer = {"failed": str(mistake)}
+        except JobError as failed:
+            answer, trace = {"failed": f"{kind}: {failed}"}, failed.traceback
+        get(client.broker.settle.remote(name, answer))
+        yield {**event, "kind": kind, "seconds": time.monotonic() - begun, **answer}
+        return {**answer, "traceback": trace}
+    raise AssertionError("unreachable")

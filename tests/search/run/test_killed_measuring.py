@@ -1,0 +1,49 @@
+"""A worker that is killed inside measuring, with the product's own jobs: every rung is told, once."""
+
+from collections import Counter
+
+import pytest
+
+from search.records.run_folder import RunFolder
+from search.run import sweep
+from search.run.validation import problem
+from search.study.opening import replayed
+from spaces.schema import Space
+
+TINY = {
+    "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 24},
+               "max_length": 26},
+    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8},
+    "diffusion": {"timesteps": 50, "loss": "ce"},
+    "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}},
+    "base": {"optim": {"steps": 3}},
+    "adapt": {"optim": {"batch_size": 8}},
+    "sampling": {"steps": 3},
+    "evaluation": {"samples": 4, "heldout": 4, "times": 1, "control_samples": 1, "latency_batch": 1,
+                   "latency_repeats": 2, "control_tasks": [{"name": "length"}]},
+}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """Corpus, teacher and base are made for the first run and found by the second."""
+    return tmp_path_factory.mktemp("killed")
+
+
+@pytest.mark.parametrize("deterministic", [0, 1])
+def test_a_rung_whose_measuring_was_cut_off_by_a_kill_is_told_once(ray_session, storage, deterministic):
+    space = Space.from_dict({
+        "name": f"killed{deterministic}", "trial": TINY, "search": {"adapt.optim.lr": {"log": [1e-4, 1e-2]}},
+        "objectives": {"nll_bound": "minimize", "size_bytes": "minimize"}, "rungs": [2, 4],
+        "budget": {"trials": 3}, "sampler": "random", "scheduler": "none", "finish": {"repeats": 0},
+        "deterministic": deterministic})
+    events = []
+    result = sweep.run(space, storage=storage, jobs="killing_jobs:JOBS", max_concurrent=1,
+                       observer=events.append)
+    folder = RunFolder.open(result.run_folder)
+    died = [event for event in events if "a worker group died" in event.get("message", "")]
+    assert len(died) == 2, "both drills took place"
+    assert Counter((row["trial"], row["rung"], row["state"]) for row in folder.rows()) == Counter(
+        {(trial, rung, state): 1 for trial in range(3) for rung, state in enumerate(("rung", "complete"))})
+    assert all(row["fidelity"] == (2, 4)[row["rung"]] and row["train_loss"] > 0 for row in folder.rows())
+    assert replayed(space, problem(space), folder).different is None

@@ -1,0 +1,31 @@
+"""What a base depends on, without what it takes to train one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spaces.config import OptimConfig, TrialConfig
+from trainable.registry import completed
+
+
+def base_settings(config: TrialConfig) -> dict[str, Any]:
+    """The settings that decide, beside the corpus, what a base is; equal settings, one base.
+
+    Raises `UserError` for a model or a process that is not legal. What caches did not name when they were
+    first written is left out, so that they stay good: what models are told, and the first backbone and process.
+    """
+    groups = completed(config).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
+    if not groups["model"].get("conditions"):
+        groups["model"].pop("conditions", None)
+        groups["diffusion"].pop("condition_drop", None)
+    for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):
+        if groups[group]["name"] == first:
+            del groups[group]["name"]
+    without_default_betas(groups["base"]["optim"])
+    return groups
+
+
+def without_default_betas(optim: dict[str, Any]) -> None:
+    """As it was before they were a setting: older caches stay good."""
+    if optim["betas"] == list(OptimConfig().betas):
+        del optim["betas"]
