@@ -104,10 +104,10 @@ def test_a_resumed_run_keeps_the_rivals_that_it_learned(tmp_path, scheduler, det
         for measured in EARLIER:
             earlier.append(measured)
 
-    def decisions(course):
-        asked = course.engine.scheduler
+    def decisions(stages):
+        asked = stages.engine.scheduler
         if deterministic:  # as trials of the first window, which look at nothing but what was learned
-            course.study.places.update(dict.fromkeys(range(1000, 1004), 0))
+            stages.study.positions.update(dict.fromkeys(range(1000, 1004), 0))
         reports = enumerate([(12, 1.0), (13, 8.0), (60, 3.5), (99, 20.0)], start=1000)
         return [asked.report(trial, 0, {"config.lora.rank": 0, "config.adapt.optim.warmup": warmup,
                                         "loss": loss})
