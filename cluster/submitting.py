@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from cluster.compat import use_machine_token
 from spaces.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +37,7 @@ def client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)
-    _show_token()
+    use_machine_token()
     try:
         found = JobSubmissionClient(address)
         found.list_jobs()
@@ -44,19 +45,6 @@ def client(address: str) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"--address {address}: {lines[0] if lines else type(error).__name__}") from error
     return found
-
-
-def _show_token() -> None:
-    """Have requests carry this machine's token, if it has one and the user has not said otherwise.
-
-    Ray's own switch, because it tells this process and those it starts the same thing; the variable alone would not reach
-    a Ray that is imported already, and a cluster started here later would refuse its own driver.
-    """
-    from ray._private.authentication import authentication_token_setup as setup
-
-    setup.logger.setLevel(logging.ERROR)  # it warns that a token is in use
-    setup.AuthenticationTokenLoader.instance().reset_cache()  # made since it was last looked for
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def runtime_env(space_text: str | None, pip: bool, pack: Path) -> dict[str, Any]:

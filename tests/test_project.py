@@ -145,6 +145,48 @@ def test_there_is_one_optimizer():
     assert "torch.optim.AdamW" in {name for name, _ in calls(home)}
 
 
+OF_EVERY_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
+
+
+@cache
+def own_private_names() -> frozenset[str]:
+    """Underscored names that are defined here: functions, classes, variables, and attributes that objects set on themselves."""
+    names: set[str] = set()
+    for node in (node for path in files(*PACKAGES) if path.name != "compat.py" for node in ast.walk(tree(path))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) in ("self", "cls"):
+            names.add(node.attr)
+    return frozenset(names)
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Private names of libraries: attributes, imported modules, and programs in strings."""
+    for node in ast.walk(tree(path)):
+        if (isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr)
+                and node.attr not in own_private_names() | OF_EVERY_TUPLE):
+            yield f"{where(path, node.lineno)}: {ast.unparse(node)}"
+        if isinstance(node, ast.Constant) and re.search(r"\b(ray|torch|optuna)\._\w", str(node.value)):
+            yield f"{where(path, node.lineno)}: {node.value}"
+    yield from (f"{where(path, line)}: imports {target}" for line, target in imports(path) if re.search(r"\._(?!_)", target))
+
+
+def test_private_names_of_libraries_stand_in_compat():
+    wrong = [name for path in files(*PRODUCT, "benchmarks") if path.name != "compat.py" for name in private_names(path)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("text", ["import torch\ntorch._int_mm(1)", "from ray._private import services", "trial._trial_id",
+                                  "program = 'import ray._raylet'"])
+def test_the_rule_of_compat_sees_what_it_forbids(tmp_path, monkeypatch, text):
+    own_private_names()
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "bad.py").write_text(text)
+    assert list(private_names(tmp_path / "bad.py"))
+
+
 @pytest.mark.parametrize("library", HOMES)
 def test_a_library_is_imported_only_at_home(library):
     wrong = [f"{where(path, line)}: {target}" for path in files(*PRODUCT) for line, target in imports(path)

@@ -75,6 +75,8 @@ def _software() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
+    from trainable.compat import has_bf16_instructions
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(index)
@@ -83,7 +85,7 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "cuda", NOTE, "there is an NVIDIA driver, but this torch is a CPU build")
     else:
         yield Finding("devices", "cuda", NOTE, "none; trials run on CPUs")
-    bf16 = torch.cpu._is_avx512_bf16_supported()
+    bf16 = has_bf16_instructions()
     yield Finding("devices", "cpu bf16", OK, "in hardware" if bf16 else "emulated, so precision fp32 is the faster one")
     yield Finding("devices", "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
                   f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.distributed import environment
+from search.distributed.compat import ANSWERS, recorded_cluster, running_clusters
 from spaces.config import HardwareConfig
 from spaces.errors import UserError
 from spaces.shell import called
@@ -120,13 +121,11 @@ def _attach(address: str) -> None:
 
 def _find() -> str:
     """HOST:PORT of the cluster that runs on this machine."""
-    import ray._private.services as services
-
-    running = sorted(services.find_gcs_addresses())
+    running = sorted(running_clusters())
     if not running:
         raise UserError("--address auto: no Ray cluster runs on this machine; start one with: "
                         f"{called('ray')} start --head")
-    recorded = services.find_bootstrap_address(None)  # by the last `ray start`; other runs' own clusters are not meant
+    recorded = recorded_cluster()  # other runs' own clusters are not meant
     if recorded not in running and len(running) > 1:
         raise UserError(f"--address auto: several clusters run on this machine; name one of {', '.join(running)}")
     return recorded if recorded in running else running[0]
@@ -140,9 +139,8 @@ def _probe(address: str, host: str, port: int) -> None:
         raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
     # `ray.init` finds the machine's token by itself; the bare client has to be told that there is one.
     token = {"RAY_AUTH_MODE": "token"} if (Path.home() / ".ray" / "auth_token").is_file() else {}
-    question = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
     try:
-        answer = subprocess.run([sys.executable, "-c", question, f"{host}:{port}"], timeout=CONNECT_S, text=True,
+        answer = subprocess.run([sys.executable, "-c", ANSWERS, f"{host}:{port}"], timeout=CONNECT_S, text=True,
                                 stdin=subprocess.DEVNULL, capture_output=True, env={**token, **os.environ})
     except subprocess.TimeoutExpired as error:
         message = f"{host}:{port} is no Ray cluster's head (no answer in {CONNECT_S:g} s)"

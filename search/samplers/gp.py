@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, GPSampler
 
+from search.samplers.compat import set_gp_effort
+
 
 class LeanGP(GPSampler):
     """`GPSampler` that estimates what a point would gain from `samples` draws, and starts looking from `candidates` points.
@@ -14,5 +16,4 @@ class LeanGP(GPSampler):
 
     def __init__(self, seed: int, startup: int, samples: int, candidates: int, others: BaseSampler):
         super().__init__(seed=seed, n_startup_trials=startup, independent_sampler=others, warn_independent_sampling=False)
-        self._n_qmc_samples_ehvi = self._n_qmc_samples_qei = samples
-        self._n_preliminary_samples = candidates
+        set_gp_effort(self, samples, candidates)

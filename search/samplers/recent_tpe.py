@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
+from typing import Any, cast
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from search.samplers.compat import StudyView
 
 
 class RecentTPE(TPESampler):
@@ -17,13 +18,13 @@ class RecentTPE(TPESampler):
     def __init__(self, memory: int, **options: Any):
         super().__init__(**options)
         self.memory = memory
-        self._seen: tuple[int, _Recent] | None = None
+        self._seen: tuple[int, StudyView] | None = None
 
-    def _recent(self, study: Study, trial: FrozenTrial) -> _Recent:
+    def _recent(self, study: Study, trial: FrozenTrial) -> Study:
         """What a trial is proposed from; while it is, its history stands still."""
         if self._seen is None or self._seen[0] != trial.number:
-            self._seen = trial.number, _Recent(study, self.memory)
-        return self._seen[1]
+            self._seen = trial.number, StudyView(study, self._latest)
+        return cast(Study, self._seen[1])
 
     def sample_relative(self, study: Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
@@ -35,30 +36,11 @@ class RecentTPE(TPESampler):
         """As `TPESampler`, on the recent part of the study."""
         return super().sample_independent(self._recent(study, trial), trial, param_name, param_distribution)
 
-
-class _Recent:
-    """A study of which only the recent trials are seen; everything else is the study's own."""
-
-    def __init__(self, study: Study, memory: int):
-        self._study, self._memory = study, memory
-        self._known: dict[tuple[TrialState, ...] | None, list[FrozenTrial]] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._study, name)
-
-    def _get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None,
-                    use_cache: bool = False) -> list[FrozenTrial]:
-        """What the sampler asks for its history by, once for each of a trial's parameters: computed once."""
-        assert not deepcopy, "samplers read the history, and do not change it"
-        asked = None if states is None else tuple(state for state in TrialState if state in states)
-        if asked not in self._known:
-            self._known[asked] = self._latest(self._study._get_trials(deepcopy=False, states=states, use_cache=use_cache))
-        return self._known[asked]
-
     def _latest(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        if len(trials) <= self._memory:
+        """The part of a history that is remembered, in its order."""
+        if len(trials) <= self.memory:
             return trials
-        left = {TrialState.COMPLETE: self._memory, TrialState.PRUNED: self._memory}
+        left = {TrialState.COMPLETE: self.memory, TrialState.PRUNED: self.memory}
         kept = []
         for trial in reversed(trials):
             if trial.state in left:

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.pareto.objectives import curve, measurements, searched
 from search.samplers import registry
+from search.samplers.compat import running_trial
 from search.samplers.distributions import Axes
 from search.study.storage import open_study
 from search.study.trials import OUTCOMES, Rungs, State, TrialEncoder
@@ -315,11 +316,11 @@ class StudySearcher:
         return (points[index] for index in generator.permutation(len(points)))
 
     def _reopened(self, number: int) -> Trial:
-        """A running trial of an earlier process. Optuna hands out no such handle, hence its private id."""
+        """A running trial of an earlier process."""
         trials = self._trials()
         if number >= len(trials) or trials[number].state != TrialState.RUNNING:
             raise ValueError(f"trial {number} is not running")
-        return Trial(self.study, trials[number]._trial_id)
+        return running_trial(self.study, trials[number])
 
     def _recorded(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
         values = {path: value for path, value in searched(row).items()

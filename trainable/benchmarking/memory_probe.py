@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trainable.artifacts.artifact import load
+from trainable.compat import int8_matmul, int8_weight_matmul
 from trainable.seeds import stream
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -28,8 +29,8 @@ def warm_up() -> None:
     layer = torch.nn.TransformerEncoderLayer(64, 2, 64, batch_first=True).eval()
     with torch.inference_mode():
         layer(x[None])
-        torch._int_mm(x.to(torch.int8), x.to(torch.int8).t())
-        torch._weight_int8pack_mm(x.bfloat16(), x.to(torch.int8), x[0].bfloat16())
+        int8_matmul(x.to(torch.int8), x.to(torch.int8).t())
+        int8_weight_matmul(x.bfloat16(), x.to(torch.int8), x[0].bfloat16())
         (x.bfloat16() @ x.bfloat16()).float()
 
 

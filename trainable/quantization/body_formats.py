@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul, pack_int4
 from trainable.quantizers.base import Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -214,7 +215,7 @@ def _int4_panels(codes: Tensor, shape: Shape) -> Tensor:
     panels, size = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8), PANEL * shape[1] // 2
     for place, part in enumerate(codes.split(size)):
         unpacked = unpack_bits(part, 4, 2 * len(part)).view(-1, shape[1]) + 1  # torch's zero is code 8
-        panels[PANEL * place:PANEL * (place + 1)] = torch._convert_weight_to_int4pack_for_cpu(unpacked, 1)
+        panels[PANEL * place:PANEL * (place + 1)] = pack_int4(unpacked)
     return panels
 
 
@@ -270,7 +271,7 @@ def _int8_product(x: Tensor, layer: CodedLinear) -> Tensor:
     least = 17 if x.is_cuda else 0  # CUDA's product wants more than 16 rows
     if len(codes) < least:
         codes = nn.functional.pad(codes, (0, 0, 0, least - len(codes)))
-    sums = torch._int_mm(codes, layer.codes.view(layer.shape).t())[: len(x)]
+    sums = int8_matmul(codes, layer.codes.view(layer.shape).t())[: len(x)]
     return sums.float().mul_(scale).mul_(layer.scale).add_(layer.bias)
 
 
@@ -279,10 +280,10 @@ def _bf16_product(x: Tensor, layer: CodedLinear) -> Tensor:
 
 
 def _int8_weight_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    out = torch._weight_int8pack_mm(x.bfloat16(), layer.codes.view(layer.shape), layer.scale_bf16)
+    out = int8_weight_matmul(x.bfloat16(), layer.codes.view(layer.shape), layer.scale_bf16)
     return out.float().add_(layer.bias)
 
 
 def _int4_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    out = torch._weight_int4pack_mm_for_cpu(x.bfloat16(), layer.codes, layer.form.params.group, layer.scale)
+    out = int4_weight_matmul(x.bfloat16(), layer.codes, layer.form.params.group, layer.scale)
     return out.float().add_(layer.bias)

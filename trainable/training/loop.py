@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spaces.config import OptimConfig, RuntimeConfig
 from spaces.errors import UserError
+from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
 from trainable.diffusion.process import Process
 from trainable.models.backbone import Backbone
@@ -140,7 +141,7 @@ class TrainingRun:
         if self.average:
             # The early average forgets its start quickly (Adam-style bias correction of the decay).
             decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-            torch._foreach_lerp_(list(self.average.values()), list(self.trained.values()), 1 - decay)
+            lerp_all_(list(self.average.values()), list(self.trained.values()), 1 - decay)
 
     def _check(self, loss: Tensor) -> None:
         value = float(loss.detach())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import PluginRef
+from trainable.compat import int8_matmul
 from trainable.models.backbone import Table, TableError
 from trainable.quantizers.blocks import SMALLEST
 from trainable.registry import QUANTIZERS
@@ -110,5 +111,5 @@ def _product(x: Tensor, levels: Tensor) -> Tensor:
     first = (x / coarse).round_()
     rest = coarse / 254
     second = (x - first * coarse).div_(rest).round_().clamp_(-127, 127)
-    sums = torch._int_mm(torch.cat([first, second]).to(torch.int8), levels.t()).float()
+    sums = int8_matmul(torch.cat([first, second]).to(torch.int8), levels.t()).float()
     return sums[:len(x)].mul_(coarse).add_(sums[len(x):].mul_(rest))

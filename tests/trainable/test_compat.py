@@ -1,0 +1,55 @@
+"""What is used of torch under private names: each does in this version what it did in the one that it was read in."""
+
+import pytest
+import torch
+
+from trainable import compat
+from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul, lerp_all_, pack_int4
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def test_they_were_read_in_torch_2_13():
+    """Another version: read them again (trainable/compat.py), and name it there and here."""
+    assert compat.TORCH == "2.13" and torch.__version__.startswith("2.13.")
+
+
+def test_torch_2_13_int_mm_sums_exactly():
+    a, b = (torch.randint(-128, 128, shape, generator=seeded(), dtype=torch.int8) for shape in ((24, 64), (64, 32)))
+    assert torch.equal(int8_matmul(a, b), a.int() @ b.int())
+
+
+def test_torch_2_13_weight_int8pack_mm_is_the_product_with_scaled_rows():
+    x = torch.randn(5, 64, generator=seeded()).bfloat16()
+    codes = torch.randint(-127, 128, (32, 64), generator=seeded(), dtype=torch.int8)
+    scale = (torch.rand(32, generator=seeded()) / 100).bfloat16()
+    found = int8_weight_matmul(x, codes, scale)
+    expected = x.float() @ (codes.float() * scale.float()[:, None]).t()
+    assert found.dtype == torch.bfloat16 and found.shape == (5, 32)
+    assert torch.allclose(found.float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+def test_torch_2_13_int4pack_mm_takes_codes_whose_zero_is_8(group):
+    codes = torch.randint(0, 16, (64, 64), generator=seeded(), dtype=torch.int32)
+    scale = torch.rand(64 // group, 64, generator=seeded()) / 10
+    packed = pack_int4(codes)
+    assert packed.dtype == torch.uint8 and packed.numel() == 64 * 64 // 2
+    x = torch.randn(5, 64, generator=seeded()).bfloat16()
+    pairs = torch.stack([scale, torch.zeros_like(scale)], dim=-1).bfloat16()
+    weight = (codes - 8).float() * pairs[..., 0].float().t().repeat_interleave(group, dim=1)
+    found = int4_weight_matmul(x, packed, group, pairs)
+    assert found.shape == (5, 64) and torch.allclose(found.float(), x.float() @ weight.t(), rtol=0.02, atol=0.05)
+
+
+def test_torch_2_13_foreach_lerp_moves_in_place():
+    averages, values = [torch.zeros(3), torch.ones(2, 2)], [torch.full((3,), 4.0), torch.full((2, 2), 3.0)]
+    kept = list(averages)
+    lerp_all_(averages, values, 0.25)
+    assert torch.equal(kept[0], torch.full((3,), 1.0)) and torch.equal(kept[1], torch.full((2, 2), 1.5))
+
+
+def test_torch_2_13_knows_whether_the_cpu_has_bf16_instructions():
+    assert compat.has_bf16_instructions() in (True, False)

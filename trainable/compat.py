@@ -1,0 +1,45 @@
+"""What torch has under private names alone, each behind a function of ours, so that a change upstream is met in one place.
+
+Read in the torch version below; tests/trainable/test_compat.py says what each has to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+TORCH = "2.13"
+"""Seen in."""
+
+
+def int8_matmul(codes: Tensor, weights: Tensor) -> Tensor:
+    """int8 [n, k] times int8 [k, m] -> int32 [n, m], summed exactly. CUDA takes more than 16 rows."""
+    return torch._int_mm(codes, weights)
+
+
+def int8_weight_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """bf16 [n, k] times the transpose of int8 [m, k] with a bf16 scale [m] a row -> bf16 [n, m]."""
+    return torch._weight_int8pack_mm(x, codes, scale)
+
+
+def pack_int4(codes: Tensor) -> Tensor:
+    """int32 codes [m, k] in 0..15, whose zero is 8, in the layout of `int4_weight_matmul` -> uint8 [m, k / 2]."""
+    return torch._convert_weight_to_int4pack_for_cpu(codes, 1)
+
+
+def int4_weight_matmul(x: Tensor, packed: Tensor, group: int, scale: Tensor) -> Tensor:
+    """bf16 [n, k] times the transpose of packed 4-bit [m, k] -> bf16 [n, m], on a CPU. `scale`: scale and zero of each `group`
+    of inputs, bf16 [k / group, m, 2]."""
+    return torch._weight_int4pack_mm_for_cpu(x, packed, group, scale)
+
+
+def lerp_all_(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:
+    """Move every average by a share `weight` towards its value, in place and in one call."""
+    torch._foreach_lerp_(list(averages), list(values), weight)
+
+
+def has_bf16_instructions() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16)."""
+    return torch.cpu._is_avx512_bf16_supported()
