@@ -205,6 +205,9 @@ def finite32(w: Tensor) -> Tensor:
 
 
 def row_mean(magnitude: Tensor) -> Tensor:
-    """[rows, cols] non-negative -> [rows, 1] mean, kept finite where the sum of a row overflows."""
+    """[rows, cols] non-negative -> [rows, 1] mean, also where the sum of a row overflows."""
     # Contiguous, since the order of summation, hence the last bit, follows the memory layout.
-    return magnitude.contiguous().mean(1, keepdim=True).clamp_(max=LARGEST)
+    magnitude = magnitude.contiguous()
+    mean = magnitude.mean(1, keepdim=True)
+    small = (magnitude / magnitude.shape[1]).sum(1, keepdim=True).clamp_(max=LARGEST)
+    return torch.where(torch.isinf(mean), small, mean)

@@ -97,6 +97,8 @@ class BlockScaled(Quantizer):
     scale_kind: ScaleKind = 16
     clips = False
     """Whether values may lie beyond the largest level; there the gradient is then zero."""
+    sides = 1
+    """2 where the levels lie on both sides of a zero point: at the widest range about half of them on each."""
 
     @property
     @abstractmethod
@@ -135,8 +137,12 @@ class BlockScaled(Quantizer):
 
     def _rounded(self, scale: Tensor) -> Tensor:
         """The scale as it will be read from disk, within what keeps every value finite."""
-        scale = scale.clamp(SMALLEST, LARGEST / 4 / max(1.0, self.highest))
-        return load_scale(store_scale(scale, self.scale_kind), self.scale_kind)
+        most = self.sides * LARGEST / max(1.0, self.highest) * (1 - 2.0 ** (-8 if self.scale_kind == 16 else -23))  # so that no rounding passes it
+        return load_scale(store_scale(scale.clamp(SMALLEST, most), self.scale_kind), self.scale_kind)
+
+    def _finite(self, values: Tensor) -> Tensor:
+        """Levels times scales, which `_rounded` keeps within float32."""
+        return values
 
     def _parts(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Levels [blocks, size] without -0, and scales [blocks, 1]."""
@@ -146,7 +152,7 @@ class BlockScaled(Quantizer):
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         levels, scale = self._parts(w.detach().float())
-        values = join(levels.mul_(scale), w.shape)
+        values = self._finite(join(levels.mul_(scale), w.shape))
         if not self.clips:
             return straight_through(w, values)
         inside = split(w.detach().float(), *self._where).abs() <= scale * self.highest

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Learned, Part, finite32
+from trainable.quantizers.base import LARGEST, Grid, Learned, Part, finite32
 from trainable.quantizers.blocks import (
     SMALLEST,
     BlockParams,
@@ -23,6 +23,10 @@ from trainable.quantizers.blocks import (
 )
 from trainable.quantizers.gradients import scale_gradient, straight_through
 from trainable.quantizers.packing import pack_bits, unpack_bits
+
+
+LARGEST_LOG = 88.7
+"""e to this is below float32's largest."""
 
 
 class UniformParams(BlockParams):
@@ -56,6 +60,7 @@ class Uniform(IntegerLevels):
         self.scale_kind = params.scale_bits
         self.clips = params.scale != "absmax"
         self.learns = params.scale in ("lsq", "pams")
+        self.sides = 1 if params.symmetric else 2
 
     @classmethod
     def examples(cls) -> list[UniformParams]:
@@ -116,7 +121,7 @@ class Uniform(IntegerLevels):
 
     def _learned(self, blocks: Tensor, learned: Learned) -> tuple[Tensor, Tensor]:
         """Quantized values, differentiable in what is learned, and the stored scale [blocks, 1]."""
-        size = learned["log_scale"].float()[:, None].clamp(math.log(SMALLEST), 85.0).exp()  # e^85 < float32's largest
+        size = learned["log_scale"].float()[:, None].clamp(math.log(SMALLEST), LARGEST_LOG).exp()
         if self.params.scale == "lsq":
             size = scale_gradient(size, 1 / math.sqrt(blocks.shape[1] * self.highest))
             scale = straight_through(size, self._rounded(size.detach()))
@@ -133,6 +138,9 @@ class Uniform(IntegerLevels):
         values, scale = self._learned(blocks, learned or self.fit(w))
         inside = join(blocks.abs() <= scale * self.highest, w.shape)
         return straight_through(w, join(values, w.shape), mask=inside)
+
+    def _finite(self, values: Tensor) -> Tensor:
+        return values if self.params.symmetric else values.clamp_(-LARGEST, LARGEST)  # a rounded zero point can pass it
 
     @torch.no_grad()
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
@@ -151,7 +159,7 @@ class Uniform(IntegerLevels):
         packed = self.checked(packed, shape)
         codes = split(unpack_bits(packed["codes"], self.bits, math.prod(shape)).float().view(shape), *self._where)
         zero = self.highest if self.params.symmetric else packed["zero"].float()[:, None]
-        return join((codes - zero) * load_scale(packed, self.scale_kind), shape)
+        return self._finite(join((codes - zero) * load_scale(packed, self.scale_kind), shape))
 
     def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
         if not self.params.symmetric or self.params.granularity == "group":

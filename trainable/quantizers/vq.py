@@ -16,6 +16,11 @@ ROWS_PER_ENTRY = 4
 """Fewest rows of a weight for each codeword: below, the codebook takes more than 4 bits of every value."""
 
 
+def _left_over(vectors: Tensor, chosen: Tensor) -> Tensor:
+    """What a further codebook is to say, finite also where two values at the ends of float32 are apart by more than that."""
+    return (vectors - chosen).clamp(-LARGEST, LARGEST)
+
+
 class VQParams(QuantizerParams):
     entries: int = Field(64, ge=2, le=4096, description="codewords in a codebook")
     commitment: float = Field(0.25, ge=0, le=4, description="weight of the commitment loss; 0 = without codebook losses")
@@ -43,7 +48,7 @@ class Vectors(WholeTensor):
             book = k_means(rest, self.params.entries, seed=stage)
             books.append(book)
             stored = as_stored(book)
-            rest = rest - look_up(stored, nearest(rest, stored))
+            rest = _left_over(rest, look_up(stored, nearest(rest, stored)))
         return {"codebook": torch.stack(books)}
 
     def _book(self, learned: Learned) -> Tensor:
@@ -55,7 +60,7 @@ class Vectors(WholeTensor):
         rest, codes = sub_vectors(w, self.width), []
         for stage in book.detach():
             codes.append(nearest(rest, stage))
-            rest = rest - look_up(stage, codes[-1])
+            rest = _left_over(rest, look_up(stage, codes[-1]))
         return torch.stack(codes)
 
     def _values(self, book: Tensor, codes: Tensor, shape: tuple[int, int]) -> Tensor:

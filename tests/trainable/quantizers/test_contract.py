@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainable.quantizers.blocks import BlockScaled
 from trainable.quantizers.lookup import look_up, row_parts
 from trainable.registry import QUANTIZERS
 
@@ -78,6 +79,17 @@ class TestQuantizerContract:
         assert_same_bits(quantizer.decode(quantizer.encode(w), tuple(w.shape)), out)
         out.sum().backward()
         assert torch.isfinite(w.grad).all()
+
+    def test_at_the_ends_of_float32_values_stay_finite_and_a_scale_that_fits_saturates_nothing(self, quantizer):
+        """The largest value comes back as near as levels and scale allow, as anywhere else."""
+        most = torch.finfo(torch.float32).max
+        w = torch.tensor([[1.0, -1.0, 0.9, 0.3], [-1.0, 1.0, -0.6, 0.0]] * 12) * most
+        out = quantizer.fake_quantize(w)
+        assert torch.isfinite(out).all()
+        assert_same_bits(quantizer.decode(quantizer.encode(w), tuple(w.shape)), out)
+        fits = isinstance(quantizer, BlockScaled) and not quantizer.clips and getattr(quantizer, "scaled", True)
+        if fits and quantizer.name not in ("mx", "bfp"):  # their scale is a power of two below the largest
+            assert out.abs().max() >= 0.99 * most
 
     @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=48),
            columns=st.integers(1, 7))
