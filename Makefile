@@ -25,8 +25,9 @@ quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the
 test: $(VENV)/dev.stamp  ## install and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/dev.stamp  ## style and mistakes that can be seen without running
+lint: $(VENV)/dev.stamp  ## style, types and mistakes that can be seen without running
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugins.md, docs/spaces.md
 	$(BIN)/python -m search.cli.docs > docs/cli.md
