@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from trainable.corpora.tokenize import TokenizedCorpus
 
-def tag_shares(corpus) -> dict[str, dict[str, float]]:
+
+def tag_shares(corpus: TokenizedCorpus) -> dict[str, dict[str, float]]:
     """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen are left out."""
     from trainable.control.oracles.base import UPOS
     from trainable.control.oracles.choosing import AUTO, oracle_for

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from trainable.registry import Params
+from trainable import registry
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -35,9 +35,9 @@ class Corpus(ABC):
     """A source of text. A subclass has `name`, a one-sentence docstring and `Params`."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[registry.Params]] = registry.Params
 
-    def __init__(self, params: Params):
+    def __init__(self, params: registry.Params):
         self.params = params
 
     @abstractmethod

@@ -37,6 +37,8 @@ class Lines(Corpus):
         min_words: int = Field(1, ge=1, description="examples of fewer words are left out")
         unknown: str = Field("<unk>", description="the word by which the text hides rare words; becomes UNK")
 
+    params: Params
+
     def version(self) -> str:
         """The tokenizer's version."""
         return tokenizer_version(self.params.tokenizer)

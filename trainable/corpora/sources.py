@@ -34,15 +34,16 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
+            held = reader.fieldnames or ()
+            missing = [column for column in columns if column not in held]
             if missing:
                 raise UserError(f"{path}: no column {', '.join(missing)}; expected a CSV file with the columns "
                                 f"{', '.join(columns)}")
             for row in reader:
                 short = [column for column in columns if row[column] is None]
                 if short or None in row:
-                    raise UserError(f"{path}, line {reader.line_num}: the row does not have {len(reader.fieldnames)} columns; "
-                                    f"expected {', '.join(reader.fieldnames)}, with quotes around text that holds commas")
+                    raise UserError(f"{path}, line {reader.line_num}: the row does not have {len(held)} columns; "
+                                    f"expected {', '.join(held)}, with quotes around text that holds commas")
                 yield reader.line_num, row
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: malformed CSV ({error})") from None

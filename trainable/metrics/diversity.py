@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.base import Measurable, Metric, heldout_rows, heldout_words
 
 
@@ -23,7 +24,7 @@ def row_hashes(ids: np.ndarray) -> frozenset[int]:
     return frozenset(hash(row.tobytes()) for row in np.ascontiguousarray(ids, dtype=np.int32))
 
 
-def as_row(words: Sequence[str], corpus, length: int) -> np.ndarray:
+def as_row(words: Sequence[str], corpus: TokenizedCorpus, length: int) -> np.ndarray:
     """[length] ids START words END PAD..., as the corpus stores a sentence; cut where the words do not fit."""
     row = np.full(length, corpus.PAD, dtype=np.int32)
     ids = [corpus.START, *corpus.encode(list(words)), corpus.END][:length]

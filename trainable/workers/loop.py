@@ -14,7 +14,7 @@ import importlib
 import os
 import random
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -29,7 +29,7 @@ from spaces.errors import UserError
 from trainable.storage.depot import Depot, with_depot
 from trainable.workers.context import WorkerContext
 
-Job = Callable[[dict[str, Any], WorkerContext], Iterator[dict[str, Any]]]
+Job = Callable[[dict[str, Any], WorkerContext], Generator[dict[str, Any], None, None]]
 Command = dict[str, Any]
 Reply = dict[str, Any]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spaces.errors import UserError
-from trainable.control.lexicon import oracle_of
+from trainable.control.lexicon import AnyCorpus, oracle_of
 from trainable.control.oracles.base import Oracle
 from trainable.registry import ORACLES
 
@@ -24,6 +24,6 @@ def oracle_named(name: str, needs: str | None = None) -> Oracle:
     return found(model)
 
 
-def oracle_for(name: str, corpus, needs: str | None = None) -> Oracle:
+def oracle_for(name: str, corpus: AnyCorpus, needs: str | None = None) -> Oracle:
     """The named oracle; for `auto` the one that suits the corpus."""
     return oracle_named(DEFAULT[oracle_of(corpus)] if name == AUTO else name, needs)

@@ -6,11 +6,16 @@ import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spaces.errors import UserError
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
+
+if TYPE_CHECKING:
+    import benepar
+    from spacy.language import Language
 
 READ = 1024
 """Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
@@ -85,7 +90,7 @@ class BeneparOracle(Oracle):
 # Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.
 
 @lru_cache(maxsize=2)
-def _spacy(model: str):
+def _spacy(model: str) -> Language:
     import spacy
 
     try:
@@ -103,7 +108,7 @@ def _spacy_tags(model: str, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def _benepar(model: str):
+def _benepar(model: str) -> benepar.Parser:
     import benepar
 
     try:
