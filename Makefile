@@ -35,7 +35,7 @@ docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugi
 	$(BIN)/python -m spaces.reference > docs/spaces.md
 
 clean:  ## remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

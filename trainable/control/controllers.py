@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
 Controller = Literal["counted", "trained"]
-CONTROLLER: Controller = Field("counted", description="counted: from the denoiser's word posterior and counts over training text; "
-                                          "trained: heads fitted on the trial's own noisy latents")
+CONTROLLER: Controller = Field(
+    "counted", description="counted: from the denoiser's word posterior and counts over training text; "
+                           "trained: heads fitted on the trial's own noisy latents")
 
 
 class Steered(Protocol):
