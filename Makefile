@@ -25,8 +25,9 @@ quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the
 test: $(VENV)/dev.stamp  ## install and run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(VENV)/dev.stamp  ## style and mistakes that can be seen without running
+lint: $(VENV)/dev.stamp  ## style, types and mistakes that can be seen without running
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugins.md, docs/spaces.md
 	$(BIN)/python -m search.cli.docs > docs/cli.md
@@ -34,7 +35,7 @@ docs: $(VENV)/run.stamp  ## rewrite the generated pages: docs/cli.md, docs/plugi
 	$(BIN)/python -m spaces.reference > docs/spaces.md
 
 clean:  ## remove .venv, caches and build leftovers; runs/ stays
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from spaces.errors import UserError
 from spaces.values import did_you_mean, dotted, show
@@ -41,7 +42,7 @@ class Complaints:
         return self.error(prefix + path, meaning(first) + _wanted(first, model))
 
 
-def meaning(problem: dict[str, Any]) -> str:
+def meaning(problem: ErrorDetails) -> str:
     """A pydantic error as a clause that follows a key: `should be greater than or equal to 1, not 0`."""
     kind, given = problem["type"], problem.get("input")
     if kind == "missing":
@@ -61,7 +62,7 @@ def meaning(problem: dict[str, Any]) -> str:
     return f"{text[0].lower()}{text[1:]}, not {show(given)}{hint}"
 
 
-def _wanted(problem: dict[str, Any], model: type[BaseModel]) -> str:
+def _wanted(problem: ErrorDetails, model: type[BaseModel]) -> str:
     """What a missing top key is for."""
     field = model.model_fields.get(str(problem["loc"][0])) if problem["type"] == "missing" else None
     return f"; legal: {field.description}" if field is not None and field.description else ""

@@ -127,7 +127,8 @@ class QuantizationConfig(Settings):
 
     @model_validator(mode="after")
     def _body_once(self) -> QuantizationConfig:
-        twice = [site for site in ("attention", "ffn") if self.at(site).name != "none"]
+        rounded: tuple[Site, ...] = ("attention", "ffn")
+        twice = [site for site in rounded if self.at(site).name != "none"]
         if self.body.name != "float32" and twice:
             raise ValueError(f"body {self.body.name} rounds attention and ffn after training, and {self.at(twice[0]).name} "
                              f"is on site {twice[0]} while training: keep one of the two")

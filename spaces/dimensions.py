@@ -49,7 +49,7 @@ class Dimension(Settings):
                 raise ValueError(f"when.{path} lists no value, so the dimension could never be searched")
         return self
 
-    def _forms(self) -> dict[str, Any]:
+    def _forms(self) -> dict[Kind, Any]:
         return {"choice": self.choice, "int": self.int_range, "float": self.float_range, "log": self.log}
 
     def _check_choice(self) -> None:
@@ -62,7 +62,7 @@ class Dimension(Settings):
             seen.add(key(value))
 
     def _check_int(self) -> None:
-        low, high = self.int_range
+        low, high = self._range()
         if low > high:
             raise ValueError(f"int [{low}, {high}] runs backwards; write [{high}, {low}]")
         rest = (high - low) % (self.step or 1)
@@ -70,12 +70,12 @@ class Dimension(Settings):
             raise ValueError(f"{high} is not reached from {low} in steps of {self.step}; write {high - rest}")
 
     def _check_float(self) -> None:
-        low, high = self.float_range
+        low, high = self._range()
         if not low < high:
             raise ValueError(f"float [{low}, {high}] needs the lower number first and a higher one after it")
 
     def _check_log(self) -> None:
-        low, high = self.log
+        low, high = self._range()
         if not 0 < low < high:
             raise ValueError(f"log [{low}, {high}] needs 0 < lowest < highest")
 
@@ -110,16 +110,16 @@ class Dimension(Settings):
 
     def values(self) -> tuple[Any, ...] | range:
         """Every value of a finite dimension, in order; the two ends of a continuous one."""
-        if self.kind == "choice":
+        if self.choice is not None:
             return self.choice
-        if self.kind == "int":
-            return range(self.low, self.high + 1, self.step or 1)
+        if self.int_range is not None:
+            return range(self.int_range[0], self.int_range[1] + 1, self.step or 1)
         return (self.low, self.high)
 
     def contains(self, value: Any) -> bool:
         """Whether the dimension can take `value`."""
         if self.kind == "choice":
-            return key(value) in {key(item) for item in self.choice}
+            return key(value) in {key(item) for item in self.values()}
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return False
         if self.kind == "int":
@@ -129,13 +129,13 @@ class Dimension(Settings):
     def canonical(self, value: Any) -> Any:
         """A value that `contains` accepts, in plain types: what a space file would hold (no 8.0 for 8, no numpy)."""
         if self.kind == "choice":
-            return next(item for item in self.choice if key(item) == key(value))
+            return next(item for item in self.values() if key(item) == key(value))
         return int(value) if self.kind == "int" else float(value)
 
     def describe(self) -> str:
         """The legal values on one line."""
         if self.kind == "choice":
-            return show(list(self.choice), 120)
+            return show(list(self.values()), 120)
         step = f" in steps of {self.step}" if self.step not in (None, 1) else ""
         return f"{self.low} to {self.high}{step}" + (" (log scale)" if self.kind == "log" else "")
 

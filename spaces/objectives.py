@@ -45,7 +45,7 @@ class Constraint:
             bound = float(match[3]) if match else math.nan
         except ValueError:
             bound = math.nan
-        if not math.isfinite(bound):
+        if match is None or not math.isfinite(bound):
             raise ValueError(f"{text!r} is not METRIC <= NUMBER or METRIC >= NUMBER, such as latency_ms <= 40")
         units = {"": 1.0, **next(legal for end, legal in UNITS.items() if match[1].endswith(end))}
         if match[4] not in units:
@@ -53,7 +53,7 @@ class Constraint:
             hint = f" (did you mean {likely[0]}?)" if likely else ""
             raise ValueError(f"{text!r}: {match[1]} is not told in {match[4]!r}{hint}; legal: a bare number, "
                              + ", ".join(filter(None, units)))
-        return cls(match[1], match[2], bound * units[match[4]])
+        return cls(match[1], "<=" if match[2] == "<=" else ">=", bound * units[match[4]])
 
     def violation(self, value: float) -> float:
         """How far `value` is beyond the bound, in the metric's unit; 0 or less where the constraint holds."""

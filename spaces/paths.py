@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -49,8 +49,7 @@ class ResolvedPath:
     @property
     def group_path(self) -> str:
         """Path of the settings group whose own rules this setting takes part in."""
-        owner = self.plugin if self.kind in ("name", "parameter") else self.path
-        return owner.rpartition(".")[0]
+        return (self.plugin or self.path).rpartition(".")[0]
 
     def problem(self, value: Any) -> str | None:
         """Why `value` is not legal here, as one clause; None when it is. Whole numbers are not read from text."""
@@ -74,12 +73,12 @@ def _adapter(path: str) -> TypeAdapter:
     return TypeAdapter(annotation)
 
 
-def is_group(annotation: Any) -> bool:
+def is_group(annotation: Any) -> TypeGuard[type[Settings]]:
     """True for a class of settings that has keys of its own."""
     return isinstance(annotation, type) and issubclass(annotation, Settings)
 
 
-def is_plugin(annotation: Any) -> bool:
+def is_plugin(annotation: Any) -> TypeGuard[type[PluginRef]]:
     """True for a reference to a plug-in."""
     return isinstance(annotation, type) and issubclass(annotation, PluginRef)
 
@@ -116,7 +115,7 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
             raise PathError(f"{rest[0]!r} is not legal here{did_you_mean(rest[0], keys)}; legal: {', '.join(keys)}")
         annotation, rest = PluginRef, rest[1:]
     if is_plugin(annotation) and len(rest) <= 1:
-        kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
+        kind: Kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
         inner = annotation if kind == "plugin" else str if kind == "name" else Any
         if "" in rest:
             raise PathError("ends with a dot; name a parameter of the plug-in")

@@ -140,7 +140,8 @@ def _alike(path: str, part: Dimensions) -> list[tuple[Any, int]]:
     """One value of each group that no condition tells apart, with the group's size."""
     listed = [{key(v) for v in other.when[path]} for other in part.values() if path in other.when]
     named = {key(v): v for other in part.values() for v in other.when.get(path, ()) if part[path].contains(v)}
-    values, total = part[path].values(), part[path].count
+    values = part[path].values()
+    total = len(values)
     unnamed = next((value for value in values if key(value) not in named), None) if total > len(named) else None
     sizes: Counter = Counter()
     example: dict[tuple, Any] = {}
@@ -189,7 +190,8 @@ def reachable(dimensions: Dimensions, paths: Collection[str], limit: int = 10_00
     """
     wanted = {path: dimensions[path] for path in _with_parents(dimensions, paths)}
     few = {path: item if item.finite else _choice(item, item.values()) for path, item in wanted.items()}
-    if count(few) > limit:
+    size = count(few)
+    if size is not None and size > limit:
         for path, item in wanted.items():
             if item.kind == "int":
                 named = [v for other in wanted.values() for v in other.when.get(path, ())]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -107,7 +107,7 @@ def check_dimension(path: str, dimension: Dimension, form: SpaceForm, complaints
 
 def _samples(dimension: Dimension) -> tuple[Any, ...]:
     """Every choice, the ends of a range."""
-    return dimension.choice if dimension.kind == "choice" else (dimension.low, dimension.high)
+    return dimension.choice if dimension.choice is not None else (dimension.low, dimension.high)
 
 
 def _unsearchable(path: str, form: SpaceForm) -> str | None:
@@ -155,7 +155,8 @@ def check_overlaps(form: SpaceForm, complaints: Complaints) -> None:
                 message = f"is fixed here and searched at search.{searched}; keep one"
                 message += f" (--set search.{searched}=null stops searching it)"
                 raise complaints.error(("trial", *path.split(".")), message)
-    fixed_steps = (form.trial.get("adapt") or {}).get("optim", {}).get("steps")
+    fixed: Mapping[str, Any] = form.trial
+    fixed_steps = (fixed.get("adapt") or {}).get("optim", {}).get("steps")
     if form.rungs and fixed_steps not in (None, form.rungs[-1]):
         message = f"is {fixed_steps}, but the last of rungs is {form.rungs[-1]}; leave it out, rungs set it"
         raise complaints.error(("trial", "adapt", "optim", "steps"), message)

@@ -181,7 +181,8 @@ class Space:
 
     def _build(self, point: points.Point) -> TrialConfig:
         tree = rules.trial_tree(self.form, point)
-        asked = (*(tree["evaluation"].get("metrics") or ()), *(item.metric for item in (*self.objectives, *self.constraints)))
+        asked = (*(tree["evaluation"].get("metrics") or ()), *(item.metric for item in self.objectives),
+                 *(item.metric for item in self.constraints))
         tree["evaluation"] = {**tree["evaluation"], "metrics": sorted(set(asked))}
         try:
             return TrialConfig.model_validate_json(json.dumps(tree), strict=True)
@@ -241,7 +242,8 @@ def load(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> 
     """
     path, source = loading.locate(path_or_name)
     document = yaml_text.read(loading.text_of(path, source), source)
-    data, named = document.data, ()
+    data: Any = document.data
+    named: tuple[tuple[tuple[str, ...], str], ...] = ()
     if changes and isinstance(data, dict):
         data, named = overrides.apply(data, changes)
     return Space.from_dict(data, Complaints(source, document.lines, named))

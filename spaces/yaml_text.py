@@ -48,13 +48,14 @@ class Document:
 
 def read(text: str, source: str) -> Document:
     """Parse one YAML document. Raises `UserError` with source, line and column, on one line."""
-    loader = _Loader(text) if _readable(text, source) else None
+    _check_readable(text, source)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         context = f" {error.context}" if error.context else ""
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}"
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise UserError(f"{place}: malformed YAML: {error.problem}{context}") from None
     except RecursionError:
         raise UserError(f"{source}: malformed YAML: nested deeper than {_DEEPEST} levels") from None
@@ -71,20 +72,20 @@ def write(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
 
-def _readable(text: str, source: str) -> bool:
-    """True, or `UserError` naming the first character that YAML forbids."""
+def _check_readable(text: str, source: str) -> None:
+    """Raises `UserError` naming the first character that YAML forbids."""
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found:
         line = text.count("\n", 0, found.start()) + 1
         raise UserError(f"{source}:{line}: character U+{ord(found[0]):04X} is not allowed; is this a text file?")
-    return True
 
 
 class _Builder:
     """Turns YAML nodes into dicts, lists and scalars, noting lines and refusing what a space cannot hold."""
 
     def __init__(self, source: str):
-        self.source, self.lines, self.nodes = source, {}, 0
+        self.source, self.nodes = source, 0
+        self.lines: dict[Path, int] = {}
 
     def fail(self, node: yaml.Node, path: Path, message: str) -> UserError:
         where = f"{dotted(path)}: " if path else ""

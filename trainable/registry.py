@@ -9,13 +9,25 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
 from spaces.values import did_you_mean, show
+
+if TYPE_CHECKING:
+    from trainable.control.base import ControlTask
+    from trainable.control.oracles.base import Oracle
+    from trainable.corpora.base import Corpus
+    from trainable.diffusion.gaussian.samplers import Sampler
+    from trainable.diffusion.masked.samplers import Sampler as MaskedSampler
+    from trainable.diffusion.process import Process
+    from trainable.metrics.base import Metric
+    from trainable.models.backbone import Backbone
+    from trainable.quantization.body_formats import BodyFormat
+    from trainable.quantizers.base import Quantizer
 
 R = TypeVar("R", bound=PluginRef)
 
@@ -45,8 +57,19 @@ class Params(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
 
-class Registry:
-    """Names of one kind of plug-in and where each lives."""
+class Plugin(Protocol):
+    """What every plug-in class has."""
+
+    name: ClassVar[str]
+    Params: ClassVar[Any]
+    """A subclass of `registry.Params`; of which one, each kind says."""
+
+
+P = TypeVar("P", bound=Plugin)
+
+
+class Registry(Generic[P]):
+    """Names of one kind of plug-in, all subclasses of `P`, and where each lives."""
 
     def __init__(self, kind: str, entries: dict[str, str]):
         self.kind, self.entries = kind, entries
@@ -54,22 +77,23 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
-    def get(self, name: str) -> type:
+    def get(self, name: str) -> type[P]:
         """The plug-in class. Raises `UserError` naming the legal names."""
         if name not in self.entries:
             raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.entries)}; legal: {', '.join(self.entries)}")
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
-    def build_default(self, name: str):
+    def build_default(self, name: str) -> P:
         """An instance with default parameters."""
         return self.build(PluginRef(name=name))
 
-    def build(self, ref: PluginRef):
+    def build(self, ref: PluginRef) -> P:
         """An instance from `{name: ..., parameter: ...}`. Raises `UserError` naming the parameter and what is legal."""
-        return self.get(ref.name)(self.params(ref))
+        make: Callable[[Params], P] = self.get(ref.name)
+        return make(self.params(ref))
 
-    def params(self, ref: PluginRef):
+    def params(self, ref: PluginRef) -> Params:
         """The plug-in's parameters, defaults filled in. Raises `UserError` as `build` does."""
         cls = self.get(ref.name)
         try:
@@ -89,7 +113,7 @@ class Registry:
         return type(ref)(name=ref.name, **self.params(ref).model_dump(mode="json"))
 
 
-QUANTIZERS = Registry("quantizer", {
+QUANTIZERS: Registry[Quantizer] = Registry("quantizer", {
     "none": "trainable.quantizers.none:NoQuantizer",
     "binary": "trainable.quantizers.binary:Binary",
     "ternary_twn": "trainable.quantizers.ternary:TernaryTWN",
@@ -109,28 +133,28 @@ QUANTIZERS = Registry("quantizer", {
     "fsq": "trainable.quantizers.fsq:FSQ",
     "adapt": "trainable.quantizers.adapt:AdaPT",
 })
-BODIES = Registry("body format", {
+BODIES: Registry[BodyFormat] = Registry("body format", {
     "float32": "trainable.quantization.body_formats:Float32",
     "bfloat16": "trainable.quantization.body_formats:BFloat16",
     "int8_dynamic": "trainable.quantization.body_formats:Int8Dynamic",
     "int8_weight": "trainable.quantization.body_formats:Int8Weight",
     "int4_weight": "trainable.quantization.body_formats:Int4Weight",
 })
-CORPORA = Registry("corpus", {
+CORPORA: Registry[Corpus] = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
     "e2e": "trainable.corpora.e2e:E2E",
     "rocstories": "trainable.corpora.rocstories:ROCStories",
     "lines": "trainable.corpora.lines:Lines",
 })
-BACKBONES = Registry("backbone", {
+BACKBONES: Registry[Backbone] = Registry("backbone", {
     "diffusion_lm": "trainable.models.diffusion_lm.denoiser:DiffusionLM",
     "masked_lm": "trainable.models.masked_lm.backbone:MaskedLM",
 })
-PROCESSES = Registry("diffusion process", {
+PROCESSES: Registry[Process] = Registry("diffusion process", {
     "gaussian": "trainable.diffusion.gaussian.process:Gaussian",
     "masked": "trainable.diffusion.masked.process:Masked",
 })
-GAUSSIAN_SAMPLERS = Registry("sampler", {
+GAUSSIAN_SAMPLERS: Registry[Sampler] = Registry("sampler", {
     "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
     "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
 })
@@ -142,7 +166,7 @@ MASKED_SAMPLERS = Registry("sampler", {
     "entropy_bound": "trainable.diffusion.masked.samplers.adaptive:EntropyBound",
     "remdm": "trainable.diffusion.masked.samplers.remdm:ReMDM",
 })
-TASKS = Registry("control task", {
+TASKS: Registry[ControlTask] = Registry("control task", {
     "length": "trainable.control.length:Length",
     "semantic": "trainable.control.semantic:Semantic",
     "pos": "trainable.control.pos:Pos",
@@ -151,14 +175,14 @@ TASKS = Registry("control task", {
     "infill": "trainable.control.infill:Infill",
     "compose": "trainable.control.compose:Compose",
 })
-ORACLES = Registry("control oracle", {
+ORACLES: Registry[Oracle] = Registry("control oracle", {
     "grammar": "trainable.control.oracles.grammar:GrammarOracle",
     "textblob": "trainable.control.oracles.textblob:TextBlobOracle",
     "nltk": "trainable.control.oracles.nltk:NltkOracle",
     "spacy": "trainable.control.oracles.pipelines:SpacyOracle",
     "benepar": "trainable.control.oracles.pipelines:BeneparOracle",
 })
-METRICS = Registry("metric", {
+METRICS: Registry[Metric] = Registry("metric", {
     "perplexity": "trainable.metrics.perplexity:Perplexity",
     "nll_bound": "trainable.metrics.nll_bound:NLLBound",
     "diversity": "trainable.metrics.diversity:Diversity",
@@ -171,8 +195,9 @@ METRICS = Registry("metric", {
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
-REGISTRIES = {"backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
-              "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
+REGISTRIES: dict[str, Registry[Any]] = {
+    "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA,
+    "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:

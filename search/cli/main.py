@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from inspect import getdoc
 
 import typer
 
@@ -50,6 +51,8 @@ def qdlm(
 
 for module in (run, submit, results, replay, report, watch, compare, sync, table, generate, bench, inspect, plugins):
     module.register(app)
+for command in app.registered_commands:  # the list of commands would keep the line breaks of the docstrings
+    command.short_help = " ".join((getdoc(command.callback) or "").partition("\n\n")[0].split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

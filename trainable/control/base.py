@@ -18,6 +18,10 @@ from trainable import registry
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon
 from trainable.control.target_files import Entry, read_entries
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.process import Process
+from trainable.models.backbone import Backbone
 from trainable.models.prediction import Prediction
 
 Target = dict[str, Any]
@@ -34,9 +38,9 @@ class TaskContext:
     corpus: Any
     """`TokenizedCorpus`, or a `Lexicon` where an exported model stands alone."""
     cache: dict = field(default_factory=dict)
-    model: torch.nn.Module | None = None
+    model: Backbone | None = None
     """The backbone that will be guided."""
-    process: Any = None
+    process: Process | None = None
     """Its diffusion process."""
     fitted: dict = field(default_factory=dict)
     """What was trained for `model`: shared by the tasks of one measurement, gone with it."""
@@ -75,15 +79,16 @@ class ControlTask(ABC):
 
     # ---- targets ----
 
-    def targets(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
+    def targets(self, corpus: TokenizedCorpus, n: int, generator: torch.Generator) -> list[Target]:
         """`n` targets: from the file where one is given, else from rows drawn from the held-out split of `corpus`.
 
         Fewer targets with the same generator are the first of more. A file that holds fewer is gone through again. Raises
         `UserError` when there is nothing to draw from.
         """
         if self.params.targets:
-            return self._targets_from_file(corpus, n, generator)
-        count, found = len(corpus.lengths("valid")), []
+            return self._targets_from_file(self.params.targets, corpus, n, generator)
+        count = len(corpus.lengths("valid"))
+        found: list[Target] = []
         for _ in range(n * TRIES if count else 0):
             row = int(torch.randint(count, (), generator=generator))
             target = self.target(corpus, "valid", row, generator)
@@ -93,20 +98,20 @@ class ControlTask(ABC):
                 return found
         raise UserError(f"control task '{self.name}': {self.no_target_reason(corpus)}")
 
-    def no_target_reason(self, corpus) -> str:
+    def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """Why a corpus gave no target, and what to do."""
         return "the corpus has no held-out sentences to draw targets from"
 
     @abstractmethod
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """The target that one row of the corpus gives; None when it gives none."""
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """The target of one line of a target file. Raises `UserError` naming file, line and key."""
         raise UserError(f"{entry.where}: control task '{self.name}' reads no target files")
 
-    def _targets_from_file(self, corpus, n: int, generator: torch.Generator) -> list[Target]:
-        entries = read_entries(Path(self.params.targets).expanduser())
+    def _targets_from_file(self, file: str, corpus: TokenizedCorpus, n: int, generator: torch.Generator) -> list[Target]:
+        entries = read_entries(Path(file).expanduser())
         order = torch.randperm(len(entries), generator=generator).tolist()
         return [self.entry(entries[order[i % len(order)]], corpus, generator) for i in range(n)]
 
@@ -117,7 +122,7 @@ class ControlTask(ABC):
             for entry in read_entries(Path(self.params.targets).expanduser()):
                 entry.fits(self.size(entry), max_length)
 
-    def check_file(self, corpus, generator: torch.Generator) -> None:
+    def check_file(self, corpus: TokenizedCorpus, generator: torch.Generator) -> None:
         """Raises `UserError`, naming file, line and key, where a line of a target file asks for what `corpus` cannot give."""
         if self.params.targets:
             for entry in read_entries(Path(self.params.targets).expanduser()):
@@ -133,7 +138,7 @@ class ControlTask(ABC):
         """Count or train what `loss` needs. Called once, before the first `loss`."""
 
     @abstractmethod
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """[B] how far each sentence is from its target, differentiable in the latent through `prediction`.
 
         `corpus` is only asked for `encode(words)`, so a `Lexicon` serves as well.

@@ -33,7 +33,10 @@ class Compose(ControlTask):
                 raise ValueError("compose cannot hold compose")
             return tasks
 
-    def __init__(self, params: TaskParams, parts: Sequence[ControlTask] = ()):
+    params: Params
+    _held: tuple[list[Target], list[list[Target]]] | None = None
+
+    def __init__(self, params: Params, parts: Sequence[ControlTask] = ()):
         """`parts`: the controls themselves, where they exist already."""
         super().__init__(params)
         self.parts = list(parts) or [TASKS.build(ref) for ref in params.tasks]
@@ -45,18 +48,19 @@ class Compose(ControlTask):
         """These controls together."""
         return cls(cls.Params(tasks=tuple(PluginRef(name=part.name) for part in parts)), parts)
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """One target of each part, all of the same row, so that a text that meets them all exists."""
         parts = [part.target(corpus, split, row, generator) for part in self.parts]
         return {"parts": parts} if all(part is not None for part in parts) else None
 
-    def no_target_reason(self, corpus) -> str:
+    def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """One of the parts refused every row."""
         return "no held-out text gives a target to each of " + ", ".join(part.name for part in self.parts)
 
     def check(self, max_length: int) -> None:
         """Every part's."""
-        for part in (super(), *self.parts):
+        super().check(max_length)
+        for part in self.parts:
             part.check(max_length)
 
     def prepare(self, context: TaskContext) -> None:
@@ -64,9 +68,9 @@ class Compose(ControlTask):
         for part in self.parts:
             part.prepare(context)
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """Sum of the parts' losses."""
-        held = getattr(self, "_held", None)
+        held = self._held
         if held is None or held[0] is not targets:
             self._held = held = (targets, [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
         losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
@@ -83,7 +87,8 @@ class Compose(ControlTask):
 
     def check_file(self, corpus, generator: torch.Generator) -> None:
         """Every part's."""
-        for part in (super(), *self.parts):
+        super().check_file(corpus, generator)
+        for part in self.parts:
             part.check_file(corpus, generator)
 
     def required_conditions(self) -> list[str]:

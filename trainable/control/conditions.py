@@ -18,6 +18,7 @@ from spaces.config import PluginRef
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
 from trainable.control.lexicon import Lexicon
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.registry import TASKS
 from trainable.seeds import stream
 
@@ -97,7 +98,7 @@ class Conditions:
         return cls([tensors[str(i)] for i in range(len(tensors))], drop)
 
     @staticmethod
-    def write(conditions: Sequence[PluginRef], corpus, lexicon: Lexicon, folder: Path) -> None:
+    def write(conditions: Sequence[PluginRef], corpus: TokenizedCorpus, lexicon: Lexicon, folder: Path) -> None:
         """Draw targets of every training text for each task and keep what is told of them."""
         symbols = {symbol: i for i, symbol in enumerate(symbols_of(conditions, lexicon), 1)}
         save_file({str(i): draw_conditions(TASKS.build(ref), corpus, symbols, lexicon.max_length)
@@ -109,25 +110,27 @@ class Conditions:
         Of a share `drop` nothing; else what one task asks, any of them equally often, and now and then what another does.
         Half of the time a task tells all that was drawn of a text, half of the time one of its targets.
         """
-        rows, tasks = torch.as_tensor(rows), len(self.ids)
-        count = len(rows)
+        texts, tasks = torch.as_tensor(rows), len(self.ids)
+        count = len(texts)
         spoken = torch.rand(count, generator=generator) >= self.drop
         one = torch.randint(tasks, (count,), generator=generator)
         also = torch.rand(count, tasks, generator=generator) < ALSO
         shown = spoken[:, None] & (also | (torch.arange(tasks) == one[:, None]))
         parts = []
         for i, ids in enumerate(self.ids):
-            draw = (torch.rand(count, generator=generator) * self.counts[i][rows]).long()
+            draw = (torch.rand(count, generator=generator) * self.counts[i][texts]).long()
             every = torch.rand(count, generator=generator) < 0.5
             kept = shown[:, i, None] & (every[:, None] | (torch.arange(ids.shape[1]) == draw[:, None]))
-            parts.append((ids[rows].long() * kept[:, :, None, None]).flatten(1, 2))
+            parts.append((ids[texts].long() * kept[:, :, None, None]).flatten(1, 2))
         return torch.cat(parts, 1)
 
 
-def draw_conditions(task: ControlTask, corpus, symbols: dict[str, int], positions: int) -> Tensor:
+def draw_conditions(task: ControlTask, corpus: TokenizedCorpus, symbols: dict[str, int], positions: int) -> Tensor:
     """[N, draws, K, positions] ids of the different targets among `DRAWS` of each training text, int16. Texts without a target
     have none. Raises `UserError` where no text has one."""
-    generator, asked, places = stream("conditions", task.name), [], []
+    generator = stream("conditions", task.name)
+    asked: list[Target] = []
+    places: list[tuple[int, int]] = []
     for row in range(len(corpus.lengths("train"))):
         found: dict[str, Target] = {}
         for _ in range(DRAWS):

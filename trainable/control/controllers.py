@@ -7,31 +7,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic import Field
 
 from trainable.control.base import TaskContext
-from trainable.control.heads import Annotated, fit
+from trainable.control.heads import Annotated, Heads, fit
 from trainable.control.oracles.base import Oracle
 from trainable.control.syntax import Syntax
 
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
+
 Controller = Literal["counted", "trained"]
-CONTROLLER = Field("counted", description="counted: from the denoiser's word posterior and counts over training text; "
-                                          "trained: heads fitted on the trial's own noisy latents")
+CONTROLLER: Controller = Field(
+    "counted", description="counted: from the denoiser's word posterior and counts over training text; "
+                           "trained: heads fitted on the trial's own noisy latents")
 
 
-def prepare_controller(task, context: TaskContext, oracle: Oracle) -> None:
+class Steered(Protocol):
+    """A task that is steered by counts or by heads; its parameters have a `controller`."""
+
+    params: Any
+    syntax: Syntax | None
+    heads: Heads | None
+
+
+def prepare_controller(task: Steered, context: TaskContext, oracle: Oracle) -> None:
     """Give a task its `syntax` (counts) or its `heads`; the other is None."""
     task.syntax = task.heads = None
     if task.params.controller == "counted":
         task.syntax = context.cached("syntax", oracle.full_name, make=lambda: Syntax.count(context.corpus, oracle))
         return
-    if context.model is None:
-        raise ValueError("a trained controller needs the model that it is trained for")
+    model, process = context.model, context.process
+    if model is None or process is None:
+        raise ValueError("a trained controller needs the model that it is trained for, and its process")
     data = context.cached("annotated", oracle.full_name, make=lambda: Annotated(context.corpus, oracle))
-    key = "heads", oracle.full_name, id(context.model)
-    # Heads belong to one model: tasks of one measurement share them through the setting, no other trial sees them.
+    key = "heads", oracle.full_name, id(model)
+    # Heads belong to one model: tasks of one measurement share them through the context, no other trial sees them.
     if key not in context.fitted:
-        context.fitted[key] = fit(context.model, context.process, data)
+        context.fitted[key] = fit(cast("DiffusionLM", model), process, data)  # no other offers gradient guidance
     task.heads = context.fitted[key]

@@ -17,8 +17,8 @@ from trainable.diffusion.process import Sampling
 BATCH = 64  # latents guided at once: bounds memory
 
 
-def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, length: int,
-           generator: torch.Generator) -> list[list[str]]:
+def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
+           corpus: AnyCorpus, length: int, generator: torch.Generator) -> list[list[str]]:
     """One sentence per target, as words, in order. `task.prepare` must have been called; `length` is in positions.
 
     With `candidates` above 1, that many are generated for each target and one is kept by minimum Bayes risk.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
+from trainable.control.lexicon import AnyCorpus
 from trainable.models.prediction import Prediction
 
 EPSILON = 1e-10
@@ -25,7 +26,8 @@ class Guide:
     generation. Losses are summed over the batch, so that a sentence does not depend on what it is generated with.
     """
 
-    def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus, total_steps: int):
+    def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus: AnyCorpus,
+                 total_steps: int):
         """`total_steps` denoising steps in all; the first `config.start` and the last `config.stop` share of them, rounded
         up, are left unguided. The task's own settings win over `config`."""
         self.task, self.targets, self.config, self.corpus = task, list(targets), task.guidance(config), corpus

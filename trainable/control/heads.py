@@ -7,19 +7,25 @@ them. The trunk stays as it is; a head sees its last state, so its gradient reac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainable.control.oracles.base import Span
+from trainable.control.oracles.base import Oracle, Span
 from trainable.control.syntax import EDGE, INDEX, TAGS, readings
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.gaussian.losses import draw_times
 from trainable.diffusion.process import Process
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream
 from trainable.training.optimizer import adamw, set_rate
+
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
 STEPS, BATCH, RATE = 400, 64, 4e-3
 """Of the fit: about 10 s on one core for the quickstart's model."""
@@ -61,7 +67,7 @@ class Heads(nn.Module):
 class Annotated:
     """Training texts with the oracle's tags and spans, as arrays."""
 
-    def __init__(self, corpus, oracle, split: str = "train"):
+    def __init__(self, corpus: TokenizedCorpus, oracle: Oracle, split: Split = "train"):
         self.ids = torch.from_numpy(np.asarray(corpus.ids(split)[:oracle.sample], dtype=np.int64))
         self.tags = torch.full(self.ids.shape, -100)
         self.spans: list[set[Span]] = []
@@ -90,14 +96,14 @@ class Annotated:
 
 
 @torch.no_grad()
-def trunk(model: nn.Module, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator, guess: bool) -> Tensor:
+def trunk(model: DiffusionLM, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator, guess: bool) -> Tensor:
     """[B, L, H] state of the denoiser on ids noised to times t; with `guess`, conditioned on its own first prediction."""
     x_t = process.corrupt(model, ids, t, generator)
     previous = model.predict(x_t, t).x0 if guess else None
     return model.hidden(x_t, t, previous)
 
 
-def fit(model: nn.Module, process: Process, data: Annotated, seed: int = 0, steps: int = STEPS,
+def fit(model: DiffusionLM, process: Process, data: Annotated, seed: int = 0, steps: int = STEPS,
         heads: Heads | None = None) -> Heads:
     """Train heads (or go on with given ones) for `model` as it is, at times drawn evenly over the noise levels.
 

@@ -30,7 +30,9 @@ class Infill(ControlTask):
 
         share: float = Field(0.4, gt=0, lt=1, description="share of the words that is left out, in the middle")
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    params: Params
+
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """The row with its middle left out."""
         return self._of(corpus.decode(corpus.ids(split)[row]))
 
@@ -41,11 +43,11 @@ class Infill(ControlTask):
         start = (len(words) - gap) // 2
         return {"left": words[:start], "right": words[start + gap:], "reference": words[start:start + gap]}
 
-    def no_target_reason(self, corpus) -> str:
+    def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """Texts too short."""
         return f"no held-out text is long enough for a gap of {LEAST} words; leave the task out"
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """`{"left": [...], "right": [...], "reference": [...]}`, each a list of words."""
         left, right, reference = (entry.words(key) for key in ("left", "right", "reference"))
         words = left + reference + right
@@ -56,7 +58,7 @@ class Infill(ControlTask):
         """Words of both contexts and the gap."""
         return sum(len(entry.words(key)) for key in ("left", "right", "reference"))
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """Sum of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
         log_probs = prediction.log_probs
         wanted = torch.full(log_probs.shape[:2], -1, device=log_probs.device)

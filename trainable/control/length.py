@@ -31,11 +31,13 @@ class Length(ControlTask):
 
         tolerance: int = Field(2, ge=0, description="how many words off is still a success")
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    params: Params
+
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """The row's own length, so that lengths are asked for as often as they occur."""
         return {"length": int(corpus.lengths(split)[row])}
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """`14`, or `{"length": 14}`."""
         value = self.size(entry)
         entry.fits(value, int(corpus.ids("valid").shape[1]))
@@ -48,7 +50,7 @@ class Length(ControlTask):
             raise UserError(f"{entry.where}: length should be a whole number above 0, not {value!r}")
         return value
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(END right after the last word) - mean over the positions before of log p(a word).
 
         The first word stands at position 1, behind START. Under the published form (squared error between the predicted

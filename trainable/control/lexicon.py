@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from trainable.corpora.tokenize import END, PAD, START, UNK
+from trainable.corpora.base import SPLITS
+from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
 
 GRAMMAR_CORPUS = "restaurant"
 
 
-def oracle_of(corpus) -> str:
+def oracle_of(corpus: AnyCorpus) -> str:
     """`grammar` where the grammar that generated the corpus can read a meaning back; else `words`."""
     if isinstance(corpus, Lexicon):
         return corpus.oracle
@@ -60,15 +61,16 @@ class Lexicon:
     """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where none was counted."""
 
     @classmethod
-    def of(cls, corpus, tags: dict[str, dict[str, float]] | None = None) -> Lexicon:
+    def of(cls, corpus: AnyCorpus, tags: dict[str, dict[str, float]] | None = None) -> Lexicon:
         """From a `TokenizedCorpus`: all fields and values in it that can be said. A `Lexicon` is given back.
 
         `tags`: word -> share of each tag (`trainable.control.tag_shares`), where they were counted.
         """
         if isinstance(corpus, Lexicon):
             return corpus
-        oracle, seen = oracle_of(corpus), {}
-        for split in ("train", "valid"):
+        oracle = oracle_of(corpus)
+        seen: dict[str, set[str]] = {}
+        for split in SPLITS:
             for row in corpus.rows(split, range(len(corpus.lengths(split)))):
                 for field, value in (row.get("fields") or {}).items():
                     seen.setdefault(field, set()).add(value)
@@ -99,3 +101,7 @@ class Lexicon:
         ids = list(ids)
         ids = ids[:ids.index(END)] if END in ids else ids
         return [self.vocab[i] for i in ids if i not in (START, PAD)]
+
+
+AnyCorpus = TokenizedCorpus | Lexicon
+"""What knows words: a corpus, or what an exported model carries of one."""

@@ -9,7 +9,7 @@ from spaces.config import PluginRef
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
 from trainable.control.compose import Compose
-from trainable.control.lexicon import Lexicon
+from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.registry import TASKS
 
 
@@ -18,7 +18,7 @@ def _folded(key: str) -> str:
     return " ".join(key.replace("_", " ").replace("-", " ").split()).casefold()
 
 
-def parse_control(text: str, corpus) -> tuple[ControlTask, Target]:
+def parse_control(text: str, corpus: AnyCorpus) -> tuple[ControlTask, Target]:
     """The control task and the target that `text` asks for; `corpus` is a `TokenizedCorpus` or a `Lexicon`.
 
     Raises `UserError` naming the legal fields, values or lengths.
@@ -36,7 +36,7 @@ def parse_control(text: str, corpus) -> tuple[ControlTask, Target]:
     return task, task.parse(name, value, lexicon)
 
 
-def parse_controls(texts: Sequence[str], corpus) -> tuple[ControlTask, Target]:
+def parse_controls(texts: Sequence[str], corpus: AnyCorpus) -> tuple[ControlTask, Target]:
     """One control, or several at once, as one task and target. Raises `UserError` as `parse_control`."""
     lexicon = Lexicon.of(corpus)
     found = [parse_control(text, lexicon) for text in texts]

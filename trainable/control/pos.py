@@ -32,13 +32,17 @@ class Pos(ControlTask):
         controller: Controller = CONTROLLER
         file_tags: bool = Field(False, description="take the tags of a target file as they are, not the oracle's of its words")
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    params: Params
+    syntax: Syntax | None
+    heads: Heads | None
+
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """The oracle's tags of the row, words outside the vocabulary being UNK as a model would write them."""
         oracle = oracle_for(self.params.oracle, corpus, "tags")
         words = corpus.decode(corpus.ids(split)[row])
         return {"tags": list(oracle.read(words).tags), "oracle": oracle.full_name} if words else None
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """`{"pos": [...], "words_": [...]}`."""
         oracle = oracle_for(self.params.oracle, corpus, "tags")
         if self.params.file_tags:
@@ -76,10 +80,14 @@ class Pos(ControlTask):
             return
         prepare_controller(self, context, oracle_for(self.params.oracle, corpus, "tags"))
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for the whole target."""
-        log_tags = (self.syntax.log_tags(prediction.log_probs) if self.heads is None
-                    else self.heads.log_tags(prediction.hidden))
+        if self.heads is not None:
+            assert prediction.hidden is not None
+            log_tags = self.heads.log_tags(prediction.hidden)
+        else:
+            assert self.syntax is not None
+            log_tags = self.syntax.log_tags(prediction.log_probs)
         wanted = torch.full(log_tags.shape[:2], -1, device=log_tags.device)
         for row, target in zip(wanted, targets, strict=True):
             if len(target["tags"]) + 2 > len(row):
@@ -142,7 +150,7 @@ class Pos(ControlTask):
         return {"tags": tags, "oracle": oracle_for(AUTO, lexicon, "tags").full_name}
 
 
-def oracle_of_target(task: ControlTask, target: Target):
+def oracle_of_target(task: ControlTask, target: Target) -> Oracle:
     """The oracle that a target names, built once per task."""
     held = task.__dict__.setdefault("_oracles", {})
     if target["oracle"] not in held:

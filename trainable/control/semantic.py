@@ -13,7 +13,8 @@ from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
 from trainable.control.target_files import Entry
-from trainable.corpora.tokenize import END, UNK
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import END, UNK, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 
@@ -40,7 +41,7 @@ def log_alive(log_probs: Tensor) -> Tensor:
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
 
-def fields_of(corpus, *splits: str) -> dict[str, set[str]]:
+def fields_of(corpus: TokenizedCorpus, *splits: Split) -> dict[str, set[str]]:
     """The fields of some splits' text, each with its values."""
     found: dict[str, set[str]] = {}
     for split in splits:
@@ -60,7 +61,10 @@ class Semantic(ControlTask):
 
         fields: tuple[str, ...] = Field((), description="fields that targets are drawn from; empty: all")
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    params: Params
+    _fields: tuple[TokenizedCorpus, dict[str, set[str]]] | None = None
+
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """One field, drawn evenly from those of the row that can be said and scored, with its value.
 
         Values are left out when a word of theirs is not in the vocabulary, and, where no grammar decides, when they are
@@ -71,17 +75,17 @@ class Semantic(ControlTask):
         usable = [target for target in made if target is not None]
         return usable[int(torch.randint(len(usable), (), generator=generator))] if usable else None
 
-    def no_target_reason(self, corpus) -> str:
+    def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """No fields, or none of the asked ones."""
         wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus, "valid")
         remedy = f"legal: {', '.join(known)}" if known else \
             "leave the task out of evaluation.control_tasks or use a corpus with fields"
         return f"the corpus's held-out text has no usable fields{wanted}; {remedy}"
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """`["food", ":", "fast", "food"]`: field, colon, the words of the value."""
         field, words = self._written(entry)
-        if getattr(self, "_fields", (None,))[0] is not corpus:
+        if self._fields is None or self._fields[0] is not corpus:
             self._fields = corpus, fields_of(corpus, "valid")
         known = self._fields[1]
         if known and field not in known:
@@ -113,13 +117,13 @@ class Semantic(ControlTask):
         """Words of the value."""
         return len(self._written(entry)[1])
 
-    def _target(self, field: str, value: str, oracle: str, corpus) -> Target | None:
+    def _target(self, field: str, value: str, oracle: str, corpus: TokenizedCorpus) -> Target | None:
         if self.params.fields and field not in self.params.fields:
             return None
         phrases = [phrase for phrase in phrases_for(field, value, oracle) if UNK not in corpus.encode(phrase)]
         return {"field": field, "value": value, "oracle": oracle, "phrases": phrases} if phrases else None
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log min(1, expected number of times that the posterior says the target before the sentence ends).
 
         No classifier: the expectation is a log-sum-exp over phrases and start positions i of sum_k log p(word k at i +

@@ -16,7 +16,7 @@ from trainable.control.lexicon import Lexicon
 from trainable.control.oracles.base import PHRASES, Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
-from trainable.control.syntax import PhraseBatch
+from trainable.control.syntax import PhraseBatch, Syntax
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN
 from trainable.models.prediction import Prediction
@@ -33,7 +33,12 @@ class Spans(ControlTask):
         oracle: str = Field(AUTO, description="grammar, textblob (flat chunks), benepar:MODEL; auto: grammar or textblob")
         controller: Controller = CONTROLLER
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    params: Params
+    syntax: Syntax | None
+    heads: Heads | None
+    _held: tuple[list[Target], PhraseBatch] | None = None
+
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """One span of more than one word, drawn evenly from the row's; not the whole text, which length would ask for."""
         oracle = oracle_for(self.params.oracle, corpus, "spans")
         return self._drawn(corpus.decode(corpus.ids(split)[row]), oracle, generator)
@@ -44,11 +49,11 @@ class Spans(ControlTask):
             return None
         return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]), "oracle": oracle.full_name}
 
-    def no_target_reason(self, corpus) -> str:
+    def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """No span."""
         return "no held-out text has a span of more than one word; use another oracle or leave the task out"
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """`{"words_": [...], "spans": [[i, j, label]]}`: the file's span where the oracle reads it in the words too, else
         one that the oracle does read there."""
         oracle, words = oracle_for(self.params.oracle, corpus, "spans"), entry.words()
@@ -75,7 +80,7 @@ class Spans(ControlTask):
         """Tags by word and tag rows by phrase, counted in training text; or heads trained on noisy latents."""
         prepare_controller(self, context, oracle_for(self.params.oracle, context.corpus, "spans"))
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
         values, sentences = self.log_probs(prediction, targets)
         losses = prediction.log_probs.new_zeros(len(targets)) + 0 * prediction.log_probs.sum((1, 2))
@@ -84,11 +89,13 @@ class Spans(ControlTask):
     def log_probs(self, prediction: Prediction, targets: list[Target]) -> tuple[Tensor, Tensor]:
         """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""
         if self.heads is not None:
+            assert prediction.hidden is not None
             return self.heads.log_prob(prediction.hidden, [self.requested_spans(target) for target in targets])
-        held = getattr(self, "_held", None)
+        assert self.syntax is not None
+        held = self._held
         if held is None or held[0] is not targets:  # guidance comes back with the same list at every step
-            wanted = [self.requested_spans(target) for target in targets]
-            self._held = held = (targets, PhraseBatch(self.syntax, wanted, prediction.log_probs.device))
+            asked = [self.requested_spans(target) for target in targets]
+            self._held = held = (targets, PhraseBatch(self.syntax, asked, prediction.log_probs.device))
         wanted = held[1]
         if not wanted.count:
             return prediction.log_probs.new_zeros(0), wanted.sentences

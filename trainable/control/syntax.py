@@ -17,7 +17,8 @@ from torch import Tensor
 
 from trainable.control.oracles.base import UPOS, Oracle, Reading
 from trainable.control.oracles.brackets import reading_of
-from trainable.corpora.tokenize import END, START
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import END, START, TokenizedCorpus
 
 EDGE = "EDGE"
 """The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""
@@ -29,7 +30,7 @@ FLOOR = 1e-6
 """Least probability of a tag: keeps gradients finite where the posterior is sure of something else."""
 
 
-def readings(corpus, oracle: Oracle, split: str = "train") -> Iterable[tuple[list[int], Reading]]:
+def readings(corpus: TokenizedCorpus, oracle: Oracle, split: Split = "train") -> Iterable[tuple[list[int], Reading]]:
     """(word ids, reading) of the first `oracle.sample` rows of a split: the corpus's own annotation where the grammar is
     the oracle (the two agree), else the oracle's."""
     count = min(oracle.sample, len(corpus.lengths(split)))
@@ -53,7 +54,7 @@ class Syntax:
     were such a phrase."""
 
     @classmethod
-    def count(cls, corpus, oracle: Oracle, phrases: bool = True) -> Syntax:
+    def count(cls, corpus: TokenizedCorpus, oracle: Oracle, phrases: bool = True) -> Syntax:
         """From the training split of a `TokenizedCorpus`; without `phrases` the tags alone."""
         tags = torch.zeros(len(corpus.vocab), len(TAGS))
         windows: Counter[tuple[int, ...]] = Counter()
@@ -130,7 +131,8 @@ class PhraseBatch:
 
     def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]], device: torch.device):
         """`phrases`: for each sentence its spans; those that text never showed are left out."""
-        rows, weights, places, owners, sentences = [], [], [], [], []
+        rows, weights, places, owners = [], [], [], []
+        sentences: list[int] = []
         widest = max((size + 2 for _, size in syntax.phrases), default=1)
         for b, spans in enumerate(phrases):
             for first, last, label in spans:

@@ -15,7 +15,8 @@ from trainable.control.oracles.choosing import oracle_for
 from trainable.control.pos import oracle_of_target
 from trainable.control.spans import Spans, known_share
 from trainable.control.target_files import Entry
-from trainable.corpora.tokenize import END
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import END, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 
@@ -24,16 +25,16 @@ class Tree(Spans):
 
     name = "tree"
 
-    def target(self, corpus, split: str, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
         """All spans of the row, and its number of words."""
         oracle = oracle_for(self.params.oracle, corpus, "spans")
         return self._of(corpus.decode(corpus.ids(split)[row]), oracle)
 
-    def _of(self, words: list[str], oracle) -> Target | None:
+    def _of(self, words: list[str], oracle: Oracle) -> Target | None:
         spans = [list(span) for span in oracle.read(words).spans]
         return {"spans": spans, "words": len(words), "oracle": oracle.full_name} if spans else None
 
-    def entry(self, entry: Entry, corpus, generator: torch.Generator) -> Target:
+    def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """The oracle's bracketing of the line's `words_`."""
         words = entry.words()
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
@@ -68,7 +69,7 @@ class Tree(Spans):
         end[target["words"] + 1] = f"{self.name} end"
         return [*super().condition(target, positions), end]
 
-    def loss(self, prediction: Prediction, targets: list[Target], corpus) -> Tensor:
+    def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
         log_probs = prediction.log_probs
         values, sentences = self.log_probs(prediction, targets)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from trainable.registry import Params
+from trainable import registry
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -43,7 +43,7 @@ class Corpus(ABC):
     later: ClassVar[frozenset[str]] = frozenset()
     """Parameters that came after the first caches: at their defaults they are left out of the fingerprint."""
 
-    def __init__(self, params: Params):
+    def __init__(self, params: registry.Params):
         self.params = params
 
     @abstractmethod

@@ -52,6 +52,8 @@ class E2E(Corpus):
                 raise ValueError(f"set either path ({EXPECTED}) or hub: true")
             return self
 
+    params: Params
+
     def reserved(self) -> tuple[str, ...]:
         """The line break, which the published vocabulary of 821 counts as a word.
 

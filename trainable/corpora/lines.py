@@ -45,6 +45,8 @@ class Lines(Corpus):
         format: Format = Field("auto", description="what the files are; auto: by the end of their names, .jsonl, .ndjson, "
                                                    ".json, .tsv, .csv, .parquet, else plain lines")
 
+    params: Params
+
     def version(self) -> str:
         """The tokenizer's version."""
         return tokenizer_version(self.params.tokenizer)

@@ -29,6 +29,8 @@ class ROCStories(Corpus):
         valid_share: float = Field(0.05, gt=0, lt=1, description="share of the stories that is held out")
         tokenizer: Tokenizer = Field("spacy", description=TOKENIZERS)
 
+    params: Params
+
     def version(self) -> str:
         """The tokenizer's version."""
         return tokenizer_version(self.params.tokenizer)

@@ -33,7 +33,7 @@ BATCH = 4096
 class _Index:
     """Numbers words in the order in which they are first seen, after the specials. The word `UNKNOWN` is always UNK."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ids = {UNKNOWN: UNK}
         self.words: list[str] = []
 

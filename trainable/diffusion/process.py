@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from spaces.config import SamplingConfig
+from trainable import registry
 from trainable.models.backbone import Backbone
-from trainable.registry import Params, Registry
 
 
 class Sampling(Protocol):
@@ -46,8 +46,8 @@ class Process(ABC):
     """How texts become noise and come back. A subclass has `name`, a one-sentence docstring and `Params`."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]]
-    samplers: ClassVar[Registry]
+    Params: ClassVar[type[registry.Params]]
+    samplers: ClassVar[registry.Registry[Any]]
     """The samplers that can draw from it."""
     guides: ClassVar[tuple[str, ...]]
     """Values of `evaluation.guidance.by` that it offers."""

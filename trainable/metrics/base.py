@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from spaces.config import TrialConfig
+from trainable import registry
 from trainable.control.base import ControlTask, Target
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.process import Process, Sampling
-from trainable.registry import Params
+from trainable.models.backbone import Backbone
+
+if TYPE_CHECKING:
+    from trainable.scoring.teacher import Teacher
 
 Direction = Literal["minimize", "maximize"]
 Stage = Literal["rung", "final"]
@@ -30,15 +35,13 @@ class Measurable(Protocol):
     """One model at one rung, with everything that measuring it needs."""
 
     config: TrialConfig
-    model: torch.nn.Module
+    model: Backbone
     process: Process
     """The diffusion process of `model`."""
     sampling: Sampling
     """`model` under the trial's sampling settings."""
-    corpus: Any
-    """`TokenizedCorpus`."""
-    teacher: Any
-    """`trainable.scoring.teacher.Teacher`."""
+    corpus: TokenizedCorpus
+    teacher: Teacher
     share: float
     """Share of the configured sample counts that is used at this rung."""
     artifact: Path | None
@@ -81,9 +84,9 @@ class Metric(ABC):
     """A metric beside which this one costs little: it is measured wherever that one is."""
     ideal: ClassVar[float | None] = None
     """The best value that any model can have, where there is one: a search expects no gain beyond it."""
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[registry.Params]] = registry.Params
 
-    def __init__(self, params: Params):
+    def __init__(self, params: registry.Params):
         self.params = params
 
     @abstractmethod
@@ -99,12 +102,12 @@ def scaled(count: int, share: float, least: int = 1) -> int:
     return max(least, round(count * share))
 
 
-def heldout_words(corpus, rows: Sequence[int]) -> list[list[str]]:
+def heldout_words(corpus: TokenizedCorpus, rows: Sequence[int]) -> list[list[str]]:
     """The held-out sentences `rows` as the model could have written them: words outside the vocabulary are UNK."""
     ids = corpus.ids("valid")
     return [corpus.decode(ids[row]) for row in rows]
 
 
-def heldout_rows(corpus, count: int, generator: torch.Generator) -> list[int]:
+def heldout_rows(corpus: TokenizedCorpus, count: int, generator: torch.Generator) -> list[int]:
     """Up to `count` distinct held-out row numbers in random order."""
     return torch.randperm(len(corpus.ids("valid")), generator=generator)[:count].tolist()

@@ -42,7 +42,7 @@ def mean_error(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1) / n)
 
 
-def human_words(corpus, targets: Sequence[Target]) -> tuple[list[list[str]], list[Target]]:
+def human_words(corpus: TokenizedCorpus, targets: Sequence[Target]) -> tuple[list[list[str]], list[Target]]:
     """The human text behind each target that has one, as the model could write it, and those targets."""
     drawn = [target for target in targets if "row" in target or "human" in target]
     rows = heldout_words(corpus, [target["row"] for target in drawn if "row" in target])

@@ -27,7 +27,7 @@ def row_hashes(ids: np.ndarray) -> frozenset[int]:
     return frozenset(hash(row.tobytes()) for row in np.ascontiguousarray(ids, dtype=np.int32))
 
 
-def as_row(words: Sequence[str], corpus, length: int) -> np.ndarray:
+def as_row(words: Sequence[str], corpus: TokenizedCorpus, length: int) -> np.ndarray:
     """[length] ids START words END PAD..., as the corpus stores a sentence; cut where the words do not fit."""
     row = np.full(length, corpus.PAD, dtype=np.int32)
     ids = [corpus.START, *corpus.encode(list(words)), corpus.END][:length]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,7 @@ class NLLBound(Metric):
                 parts = sum_parts([m.process.bound(m.model, batch, e.times, generator) for batch in ids.split(BATCH)])
         finally:
             m.model.train(training)
-        total = sum(parts.values())
+        total = functools.reduce(torch.add, parts.values())
         per_word = float(total.sum() / words.sum())
         residual = (total - per_word * words).pow(2).sum().sqrt() / words.sum()
         return {"nll_bound": per_word, "nll_bound_se": float(residual),

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import Site, TrialConfig
+from trainable import registry
 from trainable.models.prediction import Prediction
-from trainable.registry import Params
 
 Table = Literal["auto", "decoded", "packed"]
 """How an artifact's word table is kept: as codes where that is faster, as floats, as codes."""
@@ -42,8 +42,8 @@ class Backbone(nn.Module, ABC):
     """A network that believes something of corrupted tokens. A subclass has `name`, a one-sentence docstring and `Params`."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]]
-    params: Params
+    Params: ClassVar[type[registry.Params]]
+    params: registry.Params
     symbols: dict[str, int]
     """What a condition can say, by id; empty in a model that is told nothing."""
     body: nn.Module

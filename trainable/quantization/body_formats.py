@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,25 +21,26 @@ from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul
 from trainable.quantizers.base import Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
-from trainable.registry import Params
 
 ROWS = 128
 """Rows of activations that a CPU multiplies at once: temporaries fit its cache and add little to the memory of a model."""
 
 Shape = tuple[int, int]
+Product = Callable[[Tensor, "CodedLinear"], Tensor]
+"""[rows, in] and the layer -> [rows, out] float32."""
 
 
 class BodyFormat(ABC):
     """How a Linear of the body is stored and multiplied. Weights are [out, in]."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[registry.Params]] = registry.Params
 
-    def __init__(self, params: Params):
+    def __init__(self, params: registry.Params):
         self.params = params
 
     @classmethod
-    def examples(cls) -> list[Params]:
+    def examples(cls) -> Sequence[registry.Params]:
         """Parameter sets that the contract tests run."""
         return [cls.Params()]
 
@@ -145,7 +147,7 @@ class Int8Dynamic(Int8Weight):
         return CodedLinear(self, parts, shape, bias, _int8_product)
 
 
-class Int4Params(Params):
+class Int4Params(registry.Params):
     group: Literal[32, 64, 128] = Field(64, description="values of a row that share a scale")
     scale: Literal["absmax", "mse"] = Field("mse", description="absmax: the largest |w| fits; mse: least squared error")
 
@@ -155,6 +157,7 @@ class Int4Weight(BodyFormat):
 
     name = "int4_weight"
     Params = Int4Params
+    params: Int4Params
 
     @classmethod
     def examples(cls) -> list[Int4Params]:
@@ -226,7 +229,12 @@ def _fifteen(scaled: Tensor) -> Tensor:
 class CodedLinear(nn.Module):
     """A Linear on codes. Its gradient towards the input is that of the float layer with the decoded weight."""
 
-    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor, product):
+    codes: Tensor
+    scale: Tensor
+    scale_bf16: Tensor
+    bias: Tensor
+
+    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor, product: Product):
         super().__init__()
         self.form, self.shape, self.product = form, shape, product
         self.out_features, self.in_features = shape
@@ -251,7 +259,7 @@ class CodedLinear(nn.Module):
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, layer: CodedLinear) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, layer: CodedLinear) -> Tensor:
         ctx.layer = layer
         if len(rows) <= ROWS or rows.is_cuda:
             return layer.product(rows, layer)
@@ -261,7 +269,7 @@ class _Product(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad @ ctx.layer.weight_float(), None
 
 

@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from spaces.config import SITES, QuantizationConfig, Site
 from trainable.models.backbone import Backbone, plain_name
-from trainable.quantizers.base import Quantizer
+from trainable.quantizers.base import Quantizer, shape_of
 from trainable.registry import QUANTIZERS
 
 
@@ -97,7 +97,7 @@ class SiteReport:
     @property
     def collapsed_rows(self) -> int:
         """Rows of the table that another row equals: words that rounding can no longer tell apart."""
-        return 0 if self.rows is None else self.rows - self.distinct_rows
+        return 0 if self.rows is None or self.distinct_rows is None else self.rows - self.distinct_rows
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, `collapsed_rows` included."""
@@ -132,15 +132,16 @@ def apply(model: Backbone, config: QuantizationConfig) -> dict[str, SiteReport]:
         if done:
             raise ValueError(f"site {site!r} is quantized already ({done[0]}): call remove first")
         for name, module in found[site]:
-            quantizer.refuse_absurd(tuple(module.weight.shape), f"{site} weight {plain_name(name)}")
-    reports = {}
+            quantizer.refuse_absurd(shape_of(_weight(module)), f"{site} weight {plain_name(name)}")
+    reports: dict[str, SiteReport] = {}
     for site, weights in found.items():
         if not weights:
             continue
         if quantizers[site].name != "none":
             for _, module in weights:
                 # unsafe skips a trial run of the quantizer; that it keeps shape and dtype, the contract tests show.
-                parametrize.register_parametrization(module, "weight", FakeQuant(quantizers[site], module.weight), unsafe=True)
+                fake = FakeQuant(quantizers[site], _weight(module))
+                parametrize.register_parametrization(module, "weight", fake, unsafe=True)
         reports[site] = _report(site, quantizers[site], [module for _, module in weights])
     return reports
 
@@ -193,31 +194,50 @@ def distinct_rows(table: Tensor) -> int:
 def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, FakeQuant]]:
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            fake = module.parametrizations.weight[0]
+            fake = _parametrized(module)[0]
             if isinstance(fake, FakeQuant):
                 yield name, module, fake
 
 
 def _master(module: nn.Module) -> Tensor:
     if parametrize.is_parametrized(module, "weight"):
-        return module.parametrizations.weight.original
-    return module.weight
+        master = _parametrized(module).original
+        assert isinstance(master, Tensor)
+        return master
+    return _weight(module)
+
+
+def _parametrized(module: nn.Module) -> parametrize.ParametrizationList:
+    """What makes the weight of a module on which `parametrize` is."""
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    found = parametrizations["weight"]
+    assert isinstance(found, parametrize.ParametrizationList)
+    return found
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """The weight that the module computes with."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
 
 
 @torch.no_grad()
 def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteReport:
     values = stored = beyond = 0
+    low, high = quantizer.grid.low, quantizer.grid.high
     before = after = largest = 0.0
     distinct = rows = None
     for module in modules:
-        master, weight = _master(module).float(), module.weight.float()
+        master, weight = _master(module).float(), _weight(module).float()
         values += master.numel()
         stored += _stored(module, quantizer)
         before += float(torch.linalg.vector_norm(master)) ** 2
         after += float(torch.linalg.vector_norm(weight)) ** 2
         largest = max(largest, float(torch.linalg.vector_norm(master, float("inf"))))
-        if quantizer.grid.low is not None:
-            beyond += int(((master < quantizer.grid.low) | (master > quantizer.grid.high)).sum())
+        if low is not None and high is not None:
+            beyond += int(((master < low) | (master > high)).sum())
         if site == "embedding":
             rows, distinct = len(weight), distinct_rows(weight)
     return SiteReport(site, quantizer.label, len(modules), values, 8 * stored / values,
@@ -227,5 +247,5 @@ def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteR
 def _stored(module: nn.Module, quantizer: Quantizer) -> int:
     """Bytes of a packed weight; where the family's size depends on the values, they are packed to see."""
     if not quantizer.adaptive:
-        return quantizer.stored_bytes(tuple(module.weight.shape))
+        return quantizer.stored_bytes(shape_of(_weight(module)))
     return sum(value.numel() * value.element_size() for value in quantizer.encode(_master(module)).values())

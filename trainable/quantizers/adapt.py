@@ -41,6 +41,7 @@ class AdaPT(WholeTensor):
 
     name = "adapt"
     Params = AdaPTParams
+    params: AdaPTParams
     idempotent = False
     adaptive = True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
+from trainable import registry
 from trainable.quantizers.gradients import clip_gradient, pass_gradient, straight_through
-from trainable.registry import Params
 
 __all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "WholeTensor", "check_size", "clip_gradient", "finite32",
            "row_mean", "straight_through"]
@@ -34,7 +34,7 @@ class Part(NamedTuple):
     """One stored array: its dtype and number of elements."""
 
     dtype: torch.dtype
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's `count` is of no use here
 
     @property
     def bytes(self) -> int:
@@ -42,7 +42,7 @@ class Part(NamedTuple):
         return self.count * self.dtype.itemsize
 
 
-class QuantizerParams(Params):
+class QuantizerParams(registry.Params):
     """What every family takes."""
 
     gradient: Literal["own", "plain", "clipped", "affine", "rotation"] = Field(
@@ -63,19 +63,19 @@ class Quantizer(ABC):
     """A map from float weights [rows, cols] to few levels. Subclasses set `name`, `Params` and the methods below."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = QuantizerParams
-    idempotent: ClassVar[bool] = True
+    Params: ClassVar[type[registry.Params]] = QuantizerParams
+    idempotent: bool = True
     """Whether quantizing twice gives the same as once, up to float32 rounding of a row's scale."""
     adaptive: ClassVar[bool] = False
     """Whether the stored size depends on the values; then `layout` is the largest that can be."""
     frozen: ClassVar[tuple[str, ...]] = ()
     """Names in `fit` that are kept with the weight and not trained."""
 
-    def __init__(self, params: Params):
+    def __init__(self, params: QuantizerParams):
         self.params = params
 
     @classmethod
-    def examples(cls) -> list[Params]:
+    def examples(cls) -> Sequence[registry.Params]:
         """Parameter sets that the contract tests run."""
         return [cls.Params()]
 
@@ -156,7 +156,7 @@ class Quantizer(ABC):
         parts = self.layout(shape)
         beside = {name: 8 * part.bytes / math.prod(shape) for name, part in parts.items() if name != "codes"}
         if beside and sum(beside.values()) > MOST_BITS:
-            name = max(beside, key=beside.get)
+            name = max(beside, key=lambda name: beside[name])
             raise UserError(f"quantizer {self.label!r} on {where} [{shape[0]}, {shape[1]}] stores "
                             f"{self.bits_per_value(shape):.1f} bits a value, {beside[name]:.1f} of them for its {name}; "
                             f"legal: at most {MOST_BITS} beside the codes (coarser groups, fewer entries)")
@@ -187,6 +187,12 @@ class WholeTensor(Quantizer):
     @property
     def grid(self) -> Grid:
         return Grid(None, None, None, None)
+
+
+def shape_of(w: Tensor) -> tuple[int, int]:
+    """[rows, cols] of a weight."""
+    rows, cols = w.shape
+    return rows, cols
 
 
 def check_size(array: Tensor, expected: int, what: str) -> Tensor:

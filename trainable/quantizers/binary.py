@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -38,13 +38,13 @@ class _ScaledSigns(torch.autograd.Function):
     """alpha sign(w), alpha = mean |w| of the row: product rule, with sign's derivative replaced by 1[|w| <= 1]."""
 
     @staticmethod
-    def forward(ctx, w: Tensor) -> Tensor:
+    def forward(ctx: Any, w: Tensor) -> Tensor:
         alpha = row_mean(w.float().abs())
         ctx.save_for_backward(w, alpha)
         return (signs(w) * alpha).to(w.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         w, alpha = ctx.saved_tensors
         sign, flow = signs(w), grad.float()
         through_sign = clip_gradient(flow * alpha, w, -1.0, 1.0)
@@ -60,6 +60,7 @@ class Binary(Quantizer):
 
     name = "binary"
     Params = BinaryParams
+    params: BinaryParams
 
     @classmethod
     def examples(cls) -> list[BinaryParams]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, QuantizerParams, finite32
+from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, QuantizerParams, finite32, shape_of
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
@@ -129,6 +130,7 @@ class BlockScaled(Quantizer):
     @property
     def _where(self) -> tuple[Granularity, int]:
         """What shares a scale."""
+        assert isinstance(self.params, BlockParams)
         return self.params.granularity, self.params.group
 
     @property
@@ -156,11 +158,11 @@ class BlockScaled(Quantizer):
         if not self.clips:
             return straight_through(w, values)
         inside = split(w.detach().float(), *self._where).abs() <= scale * self.highest
-        return straight_through(w, values, mask=join(inside, w.shape))
+        return straight_through(w, values, mask=join(inside, shape_of(w)))
 
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         levels, scale = self._parts(finite32(w))
-        return {"codes": pack_bits(self._codes(join(levels, w.shape).flatten()), self.bits),
+        return {"codes": pack_bits(self._codes(join(levels, shape_of(w)).flatten()), self.bits),
                 **store_scale(scale, self.scale_kind)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
@@ -174,11 +176,7 @@ class BlockScaled(Quantizer):
 
 
 class IntegerLevels(BlockScaled):
-    """Whole numbers from -Q to Q = 2^(bits-1) - 1 as levels; `params` has `bits`."""
-
-    @property
-    def bits(self) -> int:
-        return self.params.bits
+    """Whole numbers from -Q to Q = 2^(bits-1) - 1 as levels."""
 
     @property
     def highest(self) -> float:
@@ -198,7 +196,7 @@ class IntegerLevels(BlockScaled):
         return codes.float() - self.highest
 
 
-def best_scale(blocks: Tensor, scale: Tensor, levels, low: float = 0.4, tries: int = 13) -> Tensor:
+def best_scale(blocks: Tensor, scale: Tensor, levels: Callable[[Tensor], Tensor], low: float = 0.4, tries: int = 13) -> Tensor:
     """Of `tries` shares from `low` to 1 of each block's `scale`, the one with the least squared error of `levels`."""
     best, least = scale, torch.full_like(scale, torch.inf)
     unit = blocks.abs().amax(1, keepdim=True).clamp(min=SMALLEST)  # squares of huge values must not overflow

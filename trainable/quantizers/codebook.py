@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,13 +74,13 @@ class _Commitment(torch.autograd.Function):
     """The quantized values; adds to the gradients those of mean |q - sg w|^2 and of beta mean |sg q - w|^2."""
 
     @staticmethod
-    def forward(ctx, w: Tensor, quantized: Tensor, beta: float) -> Tensor:
+    def forward(ctx: Any, w: Tensor, quantized: Tensor, beta: float) -> Tensor:
         ctx.beta = beta
         ctx.save_for_backward(w, quantized)
         return quantized.view_as(quantized)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w, quantized = ctx.saved_tensors
         apart = (2 / w.numel()) * (quantized - w)
         return grad - (ctx.beta * apart).to(grad.dtype), grad + apart.to(grad.dtype), None

@@ -50,6 +50,7 @@ class FixedPoint(Quantizer):
 
     name = "fixed"
     Params = FixedParams
+    params: FixedParams
 
     def __init__(self, params: FixedParams):
         super().__init__(params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from trainable.quantizers.base import Grid, Learned, Part
-from trainable.quantizers.blocks import SMALLEST, BlockParams, BlockScaled, best_scale
+from trainable.quantizers.blocks import SMALLEST, BlockParams, BlockScaled, Granularity, best_scale
 
 
 class Format:
@@ -67,7 +68,10 @@ class Format:
 class FloatLevels(BlockScaled):
     """The numbers of a small float `format` as levels."""
 
-    format: Format
+    @property
+    @abstractmethod
+    def format(self) -> Format:
+        """Whose numbers they are."""
 
     @property
     def bits(self) -> int:
@@ -115,25 +119,23 @@ class SmallFloat(FloatLevels):
 
     name = "float"
     Params = FloatParams
+    params: FloatParams
 
     def __init__(self, params: FloatParams):
         super().__init__(params)
         self.scale_kind = params.scale_bits
         self.scaled = params.bias != "standard"
         self.clips = params.bias == "search"
+        self.idempotent = params.bias != "search"
 
     @classmethod
     def examples(cls) -> list[FloatParams]:
         forms = [(2, 1), (3, 0), (4, 3), (5, 2), (2, 3), (3, 2), (3, 4)]
-        make = cls.Params
+        make = FloatParams
         return [make(exp_bits=e, man_bits=m) for e, m in forms] + [
             make(bias="search"), make(exp_bits=3, man_bits=0, bias="search", granularity="group", group=32),
             make(exp_bits=4, man_bits=3, bias="standard"), make(exp_bits=5, man_bits=2, bias="standard"),
             make(granularity="group", scale_bits=8), make(granularity="tensor", scale_bits=32)]
-
-    @property
-    def idempotent(self) -> bool:
-        return self.params.bias != "search"
 
     @property
     def label(self) -> str:
@@ -147,7 +149,7 @@ class SmallFloat(FloatLevels):
         return Format(self.params.exp_bits, self.params.man_bits)
 
     @property
-    def scope(self) -> str:
+    def scope(self) -> Granularity:
         return super().scope if self.scaled else "row"
 
     @property

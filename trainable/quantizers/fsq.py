@@ -39,6 +39,7 @@ class FSQ(WholeTensor):
 
     name = "fsq"
     Params = FSQParams
+    params: FSQParams
     idempotent = False  # tanh
     frozen = ("unit",)
 

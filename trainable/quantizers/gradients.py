@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,14 +23,14 @@ class _StraightThrough(torch.autograd.Function):
     """Gives the quantized values and hands the gradient to the weight, as if nothing had happened in between."""
 
     @staticmethod
-    def forward(ctx, w: Tensor, quantized: Tensor, low: float | None, high: float | None) -> Tensor:
+    def forward(ctx: Any, w: Tensor, quantized: Tensor, low: float | None, high: float | None) -> Tensor:
         ctx.low, ctx.high = low, high
         if low is not None:
             ctx.save_for_backward(w)
         return quantized
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.low is None:
             return grad, None, None, None
         (w,) = ctx.saved_tensors
@@ -40,13 +41,13 @@ class _Corrected(torch.autograd.Function):
     """Gives the quantized values; the weight's gradient follows `rule`, the quantized values get it unchanged."""
 
     @staticmethod
-    def forward(ctx, w: Tensor, quantized: Tensor, rule: str, low: float | None, high: float | None) -> Tensor:
+    def forward(ctx: Any, w: Tensor, quantized: Tensor, rule: str, low: float | None, high: float | None) -> Tensor:
         ctx.rule, ctx.low, ctx.high = rule, low, high
         ctx.save_for_backward(w, quantized)
         return quantized.view_as(quantized)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w, quantized = ctx.saved_tensors
         own = _RULES[ctx.rule](grad.float(), w.float(), quantized.float(), ctx.low, ctx.high).to(grad.dtype)
         return own, grad, None, None, None
@@ -56,12 +57,12 @@ class _Masked(torch.autograd.Function):
     """Gives the quantized values; the weight's gradient passes where the mask is set."""
 
     @staticmethod
-    def forward(ctx, w: Tensor, quantized: Tensor, mask: Tensor) -> Tensor:
+    def forward(ctx: Any, w: Tensor, quantized: Tensor, mask: Tensor) -> Tensor:
         ctx.save_for_backward(mask)
         return quantized.view_as(quantized)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (mask,) = ctx.saved_tensors
         return grad * mask, grad, None
 
@@ -70,12 +71,12 @@ class _ScaledGradient(torch.autograd.Function):
     """The identity, whose gradient is multiplied."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
         ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad * ctx.factor, None
 
 
@@ -84,7 +85,7 @@ def _plain(grad: Tensor, w: Tensor, q: Tensor, low: float | None, high: float | 
 
 
 def _clipped(grad: Tensor, w: Tensor, q: Tensor, low: float | None, high: float | None) -> Tensor:
-    if low is not None:
+    if low is not None and high is not None:
         return clip_gradient(grad, w, low, high)
     return grad * (w.abs() <= q.abs().amax(1, keepdim=True))
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, finite32
+from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, finite32, shape_of
 from trainable.quantizers.blocks import Granularity, count, join, split
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -38,10 +38,11 @@ class LookupTable(Quantizer):
 
     name = "lut"
     Params = LookupParams
+    params: LookupParams
 
     @classmethod
     def examples(cls) -> list[LookupParams]:
-        make = cls.Params
+        make = LookupParams
         return [make(), make(bits=2), make(bits=3, granularity="row"), make(bits=2, granularity="group", group=64),
                 make(bits=1)]
 
@@ -87,12 +88,12 @@ class LookupTable(Quantizer):
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         table, codes = self._look_up(w, learned)
-        return straight_through(w, join(table.gather(1, codes), w.shape))
+        return straight_through(w, join(table.gather(1, codes), shape_of(w)))
 
     @torch.no_grad()
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         table, codes = self._look_up(finite32(w), learned)
-        return {"codes": pack_bits(join(codes, w.shape).flatten(), self.params.bits),
+        return {"codes": pack_bits(join(codes, shape_of(w)).flatten(), self.params.bits),
                 "table": table.flatten().to(torch.bfloat16)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:

@@ -29,6 +29,7 @@ class NF4(BlockScaled):
 
     name = "nf4"
     Params = NF4Params
+    params: NF4Params
 
     def __init__(self, params: NF4Params):
         super().__init__(params)

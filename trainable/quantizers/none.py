@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainable import registry
 from trainable.quantizers.base import Grid, Learned, Part, Quantizer, finite32
-from trainable.registry import Params
 
 
 class NoQuantizer(Quantizer):
     """Weights stay float32, 32 bits each."""
 
     name = "none"
-    Params = Params
+    Params = registry.Params
 
     @property
     def grid(self) -> Grid:

@@ -6,6 +6,8 @@ little-endian bit stream; `pack_trits` puts five base-3 digits in a byte, the fi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ def trits_bytes(values: int) -> int:
     return (values + TRITS_PER_BYTE - 1) // TRITS_PER_BYTE
 
 
-def _overlaps(bits: int):
+def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
     """For each of eight neighboring codes and each of their `bits` bytes: (code, byte, left shift onto that byte)."""
     for code in range(8):
         start = code * bits

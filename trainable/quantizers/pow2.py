@@ -42,6 +42,7 @@ class PowerOfTwo(Quantizer):
 
     name = "pow2"
     Params = Pow2Params
+    params: Pow2Params
     idempotent = False  # B need not be a power of two: 8.9375 goes to 8 the second time
 
     def __init__(self, params: Pow2Params):

@@ -17,6 +17,7 @@ class ProductQuantizer(Vectors):
 
     name = "pq"
     Params = PQParams
+    params: PQParams
 
     def __init__(self, params: PQParams):
         super().__init__(params)

@@ -18,6 +18,7 @@ class ResidualVQ(Vectors):
 
     name = "rvq"
     Params = RVQParams
+    params: RVQParams
     idempotent = False  # stage by stage is not the nearest sum
 
     def __init__(self, params: RVQParams):

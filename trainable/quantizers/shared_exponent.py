@@ -19,6 +19,7 @@ ELEMENTS = {"fp4_e2m1": (2, 1), "fp6_e2m3": (2, 3), "fp6_e3m2": (3, 2), "fp8_e4m
 class SharedExponent(BlockScaled):
     """Scales that are powers of two, one byte each (E8M0)."""
 
+    params: BlockFloatParams | MXParams
     scale_kind = "power"
 
     @property
@@ -44,10 +45,15 @@ class BlockFloat(SharedExponent, IntegerLevels):
 
     name = "bfp"
     Params = BlockFloatParams
+    params: BlockFloatParams
 
     @classmethod
     def examples(cls) -> list[BlockFloatParams]:
         return [BlockFloatParams(bits=b, block=k) for b, k in [(4, 32), (8, 32), (2, 16), (3, 8), (6, 64)]]
+
+    @property
+    def bits(self) -> int:
+        return self.params.bits
 
     @property
     def label(self) -> str:
@@ -72,6 +78,7 @@ class MX(SharedExponent, FloatLevels):
 
     name = "mx"
     Params = MXParams
+    params: MXParams
 
     @classmethod
     def examples(cls) -> list[MXParams]:

@@ -26,6 +26,7 @@ class SimVQ(Vectors):
 
     name = "simvq"
     Params = SimVQParams
+    params: SimVQParams
     frozen = ("codewords",)
 
     def __init__(self, params: SimVQParams):

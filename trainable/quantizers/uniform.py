@@ -54,6 +54,7 @@ class Uniform(IntegerLevels):
 
     name = "uniform"
     Params = UniformParams
+    params: UniformParams
 
     def __init__(self, params: UniformParams):
         super().__init__(params)
@@ -64,21 +65,21 @@ class Uniform(IntegerLevels):
 
     @classmethod
     def examples(cls) -> list[UniformParams]:
-        make = cls.Params
+        make = UniformParams
         return [make(), make(bits=8), make(bits=2, scale="mse"), make(bits=3, granularity="tensor", scale_bits=32),
                 make(granularity="group", group=32, scale_bits=8), make(scale="lsq"),
                 make(scale="lsq", granularity="tensor"), make(bits=3, scale="pams", granularity="group"),
                 make(symmetric=False), make(bits=8, symmetric=False, granularity="group"), make(bits=5, scale="mse")]
 
     @property
-    def idempotent(self) -> bool:
-        return self.learns or (self.params.scale == "absmax" and self.params.symmetric)
-
-    @property
     def label(self) -> str:
         params = self.params
         scale = "" if params.scale == "absmax" else f"_{params.scale}"
         return f"int{params.bits}{'' if params.symmetric else '_affine'}{scale}{params.blocks}"
+
+    @property
+    def bits(self) -> int:
+        return self.params.bits
 
     @property
     def highest(self) -> float:
@@ -136,8 +137,8 @@ class Uniform(IntegerLevels):
             return super()._quantize(w, learned)
         blocks = split(w.detach().float(), *self._where)
         values, scale = self._learned(blocks, learned or self.fit(w))
-        inside = join(blocks.abs() <= scale * self.highest, w.shape)
-        return straight_through(w, join(values, w.shape), mask=inside)
+        inside = join(blocks.abs() <= scale * self.highest, shape_of(w))
+        return straight_through(w, join(values, shape_of(w)), mask=inside)
 
     def _finite(self, values: Tensor) -> Tensor:
         return values if self.params.symmetric else values.clamp_(-LARGEST, LARGEST)  # a rounded zero point can pass it
@@ -150,10 +151,10 @@ class Uniform(IntegerLevels):
             levels = self._levels(blocks / scale)
         else:
             levels, scale = self._parts(finite32(w))
-        zero = self.highest if self.params.symmetric else self._zero(blocks, scale)
-        packed = {"codes": pack_bits(join(levels + zero, w.shape).flatten().int(), self.bits),
-                  **store_scale(scale, self.scale_kind)}
-        return packed if self.params.symmetric else {**packed, "zero": zero.flatten().to(torch.uint8)}
+        zero = None if self.params.symmetric else self._zero(blocks, scale)
+        codes = join(levels + (self.highest if zero is None else zero), shape_of(w)).flatten().int()
+        packed = {"codes": pack_bits(codes, self.bits), **store_scale(scale, self.scale_kind)}
+        return packed if zero is None else {**packed, "zero": zero.flatten().to(torch.uint8)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         packed = self.checked(packed, shape)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.quantizers.base import LARGEST, Learned, Part, QuantizerParams, WholeTensor, finite32
+from trainable.quantizers.base import LARGEST, Learned, Part, QuantizerParams, WholeTensor, finite32, shape_of
 from trainable.quantizers.codebook import committed, k_means, look_up, nearest, rows_of, sub_vectors
 from trainable.quantizers.lut import as_stored
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -29,6 +29,7 @@ class VQParams(QuantizerParams):
 class Vectors(WholeTensor):
     """Rows or pieces of rows as codewords. `width` values a piece (0 = the row), `stages` codebooks one on the other."""
 
+    params: VQParams
     width, stages = 0, 1
 
     @property
@@ -72,7 +73,7 @@ class Vectors(WholeTensor):
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         values = w.detach().float()
         book = self._book(learned or self.fit(w))
-        return committed(w, self._values(book, self._search(values, book), w.shape), self.params.commitment)
+        return committed(w, self._values(book, self._search(values, book), shape_of(w)), self.params.commitment)
 
     @torch.no_grad()
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
@@ -111,6 +112,7 @@ class VectorQuantizer(Vectors):
 
     name = "vq"
     Params = VQParams
+    params: VQParams
 
     @classmethod
     def examples(cls) -> list[VQParams]:

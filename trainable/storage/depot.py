@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def with_depot(jobs: dict[str, Job], depot: Depot) -> dict[str, Job]:
 
 
 def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
-    def run(payload: dict[str, Any], context: Any) -> Iterator[Event]:
+    def run(payload: dict[str, Any], context: Any) -> Generator[Event, None, None]:
         payload = depot.to_node(payload)
         keep = payload.pop("keep", None)
         for place in filter(depot.holds, [payload.get("corpus"), *payload.get("prepared", {}).values()]):

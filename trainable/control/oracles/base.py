@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 from spaces.errors import UserError
-from trainable.registry import Params
+from trainable import registry
 
 UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
         "VERB", "X")
@@ -36,7 +36,7 @@ class Oracle(ABC):
     """Reads text that is cut into words. A subclass has `name`, a one-sentence docstring and what it `provides`."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[registry.Params]] = registry.Params
     """None: an oracle is a name, because a name is what results carry."""
     provides: ClassVar[frozenset[str]]
     """Of "tags" and "spans"."""

@@ -168,32 +168,35 @@ def _keep(ahead: dict, end: int, log_p: float, slots: tuple) -> None:
         ahead[end] = log_p, slots
 
 
-def _cover(chart: _Chart, symbols: Sequence[str], alone: bool) -> list[tuple[str | None, int, int]] | None:
+Step = tuple[str | None, int, int]
+"""Symbol (None: the word itself), first position, position behind the last."""
+
+
+def _cover(chart: _Chart, symbols: Sequence[str], alone: bool) -> list[Step] | None:
     """The fewest derivations of `symbols` that cover the text in order, the most probable of these; None without one.
 
     With `alone`, a word may stand for itself, which counts as two pieces: only where no symbol covers it.
     """
     size = len(chart.words)
-    best: list[tuple[int, float, list]] = [(0, 0.0, [])] * (size + 1)
+    best: list[tuple[int, float, Step] | None] = [(0, 0.0, (None, size, size))] * (size + 1)
     for start in range(size - 1, -1, -1):
         word = chart.words[start]
-        options = [(best[start + 1][0] + 2, best[start + 1][1], (None, start, start + 1))] if alone else []
+        options: list[tuple[int, float, Step]] = []
+        if alone and (rest := best[start + 1]) is not None:
+            options.append((rest[0] + 2, rest[1], (None, start, start + 1)))
         for symbol in symbols:
             if word in chart.first[symbol]:
-                options += [(best[end][0] + 1, best[end][1] + found.log_p, (symbol, start, end))
-                            for end, found in chart.find(symbol, start).items() if best[end] is not None]
-        options = [option for option in options if best[option[2][2]] is not None]
-        if options:
-            pieces, log_p, step = min(options, key=lambda option: (option[0], -option[1], option[2][1:]))
-            best[start] = pieces, log_p, step
-        else:
-            best[start] = None
-    if best[0] is None:
-        return None
-    steps, at = [], 0
+                options += [(rest[0] + 1, rest[1] + found.log_p, (symbol, start, end))
+                            for end, found in chart.find(symbol, start).items() if (rest := best[end]) is not None]
+        best[start] = min(options, key=lambda option: (option[0], -option[1], option[2][1:])) if options else None
+    steps: list[Step] = []
+    at = 0
     while at < size:
-        steps.append(best[at][2])
-        at = steps[-1][2]
+        here = best[at]
+        if here is None:
+            return None
+        steps.append(here[2])
+        at = here[2][2]
     return steps
 
 
@@ -219,7 +222,7 @@ def _read(words: tuple[str, ...]) -> Reading:
     steps = _cover(chart, SENTENCES, alone=False)
     whole = steps is not None
     if steps is None:
-        steps = _cover(chart, tuple(chart.rules), alone=True)
+        steps = _cover(chart, tuple(chart.rules), alone=True) or []
     pieces = [chart.brackets(symbol, start, end) if symbol is not None
               else f"({_alone().get(chart.words[start], UNREAD)} {chart.words[start]})" for symbol, start, end in steps]
     text = pieces[0] if whole and len(pieces) == 1 else f"(S {' '.join(pieces)})"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from spaces.shell import python
 from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.penn import to_upos
+
+if TYPE_CHECKING:
+    from nltk.tag.perceptron import PerceptronTagger
 
 DATA = "averaged_perceptron_tagger_eng"
 
@@ -44,7 +48,7 @@ class NltkOracle(Oracle):
 
 
 @lru_cache(maxsize=1)  # oracles come and go with the targets; the data takes a second to load
-def _tagger(folder: str):  # by the folder that nltk finds
+def _tagger(folder: str) -> PerceptronTagger:  # by the folder that nltk finds
     from nltk.tag.perceptron import PerceptronTagger
 
     return PerceptronTagger()

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spaces.errors import UserError
 from spaces.shell import extra_command, python, quoted
@@ -15,6 +16,10 @@ from trainable.control.oracles.base import Oracle, Reading, refuse_missing
 from trainable.control.oracles.brackets import reading_of
 from trainable.control.oracles.penn import to_upos
 from trainable.corpora.words import spacy_languages
+
+if TYPE_CHECKING:
+    import benepar
+    from spacy.language import Language
 
 READ = 1024
 """Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
@@ -102,7 +107,7 @@ def _language(model: str) -> tuple[str, ...]:
 # Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.
 
 @lru_cache(maxsize=2)
-def _spacy(model: str):
+def _spacy(model: str) -> Language:
     import spacy
 
     try:
@@ -120,7 +125,7 @@ def _spacy_tags(model: str, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def _benepar(model: str):
+def _benepar(model: str) -> benepar.Parser:
     import benepar
 
     try:

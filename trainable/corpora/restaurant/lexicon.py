@@ -7,6 +7,7 @@ words; the one exception is `family friendly`, whose yes and no are said by the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -101,7 +102,7 @@ class Leaf:
     """
 
     field: str
-    say: dict[str, tuple[str, ...]]
+    say: Mapping[str, tuple[str, ...]]
     again: bool = False
 
 
@@ -122,7 +123,7 @@ def _leaves() -> dict[str, Leaf]:
     areas = {value: (f"the/DET {words}",) for value, (words, _) in AREAS.items()}
     family = {form: {value: forms[form] for value, forms in FAMILY.items()} for form in FAMILY["yes"]}
 
-    def only(say: dict[str, tuple[str, ...]], *values: str) -> dict[str, tuple[str, ...]]:
+    def only(say: Mapping[str, tuple[str, ...]], *values: str) -> dict[str, tuple[str, ...]]:
         return {value: say[value] for value in values}
 
     words = {value: (f"{value}/ADJ",) for value in ("cheap", "moderate", "expensive")}

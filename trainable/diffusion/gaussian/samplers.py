@@ -8,16 +8,16 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from trainable.registry import Params
+from trainable import registry
 
 
 class Sampler(ABC):
     """One denoising step over the times that the process picked."""
 
     name: ClassVar[str]
-    Params: ClassVar[type[Params]] = Params
+    Params: ClassVar[type[registry.Params]] = registry.Params
 
-    def __init__(self, params: Params):
+    def __init__(self, params: registry.Params):
         self.params = params
 
     @abstractmethod
@@ -46,8 +46,10 @@ class DDIM(Sampler):
 
     name = "ddim"
 
-    class Params(Params):
+    class Params(registry.Params):
         eta: float = Field(0.0, ge=0, le=1, description="0 = deterministic; 1 = as much fresh noise as ancestral")
+
+    params: Params
 
     def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
         sigma = self.params.eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)).sqrt()

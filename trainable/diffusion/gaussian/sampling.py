@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,6 +16,9 @@ from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import GAUSSIAN_SAMPLERS
+
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
 Guide = Callable[..., Tensor]
 """`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
@@ -26,7 +30,7 @@ class GaussianSampling:
     The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, config: SamplingConfig, condition: Tensor | None = None,
+    def __init__(self, model: DiffusionLM, schedule: Schedule, config: SamplingConfig, condition: Tensor | None = None,
                  scale: float = 0.0):
         """`condition` [n, K, L] as the model takes it, for the n sentences that will be sampled; `scale`: how far to go
         beyond it, away from the prediction without (classifier-free guidance; 0 = the condition alone)."""

@@ -59,6 +59,7 @@ class DiffusionLM(Backbone):
 
     name = "diffusion_lm"
     Params = DiffusionLMConfig
+    params: DiffusionLMConfig
 
     def __init__(self, model: DiffusionLMConfig, diffusion: Noise, vocabulary: Sequence[str], seed: int = 0,
                  symbols: Sequence[str] = ()):
