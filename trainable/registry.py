@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trainable.control.oracles.base import Oracle
     from trainable.corpora.base import Corpus
     from trainable.diffusion.gaussian.samplers import Sampler
-    from trainable.diffusion.masked.samplers import Sampler as MaskedSampler
     from trainable.diffusion.process import Process
     from trainable.metrics.base import Metric
     from trainable.models.backbone import Backbone

@@ -16,7 +16,7 @@ from spaces.config import GuidanceConfig
 from spaces.errors import UserError
 from trainable import registry
 from trainable.control.layouts import Layout
-from trainable.control.lexicon import Lexicon
+from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.target_files import Entry, read_entries
 from trainable.corpora.base import Split
 from trainable.corpora.tokenize import TokenizedCorpus

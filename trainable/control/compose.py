@@ -11,6 +11,9 @@ from torch import Tensor
 from spaces.config import PluginRef
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.layouts import Layout, merged
+from trainable.control.lexicon import AnyCorpus
+from trainable.corpora.base import Split
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
 

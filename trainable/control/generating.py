@@ -11,6 +11,7 @@ from trainable.control.base import ControlTask, Target
 from trainable.control.conditions import encode_conditions
 from trainable.control.guidance import Guide
 from trainable.control.infill import bleu4
+from trainable.control.lexicon import AnyCorpus
 from trainable.control.reweighting import reweighted
 from trainable.diffusion.process import Sampling
 

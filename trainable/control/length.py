@@ -9,10 +9,10 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.layouts import Layout
-from trainable.control.lexicon import Lexicon
+from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.target_files import Entry
-from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import END, SPECIALS
+from trainable.corpora.base import UNKNOWN, Split
+from trainable.corpora.tokenize import END, SPECIALS, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

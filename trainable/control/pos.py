@@ -9,14 +9,15 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
-from trainable.control.lexicon import Lexicon
-from trainable.control.oracles.base import UPOS
+from trainable.control.lexicon import AnyCorpus, Lexicon
+from trainable.control.oracles.base import UPOS, Oracle
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, tag_weights
 from trainable.control.target_files import MARKS, Entry
-from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import END
+from trainable.corpora.base import UNKNOWN, Split
+from trainable.corpora.tokenize import END, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskParams
 from trainable.control.layouts import Layout
-from trainable.control.lexicon import Lexicon, contains, oracle_of, phrases_for
+from trainable.control.lexicon import AnyCorpus, Lexicon, contains, oracle_of, phrases_for
 from trainable.control.target_files import Entry
 from trainable.corpora.base import Split
 from trainable.corpora.tokenize import END, UNK, TokenizedCorpus

@@ -11,14 +11,16 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
-from trainable.control.lexicon import Lexicon
+from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.oracles.base import PHRASES, Oracle, Span
 from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.pos import oracle_of_target
 from trainable.control.syntax import PhraseBatch, Syntax
 from trainable.control.target_files import Entry
-from trainable.corpora.base import UNKNOWN
+from trainable.corpora.base import UNKNOWN, Split
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

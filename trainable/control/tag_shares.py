@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from trainable.corpora.tokenize import TokenizedCorpus
 
 def tag_shares(corpus) -> dict[str, dict[str, float]]:
     """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen are left out. Empty

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from trainable.control.base import Target
 from trainable.control.layouts import Layout
-from trainable.control.oracles.base import Span
+from trainable.control.lexicon import AnyCorpus
+from trainable.control.oracles.base import Oracle, Span
 from trainable.control.oracles.choosing import oracle_for
 from trainable.control.pos import oracle_of_target
 from trainable.control.spans import Spans, known_share

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from trainable import registry
+from trainable.registry import Params
 
 Split = Literal["train", "valid"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainable.corpora.base import UNKNOWN
+from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.metrics.base import Measurable, Metric, heldout_rows, heldout_words
 
 

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from trainable import registry
 from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul, pack_int4
 from trainable.quantizers.base import Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Grid, Learned, Part, finite32
+from trainable.quantizers.base import LARGEST, Grid, Learned, Part, finite32, shape_of
 from trainable.quantizers.blocks import (
     SMALLEST,
     BlockParams,
@@ -23,7 +23,6 @@ from trainable.quantizers.blocks import (
 )
 from trainable.quantizers.gradients import scale_gradient, straight_through
 from trainable.quantizers.packing import pack_bits, unpack_bits
-
 
 LARGEST_LOG = 88.7
 """e to this is below float32's largest."""
