@@ -12,8 +12,8 @@ from spaces.paths import settings_in
 from spaces.rules import reached, trial_tree
 from spaces.schema import Space
 
-_DECISIVE = ("quantization.", "calibration.method.", "calibration.transforms.", "calibration.sites.",
-             "calibration.activation_bits.", "adapt.train.", "lora.rank.")
+_DECISIVE = ("calibration.method", "calibration.method.name", "calibration.transforms", "calibration.sites",
+             "calibration.activation_bits", "adapt.train", "lora.rank")
 
 
 def check_calibration(space: Space) -> None:
@@ -24,7 +24,7 @@ def check_calibration(space: Space) -> None:
     given = [*space.dimensions, *(path for path, _ in settings_in(space.form.trial))]
     if not any(path == "adapt.train" or path.startswith("calibration") for path in given):
         return
-    inside = [path for path in space.dimensions if f"{path}.".startswith(_DECISIVE)]
+    inside = [path for path in space.dimensions if path in _DECISIVE or path.startswith("quantization.")]
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         try:
