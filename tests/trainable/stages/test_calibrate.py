@@ -12,10 +12,14 @@ from spaces.config import CalibrationConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
+from trainable.diffusion.masked.config import MaskedConfig
+from trainable.diffusion.masked.process import Masked
 from trainable.diffusion.states import corrupted, spread, visited
 from trainable.metrics.kl_to_base import divergence, measured_states
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.models.masked_lm.config import MaskedLMConfig
 from trainable.quantization.post_training.stored import RoundedLinear
 from trainable.seeds import stream, stream_seed
 from trainable.stages.calibrate import QUOTAS, blocks, calibrate, calibration_states, chosen, text_rows
@@ -178,3 +182,31 @@ def test_divergence_is_zero_for_equals_and_matches_a_direct_sum():
     found = divergence(net, other, states).values()
     assert found["kl"] == pytest.approx(float(direct), rel=1e-4) and 0 < found["se"] < found["kl"]
     assert found["flips"] == pytest.approx(float((p.argmax(-1) != q.argmax(-1)).double().mean()))
+
+
+def masked() -> tuple[MaskedLM, Masked]:
+    """A tiny masked LM with its process."""
+    params = MaskedLMConfig(hidden=16, layers=2, heads=2, ffn=32, positions=16, self_conditioning=True)
+    return MaskedLM(params, len(WORDS), seed=1).eval().requires_grad_(False), Masked(MaskedConfig())
+
+
+@pytest.mark.parametrize("source", ["clean", "corrupted", "rollout", "rollout_quota"])
+def test_a_masked_model_is_calibrated_by_the_same_words(source):
+    net, process = masked()
+    settings = TrialConfig(corpus={"max_length": LENGTH}, model={"name": "masked_lm"}, diffusion={"name": "masked"},
+                           sampling={"sampler": "quota", "steps": 6}, calibration={**GPTQ, "source": source})
+    states = calibration_states(net, process, corpus(), settings)
+    assert states.state.dtype == torch.int64 and states.previous is not None
+    assert torch.equal(states.corrupted, states.state == net.mask_id)
+    share = states.corrupted.float().mean()
+    assert share == 0 if source == "clean" else 0.2 < share < 0.9
+    if source == "rollout_quota":
+        assert len(states.t) == 40 and (states.level > 0.75).float().mean() >= 0.2
+    done = calibrate(net, states, CalibrationConfig(**GPTQ, token_weight="cgq_survey", activation_bits=8)).weights
+    assert len(done) == 12
+    full = masked()[0]
+    ids = torch.from_numpy(corpus().ids("valid").astype("int64"))
+    measured = measured_states(full, process, ids, stream("evaluation", "kl_to_base", 0))
+    found = divergence(full, net, measured)
+    assert torch.equal(found.positions, (measured.state == full.mask_id).sum(1).double()) and 0 < found.values()["kl"] < 5
+    assert torch.equal(divergence(full, masked()[0], measured).kl, torch.zeros(32, dtype=torch.double))

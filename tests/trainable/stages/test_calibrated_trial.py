@@ -107,6 +107,8 @@ def test_every_way_loads_as_it_was_measured(prepared, tmp_path, calibration):
 def test_generation_and_bench_run_it(gptq, prepared, tmp_path, capsys, monkeypatch):
     final = rows(prepared, tmp_path / "a", {"method": "gptq:4", "transforms": ["rotation"], "activation_bits": 8})[-1]
     monkeypatch.chdir(tmp_path)
+    unknown = {"disk": 1, "weights": 1, "resident": None, "peak": None}  # a process of its own, slow to start
+    monkeypatch.setattr("trainable.benchmarking.bench.weight", lambda *_: unknown)
     for artifact in (final["artifact"], gptq[-1]["artifact"]):
         assert main(["generate", artifact, "-n", "3", "--json"]) == 0
         assert len(capsys.readouterr().out.splitlines()) == 3
@@ -125,3 +127,25 @@ def test_a_trial_may_train_first(prepared, tmp_path):
                  quantization={"quantizer": "uniform:4", "sites": ["embedding"]})[-1]
     assert final["train_seconds"] > 0 and final["calibration_states"] == 24 and final["bits_per_weight_attention"] < 4
     assert final["bits_per_weight_embedding"] < 8
+
+
+MASKED = {
+    "model": {"name": "masked_lm", "hidden": 32, "layers": 1, "heads": 2, "ffn": 48, "positions": 16}, "diffusion": {"name": "masked"},
+    "sampling": {"sampler": "quota", "steps": 4},
+}
+
+
+def test_a_masked_model_from_corpus_to_text(prepared, tmp_path, capsys):
+    settings = {**SETTINGS, **MASKED}
+    payload = {"config": TrialConfig.model_validate(settings).model_dump(mode="json"), "cache": str(tmp_path),
+               "corpus": prepared.corpus}
+    base = list(JOBS["base"](payload, WorkerContext()))[-1]["path"]
+    own = Prepared(prepared.corpus, prepared.teacher, base)
+    calibration = {"method": "gptq:3", "transforms": ["rotation"], "source": "rollout_quota", "token_weight": "cgq_survey",
+                   "activation_bits": 8, "texts": 24}
+    final = rows(own, tmp_path / "trial", calibration, **MASKED)[-1]
+    assert final["kl_to_base"] > 0 and final["bits_per_weight_attention"] < 4
+    again = list(JOBS["remeasure"]({"artifact": final["artifact"], "prepared": vars(own), "seed": 0}, WorkerContext()))[-1]
+    assert again["kl_to_base"] == final["kl_to_base"]
+    assert main(["generate", final["artifact"], "-n", "3", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
