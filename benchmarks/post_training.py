@@ -1,9 +1,13 @@
 """Post-training methods by divergence from their base: `python -m benchmarks.post_training --cache DIR`.
 
-Every method rounds the body of one trained base, calibrated as its row says, and is compared with the base at corrupted
-positions of held-out text, all in the same states. Columns are bits of weights and activations; a figure is the KL
-relative to rounding to nearest in that column, with a 95 % interval over calibration seeds (texts and their noise).
-`--cache` is the folder `cache` of an earlier run of the space, or a new one: the base is then trained first. Needs no Ray.
+Every method rounds the body of one trained base, calibrated as its row says, and is compared with the base
+at corrupted
+positions of held-out text, all in the same states. Columns are bits of weights and activations; a figure is
+the KL
+relative to rounding to nearest in that column, with a 95 % interval over calibration seeds (texts and their
+noise).
+`--cache` is the folder `cache` of an earlier run of the space, or a new one: the base is then trained first.
+Needs no Ray.
 """
 
 from __future__ import annotations
@@ -44,8 +48,16 @@ ROWS: dict[str, dict] = {
     "gptq, rollout": {"method": "gptq", "source": "rollout"},
     "gptq, rollout_quota": {"method": "gptq", "source": "rollout_quota"},
     "gptq, corrupted, cgq_survey": {"method": "gptq", "token_weight": "cgq_survey"},
-    "gptq, rollout_quota, cgq_survey": {"method": "gptq", "source": "rollout_quota", "token_weight": "cgq_survey"},
-    "gptq, rollout_quota, cgq_thirdparty": {"method": "gptq", "source": "rollout_quota", "token_weight": "cgq_thirdparty"},
+    "gptq, rollout_quota, cgq_survey": {
+        "method": "gptq",
+        "source": "rollout_quota",
+        "token_weight": "cgq_survey",
+    },
+    "gptq, rollout_quota, cgq_thirdparty": {
+        "method": "gptq",
+        "source": "rollout_quota",
+        "token_weight": "cgq_thirdparty",
+    },
     "gptq + rotation, corrupted": {"method": "gptq", "transforms": ["rotation"]},
 }
 
@@ -83,11 +95,22 @@ def main() -> None:
                     break  # nothing that depends on calibration
             found[row, column] = measured
             print(f"{column:10s} {row:38s} " + " ".join(f"{one['kl']:.5f}" for one in measured), flush=True)
-    figures = {"settings": args.settings, "texts": args.texts, "heldout": args.heldout, "seeds": args.seeds,
-               "base": {key: base.facts[key] for key in ("steps", "train_seconds")}, "parameters": parameters(base.model),
-               "columns": {name: dict(zip(("weight_bits", "group", "activation_bits"), what, strict=True))
-                           for name, what in COLUMNS.items()},
-               "rows": {row: {column: summary(found[row, column], found["rtn", column]) for column in COLUMNS} for row in ROWS}}
+    figures = {
+        "settings": args.settings,
+        "texts": args.texts,
+        "heldout": args.heldout,
+        "seeds": args.seeds,
+        "base": {key: base.facts[key] for key in ("steps", "train_seconds")},
+        "parameters": parameters(base.model),
+        "columns": {
+            name: dict(zip(("weight_bits", "group", "activation_bits"), what, strict=True))
+            for name, what in COLUMNS.items()
+        },
+        "rows": {
+            row: {column: summary(found[row, column], found["rtn", column]) for column in COLUMNS}
+            for row in ROWS
+        },
+    }
     save(args.name, figures)
     show(figures)
 
@@ -96,8 +119,15 @@ def calibration_of(row: str, column: str, texts: int, seed: int) -> CalibrationC
     """The settings of one cell."""
     bits, group, activations = COLUMNS[column]
     settings = ROWS[row]
-    return CalibrationConfig.model_validate({**settings, "method": {"name": settings["method"], "bits": bits, "group": group},
-                                             "activation_bits": activations, "texts": texts, "seed": seed})
+    return CalibrationConfig.model_validate(
+        {
+            **settings,
+            "method": {"name": settings["method"], "bits": bits, "group": group},
+            "activation_bits": activations,
+            "texts": texts,
+            "seed": seed,
+        }
+    )
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -108,9 +138,14 @@ def parameters(model: torch.nn.Module) -> int:
 def summary(measured: list[dict], plain: list[dict]) -> dict:
     """KL and flips, mean and half-width over seeds; KL relative to that of rounding to nearest."""
     reference = plain[0]["kl"]
-    return {"kl": interval([one["kl"] for one in measured]), "relative": interval([one["kl"] / reference for one in measured]),
-            "flips": interval([one["flips"] for one in measured]), "se": measured[0]["se"],
-            "cpu_seconds": sum(one["cpu_seconds"] for one in measured) / len(measured), "runs": measured}
+    return {
+        "kl": interval([one["kl"] for one in measured]),
+        "relative": interval([one["kl"] / reference for one in measured]),
+        "flips": interval([one["flips"] for one in measured]),
+        "se": measured[0]["se"],
+        "cpu_seconds": sum(one["cpu_seconds"] for one in measured) / len(measured),
+        "runs": measured,
+    }
 
 
 def show(figures: dict) -> None:

@@ -138,19 +138,25 @@ CalibratedSite = Literal["projection", "attention", "ffn"]
 class CalibrationConfig(Settings):
     """Post-training quantization of Linears, after a trial has trained or instead of it."""
 
-    method: PluginRef = Field(PluginRef(name="none"), description="how weights are rounded, with its bits and groups")
+    method: PluginRef = Field(
+        PluginRef(name="none"), description="how weights are rounded, with its bits and groups")
     transforms: tuple[PluginRef, ...] = Field(
-        (), description="what is done to weights and inputs before the rounding, first to last: awq, smoothquant, rotation")
+        (), description="what is done to weights and inputs before the rounding, first to last: awq, "
+                        "smoothquant, rotation")
     source: Literal["clean", "corrupted", "rollout", "rollout_quota"] = Field(
-        "corrupted", description="what the model is calibrated on: training text as it is; the same at all noise levels; "
-                                 "states of its own generations, all alike or by quotas of the noise level (TMAS)")
-    token_weight: PluginRef = Field(PluginRef(name="uniform"), description="how much a token counts in second moments")
-    texts: int = Field(96, ge=1, description="calibration states, each a text at one noise level; fewer below the top rung")
+        "corrupted", description="what the model is calibrated on: training text as it is; the same at all "
+                                 "noise levels; states of its own generations, all alike or by quotas of the "
+                                 "noise level (TMAS)")
+    token_weight: PluginRef = Field(
+        PluginRef(name="uniform"), description="how much a token counts in second moments")
+    texts: int = Field(96, ge=1, description="calibration states, each a text at one noise level; fewer "
+                                             "below the top rung of a trial that does not train")
     levels: int = Field(8, ge=1, description="noise levels that corrupted texts are spread over")
     sites: tuple[CalibratedSite, ...] = Field(("attention", "ffn"), description="whose Linears are rounded")
     activation_bits: Literal[4, 8, 16] = Field(
         16, description="of the inputs of those Linears, a scale per token; 16 = not rounded")
-    seed: int | None = Field(None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
+    seed: int | None = Field(
+        None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
 
     @property
     def active(self) -> bool:
@@ -164,10 +170,11 @@ class CalibrationConfig(Settings):
         name = self.method.name if self.method.name != "none" else f"activation_bits {self.activation_bits}"
         for site in self.sites:
             if quantization.at(site).name != "none":
-                return (f"calibration ({name}) and quantizer {quantization.at(site).name} would both round site {site}; "
-                        f"keep one of the two")
+                return (f"calibration ({name}) and quantizer {quantization.at(site).name} would both round "
+                        f"site {site}; keep one of the two")
         if quantization.body.name != "float32":
-            return f"calibration ({name}) and quantization.body {quantization.body.name} both round after training; keep one"
+            return (f"calibration ({name}) and quantization.body {quantization.body.name} both round after "
+                    f"training; keep one")
         return None
 
 
@@ -185,8 +192,8 @@ class LoraConfig(Settings):
 class AdaptConfig(Settings):
     """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
 
-    train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration texts and of the "
-                                          "measured samples")
+    train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
+                                          "texts and of the measured samples")
     optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
     body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
 

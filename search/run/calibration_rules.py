@@ -12,12 +12,20 @@ from spaces.paths import settings_in
 from spaces.rules import reached, trial_tree
 from spaces.schema import Space
 
-_DECISIVE = ("calibration.method", "calibration.method.name", "calibration.transforms", "calibration.sites",
-             "calibration.activation_bits", "adapt.train", "lora.rank")
+_DECISIVE = (
+    "calibration.method",
+    "calibration.method.name",
+    "calibration.transforms",
+    "calibration.sites",
+    "calibration.activation_bits",
+    "adapt.train",
+    "lora.rank",
+)
 
 
 def check_calibration(space: Space) -> None:
-    """It meets no other quantizer, its transforms can stand where they do, and what trains nothing has no adapter.
+    """It meets no other quantizer, its transforms can stand where they do, and what trains nothing has no
+    adapter.
 
     Raises `UserError`.
     """
@@ -28,7 +36,9 @@ def check_calibration(space: Space) -> None:
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         try:
-            TrialConfig.model_validate({name: tree[name] for name in ("quantization", "calibration", "adapt", "lora")})
+            TrialConfig.model_validate(
+                {name: tree[name] for name in ("quantization", "calibration", "adapt", "lora")}
+            )
             calibration = CalibrationConfig.model_validate(tree["calibration"])
             if calibration.active:
                 from trainable.quantization.post_training.stored import chain_of

@@ -320,14 +320,16 @@ def first_points(space: Space) -> list[tuple[dict[str, Any], str | None]]:
 
 
 def unquantized_point(space: Space) -> dict[str, Any] | None:
-    """The point of the space without a quantizer, post-training or not, and without an adapter, the arm that all others are
+    """The point of the space without a quantizer, post-training or not, and without an adapter, the arm that
+    all others are
     compared with.
 
     None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.
     """
     plain: dict[str, Any] = {}
     for path, dimension in space.dimensions.items():
-        for value in dimension.choice or () if path.startswith(("quantization.", "calibration.method")) else ():
+        names_one = path.startswith(("quantization.", "calibration.method"))
+        for value in dimension.choice or () if names_one else ():
             if value == "none" or (isinstance(value, dict) and value.get("name") == "none"):
                 plain[path] = value
     if not plain:
@@ -338,7 +340,8 @@ def unquantized_point(space: Space) -> dict[str, Any] | None:
     point = points.complete(space.dimensions, plain)
     config = space.config(point)
     at = config.quantization
-    if config.calibration.active or any(at.at(site).name != "none" for site in ("embedding", "projection", "attention", "ffn")):
+    sites = ("embedding", "projection", "attention", "ffn")
+    if config.calibration.active or any(at.at(site).name != "none" for site in sites):
         return None
     return {path: value for path, value in plain.items() if path in point}
 

@@ -75,7 +75,8 @@ def _rounded(calibration: CalibrationConfig) -> str:
     params = ", ".join(f"{name} {value}" for name, value in calibration.method.params.items())
     name = " + ".join([*steps, calibration.method.name]) + (f" ({params})" if params else "")
     bits = calibration.activation_bits
-    return f"{name}, calibrated on {calibration.source} states" + (f", inputs of {bits} bits" if bits < 16 else "")
+    inputs = f", inputs of {bits} bits" if bits < 16 else ""
+    return f"{name}, calibrated on {calibration.source} states{inputs}"
 
 
 def _measured(values: Mapping[str, Any]) -> list[tuple]:

@@ -44,10 +44,12 @@ class Packed:
         return cls(model, config, lexicon, *packed_tensors(model, config.quantization.body))
 
     def rounded(self, weights: Mapping[str, Stored]) -> Packed:
-        """The same with some float weights, by name, replaced by what a post-training method stores for them."""
+        """The same with some float weights, by name, replaced by what a post-training method stores for
+        them."""
         tensors = {name: value for name, value in self.tensors.items() if name not in weights}
         for name, weight in weights.items():
-            tensors |= {name + SPLIT + part: value.cpu().contiguous() for part, value in weight.arrays.items()}
+            arrays = weight.arrays.items()
+            tensors |= {name + SPLIT + part: value.cpu().contiguous() for part, value in arrays}
         packing = self.packing | {name: weight.entry for name, weight in weights.items()}
         return Packed(self.model, self.config, self.lexicon, tensors, packing)
 

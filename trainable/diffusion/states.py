@@ -1,6 +1,7 @@
 """Corrupted states of either process with what is known of them: what models are calibrated and compared on.
 
-The noise level of a state is a number in [0, 1], t / levels of its process: the time of Gaussian diffusion, the masked
+The noise level of a state is a number in [0, 1], t / levels of its process: the time of Gaussian diffusion,
+the masked
 share of masked diffusion (the latter read from the state where a sampler made it).
 """
 
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainable.diffusion.process import Process
+from trainable.diffusion.process import Process, Sampling
 from trainable.models.backbone import Backbone
 
 
@@ -43,19 +44,25 @@ class States(NamedTuple):
 def joined(parts: list[States]) -> States:
     """Rows of several batches."""
     previous = [part.previous for part in parts if part.previous is not None]
-    fields = [torch.cat([getattr(part, name) for part in parts]) for name in ("state", "t", "level", "corrupted")]
+    fields = [
+        torch.cat([getattr(part, name) for part in parts]) for name in ("state", "t", "level", "corrupted")
+    ]
     return States(*fields, torch.cat(previous) if previous else None)
 
 
 def spread(count: int, levels: int, process: Process) -> Tensor:
-    """Times of `count` rows, evenly over `levels` noise levels in turn: the middles of equal parts of [0, 1]. Int64."""
+    """Times of `count` rows, evenly over `levels` noise levels in turn: the middles of equal parts of [0,
+    1]. Int64."""
     middle = (torch.arange(count) % levels + 0.5) / levels
     return (middle * process.levels).long()
 
 
 @torch.no_grad()
-def corrupted(model: Backbone, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator) -> States:
-    """Texts [B, L] at times t [B]; a model with self-conditioning is told its own first guess, as samplers tell it."""
+def corrupted(
+    model: Backbone, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator
+) -> States:
+    """Texts [B, L] at times t [B]; a model with self-conditioning is told its own first guess, as samplers
+    tell it."""
     state = process.corrupt(model, ids, t, generator)
     found = States(state, t, t.float() / process.levels, hidden(model, state))
     if not getattr(model.params, "self_conditioning", False):
@@ -66,13 +73,17 @@ def corrupted(model: Backbone, process: Process, ids: Tensor, t: Tensor, generat
 def hidden(model: Backbone, state: Tensor) -> Tensor:
     """Positions [B, L] whose word the state does not show."""
     mask = getattr(model, "mask_id", None)
-    return torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if mask is None else state == mask
+    return (
+        torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if mask is None else state == mask
+    )
 
 
 @torch.no_grad()
-def visited(model: Backbone, process: Process, sampling, count: int, length: int,
-            generator: torch.Generator) -> States:
-    """Every state that `count` generations pass through, in order of the steps; self-conditioning as the sampler has it."""
+def visited(
+    model: Backbone, process: Process, sampling: Sampling, count: int, length: int, generator: torch.Generator
+) -> States:
+    """Every state that `count` generations pass through, in order of the steps; self-conditioning as the
+    sampler has it."""
     found: list[States] = []
     with _recorded(model, process, found):
         sampling.sample(count, length, generator)
@@ -81,7 +92,8 @@ def visited(model: Backbone, process: Process, sampling, count: int, length: int
 
 @contextmanager
 def _recorded(model: Backbone, process: Process, found: list[States]) -> Iterator[None]:
-    """Inside, what the model is asked about is kept, whether a sampler calls `predict` or the module itself."""
+    """Inside, what the model is asked about is kept, whether a sampler calls `predict` or the module
+    itself."""
     told = bool(getattr(model.params, "self_conditioning", False))
     plain = model.predict
 
@@ -91,7 +103,11 @@ def _recorded(model: Backbone, process: Process, found: list[States]) -> Iterato
         time = (level * process.levels).long().clamp(max=process.levels - 1) if t is None else t
         if told and previous is None:
             previous = torch.zeros_like(model.embed(state) if state.ndim == 2 else state)
-        found.append(States(state.clone(), time, level, open_, previous.clone() if told and previous is not None else None))
+        found.append(
+            States(
+                state.clone(), time, level, open_, previous.clone() if told and previous is not None else None
+            )
+        )
 
     def predict(state, t, previous=None, *rest, **named):
         keep(state, t, previous)

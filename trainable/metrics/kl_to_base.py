@@ -1,4 +1,5 @@
-"""How far a model's beliefs are from those of its base, in the same states: what ranks quantizers that texts cannot."""
+"""How far a model's beliefs are from those of its base, in the same states: what ranks quantizers that texts
+cannot."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Divergence(NamedTuple):
     positions: Tensor
 
     def values(self) -> dict[str, float]:
-        """`kl`, its standard error over texts (of a ratio of two sums), and the share of `flips`. NaN without positions."""
+        """`kl`, its standard error over texts (of a ratio of two sums), and the share of `flips`. NaN
+        without positions."""
         total = self.positions.sum()
         mean = self.kl.sum() / total
         error = (self.kl - mean * self.positions).square().sum().sqrt() / total
@@ -42,7 +44,9 @@ def divergence(base: Backbone, model: Backbone, states: States) -> Divergence:
     """KL(base || model) of the words at corrupted positions of `states`, both models in eval mode."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in states.split(BATCH):
-        ours, theirs = (each.predict(batch.state, batch.t, batch.previous).log_probs for each in (model, base))
+        ours, theirs = (
+            each.predict(batch.state, batch.t, batch.previous).log_probs for each in (model, base)
+        )
         kl = torch.where(batch.corrupted, token_kl(theirs, ours), 0.0)
         differ = (ours.argmax(-1) != theirs.argmax(-1)) & batch.corrupted
         found.append((kl.sum(1), differ.sum(1).double(), batch.corrupted.sum(1).double()))
@@ -52,15 +56,19 @@ def divergence(base: Backbone, model: Backbone, states: States) -> Divergence:
 def measured_states(base: Backbone, process: Process, ids: Tensor, generator: torch.Generator) -> States:
     """Held-out texts [N, L] with the base's latents, at `LEVELS` noise levels in turn."""
     times = spread(len(ids), LEVELS, process).to(ids.device)
-    parts = [corrupted(base, process, some, t, generator)
-             for some, t in zip(ids.split(BATCH), times.split(BATCH), strict=True)]
+    parts = [
+        corrupted(base, process, some, t, generator)
+        for some, t in zip(ids.split(BATCH), times.split(BATCH), strict=True)
+    ]
     return joined(parts)
 
 
 class KLToBase(Metric):
-    """KL divergence of the model's words from the base's, at corrupted positions of held-out text, nats a position.
+    """KL divergence of the model's words from the base's, at corrupted positions of held-out text, nats a
+    position.
 
-    KL(base || model) in states that both are shown: masked text, or noisy latents of the base, at 8 noise levels, by noise
+    KL(base || model) in states that both are shown: masked text, or noisy latents of the base, at 8 noise
+    levels, by noise
     that is the same in every trial. Much sharper than perplexity, and 0 for the base itself.
     """
 
@@ -69,7 +77,8 @@ class KLToBase(Metric):
     asked = True
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`kl_to_base`, its `_se` over texts, `_flips`: share of positions whose most probable word is another. Nothing
+        """`kl_to_base`, its `_se` over texts, `_flips`: share of positions whose most probable word is
+        another. Nothing
         where the base is not known."""
         place = m.base_artifact or m.facts.get("base")
         if place is None:

@@ -1,7 +1,10 @@
-"""Post-training quantization of a model: calibration states, statistics block by block, rounding, what is then packed.
+"""Post-training quantization of a model: calibration states, statistics block by block, rounding, what is
+then packed.
 
-Blocks are rounded in the order in which the model runs them, each on inputs that come from blocks already rounded, and
-only the statistics of one block are held at a time. Every block costs a pass over the states up to that block.
+Blocks are rounded in the order in which the model runs them, each on inputs that come from blocks already
+rounded, and
+only the statistics of one block are held at a time. Every block costs a pass over the states up to that
+block.
 """
 
 from __future__ import annotations
@@ -42,12 +45,13 @@ class Calibrated(NamedTuple):
     facts: dict[str, float]
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 - no error
     """Every Linear of a block has been fed: the rest of the pass is of no use."""
 
 
-def rounded(packed: Packed, process: Process, corpus: TokenizedCorpus, share: float,
-            device: torch.device) -> tuple[Packed, dict[str, float]]:
+def rounded(
+    packed: Packed, process: Process, corpus: TokenizedCorpus, share: float, device: torch.device
+) -> tuple[Packed, dict[str, float]]:
     """A packed model with its Linears rounded as its config says, on `share` of the calibration states.
 
     Raises `UserError`: too few texts, a site without a layer, statistics that a method cannot work with.
@@ -58,8 +62,9 @@ def rounded(packed: Packed, process: Process, corpus: TokenizedCorpus, share: fl
     return packed.rounded(done.weights), done.facts
 
 
-def calibration_states(model: Backbone, process: Process, corpus: TokenizedCorpus, config: TrialConfig,
-                       share: float = 1.0) -> States:
+def calibration_states(
+    model: Backbone, process: Process, corpus: TokenizedCorpus, config: TrialConfig, share: float = 1.0
+) -> States:
     """States of training texts, or of the model's own generations; held-out text is never among them."""
     calibration, seed = config.calibration, config.calibration_seed
     device = next(model.parameters()).device
@@ -67,18 +72,41 @@ def calibration_states(model: Backbone, process: Process, corpus: TokenizedCorpu
     noise = stream("calibration", "noise", seed, device=device)
     if calibration.source.startswith("rollout"):
         generations = -(-count // ROLLOUT_STATES)
-        seen = visited(model, process, process.sampling(model, config.sampling), generations, config.corpus.max_length, noise)
-        return seen.rows(chosen(seen.level.cpu(), count, calibration.source == "rollout_quota",
-                                stream("calibration", "choice", seed)).to(device))
-    ids = torch.from_numpy(np.asarray(corpus.ids("train")[text_rows(corpus, calibration.texts, seed)[:count]],
-                                      dtype=np.int64)).to(device)
-    times = torch.zeros(count, dtype=torch.long) if calibration.source == "clean" else spread(count, calibration.levels, process)
-    return joined([corrupted(model, process, some, t, noise)
-                   for some, t in zip(ids.split(BATCH), times.to(device).split(BATCH), strict=True)])
+        seen = visited(
+            model,
+            process,
+            process.sampling(model, config.sampling),
+            generations,
+            config.corpus.max_length,
+            noise,
+        )
+        return seen.rows(
+            chosen(
+                seen.level.cpu(),
+                count,
+                calibration.source == "rollout_quota",
+                stream("calibration", "choice", seed),
+            ).to(device)
+        )
+    ids = torch.from_numpy(
+        np.asarray(corpus.ids("train")[text_rows(corpus, calibration.texts, seed)[:count]], dtype=np.int64)
+    ).to(device)
+    times = (
+        torch.zeros(count, dtype=torch.long)
+        if calibration.source == "clean"
+        else spread(count, calibration.levels, process)
+    )
+    return joined(
+        [
+            corrupted(model, process, some, t, noise)
+            for some, t in zip(ids.split(BATCH), times.to(device).split(BATCH), strict=True)
+        ]
+    )
 
 
 def text_rows(corpus: TokenizedCorpus, count: int, seed: int) -> list[int]:
-    """`count` distinct training texts; fewer asked for are the first of them. Raises `UserError` where there are too few."""
+    """`count` distinct training texts; fewer asked for are the first of them. Raises `UserError` where there
+    are too few."""
     there = len(corpus.ids("train"))
     if count > there:
         raise UserError(f"calibration.texts: {count} asked for, the training text has {there}")
@@ -86,7 +114,8 @@ def text_rows(corpus: TokenizedCorpus, count: int, seed: int) -> list[int]:
 
 
 def chosen(levels: Tensor, count: int, quotas: bool, generator: torch.Generator) -> Tensor:
-    """Row numbers of `count` states out of those at `levels` [N]: all alike, or by `QUOTAS`. Int64, increasing.
+    """Row numbers of `count` states out of those at `levels` [N]: all alike, or by `QUOTAS`. Int64,
+    increasing.
 
     A quarter with fewer states than its quota gives all that it has; the others make up for it.
     """
@@ -96,8 +125,8 @@ def chosen(levels: Tensor, count: int, quotas: bool, generator: torch.Generator)
     quarter = (levels[order] * len(QUOTAS)).long().clamp(0, len(QUOTAS) - 1)
     taken = torch.zeros(len(order), dtype=torch.bool)
     for number, share in enumerate(QUOTAS):
-        taken[(quarter == number).nonzero()[:round(share * count), 0]] = True
-    taken[(~taken).nonzero()[:max(0, count - int(taken.sum())), 0]] = True
+        taken[(quarter == number).nonzero()[: round(share * count), 0]] = True
+    taken[(~taken).nonzero()[: max(0, count - int(taken.sum())), 0]] = True
     return order[taken][:count].sort().values
 
 
@@ -118,7 +147,7 @@ def calibrate(model: Backbone, states: States, calibration: CalibrationConfig) -
         if chain.needs:
             _collect(model, block, batches, weights, statistics)
         for name in block:
-            weight = model.get_submodule(name).weight
+            weight = model.get_parameter(f"{name}.weight")
             done = quantize(chain, weight, statistics.merged(name) if chain.needs else None)
             statistics.drop(name)
             found[f"{name}.weight"] = stored(calibration, done)
@@ -134,49 +163,68 @@ def calibrate(model: Backbone, states: States, calibration: CalibrationConfig) -
 def blocks(model: Backbone, batch: States, calibration: CalibrationConfig) -> list[list[str]]:
     """Names of the Linears of the configured sites, block by block as the model runs them.
 
-    A block is what shares a numbered module (`body.layer.0`). Raises `UserError` for a weight that the model does not use
+    A block is what shares a numbered module (`body.layer.0`). Raises `UserError` for a weight that the model
+    does not use
     as a layer.
     """
     asked = {name: site for site in calibration.sites for name in model.sites()[site]}
     order: list[str] = []
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.append(name))
-               for name in asked]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.append(name))
+        for name in asked
+    ]
     try:
         model.predict(batch.state[:1], batch.t[:1], None if batch.previous is None else batch.previous[:1])
     finally:
         for handle in handles:
             handle.remove()
     order = list(dict.fromkeys(order))
-    unused = [name for name in asked if name not in order or not isinstance(model.get_submodule(name), nn.Linear)]
+    unused = [
+        name for name in asked if name not in order or not isinstance(model.get_submodule(name), nn.Linear)
+    ]
     if unused or not order:
         what = f"holds {unused[0]}, which is not run as a layer" if unused else "hold no layer"
-        raise UserError(f"calibration.sites: {asked[unused[0]] if unused else ', '.join(calibration.sites)} {what}; "
-                        f"leave it out")
+        raise UserError(
+            f"calibration.sites: {asked[unused[0]] if unused else ', '.join(calibration.sites)} {what}; "
+            f"leave it out"
+        )
     return [list(names) for _, names in groupby(order, _block)]
 
 
 def _block(name: str) -> str:
-    """`body.layer.0.attention.self.query` -> `body.layer.0`; a name without a number is a block of its own."""
+    """`body.layer.0.attention.self.query` -> `body.layer.0`; a name without a number is a block of its
+    own."""
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
-    return ".".join(parts[:number + 1])
+    return ".".join(parts[: number + 1])
 
 
-def _collect(model: Backbone, block: list[str], batches: list[States], weights: list[Tensor | None],
-             statistics: Calibration) -> None:
+def _collect(
+    model: Backbone,
+    block: list[str],
+    batches: list[States],
+    weights: list[Tensor | None],
+    statistics: Calibration,
+) -> None:
     """Feed all states to the model, as far as this block, and count the inputs of its Linears."""
     left: set[str] = set()
     current: list[Tensor | None] = [None]
 
     def count(_, args, name: str) -> None:
         x, weight = args[0], current[0]
-        statistics.add(name, x, weights=weight if weight is not None and weight.shape == x.shape[:-1] else None)
+        statistics.add(
+            name, x, weights=weight if weight is not None and weight.shape == x.shape[:-1] else None
+        )
         left.discard(name)
         if not left:
             raise _Enough
 
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda module, args, name=name: count(module, args, name))
-               for name in block]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: count(module, args, name)
+        )
+        for name in block
+    ]
     try:
         for batch, weight in zip(batches, weights, strict=True):
             left.update(block)
@@ -190,8 +238,11 @@ def _collect(model: Backbone, block: list[str], batches: list[States], weights: 
             handle.remove()
 
 
-def _token_weights(model: Backbone, batches: list[States], calibration: CalibrationConfig) -> list[Tensor | None]:
-    """Weights [B, L] of the tokens of each batch; None where all are alike. Of the model as it is before rounding."""
+def _token_weights(
+    model: Backbone, batches: list[States], calibration: CalibrationConfig
+) -> list[Tensor | None]:
+    """Weights [B, L] of the tokens of each batch; None where all are alike. Of the model as it is before
+    rounding."""
     rule = TOKEN_WEIGHTS.build(calibration.token_weight)
     if rule.name == "uniform":
         return [None] * len(batches)

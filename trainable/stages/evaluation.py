@@ -104,7 +104,8 @@ class Measurement:
 
 
 def wanted(metric: Metric, columns: Sequence[str] | None) -> bool:
-    """Whether a metric is to be measured where these columns are asked for; None = all are but those that must be
+    """Whether a metric is to be measured where these columns are asked for; None = all are but those that
+    must be
     named."""
     if columns is None or metric.cheap:
         return metric.cheap or not metric.asked

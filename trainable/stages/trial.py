@@ -1,4 +1,5 @@
-"""One trial: base -> quantizers on their sites -> adapter -> straight-through training -> calibration -> measurements at
+"""One trial: base -> quantizers on their sites -> adapter -> straight-through training -> calibration ->
+measurements at
 rungs. Training and calibration may be left out."""
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Trial:
         self.process = PROCESSES.build(config.diffusion)
         self.run: TrainingRun | None = None
         if config.adapt.train:
+            seed = stream_seed("trial", config.seed) % 2**31
             self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
-                                   stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
+                                   seed, device, rank, world_size, self._conditions())
             self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
             self.checkpoint.restore()
         else:
@@ -82,7 +84,8 @@ class Trial:
             if self.rank:
                 return {"rung": index}
             share = self.rungs[index] / self.rungs[-1]
-            return {"rung": index, "steps": self.rungs[index], "final": final, **self._measure(final, share, share)}
+            values = self._measure(final, share, share)
+            return {"rung": index, "steps": self.rungs[index], "final": final, **values}
         losses = self.run.advance(self.rungs[index])
         if self.rank:
             return {"rung": index}
@@ -110,7 +113,8 @@ class Trial:
 
     def _measure(self, final: bool, share: float, calibrated: float = 1.0) -> dict:
         """By shares of the configured sample counts, and of the calibration states."""
-        facts = {**self.facts, "train_seconds": self.run.seconds if self.run else 0.0, "base": str(Path(self.prepared.base).resolve())}
+        facts = {**self.facts, "train_seconds": self.run.seconds if self.run else 0.0,
+                 "base": str(Path(self.prepared.base).resolve())}
         packed = Packed.pack(self.model, self.config, self.lexicon)
         if self.config.calibration.active:
             packed, found = rounded(packed, self.process, self.corpus, calibrated, self.device)
@@ -123,7 +127,8 @@ class Trial:
         # The trained model computes what is exported, unless some of it is rounded on the way.
         changed = self.config.quantization.body.name != "float32" or self.config.calibration.active
         measurement = Measurement(
-            config=self.config, model=packed.run(self.device) if changed else self.model, process=self.process, corpus=self.corpus,
+            config=self.config, model=packed.run(self.device) if changed else self.model,
+            process=self.process, corpus=self.corpus,
             teacher=self._teacher(), facts=facts, device=self.device, share=share,
             artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
             cache=self.cache)
@@ -171,7 +176,8 @@ def record_measurements(artifact: Path, values: dict) -> None:
 
 def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path, device: torch.device,
               cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
-    """Yields `{"ready": True}` when the first training step (or calibration) can start, then one measurement per rung.
+    """Yields `{"ready": True}` when the first training step (or calibration) can start, then one measurement
+    per rung.
 
     Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry.
     """

@@ -1,4 +1,5 @@
-"""Calibration of a small model: which texts and noise it sees, which blocks, in which order; both kinds of state."""
+"""Calibration of a small model: which texts and noise it sees, which blocks, in which order; both kinds of
+state."""
 
 from __future__ import annotations
 
@@ -31,21 +32,37 @@ GPTQ = {"method": {"name": "gptq", "bits": 3}, "texts": 40, "levels": 4}
 
 
 def model(**changes) -> DiffusionLM:
-    params = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=2, heads=2, ffn=32, time_dim=8, positions=16, dropout=0.0,
-                               **{"self_conditioning": True, **changes})
+    params = DiffusionLMConfig(
+        embedding_dim=8,
+        hidden=16,
+        layers=2,
+        heads=2,
+        ffn=32,
+        time_dim=8,
+        positions=16,
+        dropout=0.0,
+        **{"self_conditioning": True, **changes},
+    )
     return DiffusionLM(params, PROCESS.params, WORDS, seed=3).eval().requires_grad_(False)
 
 
 def corpus(train: int = 64) -> SimpleNamespace:
     """Text whose splits share no row: training rows hold even words, held-out rows odd ones."""
     draws = np.random.default_rng(0)
-    splits = {"train": 4 + 2 * draws.integers(0, 8, (train, LENGTH)), "valid": 5 + 2 * draws.integers(0, 8, (32, LENGTH))}
+    splits = {
+        "train": 4 + 2 * draws.integers(0, 8, (train, LENGTH)),
+        "valid": 5 + 2 * draws.integers(0, 8, (32, LENGTH)),
+    }
     return SimpleNamespace(ids=lambda split: splits[split].astype(np.int32))
 
 
 def config(**calibration) -> TrialConfig:
-    return TrialConfig(corpus={"max_length": LENGTH}, diffusion={"name": "gaussian", "timesteps": 50, "loss": "ce"},
-                       sampling={"steps": 8}, calibration={**GPTQ, **calibration})
+    return TrialConfig(
+        corpus={"max_length": LENGTH},
+        diffusion={"name": "gaussian", "timesteps": 50, "loss": "ce"},
+        sampling={"steps": 8},
+        calibration={**GPTQ, **calibration},
+    )
 
 
 def test_calibration_reads_training_text_alone(monkeypatch):
@@ -69,7 +86,9 @@ def test_noise_of_calibration_and_of_evaluation_differ():
 
 
 def test_seeds_decide_on_texts_and_fewer_are_the_first():
-    assert text_rows(corpus(), 40, 0)[:10] == text_rows(corpus(), 40, 0)[:10] != text_rows(corpus(), 40, 1)[:10]
+    assert (
+        text_rows(corpus(), 40, 0)[:10] == text_rows(corpus(), 40, 0)[:10] != text_rows(corpus(), 40, 1)[:10]
+    )
     assert len(set(text_rows(corpus(), 64, 0))) == 64
     with pytest.raises(UserError, match="calibration.texts: 65 asked for, the training text has 64"):
         text_rows(corpus(), 65, 0)
@@ -78,7 +97,9 @@ def test_seeds_decide_on_texts_and_fewer_are_the_first():
 def test_corrupted_text_is_spread_evenly_and_clean_text_is_not_noised():
     states = calibration_states(model(), PROCESS, corpus(), config())
     assert spread(8, 4, PROCESS).tolist() == [6, 18, 31, 43] * 2
-    assert {time: int((states.t == time).sum()) for time in (6, 18, 31, 43)} == dict.fromkeys((6, 18, 31, 43), 10)
+    assert {time: int((states.t == time).sum()) for time in (6, 18, 31, 43)} == dict.fromkeys(
+        (6, 18, 31, 43), 10
+    )
     assert states.previous is not None
     clean = calibration_states(model(), PROCESS, corpus(), config(source="clean"))
     assert clean.t.max() == 0
@@ -100,7 +121,9 @@ def test_roll_outs_are_what_the_sampler_asked_the_model():
 def test_quotas_of_the_noise_level():
     levels = torch.linspace(0, 1, 400)
     picked = levels[chosen(levels, 100, True, torch.Generator().manual_seed(0))]
-    assert [int(((picked * 4).long().clamp(max=3) == quarter).sum()) for quarter in range(4)] == [round(100 * q) for q in QUOTAS]
+    assert [int(((picked * 4).long().clamp(max=3) == quarter).sum()) for quarter in range(4)] == [
+        round(100 * q) for q in QUOTAS
+    ]
     low = chosen(levels[:120] / 2, 100, True, torch.Generator().manual_seed(0))  # none in the upper half
     assert len(low) == 100 == len(set(low.tolist()))
     assert len(chosen(levels, 100, False, torch.Generator().manual_seed(0))) == 100
@@ -125,8 +148,10 @@ def test_blocks_are_calibrated_on_inputs_from_rounded_ones():
         for name in names:
             first.get_parameter(name).copy_(both.get_parameter(name))
     unrounded = calibrate(model(), states, CalibrationConfig(**GPTQ)).weights
-    assert torch.equal(unrounded["body.layer.1.output.dense.weight"].arrays["codes"],
-                       one["body.layer.1.output.dense.weight"].arrays["codes"])
+    assert torch.equal(
+        unrounded["body.layer.1.output.dense.weight"].arrays["codes"],
+        one["body.layer.1.output.dense.weight"].arrays["codes"],
+    )
     alone = _second_block_alone(model(), states)
     name = "body.layer.1.attention.self.query.weight"
     assert torch.equal(_second_block_alone(first, states)[name], one[name].arrays["codes"])
@@ -141,14 +166,21 @@ def _second_block_alone(net, states) -> dict[str, torch.Tensor]:
         return {site: [name for name in names if ".layer.1." in name] for site, names in plain().items()}
 
     net.sites = sites
-    return {name: weight.arrays["codes"] for name, weight in calibrate(net, states, CalibrationConfig(**GPTQ)).weights.items()}
+    return {
+        name: weight.arrays["codes"]
+        for name, weight in calibrate(net, states, CalibrationConfig(**GPTQ)).weights.items()
+    }
 
 
 def test_weights_that_others_share_are_left_as_they_were():
     net = model()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     held = dict(net.state_dict())
-    calibrate(net, calibration_states(net, PROCESS, corpus(), config()), CalibrationConfig(**GPTQ, activation_bits=8))
+    calibrate(
+        net,
+        calibration_states(net, PROCESS, corpus(), config()),
+        CalibrationConfig(**GPTQ, activation_bits=8),
+    )
     assert all(torch.equal(held[name], before[name]) for name in before)
     assert sum(isinstance(module, RoundedLinear) for module in net.modules()) == 12
 
@@ -156,8 +188,10 @@ def test_weights_that_others_share_are_left_as_they_were():
 def test_more_is_known_of_masked_rows_than_that_they_are_noisy():
     """Token weights follow the noise level: rows in its upper half count as masked."""
     states = calibration_states(model(), PROCESS, corpus(), config())
-    even, weighted = (calibrate(model(), states, CalibrationConfig(**GPTQ, token_weight=rule)).weights
-                      for rule in ("uniform", {"name": "cgq_survey", "seen": 0.0, "power": 2.0}))
+    even, weighted = (
+        calibrate(model(), states, CalibrationConfig(**GPTQ, token_weight=rule)).weights
+        for rule in ("uniform", {"name": "cgq_survey", "seen": 0.0, "power": 2.0})
+    )
     assert any(not torch.equal(even[name].arrays["codes"], weighted[name].arrays["codes"]) for name in even)
 
 
@@ -172,12 +206,19 @@ def test_a_layer_that_is_not_run_is_named():
 
 def test_divergence_is_zero_for_equals_and_matches_a_direct_sum():
     net, other = model(), model()
-    states = corrupted(net, PROCESS, torch.from_numpy(corpus().ids("valid").astype("int64")), spread(32, 8, PROCESS),
-                       torch.Generator().manual_seed(0))
+    states = corrupted(
+        net,
+        PROCESS,
+        torch.from_numpy(corpus().ids("valid").astype("int64")),
+        spread(32, 8, PROCESS),
+        torch.Generator().manual_seed(0),
+    )
     assert divergence(net, other, states).values() == {"kl": 0, "se": 0, "flips": 0}
     with torch.no_grad():
         other.down[-1].weight.mul_(1.3)
-        p, q = (each.predict(states.state, states.t, states.previous).log_probs.double() for each in (net, other))
+        p, q = (
+            each.predict(states.state, states.t, states.previous).log_probs.double() for each in (net, other)
+        )
     direct = (p.exp() * (p - q)).sum(-1).mean()
     found = divergence(net, other, states).values()
     assert found["kl"] == pytest.approx(float(direct), rel=1e-4) and 0 < found["se"] < found["kl"]
@@ -193,8 +234,13 @@ def masked() -> tuple[MaskedLM, Masked]:
 @pytest.mark.parametrize("source", ["clean", "corrupted", "rollout", "rollout_quota"])
 def test_a_masked_model_is_calibrated_by_the_same_words(source):
     net, process = masked()
-    settings = TrialConfig(corpus={"max_length": LENGTH}, model={"name": "masked_lm"}, diffusion={"name": "masked"},
-                           sampling={"sampler": "quota", "steps": 6}, calibration={**GPTQ, "source": source})
+    settings = TrialConfig(
+        corpus={"max_length": LENGTH},
+        model={"name": "masked_lm"},
+        diffusion={"name": "masked"},
+        sampling={"sampler": "quota", "steps": 6},
+        calibration={**GPTQ, "source": source},
+    )
     states = calibration_states(net, process, corpus(), settings)
     assert states.state.dtype == torch.int64 and states.previous is not None
     assert torch.equal(states.corrupted, states.state == net.mask_id)
@@ -202,11 +248,16 @@ def test_a_masked_model_is_calibrated_by_the_same_words(source):
     assert share == 0 if source == "clean" else 0.2 < share < 0.9
     if source == "rollout_quota":
         assert len(states.t) == 40 and (states.level > 0.75).float().mean() >= 0.2
-    done = calibrate(net, states, CalibrationConfig(**GPTQ, token_weight="cgq_survey", activation_bits=8)).weights
+    done = calibrate(
+        net, states, CalibrationConfig(**GPTQ, token_weight="cgq_survey", activation_bits=8)
+    ).weights
     assert len(done) == 12
     full = masked()[0]
     ids = torch.from_numpy(corpus().ids("valid").astype("int64"))
     measured = measured_states(full, process, ids, stream("evaluation", "kl_to_base", 0))
     found = divergence(full, net, measured)
-    assert torch.equal(found.positions, (measured.state == full.mask_id).sum(1).double()) and 0 < found.values()["kl"] < 5
+    assert (
+        torch.equal(found.positions, (measured.state == full.mask_id).sum(1).double())
+        and 0 < found.values()["kl"] < 5
+    )
     assert torch.equal(divergence(full, masked()[0], measured).kl, torch.zeros(32, dtype=torch.double))

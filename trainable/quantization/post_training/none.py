@@ -1,4 +1,5 @@
-"""Weights kept as they are: for activations that are rounded alone, and for what a transform does by itself."""
+"""Weights kept as they are: for activations that are rounded alone, and for what a transform does by
+itself."""
 
 from __future__ import annotations
 
