@@ -141,6 +141,52 @@ class QuantizationConfig(Settings):
         return self.quantizer if site in self.sites else PluginRef(name="none")
 
 
+CalibratedSite = Literal["projection", "attention", "ffn"]
+
+
+class CalibrationConfig(Settings):
+    """Post-training quantization of Linears, after a trial has trained or instead of it."""
+
+    method: PluginRef = Field(
+        PluginRef(name="none"), description="how weights are rounded, with its bits and groups")
+    transforms: tuple[PluginRef, ...] = Field(
+        (), description="what is done to weights and inputs before the rounding, first to last: awq, "
+                        "smoothquant, rotation")
+    source: Literal["clean", "corrupted", "rollout", "rollout_quota"] = Field(
+        "corrupted", description="what the model is calibrated on: training text as it is; the same at all "
+                                 "noise levels; states of its own generations, all alike or by quotas of the "
+                                 "noise level (TMAS)")
+    token_weight: PluginRef = Field(
+        PluginRef(name="uniform"), description="how much a token counts in second moments")
+    texts: int = Field(96, ge=1, description="calibration states, each a text at one noise level; fewer "
+                                             "below the top rung of a trial that does not train")
+    levels: int = Field(8, ge=1, description="noise levels that corrupted texts are spread over")
+    sites: tuple[CalibratedSite, ...] = Field(("attention", "ffn"), description="whose Linears are rounded")
+    activation_bits: Literal[4, 8, 16] = Field(
+        16, description="of the inputs of those Linears, a scale per token; 16 = not rounded")
+    seed: int | None = Field(
+        None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is rounded."""
+        return self.method.name != "none" or self.activation_bits < 16
+
+    def problem(self, quantization: QuantizationConfig) -> str | None:
+        """Why both cannot act on one model, in one line; None where they can."""
+        if not self.active:
+            return None
+        name = self.method.name if self.method.name != "none" else f"activation_bits {self.activation_bits}"
+        for site in self.sites:
+            if quantization.at(site).name != "none":
+                return (f"calibration ({name}) and quantizer {quantization.at(site).name} would both round "
+                        f"site {site}; keep one of the two")
+        if quantization.body.name != "float32":
+            return (f"calibration ({name}) and quantization.body {quantization.body.name} both round after "
+                    f"training; keep one")
+        return None
+
+
 class LoraConfig(Settings):
     """Low-rank adapter on the body (peft). Rank 0 = no adapter."""
 
@@ -155,6 +201,8 @@ class LoraConfig(Settings):
 class AdaptConfig(Settings):
     """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
 
+    train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
+                                          "texts and of the measured samples")
     optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
     body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
 
@@ -238,11 +286,31 @@ class TrialConfig(Settings):
     teacher: TeacherConfig = TeacherConfig()
     base: BaseConfig = BaseConfig()
     quantization: QuantizationConfig = QuantizationConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     lora: LoraConfig = LoraConfig()
     adapt: AdaptConfig = AdaptConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> TrialConfig:
+        problem = self.problem
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @property
+    def problem(self) -> str | None:
+        """Why groups of settings do not go together, in one line; None where they do."""
+        if not self.adapt.train and self.lora.rank:
+            return f"lora.rank={self.lora.rank} needs training, and adapt.train is false; legal: lora.rank: 0"
+        return self.calibration.problem(self.quantization)
+
+    @property
+    def calibration_seed(self) -> int:
+        """Of calibration texts and noise: `calibration.seed`, or the trial's own where that is left open."""
+        return self.seed if self.calibration.seed is None else self.calibration.seed
 
     @property
     def evaluation_seed(self) -> int:

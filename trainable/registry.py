@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trainable.metrics.base import Metric
     from trainable.models.backbone import Backbone
     from trainable.quantization.body_formats import BodyFormat
+    from trainable.quantization.post_training.base import PostTraining
+    from trainable.quantization.post_training.token_weights import TokenWeight
     from trainable.quantizers.base import Quantizer
 
 R = TypeVar("R", bound=PluginRef)
@@ -139,6 +141,21 @@ BODIES: Registry[BodyFormat] = Registry("body format", {
     "int8_weight": "trainable.quantization.body_formats:Int8Weight",
     "int4_weight": "trainable.quantization.body_formats:Int4Weight",
 })
+POST_TRAINING: Registry[PostTraining] = Registry("post-training method", {
+    "none": "trainable.quantization.post_training.none:NoRounding",
+    "rtn": "trainable.quantization.post_training.rtn:RoundToNearest",
+    "gptq": "trainable.quantization.post_training.gptq:GPTQ",
+    "awq": "trainable.quantization.post_training.awq:AWQ",
+    "smoothquant": "trainable.quantization.post_training.smoothquant:SmoothQuant",
+    "hqq": "trainable.quantization.post_training.half_quadratic:HalfQuadratic",
+    "rotation": "trainable.quantization.post_training.rotation:HadamardRotation",
+    "quant_dllm": "trainable.quantization.post_training.multi_binary:MultiBinary",
+})
+TOKEN_WEIGHTS: Registry[TokenWeight] = Registry("token weight", {
+    "uniform": "trainable.quantization.post_training.token_weights:UniformWeight",
+    "cgq_survey": "trainable.quantization.post_training.token_weights:CgqSurvey",
+    "cgq_thirdparty": "trainable.quantization.post_training.token_weights:CgqThirdParty",
+})
 CORPORA: Registry[Corpus] = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
     "e2e": "trainable.corpora.e2e:E2E",
@@ -189,14 +206,16 @@ METRICS: Registry[Metric] = Registry("metric", {
     "controllability": "trainable.metrics.controllability:Controllability",
     "latency_ms": "trainable.metrics.latency:Latency",
     "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",
+    "kl_to_base": "trainable.metrics.kl_to_base:KLToBase",
     "size_bytes": "trainable.metrics.size:SizeBytes",
     "bits_per_weight": "trainable.metrics.bits:BitsPerWeight",
     "trainable_params": "trainable.metrics.cost:TrainableParams",
     "train_seconds": "trainable.metrics.cost:TrainSeconds",
 })
 REGISTRIES: dict[str, Registry[Any]] = {
-    "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES, "corpora": CORPORA,
-    "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
+    "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
+    "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS, "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES,
+    "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:

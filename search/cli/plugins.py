@@ -19,6 +19,8 @@ KINDS = {  # where each kind stands in a space file
     "processes": "trial.diffusion",
     "quantizers": "trial.quantization.quantizer, trial.quantization.per_site.SITE",
     "bodies": "trial.quantization.body",
+    "methods": "trial.calibration.method, trial.calibration.transforms",
+    "token_weights": "trial.calibration.token_weight",
     "corpora": "trial.corpus.source",
     "samplers": "trial.sampling.sampler",
     "tasks": "trial.evaluation.control_tasks",

@@ -342,23 +342,28 @@ def first_points(space: Space) -> list[tuple[dict[str, Any], str | None]]:
 
 
 def unquantized_point(space: Space) -> dict[str, Any] | None:
-    """The point of the space without a quantizer and without an adapter, the arm that all others are compared with.
+    """The point of the space without a quantizer, post-training or not, and without an adapter, the arm that
+    all others are
+    compared with.
 
     None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.
     """
     plain: dict[str, Any] = {}
     for path, dimension in space.dimensions.items():
-        for value in dimension.choice or () if path.startswith("quantization.") else ():
+        names_one = path.startswith(("quantization.", "calibration.method"))
+        for value in dimension.choice or () if names_one else ():
             if value == "none" or (isinstance(value, dict) and value.get("name") == "none"):
                 plain[path] = value
     if not plain:
         return None
-    rank = space.dimensions.get("lora.rank")
-    if rank is not None and rank.contains(0):
-        plain["lora.rank"] = 0
+    for path, without in (("lora.rank", 0), ("calibration.activation_bits", 16)):
+        if path in space.dimensions and space.dimensions[path].contains(without):
+            plain[path] = without
     point = points.complete(space.dimensions, plain)
-    at = space.config(point).quantization
-    if any(at.at(site).name != "none" for site in ("embedding", "projection", "attention", "ffn")):
+    config = space.config(point)
+    at = config.quantization
+    sites = ("embedding", "projection", "attention", "ffn")
+    if config.calibration.active or any(at.at(site).name != "none" for site in sites):
         return None
     return {path: value for path, value in plain.items() if path in point}
 

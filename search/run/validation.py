@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
+from search.run.calibration_rules import check_calibration
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from search.schedulers.successive_halving import Problem
@@ -27,7 +28,18 @@ from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
 from spaces.shared import PLURAL, combinations, deciding, demand
 from spaces.values import did_you_mean, show
-from trainable.registry import BACKBONES, BODIES, CORPORA, METRICS, PROCESSES, QUANTIZERS, TASKS, Registry
+from trainable.registry import (
+    BACKBONES,
+    BODIES,
+    CORPORA,
+    METRICS,
+    POST_TRAINING,
+    PROCESSES,
+    QUANTIZERS,
+    TASKS,
+    TOKEN_WEIGHTS,
+    Registry,
+)
 
 _KINDS: tuple[tuple[str, Registry], ...] = (
     ("model", BACKBONES),
@@ -36,6 +48,9 @@ _KINDS: tuple[tuple[str, Registry], ...] = (
     ("quantization.quantizer", QUANTIZERS),
     ("quantization.per_site", QUANTIZERS),
     ("quantization.body", BODIES),
+    ("calibration.method", POST_TRAINING),
+    ("calibration.transforms", POST_TRAINING),
+    ("calibration.token_weight", TOKEN_WEIGHTS),
     ("evaluation.control_tasks", TASKS),
 )
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
@@ -88,6 +103,7 @@ def check(space: Space) -> None:
     check_metrics(space)
     check_lists(space)
     check_plugins(space)
+    check_calibration(space)
     check_rules(space)
     check_conditions(space)
     check_methods(space)

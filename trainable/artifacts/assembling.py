@@ -10,6 +10,8 @@ from trainable.artifacts.packing import SPLIT, decoded, parts_of
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone, Table
+from trainable.quantization.body_formats import BodyFormat
+from trainable.quantization.post_training.stored import KEY, RoundedLinear, restored
 from trainable.registry import BACKBONES, BODIES, PROCESSES
 
 
@@ -34,14 +36,17 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     model = blank_model(config, lexicon)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     _check_shapes(tensors, packing, shapes)
-    running, packed = {}, None
+    running: dict[str, BodyFormat] = {}
+    rounding: list[str] = []
+    packed = None
     words = model.sites()["embedding"][0]
     if run_codes:
         packed = model.packed_table(table, packing.get(f"{words}.weight", {}), parts_of(tensors, f"{words}.weight"), device)
+        rounding = [name for name, entry in packing.items() if KEY in entry and entry["activation_bits"] < 16]
         for name, entry in packing.items():
             if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
                 running[name] = form
-    done = running.keys() | ({f"{words}.weight"} if packed else set())
+    done = running.keys() | set(rounding) | ({f"{words}.weight"} if packed else set())
     state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
                     {name: entry for name, entry in packing.items() if name not in done})
     state = {name: value.to(device) for name, value in state.items()}
@@ -50,6 +55,13 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
         model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias", None)))
         state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
+    for name in rounding:
+        module = name.removesuffix(".weight")
+        parts = {part: tensors.pop(name + SPLIT + part) for part in parts_of(tensors, name)}
+        layer = RoundedLinear(restored(packing[name], parts, shapes[name]), packing[name]["activation_bits"],
+                              state.pop(module + ".bias", None), device)
+        model.set_submodule(module, layer)
+        state |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
     if packed:
         model.set_submodule(words, packed)
         state |= {f"{words}.{key}": value for key, value in packed.state_dict().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spaces.config import SITES, QuantizationConfig
+from spaces.config import SITES, CalibrationConfig, QuantizationConfig
 from trainable.registry import METRICS, QUANTIZERS
 
 CARD = "MODEL_CARD.md"
@@ -54,16 +54,29 @@ def _plugin(settings: Mapping[str, Any]) -> str:
 
 def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple]:
     quantization = QuantizationConfig.model_validate(config["quantization"])
+    calibration = CalibrationConfig.model_validate(config.get("calibration", {}))
     rows = []
     for site in SITES:
         label = QUANTIZERS.build(quantization.at(site)).label
         if site in ("attention", "ffn") and quantization.body.name != "float32":
             label = f"{quantization.body.name}, after training"
+        if calibration.active and site in calibration.sites:
+            label = _rounded(calibration)
         rows.append((site, "float32" if label == "none" else label, _figure(values.get(f"bits_per_weight_{site}"))))
     lora = config["lora"]
     if lora["rank"]:
         rows.append(("adapter", f"rank {lora['rank']} on {', '.join(lora['targets'])}", ""))
     return [*rows, ("all values", "", _figure(values.get("bits_per_weight")))]
+
+
+def _rounded(calibration: CalibrationConfig) -> str:
+    """`rotation + gptq (bits 4), calibrated on corrupted text, inputs of 8 bits`."""
+    steps = [ref.name for ref in calibration.transforms]
+    params = ", ".join(f"{name} {value}" for name, value in calibration.method.params.items())
+    name = " + ".join([*steps, calibration.method.name]) + (f" ({params})" if params else "")
+    bits = calibration.activation_bits
+    inputs = f", inputs of {bits} bits" if bits < 16 else ""
+    return f"{name}, calibrated on {calibration.source} states{inputs}"
 
 
 def _measured(values: Mapping[str, Any]) -> list[tuple]:

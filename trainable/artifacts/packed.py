@@ -16,9 +16,10 @@ from torch import Tensor
 from spaces.config import SITES, TrialConfig
 from trainable.artifacts.assembling import assembled
 from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
-from trainable.artifacts.packing import bytes_and_values, file_bytes, packed_tensors, site_names
+from trainable.artifacts.packing import SPLIT, bytes_and_values, file_bytes, packed_tensors, site_names
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
+from trainable.quantization.post_training.stored import Stored
 from trainable.registry import completed
 from trainable.storage.folders import whole_folder
 
@@ -41,6 +42,16 @@ class Packed:
         """The model as it is now, its adapter merged where the weight is a float one (see `packing.packed_tensors`)."""
         config = completed(config)
         return cls(model, config, lexicon, *packed_tensors(model, config.quantization.body))
+
+    def rounded(self, weights: Mapping[str, Stored]) -> Packed:
+        """The same with some float weights, by name, replaced by what a post-training method stores for
+        them."""
+        tensors = {name: value for name, value in self.tensors.items() if name not in weights}
+        for name, weight in weights.items():
+            arrays = weight.arrays.items()
+            tensors |= {name + SPLIT + part: value.cpu().contiguous() for part, value in arrays}
+        packing = self.packing | {name: weight.entry for name, weight in weights.items()}
+        return Packed(self.model, self.config, self.lexicon, tensors, packing)
 
     @cached_property
     def bytes(self) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spaces.config import PluginRef, Site
 from trainable.models.backbone import Backbone, plain_name
+from trainable.quantization.post_training.stored import KEY, restored
 from trainable.quantization.sites import quantized_state, site_weights
 from trainable.registry import BODIES, QUANTIZERS
 
@@ -105,6 +106,9 @@ def decoded(tensors: dict[str, Tensor], packing: dict[str, dict]) -> dict[str, T
         parts, shape = parts_of(tensors, name), tuple(entry["shape"])
         if "body" in entry:
             state[name] = BODIES.build(PluginRef(**entry["body"])).decode(parts, shape)
+            continue
+        if KEY in entry:
+            state[name] = restored(entry, parts, shape).effective
             continue
         weight = QUANTIZERS.build(PluginRef(**entry["quantizer"])).decode(parts, shape)
         if "lora_a" in parts:

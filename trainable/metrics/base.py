@@ -80,6 +80,8 @@ class Metric(ABC):
     """A metric of stage `rung` and of the same direction that stands in for this one below the top rung."""
     cheap: ClassVar[bool] = False
     """Measured in every trial, asked for or not."""
+    asked: ClassVar[bool] = False
+    """Measured only where it is named, not where `evaluation.metrics` is null."""
     along: ClassVar[str | None] = None
     """A metric beside which this one costs little: it is measured wherever that one is."""
     ideal: ClassVar[float | None] = None

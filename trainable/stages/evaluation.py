@@ -104,9 +104,11 @@ class Measurement:
 
 
 def wanted(metric: Metric, columns: Sequence[str] | None) -> bool:
-    """Whether a metric is to be measured where these columns are asked for; None = all are."""
+    """Whether a metric is to be measured where these columns are asked for; None = all are but those that
+    must be
+    named."""
     if columns is None or metric.cheap:
-        return True
+        return metric.cheap or not metric.asked
     names = (metric.name, metric.along) if metric.along else (metric.name,)
     return any(f"{column}_".startswith(f"{name}_") for column in columns for name in names)
 

@@ -1,4 +1,6 @@
-"""One trial: base -> quantizers on their sites -> adapter -> straight-through training -> measurements at rungs."""
+"""One trial: base -> quantizers on their sites -> adapter -> straight-through training -> calibration ->
+measurements at
+rungs. Training and calibration may be left out."""
 
 from __future__ import annotations
 
@@ -23,6 +25,7 @@ from trainable.quantization.sites import apply, site_weights
 from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream_seed
+from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
 from trainable.stages.prepare import Prepared, conditions_of, diverged
 from trainable.storage.folders import write_manifest
@@ -55,12 +58,19 @@ class Trial:
         self.lexicon = base.lexicon
         self.model.to(device)
         self.process = PROCESSES.build(config.diffusion)
-        self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
-                               stream_seed("trial", config.seed) % 2**31, device, rank, world_size, self._conditions())
-        self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
-        self.checkpoint.restore()
-        self.measured: list[dict] = self.checkpoint.notes.get("measured", [])
-        self.losses: dict[str, float] = self.checkpoint.notes.get("losses", {})
+        self.run: TrainingRun | None = None
+        self.measured: list[dict] = []
+        self.losses: dict[str, float] = {}
+        if config.adapt.train:
+            seed = stream_seed("trial", config.seed) % 2**31
+            self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
+                                   seed, device, rank, world_size, self._conditions())
+            self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
+            self.checkpoint.restore()
+            self.measured = self.checkpoint.notes.get("measured", [])
+            self.losses = self.checkpoint.notes.get("losses", {})
+        else:
+            self.model.requires_grad_(False).eval()
 
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""
@@ -73,45 +83,71 @@ class Trial:
 
         The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a
         worker that takes over from one that was killed tells those again, as they were, and measures the rung
-        that was trained last.
+        that was trained last. A trial that trains nothing uses the rung's share of calibration states and of what is
+        measured.
         """
         if index < len(self.measured):
             return self.measured[index]
-        final = index == len(self.rungs) - 1
-        try:
-            losses = self.run.advance(self.rungs[index]) or self.losses  # none: it was at this rung
-        except FloatingPointError as error:
-            raise diverged(error, "adapt", self.config.adapt.optim) from error
-        if self.rank:
-            event = {"rung": index}
-        else:
-            self.checkpoint.save(measured=self.measured, losses=losses)
-            with self.run.averaged():
-                values = self._measure(final)
-            reached = {"rung": index, "steps": self.run.step, "final": final}
-            event = {**reached, **losses, **self._pace(), **values}
+        event = self._untrained(index) if self.run is None else self._trained(index, self.run)
         self.measured.append(event)
         return event
 
+    def _untrained(self, index: int) -> dict:
+        if self.rank:
+            return {"rung": index}
+        final, share = index == len(self.rungs) - 1, self.rungs[index] / self.rungs[-1]
+        values = self._measure(final, share, share)
+        return {"rung": index, "steps": self.rungs[index], "final": final, **values}
+
+    def _trained(self, index: int, run: TrainingRun) -> dict:
+        final = index == len(self.rungs) - 1
+        try:
+            losses = run.advance(self.rungs[index]) or self.losses  # none: it was at this rung
+        except FloatingPointError as error:
+            raise diverged(error, "adapt", self.config.adapt.optim) from error
+        if self.rank:
+            return {"rung": index}
+        self.checkpoint.save(measured=self.measured, losses=losses)
+        with run.averaged():
+            values = self._measure(final, 1.0 if final else self.config.evaluation.rung_share)
+        return {"rung": index, "steps": run.step, "final": final, **losses, **self._pace(), **values}
+
     def _pace(self) -> dict:
         """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
+        assert self.run is not None
         positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
         seconds = self.run.seconds
         return {"tokens_per_second": self.run.step * positions / seconds} if seconds > 0 else {}
 
-    def _measure(self, final: bool) -> dict:
-        facts = {**self.facts, "train_seconds": self.run.seconds, "base": str(Path(self.prepared.base).resolve())}
+    def close(self) -> None:
+        """Drop the checkpoint: the trial will not go on."""
+        if self.run is not None:
+            self.checkpoint.drop()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that have been taken."""
+        return self.run.step if self.run else 0
+
+    def _measure(self, final: bool, share: float, calibrated: float = 1.0) -> dict:
+        """By shares of the configured sample counts, and of the calibration states."""
+        facts = {**self.facts, "train_seconds": self.run.seconds if self.run else 0.0,
+                 "base": str(Path(self.prepared.base).resolve())}
         packed = Packed.pack(self.model, self.config, self.lexicon)
+        if self.config.calibration.active:
+            packed, found = rounded(packed, self.process, self.corpus, calibrated, self.device)
+            facts |= found
         facts |= packed.facts(facts)
         artifact = self.folder / ARTIFACT if final else None
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)
             packed.write(artifact, facts)
-        # The trained model computes what is exported, unless its body is rounded on the way.
-        rounded = self.config.quantization.body.name != "float32"
+        # The trained model computes what is exported, unless some of it is rounded on the way.
+        changed = self.config.quantization.body.name != "float32" or self.config.calibration.active
         measurement = Measurement(
-            config=self.config, model=packed.run(self.device) if rounded else self.model, process=self.process, corpus=self.corpus,
-            teacher=self._teacher(), facts=facts, device=self.device, share=1.0 if final else self.config.evaluation.rung_share,
+            config=self.config, model=packed.run(self.device) if changed else self.model,
+            process=self.process, corpus=self.corpus,
+            teacher=self._teacher(), facts=facts, device=self.device, share=share,
             artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
             cache=self.cache)
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
@@ -139,6 +175,8 @@ def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
     reports = apply(model, config.quantization)
     add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
     set_trainable(model, config.adapt)
+    if not config.adapt.train:
+        model.requires_grad_(False)
     trainable, total = count_parameters(model)
     facts = {"trainable_params": trainable, "total_params": total}
     if "embedding" in reports:
@@ -156,7 +194,8 @@ def record_measurements(artifact: Path, values: dict) -> None:
 
 def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path, device: torch.device,
               cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
-    """Yields `{"ready": True}` when the first training step can start, then one measurement per rung.
+    """Yields `{"ready": True}` when the first training step (or calibration) can start, then one measurement
+    per rung.
 
     Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry,
     which tells every rung, those too that the killed one may have told: whoever listens knows which are new.
@@ -164,9 +203,9 @@ def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], fol
     trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
     with contextlib.ExitStack() as stack:
         yield {"ready": True}
-        stack.callback(trial.checkpoint.drop)
+        stack.callback(trial.close)
         for index, steps in enumerate(rungs):
-            if steps >= trial.run.step or index < len(trial.measured):
+            if steps >= trial.steps or index < len(trial.measured):
                 yield trial.rung(index)
 
 

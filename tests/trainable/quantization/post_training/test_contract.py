@@ -17,18 +17,9 @@ from trainable.quantization.post_training.grid import GridParams
 from trainable.quantization.post_training.quantize import quantize
 from trainable.quantization.post_training.rotation import HadamardRotation, RotationParams
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.registry import Registry
+from trainable.registry import POST_TRAINING
 
-PACKAGE = "trainable.quantization.post_training"
-METHODS = Registry("post-training method", {
-    "rtn": f"{PACKAGE}.rtn:RoundToNearest",
-    "gptq": f"{PACKAGE}.gptq:GPTQ",
-    "awq": f"{PACKAGE}.awq:AWQ",
-    "smoothquant": f"{PACKAGE}.smoothquant:SmoothQuant",
-    "hqq": f"{PACKAGE}.half_quadratic:HalfQuadratic",
-    "rotation": f"{PACKAGE}.rotation:HadamardRotation",
-    "quant_dllm": f"{PACKAGE}.multi_binary:MultiBinary",
-})
+METHODS = POST_TRAINING
 CASES = [METHODS.get(name)(params) for name in METHODS for params in METHODS.get(name).examples()]
 CASES.append(Chain([HadamardRotation(RotationParams())], GPTQ(GptqParams(bits=3))))
 CASES.append(Chain([METHODS.build_default("awq"), METHODS.build_default("smoothquant")],
@@ -131,10 +122,10 @@ class TestPostTrainingContract:
         encoded = quantize(method, weight, statistics).encoded
         with pytest.raises(ValueError, match="codes|scale"):
             method.decode(encoded._replace(codes=encoded.codes[:-1]), (4, 32))
-        name = next(iter(encoded.parameters))
-        with pytest.raises(ValueError, match=name):
+        for name in list(encoded.parameters)[:1]:
             shorter = {**encoded.parameters, name: encoded.parameters[name][1:]}
-            method.decode(encoded._replace(parameters=shorter), (4, 32))
+            with pytest.raises(ValueError, match=name):
+                method.decode(encoded._replace(parameters=shorter), (4, 32))
 
     def test_missing_statistics_are_named_in_one_line(self, method):
         weight, _, _ = problem(4, 32)
@@ -159,7 +150,7 @@ def test_plug_ins_are_named_and_say_what_they_are(name):
     assert cls.Params.model_config["frozen"]
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", [name for name in METHODS if "group" in METHODS.get(name).Params.model_fields])
 def test_groups_that_do_not_fill_the_width_are_refused_in_one_line(name):
     method = METHODS.build(PluginRef(name=name, group=24))
     weight, statistics, _ = problem(4, 32)

@@ -1,0 +1,98 @@
+"""What goes with post-training quantization, at every combination that a space reaches: one line where it
+does not."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from search.run.sweep import unquantized_point
+from search.run.validation import check
+from spaces.config import TrialConfig
+from spaces.errors import UserError
+from spaces.schema import Space
+
+SPACE = """
+objectives: {{kl_to_base: minimize}}
+budget: {{trials: 2}}
+trial: {{adapt: {{train: false}}, evaluation: {{control_tasks: []}}{fixed}}}
+search: {{sampling.steps: {{choice: [10, 20]}}{searched}}}
+"""
+
+
+def space(fixed: str = "", searched: str = "") -> Space:
+    return Space.from_yaml(
+        SPACE.format(fixed=fixed and f", {fixed}", searched=searched and f", {searched}"), "a.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fixed", "searched", "message"),
+    [
+        (
+            "calibration: {method: gptq}, quantization: {quantizer: 'uniform:4', sites: [ffn]}",
+            "",
+            r"calibration \(gptq\) and quantizer uniform would both round site ffn",
+        ),
+        (
+            "quantization: {body: int8_dynamic}",
+            "calibration.method.name: {choice: [none, rtn]}",
+            r"reaches calibration.method.name=rtn: calibration \(rtn\) and quantization.body int8_dynamic",
+        ),
+        (
+            "calibration: {activation_bits: 8}, quantization: {per_site: {attention: 'uniform:4'}}",
+            "",
+            r"calibration \(activation_bits 8\) and quantizer uniform would both round site attention",
+        ),
+        ("lora: {rank: 4}", "", "lora.rank=4 needs training, and adapt.train is false"),
+        ("calibration: {method: gptq, transforms: [rotation, awq]}", "", "put rotation behind it"),
+        ("calibration: {method: awq, transforms: [rotation]}", "", "awq needs statistics of channels"),
+        (
+            "calibration: {method: rtn, transforms: [gptq]}",
+            "",
+            "gptq transforms nothing; legal: awq, smoothquant, rotation",
+        ),
+        ("calibration: {method: gtpq}", "", "unknown post-training method 'gtpq' .did you mean 'gptq'"),
+        ("calibration: {method: 'gptq:9'}", "", "parameter 'bits': Input should be less than or equal to 8"),
+        ("calibration: {token_weight: cgq}", "", "unknown token weight 'cgq'"),
+        (
+            "calibration: {method: rtn, source: masked}",
+            "",
+            "'clean', 'corrupted', 'rollout' or 'rollout_quota', not masked",
+        ),
+        ("", "calibration.activation_bits: {choice: [16, 6]}", "activation_bits.choice"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(fixed, searched, message):
+    with pytest.raises(UserError, match=message) as error:
+        check(space(fixed, searched))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        "calibration: {method: gptq, sites: [ffn]}, quantization: {quantizer: nf4, sites: [embedding]}",
+        "calibration: {method: none}, quantization: {body: int8_dynamic}",
+        "calibration: {method: 'gptq:3', transforms: [awq, rotation], activation_bits: 4}",
+    ],
+)
+def test_what_goes_together_is_let_through(fixed):
+    check(space(fixed))
+
+
+def test_a_trial_by_hand_keeps_to_the_same_rules():
+    with pytest.raises(ValidationError, match="would both round site ffn"):
+        TrialConfig(calibration={"method": "rtn"}, quantization={"quantizer": "uniform:4", "sites": ["ffn"]})
+
+
+def test_the_arm_that_others_are_compared_with_rounds_nothing():
+    searched = (
+        "calibration.method: {choice: [none, 'gptq:3']}, calibration.activation_bits: {choice: [4, 16]}"
+    )
+    assert unquantized_point(space("", searched)) == {
+        "calibration.method": "none",
+        "calibration.activation_bits": 16,
+    }
+    fixed = "calibration: {activation_bits: 8}"
+    assert unquantized_point(space(fixed, "calibration.method: {choice: [none, 'gptq:3']}")) is None

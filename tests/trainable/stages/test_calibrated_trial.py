@@ -1,0 +1,234 @@
+"""Post-training quantization through the product: corpus, base, a trial that trains nothing, artifact,
+text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.cli.main import main
+from spaces.config import TrialConfig
+from trainable.artifacts.artifact import load
+from trainable.artifacts.model_card import CARD
+from trainable.quantization.post_training.stored import KEY, RoundedLinear
+from trainable.stages.prepare import Prepared
+from trainable.stages.trial import run_trial
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+SETTINGS = {
+    "corpus": {
+        "source": {"name": "restaurant", "sentences": 300, "valid_sentences": 60, "max_words": 12},
+        "max_length": 14,
+        "min_count": 0,
+    },
+    "model": {
+        "embedding_dim": 8,
+        "hidden": 32,
+        "layers": 2,
+        "heads": 2,
+        "ffn": 64,
+        "time_dim": 8,
+        "dropout": 0.0,
+        "self_conditioning": True,
+    },
+    "diffusion": {"timesteps": 100, "loss": "ce"},
+    "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 4}},
+    "base": {"optim": {"steps": 60, "lr": 5e-3}},
+    "sampling": {"steps": 4},
+    "evaluation": {
+        "samples": 8,
+        "heldout": 32,
+        "times": 2,
+        "control_tasks": [],
+        "latency_batch": 2,
+        "latency_repeats": 2,
+        "metrics": ["kl_to_base", "perplexity", "latency_ms"],
+    },
+    "adapt": {"train": False},
+}
+BODY = 12  # Linears of two layers
+GPTQ3 = {"method": {"name": "gptq", "bits": 3}, "texts": 24, "levels": 4}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Prepared:
+    payload = {
+        "config": TrialConfig.model_validate(SETTINGS).model_dump(mode="json"),
+        "cache": str(tmp_path_factory.mktemp("cache")),
+    }
+    for name in ("corpus", "teacher", "base"):
+        payload[name] = list(JOBS[name](payload, WorkerContext()))[-1]["path"]
+    return Prepared(payload["corpus"], payload["teacher"], payload["base"])
+
+
+def rows(prepared, folder, calibration, rungs=(4,), **changes) -> list[dict]:
+    """What a trial yields at each rung."""
+    config = TrialConfig.model_validate({**SETTINGS, "calibration": calibration, **changes})
+    return list(run_trial(config, prepared, list(rungs), folder, torch.device("cpu"), {}))[1:]
+
+
+@pytest.fixture(scope="module")
+def gptq(prepared, tmp_path_factory) -> list[dict]:
+    return rows(prepared, tmp_path_factory.mktemp("gptq"), GPTQ3, rungs=(2, 4))
+
+
+def test_rungs_are_shares_of_the_calibration_states(gptq):
+    assert [(row["steps"], row["calibration_states"], row["final"]) for row in gptq] == [
+        (2, 12, False),
+        (4, 24, True),
+    ]
+    assert all(row["train_seconds"] == 0 and row["trainable_params"] == 0 for row in gptq)
+
+
+def test_what_was_measured_is_what_the_files_hold(gptq, prepared):
+    final = gptq[-1]
+    again = list(
+        JOBS["remeasure"](
+            {"artifact": final["artifact"], "prepared": vars(prepared), "seed": 0}, WorkerContext()
+        )
+    )[-1]
+    for name in ("kl_to_base", "kl_to_base_flips", "perplexity", "size_bytes"):
+        assert again[name] == final[name], name
+    assert 0 < final["kl_to_base"] and 0 < final["kl_to_base_se"] < final["kl_to_base"]
+
+
+def test_bits_are_counted_from_what_is_written(gptq):
+    final, folder = gptq[-1], Path(gptq[-1]["artifact"])
+    head = json.loads((folder / "config.json").read_text())
+    assert len(head["packing"]) == BODY and all(entry[KEY]["bits"] == 3 for entry in head["packing"].values())
+    # 3 bits a code, and 16 + 8 bits a row for scale and zero point: rows of 32 values, and of 64 in one ffn
+    # matrix
+    assert final["bits_per_weight_attention"] == pytest.approx(3 + 24 / 32)
+    assert final["bits_per_weight_ffn"] == pytest.approx(3 + (24 / 32 + 24 / 64) / 2)
+    assert final["bits_per_weight_embedding"] == 32
+    assert "gptq (bits 3" in (folder / CARD).read_text()
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"method": "rtn:2"},
+        {"method": "gptq:3", "transforms": ["rotation"]},
+        {"method": {"name": "gptq", "bits": 3, "group": 8, "order": "activation", "static_groups": False}},
+        {"method": "hqq:3", "transforms": ["awq", {"name": "rotation", "signs": "random", "seed": 3}]},
+        {"method": "smoothquant:4", "activation_bits": 8, "sites": ["projection", "attention", "ffn"]},
+        {"method": "quant_dllm:2", "source": "rollout"},
+        {
+            "method": "gptq:4",
+            "transforms": ["awq", "rotation"],
+            "activation_bits": 4,
+            "source": "rollout_quota",
+            "token_weight": "cgq_survey",
+        },
+        {"activation_bits": 4, "source": "clean", "token_weight": "cgq_thirdparty"},
+    ],
+    ids=lambda value: "-".join(str(part) for part in value.values())[:50],
+)
+def test_every_way_loads_as_it_was_measured(prepared, tmp_path, calibration):
+    final = rows(prepared, tmp_path, {"texts": 24, **calibration})[-1]
+    loaded, base = load(final["artifact"]), load(prepared.base)
+    rounding = calibration.get("activation_bits", 16) < 16
+    layers = sum(isinstance(module, RoundedLinear) for module in loaded.model.modules())
+    assert layers == rounding * (BODY + 6 * ("projection" in calibration.get("sites", ())))
+    x, t = torch.randn(3, 14, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 50, 90])
+    with torch.no_grad():
+        ours, theirs = (model.predict(x, t).log_probs for model in (loaded.model, base.model))
+    assert torch.isfinite(ours).all() and not torch.equal(ours, theirs)
+    again = list(
+        JOBS["remeasure"](
+            {"artifact": final["artifact"], "prepared": vars(prepared), "seed": 0}, WorkerContext()
+        )
+    )[-1]
+    assert again["kl_to_base"] == final["kl_to_base"] > 0
+
+
+def test_generation_and_bench_run_it(gptq, prepared, tmp_path, capsys, monkeypatch):
+    final = rows(
+        prepared, tmp_path / "a", {"method": "gptq:4", "transforms": ["rotation"], "activation_bits": 8}
+    )[-1]
+    monkeypatch.chdir(tmp_path)
+    unknown = {"disk": 1, "weights": 1, "resident": None, "peak": None}  # a process of its own, slow to start
+    monkeypatch.setattr("trainable.benchmarking.bench.weight", lambda *_: unknown)
+    for artifact in (final["artifact"], gptq[-1]["artifact"]):
+        assert main(["generate", artifact, "-n", "3", "--json"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 3
+    assert (
+        main(
+            [
+                "bench",
+                final["artifact"],
+                "--against",
+                "base",
+                "--batch",
+                "1",
+                "--steps",
+                "2",
+                "--repeats",
+                "2",
+            ]
+        )
+        == 0
+    )
+
+
+def test_more_bits_are_nearer_to_the_base(prepared, tmp_path, gptq):
+    eight = rows(prepared, tmp_path, {**GPTQ3, "method": "gptq:8"})[-1]
+    assert eight["kl_to_base"] < 0.05 * gptq[-1]["kl_to_base"]
+    nothing = rows(prepared, tmp_path / "none", {})[-1]
+    assert nothing["kl_to_base"] == 0 == nothing["kl_to_base_flips"]
+
+
+def test_a_trial_may_train_first(prepared, tmp_path):
+    final = rows(
+        prepared,
+        tmp_path,
+        GPTQ3,
+        rungs=(2, 4),
+        adapt={"optim": {"batch_size": 8}},
+        lora={"rank": 2},
+        quantization={"quantizer": "uniform:4", "sites": ["embedding"]},
+    )[-1]
+    assert (
+        final["train_seconds"] > 0
+        and final["calibration_states"] == 24
+        and final["bits_per_weight_attention"] < 4
+    )
+    assert final["bits_per_weight_embedding"] < 8
+
+
+MASKED = {
+    "model": {"name": "masked_lm", "hidden": 32, "layers": 1, "heads": 2, "ffn": 48, "positions": 16},
+    "diffusion": {"name": "masked"},
+    "sampling": {"sampler": "quota", "steps": 4},
+}
+
+
+def test_a_masked_model_from_corpus_to_text(prepared, tmp_path, capsys):
+    settings = {**SETTINGS, **MASKED}
+    payload = {
+        "config": TrialConfig.model_validate(settings).model_dump(mode="json"),
+        "cache": str(tmp_path),
+        "corpus": prepared.corpus,
+    }
+    base = list(JOBS["base"](payload, WorkerContext()))[-1]["path"]
+    own = Prepared(prepared.corpus, prepared.teacher, base)
+    calibration = {
+        "method": "gptq:3",
+        "transforms": ["rotation"],
+        "source": "rollout_quota",
+        "token_weight": "cgq_survey",
+        "activation_bits": 8,
+        "texts": 24,
+    }
+    final = rows(own, tmp_path / "trial", calibration, **MASKED)[-1]
+    assert final["kl_to_base"] > 0 and final["bits_per_weight_attention"] < 4
+    again = list(
+        JOBS["remeasure"]({"artifact": final["artifact"], "prepared": vars(own), "seed": 0}, WorkerContext())
+    )[-1]
+    assert again["kl_to_base"] == final["kl_to_base"]
+    assert main(["generate", final["artifact"], "-n", "3", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
