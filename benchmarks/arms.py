@@ -1,9 +1,10 @@
-"""Quantizer arms against each other, several seeds each: `python -m benchmarks.arms e2e --cache DIR [--set key=value]`.
+"""Quantizer arms against each other, several seeds each:
+`python -m benchmarks.arms e2e --cache DIR [--set key=value]`.
 
-Every arm starts from the same base and trains the same number of steps at equal depth; arms are interleaved within a
-seed. Prints mean and 95 % interval over seeds of nll_bound and perplexity, and the paired difference to the unquantized
-arm. `--cache` is the folder `cache` of an earlier run of the space (its corpus, teacher and base are taken from there).
-Needs no Ray.
+Every arm starts from the same base and trains the same number of steps at equal depth; arms are interleaved
+within a seed. Prints mean and 95 % interval over seeds of nll_bound and perplexity, and the paired difference
+to the unquantized arm. `--cache` is the folder `cache` of an earlier run of the space (its corpus, teacher
+and base are taken from there). Needs no Ray.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from spaces.overrides import parse
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-ARMS = ("none", "fixed:Q0i8f", "fixed:Q0i4f", "fixed:Q2i2f", "fixed:Q4i4f", "fixed:Q8i8f", "fixed:Q4i0f", "fixed:Q8i0f",
-        "pow2:Q0i8f", "pow2:Q4i0f", "ternary_twn", "binary")
+ARMS = ("none", "fixed:Q0i8f", "fixed:Q0i4f", "fixed:Q2i2f", "fixed:Q4i4f", "fixed:Q8i8f", "fixed:Q4i0f",
+        "fixed:Q8i0f", "pow2:Q0i8f", "pow2:Q4i0f", "ternary_twn", "binary")
 METRICS = ("nll_bound", "perplexity", "diversity", "train_loss", "embedding_collapsed_rows")
 T_975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36}
 
@@ -49,7 +50,8 @@ def main() -> None:
             for arm in found:
                 config = arm_config(space, arm, args.site, seed)
                 shared = shared or prepared(config, args.cache, context)
-                found[arm].append(measured(config, shared, args.steps, Path(scratch) / f"{seed}-{arm}", context))
+                found[arm].append(measured(config, shared, args.steps,
+                                           Path(scratch) / f"{seed}-{arm}", context))
                 print(seed, arm, {name: round(found[arm][-1][name], 4) for name in METRICS[:2]}, flush=True)
     figures = {"space": args.space, "site": args.site, "steps": args.steps, "seeds": args.seeds,
                "arms": {arm: table_row(rows, found["none"]) for arm, rows in found.items()}}
@@ -80,13 +82,15 @@ def prepared(config, cache: str, context: WorkerContext) -> dict:
 
 def measured(config, shared: dict, steps: int, folder: Path, context: WorkerContext) -> dict:
     """The top rung of one arm."""
-    payload = {"config": config.model_dump(mode="json"), "prepared": shared, "rungs": [steps], "folder": str(folder)}
+    payload = {"config": config.model_dump(mode="json"), "prepared": shared, "rungs": [steps],
+               "folder": str(folder)}
     return list(JOBS["trial"](payload, context))[-1]
 
 
 def interval(values: list[float]) -> list[float]:
     """Mean and half-width of its 95 % t-interval."""
-    half = T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    half = (T_975[len(values) - 1] * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1
+            else math.nan)
     return [statistics.fmean(values), half]
 
 
@@ -102,7 +106,8 @@ def show(arms: dict) -> None:
     """Print the table."""
     print(f"{'arm':14s} {'nll_bound':>18s} {'minus none':>18s} {'perplexity':>18s} {'minus none':>18s}")
     for arm, row in arms.items():
-        cells = (row["nll_bound"], row["nll_bound_minus_none"], row["perplexity"], row["perplexity_minus_none"])
+        cells = (row["nll_bound"], row["nll_bound_minus_none"], row["perplexity"],
+                 row["perplexity_minus_none"])
         print(f"{arm:14s} " + " ".join(f"{mean:9.3f} ± {half:6.3f}" for mean, half in cells))
 
 

@@ -30,7 +30,8 @@ def save(name: str, figures: dict) -> Path:
     """Write results/NAME.json: the command, the host, the figures."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    arguments = [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in sys.argv[1:]]  # folders of this machine stay here
+    # folders of this machine stay here
+    arguments = [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in sys.argv[1:]]
     command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
     path.write_text(json.dumps({"command": command, "host": host(), **figures}, indent=1) + "\n")
     print(f"wrote benchmarks/results/{path.name}")
@@ -40,5 +41,5 @@ def save(name: str, figures: dict) -> Path:
 def spread(values: list[float]) -> dict:
     """Count, median, 90th percentile, smallest, largest."""
     ordered = sorted(values)
-    return {"n": len(ordered), "p50": statistics.median(ordered), "p90": ordered[int(0.9 * (len(ordered) - 1))],
-            "min": ordered[0], "max": ordered[-1]}
+    return {"n": len(ordered), "p50": statistics.median(ordered),
+            "p90": ordered[int(0.9 * (len(ordered) - 1))], "min": ordered[0], "max": ordered[-1]}

@@ -1,12 +1,13 @@
-"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what tasks|controllers|adapted]`.
+"""Control of a prepared base: `python -m benchmarks.control quickstart --cache DIR [--what
+tasks|controllers|adapted]`.
 
-`tasks`, for every task: success of human text, of the model without guidance and with it (Wilson or bootstrap 95 %
-intervals over targets), lm-score, seconds, the controller's ranking accuracy by noise level; last, the time of the metric
-`controllability` over all tasks as one trial pays it. `controllers`: success and ranking accuracy with counted and with
-trained controllers. `adapted`: both after quantized trials have been trained: ranking by noise level of every task, and what
-heads that were trained on the base keep there, as they are, after a few steps more, and against heads fitted anew (earlier
-calls with other `--quantizers` are kept). `--cache` is the folder `cache` of an earlier run; what it lacks is made.
-Needs no Ray.
+`tasks`, for every task: success of human text, of the model without guidance and with it (Wilson or bootstrap
+95 % intervals over targets), lm-score, seconds, the controller's ranking accuracy by noise level; last, the
+time of the metric `controllability` over all tasks as one trial pays it. `controllers`: success and ranking
+accuracy with counted and with trained controllers. `adapted`: both after quantized trials have been trained:
+ranking by noise level of every task, and what heads that were trained on the base keep there, as they are,
+after a few steps more, and against heads fitted anew (earlier calls with other `--quantizers` are kept).
+`--cache` is the folder `cache` of an earlier run; what it lacks is made. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from trainable.workers.context import WorkerContext
 TASK_NAMES = ("length", "semantic", "pos", "spans", "tree", "infill", "compose")
 TRAINABLE = ("pos", "spans", "tree")
 HEADS, ADAPT_STEPS, MORE_STEPS = "pos", 320, 60
-"""The task whose trained heads are moved; steps of a trial (the quickstart's top rung); steps that moved heads go on."""
+"""The task whose trained heads are moved; steps of a trial (the quickstart's top rung); steps that
+moved heads go on."""
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.97)
 """Noise levels as shares of T."""
 
@@ -77,22 +79,26 @@ class ControlBenchmark:
         return task, targets
 
     def success(self, task, targets, inner_steps: int | None = None) -> dict:
-        """Success, lm-score, seconds and other scores of one guided generation; with `inner_steps=0` unguided."""
+        """Success, lm-score, seconds and other scores of one guided generation; with
+        `inner_steps=0` unguided."""
         began = time.perf_counter()
         guidance = self.config.evaluation.guidance
         if inner_steps is not None:
             guidance = guidance.model_copy(update={"inner_steps": inner_steps})
-        words = guided(self.process, task, targets, guidance, self.corpus, self.length, stream("benchmark noise"))
+        words = guided(self.process, task, targets, guidance, self.corpus, self.length,
+                       stream("benchmark noise"))
         scores = all_scores(task, words, targets)
         value, low, high = mean_interval(scores.pop("success"))
-        return {"success": value, "low": low, "high": high, "lm_score": pooled_perplexity(*self.teacher.nll(words))[0],
+        return {"success": value, "low": low,
+                "high": high, "lm_score": pooled_perplexity(*self.teacher.nll(words))[0],
                 "seconds": time.perf_counter() - began, "example": " ".join(words[0]),
                 **{key: sum(found) / len(found) for key, found in scores.items()}}
 
     def ranking(self, task, targets, process=None) -> list[float]:
         """Accuracy by noise level."""
         times = [int(level * self.base.schedule.timesteps) for level in LEVELS]
-        return ranking_accuracy(task, process or self.process, self.corpus, targets, times, stream("benchmark ranking"))
+        return ranking_accuracy(task, process or self.process, self.corpus, targets, times,
+                                stream("benchmark ranking"))
 
 
 def main() -> None:
@@ -114,7 +120,8 @@ def main() -> None:
                "guidance": bench.config.evaluation.guidance.model_dump(), "noise_levels": LEVELS,
                "human_lm_score": bench.teacher.facts["heldout_perplexity"]}
     if args.what == "tasks":
-        print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} {'seconds':>8s}")
+        print(f"{'task':9s} {'oracle':18s} {'human':>6s} {'unguided':>9s} {'guided':>22s} {'lm-score':>9s} "
+              f"{'seconds':>8s}")
         figures["tasks"] = {name: one_task(bench, name) for name in names}
         figures["one_trial"] = one_trial(bench, names)
     elif args.what == "adapted":
@@ -132,7 +139,8 @@ def one_task(bench: ControlBenchmark, name: str) -> dict:
     """The row of one task."""
     task, targets = bench.task(name)
     human = mean_scores(task, *human_words(bench.corpus, targets))
-    row = {"oracle": task.oracle(targets[0]), "human": human, "unguided": bench.success(task, targets, inner_steps=0),
+    row = {"oracle": task.oracle(targets[0]), "human": human,
+           "unguided": bench.success(task, targets, inner_steps=0),
            "guided": bench.success(task, targets), "ranking": bench.ranking(task, targets)}
     found, plain = row["guided"], row["unguided"]
     interval = f"{found['success']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
@@ -142,21 +150,24 @@ def one_task(bench: ControlBenchmark, name: str) -> dict:
 
 
 def controllers(bench: ControlBenchmark, name: str) -> dict:
-    """Counted against trained: guided success, ranking accuracy, seconds to prepare (shared by the tasks that follow)."""
+    """Counted against trained: guided success, ranking accuracy, seconds to prepare (shared by the
+    tasks that follow)."""
     rows = {}
     for kind in ("counted", "trained"):
         began = time.perf_counter()
         task, targets = bench.task(name, controller=kind)
         rows[kind] = {"prepare_seconds": time.perf_counter() - began, **bench.success(task, targets),
                       "ranking": bench.ranking(task, targets)}
-        print(f"{name:9s} {kind:8s} success {rows[kind]['success']:.3f} lm-score {rows[kind]['lm_score']:.2f} "
-              f"prepared in {rows[kind]['prepare_seconds']:.1f} s; ranking by noise level "
-              + " ".join(f"{value:.2f}" for value in rows[kind]["ranking"]), flush=True)
+        print(
+            f"{name:9s} {kind:8s} success {rows[kind]['success']:.3f} lm-score {rows[kind]['lm_score']:.2f} "
+            f"prepared in {rows[kind]['prepare_seconds']:.1f} s; ranking by noise level "
+            + " ".join(f"{value:.2f}" for value in rows[kind]["ranking"]), flush=True)
     return rows
 
 
 def adapted(bench: ControlBenchmark, quantizer: str, names: list[str]) -> dict:
-    """A trial with this quantizer on the table, trained: each task's ranking there, and the heads' three ways to it."""
+    """A trial with this quantizer on the table, trained: each task's ranking there, and the heads'
+    three ways to it."""
     dumped = bench.config.model_dump(mode="json") | {"quantization": {"quantizer": quantizer}}
     dumped["adapt"]["optim"]["lr"] = 1e-3
     config = type(bench.config).model_validate(dumped)
@@ -168,13 +179,15 @@ def adapted(bench: ControlBenchmark, quantizer: str, names: list[str]) -> dict:
     rows = {"ranking": {}, "heads": {}}
     for name in names:
         rows["ranking"][name] = bench.ranking(*bench.task(name, there), process)
-        print(f"{quantizer:12s} {name:9s} ranking " + " ".join(f"{value:.2f}" for value in rows["ranking"][name]), flush=True)
+        print(f"{quantizer:12s} {name:9s} ranking "
+              + " ".join(f"{value:.2f}" for value in rows["ranking"][name]), flush=True)
     task, targets = bench.task(HEADS, bench.context, controller="trained")
     ways = {"moved": lambda: task.heads,
-            f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.schedule, data, steps=MORE_STEPS,
-                                                          heads=copy.deepcopy(moved)),
+            f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.schedule, data,
+                                                           steps=MORE_STEPS, heads=copy.deepcopy(moved)),
             "fitted there": lambda: fit(trial.model, bench.base.schedule, data)}
-    data = bench.cache["control", "annotated", id(bench.corpus), oracle_for("auto", bench.corpus).full_name][0]
+    data = bench.cache["control", "annotated", id(bench.corpus),
+                       oracle_for("auto", bench.corpus).full_name][0]
     moved = task.heads
     for label, make in ways.items():
         began = time.perf_counter()
@@ -195,7 +208,8 @@ def one_trial(bench: ControlBenchmark, names: list[str]) -> dict:
     evaluation = bench.config.evaluation.model_copy(update={"control_tasks": tasks})
     config, cache, seconds = bench.config.model_copy(update={"evaluation": evaluation}), {}, []
     for _ in range(2):
-        measurement = Measurement(config=config, model=bench.base.model, schedule=bench.base.schedule, corpus=bench.corpus,
+        measurement = Measurement(config=config, model=bench.base.model, schedule=bench.base.schedule,
+                                  corpus=bench.corpus,
                                   teacher=bench.teacher, facts={}, device=torch.device("cpu"), cache=cache)
         began = time.perf_counter()
         row = Controllability(Controllability.Params()).measure(measurement)

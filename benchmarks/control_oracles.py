@@ -1,9 +1,9 @@
 """What the offline oracles are worth: `python -m benchmarks.control_oracles [--data DIR]`.
 
-On the built-in corpus: texts that the grammar reads back as they were written, milliseconds a text, and how many tags stay
-right when one word of a text is replaced by another. With `--data` (a folder that holds e2e/): agreement of textblob with
-the released tags and spans, and per field the share of human texts that say the field's value literally, which is the
-ceiling of the oracle `words`.
+On the built-in corpus: texts that the grammar reads back as they were written, milliseconds a text, and how
+many tags stay right when one word of a text is replaced by another. With `--data` (a folder that holds e2e/):
+agreement of textblob with the released tags and spans, and per field the share of human texts that say
+the field's value literally, which is the ceiling of the oracle `words`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> None:
     figures = {"grammar": grammar(args.texts)}
     if args.data:
         released = Path(args.data) / "e2e" / "control_targets"
-        figures |= {"textblob": textblob(released), "semantic_ceiling": ceilings(str(Path(args.data) / "e2e"))}
+        figures |= {"textblob": textblob(released),
+                    "semantic_ceiling": ceilings(str(Path(args.data) / "e2e"))}
     print(json.dumps(figures, indent=1))
     save("control_oracles", figures)
 

@@ -4,9 +4,9 @@
     python -m benchmarks.control_plane --case four-nodes-1000      the same on 4 nodes of Ray's own test cluster, 4 slots each
     python -m benchmarks.control_plane --case one-node-10000 --case four-nodes-10000
 
-The real driver (searcher, scheduler, records, Ray Tune's event loop, one actor process per slot) runs trials that only
-sleep, so that what is measured is the control plane. Ideal: slots / seconds per trial. results/control_plane.json keeps the
-cases; one that it holds is measured again only with --again.
+The real driver (searcher, scheduler, records, Ray Tune's event loop, one actor process per slot)
+runs trials that only sleep, so that what is measured is the control plane. Ideal: slots / seconds per trial.
+results/control_plane.json keeps the cases; one that it holds is measured again only with --again.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class SleepClient:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", action="append", required=True, metavar="NODES-TRIALS",
                         help=f"{' or '.join(NODES)}, and the number of trials; may be given again")
     parser.add_argument("--slots", type=int, default=16)
@@ -91,7 +92,8 @@ def main() -> None:
     for case in args.case:
         found = re.fullmatch(rf"({'|'.join(NODES)})-([1-9]\d*)", case)
         if not found:
-            parser.error(f"--case {case}; legal: {' or '.join(NODES)}, a dash and the number of trials, as one-node-1000")
+            parser.error(f"--case {case}; legal: {' or '.join(NODES)}, a dash and the number of trials, "
+                         "as one-node-1000")
         if case in cases and not args.again:
             print(f"{case}: measured already")
             continue
@@ -103,9 +105,10 @@ def main() -> None:
 def measured(args: argparse.Namespace, nodes: int, trials: int) -> dict[str, Any]:
     """One case: what was asked for, and its figures."""
     ideal = args.slots / args.seconds
-    figures = {"nodes": nodes, "trials": trials, "slots": args.slots, "seconds_per_trial": args.seconds,
-               "rungs": args.rungs, "sampler": args.sampler or "default", "load_average_before": os.getloadavg()[0],
-               "commit": host()["commit"], "ideal_trials_per_second": ideal, "ideal_seconds": trials / ideal}
+    figures = {"nodes": nodes, "trials": trials, "slots": args.slots,
+               "seconds_per_trial": args.seconds, "rungs": args.rungs, "sampler": args.sampler or "default",
+               "load_average_before": os.getloadavg()[0], "commit": host()["commit"],
+               "ideal_trials_per_second": ideal, "ideal_seconds": trials / ideal}
     with tempfile.TemporaryDirectory() as scratch, cluster(nodes, args.slots) as address:
         figures |= run(args, trials, address, Path(scratch))
     return figures
@@ -113,22 +116,25 @@ def measured(args: argparse.Namespace, nodes: int, trials: int) -> dict[str, Any
 
 @contextmanager
 def cluster(nodes: int, slots: int) -> Iterator[str | None]:
-    """The address of Ray's own test cluster: a head, which carries driver and switchboard, and `nodes` for the slots.
-    None for one node: `connected` starts it."""
+    """The address of Ray's own test cluster: a head, which carries driver and switchboard, and `nodes`
+    for the slots. None for one node: `connected` starts it."""
     if nodes == 1:
         yield None
         return
     from search.distributed import environment
 
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).resolve().parents[1]),
+                                                os.environ.get("PYTHONPATH", "")])
     environment.apply()
     from ray.cluster_utils import Cluster
 
     store = 100 << 20
-    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "memory": 0, "object_store_memory": store})
+    found = Cluster(initialize_head=True,
+                    head_node_args={"num_cpus": 1, "memory": 0, "object_store_memory": store})
     try:
         for _ in range(nodes):
-            found.add_node(num_cpus=slots // nodes, memory=SLOT_MEMORY * slots // nodes, object_store_memory=store)
+            found.add_node(num_cpus=slots // nodes, memory=SLOT_MEMORY * slots // nodes,
+                           object_store_memory=store)
         found.wait_for_nodes()
         yield found.address
     finally:
@@ -136,8 +142,8 @@ def cluster(nodes: int, slots: int) -> Iterator[str | None]:
 
 
 def run(args: argparse.Namespace, trials: int, address: str | None, scratch: Path) -> dict[str, Any]:
-    """Run the trials; rate, driver CPU and memory, proposal latency, size of the records, between several counts of
-    finished trials."""
+    """Run the trials; rate, driver CPU and memory, proposal latency, size of the records, between several
+    counts of finished trials."""
     from search.distributed.cluster import connected
 
     with connected(address, args.slots):
@@ -151,13 +157,15 @@ def run(args: argparse.Namespace, trials: int, address: str | None, scratch: Pat
         from spaces.schema import Space
 
         changes = {"sampler": args.sampler} if args.sampler else {}
-        space = Space.from_dict({**SPACE, **changes, "budget": {"trials": trials}, "rungs": list(range(1, args.rungs + 1))})
+        space = Space.from_dict({**SPACE, **changes, "budget": {"trials": trials},
+                                 "rungs": list(range(1, args.rungs + 1))})
         folder = RunFolder.create(scratch, space.name, space.to_yaml(), {"columns": {}})
         marks = Marks(folder.path)
         began = time.monotonic()
         stages = RunStages(space, folder, scratch / "cache", args.slots, RunMetrics("simulated", marks))
         marks.time_proposals(stages.study)
-        client = SleepClient(ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote(), args.seconds)
+        client = SleepClient(ray.remote(Broker).options(num_cpus=0, max_concurrency=1000).remote(),
+                             args.seconds)
 
         def payload(trial: Any) -> dict[str, Any]:
             return {"values": trial.values, "rungs": list(space.rungs), "proposed": time.time(),
@@ -167,8 +175,8 @@ def run(args: argparse.Namespace, trials: int, address: str | None, scratch: Pat
         ended = time.monotonic()
         stages.close("finished")
         by_node = Counter(row["device"] for row in folder.rows() if row["state"] != "rung")
-        return {"wall_seconds_with_start": ended - began, **marks.figures(), "close_seconds": time.monotonic() - ended,
-                "front_size": len(stages.engine.front), "trials_by_node": sorted(by_node.values())}
+        return {"wall_seconds_with_start": ended - began, **marks.figures(), "close_seconds": time.monotonic()
+                - ended, "front_size": len(stages.engine.front), "trials_by_node": sorted(by_node.values())}
 
 
 class Marks:
@@ -186,7 +194,8 @@ class Marks:
         if event["event"] == "trial_finished":
             self.ends.append((time.monotonic(), time.process_time(), self.process.memory_info().rss))
             if len(self.ends) in (100, 1000, 10_000):
-                self.sizes[len(self.ends)] = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+                self.sizes[len(self.ends)] = sum(path.stat().st_size
+                                                 for path in self.folder.rglob("*") if path.is_file())
 
     def time_proposals(self, study: Any) -> None:
         """Note how long each proposal takes."""
@@ -204,16 +213,19 @@ class Marks:
         """Rates between the first and the last end (starting processes is not the control plane's pace)."""
         last = len(self.ends) - 1
         edges = [edge for edge in EDGES if edge < last] + [last]
-        windows = {f"{low}-{high}": self._window(low, high) for low, high in zip(edges, edges[1:], strict=False)}
+        windows = {f"{low}-{high}": self._window(low, high)
+                   for low, high in zip(edges, edges[1:], strict=False)}
         first = windows.get("200-1000", {}).get("trials_per_second")
         late = windows.get("9000-9999", {}).get("trials_per_second")
-        return {**self._window(0, last), "wall_seconds": self.ends[-1][0] - self.ends[0][0], "windows": windows,
-                "rate_at_10000_to_rate_at_200": late / first if first and late else None, "record_bytes_at": self.sizes}
+        return {**self._window(0, last), "wall_seconds": self.ends[-1][0] - self.ends[0][0],
+                "windows": windows, "rate_at_10000_to_rate_at_200": late / first if first and late else None,
+                "record_bytes_at": self.sizes}
 
     def _window(self, low: int, high: int) -> dict[str, float]:
         trials, (begun, cpu, _), (ended, used, memory) = high - low, self.ends[low], self.ends[high]
         latency = [1000 * seconds for seconds in self.latency[low:high]]
-        return {"trials_per_second": trials / (ended - begun), "driver_cpu_ms_per_trial": 1000 * (used - cpu) / trials,
+        return {"trials_per_second": trials / (ended - begun),
+                "driver_cpu_ms_per_trial": 1000 * (used - cpu) / trials,
                 "driver_memory_mib": memory / 2**20, "proposal_ms_p50": statistics.median(latency),
                 "proposal_ms_p95": sorted(latency)[math.ceil(0.95 * len(latency)) - 1]}
 

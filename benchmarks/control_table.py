@@ -1,10 +1,11 @@
-"""The table of methods against control tasks: `python -m benchmarks.control_table e2e --cache DIR [--tasks A,B]`.
+"""The table of methods against control tasks: `python -m benchmarks.control_table e2e --cache DIR [--tasks
+A,B]`.
 
-What `qdlm table` prints for a run, here for a prepared base: human text, diffusion with and without guidance, FUDGE, a
-fine-tuned conditional model sampled and by beam search, all by the same targets, teacher and scorer. With
-`--set trial.model.conditions=[...]` the base is told these targets while it is trained, and classifier-free guidance is one
-more row (its results are kept apart). Cells that an earlier call measured with the same settings are kept, so that a long
-table can be made in parts. Needs no Ray.
+What `qdlm table` prints for a run, here for a prepared base: human text, diffusion with and without guidance,
+FUDGE, a fine-tuned conditional model sampled and by beam search, all by the same targets, teacher and
+scorer. With `--set trial.model.conditions=[...]` the base is told these targets while it is trained,
+and classifier-free guidance is one more row (its results are kept apart). Cells that an earlier call measured
+with the same settings are kept, so that a long table can be made in parts. Needs no Ray.
 """
 
 from __future__ import annotations

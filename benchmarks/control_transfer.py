@@ -1,8 +1,9 @@
-"""Transfer of control to E2E: `python -m benchmarks.control_transfer --data DIR --cache DIR --start ARTIFACT --steps 300`.
+"""Transfer of control to E2E: `python -m benchmarks.control_transfer --data DIR --cache DIR --start
+ARTIFACT --steps 300`.
 
-Trains a base of spaces/transfer.yaml twice for equally many steps, from scratch and from `--start` (a base of another
-corpus), and measures controllability and perplexity of both, by the same targets, noise, teacher and scorers. Earlier
-calls with other steps are kept. Needs no Ray.
+Trains a base of spaces/transfer.yaml twice for equally many steps, from scratch and from `--start` (a base of
+another corpus), and measures controllability and perplexity of both, by the same targets, noise, teacher and
+scorers. Earlier calls with other steps are kept. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -53,20 +54,22 @@ def main() -> None:
 
 def measured(args, start: str | None) -> dict:
     """One arm's controllability and perplexity."""
-    space = load_checked("transfer", {"trial.corpus.source.path": f"{args.data}/e2e", "search.base.start": None,
-                                      "search.base.optim.steps": None, "trial.base.optim.steps": args.steps,
-                                      "trial.base.start": start, "trial.evaluation.control_samples": args.targets,
-                                      "sampler.name": "tpe", "search.adapt.optim.lr.log": [1e-4, 1e-3],
-                                      "trial.adapt.optim.lr": None, "budget.trials": 1})
+    space = load_checked("transfer",
+                         {"trial.corpus.source.path": f"{args.data}/e2e", "search.base.start": None,
+                          "search.base.optim.steps": None, "trial.base.optim.steps": args.steps,
+                          "trial.base.start": start, "trial.evaluation.control_samples": args.targets,
+                          "sampler.name": "tpe", "search.adapt.optim.lr.log": [1e-4, 1e-3],
+                          "trial.adapt.optim.lr": None, "budget.trials": 1})
     config = space.config(points.complete(space.dimensions, {}))
     shared = prepared(config, args.cache, WorkerContext())
     corpus, base = TokenizedCorpus.open(Path(shared["corpus"])), load(shared["base"])
     teacher = Teacher.load(shared["teacher"], corpus, torch.device("cpu"))
-    measurement = Measurement(config=config, model=base.model, schedule=base.schedule, corpus=corpus, teacher=teacher,
-                              facts={}, device=torch.device("cpu"))
+    measurement = Measurement(config=config, model=base.model, schedule=base.schedule, corpus=corpus,
+                              teacher=teacher, facts={}, device=torch.device("cpu"))
     found = Perplexity(Perplexity.Params()).measure(measurement)
     found |= Controllability(Controllability.Params()).measure(measurement)
-    return {**found, **{key: base.facts[key] for key in ("train_seconds", "words_shared") if key in base.facts}}
+    return {**found,
+            **{key: base.facts[key] for key in ("train_seconds", "words_shared") if key in base.facts}}
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
     python -m benchmarks.faults --faults driver,worker   these alone
     python -m benchmarks.faults --minutes 4.5            stop between two faults after that long; call it again to go on
 
-After every fault the records are audited (`faults_audit`): no trial lost, none run twice, the searcher where it would have
-been. Trials sleep instead of training; driver, pool, Tune, engine and records are the product's own, driven through its
-command line. `disk` mounts a small file system: without root it runs in a user namespace of its own.
+After every fault the records are audited (`faults_audit`): no trial lost, none run twice, the searcher where
+it would have been. Trials sleep instead of training; driver, pool, Tune, engine and records are the product's
+own, driven through its command line. `disk` mounts a small file system: without root it runs in a user
+namespace of its own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def one_line(code: int | None, said: str, expected: int) -> str | None:
 # ---- the faults: each yields one outcome per time, and last that of the whole run
 
 
-def kill_driver(drill: Drill, times: int, chance: random.Random, after: Callable[[], None] = lambda: None) -> Iterator[Outcome]:
+def kill_driver(drill: Drill, times: int, chance: random.Random,
+                after: Callable[[], None] = lambda: None) -> Iterator[Outcome]:
     """kill -9 of the driver a moment after a trial has ended, then --resume; every moment is another."""
     for _ in drill.rounds(times):
         session = drill.session()
@@ -62,7 +64,8 @@ def kill_driver(drill: Drill, times: int, chance: random.Random, after: Callable
 
 
 def kill_ordered(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """As `kill_driver`, of a deterministic run; then an unbroken run of the same space has to have proposed the same."""
+    """As `kill_driver`, of a deterministic run; then an unbroken run of the same space has to have
+    proposed the same."""
     *each, whole = kill_driver(drill, times, chance)
     yield from each
     unbroken = Drill(drill.storage / "unbroken", drill.trials, drill.address, slots=drill.slots, **ORDERED)
@@ -70,16 +73,19 @@ def kill_ordered(drill: Drill, times: int, chance: random.Random) -> Iterator[Ou
     unbroken.close()
     first, second = (proposals(one.run) for one in (drill, unbroken))
     other = [number for number in first | second if first.get(number) != second.get(number)]
-    yield {**whole, "searcher": f"an unbroken run proposed another trial {other[0]}" if other else whole["searcher"]}
+    yield {**whole,
+           "searcher": f"an unbroken run proposed another trial {other[0]}" if other else whole["searcher"]}
 
 
 def proposals(run: Path) -> dict[int, Any]:
     """What was proposed under each number."""
-    return {event["trial"]: event["values"] for event in RunFolder.open(run).events() if event["event"] == "ask"}
+    return {event["trial"]: event["values"]
+            for event in RunFolder.open(run).events() if event["event"] == "ask"}
 
 
 def torn_files(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """As `kill_driver`, and the files are torn besides: half a line in the records and the study, a third of the table gone."""
+    """As `kill_driver`, and the files are torn besides: half a line in the records and the study, a third
+    of the table gone."""
     def tear() -> None:
         run = drill.run
         for name in ("events.jsonl", "study.journal"):
@@ -107,7 +113,8 @@ def _went_on(session: Session, trials: int) -> Outcome:
 
 
 def kill_node(drill: Drill, times: int, chance: random.Random, whole: bool = True) -> Iterator[Outcome]:
-    """kill -9 of all processes of a node that computes a trial (or of its raylet alone); another node joins."""
+    """kill -9 of all processes of a node that computes a trial (or of its raylet alone);
+    another node joins."""
     session = drill.session()
     for _ in drill.rounds(times):
         _, computing = drill.computing()
@@ -127,22 +134,26 @@ def kill_raylet(drill: Drill, times: int, chance: random.Random) -> Iterator[Out
 
 
 def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """kill -9 of the raylet on which the driver itself rests: Ray ends the driver's process, at times with a line of its
-    own, the last line says how to go on, and --resume does. Ray's processes live on for some seconds, and so do trials."""
+    """kill -9 of the raylet on which the driver itself rests: Ray ends the driver's process, at times
+    with a line of its own, the last line says how to go on, and --resume does. Ray's processes live on for
+    some seconds, and so do trials."""
     for _ in drill.rounds(times):
         session = drill.session()
         alive = session.wait_finished(2)
-        raylets = [child for child in psutil.Process(session.process.pid).children() if child.name() == "raylet"]
+        raylets = [child
+                   for child in psutil.Process(session.process.pid).children() if child.name() == "raylet"]
         for raylet in raylets:
             raylet.kill()
         code, said = session.end()
-        wrong = one_line(code, said.strip().rpartition("\n")[2], 1) or ("Go on with: " not in said and said) or None
+        wrong = (one_line(code, said.strip().rpartition("\n")[2], 1)
+                 or ("Go on with: " not in said and said) or None)
         yield drill.audit(dead=None if alive and raylets else said[-300:], said=said, wrong=wrong)
     yield drill.close()
 
 
 def fill_disk(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """The file system of the storage is filled to the last byte: the driver ends in one line; room is made, --resume."""
+    """The file system of the storage is filled to the last byte: the driver ends in one line; room
+    is made, --resume."""
     filler = drill.storage / "filler"
     for _ in drill.rounds(times):
         session = drill.session()
@@ -161,8 +172,8 @@ def fill_disk(drill: Drill, times: int, chance: random.Random) -> Iterator[Outco
 
 
 def hold_locks(drill: Drill, times: int, chance: random.Random) -> Iterator[Outcome]:
-    """Another process holds the study's lock: the run waits, takes the lock over and goes on. A second driver on the run is
-    refused in one line."""
+    """Another process holds the study's lock: the run waits, takes the lock over and goes on. A second
+    driver on the run is refused in one line."""
     session = drill.session()
     for _ in drill.rounds(times):
         session.wait_finished(1)
@@ -173,7 +184,8 @@ def hold_locks(drill: Drill, times: int, chance: random.Random) -> Iterator[Outc
                 break
             except FileExistsError:
                 time.sleep(0.001)
-        second = Session("--resume", str(drill.run), *(["--address", drill.address] if drill.address else []), slots=True)
+        second = Session("--resume", str(drill.run), *(["--address", drill.address] if drill.address else []),
+                         slots=True)
         code, said = second.end()
         went = _went_on(session, 3)
         yield {**went, **drill.audit(said=said, wrong=one_line(code, said, 2))}
@@ -187,17 +199,19 @@ def bad_trials(drill: Drill, times: int, chance: random.Random) -> Iterator[Outc
     ends = {row["trial"]: row for row in RunFolder.open(drill.run).rows() if row["state"] != "rung"}
     for number, row in ends.items():
         if fault := faulty(number, drill.fault):
-            wrong = None if row["state"] == "failed" and row["reason"] else f"trial {number} ({fault}) is {row['state']}"
+            wrong = (None if row["state"] == "failed" and row["reason"]
+                     else f"trial {number} ({fault}) is {row['state']}")
             yield {"lost": [], "twice": [], "searcher": None, "said": row["reason"], "wrong": wrong}
-    blamed = [number for number, row in ends.items() if row["state"] == "failed" and not faulty(number, drill.fault)]
+    blamed = [number
+              for number, row in ends.items() if row["state"] == "failed" and not faulty(number, drill.fault)]
     yield {**whole, "wrong": f"trials {blamed} failed without a fault" if blamed else None}
 
 
 CLUSTER = Nodes()
 @dataclass(frozen=True)
 class Fault:
-    """How a fault is drilled: `act`; `trials` that a run needs for each time; `bad`: what its trials do wrong; `slots`:
-    without worker groups; `alone`: the driver starts a cluster of its own."""
+    """How a fault is drilled: `act`; `trials` that a run needs for each time; `bad`: what its trials do
+    wrong; `slots`: without worker groups; `alone`: the driver starts a cluster of its own."""
 
     act: Callable[[Drill, int, random.Random], Iterator[Outcome]]
     trials: int = 6
@@ -223,7 +237,8 @@ def drill(name: str, times: int, work: Path, seed: int, deadline: float) -> list
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir(parents=True)
     if name == "disk":
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(storage)], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(storage)],
+                       check=True)
     trials = fault.trials * times if fault.bad else fault.trials * times + 6
     changes: dict[str, Any] = ORDERED if name == "ordered" else {"scheduler": "none"} if fault.bad else {}
     if fault.bad == "hang":
@@ -242,18 +257,21 @@ def drill(name: str, times: int, work: Path, seed: int, deadline: float) -> list
             subprocess.run(["umount", "-l", str(storage)], check=True)
 
 
-PROBLEMS = {"lost": "lost", "twice": "run_twice", "searcher": "searcher_elsewhere", "dead": "dead", "wrong": "unclear"}
+PROBLEMS = {"lost": "lost", "twice": "run_twice", "searcher": "searcher_elsewhere", "dead": "dead",
+            "wrong": "unclear"}
 
 
 def outcome_sums(outcomes: list[Outcome], before: dict[str, Any]) -> dict[str, Any]:
     """Sums over all times of a fault, those of `before` included."""
     lines = Counter(before.get("said", {}))
     lines.update(_general(one["said"]) for one in outcomes if one.get("said") and "whole" not in one)
-    counts = {name: before.get(name, 0) + sum(bool(one.get(key)) for one in outcomes) for key, name in PROBLEMS.items()}
-    return {"times": before.get("times", 0) + sum("whole" not in one for one in outcomes), **counts,
-            "trials": before.get("trials", 0) + int(outcomes[-1]["ended"]), "said": dict(lines.most_common(4)),
-            "problems": before.get("problems", []) + [{**one, "said": _general(one.get("said") or "")} for one in outcomes
-                                                      if any(one.get(key) for key in PROBLEMS)]}
+    counts = {name: before.get(name, 0) + sum(bool(one.get(key)) for one in outcomes)
+              for key, name in PROBLEMS.items()}
+    return {"times": before.get("times", 0) + sum("whole" not in one for one in outcomes),
+            **counts, "trials": before.get("trials", 0) + int(outcomes[-1]["ended"]),
+            "said": dict(lines.most_common(4)), "problems": before.get("problems", [])
+            + [{**one, "said": _general(one.get("said") or "")} for one in outcomes
+               if any(one.get(key) for key in PROBLEMS)]}
 
 
 def _general(said: str) -> str:
@@ -268,11 +286,14 @@ def drilled() -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", default=",".join(FAULTS), help=f"of {', '.join(FAULTS)}")
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--at-once", type=int, default=10, metavar="N", help="times in one run; further runs add to them")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="after that long, end what runs and begin nothing")
+    parser.add_argument("--at-once", type=int, default=10, metavar="N",
+                        help="times in one run; further runs add to them")
+    parser.add_argument("--minutes", type=float, default=float("inf"),
+                        help="after that long, end what runs and begin nothing")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qdlm-faults")
     parser.add_argument("--again", action="store_true", help="forget what was drilled of these faults")
     args = parser.parse_args()
@@ -280,8 +301,8 @@ def main() -> int:
     if unknown := set(names) - FAULTS.keys():
         parser.error(f"unknown faults {', '.join(sorted(unknown))}; legal: {', '.join(FAULTS)}")
     if "disk" in names and os.geteuid() != 0:
-        return subprocess.call(["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m", "benchmarks.faults",
-                                *sys.argv[1:]])
+        return subprocess.call(["unshare", "--user", "--map-root-user", "--mount", sys.executable, "-m",
+                                "benchmarks.faults", *sys.argv[1:]])
     began, forgotten = time.monotonic(), set(names) if args.again else set()
     try:
         for name in names:

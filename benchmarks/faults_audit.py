@@ -1,4 +1,5 @@
-"""What a fault may not have done to a run: lost a trial, run one twice, or led the searcher elsewhere. Told by its records."""
+"""What a fault may not have done to a run: lost a trial, run one twice, or led the searcher elsewhere.
+Told by its records."""
 
 from __future__ import annotations
 
@@ -16,26 +17,30 @@ from search.study.searcher import OUTCOMES, StudySearcher
 from spaces.schema import load
 
 
-def audit(run: Path, log: Path, acknowledged: Collection[tuple[int, str]], trials: int | None = None) -> dict[str, object]:
+def audit(run: Path, log: Path, acknowledged: Collection[tuple[int, str]],
+          trials: int | None = None) -> dict[str, object]:
     """Trials `lost` and run `twice`, and where the searcher went another way, if anywhere.
 
-    `log`: the jobs' own notes. `acknowledged`: (trial, state) that drivers have told of. `trials`: how many have to have
-    ended, for a run that is over; then what was asked for and did not end must have come again.
+    `log`: the jobs' own notes. `acknowledged`: (trial, state) that drivers have told of. `trials`: how many
+    have to have ended, for a run that is over; then what was asked for and did not end must have come again.
     """
     folder = RunFolder.open(run)
     events, rows = list(folder.events()), folder.rows()
     ends = [row for row in rows if row["state"] in OUTCOMES]
     ended = {row["trial"]: row for row in ends}
-    lost = [number for number, state in acknowledged if number not in ended or ended[number]["state"] != state]
+    lost = [number
+            for number, state in acknowledged if number not in ended or ended[number]["state"] != state]
     twice = [number for number, count in Counter(row["trial"] for row in ends).items() if count > 1]
     for line in log.read_text().splitlines() if log.exists() else ():
         what, number, at, *_ = line.split()
         if what == "begin" and int(number) in ended and float(at) > ended[int(number)]["time"]:
             twice.append(int(number))
     if trials is not None:
-        done = {_point({name.removeprefix("config."): value for name, value in row.items() if name.startswith("config.")})
+        done = {_point({name.removeprefix("config."): value
+                        for name, value in row.items() if name.startswith("config.")})
                 for row in ends}
-        lost += [event["trial"] for event in events if event["event"] == "ask" and _point(event["values"]) not in done]
+        lost += [event["trial"]
+                 for event in events if event["event"] == "ask" and _point(event["values"]) not in done]
         if len(ended) != trials:
             lost.append(f"{len(ended)} of {trials} trials ended")
     space = load(run / SPACE)
@@ -56,5 +61,6 @@ def _study(run: Path, ended: dict[int, dict]) -> str | None:
         study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=journal).study
         for number, row in ended.items():
             if study.trials[number].state != OUTCOMES[row["state"]]:
-                return f"trial {number} is {row['state']} in the records and {study.trials[number].state.name} in the study"
+                return (f"trial {number} is {row['state']} in the records and "
+                        f"{study.trials[number].state.name} in the study")
     return None

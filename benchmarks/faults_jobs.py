@@ -1,7 +1,9 @@
-"""The driver of the fault drill: `python -m benchmarks.faults_jobs run ...` is `qdlm run ...` with trials that only sleep.
+"""The driver of the fault drill: `python -m benchmarks.faults_jobs run ...` is `qdlm run ...` with
+trials that only sleep.
 
-A trial does what the file `fault` beside the shared folders says, and notes in `log` there when it begins and ends. With
-QDLM_DRILL=slots it runs in the process of its Ray Tune slot, without worker groups, whose start takes most of a short run.
+A trial does what the file `fault` beside the shared folders says, and notes in `log` there when it begins and
+ends. With QDLM_DRILL=slots it runs in the process of its Ray Tune slot, without worker groups, whose start
+takes most of a short run.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ def trial(payload: dict[str, Any], context: Any) -> Iterator[dict[str, Any]]:
     for rung in range(2):
         time.sleep(SECONDS)
         far = (math.log10(values["adapt.optim.lr"]) + 3.5) ** 2
-        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1,
-                 "perplexity": 1.0 + far + 1.0 / (1 + values["lora.rank"] + rung), "size_bytes": 100.0 + values["lora.rank"]}
+        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1, "perplexity": 1.0 + far
+                 + 1.0 / (1 + values["lora.rank"] + rung), "size_bytes": 100.0 + values["lora.rank"]}
         if rung:
             if fault == "nan":
                 event["perplexity"] = math.nan
@@ -92,7 +94,8 @@ class SlotClient:
     def release(self, owner: str) -> None:
         """Nothing is held."""
 
-    def map(self, tasks: list[tuple[str, dict]], on_event: Any = None, **options: Any) -> list[dict[str, Any]]:
+    def map(self, tasks: list[tuple[str, dict]], on_event: Any = None,
+            **options: Any) -> list[dict[str, Any]]:
         """The jobs' last events."""
         found = [list(JOBS[job](payload, None)) for job, payload in tasks]
         for index, events in enumerate(found):

@@ -1,4 +1,5 @@
-"""What the fault drill holds: drivers with the events that they print, the run under them, a cluster of several nodes."""
+"""What the fault drill holds: drivers with the events that they print, the run under them, a cluster
+of several nodes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Session:
 
     def __init__(self, *arguments: str, slots: bool = False):
         self.errors = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([sys.executable, "-m", "benchmarks.faults_jobs", "run", *arguments, "--json"],
+        self.process = subprocess.Popen([sys.executable, "-m", "benchmarks.faults_jobs", "run",
+                                         *arguments, "--json"],
                                         stdout=subprocess.PIPE, stderr=self.errors, text=True, cwd=ROOT,
                                         env={**os.environ, "QDLM_DRILL": "slots" if slots else "groups"})
         self.events: list[dict[str, Any]] = []
@@ -48,15 +50,17 @@ class Session:
 
     def finished(self) -> list[tuple[int, str]]:
         """Trials that the driver has told the end of."""
-        return [(event["trial"], event["state"]) for event in list(self.events) if event["event"] == "trial_finished"]
+        return [(event["trial"], event["state"])
+                for event in list(self.events) if event["event"] == "trial_finished"]
 
     def wait_finished(self, more: int) -> bool:
         """Wait until that many more trials have ended; False when they do not."""
         target, deadline = len(self.finished()) + more, time.monotonic() + PATIENCE
         with self.news:
             while len(self.finished()) < target:
-                if not self.reader.is_alive() or not self.news.wait(min(1.0, max(0.0, deadline - time.monotonic()))) \
-                        and time.monotonic() > deadline:
+                if (not self.reader.is_alive()
+                        or not self.news.wait(min(1.0, max(0.0, deadline - time.monotonic())))
+                        and time.monotonic() > deadline):
                     return len(self.finished()) >= target
         return True
 
@@ -71,7 +75,8 @@ class Session:
         self.end()
 
     def end(self) -> tuple[int | None, str]:
-        """Wait for the end: exit code (None: it did not end, and was killed) and what stands on standard error."""
+        """Wait for the end: exit code (None: it did not end, and was killed) and what stands
+        on standard error."""
         seen, since = -1, time.monotonic()
         while self.process.poll() is None and time.monotonic() - since < PATIENCE:
             if len(self.events) > seen:
@@ -88,18 +93,23 @@ class Session:
 class Drill:
     """One run under one fault. `storage` holds the run and what its trials share."""
 
-    def __init__(self, storage: Path, trials: int, address: str | None, fault: str = "", slots: bool = False, **changes: Any):
-        """`fault`: what trials do wrong, and `slots`: where they run (`faults_jobs`); `changes`: to the space."""
-        self.storage, self.trials, self.address, self.fault, self.slots = storage, trials, address, fault, slots
+    def __init__(self, storage: Path, trials: int, address: str | None, fault: str = "", slots: bool = False,
+                 **changes: Any):
+        """`fault`: what trials do wrong, and `slots`: where they run (`faults_jobs`); `changes`:
+        to the space."""
+        self.storage, self.trials, self.address, self.fault, self.slots = (storage, trials, address,
+                                                                           fault, slots)
         self.sessions: list[Session] = []
         self.deadline = float("inf")
         (storage / "cache").mkdir(parents=True, exist_ok=True)
         if fault:
             (storage / "cache" / "fault").write_text(fault)
         space = Space.from_dict({
-            "name": "drill", "objectives": {"perplexity": "minimize", "size_bytes": "minimize"}, "rungs": [5, 10],
+            "name": "drill", "objectives": {"perplexity": "minimize", "size_bytes": "minimize"},
+            "rungs": [5, 10],
             "search": {"adapt.optim.lr": {"log": [1e-5, 1e-2]}, "lora.rank": {"int": [0, 64]}},
-            "sampler": {"name": "tpe", "startup": 5}, "finish": {"repeats": 0}, "budget": {"trials": trials}, **changes})
+            "sampler": {"name": "tpe", "startup": 5}, "finish": {"repeats": 0}, "budget": {"trials": trials},
+            **changes})
         (storage / "space.yaml").write_text(space.to_yaml())
 
     @property
@@ -116,7 +126,8 @@ class Drill:
 
     def session(self) -> Session:
         """Start the run, or go on with it."""
-        go_on = ["--resume", str(self.run)] if self.run else [str(self.storage / "space.yaml"), "--storage", str(self.storage)]
+        go_on = (["--resume", str(self.run)] if self.run
+                 else [str(self.storage / "space.yaml"), "--storage", str(self.storage)])
         there = ["--address", self.address] if self.address else []
         self.sessions.append(Session(*go_on, *there, slots=self.slots))
         return self.sessions[-1]
@@ -141,7 +152,8 @@ class Drill:
     def audit(self, over: bool = False, **more: Any) -> Outcome:
         """The records after a fault."""
         seen = [end for session in self.sessions for end in session.finished()]
-        return {**audit(self.run, self.storage / "cache" / "log", seen, self.trials if over else None), **more}
+        return {**audit(self.run, self.storage / "cache" / "log", seen, self.trials if over else None),
+                **more}
 
     def close(self) -> Outcome:
         """Go on to the end of the run, and audit the whole."""
@@ -151,7 +163,8 @@ class Drill:
 
 
 class Nodes:
-    """Ray's own test cluster, started when it is first needed: a head without trials and two nodes of one CPU."""
+    """Ray's own test cluster, started when it is first needed: a head without trials and two
+    nodes of one CPU."""
 
     def __init__(self) -> None:
         self.cluster: Any = None
@@ -163,13 +176,15 @@ class Nodes:
         if self.cluster is None:
             os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             os.environ |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3",
-                           "RAY_AUTH_MODE": "disabled"}  # the same for the cluster and for drivers that attach to it
+                           # the same for the cluster and for drivers that attach to it
+                           "RAY_AUTH_MODE": "disabled"}
             from search.distributed import environment
 
             environment.apply()
             from ray.cluster_utils import Cluster
 
-            self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
+            self.cluster = Cluster(initialize_head=True,
+                                   head_node_args={"num_cpus": 0, "object_store_memory": 100 << 20})
             for _ in range(2):
                 self.add()
         return self.cluster.address

@@ -1,4 +1,5 @@
-"""The map of `docs/granularity.md` from committed results: `python -m benchmarks.grid_map granularity granularity_rms8`."""
+"""The map of `docs/granularity.md` from committed results:
+`python -m benchmarks.grid_map granularity granularity_rms8`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ OUT = Path(__file__).resolve().parents[1] / "docs" / "granularity.png"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="+", help="of JSON files in benchmarks/results that benchmarks.grid wrote")
+    parser.add_argument("names", nargs="+",
+                        help="of JSON files in benchmarks/results that benchmarks.grid wrote")
     panels = [panel for name in parser.parse_args().names for panel in panels_of(RESULTS / f"{name}.json")]
     splits_png(panels, OUT, 110)
     print(f"wrote docs/{OUT.name}")

@@ -1,4 +1,5 @@
-"""A node is lost in the middle of a search: do its trials run again elsewhere, and does anything that ended get lost?
+"""A node is lost in the middle of a search: do its trials run again elsewhere, and does anything
+that ended get lost?
 
     python -m benchmarks.node_loss            Ray's test cluster: a head without trials and two nodes of one CPU
     python -m benchmarks.node_loss --uri      the same on a bucket (a server on this machine): nodes share no folder
@@ -29,9 +30,9 @@ from spaces.uris import HOME, joined
 from trainable.storage.folders import whole_folder, write_manifest
 
 TRIALS, SECONDS, LOST_AFTER = 16, 1.0, 5
-SPACE = {"name": "loss", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
-         "search": {"adapt.optim.warmup": {"int": [0, TRIALS - 1]}}, "sampler": "grid", "finish": {"repeats": 0},
-         "budget": {"trials": TRIALS}}
+SPACE = {"name": "loss", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10],
+         "scheduler": "none", "search": {"adapt.optim.warmup": {"int": [0, TRIALS - 1]}}, "sampler": "grid",
+         "finish": {"repeats": 0}, "budget": {"trials": TRIALS}}
 
 
 def prepare(payload, context):
@@ -44,7 +45,8 @@ def prepare(payload, context):
 
 
 def trial(payload, context):
-    """Two rungs of `SECONDS`, with a checkpoint; the row's device is the node, `began` the rung with which its work began."""
+    """Two rungs of `SECONDS`, with a checkpoint; the row's device is the node, `began` the rung with
+    which its work began."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()[:8]
@@ -57,8 +59,8 @@ def trial(payload, context):
         time.sleep(SECONDS)
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(str(rung + 1))
-        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1, "loss": 1.0 / (1 + warmup),
-                 "size": float(warmup), "device": node, "began": began}
+        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1,
+                 "loss": 1.0 / (1 + warmup), "size": float(warmup), "device": node, "began": began}
         if rung:
             (folder / "artifact").mkdir(exist_ok=True)
             (folder / "artifact" / "samples.json").write_text("[]")
@@ -84,7 +86,8 @@ def main(uri: bool = False) -> None:
 
 
 def drill(storage: str, homes: Path | None) -> dict[str, Any]:
-    """The figures of one run. `homes`: each node, and the driver, has a folder of its own in it for what lies at URIs."""
+    """The figures of one run. `homes`: each node, and the driver, has a folder of its own in it for
+    what lies at URIs."""
     from ray.cluster_utils import Cluster
 
     from search.run import sweep
@@ -117,12 +120,14 @@ def drill(storage: str, homes: Path | None) -> dict[str, Any]:
         "trials_by_node": sorted(Counter(row["device"] for row in ended.values()).values(), reverse=True),
         "ended_after_the_loss": len(ended) - LOST_AFTER, "node_lost": bool(gone),
         "went_on_from_a_checkpoint": sum(row["began"] > 0 for row in ended.values()),
-        "points_measured": len({row["config.adapt.optim.warmup"] for row in ended.values() if row["state"] == "complete"})}
+        "points_measured": len({row["config.adapt.optim.warmup"]
+                                for row in ended.values() if row["state"] == "complete"})}
     if homes:
         from trainable.storage.object_store import Store
 
         kept = Store(joined(storage, result.run_folder.name)).sizes("artifacts")
-        figures["front"], figures["artifacts_at_the_uri"] = len(result.front), len({name.split("/")[0] for name in kept})
+        figures["front"], figures["artifacts_at_the_uri"] = (len(result.front),
+                                                             len({name.split("/")[0] for name in kept}))
         figures["shared_made"] = sum(entry["made"] for entry in RunFolder.open(result.run_folder).events()
                                      if entry["event"] == "prepare")
     return figures
@@ -133,7 +138,8 @@ def bucket() -> Iterator[str]:
     """The URI of an empty bucket on a server of this machine."""
     from moto.server import ThreadedMotoServer
 
-    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test",
+                      AWS_EC2_METADATA_DISABLED="true")
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -1,9 +1,9 @@
 """Where codes are faster than floats and where not: `python -m benchmarks.quantizers_latency [--threads 1]`.
 
-Each operation in turns with its float32 form: a Linear of the published body in every body format; looking rows of an
-embedding table up in packed form; the rounding head (a row's logits over the vocabulary) on int8 codes; and head and
-lookup of a model that keeps its table packed. Sizes
-from the E2E table, which fits the first cache, to that of WikiText-103. Ratios below 1 are faster than float32.
+Each operation in turns with its float32 form: a Linear of the published body in every body format;
+looking rows of an embedding table up in packed form; the rounding head (a row's logits over the vocabulary)
+on int8 codes; and head and lookup of a model that keeps its table packed. Sizes from the E2E table, which
+fits the first cache, to that of WikiText-103. Ratios below 1 are faster than float32.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from trainable.registry import BODIES, QUANTIZERS
 
 CPU = torch.device("cpu")
 LAYERS = {"attention": (768, 768), "ffn_in": (3072, 768), "ffn_out": (768, 3072)}
-TABLES = {"e2e": (821, 16), "rocstories": (11043, 128), "rocstories_wide": (11043, 512), "wikitext103": (43761, 1024)}
+TABLES = {"e2e": (821, 16), "rocstories": (11043, 128),
+          "rocstories_wide": (11043, 512), "wikitext103": (43761, 1024)}
 TOKENS = (64, 512)
 
 
@@ -36,7 +37,8 @@ def main() -> None:
     figures = {"linear": [], "lookup": [], "rounding_head": [], "packed_table": []}
     for name, shape in LAYERS.items():
         for tokens in TOKENS:
-            figures["linear"] += products(name, shape, tokens, [body for body in BODIES if body != "float32"], args.repeats)
+            figures["linear"] += products(name, shape, tokens, [body for body in BODIES if body != "float32"],
+                                          args.repeats)
     for name, shape in TABLES.items():
         figures["lookup"] += lookups(name, shape, args.repeats)
         figures["rounding_head"] += products(name, shape, 512, ["bfloat16", "int8_dynamic"], args.repeats)
@@ -49,8 +51,10 @@ def compared(what: dict, coded, plain, repeats: int) -> dict:
     own, base = interleaved([coded, plain], repeats, "cpu") * 1000
     row = {**what, "ms": float(np.median(own)), "float32_ms": float(np.median(base)),
            "ratio": float(np.median(own / base)), "ratio_interval": list(median_interval(own / base))}
-    print(f"{' '.join(str(value) for value in what.values()):60s} {row['ms']:8.3f} ms  float32 {row['float32_ms']:8.3f} ms  "
-          f"ratio {row['ratio']:.2f} ({row['ratio_interval'][0]:.2f}-{row['ratio_interval'][1]:.2f})", flush=True)
+    print(f"{' '.join(str(value) for value in what.values()):60s} "
+          f"{row['ms']:8.3f} ms  float32 {row['float32_ms']:8.3f} ms  "
+          f"ratio {row['ratio']:.2f} ({row['ratio_interval'][0]:.2f}-{row['ratio_interval'][1]:.2f})",
+          flush=True)
     return row
 
 
@@ -64,28 +68,33 @@ def products(name: str, shape: tuple[int, int], tokens: int, bodies: list[str], 
         parts = form.encode(w)
         layer = form.linear(parts, shape, bias)
         stored = sum(value.numel() * value.element_size() for value in parts.values())
-        rows.append(compared({"weight": name, "shape": shape, "tokens": tokens, "format": body, "bytes": stored},
-                             lambda layer=layer: layer(x), lambda: torch.nn.functional.linear(x, w, bias), repeats))
+        rows.append(compared(
+            {"weight": name, "shape": shape, "tokens": tokens, "format": body, "bytes": stored},
+            lambda layer=layer: layer(x), lambda: torch.nn.functional.linear(x, w, bias), repeats))
     return rows
 
 
 def lookups(name: str, shape: tuple[int, int], repeats: int) -> list[dict]:
     """4,096 rows (64 sentences of 64 words) of a packed table."""
     generator = torch.Generator().manual_seed(0)
-    w, ids = torch.randn(shape, generator=generator) * 0.5, torch.randint(shape[0], (4096,), generator=generator)
+    w, ids = (torch.randn(shape, generator=generator) * 0.5,
+              torch.randint(shape[0], (4096,), generator=generator))
     rows = []
-    for ref in (PluginRef(name="uniform", bits=8), PluginRef(name="uniform", bits=4), PluginRef(name="nf4", granularity="row")):
+    for ref in (PluginRef(name="uniform", bits=8), PluginRef(name="uniform", bits=4),
+                PluginRef(name="nf4", granularity="row")):
         quantizer = QUANTIZERS.build(ref)
         packed = quantizer.encode(w)
         stored = sum(value.numel() * value.element_size() for value in packed.values())
         rows.append(compared({"table": name, "shape": shape, "format": quantizer.label, "bytes": stored},
-                             lambda quantizer=quantizer, packed=packed: look_up(quantizer, packed, shape, ids),
+                             lambda quantizer=quantizer, packed=packed: look_up(quantizer, packed, shape,
+                                                                                ids),
                              lambda: torch.nn.functional.embedding(ids, w), repeats))
     return rows
 
 
 def packed(name: str, shape: tuple[int, int], repeats: int) -> list[dict]:
-    """What a model with `table: packed` does: logits of 512 latents, 4,096 rows, and how far the logits are off."""
+    """What a model with `table: packed` does: logits of 512 latents, 4,096 rows, and how far
+    the logits are off."""
     generator = torch.Generator().manual_seed(0)
     w, x = torch.randn(shape, generator=generator) * 0.5, torch.randn(512, shape[1], generator=generator)
     ids, factor = torch.randint(shape[0], (4096,), generator=generator), torch.ones(shape[0])

@@ -1,7 +1,9 @@
-"""What a base's training recipe gives: `python -m benchmarks.recipe --cache DIR --set trial.diffusion.mixed_times=0 ...`.
+"""What a base's training recipe gives:
+`python -m benchmarks.recipe --cache DIR --set trial.diffusion.mixed_times=0 ...`.
 
-Trains the base of spaces/quickstart.yaml, as changed by --set, and prints the teacher's perplexity of its samples at
-several temperatures and step counts beside that of real text. Needs no Ray. This is how docs/log.md's table was explored.
+Trains the base of spaces/quickstart.yaml, as changed by --set, and prints the teacher's perplexity of
+its samples at several temperatures and step counts beside that of real text. Needs no Ray. This is how
+docs/log.md's table was explored.
 """
 
 from __future__ import annotations
@@ -42,15 +44,16 @@ def main() -> None:
     shared = prepared(config, args.cache, WorkerContext())
     corpus = TokenizedCorpus.open(Path(shared["corpus"]))
     teacher, base = Teacher.load(shared["teacher"], corpus, torch.device("cpu")), load(shared["base"])
-    figures = {"settings": args.settings, "cpu_seconds_to_prepare": time.process_time() - began, "base": base.facts,
-               "real_text": teacher.facts["heldout_perplexity"], "perplexity": {}}
+    figures = {"settings": args.settings, "cpu_seconds_to_prepare": time.process_time() - began,
+               "base": base.facts, "real_text": teacher.facts["heldout_perplexity"], "perplexity": {}}
     for steps, temperature in SAMPLERS:
         sampling = config.sampling.model_copy(update={"steps": steps, "temperature": temperature})
         ids = base.process(sampling).sample(args.samples, config.corpus.max_length, stream("recipe", 0))
         words = base.words(ids)
         value, error = pooled_perplexity(*teacher.nll(words))
         figures["perplexity"][f"{steps} steps, temperature {temperature}"] = [value, error]
-        print(f"{steps:4d} steps, temperature {temperature}: {value:8.2f} ± {1.96 * error:.2f}   {' '.join(words[0])}")
+        print(f"{steps:4d} steps, temperature {temperature}: {value:8.2f} ± {1.96 * error:.2f}   "
+              f"{' '.join(words[0])}")
     print(f"real text {figures['real_text']:.2f}; base trained in {base.facts['train_seconds']:.0f} s")
     if args.name:
         save(f"recipe_{args.name}", figures)

@@ -1,9 +1,11 @@
-"""Record what trials of the real trainable measure, for replay: `python -m benchmarks.record_table --cache DIR --work DIR`.
+"""Record what trials of the real trainable measure, for replay:
+`python -m benchmarks.record_table --cache DIR --work DIR`.
 
-Every point of benchmarks/tables/quickstart.yaml at every rung, for several trial seeds (which also draw the sampling
-noise). Points that differ in sampling alone share one training run; each has its own seconds. What is done stands in
-WORK/table.jsonl, a line per row, so that the command can be stopped (--minutes) and given again; it ends by writing
-benchmarks/tables/quickstart.parquet with what there is. `--cache` is the `cache` of a run of the quickstart. No Ray.
+Every point of benchmarks/tables/quickstart.yaml at every rung, for several trial seeds (which also draw
+the sampling noise). Points that differ in sampling alone share one training run; each has its own seconds.
+What is done stands in WORK/table.jsonl, a line per row, so that the command can be stopped (--minutes)
+and given again; it ends by writing benchmarks/tables/quickstart.parquet with what there is. `--cache` is
+the `cache` of a run of the quickstart. No Ray.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from trainable.workers.context import WorkerContext
 HERE = Path(__file__).parent / "tables"
 SPACE, TABLE = HERE / "quickstart.yaml", HERE / "quickstart.parquet"
 SAMPLING = ("sampling.steps", "sampling.temperature")
-KEPT = ("perplexity", "perplexity_se", "controllability", "latency_ms", "latency_ms_ratio", "size_bytes", "nll_bound",
-        "diversity", "train_seconds", "generation_flops")
+KEPT = ("perplexity", "perplexity_se", "controllability", "latency_ms",
+        "latency_ms_ratio", "size_bytes", "nll_bound", "diversity", "train_seconds", "generation_flops")
 
 
 def main() -> None:
@@ -38,7 +40,8 @@ def main() -> None:
     parser.add_argument("--cache", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=4.5, help="stop starting training runs after that long")
+    parser.add_argument("--minutes", type=float, default=4.5,
+                        help="stop starting training runs after that long")
     args = parser.parse_args()
     torch.set_num_threads(1)
     space, begun = load(SPACE), time.monotonic()
@@ -78,9 +81,11 @@ def groups(space: Space) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]
 
 def record(space: Space, trained: dict[str, Any], points: list[dict[str, Any]], seed: int, shared: Prepared,
            folder: Path, context: WorkerContext) -> Iterator[dict[str, Any]]:
-    """Train once, measure at every rung under each point's sampling; `seconds` are since the start of that one trial."""
+    """Train once, measure at every rung under each point's sampling; `seconds` are since the start
+    of that one trial."""
     config = space.config(points[0])
-    config = config.model_copy(update={"seed": seed, "evaluation": config.evaluation.model_copy(update={"seed": seed})})
+    config = config.model_copy(update={"seed": seed,
+                                       "evaluation": config.evaluation.model_copy(update={"seed": seed})})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     trial = Trial(config, shared, space.rungs, folder, context.device, context.cache)
     measuring = dict.fromkeys(range(len(points)), 0.0)
@@ -96,7 +101,8 @@ def record(space: Space, trained: dict[str, Any], points: list[dict[str, Any]], 
                 values = trial._measure(final=rung == len(space.rungs) - 1)
             measuring[index] += time.perf_counter() - since
             yield {"point": json.dumps(point, sort_keys=True), "seed": seed, "rung": rung, "steps": steps,
-                   "seconds": training + measuring[index], **{name: values[name] for name in KEPT if name in values}}
+                   "seconds": training + measuring[index],
+                   **{name: values[name] for name in KEPT if name in values}}
 
 
 if __name__ == "__main__":

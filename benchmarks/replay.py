@@ -1,13 +1,16 @@
-"""Search methods against each other under a virtual clock: `python -m benchmarks.replay --work DIR [--problems a,b]`.
+"""Search methods against each other under a virtual clock:
+`python -m benchmarks.replay --work DIR [--problems a,b]`.
 
-The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting (`search.run.simulator`). The front
-that a method holds at a moment is scored by the true values of its members (noise taken out), as a share of a box fixed
-before. Prints, per problem, the inter-quartile mean over seeds of the hypervolume at `AT` full trials' device-time and of the
-device-time to 95 % of the best front there is, with 95 % bootstrap intervals; and what share of every method's device-time
-`AGAINST` takes. A run goes on until it is there, for `FULL` of its method at most; one that never got there counts with all of
-that, so the share of a method that some runs did not reach it with (`reached`) is an upper bound. Time is in full trials. Done
-runs stand in WORK/replay.jsonl, so the command can be stopped (--minutes) and given again. The runs behind the committed
-figures: `gunzip -c benchmarks/results/replay_runs.jsonl.gz > WORK/replay.jsonl`, to look into them or to go on from there.
+The engine, searchers and schedulers of a real run, W pretended workers, no Ray, no waiting
+(`search.run.simulator`). The front that a method holds at a moment is scored by the true values of its
+members (noise taken out), as a share of a box fixed before. Prints, per problem, the inter-quartile mean over
+seeds of the hypervolume at `AT` full trials' device-time and of the device-time to 95 % of the best front
+there is, with 95 % bootstrap intervals; and what share of every method's device-time `AGAINST` takes. A run
+goes on until it is there, for `FULL` of its method at most; one that never got there counts with all of that,
+so the share of a method that some runs did not reach it with (`reached`) is an upper bound. Time is in full
+trials. Done runs stand in WORK/replay.jsonl, so the command can be stopped (--minutes) and given again. The
+runs behind the committed figures: `gunzip -c benchmarks/results/replay_runs.jsonl.gz > WORK/replay.jsonl`,
+to look into them or to go on from there.
 """
 
 from __future__ import annotations
@@ -61,11 +64,12 @@ METHODS = {
 }
 AGAINST = "ehvi+halving-front"
 """The default, whose share of the others' times is told."""
-USUAL = ("random", "qmc", "grid", "nsga2", "nsga3", "tpe", "tpe+halving-front", "ehvi", AGAINST, "ehvi+promotion", "cqr", "gp")
+USUAL = ("random", "qmc", "grid", "nsga2", "nsga3", "tpe", "tpe+halving-front", "ehvi", AGAINST,
+         "ehvi+promotion", "cqr", "gp")
 """The catalogue, and what goes with its schedulers; the other methods run when they are asked for."""
 AT = 40.0
-FULL = {"random": 600.0, "qmc": 600.0, "grid": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0, "tpe+halving-front": 300.0,
-        "gp-as-optuna": 60.0}
+FULL = {"random": 600.0, "qmc": 600.0, "grid": 600.0, "nsga2": 600.0, "nsga3": 600.0, "tpe": 300.0,
+        "tpe+halving-front": 300.0, "gp-as-optuna": 60.0}
 """Full trials that a run of a method takes at most; `OTHERS` where a method is not named."""
 OTHERS = 100.0
 SLOW = ("cqr", "cqr+halving", "gp", "gp-as-optuna")
@@ -76,7 +80,8 @@ SHARE = 0.95
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--problems", default=",".join(PROBLEMS))
     parser.add_argument("--methods", default=",".join(USUAL))
@@ -118,14 +123,15 @@ class ReachedError(Exception):
 
 
 def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
-    """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed, and the counts."""
+    """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed,
+    and the counts."""
     sampler, options, scheduler, chosen = METHODS[method]
     full, goal = FULL.get(method, OTHERS), SHARE * problem.best()
     space, clock = problem.search_space(full, workers), VirtualClock()
-    study = StudySearcher(space.dimensions, space.objectives, sampler=sampler, sampler_options=options, seed=seed,
-                          box=problem.corners, top=problem.rungs[-1], ideals=problem.ideals)
-    engine = Engine(space, study, build(scheduler, problem.scheduler_problem(seed), chosen), MemoryRecords(), clock=clock,
-                    groups=workers)
+    study = StudySearcher(space.dimensions, space.objectives, sampler=sampler, sampler_options=options,
+                          seed=seed, box=problem.corners, top=problem.rungs[-1], ideals=problem.ideals)
+    engine = Engine(space, study, build(scheduler, problem.scheduler_problem(seed), chosen), MemoryRecords(),
+                    clock=clock, groups=workers)
     curve, box, truths = [(0.0, 0.0)], problem.box, {}
 
     def on_step(now: float, engine: Engine) -> None:
@@ -138,8 +144,8 @@ def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
         for trial in members:
             if trial not in truths:
                 row = engine.incumbents.rows[trial]
-                truths[trial] = problem.truth({name.removeprefix("config."): value for name, value in row.items()
-                                               if name.startswith("config.")})
+                truths[trial] = problem.truth({name.removeprefix("config."): value
+                                               for name, value in row.items() if name.startswith("config.")})
         volume = box.hypervolume(matrix([truths[trial] for trial in members], problem.objectives))
         curve.append((now * workers / problem.full, volume))
 
@@ -161,21 +167,24 @@ def reach(curve: list, goal: float) -> float:
 
 
 def iqm(values: np.ndarray) -> np.float64:
-    """Inter-quartile mean: of the middle half; infinite where that holds a run that never reached the goal."""
+    """Inter-quartile mean: of the middle half; infinite where that holds a run that never
+    reached the goal."""
     ordered = np.sort(values)
     cut = len(ordered) // 4
     return ordered[cut:len(ordered) - cut].mean()
 
 
 def interval(values: np.ndarray, other: np.ndarray | None = None, repeats: int = 2000) -> list[float]:
-    """Inter-quartile mean and its 95 % bootstrap interval; with `other`, of the ratio of the two (independent) means."""
+    """Inter-quartile mean and its 95 % bootstrap interval; with `other`, of the ratio of the two
+    (independent) means."""
     rng = np.random.default_rng(0)
 
     def mean(of: np.ndarray, drawn: bool) -> np.float64:
         return iqm(rng.choice(of, len(of)) if drawn else of)
 
     with np.errstate(all="ignore"):
-        found = [mean(values, True) / (mean(other, True) if other is not None else 1.0) for _ in range(repeats)]
+        found = [mean(values, True) / (mean(other, True) if other is not None else 1.0)
+                 for _ in range(repeats)]
         middle = mean(values, False) / (mean(other, False) if other is not None else 1.0)
     ends = np.quantile(np.where(np.isnan(found), np.inf, found), [0.025, 0.975], method="nearest")
     return [float(middle), *map(float, ends)]
@@ -186,8 +195,10 @@ def table(problem: Problem, lines: list[dict]) -> dict:
     runs = {method: [line for line in lines if line["method"] == method] for method in METHODS}
     runs = {method: found for method, found in runs.items() if found}
     best = problem.best()
-    goals = {method: np.array([reach(line["curve"], SHARE * best) for line in found]) for method, found in runs.items()}
-    print(f"\n{problem.name}: best front {best:.4f}; hypervolume at {AT:g} full trials; goal {SHARE:.0%} of the best front")
+    goals = {method: np.array([reach(line["curve"], SHARE * best) for line in found])
+             for method, found in runs.items()}
+    print(f"\n{problem.name}: best front {best:.4f}; hypervolume at {AT:g} full trials; "
+          f"goal {SHARE:.0%} of the best front")
     print(f"{'method':22s} {'seeds':>5s} {'hypervolume / best':>22s} {'reached':>8s} {'time to goal':>22s} "
           f"{'trials':>7s} {'s/trial':>8s}")
     figures = {"best": best, "methods": {}}
@@ -200,13 +211,14 @@ def table(problem: Problem, lines: list[dict]) -> dict:
         print(f"{method:22s} {len(found):5d} {shown(volume):>22s} {reached:8.0%} {shown(goal):>22s} "
               f"{trials:7.0f} {cpu:8.3f}")
         figures["methods"][method] = {
-            "seeds": len(found), "hypervolume_share": volume, "reached_goal": reached, "time_to_goal": plain(goal),
-            "trials": trials, "cpu_seconds_per_trial": cpu}
+            "seeds": len(found), "hypervolume_share": volume, "reached_goal": reached,
+            "time_to_goal": plain(goal), "trials": trials, "cpu_seconds_per_trial": cpu}
     return figures
 
 
 def shares(problems: dict[str, Problem], lines: list[dict]) -> dict:
-    """Print the device-time to the goal of `AGAINST` as a share of every other method's, by problem; and the figures."""
+    """Print the device-time to the goal of `AGAINST` as a share of every other method's, by problem;
+    and the figures."""
     def spent(name: str, method: str) -> np.ndarray:
         found = [line["curve"] for line in lines if (line["problem"], line["method"]) == (name, method)]
         goal = SHARE * problems[name].best()
@@ -220,7 +232,8 @@ def shares(problems: dict[str, Problem], lines: list[dict]) -> dict:
         if method != AGAINST and all({(name, method), (name, AGAINST)} <= ran for name in problems):
             found[method] = {name: interval(spent(name, AGAINST), spent(name, method)) for name in problems}
             mean = float(np.exp(np.mean([np.log(share[0]) for share in found[method].values()])))
-            print(f"{method:22s} " + " ".join(f"{shown(share):>22s}" for share in found[method].values()) + f" {mean:15.3f}")
+            print(f"{method:22s} " + " ".join(f"{shown(share):>22s}" for share in found[method].values())
+                  + f" {mean:15.3f}")
             found[method]["geometric mean"] = mean
     return found
 

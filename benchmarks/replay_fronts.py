@@ -1,7 +1,9 @@
-"""The best fronts of the formulas of `benchmarks.replay`, searched for without noise: `python -m benchmarks.replay_fronts`.
+"""The best fronts of the formulas of `benchmarks.replay`, searched for without noise:
+`python -m benchmarks.replay_fronts`.
 
-pymoo's NSGA-II, 200 points for 250 generations at full fidelity, two seeds; the front of all that they ended with. Writes
-benchmarks/tables/best_fronts.json, which `benchmarks.replay_problems` reads. DTLZ2 has an exact front and is left out.
+pymoo's NSGA-II, 200 points for 250 generations at full fidelity, two seeds; the front of all that they ended
+with. Writes benchmarks/tables/best_fronts.json, which `benchmarks.replay_problems` reads. DTLZ2 has an exact
+front and is left out.
 """
 
 from __future__ import annotations
@@ -32,11 +34,12 @@ class Noiseless(Pymoo):
 def main() -> None:
     best = {}
     for problem in (BraninCurrin(), Park()):
-        found = np.vstack([minimize(Noiseless(problem), NSGA2(pop_size=POPULATION), ("n_gen", GENERATIONS), seed=seed).F
-                           for seed in SEEDS])
+        found = np.vstack([minimize(Noiseless(problem), NSGA2(pop_size=POPULATION), ("n_gen", GENERATIONS),
+                                    seed=seed).F for seed in SEEDS])
         best[problem.name] = problem.box.hypervolume(found)
         print(f"{problem.name}: {best[problem.name]:.6f}")
-    FRONTS.write_text(json.dumps({"command": "python -m benchmarks.replay_fronts", "best": best}, indent=1) + "\n")
+    FRONTS.write_text(json.dumps({"command": "python -m benchmarks.replay_fronts", "best": best}, indent=1)
+                      + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Problems for `benchmarks.replay`: what a pretended trial measures at each rung, how long that takes, and what is true.
+"""Problems for `benchmarks.replay`: what a pretended trial measures at each rung, how long that takes,
+and what is true.
 
-`momf-*` and `dtlz2` are formulas (BoTorch's multi-objective multi-fidelity functions; pymoo's DTLZ2 with a bias that fades
-with fidelity), the best front of which `benchmarks.replay_fronts` searched for without noise; `table` is what trials of the
-real trainable measured (`benchmarks.record_table`).
+`momf-*` and `dtlz2` are formulas (BoTorch's multi-objective multi-fidelity functions; pymoo's DTLZ2 with a
+bias that fades with fidelity), the best front of which `benchmarks.replay_fronts` searched for without noise;
+`table` is what trials of the real trainable measured (`benchmarks.record_table`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from spaces.points import count
 from spaces.schema import load
 
 WORST = 0.75
-"""Quantile of the table's points at the worst corner of its box: broken models would else make all others look alike."""
+"""Quantile of the table's points at the worst corner of its box: broken models would else make all
+others look alike."""
 TABLES = Path(__file__).parent / "tables"
 FRONTS = TABLES / "best_fronts.json"
 
@@ -74,8 +76,8 @@ class Problem(ABC):
 
     def scheduler_problem(self, seed: int) -> SchedulerProblem:
         """What the scheduler judges by."""
-        return SchedulerProblem(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions, self.corners,
-                                self.rungs, ideals=self.ideals)
+        return SchedulerProblem(self.objectives, (), len(self.rungs), self.proxies, seed, self.dimensions,
+                                self.corners, self.rungs, ideals=self.ideals)
 
     @property
     def box(self) -> Box:
@@ -83,7 +85,8 @@ class Problem(ABC):
         return Box.of(self.corners, self.objectives)
 
     @abstractmethod
-    def trial(self, values: Mapping[str, Any], rng: np.random.Generator) -> Iterator[tuple[float, dict[str, float]]]:
+    def trial(self, values: Mapping[str, Any],
+              rng: np.random.Generator) -> Iterator[tuple[float, dict[str, float]]]:
         """Per rung, the seconds since the last one and what is measured there."""
 
     @abstractmethod
@@ -91,11 +94,13 @@ class Problem(ABC):
         """What a full trial would measure without noise."""
 
     def evaluate(self, seed: int):
-        """`simulator.Evaluate` with noise from the seed and the trial's number, so that methods meet the same luck."""
+        """`simulator.Evaluate` with noise from the seed and the trial's number, so that methods
+        meet the same luck."""
         def rungs(live: RunningTrial):
             rng = np.random.default_rng([seed, live.number])
             for rung, (seconds, measured) in enumerate(self.trial(live.values, rng)):
-                yield seconds, {"rung": rung, "steps": self.rungs[rung], "final": rung == len(self.rungs) - 1, **measured}
+                yield seconds, {"rung": rung, "steps": self.rungs[rung], "final": rung == len(self.rungs) - 1,
+                                **measured}
         return rungs
 
     @abstractmethod
@@ -104,7 +109,8 @@ class Problem(ABC):
 
 
 class Formula(Problem):
-    """`function(x [n, d], fidelity) -> [n, k]` on the unit cube, all minimized; time is proportional to fidelity."""
+    """`function(x [n, d], fidelity) -> [n, k]` on the unit cube, all minimized; time is proportional
+    to fidelity."""
 
     noise = 0.01
 
@@ -136,8 +142,9 @@ class Formula(Problem):
 
 
 class BraninCurrin(Formula):
-    """BoTorch's MOMFBraninCurrin (Irshad et al. 2021): 2 variables, 2 objectives. The best hypervolume that BoTorch names
-    (0.5236) is not attained: a grid of 641,601 points and two long searches end at 0.501 to 0.503."""
+    """BoTorch's MOMFBraninCurrin (Irshad et al. 2021): 2 variables, 2 objectives. The best hypervolume
+    that BoTorch names (0.5236) is not attained: a grid of 641,601 points and two long searches end
+    at 0.501 to 0.503."""
 
     name, corners = "momf-branin-currin", {"branin": (-1.0, 0.0), "currin": (-1.0, 0.0)}
 
@@ -154,7 +161,8 @@ class BraninCurrin(Formula):
 
 
 class Park(Formula):
-    """BoTorch's MOMFPark: 4 variables, 2 objectives. The best hypervolume that BoTorch names is surpassed by a search."""
+    """BoTorch's MOMFPark: 4 variables, 2 objectives. The best hypervolume that BoTorch names is
+    surpassed by a search."""
 
     name, corners = "momf-park", {"park1": (-0.5, 0.0), "park2": (-0.5, 0.0)}
 
@@ -171,8 +179,8 @@ class Park(Formula):
 
 
 class DTLZ2(Formula):
-    """pymoo's DTLZ2: 7 variables, 3 objectives; below full fidelity every objective is biased, less the nearer it is.
-    Searchers are told what such a formula of distances shows, that none is below 0."""
+    """pymoo's DTLZ2: 7 variables, 3 objectives; below full fidelity every objective is biased, less
+    the nearer it is. Searchers are told what such a formula of distances shows, that none is below 0."""
 
     name, corners = "dtlz2", {"f1": (0.0, 2.0), "f2": (0.0, 2.0), "f3": (0.0, 2.0)}
     ideals = {"f1": 0.0, "f2": 0.0, "f3": 0.0}
@@ -191,8 +199,9 @@ class DTLZ2(Formula):
 
 
 class Table(Problem):
-    """What trials of the real trainable measured: every point of a finite space at every rung, some points by several
-    seeds. A pretended trial is one of the recorded ones; the truth is the mean over seeds."""
+    """What trials of the real trainable measured: every point of a finite space at every rung,
+    some points by several seeds. A pretended trial is one of the recorded ones; the truth is
+    the mean over seeds."""
 
     name = "table"
     proxies = {"latency_ms": "generation_flops"}
@@ -207,8 +216,10 @@ class Table(Problem):
         for row in pyarrow.parquet.read_table(path).to_pylist():
             self.runs.setdefault(row["point"], {}).setdefault(row["seed"], []).append(row)
         if len(self.runs) < space.size():
-            raise SystemExit(f"the table holds {len(self.runs)} of {space.size()} points; record the rest first")
-        self.full = float(np.mean([run[-1]["seconds"] for runs in self.runs.values() for run in runs.values()]))
+            raise SystemExit(f"the table holds {len(self.runs)} of {space.size()} points; "
+                             "record the rest first")
+        self.full = float(np.mean([run[-1]["seconds"] for runs in self.runs.values()
+                                   for run in runs.values()]))
         means = [self._mean(point) for point in self.runs]
         self.corners = {}
         for item in self.objectives:
@@ -218,7 +229,8 @@ class Table(Problem):
 
     def _mean(self, point: str) -> dict[str, float]:
         runs = self.runs[point].values()
-        return {item.metric: float(np.mean([run[-1][item.metric] for run in runs])) for item in self.objectives}
+        return {item.metric: float(np.mean([run[-1][item.metric] for run in runs]))
+                for item in self.objectives}
 
     def trial(self, values, rng):
         runs = self.runs[json.dumps(dict(values), sort_keys=True)]

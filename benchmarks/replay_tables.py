@@ -1,4 +1,5 @@
-"""The two tables of docs/search.md from benchmarks/results/replay.json: `python -m benchmarks.replay_tables`."""
+"""The two tables of docs/search.md from benchmarks/results/replay.json:
+`python -m benchmarks.replay_tables`."""
 
 from __future__ import annotations
 
@@ -10,13 +11,14 @@ from benchmarks.replay import AGAINST
 from search.cli.format import emit
 
 TITLES = {
-    "momf-branin-currin": "momf-branin-currin (2 objectives)", "momf-park": "momf-park (2)", "dtlz2": "dtlz2 (3)",
-    "table": "table (4)",
+    "momf-branin-currin": "momf-branin-currin (2 objectives)", "momf-park": "momf-park (2)",
+    "dtlz2": "dtlz2 (3)", "table": "table (4)",
 }
 METHODS = {
     "random": "random", "qmc": "qmc", "grid": "grid, shuffled", "nsga2": "nsga2", "nsga3": "nsga3",
     "tpe": "tpe, every trial to its end", "tpe+halving-front": "tpe + halving", "gp": "gp", "cqr": "cqr",
-    "ehvi": "ehvi, every trial to its end", AGAINST: "**ehvi + halving, the default**", "ehvi+promotion": "ehvi + promotion",
+    "ehvi": "ehvi, every trial to its end", AGAINST: "**ehvi + halving, the default**",
+    "ehvi+promotion": "ehvi + promotion",
 }
 AIMS = {"random": "0.20", "tpe": "0.33"}
 SEEDS = 20
@@ -33,16 +35,19 @@ def tables(figures: dict[str, Any]) -> tuple[str, str]:
     for method, title in METHODS.items():
         longest = figures["full_trials"][method]
         rows = {name: figures["problems"][name]["methods"].get(method) for name in TITLES}
-        times.append({"method": title, **{TITLES[name]: row and cell(row, longest) for name, row in rows.items()}})
+        times.append({"method": title,
+                      **{TITLES[name]: row and cell(row, longest) for name, row in rows.items()}})
         if method in ratios:
             intervals = {name: "{:.2f} [{:.2f}, {:.2f}]".format(*ratios[method][name]) for name in TITLES}
-            shares.append({"against": title, **intervals, "geometric mean": f"{ratios[method]['geometric mean']:.2f}",
+            shares.append({"against": title, **intervals,
+                           "geometric mean": f"{ratios[method]['geometric mean']:.2f}",
                            "aimed at": AIMS.get(method)})
     return emit(times, "md"), emit(shares, "md")
 
 
 def cell(row: dict[str, Any], longest: float) -> str:
-    """Time to the goal with its interval where most runs got there, else how many did; the hypervolume; odd seeds."""
+    """Time to the goal with its interval where most runs got there, else how many did;
+    the hypervolume; odd seeds."""
     (time, low, high), reached = row["time_to_goal"], row["reached_goal"]
     if reached == 0:
         text = f"> {longest:g}"
@@ -51,7 +56,8 @@ def cell(row: dict[str, Any], longest: float) -> str:
     else:
         end = "-" if high is None else f"{high:.3g}"
         text = f"{time:.3g} [{low:.3g}, {end}]" + (f", {reached:.0%}" if reached < 0.95 else "")
-    return f"{text} ({row['hypervolume_share'][0]:.2f})" + ("" if row["seeds"] == SEEDS else f", {row['seeds']} seeds")
+    return (f"{text} ({row['hypervolume_share'][0]:.2f})"
+            + ("" if row["seeds"] == SEEDS else f", {row['seeds']} seeds"))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def drawn(page: Path) -> float | None:
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     try:
         browser.get(page.as_uri())
-        while not browser.execute_script("return document.querySelector('[data-figure=front]').dataset.ready"):
+        while not browser.execute_script(
+                "return document.querySelector('[data-figure=front]').dataset.ready"):
             time.sleep(0.02)
         return browser.execute_script("return performance.now()") / 1000
     finally:
@@ -50,8 +51,9 @@ def main() -> None:
             started = time.perf_counter()
             page = write_report(collect(run), run / "report.html")
             seconds = time.perf_counter() - started
-            results.append({"trials": trials, "write_seconds": seconds, "megabytes": page.stat().st_size / 1e6,
-                            "first_figure_seconds": min(filter(None, (drawn(page) for _ in range(3))), default=None)})
+            results.append(
+                {"trials": trials, "write_seconds": seconds, "megabytes": page.stat().st_size / 1e6,
+                 "first_figure_seconds": min(filter(None, (drawn(page) for _ in range(3))), default=None)})
             print(results[-1], flush=True)
     save("report", {"rows": results})
 

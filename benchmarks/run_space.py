@@ -1,7 +1,9 @@
-"""A whole run from a user's command, timed: `python -m benchmarks.run_space quickstart [--set key=value ...]`.
+"""A whole run from a user's command, timed:
+`python -m benchmarks.run_space quickstart [--set key=value ...]`.
 
-Prints and writes what was reached: seconds by stage, trials by state, front, the unquantized arm's perplexity against
-real text's, warm trial start. The corpus, teacher and base are made anew (an empty storage), as for a new user.
+Prints and writes what was reached: seconds by stage, trials by state, front, the unquantized arm's perplexity
+against real text's, warm trial start. The corpus, teacher and base are made anew (an empty storage),
+as for a new user.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", help="keep the run here; by default a folder that is removed")
-    parser.add_argument("--summarize", metavar="RUN", help="only write down what an earlier run of the space gave")
+    parser.add_argument("--summarize", metavar="RUN",
+                        help="only write down what an earlier run of the space gave")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run, seconds = Path(args.summarize or "."), None
@@ -37,13 +40,15 @@ def main() -> None:
 
 def timed_run(space: str, settings: list[str], seed: int, storage: Path) -> tuple[Path, float]:
     """Run `qdlm run` as a process of its own; the run's folder and the seconds from start to exit."""
-    command = [sys.executable, "-m", "search", "run", space, "--json", "--seed", str(seed), "--storage", str(storage)]
+    command = [sys.executable, "-m", "search", "run",
+               space, "--json", "--seed", str(seed), "--storage", str(storage)]
     for setting in settings:
         command += ["--set", setting]
     began = time.monotonic()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    return Path(next(event["run"] for event in events if event["event"] == "run_started")), time.monotonic() - began
+    return (Path(next(event["run"] for event in events if event["event"] == "run_started")),
+            time.monotonic() - began)
 
 
 def summary(folder: RunFolder, seconds: float | None) -> dict:
@@ -61,13 +66,16 @@ def summary(folder: RunFolder, seconds: float | None) -> dict:
     finished = [row for row in closed if row["state"] == "complete"]
     best = min(finished, key=lambda row: row["perplexity"])
     starts = list({row["trial"]: row["start_seconds"] for row in rows if row.get("start_seconds")}.values())
-    names = ("perplexity", "perplexity_se", "perplexity_heldout", "nll_bound", "diversity", "diversity_heldout",
+    names = ("perplexity",
+             "perplexity_se", "perplexity_heldout", "nll_bound", "diversity", "diversity_heldout",
              "controllability", "latency_ms", "latency_ms_ratio", "size_bytes", "trainable_params_share")
     return {
         "seconds": {"command": seconds, "run": ended["time"] - began, "until_prepared": prepared - began,
                     "trials": last - prepared, "finish": ended["time"] - last},
-        "sessions": sum(event["event"] == "run_started" for event in events),  # above 1: times hold the pauses between
-        "trials": {state: sum(row["state"] == state for row in closed) for state in ("complete", "stopped", "failed")},
+        # above 1: times hold the pauses between
+        "sessions": sum(event["event"] == "run_started" for event in events),
+        "trials": {state: sum(row["state"] == state for row in closed)
+                   for state in ("complete", "stopped", "failed")},
         "front_size": ended["front_size"], "hypervolume": ended.get("hypervolume"), "best": ended.get("best"),
         "unquantized": {name: plain.get(name) for name in names},
         "best_perplexity_trial": {name: best.get(name) for name in (*names, "config.quantization.quantizer")},

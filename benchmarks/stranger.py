@@ -1,4 +1,5 @@
-"""How long a stranger takes: clone, `make quickstart`, the front; then the same space to a cluster, in one more command.
+"""How long a stranger takes: clone, `make quickstart`, the front; then the same space to a cluster,
+in one more command.
 
     python -m benchmarks.stranger FOLDER      an empty folder, which keeps the clone; 10 to 15 minutes on 2 idle cores
 """
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def main(folder: Path) -> None:
     """Walk the path, print and keep the seconds of each step."""
     clone = folder / "qdlm"
-    ports = {"QDLM_RAY_PORT": port(), "QDLM_RAY_DASHBOARD_PORT": port(), "QDLM_CLUSTER_STATE": str(folder / "state"),
-             "RAY_TMPDIR": tempfile.mkdtemp(prefix="q")}
+    ports = {"QDLM_RAY_PORT": port(), "QDLM_RAY_DASHBOARD_PORT": port(),
+             "QDLM_CLUSTER_STATE": str(folder / "state"), "RAY_TMPDIR": tempfile.mkdtemp(prefix="q")}
     address = f"http://127.0.0.1:{ports['QDLM_RAY_DASHBOARD_PORT']}"
     figures = {"load_before": round(os.getloadavg()[0], 1)}
 
@@ -36,8 +37,8 @@ def main(folder: Path) -> None:
     step("quickstart_seconds", "make", "quickstart")
     step("cluster_start_seconds", "cluster/local.sh", "start")
     try:
-        step("submit_seconds", ".venv/bin/qdlm", "submit", "quickstart", "--address", address, "--storage", str(clone / "runs"),
-             "--follow")
+        step("submit_seconds", ".venv/bin/qdlm", "submit", "quickstart", "--address", address,
+             "--storage", str(clone / "runs"), "--follow")
     finally:
         step("cluster_stop_seconds", "cluster/local.sh", "stop")
     save("stranger", figures)

@@ -1,8 +1,10 @@
-"""How long a trial waits for its first training step, cold and warm: `python -m benchmarks.trial_start --cache DIR`.
+"""How long a trial waits for its first training step, cold and warm:
+`python -m benchmarks.trial_start --cache DIR`.
 
-Cold: the start of a cluster, of a worker group (Ray Train's actors, torch) and the first trial on it, which opens corpus and
-base; finding or making what is prepared is not counted. Warm: the same group again, as every later trial of a run finds it.
-Each cold figure is a process of its own. `--cache` holds corpus, teacher and base already, or is filled first.
+Cold: the start of a cluster, of a worker group (Ray Train's actors, torch) and the first trial on it,
+which opens corpus and base; finding or making what is prepared is not counted. Warm: the same group again,
+as every later trial of a run finds it. Each cold figure is a process of its own. `--cache` holds corpus,
+teacher and base already, or is filled first.
 """
 
 from __future__ import annotations
@@ -34,15 +36,18 @@ def main() -> None:
             found.append(process.apply(starts, (str(Path(args.cache).resolve()), args.warm)))
             print(json.dumps(found[-1]), flush=True)
     figures = {"space": SPACE, "load_average": os.getloadavg()[0],
-               "cold_seconds": {part: spread([one[part] for one in found]) for part in ("cluster", "group", "first_trial")},
-               "cold_total_seconds": spread([sum(one[part] for part in ("cluster", "group", "first_trial")) for one in found]),
+               "cold_seconds": {part: spread([one[part] for one in found])
+                                for part in ("cluster", "group", "first_trial")},
+               "cold_total_seconds": spread([sum(one[part] for part in ("cluster", "group", "first_trial"))
+                                             for one in found]),
                "warm_seconds": spread([seconds for one in found for seconds in one["warm"]])}
     print(json.dumps(figures, indent=1))
     save("trial_start", figures)
 
 
 def starts(cache: str, warm: int) -> dict[str, Any]:
-    """Seconds in a fresh process: cluster up, group ready, first trial at its first training step; then `warm` more trials."""
+    """Seconds in a fresh process: cluster up, group ready, first trial at its first training step;
+    then `warm` more trials."""
     began = time.monotonic()
     from search.distributed.cluster import connected
 
@@ -58,7 +63,8 @@ def starts(cache: str, warm: int) -> dict[str, Any]:
             payload = prepared(pool.client, space, cache)
             seconds = [first_step(pool.client, {**payload, "folder": str(Path(scratch) / f"trial-{number}")})
                        for number in range(1 + warm)]
-    return {"cluster": connected_at - began, "group": ready_at - connected_at, "first_trial": seconds[0], "warm": seconds[1:]}
+    return {"cluster": connected_at - began, "group": ready_at - connected_at, "first_trial": seconds[0],
+            "warm": seconds[1:]}
 
 
 def prepared(client: Any, space: Any, cache: str) -> dict[str, Any]:
@@ -76,7 +82,8 @@ def prepared(client: Any, space: Any, cache: str) -> dict[str, Any]:
 
 
 def first_step(client: Any, payload: dict[str, Any]) -> float:
-    """Seconds from asking for a group to the trial's word that its first training step is next; the trial ends there."""
+    """Seconds from asking for a group to the trial's word that its first training step is next;
+    the trial ends there."""
     began = time.monotonic()
     with client.lease() as group:
         events = group.run("trial", payload)

@@ -12,7 +12,8 @@ RAY = "2.60.0"
 
 
 def use_machine_token() -> None:
-    """Have this process, and those it starts, show this machine's token, if it has one and the user has not said otherwise.
+    """Have this process, and those it starts, show this machine's token, if it has one and the user has
+    not said otherwise.
 
     Ray's own switch; the variable alone would not reach a Ray that is imported already.
     """

@@ -2,9 +2,9 @@
 
     python cluster/install_torch.py [REQUIREMENT] [--index URL] [--cuda]
 
-Run by `make install` with the interpreter of the new environment, before anything else is installed: only the standard
-library is at hand. Where no GPU is found, pip is first asked what it would install (metadata only, no wheel is
-downloaded); a build that needs the CUDA libraries stops here, with the two ways out in one line.
+Run by `make install` with the interpreter of the new environment, before anything else is installed: only the
+standard library is at hand. Where no GPU is found, pip is first asked what it would install (metadata only,
+no wheel is downloaded); a build that needs the CUDA libraries stops here, with the two ways out in one line.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from importlib import metadata
 from pathlib import Path
 
 REQUIREMENT = "torch==2.13.0"
-METADATA_ONLY_PIP = (23, 3)  # the first pip whose --dry-run reads a wheel's metadata without fetching the wheel
+# the first pip whose --dry-run reads a wheel's metadata without fetching the wheel
+METADATA_ONLY_PIP = (23, 3)
 CUDA_PACKAGE = re.compile(r"(nvidia|cuda)[-_]", re.IGNORECASE)
 
 
@@ -44,7 +45,8 @@ def cuda_packages(report: dict) -> list[str]:
     """The CUDA libraries that the packages of a pip installation report ask for."""
     needs = [need for item in report["install"] for need in item["metadata"].get("requires_dist") or []]
     applies = [need for need in needs if "extra ==" not in need.partition(";")[2]]
-    return sorted({re.split(r"[\s\[<>=!~;(]", need, maxsplit=1)[0] for need in applies if CUDA_PACKAGE.match(need)})
+    return sorted({re.split(r"[\s\[<>=!~;(]", need, maxsplit=1)[0]
+                   for need in applies if CUDA_PACKAGE.match(need)})
 
 
 def pip(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -65,10 +67,12 @@ def would_install(requirement: str, index: list[str]) -> dict:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Install, or explain in one line why not. Exit codes: 0 installed, 1 pip failed, 2 a choice is needed."""
+    """Install, or explain in one line why not. Exit codes: 0 installed, 1 pip failed,
+    2 a choice is needed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("requirement", nargs="?", default=REQUIREMENT)
-    parser.add_argument("--index", default="", help="a further package index, such as one with CPU builds of torch")
+    parser.add_argument("--index", default="",
+                        help="a further package index, such as one with CPU builds of torch")
     parser.add_argument("--cuda", action="store_true", help="accept CUDA libraries though no GPU was found")
     options = parser.parse_args(argv)
     if installed(options.requirement):
@@ -80,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         except subprocess.CalledProcessError:
             found = []  # the installation below fails for the same reason, and says it in full
         if found:
-            print(f"qdlm: error: no NVIDIA GPU here, but pip would install the CUDA build of {options.requirement} "
-                  f"(several GB: {', '.join(found[:2])}, ...); "
+            print("qdlm: error: no NVIDIA GPU here, but pip would install the CUDA build of "
+                  f"{options.requirement} (several GB: {', '.join(found[:2])}, ...); "
                   "give TORCH_INDEX=<index with CPU builds of torch>, or CUDA=1 to take it all the same "
                   "(example: make install TORCH_INDEX=<url>)", file=sys.stderr)
             return 2

@@ -1,7 +1,8 @@
-"""Sending a search to a Ray cluster as a job: what travels, how its log is followed, and how one comes back to it.
+"""Sending a search to a Ray cluster as a job: what travels, how its log is followed, and how
+one comes back to it.
 
-The job runs on the cluster and does not need the terminal that sent it. Its log is the program's own (`qdlm run`); the
-cluster keeps it, so that following can break off and start again.
+The job runs on the cluster and does not need the terminal that sent it. Its log is the program's own
+(`qdlm run`); the cluster keeps it, so that following can break off and start again.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ MOST_BYTES = 5_000_000
 
 
 def client(address: str) -> Any:
-    """The job API at `address` (http://HOST:8265). Raises `UserError` when nothing answers or the token is refused."""
+    """The job API at `address` (http://HOST:8265). Raises `UserError` when nothing answers or
+    the token is refused."""
     if not address.startswith(("http://", "https://")):
-        raise UserError(f"--address {address}: legal: http://HOST:PORT of a cluster's dashboard (Ray's own port is 8265)")
+        raise UserError(f"--address {address}: legal: http://HOST:PORT of a cluster's dashboard (Ray's own "
+                        "port is 8265)")
     from ray.job_submission import JobSubmissionClient
 
     logging.getLogger("ray").setLevel(logging.WARNING)
@@ -50,13 +53,14 @@ def client(address: str) -> Any:
 def runtime_env(space_text: str | None, pip: bool, pack: Path) -> dict[str, Any]:
     """The environment of a job: the code and the space copied to `pack`, nothing else of this folder.
 
-    `pip`: the cluster's nodes install the pinned packages (otherwise their image has them). Raises `UserError` when what
-    is to be sent is too large.
+    `pip`: the cluster's nodes install the pinned packages (otherwise their image has them). Raises
+    `UserError` when what is to be sent is too large.
     """
     import shutil
 
     for name in ("spaces", "trainable", "search", "cluster", "dashboards"):
-        shutil.copytree(ROOT / name, pack / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.safetensors"))
+        shutil.copytree(ROOT / name, pack / name,
+                        ignore=shutil.ignore_patterns("__pycache__", "*.pyc", "*.safetensors"))
     shutil.copy(ROOT / "pyproject.toml", pack)
     if space_text is not None:
         (pack / SENT).write_text(space_text, encoding="utf-8")
@@ -65,12 +69,14 @@ def runtime_env(space_text: str | None, pip: bool, pack: Path) -> dict[str, Any]
         raise UserError(f"what would be sent weighs {weight / 1e6:.0f} MB (most: {MOST_BYTES / 1e6:.0f}): "
                         "is there something beside the code in the packages' folders?")
     settings = yaml.safe_load(ENVIRONMENT.read_text(encoding="utf-8"))
-    made = {"working_dir": str(pack), "excludes": settings["excludes"], "env_vars": {"RAY_TRAIN_V2_ENABLED": "1", **STOPPING}}
+    made = {"working_dir": str(pack), "excludes": settings["excludes"],
+            "env_vars": {"RAY_TRAIN_V2_ENABLED": "1", **STOPPING}}
     return {**made, "pip": requirements()} if pip else made
 
 
 def requirements() -> list[str]:
-    """The pinned runtime packages of pyproject.toml, without Ray (a cluster has its own) and torch (its build differs)."""
+    """The pinned runtime packages of pyproject.toml, without Ray (a cluster has its own) and torch
+    (its build differs)."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -79,17 +85,20 @@ def requirements() -> list[str]:
 
 def submit(jobs: Any, space_text: str | None, arguments: Sequence[str], pack: Path, *, pip: bool = False,
            gpus: float = 0) -> str:
-    """Send `qdlm run` on a space, or on none with `--resume` in `arguments`; returns the job's id. The entry point itself holds
-    no GPU: trials do."""
+    """Send `qdlm run` on a space, or on none with `--resume` in `arguments`; returns the job's id.
+    The entry point itself holds no GPU: trials do."""
     name = f"qdlm-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-    entry = shlex.join(["python", "-m", "search", "run", *([SENT] if space_text is not None else []), *arguments])
-    return jobs.submit_job(entrypoint=entry, submission_id=name, runtime_env=runtime_env(space_text, pip, pack),
+    entry = shlex.join(["python", "-m", "search", "run", *([SENT] if space_text is not None else []),
+                        *arguments])
+    return jobs.submit_job(entrypoint=entry, submission_id=name,
+                           runtime_env=runtime_env(space_text, pip, pack),
                            entrypoint_num_gpus=gpus or None, metadata={"qdlm": "run"})
 
 
 def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pause: float = 2.0) -> str:
-    """Pass the job's log on until the job ends; returns its status. A lost connection is taken up again `tries` times in a
-    row, without telling a line twice. Raises `UserError` for a job that the cluster does not know."""
+    """Pass the job's log on until the job ends; returns its status. A lost connection is taken up again
+    `tries` times in a row, without telling a line twice. Raises `UserError` for a job that the cluster
+    does not know."""
     import aiohttp
 
     _status(jobs, job)
@@ -116,7 +125,8 @@ def follow(jobs: Any, job: str, tell: Callable[[str], None], tries: int = 5, pau
         except (ConnectionError, OSError, RuntimeError, aiohttp.ClientError) as error:
             left = tries if shown > before else left - 1
             if left <= 0:
-                raise UserError(f"the connection was lost; the job goes on. Come back with: --attach {job}") from error
+                raise UserError("the connection was lost; the job goes on. Come back with: "
+                                f"--attach {job}") from error
         time.sleep(pause)
 
 

@@ -1,4 +1,5 @@
-"""The figures of a run's report as files for papers and slides: each as PNG, SVG and the CSV of what is drawn."""
+"""The figures of a run's report as files for papers and slides: each as PNG, SVG and the CSV
+of what is drawn."""
 
 from __future__ import annotations
 
@@ -21,11 +22,12 @@ FORMATS = ("png", "svg")
 
 
 def write_figures(content: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write every figure that the run has data for (`content`: see `search.reporting.report.collect`); returns the paths."""
+    """Write every figure that the run has data for (`content`: see `search.reporting.report.collect`);
+    returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, draw in (("front", _front), ("dimensions", _dimensions), ("hypervolume", _volume), ("curves", _curves),
-                       ("importance", _importance)):
+    for name, draw in (("front", _front), ("dimensions", _dimensions), ("hypervolume", _volume),
+                       ("curves", _curves), ("importance", _importance)):
         with matplotlib.rc_context({**STYLE, "svg.fonttype": "none", "text.parse_math": False}):
             drawn = draw(content)
             if drawn is None:
@@ -65,9 +67,11 @@ def _scaled(panel: Any, which: str, values: Sequence[float]) -> None:
 
 
 def _scatter(panel: Any, x: Sequence[Any], y: Sequence[Any], kinds: Sequence[str]) -> None:
-    for kind, look in (("early", {"s": 12, "color": FAINT}), ("complete", {"s": 26, "facecolors": "none", "edgecolors": PLAIN}),
+    for kind, look in (("early", {"s": 12, "color": FAINT}),
+                       ("complete", {"s": 26, "facecolors": "none", "edgecolors": PLAIN}),
                        ("front", {"s": 48, "color": LIT, "marker": "D", "edgecolors": "white", "zorder": 3})):
-        points = [(a, b) for a, b, own in zip(x, y, kinds, strict=True) if own == kind and a is not None and b is not None]
+        points = [(a, b) for a, b, own in zip(x, y, kinds, strict=True)
+                  if own == kind and a is not None and b is not None]
         if points:
             panel.scatter(*zip(*points, strict=True), label=kind, **look)
 
@@ -94,7 +98,8 @@ def _front(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
         panel.set(xlabel=label(other), ylabel=label(first))
     panels[0].legend(frameon=False)
     names = ["trial", *dict.fromkeys(item["metric"] for item in objectives)]
-    return figure, ([*names, "kind"], list(zip(*(trials.get(name, [None] * len(kinds)) for name in names), kinds, strict=True)))
+    return figure, ([*names, "kind"],
+                    list(zip(*(trials.get(name, [None] * len(kinds)) for name in names), kinds, strict=True)))
 
 
 def _dimensions(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
@@ -111,13 +116,15 @@ def _dimensions(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
         if item["kind"] == "choice":
             names = sorted({str(value) for value in x})
             x = [names.index(str(value)) for value in x]
-            panel.set_xticks(range(len(names)), [name[:18] for name in names], rotation=30, ha="right", fontsize=8)
+            panel.set_xticks(range(len(names)), [name[:18] for name in names], rotation=30, ha="right",
+                             fontsize=8)
         elif item["kind"] == "log":
             panel.set_xscale("log")
         _scatter(panel, x, y, kinds)
         panel.set(xlabel=item["path"], ylabel=first["metric"])
     paths = [item["path"] for item in dimensions]
-    rows = [(trials["trial"][place], *(trials[f"config.{path}"][place] for path in paths), trials[first["metric"]][place])
+    rows = [(trials["trial"][place],
+             *(trials[f"config.{path}"][place] for path in paths), trials[first["metric"]][place])
             for place in complete]
     return figure, (["trial", *paths, first["metric"]], rows)
 
@@ -144,9 +151,10 @@ def _curves(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
         metric = item["metric"]
         for curve in curves:
             color = LIT if curve["trial"] in lit else FAINT
-            panel.plot(curve["steps"], [math.nan if value is None else value for value in curve[metric]], color=color,
-                       marker=".", linewidth=0.8, zorder=2 + (color == LIT))
-            rows += [(curve["trial"], step, metric, value) for step, value in zip(curve["steps"], curve[metric], strict=True)]
+            panel.plot(curve["steps"], [math.nan if value is None else value for value in curve[metric]],
+                       color=color, marker=".", linewidth=0.8, zorder=2 + (color == LIT))
+            rows += [(curve["trial"], step, metric, value)
+                     for step, value in zip(curve["steps"], curve[metric], strict=True)]
         _scaled(panel, "y", [value for curve in curves for value in curve[metric]])
         panel.set(xlabel="training steps", ylabel=metric)
     return figure, (["trial", "steps", "objective", "value"], rows)
@@ -162,5 +170,6 @@ def _importance(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
         panel.barh(range(len(order)), [shares[path] for path in order], color=PLAIN)
         panel.set_yticks(range(len(order)), order, fontsize=8)
         panel.set(title=metric, xlim=(0, 1))
-    return figure, (["objective", "dimension", "share"],
-                    [(metric, path, share) for metric, shares in found.items() for path, share in shares.items()])
+    return (figure,
+            (["objective", "dimension", "share"],
+             [(metric, path, share) for metric, shares in found.items() for path, share in shares.items()]))

@@ -1,4 +1,5 @@
-"""optuna-dashboard on the journal of a run's study, which it reads anew at each request: it follows a live search."""
+"""optuna-dashboard on the journal of a run's study, which it reads anew at each request: it follows
+a live search."""
 
 from __future__ import annotations
 

@@ -14,12 +14,14 @@ from dashboards.plot import STYLE
 from dashboards.plot_axes import WIDE, label
 
 # Okabe and Ito's palette with a mark of its own for each color.
-LOOKS = (("#D55E00", "D"), ("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P"))
+LOOKS = (("#D55E00", "D"), ("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "^"), ("#E69F00", "v"),
+         ("#56B4E9", "P"))
 
 
 def draw_fronts(objectives: Sequence[Mapping[str, str]], fronts: Mapping[str, Sequence[Mapping[str, Any]]],
                 out: Path) -> Path:
-    """One panel per further objective over the first, the members of each run's front in its own color and mark.
+    """One panel per further objective over the first, the members of each run's front in its
+    own color and mark.
 
     The format follows from the suffix of `out`. Raises ValueError for a suffix that matplotlib does not know.
     """
@@ -34,14 +36,15 @@ def draw_fronts(objectives: Sequence[Mapping[str, str]], fronts: Mapping[str, Se
                 color, mark = LOOKS[place % len(LOOKS)]
                 points = sorted((row[other["metric"]], row[first["metric"]]) for row in rows)
                 if points:
-                    panel.scatter(*zip(*points, strict=True), color=color, marker=mark, s=44, alpha=0.8, label=name,
-                                  edgecolors="white", linewidths=0.6)
+                    panel.scatter(*zip(*points, strict=True), color=color, marker=mark, s=44, alpha=0.8,
+                                  label=name, edgecolors="white", linewidths=0.6)
             panel.set(xlabel=label(other), ylabel=label(first))
             for which, metric in (("x", other["metric"]), ("y", first["metric"])):
                 values = [row[metric] for rows in fronts.values() for row in rows]
                 if values and min(values) > 0 and max(values) / min(values) > WIDE:
                     getattr(panel, f"set_{which}scale")("log")
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names) or 1), frameon=False)
+        figure.legend(handles, names, loc="outside lower center", ncols=min(3, len(names) or 1),
+                      frameon=False)
         figure.savefig(out, dpi=160)
     return out

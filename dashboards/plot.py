@@ -1,4 +1,5 @@
-"""The picture of a run: its front with every trial behind it, as PNG. Reads run.json, front.json and trials.parquet only."""
+"""The picture of a run: its front with every trial behind it, as PNG. Reads run.json, front.json and
+trials.parquet only."""
 
 from __future__ import annotations
 
@@ -17,10 +18,12 @@ from dashboards.plot_panel import INK, Picture, fill, name, outline
 from spaces.errors import UserError
 
 STYLE = {
-    "font.size": 12, "axes.labelsize": 13, "xtick.labelsize": 11, "ytick.labelsize": 11, "axes.edgecolor": "#888888",
+    "font.size": 12, "axes.labelsize": 13, "xtick.labelsize": 11, "ytick.labelsize": 11,
+    "axes.edgecolor": "#888888",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK, "axes.labelcolor": INK, "xtick.color": "#555555",
-    "ytick.color": "#555555", "xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
+    "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK,
+    "axes.labelcolor": INK, "xtick.color": "#555555", "ytick.color": "#555555", "xtick.major.size": 0,
+    "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
 }
 ACROSS = 3
 """Panels side by side before a new line begins."""
@@ -29,9 +32,9 @@ ACROSS = 3
 def front_png(run_folder: Path, out: Path, dots_per_inch: int = 160) -> Path:
     """Draw the front of a run and every trial behind it; returns `out`.
 
-    The first objective stands on the vertical axis, each other one has a panel (a single objective is drawn over trials).
-    Members are lit, and in each panel those that no other one beats on its two axes are joined. Raises `UserError` when the
-    run has no front yet.
+    The first objective stands on the vertical axis, each other one has a panel (a single objective is drawn
+    over trials). Members are lit, and in each panel those that no other one beats on its two axes are joined.
+    Raises `UserError` when the run has no front yet.
     """
     picture = read(Path(run_folder))
     with matplotlib.rc_context(STYLE):
@@ -84,7 +87,8 @@ def draw(picture: Picture) -> Figure:
     for panel, axis in zip(grid.flat, across, strict=False):
         fill(panel, picture, axis, down)
         heights += panel.get_ylim()
-    grid.flat[0].set_ylim(min(heights), max(heights))  # shared by all panels, each of which may lack some trials
+    # shared by all panels, each of which may lack some trials
+    grid.flat[0].set_ylim(min(heights), max(heights))
     for panel, axis in zip(grid.flat, across, strict=False):
         outline(panel, picture, axis, down)
     for spare in grid.flat[len(across):]:
@@ -93,9 +97,10 @@ def draw(picture: Picture) -> Figure:
         line[0].set_ylabel(label(down))
     share = f"{len(picture.members)} of {picture.complete} complete trials on the front"
     figure.suptitle(f"{picture.name}: {share}", x=0.01, ha="left", fontsize=14, fontweight="bold")
-    handles = {text: handle for panel in grid.flat for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False,
-                  fontsize=11, handletextpad=0.4, columnspacing=1.6)
+    handles = {text: handle for panel in grid.flat
+               for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
+                  frameon=False, fontsize=11, handletextpad=0.4, columnspacing=1.6)
     figure.draw_without_rendering()
     for panel, axis in zip(grid.flat, across, strict=False):
         name(panel, picture, axis, down)

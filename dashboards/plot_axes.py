@@ -1,4 +1,5 @@
-"""Axes that people can read: units from a metric's name, a logarithmic scale where one is needed, round ticks."""
+"""Axes that people can read: units from a metric's name, a logarithmic scale where one is needed,
+round ticks."""
 
 from __future__ import annotations
 
@@ -14,10 +15,12 @@ WIDE = 20.0
 
 
 def label(objective: dict[str, str]) -> str:
-    """Name, unit and an arrow to the better side; turned with the text of a vertical axis, it points up or down."""
+    """Name, unit and an arrow to the better side; turned with the text of a vertical axis,
+    it points up or down."""
     metric = objective["metric"]
     unit = next((text for suffix, text in UNITS.items() if metric.endswith(suffix)), "")
-    name = metric.removesuffix(next((suffix for suffix in UNITS if metric.endswith(suffix)), "")).replace("_", " ")
+    name = (metric.removesuffix(next((suffix for suffix in UNITS if metric.endswith(suffix)), ""))
+            .replace("_", " "))
     if unit in ("bytes", "parameters"):  # the ticks carry the unit
         name, unit = f"{name} {unit}" if unit == "parameters" else name, ""
     better = {"minimize": "← better", "maximize": "better →"}.get(objective["direction"], "")

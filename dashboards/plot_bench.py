@@ -1,4 +1,5 @@
-"""The picture of `qdlm bench`: milliseconds a sentence over the batch, and the ratio below; a column for each step count."""
+"""The picture of `qdlm bench`: milliseconds a sentence over the batch, and the ratio below; a column for
+each step count."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ APART = 1.04
 
 
 def bench_png(found: Mapping[str, Any], out: Path, dots_per_inch: int = 160) -> Path:
-    """Draw what `qdlm bench` found (the content of its JSON); returns `out`. Whiskers are 95 % intervals of medians."""
+    """Draw what `qdlm bench` found (the content of its JSON); returns `out`. Whiskers are 95
+    % intervals of medians."""
     names = [name for name in (found["artifact"], found["against"]) if name]
     steps = sorted({cell["steps"] for cell in found["cells"]})
     pair = all("ratio" in cell for cell in found["cells"])
@@ -27,8 +29,8 @@ def bench_png(found: Mapping[str, Any], out: Path, dots_per_inch: int = 160) -> 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(max(6.0, 4.2 * len(steps)), 5.4 if pair else 3.8), layout="constrained")
         FigureCanvasAgg(figure)
-        rows = figure.subplots(1 + pair, len(steps), squeeze=False, sharex="col", sharey="row" if pair else False,
-                               height_ratios=[2.4, 1][:1 + pair])
+        rows = figure.subplots(1 + pair, len(steps), squeeze=False, sharex="col",
+                               sharey="row" if pair else False, height_ratios=[2.4, 1][:1 + pair])
         for place, count in enumerate(steps):
             cells = [cell for cell in found["cells"] if cell["steps"] == count]
             _times(rows[0][place], cells, names)
@@ -40,7 +42,8 @@ def bench_png(found: Mapping[str, Any], out: Path, dots_per_inch: int = 160) -> 
         if pair:
             rows[1][0].set_ylabel("ratio")
         rows[0][-1].legend(frameon=False, fontsize=10, loc="upper right")
-        figure.suptitle(f"{found['processor']}, {threads}; median and 95 % interval", fontsize=9, color="#777777")
+        figure.suptitle(f"{found['processor']}, {threads}; median and 95 % interval", fontsize=9,
+                        color="#777777")
         figure.savefig(out, dpi=dots_per_inch)
     return out
 
@@ -49,7 +52,8 @@ def _times(axes: Any, cells: list[Mapping[str, Any]], names: list[str]) -> None:
     for which, name in enumerate(names):
         sides = [cell["sides"][which] for cell in cells]
         places = [cell["batch"] * APART ** (which if len(names) == 1 else 2 * which - 1) for cell in cells]
-        _whiskers(axes, places, [side["p50"] for side in sides], [side["interval"] for side in sides], COLORS[which], name)
+        _whiskers(axes, places, [side["p50"] for side in sides], [side["interval"] for side in sides],
+                  COLORS[which], name)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(matplotlib.ticker.LogFormatter(minor_thresholds=(1, 0.5)))
@@ -63,7 +67,8 @@ def _ratio(axes: Any, cells: list[Mapping[str, Any]]) -> None:
     axes.axhline(1.0, color="#999999", linewidth=1.0, linestyle=(0, (4, 3)))
     axes.set_ylim(bottom=0)
     for cell in cells:
-        axes.annotate(f"{cell['ratio']:.2f}", (cell["batch"], cell["ratio"]), (7, 5), textcoords="offset points", fontsize=9)
+        axes.annotate(f"{cell['ratio']:.2f}", (cell["batch"], cell["ratio"]), (7, 5),
+                      textcoords="offset points", fontsize=9)
     _batches(axes, cells)
 
 
@@ -71,7 +76,8 @@ def _whiskers(axes: Any, places: list[float], middle: list[float], intervals: li
               name: str | None) -> None:
     below = [max(0.0, value - low) for value, (low, _) in zip(middle, intervals, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(middle, intervals, strict=True)]
-    axes.errorbar(places, middle, [below, above], color=color, marker="o", markersize=5, capsize=3, label=name)
+    axes.errorbar(places, middle, [below, above], color=color, marker="o", markersize=5, capsize=3,
+                  label=name)
 
 
 def _batches(axes: Any, cells: list[Mapping[str, Any]]) -> None:

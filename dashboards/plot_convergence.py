@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from dashboards.plot import STYLE
 
 LABELED = 12
-"""Lines that are named; the others are drawn thin and gray, so that a grid of hundreds of arms stays readable."""
+"""Lines that are named; the others are drawn thin and gray, so that a grid of hundreds of arms
+stays readable."""
 
 BANDS, FAR = 6, 3.0
 """Most lines that get a band; largest value over smallest from which on the scale is logarithmic."""
@@ -22,7 +23,8 @@ BANDS, FAR = 6, 3.0
 
 def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], label: str, out: Path,
                     dots_per_inch: int = 160) -> Path:
-    """Draw `(steps, mean, half-width of the interval)` of every arm; returns `out`. The best at their ends are named."""
+    """Draw `(steps, mean, half-width of the interval)` of every arm; returns `out`. The best at their
+    ends are named."""
     drawn = {name: points for name, points in curves.items() if points}
     best = sorted(drawn, key=lambda name: drawn[name][-1][1])[:LABELED]
     with matplotlib.rc_context(STYLE):
@@ -30,7 +32,8 @@ def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], la
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         colors = matplotlib.colormaps["tab20"]
-        for name in sorted(drawn, key=lambda name: best.index(name) if name in best else -1):  # the best on top, in order
+        # the best on top, in order
+        for name in sorted(drawn, key=lambda name: best.index(name) if name in best else -1):
             steps, means, halves = zip(*drawn[name], strict=True)
             if name not in best:
                 axes.plot(steps, means, color="#CCCCCC", linewidth=0.8)
@@ -39,7 +42,8 @@ def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], la
             axes.plot(steps, means, marker="o", markersize=4, color=color, label=f"{name}  {means[-1]:.3g}")
             if not any(map(math.isnan, halves)) and len(best) <= BANDS:
                 axes.fill_between(steps, [m - h for m, h in zip(means, halves, strict=True)],
-                                  [m + h for m, h in zip(means, halves, strict=True)], color=color, alpha=0.12, linewidth=0)
+                                  [m + h for m, h in zip(means, halves, strict=True)], color=color,
+                                  alpha=0.12, linewidth=0)
         ends = [value for points in drawn.values() for _, value, _ in points]
         if ends and min(ends) > 0 and max(ends) > FAR * min(ends):
             axes.set_yscale("log")
@@ -48,7 +52,7 @@ def convergence_png(curves: Mapping[str, Sequence[tuple[int, float, float]]], la
         axes.set_xlabel("adaptation steps")
         axes.set_ylabel(label)
         if best:
-            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5), title="best at the end",
-                        title_fontsize=10, alignment="left")
+            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5),
+                        title="best at the end", title_fontsize=10, alignment="left")
         figure.savefig(out, dpi=dots_per_inch)
     return out

@@ -1,4 +1,5 @@
-"""One panel of the picture: trials over two metrics, the attained staircase, intervals, bounds and trial numbers."""
+"""One panel of the picture: trials over two metrics, the attained staircase, intervals, bounds
+and trial numbers."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ LIT, PLAIN, MARKED, FAINT, INK = "#D55E00", "#0072B2", "#009E73", "#A6A6A6", "#2
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn. `members`, `arm`: last row of those trials; `others`: complete, `out`: complete but infeasible,
-    `early`: not run to the end."""
+    """What is drawn. `members`, `arm`: last row of those trials; `others`: complete, `out`: complete but
+    infeasible, `early`: not run to the end."""
 
     name: str
     objectives: Sequence[dict[str, str]]
@@ -49,16 +50,20 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
     def plain(rows: pd.DataFrame) -> pd.DataFrame:
         return rows[~rows["trial"].isin(picture.arm["trial"])]
 
-    core = pd.concat([_finite(frame, x, y)[[x, y]] for frame in (picture.members, picture.others, picture.arm)])
-    early, out, others = _in_reach(plain(picture.early), core), _in_reach(plain(picture.out), core), plain(picture.others)
+    core = pd.concat([_finite(frame, x, y)[[x, y]]
+                      for frame in (picture.members, picture.others, picture.arm)])
+    early, out, others = (_in_reach(plain(picture.early), core), _in_reach(plain(picture.out), core),
+                          plain(picture.others))
     far = "" if early.equals(plain(picture.early)) else ", far ones at the edge"
     scatter(early, f"stopped early ({len(early)}{far})", s=16, color=FAINT, linewidths=0, alpha=0.9, zorder=3)
     scatter(out, f"breaks a constraint ({len(out)})", s=40, color=FAINT, marker="x", linewidths=1.6, zorder=3)
-    scatter(others, f"dominated ({len(others)})", s=46, facecolors="white", edgecolors=PLAIN, linewidths=1.6, zorder=4)
-    scatter(picture.members, f"front ({len(picture.members)})", s=95, color=LIT, edgecolors="white", linewidths=1.2,
-            zorder=7)
+    scatter(others, f"dominated ({len(others)})", s=46, facecolors="white", edgecolors=PLAIN,
+            linewidths=1.6, zorder=4)
+    scatter(picture.members, f"front ({len(picture.members)})", s=95, color=LIT, edgecolors="white",
+            linewidths=1.2, zorder=7)
     for tag, rows in picture.arm.groupby("tag") if len(picture.arm) else ():
-        edges = [LIT if trial in set(picture.members["trial"]) else "white" for trial in _finite(rows, x, y)["trial"]]
+        edges = [LIT if trial in set(picture.members["trial"]) else "white"
+                 for trial in _finite(rows, x, y)["trial"]]
         scatter(rows, str(tag), s=230, color=MARKED, marker="*", edgecolors=edges, linewidths=1.3, zorder=8)
     members = _finite(picture.members, x, y)
     for metric, vertical in ((x, False), (y, True)):
@@ -68,7 +73,8 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
 
 
 def outline(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
-    """The staircase (over trials: the best so far) and the bounds, to the limits of the axes, which must be final."""
+    """The staircase (over trials: the best so far) and the bounds, to the limits of the axes,
+    which must be final."""
     x, y = across["metric"], down["metric"]
     members = _finite(picture.members, x, y)
     joined = members if across["direction"] else pd.concat([members, _finite(picture.others, x, y)])
@@ -88,7 +94,8 @@ def _finite(rows: pd.DataFrame, *metrics: str) -> pd.DataFrame:
 def _in_reach(rows: pd.DataFrame, core: pd.DataFrame) -> pd.DataFrame:
     """Rows with what lies further from the core's range than the range is wide moved to that distance.
 
-    A model that writes noise has a perplexity of thousands; to scale, it would press all others into one line.
+    A model that writes noise has a perplexity of thousands; to scale, it would press all
+    others into one line.
     """
     moved = {}
     for metric in core.columns if len(core) else ():
@@ -126,12 +133,13 @@ def _interval(panel: Axes, members: pd.DataFrame, x: str, y: str, metric: str, v
     """95% intervals, where a standard error was measured beside the metric."""
     if f"{metric}_se" in members:
         size = 1.96 * members[f"{metric}_se"].astype(float).fillna(0.0)
-        panel.errorbar(members[x], members[y], **{"yerr" if vertical else "xerr": size}, fmt="none", ecolor=LIT,
-                       elinewidth=1.2, alpha=0.55, zorder=6)
+        panel.errorbar(members[x], members[y], **{"yerr" if vertical else "xerr": size}, fmt="none",
+                       ecolor=LIT, elinewidth=1.2, alpha=0.55, zorder=6)
 
 
 def name(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
-    """Trial numbers beside the members, on their good side first; left out where one would touch another or a member.
+    """Trial numbers beside the members, on their good side first; left out where one would touch
+    another or a member.
 
     The layout must be final: places are compared in pixels.
     """
@@ -150,8 +158,8 @@ def name(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
             box = Bbox.from_bounds(*(middle - (wide / 2, high / 2)), wide, high)
             if not any(box.overlaps(other) for place, other in enumerate(boxes) if place != index):
                 boxes.append(box)
-                panel.text(*panel.transData.inverted().transform(middle), str(trial), ha="center", va="center",
-                           fontsize=10, color=LIT, fontweight="bold", zorder=9, in_layout=False)
+                panel.text(*panel.transData.inverted().transform(middle), str(trial), ha="center",
+                           va="center", fontsize=10, color=LIT, fontweight="bold", zorder=9, in_layout=False)
                 break
 
 

@@ -1,4 +1,5 @@
-"""Maps of integer/fraction splits: what each costs, a panel for each family and place, equal bits on the diagonals."""
+"""Maps of integer/fraction splits: what each costs, a panel for each family and place, equal bits
+on the diagonals."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Panel(Protocol):
 
 
 def splits_png(panels: Sequence[Panel], out: Path, dots_per_inch: int = 160) -> Path:
-    """Draw a map for each panel; returns `out`. A line frames the splits that reach and resolve the table's RMS."""
+    """Draw a map for each panel; returns `out`. A line frames the splits that reach and resolve
+    the table's RMS."""
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
@@ -46,11 +48,13 @@ def splits_png(panels: Sequence[Panel], out: Path, dots_per_inch: int = 160) -> 
         for place, panel in enumerate(panels):
             axes = figure.add_subplot(down, across, place + 1)
             image = _map(axes, panel, norm)
-        bar = figure.colorbar(image, ax=figure.axes, shrink=0.6, ticks=[0, 0.02, 0.1, 0.3, 1, 3], extend="max")
+        bar = figure.colorbar(image, ax=figure.axes, shrink=0.6, ticks=[0, 0.02, 0.1, 0.3, 1, 3],
+                              extend="max")
         bar.ax.set_yticklabels(["0", "0.02", "0.1", "0.3", "1", "3"])
         bar.set_label("nats a word above unquantized")
         if any(not math.isnan(panel.rms) for panel in panels):
-            figure.suptitle("framed: reaches beyond the table's RMS and resolves it", fontsize=11, color=FRAME)
+            figure.suptitle("framed: reaches beyond the table's RMS and resolves it", fontsize=11,
+                            color=FRAME)
         figure.savefig(out, dpi=dots_per_inch)
     return out
 
@@ -85,7 +89,8 @@ def _frame(axes: Any, panel: Panel, size: int) -> None:
             if not inside(i, f):
                 continue
             for (di, df), (x, y) in {(1, 0): ((-0.5, 0.5), (0.5, 0.5)), (-1, 0): ((-0.5, 0.5), (-0.5, -0.5)),
-                                     (0, 1): ((0.5, 0.5), (-0.5, 0.5)), (0, -1): ((-0.5, -0.5), (-0.5, 0.5))}.items():
+                                     (0, 1): ((0.5, 0.5), (-0.5, 0.5)),
+                                     (0, -1): ((-0.5, -0.5), (-0.5, 0.5))}.items():
                 if not inside(i + di, f + df):
                     axes.plot([f + x[0], f + x[1]], [i + y[0], i + y[1]], color=FRAME, linewidth=2.4,
                               solid_capstyle="round", clip_on=False)

@@ -1,4 +1,5 @@
-"""The report of a run as one HTML file that needs no network: markup, styles, scripts, the data and Plotly, all inside."""
+"""The report of a run as one HTML file that needs no network: markup, styles, scripts, the data and
+Plotly, all inside."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ SCRIPTS = ("text.js", "figures.js", "page.js")
 def report_html(content: Mapping[str, Any]) -> str:
     """The page for what `search.reporting.report.collect` returns.
 
-    Data and library are gzip in base64, so that no text of a run can end a script, and the library's 5 MB weigh 2.
+    Data and library are gzip in base64, so that no text of a run can end a script, and the
+    library's 5 MB weigh 2.
     """
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     script = "\n".join((PARTS / name).read_text(encoding="utf-8") for name in SCRIPTS)

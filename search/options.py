@@ -1,4 +1,5 @@
-"""Named methods: functions whose keyword options are what a space file may set. Searchers and schedulers are listed so."""
+"""Named methods: functions whose keyword options are what a space file may set. Searchers and schedulers
+are listed so."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ class OptionError(UserError):
 
 
 class Methods(Mapping[str, Callable[..., Any]]):
-    """Functions by name. Positional parameters are the program's; keyword-only ones with defaults are the user's, and their
-    annotations (`Annotated[int, Field(ge=1, description="...")]`) say what is legal and what it means."""
+    """Functions by name. Positional parameters are the program's; keyword-only ones with defaults are
+    the user's, and their annotations (`Annotated[int, Field(ge=1, description="...")]`) say what is legal
+    and what it means."""
 
     def __init__(self, kind: str, functions: tuple[Callable[..., Any], ...]):
         self.kind, self._functions = kind, {function.__name__: function for function in functions}
@@ -53,7 +55,8 @@ class Methods(Mapping[str, Callable[..., Any]]):
             fields: dict[str, Any] = {key: (hints[key], parameter.default)
                                       for key, parameter in inspect.signature(method).parameters.items()
                                       if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
-            self._forms[name] = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+            self._forms[name] = create_model(name,
+                                             __config__=ConfigDict(extra="forbid", strict=True), **fields)
         return self._forms[name]
 
     def options(self, name: str) -> dict[str, Any]:
@@ -61,7 +64,8 @@ class Methods(Mapping[str, Callable[..., Any]]):
         return self.form(name)().model_dump()
 
     def build(self, name: str, chosen: Mapping[str, Any] | None, *given: Any) -> Any:
-        """What the method returns. Raises `UserError` for an unknown name, `OptionError` for an option that is not legal."""
+        """What the method returns. Raises `UserError` for an unknown name, `OptionError` for
+        an option that is not legal."""
         form = self.form(name)
         for key in chosen or {}:
             if key not in form.model_fields:

@@ -24,9 +24,11 @@ class Complaints:
     overrides: tuple[tuple[Path, str], ...] = ()
 
     def error(self, path: Path, message: str) -> UserError:
-        """The error to raise for the key at `path`: names the override that set it, else the line of the file."""
+        """The error to raise for the key at `path`: names the override that set it, else the
+        line of the file."""
         line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), None)
-        given = next((text for key, text in self.overrides if path and key[: len(path)] == path[: len(key)]), None)
+        given = next((text for key, text in self.overrides if path and key[: len(path)] == path[: len(key)]),
+                     None)
         where = f"{self.source}, --set {given}" if given else f"{self.source}:{line}" if line else self.source
         text = f"{where}: {dotted(path)}: {message}" if path else f"{where}: {message}"
         return UserError(" ".join(text.split()))
@@ -38,7 +40,8 @@ class Complaints:
         path = tuple(first["loc"])
         if first["type"] == "extra_forbidden":
             legal = _keys(model, path[:-1])
-            return self.error(prefix + path, f"unknown key{did_you_mean(str(path[-1]), legal)}; legal: {', '.join(legal)}")
+            return self.error(prefix + path,
+                              f"unknown key{did_you_mean(str(path[-1]), legal)}; legal: {', '.join(legal)}")
         return self.error(prefix + path, meaning(first) + _wanted(first, model))
 
 
@@ -58,7 +61,8 @@ def meaning(problem: ErrorDetails) -> str:
     text = text.replace("valid string", "text").replace("a valid integer", "a whole number")
     hint = ""
     if kind == "literal_error" and isinstance(given, str):
-        hint = did_you_mean(given, problem["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '"))
+        hint = did_you_mean(given,
+                            problem["ctx"]["expected"].replace("' or '", "', '").strip("'").split("', '"))
     return f"{text[0].lower()}{text[1:]}, not {show(given)}{hint}"
 
 
@@ -77,7 +81,8 @@ def _keys(model: type[BaseModel], path: Path) -> list[str]:
             by_key = {item.alias or name: item for name, item in fields.items()}
             annotation = by_key[part].annotation if part in by_key else None
         else:
-            annotation = next((item for item in typing.get_args(annotation)[::-1] if isinstance(item, type)), None)
+            annotation = next((item for item in typing.get_args(annotation)[::-1] if isinstance(item, type)),
+                              None)
         if typing.get_origin(annotation) not in (None, dict, tuple, list):
             annotation = next((a for a in typing.get_args(annotation) if a is not type(None)), None)
     fields = getattr(annotation, "model_fields", {})

@@ -1,7 +1,7 @@
 """`TrialConfig`: every setting of one trial, typed, frozen and JSON round-trippable.
 
-A space (`spaces.schema`) gives some of these settings fixed values and searches others by their dotted path, such as
-`quantization.quantizer.name`. Nothing here imports torch, Ray or Optuna.
+A space (`spaces.schema`) gives some of these settings fixed values and searches others by their dotted path,
+such as `quantization.quantizer.name`. Nothing here imports torch, Ray or Optuna.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
 
 
-_SHORT_FORMS = {r"Q(\d+)i(\d+)f": ("int_bits", "frac_bits"), r"E(\d+)M(\d+)": ("exp_bits", "man_bits"), r"(\d+)": ("bits",)}
+_SHORT_FORMS = {r"Q(\d+)i(\d+)f": ("int_bits", "frac_bits"), r"E(\d+)M(\d+)": ("exp_bits", "man_bits"),
+                r"(\d+)": ("bits",)}
 
 
 class Settings(BaseModel):
@@ -27,8 +28,8 @@ class Settings(BaseModel):
 class PluginRef(BaseModel):
     """A plug-in by name, with its own parameters beside the name: `{name: fixed, int_bits: 0, frac_bits: 8}`.
 
-    Short forms are accepted: `binary`; `fixed:Q0i8f` for formats of integer and fraction bits, `float:E2M1` for those
-    of exponent and mantissa bits, `uniform:4` for those of so many bits.
+    Short forms are accepted: `binary`; `fixed:Q0i8f` for formats of integer and fraction bits, `float:E2M1`
+    for those of exponent and mantissa bits, `uniform:4` for those of so many bits.
     The parameters are checked against the plug-in's `Params` by `trainable.registry`, not here.
     """
 
@@ -39,7 +40,8 @@ class PluginRef(BaseModel):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         if isinstance(value, BaseModel) and not isinstance(value, PluginRef):  # a plug-in's own parameters
-            return {**value.model_dump(mode="json"), **({"name": value.name} if hasattr(value, "name") else {})}
+            return {**value.model_dump(mode="json"),
+                    **({"name": value.name} if hasattr(value, "name") else {})}
         if not isinstance(value, str):
             return value
         name, _, form = value.partition(":")
@@ -48,7 +50,8 @@ class PluginRef(BaseModel):
         for pattern, keys in _SHORT_FORMS.items():
             match = re.fullmatch(pattern, form)
             if match is not None:
-                return {"name": name, **{key: int(digits) for key, digits in zip(keys, match.groups(), strict=True)}}
+                return {"name": name,
+                        **{key: int(digits) for key, digits in zip(keys, match.groups(), strict=True)}}
         raise ValueError(f"{value!r} is not NAME or NAME:Q<int>i<frac>f, such as fixed:Q0i8f, "
                          "or NAME:E<exp>M<man>, such as float:E2M1, or NAME:<bits>, such as uniform:4")
 
@@ -61,16 +64,20 @@ class PluginRef(BaseModel):
 class CorpusConfig(Settings):
     """The text: which corpus plug-in, and how it becomes fixed-length token ids."""
 
-    source: PluginRef = Field(PluginRef(name="restaurant"), description="the corpus plug-in and its parameters")
+    source: PluginRef = Field(PluginRef(name="restaurant"),
+                              description="the corpus plug-in and its parameters")
     max_length: int = Field(64, ge=8, le=512, description="positions per sentence, START and END included")
     min_count: int = Field(10, ge=0, description="a word is in the vocabulary when seen more often than this")
-    language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$", description="ISO 639 code of the text's language (en, de): "
-                          "control oracles that cannot read it are refused; auto: told from its commonest words")
-    warn_left_out: float = Field(0.05, ge=0, le=1, description="share of a split's texts, too long or without words, beyond "
-                                                               "which a run warns")
+    language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$",
+                          description="ISO 639 code of the text's language (en, de): control oracles that "
+                                      "cannot read it are refused; auto: told from its commonest words")
+    warn_left_out: float = Field(0.05, ge=0, le=1,
+                                 description="share of a split's texts, too long or without words, beyond "
+                                             "which a run warns")
     refuse_left_out: float = Field(0.5, ge=0, le=1, description="share beyond which it does not begin")
-    warn_unknown: float = Field(0.05, ge=0, le=1, description="share of a split's words that are outside the vocabulary "
-                                                              "(UNK), beyond which a run warns")
+    warn_unknown: float = Field(0.05, ge=0,
+                                le=1, description="share of a split's words that are outside the vocabulary "
+                                                  "(UNK), beyond which a run warns")
     refuse_unknown: float = Field(0.3, ge=0, le=1, description="share beyond which it does not begin")
 
 
@@ -81,7 +88,8 @@ class BackboneRef(PluginRef):
 
 
 class ProcessRef(PluginRef):
-    """The noising process with its training loss, by name; a file without a name means the first one that there was."""
+    """The noising process with its training loss, by name; a file without a name means the first
+    one that there was."""
 
     name: str = "gaussian"
 
@@ -101,12 +109,14 @@ class OptimConfig(Settings):
     weight_decay: float = Field(
         0.0, ge=0, description="decoupled, as in AdamW; not of vectors and of what quantizers learn")
     clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights used for measuring; 0 = off")
+    ema: float = Field(0.0, ge=0, lt=1,
+                       description="decay of the averaged weights used for measuring; 0 = off")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
 
 
 class TeacherConfig(Settings):
-    """The autoregressive LM behind lm-score: a small GPT-2 trained on the corpus, or any Hugging Face path."""
+    """The autoregressive LM behind lm-score: a small GPT-2 trained on the corpus, or any
+    Hugging Face path."""
 
     path: str | None = Field(None, description="HF folder or hub id; then nothing below is used")
     hidden: int = Field(128, ge=8, description="width; a multiple of heads")
@@ -118,19 +128,23 @@ class TeacherConfig(Settings):
 class QuantizationConfig(Settings):
     """Which quantizer acts where. `per_site` wins over `quantizer` on the sites that it names."""
 
-    quantizer: PluginRef = Field(PluginRef(name="none"), description="the quantizer plug-in and its parameters")
+    quantizer: PluginRef = Field(PluginRef(name="none"),
+                                 description="the quantizer plug-in and its parameters")
     sites: tuple[Site, ...] = Field(("embedding",), description="where the quantizer acts")
     per_site: dict[Site, PluginRef] = Field({}, description="a quantizer of its own for a site")
-    body: PluginRef = Field(PluginRef(name="float32"), description="format of the trained body, adapter merged, at export")
-    embedding_rms: float | None = Field(None, gt=0, description="RMS at which a trial stores rows of a normalized table: moves "
-                                        "them in a fixed range, changes nothing else. null: as the base has them, 0.5")
+    body: PluginRef = Field(PluginRef(name="float32"),
+                            description="format of the trained body, adapter merged, at export")
+    embedding_rms: float | None = Field(
+        None, gt=0, description="RMS at which a trial stores rows of a normalized table: moves "
+        "them in a fixed range, changes nothing else. null: as the base has them, 0.5")
 
     @model_validator(mode="after")
     def _body_once(self) -> QuantizationConfig:
         rounded: tuple[Site, ...] = ("attention", "ffn")
         twice = [site for site in rounded if self.at(site).name != "none"]
         if self.body.name != "float32" and twice:
-            raise ValueError(f"body {self.body.name} rounds attention and ffn after training, and {self.at(twice[0]).name} "
+            raise ValueError(f"body {self.body.name} rounds attention and ffn after training, "
+                             f"and {self.at(twice[0]).name} "
                              f"is on site {twice[0]} while training: keep one of the two")
         return self
 
@@ -217,33 +231,39 @@ class RuntimeConfig(Settings):
 class SamplingConfig(Settings):
     """Generation."""
 
-    sampler: PluginRef = Field(PluginRef(name="ancestral"), description="the sampler plug-in and its parameters")
+    sampler: PluginRef = Field(PluginRef(name="ancestral"),
+                               description="the sampler plug-in and its parameters")
     steps: int = Field(50, ge=1, description="denoising steps, at most diffusion.timesteps")
-    temperature: float = Field(1.0, gt=0, description="of the token posterior in ce models and of the final rounding")
-    clamp: bool = Field(True, description="published clamping: predicted x0 replaced by its nearest embedding (mse)")
+    temperature: float = Field(1.0, gt=0,
+                               description="of the token posterior in ce models and of the final rounding")
+    clamp: bool = Field(
+        True, description="published clamping: predicted x0 replaced by its nearest embedding (mse)")
 
 
 class GuidanceConfig(Settings):
     """How generation is led to a control target."""
 
     by: Literal["gradient", "classifier_free", "both", "reweight"] = Field(
-        "gradient", description="gradient: of the task's loss, latents; classifier_free: a model with model.conditions is "
-                                "told the target; both; reweight: masked diffusion, what is asked for is kept or weighs "
-                                "on each word")
+        "gradient", description="gradient: of the task's loss, latents; classifier_free: "
+                                "a model with model.conditions is "
+        "told the target; both; reweight: masked diffusion, what is asked for is kept or weighs on each word")
     power: float = Field(1.0, ge=0, description="reweight: exponent of a task's weights on words")
-    repairs: int = Field(0, ge=0, description="reweight: times that texts which their oracle finds short of the target are "
-                                              "masked in part and filled in anew")
-    scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) x told - scale x untold; 0: told alone")
+    repairs: int = Field(0, ge=0, description="reweight: times that texts which their oracle finds short of "
+                                              "the target are masked in part and filled in anew")
+    scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) "
+                                                "x told - scale x untold; 0: told alone")
     optimizer: Literal["sign", "adagrad"] = Field(
-        "sign", description="adagrad: its state lives from the first guided step to the last; sign: a new Adagrad for every "
-                            "update, as released, which moves by strength times the gradient's sign")
+        "sign", description="adagrad: its state lives from the first guided step to the last; sign: "
+        "a new Adagrad for every update, as released, which moves by strength times the gradient's sign")
     strength: float = Field(0.1, ge=0, description="step size of one inner update")
     inner_steps: int = Field(3, ge=0, description="gradient steps per denoising step; 0 = no guidance")
     fluency: float = Field(0.05, ge=0, description="weight of the pull back to the denoiser's own mean")
-    start: float = Field(0.0, ge=0, le=1, description="first share of the denoising steps that is left unguided")
-    stop: float = Field(0.05, ge=0, le=1, description="last share of the denoising steps that is left unguided")
-    candidates: int = Field(1, ge=1, description="sentences per target; the one with the highest BLEU against the others "
-                                                 "is kept (minimum Bayes risk)")
+    start: float = Field(0.0, ge=0, le=1,
+                         description="first share of the denoising steps that is left unguided")
+    stop: float = Field(0.05, ge=0, le=1,
+                        description="last share of the denoising steps that is left unguided")
+    candidates: int = Field(1, ge=1, description="sentences per target; the one with the highest BLEU "
+                                                 "against the others is kept (minimum Bayes risk)")
 
 
 class EvaluationConfig(Settings):
@@ -253,25 +273,28 @@ class EvaluationConfig(Settings):
     heldout: int = Field(256, ge=4, description="held-out sentences for nll_bound")
     times: int = Field(16, ge=1, description="noise levels per held-out sentence for nll_bound")
     metrics: tuple[str, ...] | None = Field(
-        None, description="metrics to measure beside those that objectives and constraints name and those that cost little; "
-                          "null outside a search: all")
+        None, description="metrics to measure beside those that objectives and constraints name and those "
+                          "that cost little; null outside a search: all")
     control_tasks: tuple[PluginRef, ...] = Field(
-        (PluginRef(name="length"), PluginRef(name="semantic")), description="control tasks behind controllability"
+        (PluginRef(name="length"), PluginRef(name="semantic")),
+        description="control tasks behind controllability"
     )
     control_samples: int = Field(32, ge=1, description="controlled sentences per task")
     guidance: GuidanceConfig = GuidanceConfig()
     latency_batch: int = Field(8, ge=1, description="sentences generated at once when timing")
     latency_repeats: int = Field(5, ge=2, description="timed generations")
     rung_share: float = Field(0.5, gt=0, le=1, description="share of the counts used below the top rung")
-    seed: int | None = Field(None, ge=0, description="of the sampling noise and of the fixed times and noise of nll_bound; "
-                                                     "null: the trial's seed")
+    seed: int | None = Field(None, ge=0, description="of the sampling noise and of the fixed times and noise "
+                                                     "of nll_bound; null: the trial's seed")
 
 
 class BaseConfig(Settings):
-    """The full-precision model that trials start from, trained once per corpus, model and diffusion setting."""
+    """The full-precision model that trials start from, trained once per corpus, model and
+    diffusion setting."""
 
     path: str | None = Field(None, description="an artifact folder to start from instead of training")
-    start: str | None = Field(None, description="an artifact of another corpus: training begins with its body and shared words")
+    start: str | None = Field(None, description="an artifact of another corpus: training begins with its "
+                                                "body and shared words")
     optim: OptimConfig = OptimConfig(steps=5000, lr=5e-3, ema=0.995)
     seed: int = Field(0, ge=0, description="of the initial weights, the batches and the noise")
 
@@ -282,7 +305,8 @@ class TrialConfig(Settings):
     seed: int = Field(0, ge=0, description="of the adapter, the batches and the noise of a trial")
     corpus: CorpusConfig = CorpusConfig()
     model: BackboneRef = Field(BackboneRef(), description="the backbone plug-in and its parameters")
-    diffusion: ProcessRef = Field(ProcessRef(), description="the diffusion process plug-in and its parameters")
+    diffusion: ProcessRef = Field(ProcessRef(),
+                                  description="the diffusion process plug-in and its parameters")
     teacher: TeacherConfig = TeacherConfig()
     base: BaseConfig = BaseConfig()
     quantization: QuantizationConfig = QuantizationConfig()

@@ -15,8 +15,9 @@ Kind = Literal["choice", "int", "float", "log"]
 
 
 class Dimension(Settings):
-    """`{choice: [...]}`, `{int: [lo, hi], step: 1}`, `{float: [lo, hi]}` or `{log: [lo, hi]}`, each optionally with
-    `when: {other.path: [values]}`: the dimension exists only where the other dimension has one of those values."""
+    """`{choice: [...]}`, `{int: [lo, hi], step: 1}`, `{float: [lo, hi]}` or `{log: [lo, hi]}`, each
+    optionally with `when: {other.path: [values]}`: the dimension exists only where the other dimension has
+    one of those values."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -127,7 +128,8 @@ class Dimension(Settings):
         return self.low <= value <= self.high
 
     def canonical(self, value: Any) -> Any:
-        """A value that `contains` accepts, in plain types: what a space file would hold (no 8.0 for 8, no numpy)."""
+        """A value that `contains` accepts, in plain types: what a space file would hold (no 8.0
+        for 8, no numpy)."""
         if self.kind == "choice":
             return next(item for item in self.values() if key(item) == key(value))
         return int(value) if self.kind == "int" else float(value)

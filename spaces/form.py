@@ -1,4 +1,5 @@
-"""`SpaceForm`: the keys of a space file, their types and defaults. `spaces.schema.Space` is what they add up to."""
+"""`SpaceForm`: the keys of a space file, their types and defaults. `spaces.schema.Space` is what
+they add up to."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd]\s*)+")
 
 
 def seconds(text: str) -> float:
-    """Seconds in a duration: `90s`, `30m`, `1h30m`; a bare number is seconds. Raises `ValueError` saying what is legal."""
+    """Seconds in a duration: `90s`, `30m`, `1h30m`; a bare number is seconds. Raises `ValueError`
+    saying what is legal."""
     if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
         return float(text)
     if not _DURATION.fullmatch(text.strip()):
-        raise ValueError(f"{text!r} is not a duration; legal: 90s, 30m, 2h, 1h30m, 1d, or a number of seconds")
+        raise ValueError(f"{text!r} is not a duration; legal: 90s, 30m, 2h, 1h30m, 1d, "
+                         "or a number of seconds")
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text))
 
 
@@ -30,20 +33,26 @@ class BudgetConfig(Settings):
     `bases` ends nothing: a space that may need more is refused before it begins."""
 
     trials: int | None = Field(None, ge=1, description="trials to start")
-    time: float | None = Field(None, gt=0, description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
+    time: float | None = Field(None, gt=0,
+                               description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
     device_hours: float | None = Field(
-        None, gt=0, description="hours times devices held (GPUs where trials hold any, else CPUs), idle ones included"
+        None, gt=0,
+        description="hours times devices held (GPUs where trials hold any, else CPUs), idle ones included"
     )
-    price: float | None = Field(None, gt=0, description="of one device for one hour; every report then tells the money")
+    price: float | None = Field(None, gt=0,
+                                description="of one device for one hour; every report then tells the money")
     money: float | None = Field(None, gt=0, description="most to spend, at `price`")
-    patience: int | None = Field(None, ge=1, description="trials that may end one after another without a better front")
-    gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) that `patience` counts as one")
-    trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; a trial that takes longer "
-                                                             "has failed")
+    patience: int | None = Field(None, ge=1,
+                                 description="trials that may end one after another without a better front")
+    gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) "
+                                               "that `patience` counts as one")
+    trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; "
+                                     "a trial that takes longer has failed")
 
     bases: int = Field(
-        8, ge=1, description="most corpora, teachers and bases, each, that searched settings may ask for; one "
-        "is made when a trial first needs it"
+        8, ge=1,
+        description="most corpora, teachers and bases, each, that searched settings may ask for; one "
+                    "is made when a trial first needs it"
     )
 
     @field_validator("time", "trial_time", mode="before")
@@ -53,7 +62,8 @@ class BudgetConfig(Settings):
 
 
 class MethodConfig(Settings):
-    """A method by name. Keys beside `name` are its own options; names and options are checked against the catalogue."""
+    """A method by name. Keys beside `name` are its own options; names and options are checked against
+    the catalogue."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -72,59 +82,68 @@ class MethodConfig(Settings):
 class SamplerConfig(MethodConfig):
     """What proposes the next trial. Keys beside `name` are the sampler's own options."""
 
-    name: str = Field("ehvi", description="as `qdlm plugins searchers` lists them, with their options beside `name`; grid "
-                                         "tries every point of a finite space in order")
+    name: str = Field("ehvi", description="as `qdlm plugins searchers` lists them, with their options beside "
+                                          "`name`; grid tries every point of a finite space in order")
 
 
 class SchedulerConfig(MethodConfig):
     """What stops a trial early, at a rung. Keys beside `name` are the scheduler's own options."""
 
-    name: str = Field("halving", description="as `qdlm plugins schedulers` lists them; halving keeps about the best 1/eta "
-                                             "of each rung, promotion stops what is not expected to be worth its remaining "
-                                             "steps, none lets every trial run to its end")
+    name: str = Field("halving",
+                      description="as `qdlm plugins schedulers` lists them; halving keeps about the best "
+                      "1/eta of each rung, promotion stops what is not expected to be worth its remaining "
+                                  "steps, none lets every trial run to its end")
 
 
 class FinishConfig(Settings):
     """What happens to the members of the front when the search is over."""
 
-    repeats: int = Field(1, ge=0, description="measurements of each member again, from its exported files, with fresh noise")
+    repeats: int = Field(1, ge=0, description="measurements of each member again, from its exported files, "
+                                              "with fresh noise")
     retrain: int = Field(
-        0, ge=0, description="training runs of each member again, at the full budget under fresh seeds; 2 and more give an "
-        "interval that holds the luck of training"
+        0, ge=0, description="training runs of each member again, at the full budget under fresh seeds; "
+                             "2 and more give an interval that holds the luck of training"
     )
 
 
 class SpaceForm(Settings):
     """A space file as typed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="of the run folder; default: the file name")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+                      description="of the run folder; default: the file name")
     description: str = Field("", description="one sentence for `qdlm spaces`")
-    trial: dict[str, JsonValue] = Field({}, description="fixed settings: any part of the trial settings below")
-    search: dict[str, Dimension] = Field(min_length=1, description="dotted trial path to the values searched there")
+    trial: dict[str, JsonValue] = Field({},
+                                        description="fixed settings: any part of the trial settings below")
+    search: dict[str, Dimension] = Field(min_length=1,
+                                         description="dotted trial path to the values searched there")
     start: tuple[dict[str, JsonValue], ...] = Field(
-        (), description="points to try first, in this order: searched path to value; what a point leaves out is the sampler's. "
-        "A point whose quantizer and adapter are none settles the unquantized arm, which every space that has one tries first"
+        (), description="points to try first, in this order: searched path to value; "
+                        "what a point leaves out is the sampler's. A point whose quantizer and adapter are "
+                        "none settles the unquantized arm, which every space that has one tries first"
     )
-    objectives: dict[MetricName, Direction] = Field(min_length=1, description="metric to minimize or maximize")
-    constraints: tuple[str, ...] = Field((), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
+    objectives: dict[MetricName, Direction] = Field(min_length=1,
+                                                    description="metric to minimize or maximize")
+    constraints: tuple[str, ...] = Field(
+        (), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
     box: dict[MetricName, tuple[float, float]] = Field(
-        {}, description="objective to [best, worst]: the corners in which hypervolume is told, fixed so that runs can be "
-        "compared. Default: chosen from the first complete trials, and recorded"
+        {}, description="objective to [best, worst]: the corners in which hypervolume is told, fixed so that "
+                        "runs can be compared. Default: chosen from the first complete trials, and recorded"
     )
     budget: BudgetConfig = BudgetConfig()
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
         None,
         min_length=1,
-        description="optimizer steps at which a trial is measured and may be stopped, increasing; the last is the full "
-        "budget. Default: once, at trial.adapt.optim.steps",
+        description="optimizer steps at which a trial is measured and may be stopped, increasing; "
+                    "the last is the full budget. Default: once, at trial.adapt.optim.steps",
     )
     sampler: SamplerConfig = SamplerConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     hardware: HardwareConfig = HardwareConfig()
     finish: FinishConfig = FinishConfig()
     deterministic: int = Field(
-        0, ge=0, description="W > 0: proposal k depends on the results of trials up to k - W alone, told in their order, so "
-        "any timing and any number of workers give the same search; at most W trials run at once. 0: use every result at once"
+        0, ge=0, description="W > 0: proposal k depends on the results of trials up to k - W alone, told in "
+                             "their order, so any timing and any number of workers give the same search; "
+                             "at most W trials run at once. 0: use every result at once"
     )
     seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is trial.seed")
 
@@ -134,7 +153,8 @@ class SpaceForm(Settings):
         parsed = [Constraint.parse(text) for text in texts]
         for one in parsed:
             for other in parsed:
-                if one.metric == other.metric and (one.op, other.op) == (">=", "<=") and one.bound > other.bound:
+                if (one.metric == other.metric and (one.op, other.op) == (">=", "<=")
+                        and one.bound > other.bound):
                     raise ValueError(f"no value can satisfy both {one} and {other}")
         return texts
 

@@ -18,16 +18,19 @@ def shipped() -> dict[str, Path]:
 def locate(path_or_name: str | Path) -> tuple[Path, str]:
     """The file, and how messages call it. A file at hand wins over a shipped space of the same name.
 
-    `quickstart`, `quickstart.yaml` and `spaces/quickstart.yaml` all find the shipped space where no such file exists.
+    `quickstart`, `quickstart.yaml` and `spaces/quickstart.yaml` all find the shipped space where
+    no such file exists.
     """
     path, known = Path(path_or_name), shipped()
     if path.is_file():
         return path, str(path_or_name)
     if path.is_dir() and path.name not in known:
-        raise UserError(f"{path}: is a folder; give a space file, or one of the shipped spaces: {', '.join(known)}")
+        raise UserError(f"{path}: is a folder; give a space file, or one of the shipped spaces: "
+                        f"{', '.join(known)}")
     if path.parent in (Path("."), Path("spaces")) and path.suffix in ("", ".yaml") and path.stem in known:
         return known[path.stem], f"spaces/{path.stem}.yaml"
-    raise UserError(f"{path}: no such space file{did_you_mean(path.stem, known)}; shipped spaces: {', '.join(known)}")
+    raise UserError(f"{path}: no such space file{did_you_mean(path.stem, known)}; shipped spaces: "
+                    f"{', '.join(known)}")
 
 
 def text_of(path: Path, source: str) -> str:

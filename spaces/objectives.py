@@ -38,18 +38,21 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """From `METRIC <= NUMBER` or `METRIC >= NUMBER`; the number may carry a unit of the metric: `size_bytes <= 200kB`,
-        `latency_ms <= 40 ms`, `controllability >= 90%`. Raises `ValueError` saying what is legal."""
+        """From `METRIC <= NUMBER` or `METRIC >= NUMBER`; the number may carry a unit of the metric:
+        `size_bytes <= 200kB`, `latency_ms <= 40 ms`, `controllability >= 90%`. Raises `ValueError`
+        saying what is legal."""
         match = re.fullmatch(rf"\s*({METRIC})\s*(<=|>=)\s*(\S+?)\s*([A-Za-z%]*)\s*", text)
         try:
             bound = float(match[3]) if match else math.nan
         except ValueError:
             bound = math.nan
         if match is None or not math.isfinite(bound):
-            raise ValueError(f"{text!r} is not METRIC <= NUMBER or METRIC >= NUMBER, such as latency_ms <= 40")
+            raise ValueError(f"{text!r} is not METRIC <= NUMBER or METRIC >= NUMBER, "
+                             "such as latency_ms <= 40")
         units = {"": 1.0, **next(legal for end, legal in UNITS.items() if match[1].endswith(end))}
         if match[4] not in units:
-            likely = [name for end, name in _USUAL.items() if match[4] in UNITS[end] and name.startswith(match[1])]
+            likely = [name
+                      for end, name in _USUAL.items() if match[4] in UNITS[end] and name.startswith(match[1])]
             hint = f" (did you mean {likely[0]}?)" if likely else ""
             raise ValueError(f"{text!r}: {match[1]} is not told in {match[4]!r}{hint}; legal: a bare number, "
                              + ", ".join(filter(None, units)))

@@ -1,8 +1,8 @@
 """`--set key=value`: changes any key of a space file before it is checked.
 
 Keys are those of the file, joined by dots: `budget.trials=4`, `trial.base.optim.steps=100`,
-`search.lora.rank.choice=[0,8]`. Values are read as YAML. `null` takes a key away: `search.lora.rank=null` stops
-searching it. `KEY+=VALUE` adds to a list: `constraints+=latency_ms <= 40`.
+`search.lora.rank.choice=[0,8]`. Values are read as YAML. `null` takes a key away: `search.lora.rank=null`
+stops searching it. `KEY+=VALUE` adds to a list: `constraints+=latency_ms <= 40`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DIMENSION_KEYS = tuple(item.alias or name for name, item in Dimension.model_fie
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
-    """`["key=value", ...]` as a mapping, values read as YAML. Raises `UserError` for one that is not `key=value`, is
-    not YAML, or sets a key again."""
+    """`["key=value", ...]` as a mapping, values read as YAML. Raises `UserError` for one that is not
+    `key=value`, is not YAML, or sets a key again."""
     result: dict[str, Any] = {}
     for text in texts:
         name, found, value = text.partition("=")
@@ -56,7 +56,8 @@ def _place(data: dict[str, Any], name: str, value: Any, label: str) -> Path:
         value = [*_listed(data, name, label), *(value if isinstance(value, list) else [value])]
     head, _, rest = name.partition(".")
     if head not in SpaceForm.model_fields:
-        raise UserError(f"{label}: unknown key {head!r}{_hint(name, head)}; legal: {', '.join(SpaceForm.model_fields)}")
+        raise UserError(f"{label}: unknown key {head!r}{_hint(name, head)}; legal: "
+                        f"{', '.join(SpaceForm.model_fields)}")
     if not rest:
         _assign(data, head, value, label)
         return (head,)
@@ -96,7 +97,8 @@ def _child(node: dict[str, Any], part: str, label: str) -> dict[str, Any]:
     if isinstance(child, str) and part in ("sampler", "scheduler"):
         child = {"name": child}
     if child is not None and not isinstance(child, dict):
-        raise UserError(f"{label}: {part} holds {show(child)}, which has no keys below it; set {part} as a whole")
+        raise UserError(f"{label}: {part} holds {show(child)}, which has no keys below it; "
+                        f"set {part} as a whole")
     node[part] = child if child is not None else {}
     return node[part]
 
@@ -132,7 +134,8 @@ def _place_dimension(search: dict[str, Any], rest: str, value: Any, label: str) 
     head, _, tail = path.rpartition(".")
     if parent or tail not in _DIMENSION_KEYS or path in search:
         if value is None and rest not in search and not parent:
-            raise UserError(f"{label}: {rest} is not searched{did_you_mean(rest, search)}; searched: {', '.join(search)}")
+            raise UserError(f"{label}: {rest} is not searched{did_you_mean(rest, search)}; searched: "
+                            f"{', '.join(search)}")
         target = _child(_child(search, path, label), "when", label) if parent else search
         _assign(target, parent or path, value, label)
         return (path, "when", parent) if parent else (path,)

@@ -1,8 +1,8 @@
 """Dotted paths into `TrialConfig`: what exists, what a value there must be, and how to put one there.
 
 A path ends at one setting (`lora.rank`), at a whole plug-in (`quantization.quantizer`), at its name
-(`quantization.quantizer.name`) or at one of its parameters (`quantization.quantizer.frac_bits`), whose legal values
-only the plug-in knows: `search.run.validation` asks it.
+(`quantization.quantizer.name`) or at one of its parameters (`quantization.quantizer.frac_bits`), whose legal
+values only the plug-in knows: `search.run.validation` asks it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class ResolvedPath:
         return (self.plugin or self.path).rpartition(".")[0]
 
     def problem(self, value: Any) -> str | None:
-        """Why `value` is not legal here, as one clause; None when it is. Whole numbers are not read from text."""
+        """Why `value` is not legal here, as one clause; None when it is. Whole numbers are
+        not read from text."""
         if self.kind == "parameter":
             return None
         try:
@@ -98,13 +99,15 @@ def resolve(path: str) -> ResolvedPath:
         at, rest = ".".join(parts[:index]), parts[index + 1 :]
         if part not in group.model_fields:
             where = f" under {at}" if at else ""
-            raise PathError(f"no such setting{did_you_mean(path, all_paths())}; legal{where}: {', '.join(group.model_fields)}")
+            raise PathError(f"no such setting{did_you_mean(path, all_paths())}; legal{where}: "
+                            f"{', '.join(group.model_fields)}")
         field = group.model_fields[part]
         if is_group(field.annotation):
             group = field.annotation
             continue
         return _inside(path, group, field, rest)
-    raise PathError(f"is a group of settings; pick one of {', '.join(f'{path}.{name}' for name in group.model_fields)}")
+    raise PathError("is a group of settings; "
+                    f"pick one of {', '.join(f'{path}.{name}' for name in group.model_fields)}")
 
 
 def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]) -> ResolvedPath:
@@ -112,7 +115,8 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
     annotation, keys = field.annotation, plugin_keys(field.annotation)
     if keys is not None and rest:
         if rest[0] not in keys:
-            raise PathError(f"{rest[0]!r} is not legal here{did_you_mean(rest[0], keys)}; legal: {', '.join(keys)}")
+            raise PathError(f"{rest[0]!r} is not legal here{did_you_mean(rest[0], keys)}; legal: "
+                            f"{', '.join(keys)}")
         annotation, rest = PluginRef, rest[1:]
     if is_plugin(annotation) and len(rest) <= 1:
         kind: Kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
@@ -121,7 +125,8 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
             raise PathError("ends with a dot; name a parameter of the plug-in")
         return ResolvedPath(path, kind, group, field, inner)
     if rest:
-        raise PathError(f"goes too deep: nothing can be named below {path.removesuffix('.' + '.'.join(rest))}")
+        raise PathError("goes too deep: nothing can be named below "
+                        f"{path.removesuffix('.' + '.'.join(rest))}")
     return ResolvedPath(path, "setting", group, field, annotation)
 
 
@@ -146,7 +151,8 @@ def _paths(group: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def settings_in(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Paths and values of a nested `trial:` tree that is legal; plug-ins come out as their name and parameters."""
+    """Paths and values of a nested `trial:` tree that is legal; plug-ins come out as their name
+    and parameters."""
     for name, value in tree.items():
         path = prefix + name
         if isinstance(value, dict) and not _is_plugin(path):
@@ -167,12 +173,14 @@ def _is_plugin(path: str) -> bool:
 
 
 def put(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set `value` at the dotted `path` of a nested `trial:` tree. A plug-in on the way that is absent starts as the
-    default plug-in; one in short form becomes a mapping. Mappings on the way are copied, never changed in place."""
+    """Set `value` at the dotted `path` of a nested `trial:` tree. A plug-in on the way that is absent
+    starts as the default plug-in; one in short form becomes a mapping. Mappings on the way are copied,
+    never changed in place."""
     *parents, last = path.split(".")
     for index, part in enumerate(parents):
         child = tree.get(part)
-        tree[part] = dict(child) if isinstance(child, dict) else _opened(child, ".".join(parents[: index + 1]))
+        tree[part] = (dict(child) if isinstance(child, dict)
+                      else _opened(child, ".".join(parents[: index + 1])))
         tree = tree[part]
     tree[last] = value
 

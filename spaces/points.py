@@ -1,7 +1,7 @@
 """The points of a space: which dimensions are active, how many points there are, and all of them in order.
 
-A point is a mapping of dimension path to value that holds the active dimensions only. All functions take the mapping of
-path to `Dimension` and know nothing of what the paths mean.
+A point is a mapping of dimension path to value that holds the active dimensions only. All functions take
+the mapping of path to `Dimension` and know nothing of what the paths mean.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def is_active(dimension: Dimension, point: Mapping[str, Any]) -> bool:
 
 
 def active(dimensions: Dimensions, values: Mapping[str, Any]) -> Point:
-    """`values` without those of dimensions that are not active. Raises `KeyError` for an active one without a value."""
+    """`values` without those of dimensions that are not active. Raises `KeyError` for an active one
+    without a value."""
     point: Point = {}
     for path in order(dimensions):
         if is_active(dimensions[path], point):
@@ -118,7 +119,8 @@ def _components(dimensions: Dimensions) -> list[dict[str, Dimension]]:
 
 
 def _count_component(part: dict[str, Dimension]) -> int:
-    """Points of tied dimensions. Values that all conditions treat alike are counted together, not one by one."""
+    """Points of tied dimensions. Values that all conditions treat alike are counted together,
+    not one by one."""
     paths = list(part)
 
     def below(index: int, point: Point) -> int:
@@ -142,7 +144,8 @@ def _alike(path: str, part: Dimensions) -> list[tuple[Any, int]]:
     named = {key(v): v for other in part.values() for v in other.when.get(path, ()) if part[path].contains(v)}
     values = part[path].values()
     total = len(values)
-    unnamed = next((value for value in values if key(value) not in named), None) if total > len(named) else None
+    unnamed = (next((value for value in values if key(value) not in named), None) if total > len(named)
+               else None)
     sizes: Counter = Counter()
     example: dict[tuple, Any] = {}
     for mark_of, value in named.items():
@@ -158,7 +161,8 @@ def can_hold(dimensions: Dimensions, path: str) -> bool:
     wanted = {name: dimensions[name] for name in _with_parents(dimensions, [path])}
     few = {}
     for name, item in wanted.items():
-        few[name] = _choice(item, [value for value, _ in _alike(name, wanted)] if item.finite else item.values())
+        few[name] = _choice(item,
+                            [value for value, _ in _alike(name, wanted)] if item.finite else item.values())
     return any(path in point for point in walk(few))
 
 
@@ -183,10 +187,11 @@ def distinct(dimensions: Dimensions, paths: Collection[str], limit: int = 100_00
 
 
 def reachable(dimensions: Dimensions, paths: Collection[str], limit: int = 10_000) -> Iterator[Point]:
-    """Every combination that the named dimensions (and those that their conditions name) can take, `limit` at most.
+    """Every combination that the named dimensions (and those that their conditions name) can take,
+    `limit` at most.
 
-    Continuous dimensions stand for their ends. Where there are more than `limit` combinations, ranges of whole numbers
-    stand for their ends too, plus the values that conditions name.
+    Continuous dimensions stand for their ends. Where there are more than `limit` combinations, ranges of
+    whole numbers stand for their ends too, plus the values that conditions name.
     """
     wanted = {path: dimensions[path] for path in _with_parents(dimensions, paths)}
     few = {path: item if item.finite else _choice(item, item.values()) for path, item in wanted.items()}

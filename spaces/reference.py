@@ -92,8 +92,10 @@ def _rows(
             if nested:
                 yield from _rows(field.annotation, f"{path}.")
             continue
-        default = getattr(instance, name) if instance is not None else field.get_default(call_default_factory=True)
-        cells = [f"`{path}`", type_text(field.annotation), _default(default), _legal(field), field.description or ""]
+        default = (getattr(instance, name) if instance is not None
+                   else field.get_default(call_default_factory=True))
+        cells = [f"`{path}`", type_text(field.annotation), _default(default), _legal(field),
+                 field.description or ""]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -123,7 +125,8 @@ def _first_paragraph(group: type[BaseModel]) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a space file, short forms included, for editors that check YAML by it."""
+    """JSON schema (draft 2020-12) of a space file, short forms included, for editors that
+    check YAML by it."""
     schema = SpaceForm.model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     trial = TrialConfig.model_json_schema(ref_template="#/$defs/{model}")

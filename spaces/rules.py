@@ -32,12 +32,14 @@ class _Pair:
 
 
 _PAIRS = (
-    _Pair("teacher.hidden", "teacher.heads", lambda hidden, heads: hidden % heads == 0, "should be a multiple of"),
+    _Pair("teacher.hidden", "teacher.heads", lambda hidden, heads: hidden % heads == 0,
+          "should be a multiple of"),
 )
 
 
 def check(form: SpaceForm, complaints: Complaints) -> None:
-    """All rules, in an order in which each may rely on those before. Raises `UserError` for the first broken one."""
+    """All rules, in an order in which each may rely on those before. Raises `UserError` for the
+    first broken one."""
     check_fixed(form.trial, complaints)
     for path, dimension in form.search.items():
         check_dimension(path, dimension, form, complaints)
@@ -56,7 +58,8 @@ def check_fixed(tree: dict[str, Any], complaints: Complaints, at: tuple[str, ...
         path = (*at, name)
         if "." in name:
             nested = ": {".join(name.split(".")) + ": ..." + "}" * name.count(".")
-            raise complaints.error(("trial", *path), f"keys under trial are nested, not dotted; write {nested}")
+            raise complaints.error(("trial", *path),
+                                   f"keys under trial are nested, not dotted; write {nested}")
         try:
             setting = resolve(".".join(path))
         except PathError as error:
@@ -93,11 +96,14 @@ def check_dimension(path: str, dimension: Dimension, form: SpaceForm, complaints
     if why:
         raise complaints.error(key, why)
     if path.startswith(BASE_PREFIXES) and not dimension.finite:
-        message = "changes the base model, which is trained once per value, so it needs few; use choice or int"
+        message = ("changes the base model, which is trained once per value, so it needs few; "
+                   "use choice or int")
         raise complaints.error((*key, dimension.kind), message)
-    if not dimension.finite and setting.problem(dimension.low + (dimension.high - dimension.low) / 2.718281828):
+    if (not dimension.finite
+            and setting.problem(dimension.low + (dimension.high - dimension.low) / 2.718281828)):
         if not any(setting.problem(float(value)) for value in dimension.values()) or not setting.problem(1):
-            raise complaints.error((*key, dimension.kind), "takes whole numbers only; use int: [lowest, highest]")
+            raise complaints.error((*key, dimension.kind),
+                                   "takes whole numbers only; use int: [lowest, highest]")
     for index, value in enumerate(_samples(dimension)):
         problem = setting.problem(value)
         if problem:
@@ -127,19 +133,23 @@ def check_conditions(search: dict[str, Dimension], complaints: Complaints) -> No
         for parent, values in dimension.when.items():
             key = ("search", path, "when", parent)
             if parent not in search:
-                raise complaints.error(key, f"is not searched{did_you_mean(parent, search)}; legal: {', '.join(search)}")
+                raise complaints.error(key, f"is not searched{did_you_mean(parent, search)}; legal: "
+                                            f"{', '.join(search)}")
             if not search[parent].finite:
-                raise complaints.error(key, "has infinitely many values; a condition needs a choice or an int")
+                raise complaints.error(key,
+                                       "has infinitely many values; a condition needs a choice or an int")
             for value in values:
                 if not search[parent].contains(value):
                     raise complaints.error(key, f"never is {show(value)}; legal: {search[parent].describe()}")
     try:
         points.order(search)
     except points.CycleError as error:
-        raise complaints.error(("search", error.paths[0], "when"), f"conditions go in a circle: {error}") from None
+        raise complaints.error(("search", error.paths[0], "when"),
+                               f"conditions go in a circle: {error}") from None
     for path, dimension in search.items():
         if dimension.when and not points.can_hold(search, path):
-            raise complaints.error(("search", path, "when"), "can never hold, so the dimension would never be searched")
+            raise complaints.error(("search", path, "when"),
+                                   "can never hold, so the dimension would never be searched")
 
 
 def check_overlaps(form: SpaceForm, complaints: Complaints) -> None:
@@ -163,10 +173,11 @@ def check_overlaps(form: SpaceForm, complaints: Complaints) -> None:
 
 
 def trial_tree(form: SpaceForm, point: points.Point) -> dict[str, Any]:
-    """The nested settings of one trial: defaults, fixed ones, the values of `point`, the steps of the last rung.
+    """The nested settings of one trial: defaults, fixed ones, the values of `point`, the steps
+    of the last rung.
 
-    Fixing `base.optim.steps` leaves the other settings of `base.optim` at the defaults of the base, which are not those
-    of `OptimConfig`; so the defaults are laid down first.
+    Fixing `base.optim.steps` leaves the other settings of `base.optim` at the defaults of the base, which are
+    not those of `OptimConfig`; so the defaults are laid down first.
     """
     tree = _over(_defaults(), form.trial, TrialConfig)
     for path, value in point.items():
@@ -183,7 +194,8 @@ def _defaults() -> dict[str, Any]:
 
 
 def _over(defaults: dict[str, Any], given: dict[str, Any], group: type[BaseModel]) -> dict[str, Any]:
-    """Given settings over defaults; groups are merged, everything else (plug-ins, lists) replaces the default."""
+    """Given settings over defaults; groups are merged, everything else (plug-ins, lists)
+    replaces the default."""
     merged = dict(defaults)
     for name, value in given.items():
         annotation = group.model_fields[name].annotation
@@ -239,7 +251,8 @@ def tree_at(tree: Any, path: str) -> Any:
 def reached(
     inside: list[str], point: points.Point, message: str, fixed_key: tuple[str, ...], complaints: Complaints
 ) -> UserError:
-    """The error for a bad combination: blames the searched key, or the fixed one where nothing is searched."""
+    """The error for a bad combination: blames the searched key, or the fixed one where
+    nothing is searched."""
     if not inside:
         return complaints.error(fixed_key, message)
     values = ", ".join(f"{path}={show(value)}" for path, value in point.items())
@@ -259,7 +272,8 @@ def check_box(form: SpaceForm, complaints: Complaints) -> None:
 
 
 def check_start(form: SpaceForm, complaints: Complaints) -> None:
-    """Points to try first name what is searched, with values that are searched, and nothing that they rule out."""
+    """Points to try first name what is searched, with values that are searched, and nothing
+    that they rule out."""
     for index, point in enumerate(form.start):
         for path, value in point.items():
             if path not in form.search:
@@ -268,7 +282,8 @@ def check_start(form: SpaceForm, complaints: Complaints) -> None:
                 raise complaints.error(("start", index, path), f"is not searched{hint}; legal: {legal}")
             dimension = form.search[path]
             if not dimension.contains(value):
-                raise complaints.error(("start", index, path), f"{show(value)} is not searched; legal: {dimension.describe()}")
+                raise complaints.error(("start", index, path),
+                                       f"{show(value)} is not searched; legal: {dimension.describe()}")
         for path in point:
             for condition, values in (form.search[path].when or {}).items():
                 if condition in point and point[condition] not in values:
@@ -283,8 +298,11 @@ def check_run(form: SpaceForm, complaints: Complaints) -> None:
         if endless:
             message = f"grid needs finitely many points; use choice or int for {', '.join(endless)}"
             raise complaints.error(("sampler", "name"), message)
-    elif not any(getattr(form.budget, limit) for limit in ("trials", "time", "device_hours", "money", "patience")):
-        message = "the search would never end; give budget.trials, budget.time, device_hours, money or patience"
+    elif not any(getattr(form.budget, limit)
+                 for limit in ("trials", "time", "device_hours", "money", "patience")):
+        message = ("the search would never end; give budget.trials, budget.time, device_hours, "
+                   "money or patience")
         raise complaints.error(("budget",), message)
     if form.budget.money is not None and form.budget.price is None:
-        raise complaints.error(("budget", "money"), "needs budget.price, the price of one device for one hour")
+        raise complaints.error(("budget", "money"),
+                               "needs budget.price, the price of one device for one hour")

@@ -1,4 +1,5 @@
-"""`Space`: a checked search space. A file in, `TrialConfig`s out; every mistake is one line, before anything runs.
+"""`Space`: a checked search space. A file in, `TrialConfig`s out; every mistake is one line,
+before anything runs.
 
 Example:
     >>> from spaces.schema import load
@@ -40,7 +41,8 @@ class Space:
 
     @classmethod
     def from_dict(cls, data: Any, complaints: Complaints | None = None) -> Space:
-        """A space from the keys of a space file. Raises `UserError` naming source, line, key and what is legal."""
+        """A space from the keys of a space file. Raises `UserError` naming source, line, key
+        and what is legal."""
         complaints = complaints or Complaints()
         if not isinstance(data, dict):
             what = "is empty" if data is None else f"holds {show(data)}"
@@ -60,9 +62,12 @@ class Space:
         return cls.from_dict(document.data, Complaints(source, document.lines))
 
     def with_overrides(self, changes: Mapping[str, Any]) -> Space:
-        """A copy with keys changed, as by `--set` (`spaces.overrides.parse` reads its texts); None takes a key away."""
-        data, named = overrides.apply(self.form.model_dump(mode="json", by_alias=True, exclude_unset=True), changes)
-        return Space.from_dict(data, Complaints(self.complaints.source, overrides=(*self.complaints.overrides, *named)))
+        """A copy with keys changed, as by `--set` (`spaces.overrides.parse` reads its texts);
+        None takes a key away."""
+        data, named = overrides.apply(self.form.model_dump(mode="json", by_alias=True, exclude_unset=True),
+                                      changes)
+        return Space.from_dict(data, Complaints(self.complaints.source,
+                                                overrides=(*self.complaints.overrides, *named)))
 
     @property
     def source(self) -> str:
@@ -91,7 +96,8 @@ class Space:
     @property
     def start(self) -> list[dict[str, Any]]:
         """Points to try first, each any part of the search."""
-        return [{path: self.form.search[path].canonical(value) for path, value in point.items()} for point in self.form.start]
+        return [{path: self.form.search[path].canonical(value) for path, value in point.items()}
+                for point in self.form.start]
 
     @property
     def objectives(self) -> list[Objective]:
@@ -154,10 +160,11 @@ class Space:
         return self._build(points.complete(self.form.search, {}))
 
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The trial at a point: fixed settings, `values` of the active dimensions, the steps of the last rung.
+        """The trial at a point: fixed settings, `values` of the active dimensions, the steps
+        of the last rung.
 
-        Values of dimensions that are not active there are left out, so no parameter of one plug-in reaches another.
-        Raises `UserError` for a value that is missing, unknown or outside its dimension.
+        Values of dimensions that are not active there are left out, so no parameter of one plug-in reaches
+        another. Raises `UserError` for a value that is missing, unknown or outside its dimension.
         """
         return self._build(self.point(values))
 
@@ -166,7 +173,8 @@ class Space:
         search = self.form.search
         for path in values:
             if path not in search:
-                raise self.error(("search", path), f"is not searched{did_you_mean(path, search)}; legal: {', '.join(search)}")
+                raise self.error(("search", path),
+                                 f"is not searched{did_you_mean(path, search)}; legal: {', '.join(search)}")
         point: points.Point = {}
         for path in self._order:
             if not points.is_active(search[path], point):
@@ -203,11 +211,13 @@ class Space:
         """All points, the last dimension varying fastest. Raises `UserError` for an infinite space."""
         if self.size() is None:
             endless = [path for path, dimension in self.form.search.items() if not dimension.finite]
-            raise self.error(("search",), f"has infinitely many points; use choice or int for {', '.join(endless)}")
+            raise self.error(("search",),
+                             f"has infinitely many points; use choice or int for {', '.join(endless)}")
         return points.walk(self.form.search)
 
     def resolved(self) -> dict[str, Any]:
-        """The keys of a space file with every default written out, so that a later default cannot change the run."""
+        """The keys of a space file with every default written out, so that a later default cannot
+        change the run."""
         trial = self.example.model_dump(mode="json")
         for path in (*self.form.search, "adapt.optim.steps"):
             _remove(trial, path.split("."))
@@ -216,7 +226,8 @@ class Space:
         return {**form, "trial": trial, "search": search, "rungs": list(self.rungs)}
 
     def to_yaml(self) -> str:
-        """The resolved space as YAML; `Space.from_yaml` turns it back into a space that resolves to the same."""
+        """The resolved space as YAML; `Space.from_yaml` turns it back into a space that
+        resolves to the same."""
         return yaml_text.write(self.resolved())
 
     def difference(self, other: Space) -> list[str]:
@@ -236,9 +247,11 @@ class Space:
 
 
 def load(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
-    """Load a space file, or a shipped space by name or `spaces/NAME.yaml`, with `--set` changes applied first.
+    """Load a space file, or a shipped space by name or `spaces/NAME.yaml`, with `--set`
+    changes applied first.
 
-    Raises `UserError` naming file, line, key and what is legal. Plug-in parameters are checked by `search.run.validation`.
+    Raises `UserError` naming file, line, key and what is legal. Plug-in parameters are checked by
+    `search.run.validation`.
     """
     path, source = loading.locate(path_or_name)
     document = yaml_text.read(loading.text_of(path, source), source)

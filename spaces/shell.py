@@ -14,9 +14,11 @@ def quoted(*words: object) -> str:
 
 
 def called(script: str) -> str:
-    """A script of this Python environment as that shell calls it: by its name where the name finds it, else by its path, as
-    from `.venv` when that was not activated. A script that is not there is left to be found by its name."""
-    path = Path(sys.executable).with_name(script)  # of the environment: what its python is a link to has other scripts
+    """A script of this Python environment as that shell calls it: by its name where the name finds it,
+    else by its path, as from `.venv` when that was not activated. A script that is not there is left to be
+    found by its name."""
+    # of the environment: what its python is a link to has other scripts
+    path = Path(sys.executable).with_name(script)
     found = shutil.which(script)
     if not path.is_file() or found and Path(found).absolute() == path.absolute():
         return script
@@ -33,7 +35,8 @@ def python() -> str:
 
 
 def program() -> str:
-    """This program as that shell calls it: `qdlm`, `.venv/bin/qdlm`, or `python -m search` where it was not installed."""
+    """This program as that shell calls it: `qdlm`, `.venv/bin/qdlm`, or `python -m search` where it
+    was not installed."""
     return called("qdlm") if Path(sys.executable).with_name("qdlm").is_file() else f"{python()} -m search"
 
 

@@ -1,4 +1,5 @@
-"""Places that are no folder of this machine: `s3://BUCKET/PATH?region=...`, gs://, abfs://, hdfs://, file://."""
+"""Places that are no folder of this machine: `s3://BUCKET/PATH?region=...`, gs://, abfs://,
+hdfs://, file://."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from urllib.parse import urlsplit
 from spaces.errors import UserError
 
 HOME = "QDLM_CACHE"
-"""Environment variable: the folder of this node that holds copies of what lies at URIs; by default ~/.cache/qdlm."""
+"""Environment variable: the folder of this node that holds copies of what lies at URIs; by default
+~/.cache/qdlm."""
 ORIGIN = ".origin"
 """File of such a folder that says which URI it stands for."""
 
@@ -29,7 +31,8 @@ def checked(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.password or re.search(r"(^|[?&])(secret|token|password)[^=&]*=", parts.query, re.IGNORECASE):
         raise UserError(f"{parts.scheme}://{parts.hostname or ''}{parts.path}: leave passwords out of a URI; "
-                        "credentials are read from the environment (S3: AWS_ACCESS_KEY_ID, a profile, the machine's role)")
+                        "credentials are read from the environment (S3: AWS_ACCESS_KEY_ID, a profile, "
+                        "the machine's role)")
     return uri
 
 
@@ -49,8 +52,10 @@ def parent(uri: str) -> tuple[str, str]:
 
 
 def node_folder(kind: str, uri: str) -> Path:
-    """The folder on this node that stands for a URI, made if need be: `kind` is `stores` (written) or `mirrors` (read)."""
-    root = Path(os.environ.get(HOME) or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdlm")
+    """The folder on this node that stands for a URI, made if need be: `kind` is `stores` (written)
+    or `mirrors` (read)."""
+    root = Path(os.environ.get(HOME)
+                or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdlm")
     uri = joined(uri)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", uri.partition("?")[0]).strip("-")[-60:]
     folder = root.expanduser().absolute() / kind / f"{slug}-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
@@ -58,7 +63,8 @@ def node_folder(kind: str, uri: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ORIGIN).write_text(uri + "\n", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; name another folder: {HOME}=DIR") from error
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}; "
+                        f"name another folder: {HOME}=DIR") from error
     return folder
 
 
@@ -67,5 +73,6 @@ def origin(path: Path) -> str | None:
     path = Path(path).absolute()
     for above in path.parents:
         if (above / ORIGIN).is_file():
-            return joined((above / ORIGIN).read_text(encoding="utf-8").strip(), *path.relative_to(above).parts)
+            return joined((above / ORIGIN).read_text(encoding="utf-8").strip(),
+                          *path.relative_to(above).parts)
     return None

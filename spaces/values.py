@@ -1,4 +1,5 @@
-"""Small helpers on JSON-like values: equality that YAML users expect, short display, and close-match hints."""
+"""Small helpers on JSON-like values: equality that YAML users expect, short display, and
+close-match hints."""
 
 from __future__ import annotations
 
@@ -13,13 +14,16 @@ PLAIN = (
     ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
     ("int", re.compile(r"^[-+]?[0-9](?:_?[0-9])*$"), list("-+0123456789")),
-    ("float", re.compile(rf"^[-+]?{_NUMBER}$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"), list("-+.0123456789")),
+    ("float", re.compile(rf"^[-+]?{_NUMBER}$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
+     list("-+.0123456789")),
 )
-"""What a word without quotes is where it is no text, by the core rules of YAML 1.2: kind, pattern, first characters."""
+"""What a word without quotes is where it is no text, by the core rules of YAML 1.2: kind, pattern,
+first characters."""
 
 
 def key(value: Any) -> Any:
-    """A hashable form of a JSON value, equal for equal values: `1` equals `1.0`, `1` does not equal `true`."""
+    """A hashable form of a JSON value, equal for equal values: `1` equals `1.0`, `1` does
+    not equal `true`."""
     if isinstance(value, bool) or value is None:
         return ("constant", value)
     if isinstance(value, (int, float)):
@@ -32,8 +36,8 @@ def key(value: Any) -> Any:
 
 
 def show(value: Any, limit: int = 80) -> str:
-    """The value on one line, as it could stand in a space file; cut to `limit` characters. Text that would be read as
-    something else, "1e-5" or "null", keeps its quotes."""
+    """The value on one line, as it could stand in a space file; cut to `limit` characters. Text that
+    would be read as something else, "1e-5" or "null", keeps its quotes."""
     plain = isinstance(value, str) and value and value.isprintable() and not _other(value)
     return cut(value if plain else _flow(value), limit)
 
@@ -71,6 +75,7 @@ def dotted(parts: Iterable[str | int]) -> str:
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """` (did you mean 'objectives'?)`, or nothing when no legal name is close."""
     options = list(legal)
-    parts = [option for option in options if option.endswith(f".{name}") or name and option.startswith(f"{name}_")]
+    parts = [option
+             for option in options if option.endswith(f".{name}") or name and option.startswith(f"{name}_")]
     found = difflib.get_close_matches(name, options, n=1) or parts[:1]
     return f" (did you mean {found[0]!r}?)" if found else ""

@@ -1,7 +1,9 @@
-"""Strict YAML: safe, one document, no duplicate keys, numbers as people write them, and the line of every key.
+"""Strict YAML: safe, one document, no duplicate keys, numbers as people write them, and
+the line of every key.
 
-PyYAML follows YAML 1.1: `1e-3` is text, `on` is true, `1:30` is 90, and the last of two equal keys wins in silence.
-Here plain scalars follow the YAML 1.2 core rules instead, in writing too, so that a round trip is exact.
+PyYAML follows YAML 1.1: `1e-3` is text, `on` is true, `1:30` is 90, and the last of two equal keys
+wins in silence. Here plain scalars follow the YAML 1.2 core rules instead, in writing too, so that
+a round trip is exact.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def read(text: str, source: str) -> Document:
 
 def write(data: Any) -> str:
     """YAML text that `read` turns back into `data`; keys keep their order."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110,
+                     default_flow_style=None)
 
 
 def _check_readable(text: str, source: str) -> None:
@@ -77,7 +80,8 @@ def _check_readable(text: str, source: str) -> None:
     found = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if found:
         line = text.count("\n", 0, found.start()) + 1
-        raise UserError(f"{source}:{line}: character U+{ord(found[0]):04X} is not allowed; is this a text file?")
+        raise UserError(f"{source}:{line}: character U+{ord(found[0]):04X} is not allowed; "
+                        "is this a text file?")
 
 
 class _Builder:
@@ -103,7 +107,8 @@ class _Builder:
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
-        raise self.fail(node, path, f"tag {show(node.tag)} is not allowed; legal: mappings, lists, text, numbers")
+        raise self.fail(node, path,
+                        f"tag {show(node.tag)} is not allowed; legal: mappings, lists, text, numbers")
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -130,7 +135,8 @@ class _Builder:
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise self.fail(node, path, "text holds half a surrogate pair")
             return text
-        raise self.fail(node, path, f"tag {show(node.tag)} is not allowed; legal: text, numbers, true, false, null")
+        raise self.fail(node, path,
+                        f"tag {show(node.tag)} is not allowed; legal: text, numbers, true, false, null")
 
     def number(self, node: yaml.ScalarNode, path: Path) -> int | float:
         text = node.value.replace("_", "").lower()

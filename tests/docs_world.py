@@ -1,7 +1,8 @@
-"""What the commands of the documentation are run in: their placeholders made real, and minutes of computing taken out.
+"""What the commands of the documentation are run in: their placeholders made real, and minutes of
+computing taken out.
 
-Everything is the product's own but four ends: the search itself, a Ray Client's far side, a cluster's job API and the server
-of optuna-dashboard.
+Everything is the product's own but four ends: the search itself, a Ray Client's far side, a cluster's job API
+and the server of optuna-dashboard.
 """
 
 import re
@@ -45,12 +46,15 @@ class Jobs:
 
 def artifact(folder: Path, **quantization) -> Path:
     """An untrained model that was told of lengths, exported."""
-    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, positions=24, dropout=0.0,
-                        conditions=[PluginRef(name="length")])
-    config = TrialConfig(model=shape, diffusion=GaussianConfig(timesteps=20, loss="ce"), corpus={"max_length": 14},
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, positions=24,
+                              dropout=0.0, conditions=[PluginRef(name="length")])
+    config = TrialConfig(model=shape, diffusion=GaussianConfig(timesteps=20, loss="ce"),
+                         corpus={"max_length": 14},
                          sampling={"steps": 4}, quantization=QuantizationConfig(**quantization))
-    lexicon = Lexicon(WORDS, 14, {"food": {"Italian": [["Italian"]]}}, "words", {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}})
-    model = DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS, symbols=symbols_of(shape.conditions, lexicon)).eval()
+    lexicon = Lexicon(WORDS, 14, {"food": {"Italian": [["Italian"]]}}, "words",
+                      {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}})
+    model = DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS,
+                        symbols=symbols_of(shape.conditions, lexicon)).eval()
     sites.apply(model, config.quantization)
     return export(model, config, lexicon, folder, {"base": str(folder.with_name("base-1"))})
 
@@ -76,7 +80,8 @@ class World:
         """Stand in the folder, and put quick ends in the place of the four."""
         monkeypatch.chdir(self.root)
         monkeypatch.setattr("search.run.sweep.run", self._search)
-        monkeypatch.setattr("search.distributed.remote.run", lambda address, work, asked, observer: work(asked, observer))
+        monkeypatch.setattr("search.distributed.remote.run", lambda address, work, asked, observer: work(
+            asked, observer))
         monkeypatch.setattr("cluster.submitting.client", lambda address: Jobs())
         monkeypatch.setattr("dashboards.optuna_server.serve", lambda journal, host, port: None)
         (self.run / "study.journal").touch()

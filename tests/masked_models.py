@@ -1,4 +1,5 @@
-"""Backbones for tests of masked diffusion: a tiny network, and a model that knows the law of its rows exactly."""
+"""Backbones for tests of masked diffusion: a tiny network, and a model that knows the law of
+its rows exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def build(name: str, **params) -> Sampler:
     return MASKED_SAMPLERS.build(PluginRef(name=name, **params))
 
 
-def drawing(model: nn.Module, name: str = "quota", steps: int = 32, structured: bool = True, **params) -> MaskedSampling:
+def drawing(model: nn.Module, name: str = "quota", steps: int = 32, structured: bool = True,
+            **params) -> MaskedSampling:
     """Texts of a model by a sampler."""
     config = SamplingConfig(sampler=PluginRef(name=name, **params), steps=steps)
     return MaskedSampling(model, config, structured=structured)
@@ -41,7 +43,8 @@ class Joint(nn.Module):
 
     def __init__(self, rows: Tensor, chances: Tensor, vocabulary: int):
         super().__init__()
-        self.rows, self.chances, self.vocabulary, self.mask_id = rows, chances.double(), vocabulary, vocabulary
+        self.rows, self.chances, self.vocabulary, self.mask_id = (rows, chances.double(), vocabulary,
+                                                                  vocabulary)
         self.shift = False
         self.params = SimpleNamespace(self_conditioning=False, positions=rows.shape[1], hidden=1)
         self.nothing = nn.Parameter(torch.zeros(1))
@@ -58,7 +61,8 @@ class Joint(nn.Module):
 
 
 def sentences(count: int, length: int, words: int, seed: int = 0) -> Joint:
-    """`count` different rows START words END PAD... with uneven chances; texts of every number of words that fits."""
+    """`count` different rows START words END PAD... with uneven chances; texts of every number of
+    words that fits."""
     generator = torch.Generator().manual_seed(seed)
     rows: list[list[int]] = []
     tries = 0

@@ -1,4 +1,5 @@
-"""A process with a Ray node of its own that plays a small run's events to Prometheus, until its standard input closes."""
+"""A process with a Ray node of its own that plays a small run's events to Prometheus, until its standard
+input closes."""
 
 import sys
 
@@ -13,7 +14,8 @@ SUMMARY = {"running": 1, "complete": 2, "stopped": 1, "failed": 1, "front_size":
 EVENTS = [
     {"event": "run_started"}, {"event": "trial_started", "trial": 0, "proposal_seconds": 0.02},
     {"event": "rung", "trial": 0, "rung": 0, "metrics": {"start_seconds": 0.2, "tokens_per_second": 900.0}},
-    {"event": "trial_finished", "trial": 0, "rung": 1, "metrics": {"start_seconds": 0.2, "tokens_per_second": 950.0}},
+    {"event": "trial_finished", "trial": 0, "rung": 1,
+     "metrics": {"start_seconds": 0.2, "tokens_per_second": 950.0}},
     {"event": "trial_finished", "trial": 1, "rung": 0, "metrics": {}},
     {"event": "warning", "message": "a worker died"},
 ]

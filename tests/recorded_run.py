@@ -1,4 +1,5 @@
-"""The folder of a run as the real engine, searcher and scheduler leave it; what its trials measure is made up."""
+"""The folder of a run as the real engine, searcher and scheduler leave it; what its trials
+measure is made up."""
 
 from pathlib import Path
 
@@ -24,11 +25,12 @@ def record(folder: Path) -> Path:
     def rungs(live):
         rank = live.values["lora.rank"]
         for rung, steps in enumerate(space.rungs):
-            yield 1.0, {"rung": rung, "steps": steps, "final": rung == 1, "perplexity": 5.0 + (rank - 5) ** 2 + 10 / steps,
-                        "controllability": min(1.0, 0.5 + 0.1 * rank)}
+            yield 1.0, {"rung": rung, "steps": steps, "final": rung == 1, "perplexity": 5.0 + (rank - 5) ** 2
+                        + 10 / steps, "controllability": min(1.0, 0.5 + 0.1 * rank)}
 
     with RunFolder.create(folder, space.name, space.to_yaml()) as run:
         clock = VirtualClock()
         study, _, scheduler_problem = open_search(space, run, problem(space))
-        simulate(Engine(space, study, build("halving", scheduler_problem), run, clock=clock, groups=3), clock, rungs, 3)
+        simulate(Engine(space, study, build("halving", scheduler_problem), run, clock=clock, groups=3),
+                 clock, rungs, 3)
     return run.path

@@ -1,4 +1,5 @@
-"""Run folders for tests of what is shown: a small one whose texts try to break out of the page, and large ones."""
+"""Run folders for tests of what is shown: a small one whose texts try to break out of the page,
+and large ones."""
 
 import json
 from pathlib import Path
@@ -27,22 +28,26 @@ BOX = {"perplexity": [5.0, 60.0], "controllability": [1.0, 0.0], "latency_ms": [
 
 
 def rows(count, seed=0, start=1000.0):
-    """`count` trials: two of three reach the last rung, the rest are stopped at the first, every 10th fails."""
+    """`count` trials: two of three reach the last rung, the rest are stopped at the first,
+    every 10th fails."""
     noise = np.random.default_rng(seed)
     for trial in range(count):
         rank, quantizer = int(noise.choice([0, 4, 8])), ["none", "binary", "fixed:Q0i4f"][trial % 3]
         lr, latency = float(10 ** noise.uniform(-4, -2)), float(noise.uniform(5, 45))
-        row = {"trial": trial, "tag": "unquantized" if trial == 0 else None, "config.quantization.quantizer": quantizer,
-               "config.lora.rank": rank, "config.adapt.optim.lr": lr, "perplexity": 50.0 - 5 * rank + float(noise.random()),
+        row = {"trial": trial, "tag": "unquantized" if trial == 0 else None,
+               "config.quantization.quantizer": quantizer, "config.lora.rank": rank,
+               "config.adapt.optim.lr": lr, "perplexity": 50.0 - 5 * rank + float(noise.random()),
                "perplexity_se": 0.5, "perplexity_heldout": 3.5,
                "controllability": float(noise.random()), "latency_ms": latency, "device": "cpu 1",
                "seed": 0, "versions": HOSTILE, "note": HOSTILE, "fidelity": 10, "rung": 0}
         begun = start + 4.0 * trial
         if trial % 10 == 9:
-            yield {**row, "state": "failed", "reason": HOSTILE, "perplexity": None, "time": begun + 1, "seconds": 1.0}
+            yield {**row, "state": "failed", "reason": HOSTILE, "perplexity": None, "time": begun + 1,
+                   "seconds": 1.0}
             continue
         if trial % 3 == 2 and trial > 3:
-            yield {**row, "state": "stopped", "reason": "dominated at rung 0", "time": begun + 1, "seconds": 1.0}
+            yield {**row, "state": "stopped", "reason": "dominated at rung 0", "time": begun + 1,
+                   "seconds": 1.0}
             continue
         yield {**row, "state": "rung", "perplexity": row["perplexity"] * 2, "time": begun + 1, "seconds": 1.0}
         yield {**row, "state": "complete", "rung": 1, "fidelity": 40, "time": begun + 3, "seconds": 3.0}
@@ -54,7 +59,8 @@ def write_run(folder: Path, count: int, state: str = "finished") -> Path:
     with run:
         events = [{"time": 990.0, "event": "run_started", "groups": 1},
                   {"time": 999.0, "event": "prepare", "stage": "base", "seconds": 9.0},
-                  *({"event": "row", **row} for row in rows(count)), {"time": 1000.0 + 4 * count, "event": "run_ended"}]
+                  *({"event": "row", **row} for row in rows(count)),
+                  {"time": 1000.0 + 4 * count, "event": "run_ended"}]
         (run.path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
         (run.path / "samples").mkdir()
         (run.path / "samples" / "trial-0000.json").write_text(json.dumps([

@@ -1,4 +1,5 @@
-"""Two models with weights at every site: a whole BertModel in the denoiser's place, and the denoiser itself."""
+"""Two models with weights at every site: a whole BertModel in the denoiser's place, and the
+denoiser itself."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class Small(nn.Module):
         self.up = nn.Sequential(nn.Linear(D, H), nn.Tanh(), nn.Linear(H, H))
         self.time = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, H))
         self.down = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, D))
-        self.body = BertModel(BertConfig(hidden_size=H, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        self.body = BertModel(BertConfig(hidden_size=H, num_hidden_layers=2, num_attention_heads=2,
+                                         intermediate_size=64,
             vocab_size=5, hidden_dropout_prob=0, attention_probs_dropout_prob=0), add_pooling_layer=False)
 
     def forward(self, ids, t):

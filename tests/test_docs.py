@@ -1,5 +1,5 @@
-"""Documentation that works: every qdlm command of README and docs is run up to its slow end, generated pages are as they would
-be made, the tutorial's quantizer quantizes and its space loads."""
+"""Documentation that works: every qdlm command of README and docs is run up to its slow end, generated pages
+are as they would be made, the tutorial's quantizer quantizes and its space loads."""
 
 import importlib.util
 import json
@@ -23,7 +23,8 @@ from spaces.schema import Space
 from trainable.registry import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "cli.md")]
+PAGES = [ROOT / "README.md",
+         *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "cli.md")]
 COMPUTES = {"qdlm table RUN": "trains the baselines"}
 """Commands that are parsed and not run, and why."""
 QUICKER = {"bench": ["--repeats", "3", "--steps", "2"]}
@@ -33,13 +34,15 @@ ELSEWHERE = {"git", "kubectl", "pip", "ray", "optuna-dashboard", "apt-get", "cd"
 
 
 def commands():
-    """(page, command) of each code block that is no program text, and of inline code that begins with qdlm."""
+    """(page, command) of each code block that is no program text, and of inline code that
+    begins with qdlm."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         lines = [line for language, block in blocks if language in ("", "bash", "sh", "console")
                  for line in block.replace("\\\n", " ").splitlines()]
-        inline = re.findall(r"`(qdlm [^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+        inline = re.findall(r"`(qdlm [^`]+)`",
+                            re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
         lines += re.findall(r"^    (qdlm .+)$", text, re.MULTILINE) + inline
         for line in lines:
             for part in re.split(r"&&|;|\|", line.partition("#")[0]):
@@ -66,11 +69,13 @@ def test_the_tables_of_replayed_searches_are_those_of_the_results():
 
 
 def test_there_are_commands_to_look_at():
-    assert len(COMMANDS) > 25 and {page for page, _ in COMMANDS} >= {"README.md", "tutorial.md", "cluster.md", "report.md"}
+    assert (len(COMMANDS) > 25
+            and {page for page, _ in COMMANDS} >= {"README.md", "tutorial.md", "cluster.md", "report.md"})
 
 
 def block(language):
-    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL | re.MULTILINE)
+    found = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "docs" / "tutorial.md").read_text(),
+                       re.DOTALL | re.MULTILINE)
     assert len(found) == 1
     return found[0]
 
@@ -82,7 +87,8 @@ def world(tmp_path_factory):
 
 @pytest.mark.parametrize("page, command", DISTINCT)
 def test_a_command_of_the_docs_does_what_it_says(page, command, world, monkeypatch, capsys):
-    """`qdlm` commands are run, all but four slow ends (`docs_world`); of others it is checked that they are there."""
+    """`qdlm` commands are run, all but four slow ends (`docs_world`); of others it is checked that
+    they are there."""
     words = shlex.split(re.sub(r"(?<![\w-])\.\.\.", "X", command))
     program = words[0]
     if words[:3] == ["python", "-m", "search"]:
@@ -91,7 +97,8 @@ def test_a_command_of_the_docs_does_what_it_says(page, command, world, monkeypat
         group = typer.main.get_command(app)
         if words[1:] and not words[1].startswith("-"):
             assert words[1] in group.commands, command
-            group.commands[words[1]].make_context(words[1], [world.real(word) for word in words[2:]], parent=None)
+            group.commands[words[1]].make_context(words[1], [world.real(word) for word in words[2:]],
+                                                  parent=None)
         if words[1:] and command not in COMPUTES and "--open" not in words:
             world.enter(monkeypatch)
             found = [*map(world.real, words[1:]), *QUICKER.get(words[1] if words[1:] else "", ())]

@@ -1,4 +1,5 @@
-"""Every metric that a dashboard or an alert names is exported by a Ray node, with a value; the rest of the rules for them."""
+"""Every metric that a dashboard or an alert names is exported by a Ray node, with a value; the rest of
+the rules for them."""
 
 import contextlib
 import json
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BOARDS = sorted((ROOT / "dashboards" / "grafana").glob("*.json"))
 NAME = re.compile(r"\bray_qdlm_\w+")
 LABELS = {"run", "state", "outcome", "rung", "objective", "le"}
-OF_RAY = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "otel_scope_name", "otel_scope_schema_url",
-          "otel_scope_version"}
+OF_RAY = {"Component", "NodeAddress", "SessionName", "Version", "WorkerId", "otel_scope_name",
+          "otel_scope_schema_url", "otel_scope_version"}
 
 
 def expressions():
@@ -61,9 +62,9 @@ def until(look, seconds=60.0):
 def node():
     """Port of a node that exports a toy run, and its process."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "metrics_node.py"), str(port)], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "metrics_node.py"), str(port)],
+                               cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         assert process.stdout.readline() == "ready\n"
         yield port, process
@@ -95,7 +96,8 @@ def test_every_named_metric_is_exported_and_every_exported_one_is_looked_at(samp
     named = {name for _, expression in expressions() for name in NAME.findall(expression)}
     assert named - set(samples) == set(), "named and never exported"
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in samples}
-    assert families - {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} == set(), "exported and never shown"
+    assert families - {re.sub(r"_(bucket|sum|count)$", "", name)
+                       for name in named} == set(), "exported and never shown"
 
 
 def test_the_values_are_those_of_the_run_and_labels_are_bounded(samples):
@@ -104,11 +106,14 @@ def test_the_values_are_those_of_the_run_and_labels_are_bounded(samples):
         return sample.value
 
     assert value("qdlm_trials", state="complete") == 2 and value("qdlm_front_members", run="toy-1") == 2
-    assert value("qdlm_hypervolume_ratio") == 0.5 and value("qdlm_best_objective", objective="perplexity") == 8.5
+    assert (value("qdlm_hypervolume_ratio") == 0.5
+            and value("qdlm_best_objective", objective="perplexity") == 8.5)
     assert value("qdlm_device_seconds", outcome="shared") == 9 and value("qdlm_tokens_per_second") == 950
     assert value("qdlm_rung_results_total", rung="0") == 1 and value("qdlm_rung_results_total", rung="1") == 1
-    assert value("qdlm_trial_start_seconds_count") == 1, "once per trial, and not for one that was never measured"
-    assert value("qdlm_proposal_seconds_bucket", le="0.03") == 1 and value("qdlm_proposal_seconds_bucket", le="0.01") == 0
+    assert value("qdlm_trial_start_seconds_count") == 1, ("once per trial, and not for one that was "
+                                                          "never measured")
+    assert (value("qdlm_proposal_seconds_bucket", le="0.03") == 1
+            and value("qdlm_proposal_seconds_bucket", le="0.01") == 0)
     assert {label for found in samples.values() for item in found for label in item.labels} <= LABELS | OF_RAY
 
 
@@ -134,7 +139,8 @@ def test_alerts_have_a_summary_and_boards_a_unique_id():
         assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-@pytest.mark.skipif(not shutil.which("prometheus"), reason="no prometheus on the PATH: apt-get install prometheus")
+@pytest.mark.skipif(not shutil.which("prometheus"),
+                    reason="no prometheus on the PATH: apt-get install prometheus")
 def test_prometheus_itself_scrapes_them_and_understands_every_expression(node, samples, tmp_path):
     (tmp_path / "prom_metrics_service_discovery.json").write_text(json.dumps(
         [{"labels": {"job": "ray"}, "targets": [f"127.0.0.1:{node[0]}"]}]))
@@ -143,7 +149,8 @@ def test_prometheus_itself_scrapes_them_and_understands_every_expression(node, s
     shutil.copytree(ROOT / "dashboards", settings)
     text = (settings / "prometheus.yml").read_text().replace("10s", "1s")
     (settings / "prometheus.yml").write_text(text)
-    server = subprocess.Popen([str(settings / "prometheus.sh"), str(tmp_path / "data")], stdout=subprocess.DEVNULL,
+    server = subprocess.Popen([str(settings / "prometheus.sh"), str(tmp_path / "data")],
+                              stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, env={**os.environ, "QDLM_PROMETHEUS_PORT": str(port),
                                                               "QDLM_RAY_TMP": str(tmp_path)})
     try:

@@ -10,17 +10,19 @@ from dashboards.plot_axes import label
 from spaces.errors import UserError
 
 ROWS = [
-    {"trial": 0, "rung": 1, "state": "complete", "perplexity": 20.0, "latency_ms": 30.0, "ok": 0.5, "tag": "unquantized"},
+    {"trial": 0, "rung": 1, "state": "complete", "perplexity": 20.0, "latency_ms": 30.0, "ok": 0.5,
+     "tag": "unquantized"},
     {"trial": 1, "rung": 0, "state": "rung", "perplexity": 90.0, "latency_ms": 10.0, "ok": 0.1},
-    {"trial": 1, "rung": 1, "state": "complete", "perplexity": 40.0, "latency_ms": 10.0, "ok": 0.9, "perplexity_se": 2.0},
+    {"trial": 1, "rung": 1, "state": "complete", "perplexity": 40.0, "latency_ms": 10.0, "ok": 0.9,
+     "perplexity_se": 2.0},
     {"trial": 2, "rung": 1, "state": "complete", "perplexity": 50.0, "latency_ms": 35.0, "ok": 0.4},
     {"trial": 3, "rung": 1, "state": "complete", "perplexity": 15.0, "latency_ms": 60.0, "ok": 0.3},
     {"trial": 4, "rung": 0, "state": "stopped", "perplexity": 800.0, "latency_ms": 20.0},
     {"trial": 5, "rung": 0, "state": "failed", "reason": "no memory"},
     {"trial": 6, "rung": 1, "state": "complete", "perplexity": 30.0, "latency_ms": 30.0, "ok": 0.95},
 ]
-PPL, MS, OK = ({"metric": "perplexity", "direction": "minimize"}, {"metric": "latency_ms", "direction": "minimize"},
-               {"metric": "ok", "direction": "maximize"})
+PPL, MS, OK = ({"metric": "perplexity", "direction": "minimize"},
+               {"metric": "latency_ms", "direction": "minimize"}, {"metric": "ok", "direction": "maximize"})
 FAST = {"metric": "latency_ms", "op": "<=", "bound": 40.0}
 
 
@@ -62,18 +64,22 @@ def test_every_trial_is_sorted_by_how_it_ended(make):
 def test_the_legend_counts_and_names_the_arm(make):
     figure = draw(read(make()))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "stopped early (1, far ones at the edge)", "breaks a constraint (1)", "dominated (1)", "front (3)", "unquantized"]
+        "stopped early (1, far ones at the edge)", "breaks a constraint (1)", "dominated (1)",
+        "front (3)", "unquantized"]
     assert sorted(texts(figure)) == ["0", "1", "6"], "members carry their trial's number"
 
 
 def test_each_further_objective_has_a_panel_and_wide_axes_are_logarithmic(make):
     rows = [{**row, "size_bytes": 1000.0 + row["trial"]} for row in ROWS]
-    rows = [{**row, "perplexity": 800.0} if row["trial"] == 2 and row["state"] == "complete" else row for row in rows]
+    rows = [{**row, "perplexity": 800.0} if row["trial"] == 2 and row["state"] == "complete" else row
+            for row in rows]
     figure = draw(read(make((PPL, MS, OK, {"metric": "size_bytes", "direction": "minimize"}), rows=rows)))
     panels = [panel for panel in figure.axes if panel.get_visible()]
-    assert [panel.get_xlabel() for panel in panels] == ["latency (ms)   ← better", "ok   better →", "size   ← better"]
+    assert [panel.get_xlabel() for panel in panels] == ["latency (ms)   ← better", "ok   better →",
+                                                        "size   ← better"]
     assert panels[0].get_ylabel() == "perplexity   ← better"
-    assert panels[0].get_yscale() == "log" and panels[0].get_xscale() == "linear", "20 to 800 against 10 to 60"
+    assert panels[0].get_yscale() == "log" and panels[0].get_xscale() == "linear", (
+        "20 to 800 against 10 to 60")
 
 
 def test_a_stopped_trial_far_from_the_others_does_not_press_them_together(make):

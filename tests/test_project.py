@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("spaces", "trainable", "search", "cluster", "dashboards", "benchmarks", "tests")
 PRODUCT = ("spaces", "trainable", "search", "cluster", "dashboards")
 
-# Floors from the top of the house to the ground. A file imports from its own room and from floors below; rooms that share
-# a floor do not know each other.
+# Floors from the top of the house to the ground. A file imports from its own room and from floors below;
+# rooms that share a floor do not know each other.
 FLOORS = (
     ("search.__main__",),
     ("search.cli",),
@@ -42,9 +42,10 @@ FLOORS = (
     ("spaces", "trainable.messages", "trainable.compat"),
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
-# What decides, counts and shows is tried without a model: of trainable/ it knows how folders are written and what messages
-# there are, and no more.
-KNOWS_NO_MODEL = {"search.engine", "search.study", "search.schedulers", "search.samplers", "search.records", "search.pareto",
+# What decides, counts and shows is tried without a model: of trainable/ it knows how folders are written and
+# what messages there are, and no more.
+KNOWS_NO_MODEL = {"search.engine", "search.study", "search.schedulers", "search.samplers", "search.records",
+                  "search.pareto",
                   "search.options", "search.reporting", "search.contracts", "dashboards", "cluster"}
 # Libraries with one home: a regular expression of the modules that may import them (anywhere in the file).
 HOMES = {
@@ -56,7 +57,8 @@ HOMES = {
     "datasets": r"trainable\..*",
     "typer": r"search\.cli\..*",
 }
-SLOW = {"ray", "torch", "transformers", "peft", "datasets", "optuna", "pandas", "matplotlib", "pyarrow", "spacy"}
+SLOW = {"ray", "torch",
+        "transformers", "peft", "datasets", "optuna", "pandas", "matplotlib", "pyarrow", "spacy"}
 
 
 def files(*packages: str) -> list[Path]:
@@ -78,7 +80,8 @@ def tree(path: Path) -> ast.Module:
 def imports(path: Path, top_level: bool = False) -> Iterator[tuple[int, str]]:
     """Line and module of each import; what stands under `if TYPE_CHECKING` costs nothing and is left out."""
     skipped = {id(node) for branch in ast.walk(tree(path)) if isinstance(branch, ast.If)
-               and "TYPE_CHECKING" in ast.dump(branch.test) for item in branch.body for node in ast.walk(item)}
+               and "TYPE_CHECKING" in ast.dump(branch.test) for item in branch.body
+               for node in ast.walk(item)}
     for node in tree(path).body if top_level else ast.walk(tree(path)):
         if id(node) in skipped:
             continue
@@ -117,7 +120,8 @@ def test_every_module_has_a_room():
 
 
 def test_a_file_imports_only_from_the_floors_below():
-    wrong = [f"{step}: {own} is not above {other}" for step, own, other in steps() if LEVEL[own] >= LEVEL[other]]
+    wrong = [f"{step}: {own} is not above {other}"
+             for step, own, other in steps() if LEVEL[own] >= LEVEL[other]]
     assert not wrong, "\n".join(wrong)
 
 
@@ -150,14 +154,17 @@ OF_EVERY_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 
 @cache
 def own_private_names() -> frozenset[str]:
-    """Underscored names that are defined here: functions, classes, variables, and attributes that objects set on themselves."""
+    """Underscored names that are defined here: functions, classes, variables, and attributes that objects
+    set on themselves."""
     names: set[str] = set()
-    for node in (node for path in files(*PACKAGES) if path.name != "compat.py" for node in ast.walk(tree(path))):
+    for node in (node for path in files(*PACKAGES) if path.name != "compat.py"
+                 for node in ast.walk(tree(path))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) in ("self", "cls"):
+        elif (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+              and ast.unparse(node.value) in ("self", "cls")):
             names.add(node.attr)
     return frozenset(names)
 
@@ -170,16 +177,18 @@ def private_names(path: Path) -> Iterator[str]:
             yield f"{where(path, node.lineno)}: {ast.unparse(node)}"
         if isinstance(node, ast.Constant) and re.search(r"\b(ray|torch|optuna)\._\w", str(node.value)):
             yield f"{where(path, node.lineno)}: {node.value}"
-    yield from (f"{where(path, line)}: imports {target}" for line, target in imports(path) if re.search(r"\._(?!_)", target))
+    yield from (f"{where(path, line)}: imports {target}"
+                for line, target in imports(path) if re.search(r"\._(?!_)", target))
 
 
 def test_private_names_of_libraries_stand_in_compat():
-    wrong = [name for path in files(*PRODUCT, "benchmarks") if path.name != "compat.py" for name in private_names(path)]
+    wrong = [name for path in files(*PRODUCT, "benchmarks") if path.name != "compat.py"
+             for name in private_names(path)]
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("text", ["import torch\ntorch._int_mm(1)", "from ray._private import services", "trial._trial_id",
-                                  "program = 'import ray._raylet'"])
+@pytest.mark.parametrize("text", ["import torch\ntorch._int_mm(1)", "from ray._private import services",
+                                  "trial._trial_id", "program = 'import ray._raylet'"])
 def test_the_rule_of_compat_sees_what_it_forbids(tmp_path, monkeypatch, text):
     own_private_names()
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
@@ -195,14 +204,16 @@ def test_a_library_is_imported_only_at_home(library):
 
 
 def test_the_face_imports_nothing_slow_before_it_is_needed():
-    wrong = [f"{where(path, line)}: {target}" for path in files("search") if room(module_name(path)) == "search.cli"
+    wrong = [f"{where(path, line)}: {target}"
+             for path in files("search") if room(module_name(path)) == "search.cli"
              for line, target in imports(path, top_level=True) if target.partition(".")[0] in SLOW]
     assert not wrong, "\n".join(wrong)
 
 
 def test_the_rule_sees_what_it_forbids(tmp_path, monkeypatch):
     (tmp_path / "spaces").mkdir()
-    (tmp_path / "spaces" / "bad.py").write_text("def late():\n    import ray.tune\n    from search import cli\n")
+    (tmp_path / "spaces" / "bad.py").write_text("def late():\n    import ray.tune\n"
+                                                "    from search import cli\n")
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     assert list(imports(tmp_path / "spaces" / "bad.py")) == [(2, "ray.tune"), (3, "search")]
 
@@ -220,15 +231,15 @@ def test_every_module_says_what_it_is_for():
 
 
 def test_public_functions_have_docstrings():
-    silent = [where(path, node.lineno) + f" {node.name}" for path in files(*PRODUCT) for node in tree(path).body
-              if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
-              and ast.get_docstring(node) is None]
+    silent = [where(path, node.lineno) + f" {node.name}" for path in files(*PRODUCT)
+              for node in tree(path).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+              and not node.name.startswith("_") and ast.get_docstring(node) is None]
     assert not silent, "\n".join(silent)
 
 
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-FORBIDDEN_CALLS = {"yaml.load", "yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "os.system", "os.popen",
-                   "subprocess.getoutput", "eval", "exec"}
+FORBIDDEN_CALLS = {"yaml.load", "yaml.full_load", "yaml.unsafe_load",
+                   "yaml.load_all", "os.system", "os.popen", "subprocess.getoutput", "eval", "exec"}
 
 
 def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
@@ -257,9 +268,9 @@ def mistakes(path: Path) -> Iterator[str]:
         if any(keyword(call, risk) is True for risk in ("shell", "allow_pickle", "trust_remote_code")):
             yield f"{where(path, call.lineno)}: {ast.unparse(call)}"
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ExceptHandler) and (node.type is None or len(node.body) == 1
-                                                    and isinstance(node.body[0], ast.Pass)
-                                                    and ast.unparse(node.type) in ("Exception", "BaseException")):
+        if (isinstance(node, ast.ExceptHandler)
+                and (node.type is None or len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+                     and ast.unparse(node.type) in ("Exception", "BaseException"))):
             yield f"{where(path, node.lineno)}: swallows every exception"
         if isinstance(node, ast.Global):
             yield f"{where(path, node.lineno)}: global state"
@@ -298,9 +309,11 @@ def test_makefile_has_the_promised_targets():
 
 def test_dependencies_are_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    every = [*project["dependencies"], *(need for group in project["optional-dependencies"].values() for need in group)]
+    every = [*project["dependencies"],
+             *(need for group in project["optional-dependencies"].values() for need in group)]
     loose = [need for need in every if "==" not in need]
-    assert all(need.startswith("torch>=") for need in loose)  # torch is pinned in the Makefile: its build differs
+    # torch is pinned in the Makefile: its build differs
+    assert all(need.startswith("torch>=") for need in loose)
     assert re.search(r"^TORCH +\?= torch==\d+\.\d+\.\d+$", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 

@@ -1,4 +1,5 @@
-"""The report in a real headless Chromium: one browser, one page, at desktop and phone width, light and dark."""
+"""The report in a real headless Chromium: one browser, one page, at desktop and phone width,
+light and dark."""
 
 import shutil
 import time
@@ -9,7 +10,8 @@ from report_runs import HOSTILE, write_run
 from dashboards.report import write_report
 from search.reporting.report import collect
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: make install, or pip install selenium")
+webdriver = pytest.importorskip("selenium.webdriver",
+                                reason="no selenium: make install, or pip install selenium")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER),
@@ -34,8 +36,8 @@ def browser(tmp_path_factory):
     page = write_report(collect(run), run / "report.html")
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader",
-                     "--window-size=1366,900"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage",
+                     "--enable-unsafe-swiftshader", "--window-size=1366,900"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
@@ -60,7 +62,8 @@ def ready(driver, name):
 def test_every_figure_is_drawn_and_nothing_of_the_run_runs(browser):
     for name in ("front", "dimensions", "parallel", "importance", "volume", "curves"):
         until(lambda name=name: ready(browser, name))
-        assert browser.execute_script(f"return document.querySelectorAll('[data-figure={name}] .main-svg').length") > 0
+        assert browser.execute_script(f"return document.querySelectorAll('[data-figure={name}] "
+                                      ".main-svg').length") > 0
     assert browser.execute_script("return window.hacked") is None
     assert browser.execute_script("return document.querySelectorAll('main img').length") == 0
     assert HOSTILE in browser.execute_script("return document.getElementById('samplebody').textContent + "
@@ -72,8 +75,10 @@ def test_every_figure_is_drawn_and_nothing_of_the_run_runs(browser):
 
 def test_a_click_shows_the_record_and_three_dimensions_turn_on(browser):
     browser.execute_script("document.querySelectorAll('#membertable tbody tr')[1].click()")
-    trial = browser.execute_script("return document.querySelectorAll('#membertable tbody tr')[1].dataset.trial")
-    assert "for scale: perplexity 3.5." in browser.execute_script("return document.getElementById('membernote').textContent")
+    trial = browser.execute_script("return document.querySelectorAll('#membertable tbody "
+                                   "tr')[1].dataset.trial")
+    assert ("for scale: perplexity 3.5."
+            in browser.execute_script("return document.getElementById('membernote').textContent"))
     detail = browser.execute_script("return document.getElementById('detail').textContent")
     assert f"Trial {trial}" in detail and "Full record" in detail and "quantizer" in detail
     browser.execute_script("""const plot = document.querySelector('[data-figure=front] .plot');
@@ -97,7 +102,8 @@ def test_a_trial_far_off_does_not_press_the_front_into_a_corner(browser):
     (low, high), members, _, _ = browser.execute_script(ranges)
     assert low < min(members) and max(members) < high
     (far_low, far_high), _, note, kind = browser.execute_script(ranges, 1e6)
-    assert far_low >= low and far_high <= high and kind == "linear" and "outside: a double click shows all" in note
+    assert (far_low >= low and far_high <= high and kind == "linear"
+            and "outside: a double click shows all" in note)
 
 
 def test_hover_texts_and_csv_hold_hostile_values_as_text(browser):

@@ -1,4 +1,5 @@
-"""The types of the product, as `make lint` checks them. Rooms that are not checked yet stand in pyproject.toml."""
+"""The types of the product, as `make lint` checks them. Rooms that are not checked yet stand in
+pyproject.toml."""
 
 from __future__ import annotations
 
@@ -14,5 +15,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.timeout(900)  # about 40 s of one core where mypy has no cache of the libraries
 def test_mypy_finds_nothing():
     pytest.importorskip("mypy", reason="no mypy: pip install -e .[dev]")
-    found = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True,
+                           check=False)
     assert found.returncode == 0, found.stdout + found.stderr

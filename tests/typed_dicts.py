@@ -1,11 +1,12 @@
-"""Of which types of a union of TypedDicts a dict is, by its keys: messages and events are plain dicts at run time."""
+"""Of which types of a union of TypedDicts a dict is, by its keys: messages and events are plain
+dicts at run time."""
 
 from typing import Literal, NotRequired, get_args, get_origin, get_type_hints
 
 
 def types_of(entry, union):
-    """Names of the members that have all keys they require in `entry`, with the values that are literal. Other keys are
-    passed over."""
+    """Names of the members that have all keys they require in `entry`, with the values that are literal.
+    Other keys are passed over."""
     return [member.__name__ for member in get_args(union) if _is(entry, member)]
 
 

@@ -1,5 +1,6 @@
-"""A third backbone and process, for tests alone: words are replaced by words drawn evenly (D3PM, arXiv 2107.03006, with a
-uniform transition), a small encoder guesses the clean ones. What a plug-in of these kinds has to bring, and no more.
+"""A third backbone and process, for tests alone: words are replaced by words drawn evenly (D3PM, arXiv
+2107.03006, with a uniform transition), a small encoder guesses the clean ones. What a plug-in of these kinds
+has to bring, and no more.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class UniformLM(Backbone):
         return self.words(ids)
 
     def predict(self, state, t, previous=None, temperature=1.0, condition=None):
-        x = self.words(state) + self.positions.weight[: state.shape[1]] + self.level(t[:, None, None] / self.levels)
+        x = (self.words(state) + self.positions.weight[: state.shape[1]]
+             + self.level(t[:, None, None] / self.levels))
         hidden = self.body(x).last_hidden_state
         logits = F.linear(hidden, self.words.weight) / temperature
         return Prediction(None, logits.log_softmax(-1), hidden)
@@ -109,7 +111,8 @@ class Uniform(Process):
 
     @torch.no_grad()
     def bound(self, model, ids, count, generator):
-        """Sum over t of KL(q(x_s | x_t, x_0) || p(x_s | x_t)), by `count` draws of t; s = t - 1 is clean at t = 0."""
+        """Sum over t of KL(q(x_s | x_t, x_0) || p(x_s | x_t)), by `count` draws of t; s = t - 1 is
+        clean at t = 0."""
         total = torch.zeros(len(ids), dtype=torch.float64)
         for t in torch.randint(self.levels, (count,), generator=generator).tolist():
             times = torch.full((len(ids),), t)
@@ -139,7 +142,8 @@ class UniformSampling:
         self.model.eval()
         x = torch.randint(self.model.words.num_embeddings, (n, length), generator=generator)
         for t in torch.linspace(self.process.levels - 1, 0, self.steps).long().tolist():
-            probabilities = self.model.predict(x, torch.full((n,), t), None, self.config.temperature).log_probs.exp()
+            probabilities = self.model.predict(x, torch.full((n,), t), None,
+                                               self.config.temperature).log_probs.exp()
             x = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(n, length)
             if t:
                 x = self.process.corrupt(self.model, x, torch.full((n,), t - 1), generator)

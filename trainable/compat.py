@@ -1,4 +1,5 @@
-"""What torch has under private names alone, each behind a function of ours, so that a change upstream is met in one place.
+"""What torch has under private names alone, each behind a function of ours, so that a change upstream
+is met in one place.
 
 Read in the torch version below; tests/trainable/test_compat.py says what each has to do.
 """
@@ -25,13 +26,14 @@ def int8_weight_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
 
 
 def pack_int4(codes: Tensor) -> Tensor:
-    """int32 codes [m, k] in 0..15, whose zero is 8, in the layout of `int4_weight_matmul` -> uint8 [m, k / 2]."""
+    """int32 codes [m, k] in 0..15, whose zero is 8, in the layout of `int4_weight_matmul` ->
+    uint8 [m, k / 2]."""
     return torch._convert_weight_to_int4pack_for_cpu(codes, 1)
 
 
 def int4_weight_matmul(x: Tensor, packed: Tensor, group: int, scale: Tensor) -> Tensor:
-    """bf16 [n, k] times the transpose of packed 4-bit [m, k] -> bf16 [n, m], on a CPU. `scale`: scale and zero of each `group`
-    of inputs, bf16 [k / group, m, 2]."""
+    """bf16 [n, k] times the transpose of packed 4-bit [m, k] -> bf16 [n, m], on a CPU. `scale`: scale and
+    zero of each `group` of inputs, bf16 [k / group, m, 2]."""
     return torch._weight_int4pack_mm_for_cpu(x, packed, group, scale)
 
 

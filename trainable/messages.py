@@ -5,8 +5,8 @@
     slot -> worker      a `Command`, by way of the broker; the worker's `Reply` comes back, or the broker's own word
     job -> driver       a job is called with a payload and yields `JobEvent`s, which travel in replies and outcomes
 
-Messages are plain dicts, which Ray, torch.distributed and JSON carry as they are; the types say what is in them. A reader
-passes over keys that it does not know.
+Messages are plain dicts, which Ray, torch.distributed and JSON carry as they are; the types say what is in
+them. A reader passes over keys that it does not know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class SharedPaths(TypedDict):
 
 @final
 class SharedRequest(TypedDict):
-    """What a trial needs to have made what it shares: the cache's folder, and by kind the settings that decide about it."""
+    """What a trial needs to have made what it shares: the cache's folder, and by kind the settings that
+    decide about it."""
 
     cache: str
     settings: dict[str, str]
@@ -34,7 +35,8 @@ class SharedRequest(TypedDict):
 
 @final
 class PreparePayload(TypedDict):
-    """For the jobs `corpus`, `teacher` and `base`. `config`: a dumped TrialConfig; `corpus`: its folder, for the other two."""
+    """For the jobs `corpus`, `teacher` and `base`. `config`: a dumped TrialConfig; `corpus`: its folder,
+    for the other two."""
 
     config: dict[str, Any]
     cache: str
@@ -43,7 +45,8 @@ class PreparePayload(TypedDict):
 
 @final
 class TrialPayload(TypedDict):
-    """For the job `trial`. `prepared`: folders by kind, filled in by the slot where `shared` says how; `rungs`: training steps, ascending; `values`: the point; `proposed`: when, in Unix seconds; `keep`:
+    """For the job `trial`. `prepared`: folders by kind, filled in by the slot where `shared` says how;
+    `rungs`: training steps, ascending; `values`: the point; `proposed`: when, in Unix seconds; `keep`:
     where the artifact is to lie at last, when nodes share no folder (the depot takes it out)."""
 
     config: dict[str, Any]
@@ -72,7 +75,8 @@ Payload = PreparePayload | TrialPayload | RemeasurePayload
 # ---- what jobs yield
 @final
 class Progress(TypedDict):
-    """Of a prepare job: the share that is done; the last one has the folder that was made, and facts about it beside."""
+    """Of a prepare job: the share that is done; the last one has the folder that was made, and facts
+    about it beside."""
 
     progress: float
     detail: NotRequired[str]
@@ -95,10 +99,12 @@ class Notice(TypedDict):
 
 @final
 class RungResult(TypedDict, total=False):
-    """Of a trial at a rung (0 = first), or of `remeasure`, which has none: metrics by name stand beside these keys.
+    """Of a trial at a rung (0 = first), or of `remeasure`, which has none: metrics by name stand
+    beside these keys.
 
-    `steps`: trained so far; `final`: at the top rung; `artifact`: folder of the exported model, at the top rung;
-    `start_seconds`: from the proposal to the first training step, added by the slot. Ranks other than 0 tell the rung alone.
+    `steps`: trained so far; `final`: at the top rung; `artifact`: folder of the exported model, at the top
+    rung; `start_seconds`: from the proposal to the first training step, added by the slot. Ranks other than
+    0 tell the rung alone.
     """
 
     rung: int
@@ -115,7 +121,8 @@ JobEvent = Progress | Ready | Notice | RungResult
 # ---- what workers are told, and answer
 @final
 class StartJob(TypedDict):
-    """Open a job; one that is open is closed first. `seq` is the broker's number of a command, by which it is answered."""
+    """Open a job; one that is open is closed first. `seq` is the broker's number of a command,
+    by which it is answered."""
 
     op: Literal["start"]
     job: str
@@ -282,7 +289,8 @@ class RungOutcome(TypedDict):
 
 
 class SharedWord(TypedDict, total=False):
-    """Of a trial that makes what it shares: how far a `kind` is; at the end `seconds` with `path` and facts, or `failed`."""
+    """Of a trial that makes what it shares: how far a `kind` is; at the end `seconds` with `path` and
+    facts, or `failed`."""
 
     kind: str
     progress: float
@@ -332,8 +340,8 @@ class DepotSettings(TypedDict):
 
 @final
 class WorkerConfig(TypedDict):
-    """Of the loop of a worker: its group, the broker's actor, the import path of the job table, CPUs a worker, the driver's
-    working directory (for relative paths), and its depot where nodes share no folder."""
+    """Of the loop of a worker: its group, the broker's actor, the import path of the job table, CPUs a
+    worker, the driver's working directory (for relative paths), and its depot where nodes share no folder."""
 
     group: str
     broker: Any

@@ -1,7 +1,9 @@
-"""Plug-ins by name. One line here makes a plug-in searchable, listed by `qdlm plugins` and run by the contract tests.
+"""Plug-ins by name. One line here makes a plug-in searchable, listed by `qdlm plugins` and run by
+the contract tests.
 
-Entries are import paths, resolved on first use, so that reading the registry costs no torch import. Every plug-in class has
-`name`, a one-sentence docstring, and `Params`: a frozen pydantic model of its parameters (all of them searchable).
+Entries are import paths, resolved on first use, so that reading the registry costs no torch import. Every
+plug-in class has `name`, a one-sentence docstring, and `Params`: a frozen pydantic model of its parameters
+(all of them searchable).
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ class Registry(Generic[P]):
     def get(self, name: str) -> type[P]:
         """The plug-in class. Raises `UserError` naming the legal names."""
         if name not in self.entries:
-            raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.entries)}; legal: {', '.join(self.entries)}")
+            raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.entries)}; legal: "
+                            f"{', '.join(self.entries)}")
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
@@ -90,7 +93,8 @@ class Registry(Generic[P]):
         return self.build(PluginRef(name=name))
 
     def build(self, ref: PluginRef) -> P:
-        """An instance from `{name: ..., parameter: ...}`. Raises `UserError` naming the parameter and what is legal."""
+        """An instance from `{name: ..., parameter: ...}`. Raises `UserError` naming the parameter
+        and what is legal."""
         make: Callable[[Params], P] = self.get(ref.name)
         return make(self.params(ref))
 
@@ -214,11 +218,12 @@ METRICS: Registry[Metric] = Registry("metric", {
 })
 REGISTRIES: dict[str, Registry[Any]] = {
     "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
-    "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS, "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES,
-    "metrics": METRICS}
+    "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS, "corpora": CORPORA, "tasks": TASKS,
+    "oracles": ORACLES, "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:
-    """The trial with the parameters of its backbone and process written out. Raises `UserError` for one that is not legal."""
+    """The trial with the parameters of its backbone and process written out. Raises `UserError` for one
+    that is not legal."""
     return config.model_copy(update={"model": BACKBONES.completed(config.model),
                                      "diffusion": PROCESSES.completed(config.diffusion)})

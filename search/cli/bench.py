@@ -19,7 +19,8 @@ STEPS = (20, 50, 200)
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(rich_help_panel="Use what was found", epilog=examples(
-        "qdlm bench runs/NAME/artifacts/trial-0003 --against base", "beside the model that its trial started from",
+        "qdlm bench runs/NAME/artifacts/trial-0003 --against base",
+        "beside the model that its trial started from",
         "qdlm bench ARTIFACT --against OTHER --batch 1,64", "two artifacts, batches of 1 and of 64",
         "qdlm bench ARTIFACT --steps 20 --threads 1", "one core",
     ))(bench)
@@ -32,10 +33,13 @@ def bench(
                                        help="What to compare with, measured in turns in the same window."),
     device: str = typer.Option("cpu", metavar="cpu|cuda", help="Where to run."),
     batch: str = typer.Option("1,8,64", metavar="N,...", help="Sentences generated at once."),
-    steps: str | None = typer.Option(None, metavar="N,...", show_default=False,
-                                     help="Sampler steps; unless given 20, 50 and 200, where the model has as many."),
-    repeats: int = typer.Option(12, metavar="N", min=2, help="Timed generations of each cell, after one to warm up."),
-    threads: int | None = typer.Option(None, metavar="N", min=1, show_default=False, help="Torch threads on the CPU."),
+    steps: str
+    | None = typer.Option(None, metavar="N,...", show_default=False,
+                          help="Sampler steps; unless given 20, 50 and 200, where the model has as many."),
+    repeats: int = typer.Option(12, metavar="N", min=2,
+                                help="Timed generations of each cell, after one to warm up."),
+    threads: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
+                                       help="Torch threads on the CPU."),
     table: Literal["auto", "decoded", "packed"] = typer.Option(
         "auto", help="The word table as floats or as codes; auto: codes where that is faster."),
     out: Path | None = typer.Option(None, metavar="PREFIX", show_default=False,
@@ -78,11 +82,13 @@ def bench(
 
 
 def other(artifact: Path, against: str | None) -> str | None:
-    """`--against` as a folder. The base of a model that was fetched from a URI is fetched from that storage's cache."""
+    """`--against` as a folder. The base of a model that was fetched from a URI is fetched from that
+    storage's cache."""
     if against is None or against != "base":
         return against and str(artifact_folder(against))
     uri = origin(artifact)
-    base = uri and json.loads((artifact / "config.json").read_text(encoding="utf-8")).get("facts", {}).get("base")
+    base = uri and json.loads((artifact / "config.json").read_text(encoding="utf-8")).get("facts",
+                                                                                          {}).get("base")
     if not base or Path(base).is_dir():
         return against
     storage = parent(parent(parent(uri)[0])[0])[0]  # of STORAGE/RUN/artifacts/trial-NNNN
@@ -93,7 +99,8 @@ def numbers(option: str, text: str) -> list[int]:
     """`1,8,64` as whole numbers. Raises `UserError`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UserError(f"{option} {text!r}: expected whole numbers above 0 with commas between, such as 1,8,64")
+        raise UserError(f"{option} {text!r}: expected whole numbers above 0 with commas between, "
+                        "such as 1,8,64")
     return sorted({int(part) for part in parts})
 
 
@@ -129,16 +136,19 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
             row += [f"{plain(side['p50'])} ({plain(side['interval'][0])}-{plain(side['interval'][1])})",
                     plain(side["p95"]), plain(side["throughput"])]
         if "ratio" in cell:
-            row.append(f"{cell['ratio']:.3f} ({cell['ratio_interval'][0]:.3f}-{cell['ratio_interval'][1]:.3f})")
+            row.append(
+                f"{cell['ratio']:.3f} ({cell['ratio_interval'][0]:.3f}-{cell['ratio_interval'][1]:.3f})")
         rows.append(row)
-    columns = ["steps", "batch", *(head for name in names for head in (f"{name} ms", "p95 ms", "sentences/s"))]
+    columns = ["steps", "batch",
+               *(head for name in names for head in (f"{name} ms", "p95 ms", "sentences/s"))]
     columns += ["ratio"] if len(names) == 2 else []
     console.print(grid(None, columns, rows, right=columns))
     sizes = [[name, figure("disk_bytes", side["disk"]), figure("resident_bytes", side["resident"]),
               figure("peak_bytes", side["peak"])] for name, side in zip(names, found["memory"], strict=True)]
     if len(names) == 2:
         sizes.append(["ratio", *(_share(found["memory"], key) for key in ("disk", "resident", "peak"))])
-    console.print(grid(None, ["", "on disk", "in memory", "peak"], sizes, right=["on disk", "in memory", "peak"]))
+    console.print(grid(None, ["", "on disk", "in memory", "peak"], sizes,
+                       right=["on disk", "in memory", "peak"]))
     console.print(f"[dim]ms a sentence: median (95%); {shown(written)}, {shown(picture)}[/]")
 
 

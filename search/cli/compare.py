@@ -21,12 +21,14 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: list[Path] = typer.Argument(help="At least two runs: folders or URIs.", metavar="RUN...", show_default=False,
-                                      parser=run_folder),
+    runs: list[Path] = typer.Argument(help="At least two runs: folders or URIs.", metavar="RUN...",
+                                      show_default=False, parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    figure: Path | None = typer.Option(None, metavar="FILE", show_default=False, help="Draw the fronts there."),
+    figure: Path | None = typer.Option(None, metavar="FILE", show_default=False,
+                                       help="Draw the fronts there."),
 ) -> None:
-    """Compare runs of equal objectives: hypervolume to one reference with intervals, best values, changes of the space."""
+    """Compare runs of equal objectives: hypervolume to one reference with intervals, best values,
+    changes of the space."""
     import json
 
     from search.reporting.comparison import compare as compared
@@ -55,7 +57,8 @@ def _fronts(runs: list[Path]) -> tuple[list[dict[str, str]], dict[str, list[dict
     objectives = [{"metric": item.metric, "direction": item.direction} for item in sides[0].space.objectives]
     names = [side.folder.path.name for side in sides]
     labels = [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
-    return objectives, {label: [dict(row) for row in side.front] for label, side in zip(labels, sides, strict=True)}
+    return objectives, {label: [dict(row) for row in side.front]
+                        for label, side in zip(labels, sides, strict=True)}
 
 
 WIDE = 150
@@ -68,9 +71,10 @@ def _show(found: dict) -> None:
     from search.cli.format import ByWidth, duration, figure, grid, out, plain, shown
 
     metrics = list(found["box"])
-    columns = ["run", "state", "trials", "trial time", "front", "on the joint front", "hypervolume share (95%)",
-               *(f"best {metric}" for metric in metrics)]
-    rows = [(escape(shown(run["run"])), run["state"], run["trials"], duration(run["trial_seconds"]), run["front"],
+    columns = ["run", "state", "trials", "trial time", "front", "on the joint front",
+               "hypervolume share (95%)", *(f"best {metric}" for metric in metrics)]
+    rows = [(escape(shown(run["run"])), run["state"], run["trials"], duration(run["trial_seconds"]),
+             run["front"],
              run["joint"], f"{plain(run['share'])} [dim]({plain(run['low'])} to {plain(run['high'])})[/]",
              *(figure(metric, run["best"][metric]) for metric in metrics)) for run in found["runs"]]
     console = out()
@@ -79,12 +83,13 @@ def _show(found: dict) -> None:
     console.print(ByWidth(grid(None, columns, rows, right=columns[2:]), narrow, WIDE))
     box = ", ".join(f"{metric} {figure(metric, best)} to {figure(metric, worst)}"
                     for metric, (best, worst) in found["box"].items())
-    console.print(f"\n[dim]share of the box {escape(box)}; the interval is the members' measurement noise alone, not what "
-                  "another search would find[/]")
+    console.print(f"\n[dim]share of the box {escape(box)}; the interval is the members' measurement noise "
+                  "alone, not what another search would find[/]")
     for warning in found["warnings"]:
         console.print(f"[yellow]warning[/] {escape(warning)}")
     for change in found["changes"]:
         name = change["run"]
         console.print(f"\n[bold]{escape(name)}[/] against the first:")
         for line in change["lines"] or ["the same space"]:
-            console.print(f"  {escape(line.replace(' here,', f' in {name},').replace('in the run', 'in the first'))}")
+            console.print(
+                f"  {escape(line.replace(' here,', f' in {name},').replace('in the run', 'in the first'))}")

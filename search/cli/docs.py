@@ -1,4 +1,5 @@
-"""`python -m search.cli.docs` prints docs/cli.md: what `--help` says of every command, so that the page cannot be wrong."""
+"""`python -m search.cli.docs` prints docs/cli.md: what `--help` says of every command, so that the page
+cannot be wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`qdlm doctor`: what this machine has and what is missing. Reads files and libraries; connects to a storage URI alone."""
+"""`qdlm doctor`: what this machine has and what is missing. Reads files and libraries; connects to
+a storage URI alone."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from spaces.shell import called, extra_command
 from spaces.uris import is_uri
 
 OK, NOTE, BAD = "ok", "note", "bad"
-PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas", "pydantic",
-            "safetensors", "matplotlib")
+PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas",
+            "pydantic", "safetensors", "matplotlib")
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OPTIONAL = {  # module: (what it is for, the extra that holds it)
     "optuna_dashboard": ("the study's pages in a browser", "dashboard"),
@@ -49,7 +50,8 @@ def findings(storage: Path | str) -> list[Finding]:
     for section, check in checks.items():
         try:
             report += check()
-        except Exception as error:  # a doctor that dies of the illness helps nobody: the error is shown, not dropped
+        except Exception as error:
+            # a doctor that dies of the illness helps nobody: the error is shown, not dropped
             report.append(Finding(section, "check", BAD, f"{type(error).__name__}: {error}"))
     return report
 
@@ -86,9 +88,11 @@ def _devices() -> Iterator[Finding]:
     else:
         yield Finding("devices", "cuda", NOTE, "none; trials run on CPUs")
     bf16 = has_bf16_instructions()
-    yield Finding("devices", "cpu bf16", OK, "in hardware" if bf16 else "emulated, so precision fp32 is the faster one")
-    yield Finding("devices", "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
-                  f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")
+    yield Finding("devices", "cpu bf16", OK,
+                  "in hardware" if bf16 else "emulated, so precision fp32 is the faster one")
+    yield Finding("devices",
+                  "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
+                                       f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")
 
 
 def cpu_limit() -> float:
@@ -102,8 +106,8 @@ def cpu_limit() -> float:
 
 
 def free_cpus() -> int:
-    """Whole CPUs of this process's share that nothing uses now, at least 1. More threads than that wait for each other: on a
-    busy machine two are several times slower than one."""
+    """Whole CPUs of this process's share that nothing uses now, at least 1. More threads than that wait
+    for each other: on a busy machine two are several times slower than one."""
     return max(1, int(cpu_limit() - os.getloadavg()[0]))
 
 
@@ -116,12 +120,14 @@ def _machine() -> Iterator[Finding]:
                   + ("" if load < cpus else ": others are at work, latencies will be noisy"))
     memory = psutil.virtual_memory()
     free = memory.available / 2**30
-    yield Finding("machine", "memory", OK if free >= 3 else NOTE, f"{free:.1f} of {memory.total / 2**30:.1f} GiB free"
+    yield Finding("machine", "memory", OK if free >= 3 else NOTE,
+                  f"{free:.1f} of {memory.total / 2**30:.1f} GiB free"
                   + ("" if free >= 3 else ": a local Ray with two workers takes about 3"))
     shared = Path("/dev/shm")
     if shared.is_dir():
         room = shutil.disk_usage(shared).free / 2**30
-        yield Finding("machine", "shared memory", OK if room >= 0.5 else NOTE, f"{room:.1f} GiB free in /dev/shm")
+        yield Finding("machine", "shared memory", OK if room >= 0.5 else NOTE,
+                      f"{room:.1f} GiB free in /dev/shm")
 
 
 def _storage(storage: Path | str) -> Iterator[Finding]:
@@ -133,7 +139,8 @@ def _storage(storage: Path | str) -> Iterator[Finding]:
         except UserError as error:
             yield Finding("storage", str(storage), BAD, str(error))
         else:
-            yield Finding("storage", str(storage), OK, "can be written and read from here; nodes use their own credentials")
+            yield Finding("storage", str(storage), OK,
+                          "can be written and read from here; nodes use their own credentials")
         return
     folder = Path(storage).resolve()
     while not folder.exists():
@@ -150,10 +157,12 @@ def _storage(storage: Path | str) -> Iterator[Finding]:
 
 def _ray() -> Iterator[Finding]:
     address = os.environ.get("RAY_ADDRESS")
-    yield Finding("ray", "RAY_ADDRESS", OK, address or "unset; a run starts a local cluster unless --address is given")
+    yield Finding("ray", "RAY_ADDRESS", OK,
+                  address or "unset; a run starts a local cluster unless --address is given")
     running = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
     if running.is_file():
-        yield Finding("ray", "on this machine", OK, f"last cluster at {running.read_text().strip()} (--address auto)")
+        yield Finding("ray", "on this machine", OK,
+                      f"last cluster at {running.read_text().strip()} (--address auto)")
     else:
         yield Finding("ray", "on this machine", OK, "none running; a run starts its own",
                       f"{called('ray')} start --head")
@@ -169,15 +178,15 @@ def _oracles() -> Iterator[Finding]:
     for name in ORACLES:
         oracle = ORACLES.get(name)
         gives, remedy = " and ".join(sorted(oracle.provides, reverse=True)), oracle.missing()
-        yield Finding("control oracles", name, NOTE if remedy else OK, f"{gives}: not installed" if remedy else gives,
-                      remedy or "")
+        yield Finding("control oracles", name, NOTE if remedy else OK,
+                      f"{gives}: not installed" if remedy else gives, remedy or "")
 
 
 def _optional() -> Iterator[Finding]:
     for module, (purpose, extra) in OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        yield Finding("optional", module, OK if present else NOTE, purpose if present else f"{purpose}: not installed",
-                      "" if present else extra_command(extra))
+        yield Finding("optional", module, OK if present else NOTE, purpose if present
+                      else f"{purpose}: not installed", "" if present else extra_command(extra))
     compiler = shutil.which("cc") or shutil.which("gcc")
     yield Finding("optional", "C compiler", OK if compiler else NOTE,
                   "for runtime.compile" if compiler else "none: runtime.compile cannot be used")

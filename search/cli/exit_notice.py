@@ -1,7 +1,8 @@
-"""A line for the user of a search that was killed: by hand, for want of memory, or by Ray when its node died under it.
+"""A line for the user of a search that was killed: by hand, for want of memory, or by Ray when its
+node died under it.
 
-Such a process says nothing itself. A small one of its own waits for its end and, unless told that all is in order, says how
-to go on.
+Such a process says nothing itself. A small one of its own waits for its end and, unless told that all is in
+order, says how to go on.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class ExitNotice:
     """Says `line` on standard error when this process ends without having called `dismiss`."""
 
     def __init__(self, line: str):
-        self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", WAITING, line], stdin=subprocess.PIPE,
+        self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", WAITING, line],
+                                         stdin=subprocess.PIPE,
                                          stdout=subprocess.DEVNULL, start_new_session=True)
 
     def dismiss(self) -> None:

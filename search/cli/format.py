@@ -1,4 +1,5 @@
-"""How the command line writes figures and tables. Units follow from a metric's name: `latency_ms`, `size_bytes`."""
+"""How the command line writes figures and tables. Units follow from a metric's name: `latency_ms`,
+`size_bytes`."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def plain(value: float) -> str:
 
 
 def figure(metric: str, value: Any) -> str:
-    """A metric's value for people: `figure("size_bytes", 1234567)` is `1.23 MB`; what is no number stays as it is."""
+    """A metric's value for people: `figure("size_bytes", 1234567)` is `1.23 MB`; what is no number
+    stays as it is."""
     if value is None or isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
     if math.isnan(value):
@@ -76,7 +78,8 @@ def ranged(metric: str, value: float, half: float) -> str:
 
 
 def label(metric: str) -> str:
-    """A metric's name without the unit that its figure shows: `latency_ms` is `latency`, `size_bytes` is `size`."""
+    """A metric's name without the unit that its figure shows: `latency_ms` is `latency`,
+    `size_bytes` is `size`."""
     return metric.removesuffix("_ms").removesuffix("_bytes")
 
 
@@ -104,7 +107,8 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def compact(value: Any) -> str:
-    """A searched value in as few characters as keep it readable: a plug-in as `fixed(frac_bits=8)`, a list as `a+b`."""
+    """A searched value in as few characters as keep it readable: a plug-in as `fixed(frac_bits=8)`,
+    a list as `a+b`."""
     if isinstance(value, Mapping) and "name" in value:
         rest = ", ".join(f"{key}={compact(item)}" for key, item in value.items() if key != "name")
         return f"{value['name']}({rest})" if rest else str(value["name"])
@@ -124,17 +128,19 @@ def emit(rows: Sequence[Mapping[str, Any]], form: str) -> str:
         writer.writeheader()
         writer.writerows(rows)
         return out.getvalue().rstrip("\n")
-    cells = [[str("" if row[name] is None else row[name]).replace("|", "\\|") for name in columns] for row in rows]
+    cells = [[str("" if row[name] is None else row[name]).replace("|", "\\|") for name in columns]
+             for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells])
 
 
 def grid(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = (),
          header: bool = True) -> Table:
     """A light table; the columns named in `right` are aligned to the right, the first never wraps."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0),
-                  header_style="dim", show_header=header)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  padding=(0, 2, 0, 0), header_style="dim", show_header=header)
     for place, name in enumerate(columns):
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=place == 0, overflow="fold")
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=place == 0,
+                         overflow="fold")
     for row in rows:
         table.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
     return table
@@ -151,7 +157,8 @@ class ByWidth:
 
 
 def shown(path: Path | str) -> str:
-    """A path for people: relative where it lies below the working folder; of a copy, the URI of what was copied."""
+    """A path for people: relative where it lies below the working folder; of a copy, the URI of
+    what was copied."""
     uri = str(path) if is_uri(path) else origin(Path(path))
     return uri or str(relative(Path(path)))
 

@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
         "qdlm generate ARTIFACT --control food=Italian --control length=12", "two wishes at once",
         "qdlm generate ARTIFACT --control food=Italian --json", "with a meaning; one JSON object per line",
         "qdlm generate ARTIFACT --steps 20 --seed 7", "fewer sampler steps, other noise",
-        "qdlm generate ARTIFACT --control length=14 --by classifier_free", "by telling a model with model.conditions",
+        "qdlm generate ARTIFACT --control length=14 --by classifier_free",
+        "by telling a model with model.conditions",
     ))(generate)
 
 
@@ -38,13 +39,15 @@ def generate(
     artifact: Path = typer.Argument(metavar="ARTIFACT", show_default=False, parser=artifact_folder,
                                     help="An exported model: RUN/artifacts/trial-NNNN, a folder or a URI."),
     control: list[str] = typer.Option([], metavar="KEY=VALUE", show_default=False,
-                                       help="What the text shall satisfy: length=14, food=Italian; may be given again."),
+                                       help="What the text shall satisfy: length=14, food=Italian; "
+                                            "may be given again."),
     count: int = typer.Option(8, "--count", "-n", metavar="N", min=1, help="How many sentences."),
     seed: int = typer.Option(0, metavar="N", min=0, help="Of the sampling noise: same seed, same text."),
     steps: int | None = typer.Option(None, metavar="N", min=1, show_default=False,
                                      help="Sampler steps, instead of the exported setting."),
     by: Literal["gradient", "classifier_free", "both", "reweight"] | None = typer.Option(
-        None, show_default=False, help="What leads to the control, instead of the exported evaluation.guidance.by."),
+        None, show_default=False,
+        help="What leads to the control, instead of the exported evaluation.guidance.by."),
     scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
                                        help="Of classifier-free guidance, instead of the exported setting."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object per sentence."),
@@ -70,7 +73,8 @@ def generate(
         typer.echo(f"{', '.join(control)}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
 
 
-def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | None) -> Iterator[dict[str, Any]]:
+def freely(loaded: Loaded, count: int, generator: torch.Generator,
+           steps: int | None) -> Iterator[dict[str, Any]]:
     """`count` sentences without a wish."""
     for size in batches(count):
         with waiting("generating"):
@@ -81,8 +85,9 @@ def freely(loaded: Loaded, count: int, generator: torch.Generator, steps: int | 
 
 def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.Generator,
           steps: int | None, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance settings win over the
-    exported ones. Raises `UserError` for a bad control, or one that the model was never told."""
+    """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance
+    settings win over the exported ones. Raises `UserError` for a bad control, or one that the model
+    was never told."""
     from trainable.control.base import TaskContext
     from trainable.control.conditions import check_conditioned
     from trainable.control.generating import guided

@@ -45,7 +45,8 @@ def doctor(
     storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs are to be written."),
     as_json: bool = typer.Option(False, "--json", help="One JSON list."),
 ) -> None:
-    """Report versions, devices, room and what optional parts are missing. Connects to a storage URI alone; always exits 0."""
+    """Report versions, devices, room and what optional parts are missing. Connects to a storage URI
+    alone; always exits 0."""
     from dataclasses import asdict
 
     from rich.markup import escape
@@ -71,7 +72,9 @@ def doctor(
     if remedies:
         console.print("\nTo get what is not there:")
     for finding in remedies:  # below the table, whose cells would break them
-        console.print(f"  [cyan]{escape(finding.remedy)}[/]  [dim]# {escape(finding.name)}[/]", soft_wrap=True)
+        console.print(f"  [cyan]{escape(finding.remedy)}[/]  [dim]# {escape(finding.name)}[/]",
+                      soft_wrap=True)
     broken = [finding.name for finding in report if finding.status == BAD]
-    verdict = f"[bold red]A run would fail:[/] {', '.join(broken)}" if broken else "[bold green]Ready to run.[/]"
+    verdict = (f"[bold red]A run would fail:[/] {', '.join(broken)}" if broken
+               else "[bold green]Ready to run.[/]")
     console.print(f"\n{verdict}")

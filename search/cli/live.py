@@ -1,4 +1,5 @@
-"""The board below the log on a terminal: trials, front, best values, time and cost, and what runs right now."""
+"""The board below the log on a terminal: trials, front, best values, time and cost, and what
+runs right now."""
 
 from __future__ import annotations
 
@@ -36,14 +37,17 @@ class Running:
 class LivePanel:
     """Keeps what the last events said and draws it twice a second."""
 
-    def __init__(self, console: Console, objectives: Sequence[Any], now: Callable[[], float] = time.monotonic):
+    def __init__(self, console: Console, objectives: Sequence[Any],
+                 now: Callable[[], float] = time.monotonic):
         self.console, self.objectives, self.now = console, list(objectives), now
         self.name, self.summary, self.updated = "qdlm", {}, now()
         self.stages: dict[str, tuple[float, str]] = {}
         self.running: dict[int, Running] = {}
         self.volumes: list[float] = []
-        self.moving = False  # whether a stage or a trial has begun in this session: a resumed run has trials before that
-        self.display = RichLive(console=console, get_renderable=self.panel, refresh_per_second=2, transient=True)
+        # whether a stage or a trial has begun in this session: a resumed run has trials before that
+        self.moving = False
+        self.display = RichLive(console=console, get_renderable=self.panel, refresh_per_second=2,
+                                transient=True)
 
     def start(self) -> None:
         """Begin drawing."""
@@ -64,7 +68,8 @@ class LivePanel:
             self.name = str(event.get("name") or event.get("run") or "")
         elif kind == "prepare":
             self.moving = True
-            self.stages[str(event.get("stage"))] = (float(event.get("progress") or 0), str(event.get("detail") or ""))
+            self.stages[str(event.get("stage"))] = (float(event.get("progress") or 0),
+                                                    str(event.get("detail") or ""))
             if event.get("trial") is not None and event.get("progress", 0) >= 1:
                 del self.stages[str(event.get("stage"))]  # its trial goes on
         elif kind == "trial_started":
@@ -73,7 +78,8 @@ class LivePanel:
             self.running[event["trial"]] = Running(event.get("values", {}), self.now())
         elif kind == "rung" and event["trial"] in self.running:
             trial = self.running[event["trial"]]
-            trial.rung, trial.metrics = f"rung {event['rung'] + 1}/{event.get('of', '?')}", event.get("metrics", {})
+            trial.rung, trial.metrics = (f"rung {event['rung'] + 1}/{event.get('of', '?')}",
+                                         event.get("metrics", {}))
         elif kind == "trial_finished":
             self.running.pop(event["trial"], None)
             mine = f" for trial {event['trial']}"
@@ -83,7 +89,8 @@ class LivePanel:
         """Everything that is drawn."""
         rows = list(self._rows())
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim", no_wrap=True, min_width=max(cell_len(render(name).plain) for name, _ in rows))
+        table.add_column(style="dim", no_wrap=True,
+                         min_width=max(cell_len(render(name).plain) for name, _ in rows))
         table.add_column(no_wrap=True, overflow="ellipsis")
         for row in rows:
             table.add_row(*row)
@@ -107,7 +114,8 @@ class LivePanel:
         summary = self.summary
         ended = sum(summary.get(state, 0) for state in ("complete", "stopped", "failed"))
         total = summary.get("trials")
-        counts = (f"[green]{summary.get('complete', 0)} complete[/]  [yellow]{summary.get('stopped', 0)} stopped[/]  "
+        counts = (f"[green]{summary.get('complete', 0)} "
+                  f"complete[/]  [yellow]{summary.get('stopped', 0)} stopped[/]  "
                   f"[red]{summary.get('failed', 0)} failed[/]  [cyan]{summary.get('running', 0)} running[/]")
         bar = ProgressBar(total or max(1, ended), ended, BAR)
         return beside(bar, f"{ended}{f'/{total}' if total else ''}  {counts}")
@@ -135,13 +143,15 @@ class LivePanel:
 
     def _best(self) -> Text:
         best = self.summary.get("best") or {}
-        parts = [f"{label(item.metric)} [bold]{figure(item.metric, best[item.metric])}[/]{ARROWS[item.direction]}"
-                 for item in self.objectives if item.metric in best]
+        parts = [
+            f"{label(item.metric)} [bold]{figure(item.metric, best[item.metric])}[/]{ARROWS[item.direction]}"
+            for item in self.objectives if item.metric in best]
         return Text.from_markup("   ".join(parts) if parts else "[dim]no complete trial yet[/]")
 
     def _running(self) -> Iterator[tuple[str, str]]:
         """Name and state of each trial that runs."""
-        names = short_names(list(dict.fromkeys(key for trial in self.running.values() for key in trial.values)))
+        names = short_names(list(dict.fromkeys(key for trial in self.running.values()
+                                               for key in trial.values)))
         for number, trial in list(self.running.items())[:MOST_RUNNING]:
             measured = [f"{label(item.metric)} {figure(item.metric, trial.metrics[item.metric])}"
                         for item in self.objectives if item.metric in trial.metrics]

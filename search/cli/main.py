@@ -12,7 +12,21 @@ from inspect import getdoc
 
 import typer
 
-from search.cli import bench, compare, generate, inspect, plugins, replay, report, results, run, submit, sync, table, watch
+from search.cli import (
+    bench,
+    compare,
+    generate,
+    inspect,
+    plugins,
+    replay,
+    report,
+    results,
+    run,
+    submit,
+    sync,
+    table,
+    watch,
+)
 from search.cli.examples import examples
 from spaces.errors import RunError, UserError
 from spaces.shell import program
@@ -23,7 +37,8 @@ app = typer.Typer(
     name="qdlm", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
-        "qdlm run spaces/quickstart.yaml", "search the built-in corpus; the front in about 5 minutes on 2 cores",
+        "qdlm run spaces/quickstart.yaml",
+        "search the built-in corpus; the front in about 5 minutes on 2 cores",
         "qdlm front runs/quickstart-...", "the trade-offs that were found",
         "qdlm generate runs/quickstart-.../artifacts/trial-0003", "text from one member of the front",
     ),
@@ -41,7 +56,8 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def qdlm(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True,
+                                 help="Print the version."),
 ) -> None:
     """The best quantized, LoRA-adapted, controllable diffusion language models within what you can afford.
 
@@ -49,7 +65,8 @@ def qdlm(
     """
 
 
-for module in (run, submit, results, replay, report, watch, compare, sync, table, generate, bench, inspect, plugins):
+for module in (run, submit, results, replay, report, watch, compare, sync, table, generate, bench,
+               inspect, plugins):
     module.register(app)
 for command in app.registered_commands:  # the list of commands would keep the line breaks of the docstrings
     command.short_help = " ".join((getdoc(command.callback) or "").partition("\n\n")[0].split())

@@ -20,15 +20,15 @@ def shipped() -> dict[str, Space]:
     return {name: load(path) for name, path in paths().items()}
 
 
-def changes(assignments: Sequence[str], trials: int | None = None, budget: str | None = None, seed: int | None = None,
-            deterministic: int | None = None, within: Sequence[str] = ()) -> dict[str, Any]:
-    """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one given twice, and for
-    a bound (`within`) that is none; bounds come on top of those of the space."""
+def changes(assignments: Sequence[str], trials: int | None = None, budget: str | None = None, seed: int
+            | None = None, deterministic: int | None = None, within: Sequence[str] = ()) -> dict[str, Any]:
+    """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one
+    given twice, and for a bound (`within`) that is none; bounds come on top of those of the space."""
     from spaces.overrides import parse
 
     found: dict[str, Any] = dict(parse(assignments))
-    named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget), "seed": ("--seed", seed),
-             "deterministic": ("--deterministic", deterministic)}
+    named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget),
+             "seed": ("--seed", seed), "deterministic": ("--deterministic", deterministic)}
     for key, (option, value) in named.items():
         if value is None:
             continue
@@ -36,7 +36,8 @@ def changes(assignments: Sequence[str], trials: int | None = None, budget: str |
             raise UserError(f"{option} and --set {key}: the same setting twice; keep one")
         found[key] = value
     if within:
-        found["constraints+"] = [*_as_list(found.get("constraints+")), *(str(bound) for bound in bounds(within))]
+        found["constraints+"] = [*_as_list(found.get("constraints+")),
+                                 *(str(bound) for bound in bounds(within))]
     return found
 
 

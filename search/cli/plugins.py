@@ -1,4 +1,5 @@
-"""`qdlm plugins`: everything that goes by a name in a space file, with its parameters, read from the code itself."""
+"""`qdlm plugins`: everything that goes by a name in a space file, with its parameters, read from
+the code itself."""
 
 from __future__ import annotations
 
@@ -42,9 +43,11 @@ def register(app: typer.Typer) -> None:
 
 def plugins(
     kind: str | None = typer.Argument(None, help=f"One of: {', '.join(KINDS)}.", show_default=False),
-    form: Literal["table", "json", "md"] = typer.Option("table", "--format", help="For people, programs, or a page."),
+    form: Literal["table", "json", "md"] = typer.Option("table",
+                                                        "--format", help="For people, programs, or a page."),
 ) -> None:
-    """List what can be plugged in, with every parameter: its type, range, default and meaning. All can be searched."""
+    """List what can be plugged in, with every parameter: its type, range, default and meaning.
+    All can be searched."""
     if kind is not None and kind not in KINDS:
         raise UserError(f"unknown kind of plug-in {kind!r}; legal: {', '.join(KINDS)}")
     found = {name: catalogue(name) for name in (KINDS if kind is None else (kind,))}
@@ -110,7 +113,8 @@ def parameters(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def legal_values(field: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[str, str]:
-    """Type and range of one field of a JSON schema, in words: `("integer", "0 to 8")`, `("choice", "a | b")`."""
+    """Type and range of one field of a JSON schema, in words: `("integer", "0 to 8")`,
+    `("choice", "a | b")`."""
     if "$ref" in field:
         return legal_values(shared[field["$ref"].rpartition("/")[2]], shared)
     for several in ("anyOf", "oneOf"):
@@ -136,7 +140,8 @@ def legal_values(field: Mapping[str, Any], shared: Mapping[str, Any]) -> tuple[s
 
 def default_of(parameter: Mapping[str, Any]) -> str:
     """The default in words."""
-    return "required" if parameter["required"] else json.dumps(parameter["default"], ensure_ascii=False).strip('"')
+    return ("required" if parameter["required"]
+            else json.dumps(parameter["default"], ensure_ascii=False).strip('"'))
 
 
 def facts_of(plugin: Mapping[str, Any]) -> str:
@@ -144,7 +149,8 @@ def facts_of(plugin: Mapping[str, Any]) -> str:
     better = {"minimize": "less is better", "maximize": "more is better"}
     best = f"at best {plugin['ideal']:g}" if "ideal" in plugin else None
     process = f"of diffusion {plugin['process']}" if "process" in plugin else None
-    return ", ".join(text for text in (plugin.get("unit"), better.get(plugin.get("direction", "")), best, process) if text)
+    return ", ".join(
+        text for text in (plugin.get("unit"), better.get(plugin.get("direction", "")), best, process) if text)
 
 
 def show(found: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -165,8 +171,9 @@ def show(found: Mapping[str, list[dict[str, Any]]]) -> None:
             if not plugin["parameters"]:
                 continue
             meant = any(item["doc"] for item in plugin["parameters"])
-            rows = [(f"[green]{item['name']}[/]", escape(item["legal"]) or item["type"], escape(default_of(item)),
-                     *([escape(item["doc"])] if meant else [])) for item in plugin["parameters"]]
+            rows = [(f"[green]{item['name']}[/]", escape(item["legal"]) or item["type"],
+                     escape(default_of(item)), *([escape(item["doc"])] if meant else []))
+                    for item in plugin["parameters"]]
             columns = ("parameter", "legal", "default", *(["meaning"] if meant else []))
             console.print(Padding(grid(None, columns, rows), (0, 0, 0, 20)))
 
@@ -182,7 +189,8 @@ def page(found: Mapping[str, list[dict[str, Any]]]) -> str:
             facts = facts_of(plugin)
             blocks.append(f"### `{plugin['name']}`\n\n{plugin['doc']}." + (f" ({facts})" if facts else ""))
             if plugin["parameters"]:
-                rows = [{"parameter": f"`{item['name']}`", "type": item["type"], "legal": item["legal"] or "any",
-                         "default": f"`{default_of(item)}`", "meaning": item["doc"]} for item in plugin["parameters"]]
+                rows = [{"parameter": f"`{item['name']}`", "type": item["type"], "legal": item["legal"]
+                         or "any", "default": f"`{default_of(item)}`", "meaning": item["doc"]}
+                        for item in plugin["parameters"]]
                 blocks.append(emit(rows, "md"))
     return "\n\n".join(blocks)

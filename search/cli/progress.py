@@ -1,6 +1,8 @@
-"""What a run looks like while it goes on: a live display, plain lines, JSON lines, or nothing. Each observes events.
+"""What a run looks like while it goes on: a live display, plain lines, JSON lines, or nothing.
+Each observes events.
 
-Every event holds the engine's summary (counts, front, best values, time, cost), so an observer does no arithmetic.
+Every event holds the engine's summary (counts, front, best values, time, cost), so an observer
+does no arithmetic.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from search.reporting.corpora import corpus_line, has_facts
 from spaces.shared import PLURAL
 
 Event = Mapping[str, Any]
-ENDED_BY = {"space": "every point was tried", "trials": "all trials have run", "patience": "the front stopped growing"}
+ENDED_BY = {"space": "every point was tried", "trials": "all trials have run",
+            "patience": "the front stopped growing"}
 COLORS = {"complete": "green", "stopped": "yellow", "failed": "red"}
 
 
 def choose(objectives: Sequence[Any], quiet: bool, as_json: bool) -> Silent | JsonLines | Lines | LiveDisplay:
-    """The observer for this terminal: live where standard error is one, plain lines where it is a file or a pipe."""
+    """The observer for this terminal: live where standard error is one, plain lines where it is
+    a file or a pipe."""
     if as_json:
         return JsonLines(sys.stdout)
     if quiet:
@@ -47,7 +51,8 @@ class Silent:
 
 
 class JsonLines:
-    """One JSON object per event, for job logs and programs. NaN and infinities are null, named under `nonfinite`."""
+    """One JSON object per event, for job logs and programs. NaN and infinities are null, named
+    under `nonfinite`."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -137,7 +142,8 @@ class EventText:
         self.quarters_said[stage] = quarter
         detail = f", {escape(str(event['detail']))}" if event.get("detail") else ""
         if progress >= 1:
-            return f"prepare {escape(stage)} [green]ready[/]" + (f": {corpus_line(event)}" if has_facts(event) else "")
+            return (f"prepare {escape(stage)} [green]ready[/]"
+                    + (f": {corpus_line(event)}" if has_facts(event) else ""))
         return f"prepare {escape(stage)} {progress:.0%}{detail}"
 
     def _trial_started(self, event: Event) -> str:
@@ -177,14 +183,15 @@ class EventText:
 
     def measured(self, metrics: Mapping[str, Any]) -> str:
         """The objectives that a result holds: `perplexity 12.3, latency 4.1 ms`."""
-        return ", ".join(f"{label(item.metric)} {figure(item.metric, metrics[item.metric])}" for item in self.objectives
-                         if item.metric in metrics)
+        return ", ".join(f"{label(item.metric)} {figure(item.metric, metrics[item.metric])}"
+                         for item in self.objectives if item.metric in metrics)
 
 
 def settings(values: Mapping[str, Any]) -> str:
     """Searched values in short: `rank=8 quantizer=binary`."""
     names = short_names(list(values))
-    return "[dim]" + escape(" ".join(f"{names[key]}={compact(value)}" for key, value in values.items())) + "[/]"
+    return ("[dim]"
+            + escape(" ".join(f"{names[key]}={compact(value)}" for key, value in values.items())) + "[/]")
 
 
 def totals(event: Event) -> str:
@@ -197,8 +204,8 @@ def totals(event: Event) -> str:
 
 def cost(event: Event) -> list[str]:
     """`0.08 CPU-hours`, and GPU-hours where GPUs are used; the money where there is a price."""
-    hours = [f"{figure('', event[key])} {unit}-hours" for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU"))
-             if event.get(key)]
+    hours = [f"{figure('', event[key])} {unit}-hours"
+             for key, unit in (("cpu_hours", "CPU"), ("gpu_hours", "GPU")) if event.get(key)]
     money = (event.get("cost") or {}).get("money")
     return hours if money is None else [*hours, f"money {figure('', money)}"]
 

@@ -18,9 +18,11 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
 ) -> None:
-    """Check that a run's proposals come out again when a fresh searcher is told the same in the same order. Trains nothing.
+    """Check that a run's proposals come out again when a fresh searcher is told the same in the same
+    order. Trains nothing.
 
     Exits 1 where a proposal differs: with other versions of the packages, or other code than the run had.
     """

@@ -22,14 +22,16 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
-    out: Path | None = typer.Option(None, metavar="FILE", show_default=False, 
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
+    out: Path | None = typer.Option(None, metavar="FILE", show_default=False,
                                     help="By default RUN/report.html; of a URI, NAME.report.html here."),
     figures: Path | None = typer.Option(None, metavar="DIR", show_default=False,
                                         help="Write the figures there too, each as PNG, SVG and CSV."),
     show: bool = typer.Option(False, "--open", help="Open the page in a browser."),
 ) -> None:
-    """Write what a run found and what it cost as one HTML file: front, settings, curves, samples, how to repeat it."""
+    """Write what a run found and what it cost as one HTML file: front, settings, curves, samples,
+    how to repeat it."""
     import webbrowser
 
     from dashboards.report import write_report
@@ -37,7 +39,8 @@ def report(
     from search.reporting.report import collect
 
     content = collect(run)
-    target = out if out is not None else run / "report.html" if origin(run) is None else Path(f"{run.name}.report.html")
+    target = (out if out is not None else run / "report.html" if origin(run) is None
+              else Path(f"{run.name}.report.html"))
     try:
         write_report(content, target)
         if figures is not None:

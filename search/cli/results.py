@@ -1,4 +1,5 @@
-"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone, while it runs or after."""
+"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone, while
+it runs or after."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm front runs/NAME", "the trade-offs that were found",
-        "qdlm front runs/NAME --within 'size_bytes <= 200kB' --best perplexity", "the best that can be afforded",
+        "qdlm front runs/NAME --within 'size_bytes <= 200kB' --best perplexity",
+        "the best that can be afforded",
         "qdlm front runs/NAME --format csv > front.csv", "for a spreadsheet; also json, md",
     ))(front)
     app.command(rich_help_panel="Search", epilog=examples(
@@ -43,14 +45,18 @@ def register(app: typer.Typer) -> None:
 
 
 def front(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
     within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
                                      help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
-    best: str | None = typer.Option(None, metavar="METRIC", show_default=False,
-                                    help="Only the model that is best on that objective; knee: the most balanced one."),
-    form: Literal["table", "csv", "json", "md"] = typer.Option("table", "--format", help="For people or programs."),
+    best: str
+    | None = typer.Option(None, metavar="METRIC", show_default=False,
+                          help="Only the model that is best on that objective; knee: the most balanced one."),
+    form: Literal["table", "csv", "json", "md"] = typer.Option("table",
+                                                               "--format", help="For people or programs."),
 ) -> int:
-    """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart, where they lie."""
+    """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart,
+    where they lie."""
     from rich.markup import escape
 
     from search.cli.format import command, emit, out
@@ -78,7 +84,8 @@ def check_bounds(folder: RunFolder, within: Sequence[Constraint]) -> None:
     known = dict.fromkeys([*METRICS, *(name for row in folder.rows() for name in row)]) if within else {}
     for bound in within:
         if bound.metric not in known:
-            raise UserError(f"--within {bound}: unknown metric {bound.metric!r}{did_you_mean(bound.metric, METRICS)}; legal: "
+            raise UserError(f"--within {bound}: "
+                            f"unknown metric {bound.metric!r}{did_you_mean(bound.metric, METRICS)}; legal: "
                             f"{', '.join(METRICS)}, or a column of the run's trials.parquet")
 
 
@@ -87,7 +94,8 @@ def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
     metrics = [objective.metric for objective in found.objectives]
     if best != "knee" and best not in metrics:
         hint = did_you_mean(best, metrics)
-        raise UserError(f"--best {best}: not an objective of the run{hint}; legal: knee, {', '.join(metrics)}")
+        raise UserError(f"--best {best}: not an objective of the run{hint}; legal: knee, "
+                        f"{', '.join(metrics)}")
     return found.knee() if best == "knee" else found.best(best)
 
 
@@ -114,7 +122,8 @@ def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) 
 
 
 def status(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
 ) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
     import time
@@ -146,7 +155,8 @@ def status(
             value = figure(objective.metric, best[objective.metric])
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
     if folder.meta.get("box"):
-        lines.append(("hypervolume", f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+        lines.append(("hypervolume",
+                      f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
     lines += [("corpus", escape(line)) for line in corpus_lines(folder.events())]
     account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
     lines.append(("time", duration(account.elapsed)))
@@ -157,18 +167,21 @@ def status(
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
     if state in ("interrupted", "failed"):
-        console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]", soft_wrap=True)
+        console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]",
+                      soft_wrap=True)
 
 
 def cost_table(account: Ledger, space: Space) -> RenderableType:
-    """What the devices that the run held did, in device-seconds, shares, and money where the space has a price."""
+    """What the devices that the run held did, in device-seconds, shares, and money where the
+    space has a price."""
     from search.cli.format import grid, plain
     from search.engine.cost import PARTS, Rate
 
     cost = account.breakdown(Rate.of(space.hardware, space.budget.price))
     whole, price = cost["held"] or 1.0, space.budget.price
     names = [name for name in (*PARTS, "held") if cost[name] or name in ("useful", "held")]
-    rows = [[name, f"{cost[name]:,.0f}", f"{cost[name] / whole:.0%}", *([plain(cost[name] / 3600 * price)] if price else []),
+    rows = [[name, f"{cost[name]:,.0f}",
+             f"{cost[name] / whole:.0%}", *([plain(cost[name] / 3600 * price)] if price else []),
              f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
     columns = ["cost", f"{cost['device']}-seconds", "share", *(["money"] if price else []), "for"]
     return grid(None, columns, rows, right=columns[1:-1])
@@ -184,7 +197,8 @@ def recorded_space(run: Path) -> Space:
 
 
 def opened(run: Path, within: Sequence[Constraint] = ()) -> tuple[RunFolder, Space, Front]:
-    """A run folder, its space and its front as of now, within further bounds. Raises `UserError` when it is no run."""
+    """A run folder, its space and its front as of now, within further bounds. Raises `UserError`
+    when it is no run."""
     from search.pareto.front import Front
     from search.records.run_folder import RunFolder
 
@@ -206,13 +220,15 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
-    """The front for programs: trial, objectives and constrained metrics with errors and repeats, config, artifact."""
+    """The front for programs: trial, objectives and constrained metrics with errors and repeats,
+    config, artifact."""
     metrics = dict.fromkeys(item.metric for item in (*space.objectives, *found.constraints))
     rows = found.member_rows()
     known = {name for row in rows for name in row}
     ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
     metrics |= {"unk_share": None} if "unk_share" in known else {}  # stands beside perplexity
-    columns = [column for name in metrics for column in (name + end for end in ends) if column == name or column in known]
+    columns = [column for name in metrics
+               for column in (name + end for end in ends) if column == name or column in known]
     config = [f"config.{path}" for path in space.dimensions]
     placed = ["place"] if "place" in known else []
     return [{"trial": row["trial"], **{name: row.get(name) for name in [*placed, *columns, *config]},
@@ -220,12 +236,13 @@ def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any
 
 
 def real_text(space: Space, found: Front) -> dict[str, str]:
-    """What held-out sentences themselves are given, by the metrics that say so in a column `METRIC_heldout`."""
+    """What held-out sentences themselves are given, by the metrics that say so in a column
+    `METRIC_heldout`."""
     from search.cli.format import figure, label
 
     row = found.members[0]
-    return {label(item.metric): figure(item.metric, row[f"{item.metric}_heldout"]) for item in space.objectives
-            if row.get(f"{item.metric}_heldout") is not None}
+    return {label(item.metric): figure(item.metric, row[f"{item.metric}_heldout"])
+            for item in space.objectives if row.get(f"{item.metric}_heldout") is not None}
 
 
 def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType:
@@ -243,7 +260,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     varied = apart(found.members)
     names = short_names([f"config.{path}" for path in space.dimensions])
     best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
-    columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives), "differs in"]
+    columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives),
+               "differs in"]
     rows, tight, settings = [], [], []
     for row, place in zip(found, found.stability, strict=True):
         cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place, '')}"
@@ -251,27 +269,36 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
             fresh = repeated(row, item.metric)
             anew = "" if fresh is None else ranged(item.metric, fresh.mean, fresh.half)
-            cells.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]{fresh.of} {anew}[/]" if anew else ""))
-            small.append(f"[{style}]{interval(item.metric, row)}[/]" + (f"\n[dim]({anew})[/]" if anew else ""))
+            cells.append(f"[{style}]{interval(item.metric, row)}[/]"
+                         + (f"\n[dim]{fresh.of} {anew}[/]" if anew else ""))
+            small.append(f"[{style}]{interval(item.metric, row)}[/]"
+                         + (f"\n[dim]({anew})[/]" if anew else ""))
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
         rows.append((trial, *cells, f"[dim]{escape(differs)}[/]"))
         tight.append((trial, *small))
         settings.append((str(row["trial"]), f"[dim]{escape(differs)}[/]"))
     title = f"Front: {len(found)} of {len(found.candidates)} complete trials"
-    narrow = Group(grid(title, columns[:-1], tight, right=columns[1:-1]), "", grid(None, ("trial", "differs in"), settings))
+    narrow = Group(grid(title, columns[:-1], tight, right=columns[1:-1]), "",
+                   grid(None, ("trial", "differs in"), settings))
     table = ByWidth(grid(title, columns, rows, right=columns[1:-1]), narrow, WIDE)
     spread = any(f"{item.metric}_se" in row for row in found for item in space.objectives)
-    notes = [f"[dim]↓ less is better, ↑ more is better, bold: the best{', ±: 95% interval' if spread else ''}[/]"]
+    notes = ["[dim]↓ less is better, ↑ more is better, bold: "
+             f"the best{', ±: 95% interval' if spread else ''}[/]"]
     if real := real_text(space, found):
-        notes.append(f"[dim]real held-out text, for scale: {', '.join(f'{name} {value}' for name, value in real.items())}[/]")
+        notes.append("[dim]real held-out text, for scale: "
+                     f"{', '.join(f'{name} {value}' for name, value in real.items())}[/]")
     if unknown := unknown_line(found):
-        notes.append(f"[dim]UNK, a word outside the vocabulary, in generated text: {unknown}; it helps no score[/]")
+        notes.append(f"[dim]UNK, a word outside the vocabulary, in generated text: {unknown}; "
+                     "it helps no score[/]")
     if any("again" in row for row in found):
-        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; it chose nothing[/]")
+        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; "
+                     "it chose nothing[/]")
     if any("seeds" in row for row in found):
-        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; it chose nothing[/]")
+        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; "
+                     "it chose nothing[/]")
     for place, note in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
-                        ("lost", "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
+                        ("lost",
+                         "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
         if place in found.stability:
             notes.append(note)
     if any(artifact_of(folder, row) for row in found):
@@ -280,8 +307,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
 
 
 def next_steps(folder: RunFolder, found: Front, call: str | None = None) -> RenderableType:
-    """Where the results lie, and commands to try, which run as they are printed. `call`: how this program is called where
-    they are read, if not here."""
+    """Where the results lie, and commands to try, which run as they are printed. `call`: how this program
+    is called where they are read, if not here."""
     from rich.markup import escape
     from rich.text import Text
 
@@ -289,9 +316,10 @@ def next_steps(folder: RunFolder, found: Front, call: str | None = None) -> Rend
     from spaces.shell import program, quoted
 
     call, run, knee = call or program(), shown(folder.path), found.knee()
-    lines = ["", f"[bold]Results[/]  {escape(run)}/  [dim]front.csv, front.png, trials.parquet, space.yaml, events.jsonl[/]",
-             f"[bold]Next[/]     [cyan]{escape(f'{call} front {quoted(run)}')}[/]"]
+    lines = ["", f"[bold]Results[/]  {escape(run)}/  [dim]front.csv, front.png, trials.parquet, space.yaml, "
+                 "events.jsonl[/]", f"[bold]Next[/]     [cyan]{escape(f'{call} front {quoted(run)}')}[/]"]
     artifact = artifact_of(folder, knee) if knee is not None else None
     if artifact is not None:
-        lines.append(f"         [cyan]{escape(f'{call} generate {quoted(artifact)}')}[/]  [dim]# the most balanced member[/]")
+        lines.append(f"         [cyan]{escape(f'{call} generate {quoted(artifact)}')}[/]  [dim]# the most "
+                     "balanced member[/]")
     return Text.from_markup("\n".join(lines))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of the cluster. `space`: YAML; None for that of the run to go on with, which `changes` are for.
-    `width` and `color` are the terminal's, `program` is how its shell calls this one."""
+    """What is asked of the cluster. `space`: YAML; None for that of the run to go on with, which
+    `changes` are for. `width` and `color` are the terminal's, `program` is how its shell calls this one."""
 
     space: str | None
     changes: dict[str, Any]
@@ -37,14 +37,14 @@ class Request:
 class ClientSession:
     """A search that a cluster drives which is reached by a Ray Client connection."""
 
-    def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str, resume: str | None,
-                 max_concurrent: int | None, warm_start: str | None = None):
+    def __init__(self, address: str, given: Space | None, wanted: dict[str, Any], storage: str,
+                 resume: str | None, max_concurrent: int | None, warm_start: str | None = None):
         if given is None and resume is None:
             raise no_space()
         console = out()
         self.address, self.objectives = address, given.objectives if given else ()
-        self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume, max_concurrent,
-                               console.width, console.is_terminal, warm_start, program())
+        self.request = Request(given.to_yaml() if given else None, wanted if resume else {}, storage, resume,
+                               max_concurrent, console.width, console.is_terminal, warm_start, program())
 
     def run(self, observer: SessionObserver) -> str:
         """The state in which the run ended."""
@@ -73,8 +73,9 @@ def run_request(request: Request, tell: Callable[[dict[str, Any]], None]) -> tup
     space = resolve(given, request.resume, request.changes)
     check_sources(space)
     warm_start = run_folder(request.warm_start).resolve() if request.warm_start else None
-    result = sweep.run(space, storage=request.storage, max_concurrent=request.max_concurrent, resume=request.resume,
-                       warm_start=warm_start, observer=tell)
+    result = sweep.run(space, storage=request.storage, max_concurrent=request.max_concurrent,
+                       resume=request.resume, warm_start=warm_start, observer=tell)
     text = io.StringIO()
-    report(result.run_folder, out(file=text, width=request.width, force_terminal=request.color), request.program)
+    report(result.run_folder, out(file=text, width=request.width, force_terminal=request.color),
+           request.program)
     return result.state, text.getvalue()

@@ -30,8 +30,8 @@ def no_space() -> UserError:
 class LocalSession:
     """A search that this process drives, on a cluster of its own or one that it attaches to."""
 
-    def __init__(self, space: Space, address: str | None, storage: str, resume: str | None, max_concurrent: int | None,
-                 warm_start: str | None = None):
+    def __init__(self, space: Space, address: str | None, storage: str, resume: str | None,
+                 max_concurrent: int | None, warm_start: str | None = None):
         from search.records.run_folder import RunFolder
         from search.run.validation import check_sources
 
@@ -45,7 +45,8 @@ class LocalSession:
         """The state in which the run ended."""
         from search.run import sweep
 
-        result = sweep.run(self.space, storage=self.storage, address=self.address, max_concurrent=self.max_concurrent,
+        result = sweep.run(self.space, storage=self.storage, address=self.address,
+                           max_concurrent=self.max_concurrent,
                            resume=self.resume, warm_start=self.warm_start, observer=observer)
         self.folder = result.run_folder
         return result.state
@@ -59,8 +60,10 @@ class LocalSession:
         return command("run", "--resume", shown(run))
 
 
-def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any], label: str | None = None) -> Space:
-    """The space to run: the one that is given, or that of the run to go on with, with which one given beside it must agree.
+def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any],
+            label: str | None = None) -> Space:
+    """The space to run: the one that is given, or that of the run to go on with, with which one given
+    beside it must agree.
 
     Raises `UserError`. The budget may differ from the recorded one: a run may be given more.
     """
@@ -91,7 +94,8 @@ def agree(space: Space, recorded: Space, complaint: str) -> None:
 class SessionObserver:
     """Passes events on and remembers where the run lies, for whoever has to say how to go on with it."""
 
-    def __init__(self, observer: Callable[[Mapping[str, Any]], None], resume_command: Callable[[str], str] | None = None):
+    def __init__(self, observer: Callable[[Mapping[str, Any]], None],
+                 resume_command: Callable[[str], str] | None = None):
         self.observer, self.resume_command, self.run, self.said = observer, resume_command, None, False
         self.exit_notice: ExitNotice | None = None
         self._guarded = False
@@ -106,20 +110,22 @@ class SessionObserver:
             self.exit_notice.dismiss()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has no place in them."""
+        """Ray Tune writes snapshots of all it holds, though none is ever read; a terminal has
+        no place in them."""
         return SessionObserver, (None,)
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event.get("run"):
             self.run = event["run"]
             if self._guarded and self.exit_notice is None:
-                self.exit_notice = ExitNotice(self._line("the search was ended from outside (killed, out of memory, or its Ray "
-                                                         "node died)"))
+                self.exit_notice = ExitNotice(self._line("the search was ended from outside (killed, "
+                                                         "out of memory, or its Ray node died)"))
         self.observer(event)
 
     @contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """Ctrl-C is answered at once: bringing the run in order and stopping Ray takes seconds, and a second one ends both."""
+        """Ctrl-C is answered at once: bringing the run in order and stopping Ray takes seconds,
+        and a second one ends both."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -150,7 +156,8 @@ class SessionObserver:
 
 
 def report(run: Path, console: Console, call: str | None = None) -> None:
-    """Print the front, where things lie and what to try next. `call`: how the shell that reads it calls this program."""
+    """Print the front, where things lie and what to try next. `call`: how the shell that reads it
+    calls this program."""
     from search.cli.results import cost_table, front_table, next_steps, opened
     from search.engine.cost import Ledger
 

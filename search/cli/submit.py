@@ -19,8 +19,10 @@ def register(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm submit quickstart --address http://127.0.0.1:8265 --storage DIR", "send it and leave",
-        "qdlm submit my.yaml --address http://HOST:8265 --storage /nfs/runs --follow", "see its log; Ctrl-C leaves it running",
-        "qdlm submit quickstart --address http://HOST:8265 --storage s3://BUCKET/runs", "nodes that share no folder",
+        "qdlm submit my.yaml --address http://HOST:8265 --storage /nfs/runs --follow",
+        "see its log; Ctrl-C leaves it running",
+        "qdlm submit quickstart --address http://HOST:8265 --storage s3://BUCKET/runs",
+        "nodes that share no folder",
         "qdlm submit --attach JOB --address http://HOST:8265", "come back to it",
         "qdlm submit --stop JOB --address http://HOST:8265", "end it; the run can be resumed",
         "qdlm submit --resume s3://BUCKET/runs/NAME --address http://HOST:8265", "go on with a run",
@@ -28,31 +30,37 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    space: str | None = typer.Argument(None, metavar="SPACE", show_default=False, help="A space file or a shipped space."),
+    space: str | None = typer.Argument(None, metavar="SPACE", show_default=False,
+                                       help="A space file or a shipped space."),
     address: str = typer.Option("http://127.0.0.1:8265", metavar="URL", help="The cluster's dashboard."),
     storage: str | None = typer.Option(None, metavar="DIR|URI", show_default=False,
-                                       help="Where the cluster keeps runs: a folder that all its nodes share, or a URI "
-                                            "(s3://BUCKET/PATH) with the nodes' own credentials."),
+                                       help="Where the cluster keeps runs: a folder that all its nodes "
+                                       "share, or a URI (s3://BUCKET/PATH) with the nodes' own credentials."),
     trials: int | None = typer.Option(None, metavar="N", min=1, help="Trials at most.", show_default=False),
-    budget: str | None = typer.Option(None, metavar="TIME", show_default=False, help="Time at most: 90s, 30m, 2h."),
+    budget: str | None = typer.Option(None, metavar="TIME", show_default=False,
+                                      help="Time at most: 90s, 30m, 2h."),
     within: list[str] = typer.Option([], metavar="BOUND", show_default=False,
                                      help="What can be afforded, 'size_bytes <= 200kB'; may be given again."),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", show_default=False,
                                        help="Change any setting of the space; may be given again."),
     resume: str | None = typer.Option(None, metavar="RUN", show_default=False,
                                       help="Go on with a run: its folder on the cluster, or its URI."),
-    pip: bool = typer.Option(False, "--pip", help="Have the nodes install the pinned packages first (their image lacks them)."),
+    pip: bool = typer.Option(False, "--pip", help="Have the nodes install the pinned packages first (their "
+                                                  "image lacks them)."),
     follow: bool = typer.Option(False, "--follow", help="Print the job's log until it ends."),
-    attach: str | None = typer.Option(None, metavar="JOB", show_default=False, help="Follow a job that was sent before."),
+    attach: str | None = typer.Option(None, metavar="JOB", show_default=False,
+                                      help="Follow a job that was sent before."),
     stop: str | None = typer.Option(None, metavar="JOB", show_default=False, help="End a job."),
 ) -> int:
-    """Send a search to a cluster as a job. It does not need this terminal: Ctrl-C ends following, never the job."""
+    """Send a search to a cluster as a job. It does not need this terminal: Ctrl-C ends following,
+    never the job."""
     if sum(item is not None for item in (space, resume, attach, stop)) != 1:
         raise UserError("give one of: a SPACE to send, --resume RUN, --attach JOB, --stop JOB")
     if space is None and resume is None:
         return _attach_or_stop(address, attach, stop)
     text, arguments = (None, _resume_arguments(resume, settings, trials, budget, within)) if resume else (
-        _checked_space(space, storage, changes(settings, trials, budget, within=within)), ["--storage", storage])
+        _checked_space(space, storage, changes(settings, trials, budget, within=within)),
+        ["--storage", storage])
     from cluster import submitting
     from search.cli.format import command
 
@@ -69,13 +77,15 @@ def _checked_space(space: str, storage: str | None, wanted: Mapping[str, Any]) -
     from search.run.validation import load_checked
 
     if storage is None:
-        raise UserError("--storage: name a folder that all nodes share, or a URI; a job's own folder is deleted with the job")
+        raise UserError("--storage: name a folder that all nodes share, or a URI; "
+                        "a job's own folder is deleted with the job")
     if is_uri(storage):
         checked(storage)
     return load_checked(space, wanted).to_yaml()
 
 
-def _resume_arguments(run: str, settings: list[str], trials: int | None, budget: str | None, within: list[str]) -> list[str]:
+def _resume_arguments(run: str, settings: list[str], trials: int | None, budget: str | None,
+                      within: list[str]) -> list[str]:
     """The options of `qdlm run` on the cluster, which knows the run and checks them."""
     if not (checked(run) if is_uri(run) else Path(run).is_absolute()):
         raise UserError(f"--resume {run}: give its full path on the cluster, or its URI")
@@ -105,7 +115,8 @@ def _follow(jobs: object, job: str, address: str) -> int:
     try:
         status = submitting.follow(jobs, job, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"\nthe job goes on. Come back with: {command('submit', '--attach', job, '--address', address)}", err=True)
+        typer.echo("\nthe job goes on. Come back with: "
+                   f"{command('submit', '--attach', job, '--address', address)}", err=True)
         return 0
     typer.echo(f"job {job}: {status.lower()}")
     return 0 if status == "SUCCEEDED" else 1

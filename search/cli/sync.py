@@ -17,10 +17,11 @@ def register(app: typer.Typer) -> None:
 
 def sync(
     source: str = typer.Argument(help="A run: a folder or a URI.", metavar="FROM", show_default=False),
-    target: str = typer.Argument(help="Where to: a folder or a URI (s3://, gs://, hdfs://, file://).", metavar="TO",
-                                 show_default=False),
+    target: str = typer.Argument(help="Where to: a folder or a URI (s3://, gs://, hdfs://, file://).",
+                                 metavar="TO", show_default=False),
 ) -> None:
-    """Copy what is new of a run between folders and object stores. Credentials are those that pyarrow finds."""
+    """Copy what is new of a run between folders and object stores. Credentials are those that
+    pyarrow finds."""
     from search.records.sync import sync as copied
 
     files, size = copied(source, target)

@@ -1,4 +1,5 @@
-"""`qdlm table`: what a run's models are worth beside what people compare them with, as the papers print it."""
+"""`qdlm table`: what a run's models are worth beside what people compare them with, as the
+papers print it."""
 
 from __future__ import annotations
 
@@ -37,9 +38,10 @@ class TableContent:
     files: tuple[Path, ...] = ()
 
 
-LAYOUTS: dict[str, str] = {"tasks": "search.cli.table_tasks:layout", "quantizers": "search.cli.table_quantizers:layout"}
-"""Name -> import path of a function `layout(request: TableRequest) -> TableContent`. A new layout is one function and one line
-here."""
+LAYOUTS: dict[str, str] = {"tasks": "search.cli.table_tasks:layout",
+                           "quantizers": "search.cli.table_quantizers:layout"}
+"""Name -> import path of a function `layout(request: TableRequest) -> TableContent`. A new layout is one
+function and one line here."""
 
 
 def register(app: typer.Typer) -> None:
@@ -52,18 +54,21 @@ def register(app: typer.Typer) -> None:
 
 
 def table(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
     layout: str = typer.Option("tasks", metavar="NAME", help=f"Which table: {', '.join(LAYOUTS)}."),
     targets: int = typer.Option(50, metavar="N", min=2, help="Targets per task."),
     tasks: str | None = typer.Option(None, metavar="A,B", show_default=False,
                                      help="Control tasks; by default those of the space."),
     methods: str | None = typer.Option(None, metavar="A,B", show_default=False, help="Rows; by default all."),
-    artifact: str | None = typer.Option(None, metavar="NAME", show_default=False,
-                                        help="The diffusion model: trial-0003, or base. By default the most controllable one."),
+    artifact: str | None = typer.Option(None, metavar="NAME", show_default=False, help="The diffusion model: "
+                                        "trial-0003, or base. By default the most controllable one."),
     fresh: bool = typer.Option(False, "--fresh", help="Measure again what RUN already holds."),
-    form: Literal["table", "csv", "json", "md"] = typer.Option("table", "--format", help="For people or programs."),
+    form: Literal["table", "csv", "json", "md"] = typer.Option("table",
+                                                               "--format", help="For people or programs."),
 ) -> None:
-    """Print a run's table: methods against control tasks, cells control / lm-score with 95% intervals over targets.
+    """Print a run's table: methods against control tasks, cells control / lm-score with 95%
+    intervals over targets.
 
     What is missing is measured first (baselines are trained: minutes per task) and kept in RUN.
     """
@@ -91,7 +96,8 @@ def show(content: TableContent, form: str) -> None:
         return
     columns = list(content.rows[0])
     console = out()
-    cells = [["-" if row[name] is None else escape(str(row[name])) for name in columns] for row in content.rows]
+    cells = [["-" if row[name] is None else escape(str(row[name])) for name in columns]
+             for row in content.rows]
     console.print(grid(escape(content.title), columns, cells, right=columns[1:]))
     for note in content.notes:
         console.print(f"[dim]{escape(note)}[/]")
@@ -100,5 +106,6 @@ def show(content: TableContent, form: str) -> None:
 
 
 def _parts(text: str | None) -> tuple[str, ...]:
-    """`a, b` as ("a", "b"). Names that hold a comma come in pieces; the layout knows its names and joins them."""
+    """`a, b` as ("a", "b"). Names that hold a comma come in pieces; the layout knows its names
+    and joins them."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()

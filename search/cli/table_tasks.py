@@ -21,7 +21,8 @@ BASE = "base"
 
 
 def layout(request: TableRequest) -> TableContent:
-    """Measure the cells that RUN does not hold yet, keep them, lay them out. Raises `UserError` for unknown names."""
+    """Measure the cells that RUN does not hold yet, keep them, lay them out. Raises `UserError`
+    for unknown names."""
     from search.cli.results import opened
     from trainable.baselines.comparison import METHODS
 
@@ -44,8 +45,8 @@ def layout(request: TableRequest) -> TableContent:
             (folder.path / CELLS).write_text(json.dumps(cells, indent=1), encoding="utf-8")
     rows, notes = laid_out(cells, tasks, methods, model, request.targets)
     if not rows:
-        raise UserError(f"table: {', '.join(methods)} of {', '.join(tasks)}: {model} was never told such targets; train with "
-                        "trial.model.conditions")
+        raise UserError(f"table: {', '.join(methods)} of {', '.join(tasks)}: {model} was never told such "
+                        "targets; train with trial.model.conditions")
     files = written(folder.path, rows)
     title = f"{model}: control % / lm-score, 95% intervals over {request.targets} targets"
     return TableContent(title, rows, notes, files)
@@ -100,12 +101,14 @@ def artifact_of(folder: RunFolder, paths: dict[str, str], model: str) -> Path:
     """The folder of the diffusion model."""
     artifact = Path(paths[BASE]) if model == BASE else folder.path / "artifacts" / model
     if not artifact.is_dir():
-        raise UserError(f"table: {artifact} is no exported model; legal: {BASE}, or a folder of {folder.path / 'artifacts'}")
+        raise UserError(f"table: {artifact} is no exported model; legal: {BASE}, "
+                        f"or a folder of {folder.path / 'artifacts'}")
     return artifact
 
 
 def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str, str]]:
-    """Those (task, method) pairs that the model can fill: not what takes a model that was told such targets."""
+    """Those (task, method) pairs that the model can fill: not what takes a model that was
+    told such targets."""
     from spaces.config import PluginRef
     from trainable.artifacts.packed import CONFIG
     from trainable.baselines.comparison import is_applicable
@@ -113,7 +116,8 @@ def fillable(cells: Sequence[tuple[str, str]], artifact: Path) -> list[tuple[str
 
     conditions = json.loads((artifact / CONFIG).read_text())["config"]["model"].get("conditions", [])
     refs = [PluginRef.model_validate(ref) for ref in conditions]
-    return [(task, method) for task, method in cells if is_applicable(method, TASKS.build_default(task), refs)]
+    return [(task, method)
+            for task, method in cells if is_applicable(method, TASKS.build_default(task), refs)]
 
 
 def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
@@ -125,8 +129,10 @@ def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
     made = [event["path"] for event in folder.events() if event.get("event") == "prepare" and "path" in event]
     if not made:
         raise UserError(f"{folder.path}: the run has prepared nothing yet")
-    cache = next((Path(path).parent for path in made if Path(path).name.startswith("corpus-")), Path(made[0]).parent)
-    paths = {"corpus": str(cache / f"corpus-{corpus_key(config)}"), BASE: str(cache / f"base-{base_key(config)}"),
+    cache = next((Path(path).parent for path in made if Path(path).name.startswith("corpus-")),
+                 Path(made[0]).parent)
+    paths = {"corpus": str(cache / f"corpus-{corpus_key(config)}"),
+             BASE: str(cache / f"base-{base_key(config)}"),
              "teacher": config.teacher.path or str(cache / f"teacher-{teacher_key(config)}")}
     for kind, path in paths.items():
         if not Path(path).is_dir() and not (kind == "teacher" and config.teacher.path):
@@ -137,7 +143,8 @@ def shared_paths(folder: RunFolder, config: TrialConfig) -> dict[str, str]:
 
 def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str, str]], targets: int,
              known: Sequence[dict]) -> Iterator[dict]:
-    """The missing cells, each as soon as it is there, telling how far it is and about how long the rest takes."""
+    """The missing cells, each as soon as it is there, telling how far it is and about how long
+    the rest takes."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -156,14 +163,14 @@ def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str,
                 left.remove((task, cell["method"]))
                 seconds = seconds_left(left, [*known, *found])
                 rest = f", about {duration(seconds)} left" if seconds else ""
-                console.print(f"{task}, {cell['method']}: {cell_text(cell)} ({len(found)} of {len(missing)}{rest})",
-                              style="dim", markup=False, soft_wrap=True)
+                console.print(f"{task}, {cell['method']}: {cell_text(cell)} ({len(found)} of "
+                              f"{len(missing)}{rest})", style="dim", markup=False, soft_wrap=True)
                 yield cell
 
 
 def seconds_left(left: Sequence[tuple[str, str]], cells: Sequence[dict]) -> float | None:
-    """About how long these cells will take: each as long as its method took last, on the same task where it was measured there.
-    None as long as one of the methods was never timed."""
+    """About how long these cells will take: each as long as its method took last, on the same task where
+    it was measured there. None as long as one of the methods was never timed."""
     total = 0.0
     for task, method in left:
         own = [cell for cell in cells if cell["method"] == method and "seconds" in cell]
@@ -175,9 +182,11 @@ def seconds_left(left: Sequence[tuple[str, str]], cells: Sequence[dict]) -> floa
 
 def laid_out(cells: list[dict], tasks: list[str], methods: list[str], model: str,
              targets: int) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-    """A row per method that has a cell, a column per task and oracle; the teacher and what the figures mean as notes."""
+    """A row per method that has a cell, a column per task and oracle; the teacher and what the figures
+    mean as notes."""
     rows = []
-    held = {task: [cell for method in methods if (cell := find(cells, task, method, model, targets))] for task in tasks}
+    held = {task: [cell for method in methods if (cell := find(cells, task, method, model, targets))]
+            for task in tasks}
     teachers = {cell["teacher"] for found in held.values() for cell in found}
     columns = {task: f"{task} ({found[0]['oracle']})" if found else task for task, found in held.items()}
     for method in methods:
@@ -187,7 +196,8 @@ def laid_out(cells: list[dict], tasks: list[str], methods: list[str], model: str
             row[columns[task]] = cell_text(cell) if cell else None
         if any(row[columns[task]] for task in tasks):
             rows.append(row)
-    return rows, (f"control: success in % by the oracle in brackets; lm-score: perplexity under {', '.join(sorted(teachers))}",)
+    return rows, ("control: success in % by the oracle in brackets; lm-score: "
+                  f"perplexity under {', '.join(sorted(teachers))}",)
 
 
 def cell_text(cell: dict) -> str:

@@ -39,11 +39,13 @@ def register(app: typer.Typer) -> None:
 
 
 def watch(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
     every: float = typer.Option(1.0, metavar="SECONDS", min=0.1, help="How often to look."),
     once: bool = typer.Option(False, "--once", help="Show how it stands and leave."),
 ) -> None:
-    """Follow a run that another process works on: what ended, the front so far, the pace. It changes nothing."""
+    """Follow a run that another process works on: what ended, the front so far, the pace.
+    It changes nothing."""
     from rich.live import Live
 
     from search.cli.format import out
@@ -95,10 +97,12 @@ def line_of(entry: Mapping[str, Any], event_text: Any, tally: Tally) -> str | No
         settings = {name.removeprefix("config."): value for name, value in entry.items()
                     if name.startswith("config.") and value is not None}
         if entry.get("state") in ("complete", "stopped", "failed"):
-            return event_text.line({**at, "event": "trial_finished", "metrics": entry, "values": settings, **_of(entry)})
+            return event_text.line({**at, "event": "trial_finished", "metrics": entry, "values": settings,
+                                    **_of(entry)})
         return event_text.line({**at, "event": "rung", "metrics": entry, **_of(entry)})
     if kind == "warning":
-        return event_text.line({**at, "event": "warning", "message": entry.get("message") or entry.get("detail")})
+        return event_text.line({**at, "event": "warning",
+                                "message": entry.get("message") or entry.get("detail")})
     return event_text.line({**entry, **at}) if kind in ("run_started", "prepare") else None
 
 
@@ -124,20 +128,22 @@ def run_panel(run: Path, space: Space, tally: Tally, recent: list[str]) -> Rende
     pace = f", {3600 * ended / spent:,.0f} trials an hour" if ended and spent else ""
     state = folder.state
     head = (f"[bold]{escape(shown(folder.path))}[/]  [{COLORS.get(state, 'default')}]{state}[/]  "
-            f"{ended}{f' of {goal}' if goal else ''} trials ended ({counts['complete']} complete, {counts['stopped']} stopped, "
-            f"{counts['failed']} failed), {duration(spent)}{pace}")
+            f"{ended}{f' of {goal}' if goal else ''} trials ended ({counts['complete']} complete, "
+            f"{counts['stopped']} stopped, {counts['failed']} failed), {duration(spent)}{pace}")
     front = Front.from_rows(tally.rows, space.objectives, space.constraints)
-    return Group(*(Text.from_markup(line, overflow="ellipsis") for line in recent), "", Text.from_markup(head), "",
-                 front_table(folder, space, front))
+    return Group(*(Text.from_markup(line, overflow="ellipsis") for line in recent), "",
+                 Text.from_markup(head), "", front_table(folder, space, front))
 
 
 def dashboard(
-    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False, parser=run_folder),
+    run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
+                               parser=run_folder),
     port: int = typer.Option(8080, metavar="PORT", min=1, max=65535, help="Where it listens."),
-    host: str = typer.Option("127.0.0.1", metavar="HOST",
-                             help="The page has no password: beyond this machine, only behind a proxy that asks for one."),
+    host: str = typer.Option("127.0.0.1", metavar="HOST", help="The page has no password: "
+                             "beyond this machine, only behind a proxy that asks for one."),
 ) -> None:
-    """Serve the run's Optuna study with optuna-dashboard, while the search goes on or after. Ctrl-C ends it."""
+    """Serve the run's Optuna study with optuna-dashboard, while the search goes on or after.
+    Ctrl-C ends it."""
     from dashboards.optuna_server import serve
     from search.cli.format import shown
     from search.records.run_folder import STUDY, RunFolder

@@ -25,12 +25,14 @@ FINITE = {
     "sites": Dimension(choice=[["table"], ["table", "ffn"]], when={"q": [FIXED, "binary"]}),
     "rank": Dimension(**{"int": [0, 8], "step": 2}),
 }
-RANGES = {"lr": Dimension(log=[1e-4, 1e-1]), "drop": Dimension(**{"float": [0.0, 0.5]}, when={"rank": [4, 6, 8]})}
+RANGES = {"lr": Dimension(log=[1e-4, 1e-1]),
+          "drop": Dimension(**{"float": [0.0, 0.5]}, when={"rank": [4, 6, 8]})}
 
 
 def measure(values):
     """A smooth made-up trade-off over the searched values."""
-    loss = values["rank"] / 8 + {"none": 0.0, "binary": 1.0}.get(str(values["q"]), 0.5) + values.get("lr", 0.0)
+    loss = (values["rank"] / 8 + {"none": 0.0, "binary": 1.0}.get(str(values["q"]), 0.5)
+            + values.get("lr", 0.0))
     ok = 1 - values["rank"] / 9 + 0.1 * len(values.get("sites", ""))
     return {"loss": loss, "ok": ok, "ms": 30.0 + values["rank"] * 2}
 
@@ -104,7 +106,8 @@ class SearcherContract:
             trial = searcher.study.trials[proposal.number]
             state, metrics, reason = outcome(proposal.number, proposal.values)
             if metrics is not None and math.isnan(metrics["loss"]):
-                assert trial.state == TrialState.FAIL and trial.user_attrs["reason"] == "objective loss is nan"
+                assert (trial.state == TrialState.FAIL
+                        and trial.user_attrs["reason"] == "objective loss is nan")
             elif state == "failed":
                 assert trial.state == TrialState.FAIL and trial.user_attrs["reason"] == reason
             elif state == "stopped":
@@ -115,11 +118,13 @@ class SearcherContract:
                 assert trial.constraints == {"ms <= 40": pytest.approx((metrics["ms"] - 40) / 40)}
         assert not searcher.running
         front = searcher.study.best_trials
-        assert front and all(trial.user_attrs["ms"] <= 40 for trial in front), "constraints reach Optuna's own front"
+        assert front and all(trial.user_attrs["ms"] <= 40 for trial in front), (
+            "constraints reach Optuna's own front")
 
     def test_a_warm_point_comes_first_with_its_tag(self, method):
         searcher = self.build(method)
-        values = {"q": FIXED, "sites": ["table", "ffn"], "rank": 2} | ({} if method == "grid" else {"lr": 0.01})
+        values = ({"q": FIXED, "sites": ["table", "ffn"], "rank": 2}
+                  | ({} if method == "grid" else {"lr": 0.01}))
         assert searcher.enqueue(values, tag="reference")
         proposal = searcher.ask()
         assert proposal.values == values and proposal.tag == "reference"

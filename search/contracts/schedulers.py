@@ -4,8 +4,8 @@
         def build(self, problem):
             return Mine(problem)
 
-The project's own tests run them over everything that is registered; `searcher_testing` holds that of searchers. Needs
-pytest.
+The project's own tests run them over everything that is registered; `searcher_testing` holds that of
+searchers. Needs pytest.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class SchedulerContract:
         return [scheduler.report(*report) for report in reports]
 
     def test_good_news_goes_on(self):
-        found = self.decide(self.build(self.problem()), [(trial, 0, {"loss": 5.0 - trial}) for trial in range(5)])
+        found = self.decide(self.build(self.problem()),
+                            [(trial, 0, {"loss": 5.0 - trial}) for trial in range(5)])
         assert found == ["continue"] * 5
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "broken"])
@@ -84,7 +85,8 @@ class SchedulerContract:
     def test_with_a_horizon_the_order_of_reports_behind_it_decides_nothing(self):
         """Trials t - 3 .. t may report in any order; a deterministic run rests on this."""
         reports = self.reports(rungs=1)
-        shuffled = [report for start in range(0, len(reports), 4) for report in reversed(reports[start:start + 4])]
+        shuffled = [report for start in range(0, len(reports), 4)
+                    for report in reversed(reports[start:start + 4])]
         found = []
         for order in (reports, shuffled):
             scheduler = self.build(self.problem(horizon=lambda trial: trial - 4))
@@ -93,7 +95,8 @@ class SchedulerContract:
 
     def test_a_trial_is_not_stopped_for_what_only_the_top_rung_can_tell(self):
         """The cheap half is worse at `loss` and best at `cost`, which has a proxy below the top rung."""
-        scheduler = self.build(self.problem(objectives=[LOSS, COST], constraints=(), proxies={"cost": "flops"}))
+        scheduler = self.build(self.problem(objectives=[LOSS, COST], constraints=(),
+                                            proxies={"cost": "flops"}))
         for trial in range(12):
             cheap = trial % 2
             scheduler.report(trial, 0, {"loss": 2.0 if cheap else 1.0, "flops": 1.0 if cheap else 100.0})
@@ -109,12 +112,15 @@ class StoreContract:
 
     def test_rows_come_back_in_order_with_every_value(self):
         store = self.build()
-        rows = [{"trial": 1, "rung": 0, "state": "rung", "config.q": {"name": "fixed"}, "loss": 0.1 + 0.2, "label": "é"},
-                {"trial": 0, "rung": 1, "state": "complete", "config.q": ["a", None], "loss": math.inf, "seconds": 1e-9},
+        rows = [{"trial": 1, "rung": 0, "state": "rung", "config.q": {"name": "fixed"}, "loss": 0.1 + 0.2,
+                 "label": "é"},
+                {"trial": 0, "rung": 1, "state": "complete", "config.q": ["a", None], "loss": math.inf,
+                 "seconds": 1e-9},
                 {"trial": 1, "rung": 0, "state": "rung", "loss": 2}]
         for row in rows:
             store.append(row)
-        assert [{name: value for name, value in row.items() if name != "time"} for row in store.rows()] == rows
+        assert ([{name: value for name, value in row.items() if name != "time"} for row in store.rows()]
+                == rows)
         assert all(row["time"] > 1.6e9 for row in store.rows())
 
     def test_a_number_that_is_none_stays_one(self):
@@ -127,7 +133,8 @@ class StoreContract:
         store.event({"event": "ask", "trial": 0}, sync=False)
         store.append({"trial": 0, "rung": 0, "state": "complete"})
         store.event({"event": "ask", "trial": 1})
-        assert [(entry["event"], entry["trial"]) for entry in store.events()] == [("ask", 0), ("row", 0), ("ask", 1)]
+        assert ([(entry["event"], entry["trial"]) for entry in store.events()]
+                == [("ask", 0), ("row", 0), ("ask", 1)])
         assert len(store.rows()) == 1
         with pytest.raises(AssertionError, match="rows go through append"):
             store.event({"event": "row", "trial": 9})
@@ -141,4 +148,5 @@ class StoreContract:
     def test_meta_data_is_merged(self):
         store = self.build()
         store.update(box={"loss": [0, 1]})
-        assert store.update(spent=3.0)["box"] == store.meta["box"] == {"loss": [0, 1]} and store.meta["spent"] == 3.0
+        assert (store.update(spent=3.0)["box"] == store.meta["box"] == {"loss": [0, 1]}
+                and store.meta["spent"] == 3.0)

@@ -1,5 +1,6 @@
-"""The switchboard of a pool: one small actor through which drivers and trials talk to worker groups, and which knows who
-holds which group. All waiting (for a free group, a command, a reply) happens here as awaits, so nobody polls.
+"""The switchboard of a pool: one small actor through which drivers and trials talk to worker groups,
+and which knows who holds which group. All waiting (for a free group, a command, a reply) happens here as
+awaits, so nobody polls.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from typing import Any
 
 from search.distributed.single_flight import SUFFIX, SingleFlight
 from search.distributed.slot_queue import SlotQueue
-from trainable.messages import CloseJob, Command, GroupInfo, Lease, NextEvent, Reply, StartJob, WorkerInfo, WorkerReply
+from trainable.messages import (
+    CloseJob,
+    Command,
+    GroupInfo,
+    Lease,
+    NextEvent,
+    Reply,
+    StartJob,
+    WorkerInfo,
+    WorkerReply,
+)
 
 
 @dataclass
@@ -32,7 +43,8 @@ class _GroupState:
 
 
 class Broker(SlotQueue, SingleFlight):
-    """An async actor; its methods return messages, failures included, so that no caller unwraps remote exceptions."""
+    """An async actor; its methods return messages, failures included, so that no caller unwraps
+    remote exceptions."""
 
     def __init__(self) -> None:
         SlotQueue.__init__(self)
@@ -79,7 +91,8 @@ class Broker(SlotQueue, SingleFlight):
         return await waiter
 
     async def call(self, group: str, owner: str, command: StartJob | NextEvent | CloseJob) -> Reply:
-        """Send a command and await its reply; `GroupDied` when the group is gone, goes meanwhile, or is another's."""
+        """Send a command and await its reply; `GroupDied` when the group is gone, goes meanwhile,
+        or is another's."""
         if group not in self.groups:
             return {"died": self.dead.get(group, "unknown worker group")}
         if self.groups[group].owner != owner:
@@ -109,13 +122,14 @@ class Broker(SlotQueue, SingleFlight):
         self._grant_leases()
 
     async def seconds_silent(self, owners: list[str]) -> list[float | None]:
-        """For each owner the seconds since its group was leased to it, was asked or answered; None without a group."""
+        """For each owner the seconds since its group was leased to it, was asked or answered;
+        None without a group."""
         now, held = time.monotonic(), {entry.owner: entry.since for entry in self.groups.values()}
         return [now - held[owner] if owner in held else None for owner in owners]
 
     async def terminate(self, owner: str, reason: str) -> list[Any]:
-        """The job of `owner` is over, whatever it computes: it learns the reason, and the group is nobody's any more.
-        Returns the actors of the workers, for the caller to kill."""
+        """The job of `owner` is over, whatever it computes: it learns the reason, and the group is
+        nobody's any more. Returns the actors of the workers, for the caller to kill."""
         for entry in self.groups.values():
             if entry.owner == owner:
                 entry.owner, entry.ready = "terminated", False
@@ -142,7 +156,8 @@ class Broker(SlotQueue, SingleFlight):
             self.waiting.popleft()[1].set_result({"broken": reason})
 
     async def shut_down(self) -> None:
-        """Tell every group to leave when it has answered what it was asked, those that are yet to come included."""
+        """Tell every group to leave when it has answered what it was asked, those that are yet
+        to come included."""
         self.leaving = True
         for entry in self.groups.values():
             entry.commands.put_nowait({"op": "exit"})

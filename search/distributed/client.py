@@ -1,4 +1,5 @@
-"""The users' side of the worker groups: lease one, run jobs on it. Light, because every trial's actor imports it."""
+"""The users' side of the worker groups: lease one, run jobs on it. Light, because every trial's
+actor imports it."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def get(refs: Any) -> Any:
     try:
         return ray.get(refs)
     except ray.exceptions.RayActorError as error:
-        raise PoolError("the process that hands out the workers died (killed, or its machine was lost)") from error
+        raise PoolError("the process that hands out the workers died (killed, "
+                        "or its machine was lost)") from error
 
 
 class Group:
@@ -66,7 +68,8 @@ class Group:
     def run(self, job: str, payload: Payload) -> Iterator[JobEvent]:
         """Run a job and yield its events. The worker computes an event only when it is asked for.
 
-        Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one) and GroupDiedError.
+        Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one)
+        and GroupDiedError.
         """
         ended = False
         try:
@@ -146,21 +149,24 @@ class PoolClient:
         return get(self.broker.seconds_silent.remote(list(owners)))
 
     def terminate(self, owner: str, reason: str) -> None:
-        """End the job of `owner` at once, by killing the workers that it holds; the job fails with that reason."""
+        """End the job of `owner` at once, by killing the workers that it holds; the job fails
+        with that reason."""
         for actor in get(self.broker.terminate.remote(owner, reason)):
             ray.kill(actor)
         self.release(owner)
 
-    def map(self, tasks: Sequence[tuple[str, Payload]], on_event: Callable[[int, JobEvent], None] | None = None, *,
-            patience: float | None = None, forgiving: bool = False) -> list[Any]:
+    def map(self, tasks: Sequence[tuple[str, Payload]], on_event: Callable[[int, JobEvent], None]
+            | None = None, *, patience: float | None = None, forgiving: bool = False) -> list[Any]:
         """Run several jobs on as many groups as are free; the last event of each, in order.
 
-        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its start; one that
-        says nothing for `patience` seconds is ended and has failed. The first failure abandons the other tasks and is
-        raised; if `forgiving`, it stands in the place of the task's event and the others go on.
+        `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its
+        start; one that says nothing for `patience` seconds is ended and has failed. The first failure
+        abandons the other tasks and is raised; if `forgiving`, it stands in the place of the task's event
+        and the others go on.
         """
         owners = [uuid.uuid4().hex for _ in tasks]
-        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None), owners[i]) for i, task in enumerate(tasks)}
+        routines = {i: self._routine(i, *task, on_event or (lambda i, event: None), owners[i])
+                    for i, task in enumerate(tasks)}
         results: dict[int, Any] = {}
         waiting = {next(routine): i for i, routine in routines.items()}
         looked = time.monotonic()
@@ -190,9 +196,10 @@ class PoolClient:
             if seconds is not None and seconds > patience:
                 self.terminate(owner, f"it said nothing for {patience:g} s (budget.trial_time)")
 
-    def _routine(self, i: int, job: str, payload: Payload, on_event: Callable[[int, JobEvent], None], owner: str,
-                 tries: int = 2) -> Generator[ray.ObjectRef, Any, JobEvent]:
-        """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns the last event."""
+    def _routine(self, i: int, job: str, payload: Payload, on_event: Callable[[int, JobEvent], None],
+                 owner: str, tries: int = 2) -> Generator[ray.ObjectRef, Any, JobEvent]:
+        """`map`'s task as a coroutine: yields references, is sent what they resolve to, returns
+        the last event."""
         try:
             while True:
                 tries -= 1

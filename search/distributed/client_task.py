@@ -1,4 +1,5 @@
-"""A Ray Client connection, `ray://HOST:PORT`, and one task on the cluster behind it, run with this machine's code."""
+"""A Ray Client connection, `ray://HOST:PORT`, and one task on the cluster behind it, run with this
+machine's code."""
 
 from __future__ import annotations
 
@@ -21,11 +22,13 @@ CLOSING_S = 120.0
 _PACKAGES = ("dashboards", "search", "spaces", "trainable")
 
 
-def call(address: str, work: Callable[[Any, Callable[[Any], None]], Any], request: Any, observer: Callable[[Any], None]) -> Any:
+def call(address: str, work: Callable[[Any, Callable[[Any], None]], Any], request: Any,
+         observer: Callable[[Any], None]) -> Any:
     """What `work(request, tell)` returns over there; `observer` gets what it tells, while it runs.
 
-    `work` starts in the home folder of the cluster's user. Raises `UserError` when nothing answers, `RunError` when process
-    or connection are lost, KeyboardInterrupt after the task has had its own and has ended.
+    `work` starts in the home folder of the cluster's user. Raises `UserError` when nothing answers,
+    `RunError` when process or connection are lost, KeyboardInterrupt after the task has had its
+    own and has ended.
     """
     with _client(address) as ray:
         from ray.util.queue import Queue
@@ -61,11 +64,13 @@ def _client(address: str) -> Iterator[Any]:
     """A Ray Client connection. Raises `UserError` when nothing, or another version, answers."""
     host, _, port = address.removeprefix(SCHEME).partition("/")[0].rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"--address {address}: legal: {SCHEME}HOST:PORT (Ray's own port for clients is 10001)")
+        raise UserError(f"--address {address}: legal: {SCHEME}HOST:PORT (Ray's own port for clients "
+                        "is 10001)")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
-        raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
+        raise UserError(f"--address {address}: nothing answers at {host}:{port} "
+                        f"({error.strerror or error})") from error
     environment.apply(attach=True)
     import ray
 

@@ -1,4 +1,5 @@
-"""The cluster of a run: one that is started here and ends with the run, or one that exists and is attached to."""
+"""The cluster of a run: one that is started here and ends with the run, or one that exists and
+is attached to."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Cluster:
     local: bool
 
     def room(self, hardware: HardwareConfig) -> int:
-        """Worker groups that fit, node by node (a worker does not spread over nodes). Raises `UserError` when none does."""
+        """Worker groups that fit, node by node (a worker does not spread over nodes). Raises
+        `UserError` when none does."""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -42,8 +44,9 @@ class Cluster:
             wanted = f"{hardware.workers} worker(s) with {hardware.cpus:g} CPU(s)"
             wanted += f" and {hardware.gpus:g} GPU(s)" if hardware.gpus else ""
             cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-            raise UserError(f"hardware: a trial needs {wanted} each, the cluster has {cpus:g} CPU(s) and {gpus:g} GPU(s) "
-                            f"on {len(nodes)} node(s); lower hardware.workers, hardware.cpus or hardware.gpus")
+            raise UserError(
+                f"hardware: a trial needs {wanted} each, the cluster has {cpus:g} CPU(s) and {gpus:g} GPU(s) "
+                f"on {len(nodes)} node(s); lower hardware.workers, hardware.cpus or hardware.gpus")
         return workers // hardware.workers
 
 
@@ -58,10 +61,10 @@ def _fit(node: dict[str, float], hardware: HardwareConfig) -> int:
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]:
     """A connection to Ray for the `with` block.
 
-    `address`: `auto` (the cluster that runs on this machine), `HOST:PORT`, or None. None attaches where RAY_ADDRESS says
-    (it is set inside a Ray job), and starts a cluster for this block alone otherwise, with `cpus` CPUs (default: all).
-    A process that is connected already stays so, and its connection is used. Raises `UserError` in less than 20 s when
-    nothing answers.
+    `address`: `auto` (the cluster that runs on this machine), `HOST:PORT`, or None. None attaches where
+    RAY_ADDRESS says (it is set inside a Ray job), and starts a cluster for this block alone otherwise,
+    with `cpus` CPUs (default: all). A process that is connected already stays so, and its connection is used.
+    Raises `UserError` in less than 20 s when nothing answers.
     """
     environment.apply(attach=address not in (None, "local"))
     import ray
@@ -84,7 +87,8 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
 
 
 def _start(cpus: int | None) -> None:
-    """Start a cluster here. Twice at most: on a machine that is busy, Ray's own patience (30 s) may not be enough."""
+    """Start a cluster here. Twice at most: on a machine that is busy, Ray's own patience (30 s)
+    may not be enough."""
     import ray
 
     for last in (False, True):
@@ -100,7 +104,8 @@ def _start(cpus: int | None) -> None:
 
 
 def _attach(address: str) -> None:
-    """Connect to a cluster, after it has shown that it answers: Ray retries a dead address for a minute and more."""
+    """Connect to a cluster, after it has shown that it answers: Ray retries a dead address for
+    a minute and more."""
     import ray
 
     if address.startswith("ray://"):
@@ -109,7 +114,8 @@ def _attach(address: str) -> None:
     target = _find() if address == "auto" else address
     host, _, port = target.rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"--address {address}: legal: auto, HOST:PORT of a cluster's head, or ray://HOST:PORT")
+        raise UserError(f"--address {address}: legal: auto, HOST:PORT of a cluster's head, "
+                        "or ray://HOST:PORT")
     _probe(address, host, int(port))
     try:
         ray.init(address=target, log_to_driver=False, logging_level=logging.ERROR)
@@ -127,20 +133,24 @@ def _find() -> str:
                         f"{called('ray')} start --head")
     recorded = recorded_cluster()  # other runs' own clusters are not meant
     if recorded not in running and len(running) > 1:
-        raise UserError(f"--address auto: several clusters run on this machine; name one of {', '.join(running)}")
+        raise UserError("--address auto: several clusters run on this machine; "
+                        f"name one of {', '.join(running)}")
     return recorded if recorded in running else running[0]
 
 
 def _probe(address: str, host: str, port: int) -> None:
-    """Raise `UserError` unless a Ray of our version answers. In a process of its own: Ray's client may abort a process."""
+    """Raise `UserError` unless a Ray of our version answers. In a process of its own: Ray's client may
+    abort a process."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_S / 3).close()
     except OSError as error:
-        raise UserError(f"--address {address}: nothing answers at {host}:{port} ({error.strerror or error})") from error
+        raise UserError(f"--address {address}: nothing answers at {host}:{port} "
+                        f"({error.strerror or error})") from error
     # `ray.init` finds the machine's token by itself; the bare client has to be told that there is one.
     token = {"RAY_AUTH_MODE": "token"} if (Path.home() / ".ray" / "auth_token").is_file() else {}
     try:
-        answer = subprocess.run([sys.executable, "-c", ANSWERS, f"{host}:{port}"], timeout=CONNECT_S, text=True,
+        answer = subprocess.run([sys.executable, "-c", ANSWERS, f"{host}:{port}"], timeout=CONNECT_S,
+                                text=True,
                                 stdin=subprocess.DEVNULL, capture_output=True, env={**token, **os.environ})
     except subprocess.TimeoutExpired as error:
         message = f"{host}:{port} is no Ray cluster's head (no answer in {CONNECT_S:g} s)"

@@ -1,7 +1,8 @@
-"""What Ray has under private names alone, each behind a function of ours, so that a change upstream is met in one place.
+"""What Ray has under private names alone, each behind a function of ours, so that a change upstream
+is met in one place.
 
-Read in the Ray version below; tests/search/distributed/test_compat.py says what each has to do. `cluster.compat` has the rest:
-`cluster` and this room share a floor, so neither knows the other.
+Read in the Ray version below; tests/search/distributed/test_compat.py says what each has to do.
+`cluster.compat` has the rest: `cluster` and this room share a floor, so neither knows the other.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 RAY = "2.60.0"
 """Seen in."""
 ANSWERS = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
-"""A program that fails unless the head of a Ray cluster of this version answers at its argument, HOST:PORT. Run it in a process
-of its own: Ray's client may abort it."""
+"""A program that fails unless the head of a Ray cluster of this version answers at its argument, HOST:PORT.
+Run it in a process of its own: Ray's client may abort it."""
 
 
 def running_clusters() -> set[str]:

@@ -1,6 +1,8 @@
-"""What a run tells Prometheus, through `ray.util.metrics`: every node's Ray exports it, with the prefix `ray_`.
+"""What a run tells Prometheus, through `ray.util.metrics`: every node's Ray exports it, with
+the prefix `ray_`.
 
-Labels are bounded: `run` (one value per run), `state`, `outcome`, `rung`, `objective`. Trials never are labels.
+Labels are bounded: `run` (one value per run), `state`, `outcome`, `rung`, `objective`. Trials
+never are labels.
 """
 
 from __future__ import annotations
@@ -14,21 +16,24 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from search.engine.events import EngineEvent, RungMeasured, TrialFinished, TrialStarted, WarningRaised
 from search.records.events import Summary
 
-STATES: tuple[Literal["running", "complete", "stopped", "failed"], ...] = ("running", "complete", "stopped", "failed")
+STATES: tuple[Literal["running", "complete", "stopped", "failed"], ...] = ("running", "complete",
+                                                                           "stopped", "failed")
 OUTCOMES = ("useful", "stopped", "failed", "running", "shared", "overhead")
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 CATALOG: dict[str, tuple[type, str, tuple[str, ...]]] = {
     "qdlm_trials": (Gauge, "Trials of the run by state, earlier sessions included.", ("state",)),
     "qdlm_front_members": (Gauge, "Members of the Pareto front.", ()),
-    "qdlm_hypervolume_ratio": (Gauge, "Hypervolume of the front as a share of the run's box; absent before there is a box.",
-                               ()),
+    "qdlm_hypervolume_ratio": (Gauge, "Hypervolume of the front as a share of the run's box; "
+                                      "absent before there is a box.", ()),
     "qdlm_best_objective": (Gauge, "Best feasible value of an objective, in its own unit.", ("objective",)),
     "qdlm_rung_results_total": (Counter, "Measurements taken, by rung (0 = the first).", ("rung",)),
-    "qdlm_device_seconds": (Gauge, "Device-seconds held, by what they were for, earlier sessions included.", ("outcome",)),
+    "qdlm_device_seconds": (Gauge, "Device-seconds held, by what they were for, earlier sessions included.",
+                            ("outcome",)),
     "qdlm_proposal_seconds": (Histogram, "Time the sampler took to propose a trial.", ()),
     "qdlm_trial_start_seconds": (Histogram, "Time from a trial's proposal to its first training step.", ()),
-    "qdlm_tokens_per_second": (Gauge, "Positions trained per second in the latest measured trial, padding counted.", ()),
+    "qdlm_tokens_per_second": (Gauge, "Positions trained per second in the latest measured trial, "
+                                      "padding counted.", ()),
     "qdlm_last_result_timestamp_seconds": (Gauge, "When the latest measurement came in, Unix time.", ()),
     "qdlm_warnings_total": (Counter, "Warnings of the run.", ()),
 }
@@ -38,7 +43,8 @@ CATALOG: dict[str, tuple[type, str, tuple[str, ...]]] = {
 class RunMetrics:
     """Observes a run's events, sets the metrics, and passes each event on."""
 
-    def __init__(self, run: str, observer: Callable[[EngineEvent], None], clock: Callable[[], float] = time.time):
+    def __init__(self, run: str, observer: Callable[[EngineEvent], None],
+                 clock: Callable[[], float] = time.time):
         """A connection to Ray must exist. `run`: the run folder's name."""
         self.observer, self.clock = observer, clock
         self.known: set[int] = set()
@@ -50,7 +56,8 @@ class RunMetrics:
             self.metrics[name] = metric
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Ray Tune writes snapshots of all it holds, though none is ever read: there, events come to nothing."""
+        """Ray Tune writes snapshots of all it holds, though none is ever read: there, events
+        come to nothing."""
         return _nowhere, ()
 
     def __call__(self, event: EngineEvent) -> None:

@@ -1,8 +1,9 @@
 """A search that is driven by the cluster that carries it, reached by `ray://HOST:PORT` and by nothing else.
 
-Tune and Train drive a cluster from inside, so the search itself runs there, as a task; its events, and at the end its
-result, come back. Paths (storage, data, models) are the cluster's. A client that vanishes takes the task with it; the run
-folder stays, and `--resume` goes on. For a search that outlives its terminal, send a job: `ray job submit`.
+Tune and Train drive a cluster from inside, so the search itself runs there, as a task; its events,
+and at the end its result, come back. Paths (storage, data, models) are the cluster's. A client that vanishes
+takes the task with it; the run folder stays, and `--resume` goes on. For a search that outlives its terminal,
+send a job: `ray job submit`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ Work = Callable[[Any, Callable[[Event], None]], Any]
 
 
 def run(address: str, work: Work, request: Any, observer: Callable[[Event], None]) -> Any:
-    """What `work(request, tell)` returns there. Its `UserError`, `RunError` and KeyboardInterrupt are raised here as such."""
+    """What `work(request, tell)` returns there. Its `UserError`, `RunError` and KeyboardInterrupt are
+    raised here as such."""
     from search.distributed import client_task
 
     kind, found = client_task.call(address, partial(_as_outcome, work), request, observer)

@@ -1,5 +1,6 @@
-"""A slot as Ray Tune runs it: an actor without resources of its own that carries out one trial after the other. It leases a
-warm worker group for each and asks it for one rung per step. Light imports: this is what its process loads first.
+"""A slot as Ray Tune runs it: an actor without resources of its own that carries out one trial after the
+other. It leases a warm worker group for each and asks it for one rung per step. Light imports: this is what
+its process loads first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from ray import tune
 from search.distributed.client import GroupDiedError, JobError, PoolClient, PoolError, get
 from search.distributed.shared import prepared
 from spaces.errors import UserError
-from trainable.messages import FailedOutcome, JobEvent, Outcome, RungOutcome, RungResult, SharedWord, TrialWork, Work
+from trainable.messages import (
+    FailedOutcome,
+    JobEvent,
+    Outcome,
+    RungOutcome,
+    RungResult,
+    SharedWord,
+    TrialWork,
+    Work,
+)
 
 
 def owner_of(number: int) -> str:
@@ -23,15 +33,16 @@ def owner_of(number: int) -> str:
 
 
 class Slot(tune.Trainable):
-    """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too, not an exception."""
+    """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too,
+    not an exception."""
 
     def setup(self, config: dict[str, Any], client: PoolClient) -> None:
         """Called once per process. `config`: {"slot"}."""
         self.client, self.slot, self.fresh = client, config["slot"], True
 
     def step(self) -> dict[str, Any]:
-        """The next rung, or word of what the trial shares: {"outcome": an `Outcome` as JSON, "done"}; with `done` the slot
-        has nothing more to do."""
+        """The next rung, or word of what the trial shares: {"outcome": an `Outcome` as JSON, "done"};
+        with `done` the slot has nothing more to do."""
         try:
             work: Work = get(self.client.broker.next_work.remote(self.slot, self.fresh))
         except PoolError as broken:
@@ -40,8 +51,8 @@ class Slot(tune.Trainable):
         if work["op"] == "leave":
             return {"outcome": "", "done": True}
         if work["op"] == "blamed":
-            return self._result({"failed": "its Ray Tune actor died twice", "traceback": "", "number": work["number"],
-                                 "seconds": 0.0})
+            return self._result({"failed": "its Ray Tune actor died twice", "traceback": "",
+                                 "number": work["number"], "seconds": 0.0})
         if work["op"] == "trial":
             self._begin(work)
         return self._result(self._next_outcome())
@@ -56,7 +67,8 @@ class Slot(tune.Trainable):
         self.restarts = 1
         self.notices: list[str] = []
         self.start: RungResult = {}  # from the proposal to the first training step, by the hosts' clocks
-        self.seconds, self.since = 0.0, time.monotonic()  # work so far, and since when the present stretch runs
+        # work so far, and since when the present stretch runs
+        self.seconds, self.since = 0.0, time.monotonic()
         self.begun, self.waited = self.since, 0.0  # when it began, and how long it waited for what it shares
         self.sharing: Iterator[SharedWord] | None = prepared(self.client, self.owner, self.payload)
 
@@ -94,7 +106,8 @@ class Slot(tune.Trainable):
 
     def _rung(self, event: RungResult) -> RungOutcome:
         notices, self.notices = self.notices, []
-        return {"event": {**event, **self.start}, "notices": notices, "number": self.number, "seconds": self._worked()}
+        return {"event": {**event, **self.start}, "notices": notices, "number": self.number,
+                "seconds": self._worked()}
 
     def _failed(self, reason: str, trace: str = "") -> FailedOutcome:
         return {"failed": reason, "traceback": trace, "number": self.number, "seconds": self._worked()}
@@ -118,4 +131,5 @@ class Slot(tune.Trainable):
         """Nothing to keep: the worker checkpoints, the run folder records."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """A slot that was started again is given its trial again; the job continues from its own checkpoint."""
+        """A slot that was started again is given its trial again; the job continues from its
+        own checkpoint."""

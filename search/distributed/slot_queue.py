@@ -1,5 +1,6 @@
-"""Where the driver lays out work and slots pick it up. A slot is a Ray Tune trial that lives as long as the run and carries
-out one trial of the search after the other: Tune needs about 0.4 s to end one of its own trials and begin the next.
+"""Where the driver lays out work and slots pick it up. A slot is a Ray Tune trial that lives as long as
+the run and carries out one trial of the search after the other: Tune needs about 0.4 s to end one of its own
+trials and begin the next.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ _PROCESSES = 2  # processes that a slot may lose with one trial until the trial 
 
 
 class SlotQueue:
-    """One queue of work per slot. A slot keeps its trial until that is `done`: one whose process died meanwhile is given it
-    again."""
+    """One queue of work per slot. A slot keeps its trial until that is `done`: one whose process died
+    meanwhile is given it again."""
 
     def __init__(self) -> None:
         self.queues: defaultdict[int, asyncio.Queue[Work]] = defaultdict(asyncio.Queue)
@@ -30,7 +31,8 @@ class SlotQueue:
         self.taken.pop(slot, None)
 
     async def next_work(self, slot: int, fresh: bool) -> Work:
-        """What a slot does now; waits for it. `fresh`: its process has just started, so it knows nothing of its trial."""
+        """What a slot does now; waits for it. `fresh`: its process has just started, so it knows
+        nothing of its trial."""
         queue = self.queues[slot]
         if fresh and slot in self.taken:
             later = [queue.get_nowait() for _ in range(queue.qsize())]

@@ -1,4 +1,5 @@
-"""Ray Tune's interfaces, thinly: Tune keeps the slots running, the engine decides, the pool's workers compute.
+"""Ray Tune's interfaces, thinly: Tune keeps the slots running, the engine decides, the pool's
+workers compute.
 
 Nothing here sets a metric: to Tune every result is a step of unknown meaning.
 """
@@ -27,7 +28,8 @@ _DEATHS = 20  # of one slot's process, until Tune gives the slot up
 
 
 class Driver:
-    """Hands the engine's trials to slots and their results to the engine. Runs in Tune's event loop, one call at a time."""
+    """Hands the engine's trials to slots and their results to the engine. Runs in Tune's event loop,
+    one call at a time."""
 
     def __init__(self, engine: Engine, client: PoolClient, payload: Payload, shared: Shared):
         self.engine, self.client, self.payload, self.shared = engine, client, payload, shared
@@ -36,7 +38,8 @@ class Driver:
         self.error: BaseException | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Ray Tune writes snapshots of all it holds, though none is ever read; a running search has no place in them."""
+        """Ray Tune writes snapshots of all it holds, though none is ever read; a running search has
+        no place in them."""
         return object, ()
 
     def add_slot(self, slot: int) -> None:
@@ -49,14 +52,16 @@ class Driver:
         self._guarded(self._handle_outcome, slot, json.loads(outcome))
 
     def on_slot_lost(self, slot: int) -> None:
-        """Tune has given a slot up. When the run itself breaks down, its trials are not at fault: they stay open."""
+        """Tune has given a slot up. When the run itself breaks down, its trials are not at fault:
+        they stay open."""
         self.idle.discard(slot)
         number = self.busy.pop(slot, None)
         if number is not None and not self.error:
             self._guarded(self._fail, number, "its Ray Tune actor died")
 
     def end_overdue(self) -> None:
-        """End trials whose workers have said nothing for too long. Called again and again while Tune waits."""
+        """End trials whose workers have said nothing for too long. Called again and again
+        while Tune waits."""
         if not self.error and (late := self.engine.overdue()):
             self._guarded(self._terminate_overdue, late)
 
@@ -103,7 +108,8 @@ class Driver:
         else:
             for notice in outcome["notices"]:
                 self.engine.emit("warning", message=f"trial {number}: {notice}")
-        if "event" in outcome and self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue":
+        if ("event" in outcome
+                and self.engine.report(number, outcome["event"], outcome["seconds"]) == "continue"):
             self._assign(slot, {"op": "next"})
             return
         self.client.release(owner_of(number))
@@ -117,9 +123,11 @@ class Driver:
         self.client.release(owner_of(number))
 
     def _terminate_overdue(self, late: list[int]) -> None:
-        """The clock of a trial starts when workers take it up: one that waits for them, or has just got them, goes on."""
+        """The clock of a trial starts when workers take it up: one that waits for them, or has just
+        got them, goes on."""
         most = self.engine.space.budget.trial_time
-        for number, seconds in zip(late, self.client.seconds_silent([owner_of(number) for number in late]), strict=True):
+        for number, seconds in zip(late, self.client.seconds_silent([owner_of(number) for number in late]),
+                                   strict=True):
             self.engine.heartbeat(number, seconds or 0.0)
             if seconds is not None and seconds > most:
                 reason = f"it said nothing for {most:g} s (budget.trial_time)"
@@ -201,10 +209,11 @@ def run_trials(engine: Engine, client: PoolClient, payload: Payload, shared: Sha
     driver = Driver(engine, client, payload, shared)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Slot, client=client), {"memory": 1e6}),
-        tune_config=tune.TuneConfig(search_alg=_SlotSearcher(driver, slots), scheduler=_ResultScheduler(driver), num_samples=-1,
+        tune_config=tune.TuneConfig(search_alg=_SlotSearcher(driver, slots),
+                                    scheduler=_ResultScheduler(driver), num_samples=-1,
                                     trial_dirname_creator=str),
-        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0, stop=_ErrorStopper(driver),
-                                  callbacks=[_OverdueCallback(driver)],
+        run_config=tune.RunConfig(name="tune", storage_path=str(scratch), verbose=0,
+                                  stop=_ErrorStopper(driver), callbacks=[_OverdueCallback(driver)],
                                   failure_config=tune.FailureConfig(max_failures=_DEATHS)),
     )
     try:

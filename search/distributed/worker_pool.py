@@ -1,7 +1,8 @@
 """Warm worker groups: each is one long-lived Ray Train run that outlives trials and runs job after job.
 
-Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `WorkerPool` starts the groups,
-replaces those that die and ends them; `search.distributed.client.PoolClient` is how others use them.
+Starting a Ray Train run costs seconds and many processes, a job on a warm group milliseconds. `WorkerPool`
+starts the groups, replaces those that die and ends them; `search.distributed.client.PoolClient` is
+how others use them.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool close
 
 
 class WorkerPool:
-    """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's own small files; `store`:
-    settings of the workers' `trainable.storage.depot.Depot` when the run's storage is a URI."""
+    """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's
+    own small files; `store`: settings of the workers' `trainable.storage.depot.Depot` when the run's
+    storage is a URI."""
 
-    def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *, jobs: str = "trainable.workers.jobs:JOBS",
+    def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *,
+                 jobs: str = "trainable.workers.jobs:JOBS",
                  on_notice: Callable[[str], None] | None = None, store: DepotSettings | None = None):
         self.size, self.hardware, self.storage, self.jobs = groups, hardware, Path(storage).resolve(), jobs
         self.on_notice, self.store = on_notice or (lambda reason: None), store
@@ -48,7 +51,8 @@ class WorkerPool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         calls = 1000 + 8 * self.size * self.hardware.workers  # each slot and each worker waits in one
-        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)  # no other node's loss
+        # no other node's loss
+        broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)
         self.client = PoolClient(broker.remote())
         self._threads = [threading.Thread(target=self._keep_group, args=(slot, self._broker), daemon=True)
                          for slot in range(self.size)]
@@ -66,10 +70,11 @@ class WorkerPool:
         return get(self._broker.workers.remote())
 
     def close(self) -> None:
-        """End all groups: idle ones leave by themselves, those that compute are killed, those that start are waited for.
+        """End all groups: idle ones leave by themselves, those that compute are killed, those that
+        start are waited for.
 
-        Returns when no thread of the pool uses Ray any more: a Ray that is shut down under one ends the whole process, and
-        with it whatever was still to be printed.
+        Returns when no thread of the pool uses Ray any more: a Ray that is shut down under one ends the whole
+        process, and with it whatever was still to be printed.
         """
         self._closing.set()
         if self.client is None or not ray.is_initialized():
@@ -101,9 +106,10 @@ class WorkerPool:
                 return
             patience = _PATIENCE if ready else 2 * patience
             if not ready:
-                each = f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), {self.hardware.gpus:g} GPU(s)"
-                self.on_notice(f"still waiting for a worker group to start ({each}); others may be using the cluster, or nodes "
-                               "were lost")
+                each = (f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), "
+                        f"{self.hardware.gpus:g} GPU(s)")
+                self.on_notice(f"still waiting for a worker group to start ({each}); "
+                               "others may be using the cluster, or nodes were lost")
 
     def _keep_group(self, slot: int, broker: Any) -> None:
         """Thread of one slot: run a group; when it dies, tell the broker and run the next one."""
@@ -124,7 +130,8 @@ class WorkerPool:
             self.on_notice(f"a worker group died and is replaced: {reason}")
 
     def _run_group(self, group: str, broker: Any) -> tuple[str, bool]:
-        """One Ray Train run, start to end: why it ended, and whether the worker's own loop raised (which it would again).
+        """One Ray Train run, start to end: why it ended, and whether the worker's own loop raised
+        (which it would again).
 
         The run's name is unique, because Ray Train resumes an old run of the same name.
         """
@@ -150,7 +157,8 @@ class WorkerPool:
             causes = {rank: fate for rank, fate in fates.items() if not fate.startswith("left: ")} or fates
             return "; ".join(f"worker {rank} {fate}" for rank, fate in causes.items()), causes is fates
         except (Exception, SystemExit) as error:  # SystemExit: Ray was shut down meanwhile
-            return _first_line(error), False  # whatever ended the run, the slot needs its reason and a new group
+            # whatever ended the run, the slot needs its reason and a new group
+            return _first_line(error), False
         return "the workers left", False
 
 

@@ -42,7 +42,8 @@ def reached(budget: Any, *, started: float, most: float, elapsed: float, held: f
 
 
 def spent(budget: Any, *, elapsed: float, held: float, rate: Rate) -> str | None:
-    """Which of the limits that also end running trials (at their next rung) is used up: time, device_hours or money."""
+    """Which of the limits that also end running trials (at their next rung) is used up: time,
+    device_hours or money."""
     hours = held * rate.devices / 3600
     limits = (("time", elapsed, budget.time), ("device_hours", hours, budget.device_hours),
               ("money", hours * (budget.price or 0.0), budget.money))

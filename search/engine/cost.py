@@ -1,8 +1,8 @@
 """What a run costs: device-seconds by what they were for, and money; told from a run's events alone.
 
-A device is a GPU where trials hold GPUs, else a CPU. Devices count as held from the moment a session starts until it ends,
-for that is what one pays for: what is held and went into nothing below is overhead (starting, waiting, measuring the front
-again).
+A device is a GPU where trials hold GPUs, else a CPU. Devices count as held from the moment a session starts
+until it ends, for that is what one pays for: what is held and went into nothing below is overhead (starting,
+waiting, measuring the front again).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ ENDED = ("complete", "stopped", "failed")
 PARTS = {
     "useful": "trials that completed", "stopped": "trials that were stopped early",
     "failed": "trials that failed or were lost", "running": "trials that run now",
-    "shared": "corpus, teacher and base", "overhead": "starting, waiting, measuring and training the front again",
+    "shared": "corpus, teacher and base",
+    "overhead": "starting, waiting, measuring and training the front again",
 }
 """What device-seconds can have been for."""
 
@@ -40,7 +41,8 @@ class Rate:
 
 @dataclass
 class Ledger:
-    """Group-seconds of a run: `elapsed` wall seconds of its sessions, `held` group-seconds, the rest by trial or stage.
+    """Group-seconds of a run: `elapsed` wall seconds of its sessions, `held` group-seconds, the rest
+    by trial or stage.
 
     A group is what one trial holds; times `Rate.devices` it is device-seconds.
     """
@@ -53,8 +55,9 @@ class Ledger:
 
     @classmethod
     def from_events(cls, events: Iterable[RecordedEvent], now: float | None = None) -> Ledger:
-        """The account of a run folder's events. A session lasts from `run_started` to the last event before the next one,
-        so a killed driver's time counts too. `now` (Unix seconds): the last session still goes on."""
+        """The account of a run folder's events. A session lasts from `run_started` to the last
+        event before the next one, so a killed driver's time counts too. `now` (Unix seconds): the last
+        session still goes on."""
         ledger, began, last, groups = cls(), None, 0.0, 1
         unfinished: dict[int, float] = {}
         for event in events:
@@ -96,11 +99,12 @@ class Ledger:
         self.sums[state] += seconds
 
     def breakdown(self, rate: Rate, running: float = 0.0) -> dict[str, Any]:
-        """Device-seconds by `PARTS`, their sum `held`, `device` (CPU or GPU), `hours` and, with a price, `money`."""
-        used = {"useful": self.sums["complete"], "stopped": self.sums["stopped"], "failed": self.sums["failed"],
-                "running": running, "shared": self.shared}
+        """Device-seconds by `PARTS`, their sum `held`, `device` (CPU or GPU), `hours` and, with
+        a price, `money`."""
+        used = {"useful": self.sums["complete"], "stopped": self.sums["stopped"],
+                "failed": self.sums["failed"], "running": running, "shared": self.shared}
         held = max(self.held, sum(used.values()))
         parts = {**used, "overhead": held - sum(used.values()), "held": held}
         hours = held * rate.devices / 3600
-        return {"device": rate.unit, "hours": hours, "money": None if rate.price is None else hours * rate.price,
-                **{name: seconds * rate.devices for name, seconds in parts.items()}}
+        return {"device": rate.unit, "hours": hours, "money": None if rate.price is None
+                else hours * rate.price, **{name: seconds * rate.devices for name, seconds in parts.items()}}

@@ -1,7 +1,8 @@
 """Decides what happens in a run, and writes it down first: no Ray, no torch, one thread.
 
-Every result is appended to the run folder *before* the study hears of it, so that after a kill at any point the records
-hold whatever the study knows. The engine counts the budget, asks the scheduler, and tells the observer.
+Every result is appended to the run folder *before* the study hears of it, so that after a kill at any
+point the records hold whatever the study knows. The engine counts the budget, asks the scheduler,
+and tells the observer.
 """
 
 from __future__ import annotations
@@ -66,19 +67,23 @@ class RunningTrial:
 
 
 class Engine:
-    """One run's decisions. `ask`, then `report` for each rung or `fail`; each of the three may be called at any time."""
+    """One run's decisions. `ask`, then `report` for each rung or `fail`; each of the three may be
+    called at any time."""
 
-    def __init__(self, space: SearchSpace, study, scheduler, folder, *, observer: Observer | None = None, versions: str = "",
-                 spent: float = 0.0, groups: int = 1, keep: Callable[[int, str], str] | None = None,
-                 clock: Callable[[], float] = time.monotonic):
-        """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`: a RunFolder, whose rows are
-        taken over; `spent`: seconds that earlier sessions of this run took, where its events do not tell; `groups`: trials
-        that can run at once; `keep`: moves the artifact of a complete trial to its place and returns what is recorded of it."""
+    def __init__(self, space: SearchSpace, study, scheduler, folder,
+                 *, observer: Observer | None = None, versions: str = "", spent: float = 0.0, groups: int = 1,
+                 keep: Callable[[int, str], str] | None = None, clock: Callable[[], float] = time.monotonic):
+        """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`:
+        a RunFolder, whose rows are taken over; `spent`: seconds that earlier sessions of this run took,
+        where its events do not tell; `groups`: trials that can run at once; `keep`: moves the artifact of
+        a complete trial to its place and returns what is recorded of it."""
         self.space, self.study, self.scheduler, self.folder = space, study, scheduler, folder
-        self.observer, self.versions, self.groups, self.clock = observer or (lambda event: None), versions, groups, clock
+        self.observer, self.versions, self.groups, self.clock = (observer or (lambda event: None), versions,
+                                                                 groups, clock)
         self.keep = keep or (lambda number, artifact: artifact)
         self._size = space.size() or math.inf
-        self.ledger, self.rate = Ledger.from_events(folder.events()), Rate.of(space.hardware, space.budget.price)
+        self.ledger, self.rate = (Ledger.from_events(folder.events()),
+                                  Rate.of(space.hardware, space.budget.price))
         self._held = max(self.ledger.held, spent * groups)
         self._begun, self._spent = clock(), max(self.ledger.elapsed, spent)
         self.live: dict[int, RunningTrial] = {}
@@ -103,25 +108,29 @@ class Engine:
 
     # ---- what a driver asks
     def ask(self) -> RunningTrial | None:
-        """The next trial. None when the budget or the space is used up, and when the search has to wait for a result
-        (`over` tells which). A point that makes no legal trial is recorded as failed, counts, and the next one is taken."""
+        """The next trial. None when the budget or the space is used up, and when the search has to
+        wait for a result (`over` tells which). A point that makes no legal trial is recorded as failed,
+        counts, and the next one is taken."""
         while not self.over:
             asked = self.clock()
             proposal = self.study.ask()
             if proposal is None:
                 self.exhausted = not self.study.blocked
                 return None
-            self.folder.event({"event": "ask", "trial": proposal.number, "values": proposal.values}, sync=False)
+            self.folder.event({"event": "ask", "trial": proposal.number, "values": proposal.values},
+                              sync=False)
             try:
                 config = self.space.config(proposal.values)
             except UserError as error:
-                trial = RunningTrial(proposal.number, proposal.values, TrialConfig(), proposal.tag, self.clock())
+                trial = RunningTrial(proposal.number, proposal.values, TrialConfig(), proposal.tag,
+                                     self.clock())
                 self._close(trial, "failed", {}, str(error))
                 continue
             trial = RunningTrial(proposal.number, proposal.values, config, proposal.tag, self.clock(),
                                  last_heartbeat=self.clock())
             self.live[trial.number] = trial
-            if trial.tag or proposal.again:  # a reference arm is compared with, not weeded out; nobody is stopped twice
+            # a reference arm is compared with, not weeded out; nobody is stopped twice
+            if trial.tag or proposal.again:
                 self.scheduler.protected.add(trial.number)
             self._emit("trial_started", trial=trial.number, values=trial.values, tag=trial.tag,
                        proposal_seconds=trial.started - asked)
@@ -129,7 +138,8 @@ class Engine:
         return None
 
     def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
-        """Have a point proposed before any other, unless the study has it already; recorded, so that a replay knows."""
+        """Have a point proposed before any other, unless the study has it already; recorded,
+        so that a replay knows."""
         if not self.study.enqueue(values, tag, again):
             return False
         self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag, "again": again})
@@ -143,7 +153,8 @@ class Engine:
                            "rungs": [list(rung) for rung in rungs]}, sync=False)
 
     def report(self, number: int, event: RungResult, seconds: float | None = None) -> Decision:
-        """Take one rung's measurements and decide. A rung that is known already (the trial was restarted) changes nothing.
+        """Take one rung's measurements and decide. A rung that is known already (the trial was
+        restarted) changes nothing.
 
         `seconds`: how long the trial has held its workers; the time since it was asked for when not given.
         """
@@ -157,7 +168,8 @@ class Engine:
         metrics: Row = {name: value for name, value in event.items() if name not in _CONTROL}
         final = bool(event.get("final"))
         wrong = self._fault(metrics, final)
-        trial.rung, trial.facts = event["rung"], {"fidelity": event.get("steps"), "device": event.get("device")}
+        trial.rung, trial.facts = (event["rung"],
+                                   {"fidelity": event.get("steps"), "device": event.get("device")})
         if wrong:
             return self._close(trial, "failed", metrics, f"{wrong} at rung {trial.rung}")
         if event.get("steps"):
@@ -186,11 +198,12 @@ class Engine:
             self._close(trial, "failed", {}, reason, trace)
 
     def overdue(self) -> list[int]:
-        """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends them and calls `fail`,
-        or `heartbeat`: what a trial waited before its worker began does not count."""
+        """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends
+        them and calls `fail`, or `heartbeat`: what a trial waited before its worker began does not count."""
         most = self.space.budget.trial_time
         now = self.clock()
-        return [] if most is None else [number for number, trial in self.live.items() if now - trial.last_heartbeat > most]
+        return ([] if most is None
+                else [number for number, trial in self.live.items() if now - trial.last_heartbeat > most])
 
     def heartbeat(self, number: int, ago: float = 0.0) -> None:
         """A trial has given a sign of life that is no result, `ago` seconds before now."""
@@ -208,15 +221,18 @@ class Engine:
 
     @property
     def ended_by(self) -> str | None:
-        """Which limit is reached: space, trials, time, device_hours, money or patience; None while none is."""
+        """Which limit is reached: space, trials, time, device_hours, money or patience;
+        None while none is."""
         if self.exhausted:
             return "space"
-        return limits.reached(self.space.budget, started=self._started, most=self.space.budget.trials or math.inf,
-                              elapsed=self.elapsed, held=self.held, rate=self.rate, no_improvement=self.no_improvement)
+        return limits.reached(self.space.budget, started=self._started,
+                              most=self.space.budget.trials or math.inf, elapsed=self.elapsed, held=self.held,
+                              rate=self.rate, no_improvement=self.no_improvement)
 
     @property
     def limit(self) -> float:
-        """Trials that there can be: the budget's, or the points of the space and what is tried again of them."""
+        """Trials that there can be: the budget's, or the points of the space and what is tried
+        again of them."""
         return min(self.space.budget.trials or math.inf, max(self._size, self._started))
 
     # ---- what is told
@@ -255,16 +271,16 @@ class Engine:
         hours = (cost["held"] - cost["overhead"]) / self.rate.devices / 3600
         return {
             "running": len(self.live), "complete": self.counts["complete"], "stopped": self.counts["stopped"],
-            "failed": self.counts["failed"],
-            "trials": int(self.limit) if math.isfinite(self.limit) else None,
-            "front_size": len(self.incumbents.members), "hypervolume": self._volume(), "best": dict(self.incumbents.best),
-            "elapsed": self.elapsed, "eta": self._eta(), "ended_by": self.ended_by,
-            "cpu_hours": hours * hardware.workers * hardware.cpus,
+            "failed": self.counts["failed"], "trials": int(self.limit) if math.isfinite(self.limit) else None,
+            "front_size": len(self.incumbents.members), "hypervolume": self._volume(),
+            "best": dict(self.incumbents.best), "elapsed": self.elapsed, "eta": self._eta(),
+            "ended_by": self.ended_by, "cpu_hours": hours * hardware.workers * hardware.cpus,
             "gpu_hours": hours * hardware.workers * hardware.gpus, "cost": cost,
         }
 
     def emit(self, event: str, **more: Any) -> None:
-        """Tell the observer something, with the summary: `search.engine.events` has what. May be called from any thread."""
+        """Tell the observer something, with the summary: `search.engine.events` has what. May be
+        called from any thread."""
         self._emit(event, **more)
 
     # ---- inside
@@ -276,13 +292,15 @@ class Engine:
         return None if self.box is None else self.incumbents.hypervolume(self.box)
 
     def _fault(self, metrics: Row, final: bool) -> str | None:
-        """Why measurements cannot stand: below the top rung, objectives may be missing but not be NaN or infinite."""
+        """Why measurements cannot stand: below the top rung, objectives may be missing but not
+        be NaN or infinite."""
         if final:
             return fault(metrics, self.space.objectives, self.space.constraints)
         present = [objective for objective in self.space.objectives if objective.metric in metrics]
         return fault(metrics, present)
 
-    def _close(self, trial: RunningTrial, state: str, metrics: Row, reason: str | None = None, trace: str = "") -> Decision:
+    def _close(self, trial: RunningTrial, state: str, metrics: Row, reason: str | None = None,
+               trace: str = "") -> Decision:
         self.live.pop(trial.number, None)
         row = self._row(trial, state, metrics, reason)
         changed = self._append(row)
@@ -290,8 +308,8 @@ class Engine:
         self.study.tell(trial.number, state, metrics or None, reason, trial.rungs)
         if trace:
             self.folder.event({"event": "traceback", "trial": trial.number, "traceback": trace})
-        self._emit("trial_finished", trial=trial.number, state=state, rung=trial.rung, metrics=metrics, reason=reason,
-                   values=trial.values, seconds=row["seconds"])
+        self._emit("trial_finished", trial=trial.number, state=state, rung=trial.rung, metrics=metrics,
+                   reason=reason, values=trial.values, seconds=row["seconds"])
         if changed:
             self.folder.write_front(self.front)
             self._emit("front", trial=trial.number, members=self.members)
@@ -329,7 +347,8 @@ class Engine:
         if self.box is not None:
             return
         first = max(2, min(8, (self.space.budget.trials or 32) // 4))
-        self.box = choose_box(self.incumbents.rows.values(), self.space.objectives, first=first, given=self.space.box)
+        self.box = choose_box(self.incumbents.rows.values(), self.space.objectives, first=first,
+                              given=self.space.box)
         corners = self.folder.meta.get("box") if self.box else None
         if corners:
             self.box = Box.of(corners, self.space.objectives)
@@ -340,8 +359,10 @@ class Engine:
         self.observer(cast(EngineEvent, {**self.summary(), **more, "event": event}))
 
     def _eta(self) -> float | None:
-        """Seconds to the end of the trials: those that remain at the pace so far, or what is left of time and money."""
-        left = limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held, groups=self.groups, rate=self.rate)
+        """Seconds to the end of the trials: those that remain at the pace so far, or what is left
+        of time and money."""
+        left = limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held,
+                                   groups=self.groups, rate=self.rate)
         if self.ended:
             remaining = self.limit - len(self.ended)
             left = min(left, sum(self.ledger.sums.values()) / len(self.ended) * remaining / self.groups)

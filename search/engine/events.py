@@ -1,7 +1,8 @@
-"""What observers of a run are told, one type an event. Nothing of this is kept: events.jsonl has `search.records.events`.
+"""What observers of a run are told, one type an event. Nothing of this is kept: events.jsonl has
+`search.records.events`.
 
-Every event carries the engine's summary, so that an observer does no arithmetic; what is said before there is an engine
-has none.
+Every event carries the engine's summary, so that an observer does no arithmetic; what is said before there
+is an engine has none.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class RunStarted(Summary):
 
 @final
 class PrepareProgress(Summary):
-    """How far something is that trials share, or what is done with the front when the search is over: 0 to 1."""
+    """How far something is that trials share, or what is done with the front when the search
+    is over: 0 to 1."""
 
     event: Literal["prepare"]
     stage: str
@@ -105,5 +107,5 @@ class RunFinished(Summary):
     run: str
 
 
-EngineEvent = (RunStarted | PrepareProgress | WarmStarted | TrialStarted | RungMeasured | TrialFinished | FrontChanged
-               | WarningRaised | RunFinished)
+EngineEvent = (RunStarted | PrepareProgress | WarmStarted | TrialStarted | RungMeasured | TrialFinished
+               | FrontChanged | WarningRaised | RunFinished)

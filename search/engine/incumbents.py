@@ -1,4 +1,5 @@
-"""The front of a run while it grows: a result costs one comparison with the members, not with every result so far."""
+"""The front of a run while it grows: a result costs one comparison with the members, not with every
+result so far."""
 
 from __future__ import annotations
 
@@ -16,9 +17,11 @@ Row = Mapping[str, Any]
 
 
 class Incumbents:
-    """Complete, feasible results and who among them is on the front; equal to `Front.from_rows` at every moment."""
+    """Complete, feasible results and who among them is on the front; equal to `Front.from_rows`
+    at every moment."""
 
-    def __init__(self, objectives: Sequence[Objective], constraints: Sequence[Constraint], rows: Iterable[Row] = ()):
+    def __init__(self, objectives: Sequence[Objective], constraints: Sequence[Constraint],
+                 rows: Iterable[Row] = ()):
         self.objectives, self.constraints = tuple(objectives), tuple(constraints)
         self._volume: tuple[Box, float] | None = None
         self._rebuild(rows)
@@ -33,9 +36,11 @@ class Incumbents:
             self.add(row)
 
     def add(self, row: Row) -> bool:
-        """Take in a row; rows that are not complete results are passed over. Returns whether the front changed.
+        """Take in a row; rows that are not complete results are passed over. Returns whether
+        the front changed.
 
-        A second complete row of a trial replaces the first; if it measured the same (and only says more), places stay.
+        A second complete row of a trial replaces the first; if it measured the same (and only says
+        more), places stay.
         """
         if not finished([row], self.objectives):
             return False
@@ -75,7 +80,8 @@ class Incumbents:
     @property
     def members(self) -> list[Any]:
         """Trials on the front, in the order of `front`."""
-        order = sorted(range(len(self._members)), key=lambda index: (tuple(self._vectors[index]), self._members[index]))
+        order = sorted(range(len(self._members)),
+                       key=lambda index: (tuple(self._vectors[index]), self._members[index]))
         return [self._members[index] for index in order]
 
     @property

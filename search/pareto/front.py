@@ -1,4 +1,5 @@
-"""The Pareto front of a run: which complete, feasible results no other result beats, and what that front is worth."""
+"""The Pareto front of a run: which complete, feasible results no other result beats, and what that
+front is worth."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Front:
-    """`members` are the non-dominated rows, ordered by the first objective; `candidates` all rows that were eligible.
+    """`members` are the non-dominated rows, ordered by the first objective; `candidates` all rows
+    that were eligible.
 
     Rows with equal objectives are all members: none of them beats another, and their configs differ.
     """
@@ -36,7 +38,8 @@ class Front:
     @classmethod
     def from_rows(cls, rows: Iterable[Row], objectives: Sequence[Objective],
                   constraints: Sequence[Constraint] = ()) -> Front:
-        """The front of the rows whose state is `complete`, whose objectives are finite and whose constraints all hold.
+        """The front of the rows whose state is `complete`, whose objectives are finite and whose
+        constraints all hold.
 
         A trial counts once, by its last complete row.
         """
@@ -64,7 +67,8 @@ class Front:
 
     @property
     def stability(self) -> list[Stability | None]:
-        """Whether each member holds its place when measured again: see `search.pareto.stability.stability`."""
+        """Whether each member holds its place when measured again: see
+        `search.pareto.stability.stability`."""
         return stability(self.members, self.objectives, self.constraints)
 
     def hypervolume(self, box: Box) -> float:
@@ -72,11 +76,13 @@ class Front:
         return box.hypervolume(self.vectors)
 
     def contributions(self, box: Box) -> np.ndarray:
-        """What the hypervolume would lose without each member, float [members]; 0 for one of two equal members."""
+        """What the hypervolume would lose without each member, float [members]; 0 for one of
+        two equal members."""
         return contributions(box.scaled(self.vectors), np.ones(len(self.objectives)))
 
     def attains(self, goal: Mapping[str, float]) -> bool:
-        """Whether some member is at least as good as `goal` (metric -> value, own units) on every objective it names.
+        """Whether some member is at least as good as `goal` (metric -> value, own units) on every
+        objective it names.
 
         Raises KeyError for a metric that is not an objective.
         """
@@ -86,23 +92,28 @@ class Front:
         return bool((matrix(self.members, named) <= vector(goal, named)).all(axis=1).any())
 
     def knee(self) -> Row | None:
-        """The member that gives up least: smallest sum of objectives after each is scaled to 0..1 over the front.
+        """The member that gives up least: smallest sum of objectives after each is scaled to
+        0..1 over the front.
 
-        With two objectives it is the member farthest below the line through the two ends (Das 1999). None when empty.
+        With two objectives it is the member farthest below the line through the two ends (Das 1999).
+        None when empty.
         """
         if not self.members:
             return None
         return self.members[int(np.argmin(_scaled(self.vectors).sum(axis=1)))]
 
     def best(self, metric: str, constraints: Sequence[Constraint] = ()) -> Row | None:
-        """The candidate that is best on one objective among those that satisfy `constraints` too; None when none does.
+        """The candidate that is best on one objective among those that satisfy `constraints` too;
+        None when none does.
 
-        All candidates are looked at, not only members: a bound on something that is not an objective can rule out every
-        member that dominates a given row. Ties go to the row that is not dominated, then to the lower trial.
+        All candidates are looked at, not only members: a bound on something that is not an objective
+        can rule out every member that dominates a given row. Ties go to the row that is not dominated,
+        then to the lower trial.
         """
         wanted = [objective for objective in self.objectives if objective.metric == metric]
         if not wanted:
-            raise KeyError(f"{metric} is not an objective: {[objective.metric for objective in self.objectives]}")
+            raise KeyError(f"{metric} is not an objective: "
+                           f"{[objective.metric for objective in self.objectives]}")
         rows = [row for row in self.candidates if feasible(row, constraints)]
         if not rows:
             return None
@@ -119,7 +130,8 @@ class Front:
         knee = self.knee()
         return {
             "objectives": [{"metric": item.metric, "direction": item.direction} for item in self.objectives],
-            "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound} for item in self.constraints],
+            "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound}
+                            for item in self.constraints],
             "box": box.corners() if box else None,
             "hypervolume": self.hypervolume(box) if box else None,
             "candidates": len(self.candidates),
@@ -128,11 +140,13 @@ class Front:
         }
 
     def member_rows(self) -> list[dict[str, Any]]:
-        """The members' rows, those that were measured again with `place` and each objective's `METRIC_low`, `_high`."""
+        """The members' rows, those that were measured again with `place` and each objective's
+        `METRIC_low`, `_high`."""
         rows = []
         for row, place in zip(self.members, self.stability, strict=True):
             found = {item.metric: interval(row, item.metric) for item in self.objectives}
-            ends = {f"{metric}_{end}": getattr(one, end) for metric, one in found.items() if one for end in ("low", "high")}
+            ends = {f"{metric}_{end}": getattr(one, end) for metric, one in found.items() if one
+                    for end in ("low", "high")}
             rows.append({**row, **({"place": place} if place else {}), **ends})
         return rows
 
@@ -157,9 +171,11 @@ class Front:
 
 
 def attainment(fronts: Sequence[Front], goals: Sequence[Mapping[str, float]]) -> np.ndarray:
-    """The empirical attainment function (da Fonseca et al. 2001): the share of `fronts` that attain each goal, float [n].
+    """The empirical attainment function (da Fonseca et al. 2001): the share of `fronts` that attain
+    each goal, float [n].
 
-    The fronts are repeats of one search, such as runs of several seeds; a goal is metric -> value in its own unit.
+    The fronts are repeats of one search, such as runs of several seeds; a goal is metric ->
+    value in its own unit.
     """
     return np.mean([[front.attains(goal) for goal in goals] for front in fronts], axis=0)
 

@@ -1,4 +1,5 @@
-"""Geometry of objective vectors, all in minimization form: layers, crowding distance, hypervolume, spread. numpy only."""
+"""Geometry of objective vectors, all in minimization form: layers, crowding distance, hypervolume,
+spread. numpy only."""
 
 from __future__ import annotations
 
@@ -6,10 +7,11 @@ import numpy as np
 
 
 def layers(vectors: np.ndarray) -> np.ndarray:
-    """Non-dominated layer of each row (0 = the front), by repeated removal of the front (Goldberg 1989, NSGA-II).
+    """Non-dominated layer of each row (0 = the front), by repeated removal of the front (Goldberg
+    1989, NSGA-II).
 
-    `vectors` is [n, k], smaller is better, without NaN. One row dominates another when it is nowhere worse and
-    somewhere better, so equal rows share a layer. Returns int [n]. O(n^2 k) time, O(n^2) memory.
+    `vectors` is [n, k], smaller is better, without NaN. One row dominates another when it is nowhere worse
+    and somewhere better, so equal rows share a layer. Returns int [n]. O(n^2 k) time, O(n^2) memory.
     """
     points = np.asarray(vectors, dtype=float)
     assert not np.isnan(points).any(), "NaN has no place in an order"
@@ -33,8 +35,9 @@ def layers(vectors: np.ndarray) -> np.ndarray:
 def crowding(vectors: np.ndarray) -> np.ndarray:
     """Crowding distance of each row of one layer (Deb et al. 2002, section III-B). [n, k] -> float [n].
 
-    The ends of every axis that varies get infinity. Of equal rows only the first keeps the distance, the others get 0,
-    so that copies are the first to go. An infinite coordinate counts as the largest finite one of its axis.
+    The ends of every axis that varies get infinity. Of equal rows only the first keeps the distance,
+    the others get 0, so that copies are the first to go. An infinite coordinate counts as the largest
+    finite one of its axis.
     """
     points = np.asarray(vectors, dtype=float)
     distance = np.zeros(len(points))
@@ -64,8 +67,8 @@ def crowding(vectors: np.ndarray) -> np.ndarray:
 def hypervolume(vectors: np.ndarray, reference: np.ndarray) -> float:
     """Volume between the rows of [n, k] and `reference` [k], exact; WFG (While et al. 2012) above three axes.
 
-    Rows that are not better than the reference on every axis enclose no volume and are left out. The unit is the
-    product of the units of the axes.
+    Rows that are not better than the reference on every axis enclose no volume and are left out. The unit is
+    the product of the units of the axes.
     """
     reference = np.asarray(reference, dtype=float)
     points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
@@ -74,7 +77,8 @@ def hypervolume(vectors: np.ndarray, reference: np.ndarray) -> float:
 
 
 def contributions(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Exclusive hypervolume of each row of [n, k]: what the set loses without it, float [n]. Copies contribute 0."""
+    """Exclusive hypervolume of each row of [n, k]: what the set loses without it, float [n].
+    Copies contribute 0."""
     points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
     whole = hypervolume(points, reference)
     without = [hypervolume(np.delete(points, index, axis=0), reference) for index in range(len(points))]
@@ -82,10 +86,11 @@ def contributions(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def spread_order(vectors: np.ndarray) -> np.ndarray:
-    """Positions of the rows of [n, k] such that every beginning covers the whole well: an epsilon-net, int [n].
+    """Positions of the rows of [n, k] such that every beginning covers the whole well:
+    an epsilon-net, int [n].
 
-    Starts at the row with the smallest sum and then always takes the row farthest from those taken (Salinas et al. 2021,
-    section 4.1). Axes should be on one scale. O(n^2 k).
+    Starts at the row with the smallest sum and then always takes the row farthest from those taken (Salinas
+    et al. 2021, section 4.1). Axes should be on one scale. O(n^2 k).
     """
     points = np.asarray(vectors, dtype=float)
     if not len(points):

@@ -1,6 +1,8 @@
-"""Measurements against objectives and constraints: vectors to minimize, violation amounts, why a result cannot count.
+"""Measurements against objectives and constraints: vectors to minimize, violation amounts, why
+a result cannot count.
 
-A row is a flat dict: bookkeeping (`BOOKKEEPING`), searched values (`config.*`), and everything else is a measurement.
+A row is a flat dict: bookkeeping (`BOOKKEEPING`), searched values (`config.*`), and everything
+else is a measurement.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ def measured(row: Mapping[str, Any], metric: str) -> float:
 
 def measurements(row: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a row that was measured: neither bookkeeping nor searched values."""
-    return {name: value for name, value in row.items() if name not in BOOKKEEPING and not name.startswith(CONFIG)}
+    return {name: value
+            for name, value in row.items() if name not in BOOKKEEPING and not name.startswith(CONFIG)}
 
 
 def curve(rows: Iterable[Mapping[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
-    """What the rows of one trial measured, rung by rung: steps and measurements, of its last run through the rungs. A row
-    that tells no steps, or of a failure, is passed over."""
+    """What the rows of one trial measured, rung by rung: steps and measurements, of its last run through
+    the rungs. A row that tells no steps, or of a failure, is passed over."""
     found: list[tuple[float, dict[str, Any]]] = []
     for row in rows:
         steps = row.get("fidelity")
@@ -51,7 +54,8 @@ def searched(row: Mapping[str, Any]) -> dict[str, Any]:
 def vector(row: Mapping[str, Any], objectives: Sequence[Objective]) -> np.ndarray:
     """Objectives of one row in minimization form, float [k]; NaN where one is missing."""
     signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
-    return np.array([sign * measured(row, objective.metric) for sign, objective in zip(signs, objectives, strict=True)])
+    return np.array([sign * measured(row, objective.metric)
+                     for sign, objective in zip(signs, objectives, strict=True)])
 
 
 def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> np.ndarray:
@@ -61,16 +65,19 @@ def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -
 
 
 def finished(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> list[Mapping[str, Any]]:
-    """Rows that are complete with finite objectives, one per trial (its last), in the order in which trials first completed."""
+    """Rows that are complete with finite objectives, one per trial (its last), in the order in which
+    trials first completed."""
     latest: dict[Any, Mapping[str, Any]] = {}
     for index, row in enumerate(rows):
-        if row.get("state") == "complete" and all(math.isfinite(measured(row, item.metric)) for item in objectives):
+        if (row.get("state") == "complete"
+                and all(math.isfinite(measured(row, item.metric)) for item in objectives)):
             latest[row.get("trial", f"row {index}")] = row
     return list(latest.values())
 
 
 def violation(row: Mapping[str, Any], constraint: Constraint) -> float:
-    """How far the row is beyond the bound, in units of the bound's size, so that amounts of metrics can be added.
+    """How far the row is beyond the bound, in units of the bound's size, so that amounts of
+    metrics can be added.
 
     At most 0 when the constraint holds, positive when it does not, NaN when the metric is missing.
     """
@@ -78,7 +85,8 @@ def violation(row: Mapping[str, Any], constraint: Constraint) -> float:
 
 
 def total_violation(row: Mapping[str, Any], constraints: Sequence[Constraint]) -> float:
-    """Sum of the positive violations of those constraints whose metric the row has; 0 = none known to be violated."""
+    """Sum of the positive violations of those constraints whose metric the row has; 0 = none known
+    to be violated."""
     amounts = (violation(row, constraint) for constraint in constraints)
     return math.fsum(amount for amount in amounts if amount > 0)
 
@@ -101,7 +109,8 @@ def fault(metrics: Mapping[str, Any] | None, objectives: Sequence[Objective],
             return f"objective {objective.metric} {_value_text(found, objective.metric)}"
     for constraint in constraints:
         if math.isnan(measured(found, constraint.metric)):
-            return f"metric {constraint.metric} of constraint '{constraint}' {_value_text(found, constraint.metric)}"
+            return (f"metric {constraint.metric} of constraint '{constraint}' "
+                    f"{_value_text(found, constraint.metric)}")
     return None
 
 

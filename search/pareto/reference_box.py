@@ -1,4 +1,5 @@
-"""The box in which hypervolume is told: two corners in the metrics' own units, fixed once and recorded with the run."""
+"""The box in which hypervolume is told: two corners in the metrics' own units, fixed once and recorded
+with the run."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ Corners = Mapping[str, Sequence[float]]
 class Box:
     """`best` and `worst` corner in minimization form, one number per objective.
 
-    Hypervolume is told as a share of the box, so it has no unit and compares within a run, across its sessions, and
-    between runs that were given the same box. What lies beyond the worst corner on any axis adds nothing; what lies
-    beyond the best corner adds more than the box holds, so a share can exceed 1.
+    Hypervolume is told as a share of the box, so it has no unit and compares within a run, across its
+    sessions, and between runs that were given the same box. What lies beyond the worst corner on any axis
+    adds nothing; what lies beyond the best corner adds more than the box holds, so a share can exceed 1.
     """
 
     objectives: tuple[Objective, ...]
@@ -30,14 +31,14 @@ class Box:
 
     @classmethod
     def of(cls, corners: Corners, objectives: Sequence[Objective]) -> Box:
-        """From metric -> [best, worst] in the metrics' own units. Raises KeyError for an objective that is left out,
-        ValueError where best is not better than worst."""
-        best, worst = (matrix([{item.metric: corners[item.metric][end] for item in objectives}], objectives)[0]
-                       for end in (0, 1))
+        """From metric -> [best, worst] in the metrics' own units. Raises KeyError for an objective
+        that is left out, ValueError where best is not better than worst."""
+        best, worst = (matrix([{item.metric: corners[item.metric][end] for item in objectives}],
+                              objectives)[0] for end in (0, 1))
         for item, low, high in zip(objectives, best, worst, strict=True):
             if not low < high:
-                raise ValueError(f"{item.metric}: {list(corners[item.metric])} is not [best, worst] of a metric to "
-                                 f"{item.direction}")
+                raise ValueError(f"{item.metric}: {list(corners[item.metric])} is not [best, "
+                                 f"worst] of a metric to {item.direction}")
         return cls(tuple(objectives), tuple(best.tolist()), tuple(worst.tolist()))
 
     def corners(self) -> dict[str, list[float]]:
@@ -55,13 +56,14 @@ class Box:
         return hypervolume(self.scaled(vectors), np.ones(len(self.worst)))
 
 
-def choose_box(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective], first: int = 8, margin: float = 0.1,
-               given: Corners | None = None) -> Box | None:
+def choose_box(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective], first: int = 8,
+               margin: float = 0.1, given: Corners | None = None) -> Box | None:
     """A box to be recorded once and never moved; None until there are `first` complete results.
 
-    It holds the first `first` of them with `margin` to spare at both corners: a share of the size of the worst value or
-    of the spread, whichever is larger. A metric that was never negative gets no negative corner. Corners that are
-    `given` (metric -> [best, worst]) stand as they are; when all are, no result is waited for.
+    It holds the first `first` of them with `margin` to spare at both corners: a share of the size of
+    the worst value or of the spread, whichever is larger. A metric that was never negative gets no
+    negative corner. Corners that are `given` (metric -> [best, worst]) stand as they are; when all are,
+    no result is waited for.
     """
     given = dict(given or {})
     if all(item.metric in given for item in objectives):

@@ -1,7 +1,7 @@
 """Whether a member of the front holds its place when it is measured again.
 
-A trial wins its place by one measurement each, so the best of many are a little too good. What `finish` measures anew was
-not chosen: its interval says how far the place can be trusted.
+A trial wins its place by one measurement each, so the best of many are a little too good. What `finish`
+measures anew was not chosen: its interval says how far the place can be trusted.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ NORMAL = 1.959964
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` fresh measurements and its 95 % interval, in the metric's own unit. `of` says what was repeated:
-    `seeds` (trained again, so training counts) or `again` (the same exported model, fresh noise)."""
+    """A mean of `n` fresh measurements and its 95 % interval, in the metric's own unit. `of` says
+    what was repeated: `seeds` (trained again, so training counts) or `again` (the same exported model,
+    fresh noise)."""
 
     mean: float
     low: float
@@ -42,10 +43,10 @@ class Interval:
 def interval(row: Row, metric: str) -> Interval | None:
     """The interval of a metric from the columns that `finish` left; None where there are none.
 
-    `METRIC_seeds`, `METRIC_seeds_sd` and `seeds` (how many) win over `METRIC_again`, `METRIC_again_sd` and `again`.
-    Over seeds it is Student's t. Over repeats of one model it is normal where each repeat told its own standard error
-    (`METRIC_se_again`; two or three repeats say less about the spread than that), else Student's t. Without any spread
-    the interval is a point.
+    `METRIC_seeds`, `METRIC_seeds_sd` and `seeds` (how many) win over `METRIC_again`, `METRIC_again_sd` and
+    `again`. Over seeds it is Student's t. Over repeats of one model it is normal where each repeat told
+    its own standard error (`METRIC_se_again`; two or three repeats say less about the spread than that),
+    else Student's t. Without any spread the interval is a point.
     """
     for of in ("seeds", "again"):
         mean, count = measured(row, f"{metric}_{of}"), measured(row, of)
@@ -66,8 +67,9 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
               constraints: Sequence[Constraint] = ()) -> list[Stability | None]:
     """For each member of a front, what its fresh measurements say; None for one that was not measured again.
 
-    `lost`: at its new means another member beats it, or a constraint no longer holds. `open`: another member's new means
-    lie within its reach, so that at the bad ends of its intervals it would be beaten. `held`: neither.
+    `lost`: at its new means another member beats it, or a constraint no longer holds. `open`: another
+    member's new means lie within its reach, so that at the bad ends of its intervals it would be beaten.
+    `held`: neither.
     """
     fresh = [{**row, **{item.metric: found.mean for item in (*objectives, *constraints)
                         if (found := interval(row, item.metric))}} for row in rows]
@@ -80,7 +82,8 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
             continue
         bad = means[index] + np.array([one.half if one else 0.0 for one in found])
         others = [mean for other, mean in enumerate(means) if other != index]
-        if total_violation(fresh[index], constraints) > 0 or any(_beats(mean, means[index]) for mean in others):
+        if (total_violation(fresh[index], constraints) > 0
+                or any(_beats(mean, means[index]) for mean in others)):
             marks.append("lost")
         else:
             marks.append("open" if any(_beats(mean, bad) for mean in others) else "held")

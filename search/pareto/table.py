@@ -13,13 +13,15 @@ from search.pareto.objectives import CONFIG
 
 LEADING = ("trial", "rung", "state", "tag")
 TYPES = {
-    "trial": "int64", "rung": "int64", "state": "string", "tag": "string", "fidelity": "int64", "seconds": "double",
+    "trial": "int64", "rung": "int64", "state": "string",
+    "tag": "string", "fidelity": "int64", "seconds": "double",
     "device": "string", "seed": "int64", "versions": "string", "reason": "string", "time": "double",
 }
 
 
 def column_types(dimensions: Mapping[str, Any]) -> dict[str, str]:
-    """Arrow type by name of each `config.*` column, from the dimensions, so that it holds for rows yet to come.
+    """Arrow type by name of each `config.*` column, from the dimensions, so that it holds
+    for rows yet to come.
 
     A choice among strings, whole numbers, numbers or booleans keeps that type; any other choice is JSON text.
     """
@@ -32,8 +34,9 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | Non
              first: Iterable[str] = ()) -> pa.Table:
     """One Arrow row per row. `columns` fixes types by name; the rest is told from the values.
 
-    Measurements that are numbers are always double. Lists and dicts are JSON text. Order: trial, rung, state, tag, then
-    `first`, then `config.*`, measurements, bookkeeping. `trial`, `first` and `columns` are there even without rows.
+    Measurements that are numbers are always double. Lists and dicts are JSON text. Order: trial, rung,
+    state, tag, then `first`, then `config.*`, measurements, bookkeeping. `trial`, `first` and `columns` are
+    there even without rows.
     """
     fixed = {**TYPES, **(columns or {})}
     present = dict.fromkeys(name for row in rows for name in row)
@@ -58,7 +61,8 @@ def _type_of(values: Iterable[Any], whole: bool) -> str:
         return "string"
     if all(isinstance(value, (bool, np.bool_)) for value in kept):
         return "bool"
-    if any(isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)) for value in kept):
+    if any(isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number))
+           for value in kept):
         return "string"
     return "int64" if whole and all(isinstance(value, (int, np.integer)) for value in kept) else "double"
 

@@ -1,7 +1,8 @@
-"""What events.jsonl holds, one type an event: keys, units, and who reads them. The file is the truth about a run.
+"""What events.jsonl holds, one type an event: keys, units, and who reads them. The file is
+the truth about a run.
 
-Every entry has `event` and, but in memory, `time` (Unix seconds). A reader passes over events and keys that it does not know,
-and does without those that older runs lack; no key changes its meaning.
+Every entry has `event` and, but in memory, `time` (Unix seconds). A reader passes over events and keys that
+it does not know, and does without those that older runs lack; no key changes its meaning.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class Studied(Entry):
 
 
 class Summary(TypedDict, total=False):
-    """Trials by state, the front, time in seconds and cost. `trials`: how many there can be; `hypervolume`: share of the box,
-    None before there is one; `best`: objective -> value; `ended_by`: the limit that is reached; `cost`: see
-    `search.engine.cost.Ledger.breakdown`."""
+    """Trials by state, the front, time in seconds and cost. `trials`: how many there can be;
+    `hypervolume`: share of the box, None before there is one; `best`: objective -> value; `ended_by`:
+    the limit that is reached; `cost`: see `search.engine.cost.Ledger.breakdown`."""
 
     running: int
     complete: int
@@ -48,10 +49,11 @@ class Summary(TypedDict, total=False):
 
 @final
 class RowEvent(Entry):
-    """A trial at a rung, or at its end. Beside these keys stand the point (`config.PATH`) and the metrics by name.
+    """A trial at a rung, or at its end. Beside these keys stand the point (`config.PATH`) and
+    the metrics by name.
 
-    `state`: `rung` while it goes on; `fidelity`: training steps; `seconds` that the trial has held its workers; `seed` of
-    the trial; `device`: who computed; `reason` why it ended.
+    `state`: `rung` while it goes on; `fidelity`: training steps; `seconds` that the trial has held its
+    workers; `seed` of the trial; `device`: who computed; `reason` why it ended.
     """
 
     event: Literal["row"]
@@ -69,8 +71,8 @@ class RowEvent(Entry):
 
 @final
 class RunStartedEvent(Studied):
-    """A session begins. `run`: the folder or URI; `groups`: trials that can run at once; `at_most`: kind -> how many of it the
-    space may have made, where that is more than one."""
+    """A session begins. `run`: the folder or URI; `groups`: trials that can run at once; `at_most`:
+    kind -> how many of it the space may have made, where that is more than one."""
 
     event: Literal["run_started"]
     address: str
@@ -91,7 +93,8 @@ class RunEndedEvent(Entry, Summary):
 
 @final
 class PrepareEvent(Entry):
-    """Something that trials share was made, or was there: a corpus, a teacher, a base. Facts about it stand beside."""
+    """Something that trials share was made, or was there: a corpus, a teacher, a base. Facts about
+    it stand beside."""
 
     event: Literal["prepare"]
     stage: str
@@ -149,7 +152,7 @@ class TracebackEvent(Entry):
     traceback: str
 
 
-OtherEvent = (RunStartedEvent | RunEndedEvent | PrepareEvent | AskEvent | EnqueueEvent | LearnEvent | WarningEvent
-              | TracebackEvent)
-RecordedEvent = (RowEvent | RunStartedEvent | RunEndedEvent | PrepareEvent | AskEvent | EnqueueEvent | LearnEvent | WarningEvent
-                 | TracebackEvent)
+OtherEvent = (RunStartedEvent | RunEndedEvent | PrepareEvent | AskEvent | EnqueueEvent | LearnEvent
+              | WarningEvent | TracebackEvent)
+RecordedEvent = (RowEvent | RunStartedEvent | RunEndedEvent | PrepareEvent | AskEvent | EnqueueEvent
+                 | LearnEvent | WarningEvent | TracebackEvent)

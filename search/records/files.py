@@ -25,7 +25,8 @@ def unwritable(path: Path, error: OSError) -> RunError:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well, and is removed when it does not."""
+    """A temporary path beside `path` that takes its place when the block ends well, and is removed
+    when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -63,14 +64,16 @@ class RunLock:
         return self._handle is not None
 
     def acquire(self, patience: float = 0.5) -> None:
-        """Take the lock. Raises `UserError` naming the holder when it is not free within `patience` seconds."""
+        """Take the lock. Raises `UserError` naming the holder when it is not free within
+        `patience` seconds."""
         if self.owned:
             return
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise UserError(f"cannot write to {self.path.parent}: {error.strerror or error}") from error
-        deadline = time.monotonic() + patience  # a reader that looks whether the run lives holds it for a moment
+        # a reader that looks whether the run lives holds it for a moment
+        deadline = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -32,15 +32,17 @@ class Tail:
         try:
             return [cast(RecordedEvent, loads(line)) for line in whole.splitlines() if line.strip()]
         except ValueError:
-            raise UserError(f"{self.path}: not a JSON record; the file was damaged after it was written") from None
+            raise UserError(f"{self.path}: not a JSON record; the file was damaged after it "
+                            "was written") from None
 
 
 def follow(run: Path, every: float = 1.0, once: bool = False,
            sleep: Callable[[float], None] = time.sleep) -> Iterator[list[RecordedEvent]]:
     """Batches of new entries, empty ones too, until the run does not go on; the first holds all there is.
 
-    A run whose folder says that it runs goes on as long as its writer holds the lock. Where locks of other machines
-    cannot be seen (some network file systems), a run that wrote within the last ten minutes counts as going on.
+    A run whose folder says that it runs goes on as long as its writer holds the lock. Where locks of other
+    machines cannot be seen (some network file systems), a run that wrote within the last ten minutes
+    counts as going on.
     """
     folder = RunFolder.open(run)
     tail = Tail(folder.path / EVENTS)

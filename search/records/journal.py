@@ -1,4 +1,5 @@
-"""An append-only file of JSON lines that survives a killed writer: what was acknowledged stays, what is torn goes."""
+"""An append-only file of JSON lines that survives a killed writer: what was acknowledged stays,
+what is torn goes."""
 
 from __future__ import annotations
 
@@ -45,12 +46,14 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield loads(line)
         except ValueError:
             if index < len(lines) - 1:
-                raise UserError(f"{path}, line {index}: not a JSON record; the file was damaged after it was written"
+                raise UserError(f"{path}, line {index}: not a JSON record; the file was damaged after it "
+                                "was written"
                                 ) from None
 
 
 def mend_tail(path: Path) -> int:
-    """Cut a torn last line (no newline, or not JSON) off the file, so that appending is safe. Returns the bytes cut.
+    """Cut a torn last line (no newline, or not JSON) off the file, so that appending is safe.
+    Returns the bytes cut.
 
     A file whose first line is whole and not JSON is something else, and is left alone.
     """
@@ -66,10 +69,11 @@ def mend_tail(path: Path) -> int:
 
 
 def dumps(entry: Mapping[str, Any]) -> str:
-    """Strict JSON on one line. NaN and infinities become null and are named under `nonfinite`, so that `loads` gives
-    them back. numpy numbers, paths and tuples become plain."""
+    """Strict JSON on one line. NaN and infinities become null and are named under `nonfinite`, so that
+    `loads` gives them back. numpy numbers, paths and tuples become plain."""
     plain = _plain(entry)
-    odd = {name: repr(value) for name, value in plain.items() if isinstance(value, float) and not math.isfinite(value)}
+    odd = {name: repr(value)
+           for name, value in plain.items() if isinstance(value, float) and not math.isfinite(value)}
     if odd:
         plain = {**plain, **dict.fromkeys(odd), NONFINITE: odd}
     return json.dumps(_without_nonfinite(plain), ensure_ascii=False, allow_nan=False)

@@ -1,7 +1,7 @@
 """A run whose storage is a URI: its driver writes a folder of its own node, and this keeps the URI in step.
 
-The journals of a run are appended to and synced to disk, which object stores cannot do. What ended is at the URI some
-seconds later. Nodes put checkpoints and artifacts there themselves (`trainable.storage.depot`).
+The journals of a run are appended to and synced to disk, which object stores cannot do. What ended is at
+the URI some seconds later. Nodes put checkpoints and artifacts there themselves (`trainable.storage.depot`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ ARTIFACTS, TRIALS = "artifacts", "trials"
 ELSEWHERE = ("run.lock", "scratch", "again", ARTIFACTS, TRIALS)
 """What is not the driver's to copy."""
 LAST = (STUDY, EVENTS, META, SPACE)
-"""Copied last and in this order: the records are never behind the study, and what has a space has all that it speaks of."""
+"""Copied last and in this order: the records are never behind the study, and what has a space has all
+that it speaks of."""
 REST, BEAT = 2.0, 20.0
 """Seconds at least between two copies, and at most between two signs of life."""
 SHARE = 10
@@ -36,8 +37,8 @@ FINAL_TRIES = 6
 
 
 class Mirror:
-    """Keeps URI/NAME like the run folder, in a thread of its own. `warn` gets one line when that fails, and one when it works
-    again; the search goes on meanwhile."""
+    """Keeps URI/NAME like the run folder, in a thread of its own. `warn` gets one line when that fails,
+    and one when it works again; the search goes on meanwhile."""
 
     def __init__(self, uri: str, folder: Path, warn: Callable[[str], None], store: Store | None = None):
         """`uri`: of the run; `folder`: its folder here."""
@@ -51,8 +52,8 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self, fresh: bool) -> Mirror:
-        """Put what there is, and begin. Raises `UserError` when the store cannot be written, or holds a run of the name of one
-        that is `fresh`."""
+        """Put what there is, and begin. Raises `UserError` when the store cannot be written, or holds
+        a run of the name of one that is `fresh`."""
         if fresh and self.store.has(SPACE):
             raise UserError(f"{self.uri}: another run of this name was begun in the same second; start again")
         self._copy()
@@ -66,8 +67,8 @@ class Mirror:
         self._wake.set()
 
     def trial_ended(self, number: int, wanted: set[int]) -> None:
-        """There is something new, and no need any more for what the trial went on from, and for artifacts of others than
-        `wanted`."""
+        """There is something new, and no need any more for what the trial went on from, and for
+        artifacts of others than `wanted`."""
         self._artifacts.add(number)
         lost, self._artifacts = self._artifacts - wanted, self._artifacts & wanted
         self.drop([f"{TRIALS}/trial-{number:04d}", *(f"{ARTIFACTS}/trial-{each:04d}" for each in lost)])
@@ -80,13 +81,14 @@ class Mirror:
             self.warn(str(error))
 
     def finish(self, members: Iterable[str]) -> None:
-        """Put everything, delete what is left of trials but the artifacts of `members`, and end. Raises `RunError` when the
-        store stays out of reach: then the folder here holds what it lacks."""
+        """Put everything, delete what is left of trials but the artifacts of `members`, and end.
+        Raises `RunError` when the store stays out of reach: then the folder here holds what it lacks."""
         self._stop()
         wanted = set(members)
         for attempt in range(FINAL_TRIES):
             try:
-                self.drop([TRIALS, *(f"{ARTIFACTS}/{name}" for name in self.store.folders(ARTIFACTS) if name not in wanted)])
+                self.drop([TRIALS, *(f"{ARTIFACTS}/{name}"
+                                     for name in self.store.folders(ARTIFACTS) if name not in wanted)])
                 self._copy()
                 self.store.remove(LEASE)
                 return
@@ -131,8 +133,10 @@ class Mirror:
     def _copy(self) -> None:
         """What is new since the last copy, and a sign of life."""
         self.store.write(LEASE, _lease())
-        files = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
-        names = [name for name in files if name.split("/")[0] not in ELSEWHERE and not name.rpartition("/")[2].startswith(".")]
+        files = {path.relative_to(self.folder).as_posix(): path
+                 for path in self.folder.rglob("*") if path.is_file()}
+        names = [name for name in files
+                 if name.split("/")[0] not in ELSEWHERE and not name.rpartition("/")[2].startswith(".")]
         for name in [*sorted(set(names) - set(LAST)), *(name for name in LAST if name in names)]:
             try:
                 stat = files[name].stat()
@@ -152,15 +156,16 @@ class Mirror:
 
 
 def _lease() -> bytes:
-    return json.dumps({"by": f"process {os.getpid()} on {socket.gethostname()}", "time": time.time()}).encode()
+    return (json.dumps({"by": f"process {os.getpid()} on {socket.gethostname()}", "time": time.time()})
+            .encode())
 
 
 def resume_from_uri(uri: str, say: Callable[[str], None]) -> Path:
-    """The run at a URI in this node's folder, to go on with. Raises `UserError` when there is none, or another process works
-    on it.
+    """The run at a URI in this node's folder, to go on with. Raises `UserError` when there is none,
+    or another process works on it.
 
-    What this node wrote and could not put there is kept when the URI knows nothing newer; otherwise the URI's records count
-    and this node's are moved aside.
+    What this node wrote and could not put there is kept when the URI knows nothing newer; otherwise the URI's
+    records count and this node's are moved aside.
     """
     above, name = parent(uri)
     folder, store = node_folder("stores", above) / name, Store(uri)
@@ -170,7 +175,8 @@ def resume_from_uri(uri: str, say: Callable[[str], None]) -> Path:
     lease = json.loads(store.read(LEASE) or b"{}")
     age = time.time() - lease.get("time", 0.0)
     if age < LEASE_S and not lease["by"].endswith(f" on {socket.gethostname()}"):
-        raise UserError(f"{uri} is being written by {lease['by']}; if that is gone, wait {LEASE_S - age:.0f} s")
+        raise UserError(f"{uri} is being written by {lease['by']}; if that is gone, "
+                        f"wait {LEASE_S - age:.0f} s")
     if (folder / EVENTS).is_file():
         if RunFolder.open(folder).is_live():
             raise UserError(f"{uri} is being written by another process of this machine")

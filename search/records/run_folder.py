@@ -1,4 +1,5 @@
-"""RUN/: everything that a run leaves on disk, written so that a killed process loses nothing that was acknowledged.
+"""RUN/: everything that a run leaves on disk, written so that a killed process loses nothing that
+was acknowledged.
 
     space.yaml      the resolved space             events.jsonl   rows and events, in order; the truth
     run.json        state, box, versions           trials.parquet the rows as a table, rewritten now and then
@@ -30,23 +31,28 @@ from search.records.files import RunLock, replacing, sync, unwritable, write_tex
 from search.records.journal import append_line, dumps, mend_tail, read_lines
 from spaces.errors import UserError
 
-SPACE, META, EVENTS, TRIALS, STUDY = "space.yaml", "run.json", "events.jsonl", "trials.parquet", "study.journal"
+SPACE, META, EVENTS, TRIALS, STUDY = ("space.yaml", "run.json", "events.jsonl", "trials.parquet",
+                                      "study.journal")
 FRONT_CSV, FRONT_JSON, FRONT_PNG, LOCK = "front.csv", "front.json", "front.png", "run.lock"
 LEASE, LEASE_S = "lease.json", 90.0
-"""Of a run whose storage is a URI: who writes it, and how long that is believed after the last sign of life."""
+"""Of a run whose storage is a URI: who writes it, and how long that is believed after the last
+sign of life."""
 
 STUDIED = ("run_started", "enqueue", "learn", "ask")
-"""Events that follow a change of the study; each tells how long the study's journal was (`journal`, bytes)."""
+"""Events that follow a change of the study; each tells how long the study's journal was
+(`journal`, bytes)."""
 REWRITE_SHARE = 20
 """Times what a rewrite of trials.parquet took that passes until the next."""
 
 
 class RunFolder:
-    """One run on disk. `create` and `lock` make this process its writer; a folder that was only opened can be read."""
+    """One run on disk. `create` and `lock` make this process its writer; a folder that was only
+    opened can be read."""
 
     def __init__(self, path: Path, parquet_every: float = 5.0, clock: Callable[[], float] = time.monotonic):
-        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites by `append`; a
-        rewrite that took long puts the next one off, so that a long run does not spend its time on rewriting."""
+        """For an existing folder, use `open`. `parquet_every`: seconds at least between two rewrites
+        by `append`; a rewrite that took long puts the next one off, so that a long run does not spend its
+        time on rewriting."""
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
         self._rows: list[dict[str, Any]] | None = None
@@ -57,18 +63,21 @@ class RunFolder:
                **options: Any) -> RunFolder:
         """Make storage/NAME-YYYYMMDD-HHMMSS (with -2, -3, ... when taken), locked for writing.
 
-        `meta` goes to run.json; its key `columns` (`search.pareto.table.column_types`) fixes the types of `config.*` columns.
-        Raises `UserError` when the storage cannot be written; then nothing is left behind.
+        `meta` goes to run.json; its key `columns` (`search.pareto.table.column_types`) fixes
+        the types of `config.*` columns. Raises `UserError` when the storage cannot be written; then
+        nothing is left behind.
         """
         path = _fresh(Path(storage), name)
         folder = cls(path, **options)
         try:
             folder._lock.acquire()
             started = datetime.now().astimezone().isoformat(timespec="seconds")
-            write_text(path / META, _pretty({"name": name, "state": "running", "started": started, **(meta or {})}))
+            write_text(path / META,
+                       _pretty({"name": name, "state": "running", "started": started, **(meta or {})}))
             (path / EVENTS).touch()
             write_text(path / SPACE, space_yaml)  # last: a folder without it is not a run
-            for made in (path, path.parent):  # rows are on disk when `append` returns; so must be the file's own entry
+            # rows are on disk when `append` returns; so must be the file's own entry
+            for made in (path, path.parent):
                 sync(made)
         except OSError as error:
             folder._lock.release()
@@ -79,7 +88,8 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, **options: Any) -> RunFolder:
-        """An existing run, for reading; call `lock` to go on with it. Raises `UserError` when it is no run folder."""
+        """An existing run, for reading; call `lock` to go on with it. Raises `UserError` when it
+        is no run folder."""
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{path} is not a run folder: no such folder")
@@ -89,18 +99,21 @@ class RunFolder:
         return cls(path, **options)
 
     def lock(self) -> RunFolder:
-        """Become the only writer and cut off what a killed one left torn. Raises `UserError` when another one lives."""
+        """Become the only writer and cut off what a killed one left torn. Raises `UserError` when
+        another one lives."""
         self._lock.acquire()
         torn = mend_tail(self.path / EVENTS)
         self._cut_study()
         self._rows = self.rows()
         self._stale = True
         if torn:
-            self.event({"event": "warning", "detail": f"events.jsonl: dropped a torn last line of {torn} bytes"})
+            self.event({"event": "warning",
+                        "detail": f"events.jsonl: dropped a torn last line of {torn} bytes"})
         return self
 
     def is_live(self) -> bool:
-        """Whether some process holds the lock now; of a copy of what lies at a URI, whether its writer was alive lately."""
+        """Whether some process holds the lock now; of a copy of what lies at a URI, whether its
+        writer was alive lately."""
         try:
             lease = json.loads((self.path / LEASE).read_text())
         except (FileNotFoundError, ValueError):
@@ -113,7 +126,8 @@ class RunFolder:
         return (self.path / LEASE).is_file()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row (keys: see `objectives`). It is on disk when this returns; the table follows, throttled."""
+        """Add a row (keys: see `objectives`). It is on disk when this returns; the table
+        follows, throttled."""
         self._check_writable()
         entry = {"event": "row", "time": time.time(), **row}
         with self._writing():
@@ -124,7 +138,8 @@ class RunFolder:
             self.write_parquet()
 
     def event(self, event: OtherEvent, sync: bool = True) -> None:
-        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns, unless not `sync`."""
+        """Add an event, such as {"event": "prepare", "stage": "corpus"}. On disk when this returns,
+        unless not `sync`."""
         self._check_writable()
         assert event.get("event", "row") != "row", "rows go through append"
         more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
@@ -158,12 +173,14 @@ class RunFolder:
 
     @property
     def state(self) -> str:
-        """running, finished, interrupted or failed; a run that says it is running and has no writer was interrupted."""
+        """running, finished, interrupted or failed; a run that says it is running and has no writer
+        was interrupted."""
         state = self.meta.get("state", "running")
         return "interrupted" if state == "running" and not self.is_live() else state
 
     def write_parquet(self) -> None:
-        """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of a temporary file."""
+        """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of
+        a temporary file."""
         self._check_writable()
         began = self._clock()
         table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
@@ -209,15 +226,17 @@ class RunFolder:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """A disk that is full, or gone, ends the run in one line: what was acknowledged is there, and the rest runs again."""
+        """A disk that is full, or gone, ends the run in one line: what was acknowledged is there,
+        and the rest runs again."""
         try:
             yield
         except OSError as error:
             raise unwritable(self.path, error) from error
 
     def _cut_study(self) -> None:
-        """Drop what the study heard of and the records did not: a proposal that was cut off half-way, say, was handed to
-        nobody. So the study is what a replay of the records makes of it. A run that ended well is left as it is."""
+        """Drop what the study heard of and the records did not: a proposal that was cut off half-way,
+        say, was handed to nobody. So the study is what a replay of the records makes of it. A run that ended
+        well is left as it is."""
         known: int | None = None
         finished = False
         for event in self.events():
@@ -232,12 +251,14 @@ class RunFolder:
 
 
 def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per trial and rung, sorted; a later row fills in and overrides what an earlier one of the pair says."""
+    """One row per trial and rung, sorted; a later row fills in and overrides what an earlier one
+    of the pair says."""
     merged: dict[tuple[int, float], dict[str, Any]] = {}
     for row in rows:
         rung = row.get("rung")
         place = (row["trial"], float("inf") if rung is None else rung)
-        merged[place] = merged.get(place, {}) | {name: value for name, value in row.items() if value is not None}
+        merged[place] = merged.get(place, {}) | {name: value
+                                                 for name, value in row.items() if value is not None}
     return [merged[place] for place in sorted(merged)]
 
 

@@ -1,4 +1,5 @@
-"""Copying a run between folders and object stores: whatever pyarrow has a file system for (file, s3, gs, abfs, hdfs URIs)."""
+"""Copying a run between folders and object stores: whatever pyarrow has a file system for (file, s3, gs,
+abfs, hdfs URIs)."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ ORDER = (EVENTS, META, SPACE)
 def sync(source: str, target: str) -> tuple[int, int]:
     """Copy what is new or has other content from one run folder to the other: (files copied, bytes).
 
-    Nothing is deleted at the target. A run that goes on may be copied: its events are whole lines but for the last, which
-    readers pass over. Raises `UserError` when the source is no run or a place cannot be reached.
+    Nothing is deleted at the target. A run that goes on may be copied: its events are whole lines but for the
+    last, which readers pass over. Raises `UserError` when the source is no run or a place cannot be reached.
     """
     origin, goal = Side(source), Side(target)
     try:
@@ -45,7 +46,8 @@ def _is_synced(name: str) -> bool:
 
 
 def fetch_run(uri: str, say: Callable[[str], None] | None = None) -> Path:
-    """A copy of the run at a URI to read on this machine, without its artifacts, brought up to date: what is new comes.
+    """A copy of the run at a URI to read on this machine, without its artifacts, brought up to date:
+    what is new comes.
 
     Raises `UserError` when there is no run. `say` gets one line.
     """
@@ -55,7 +57,8 @@ def fetch_run(uri: str, say: Callable[[str], None] | None = None) -> Path:
     if SPACE not in sizes:
         raise UserError(f"{uri} is not a run: no {SPACE}")
     began, size = time.monotonic(), 0
-    wanted = [file for file in sizes if file == LEASE or _is_synced(file) and not file.startswith("artifacts/")]
+    wanted = [file
+              for file in sizes if file == LEASE or _is_synced(file) and not file.startswith("artifacts/")]
     for file in sorted(wanted, key=lambda file: (file in ORDER, file)):
         at = folder / file
         if not (file.startswith("samples/") and at.is_file() and at.stat().st_size == sizes[file]):
@@ -70,7 +73,8 @@ def fetch_run(uri: str, say: Callable[[str], None] | None = None) -> Path:
 
 
 def fetch_artifact(uri: str, say: Callable[[str], None]) -> Path:
-    """A copy of the exported model at a URI, RUN/artifacts/trial-NNNN; fetched once. Raises `UserError` when there is none."""
+    """A copy of the exported model at a URI, RUN/artifacts/trial-NNNN; fetched once. Raises `UserError`
+    when there is none."""
     above, name = parent(uri)
     folder = node_folder("mirrors", above) / name
     if damage(folder) is not None:

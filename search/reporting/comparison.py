@@ -39,22 +39,24 @@ class ComparedRun:
         rows = folder.rows()
         latest = last_rows(rows)
         front = front_of([row for row in latest if row.get("state") == "complete"], space)
-        return cls(folder, space, latest, front, sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
+        return cls(folder, space, latest, front,
+                   sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
 
     def metric_sources(self) -> set[str]:
         """What scored: the teachers and oracles that the rows name."""
-        return {f"{name} {row[name]}" for row in self.rows for name in ("perplexity_teacher", "controllability_oracle")
-                if row.get(name)}
+        return {f"{name} {row[name]}" for row in self.rows
+                for name in ("perplexity_teacher", "controllability_oracle") if row.get(name)}
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Any]:
-    """The comparison as a JSON-able mapping: "box" (metric -> [best, worst]), "runs" (one entry each), "changes", "warnings".
+    """The comparison as a JSON-able mapping: "box" (metric -> [best, worst]), "runs" (one entry each),
+    "changes", "warnings".
 
-    `share`: hypervolume as a share of one box around all fronts, with the central 95 % of `DRAWS` draws of the members'
-    own measurement noise (their standard errors, normal, seed 0): how well this front is known, not how well another
-    search of the space would do. `joint`: members that stay on the front of all runs together. The box goes from the best
-    of all fronts to a tenth of their range beyond the worst. Raises `UserError` when the runs have other objectives, or
-    none has a front.
+    `share`: hypervolume as a share of one box around all fronts, with the central 95 % of `DRAWS` draws of
+    the members' own measurement noise (their standard errors, normal, seed 0): how well this front is known,
+    not how well another search of the space would do. `joint`: members that stay on the front of all runs
+    together. The box goes from the best of all fronts to a tenth of their range beyond the worst. Raises
+    `UserError` when the runs have other objectives, or none has a front.
     """
     sides = [ComparedRun.of(run) for run in runs]
     first = sides[0].space
@@ -70,18 +72,21 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     corner = worst + 0.1 * np.where(worst > ideal, worst - ideal, np.maximum(np.abs(worst), 1.0))
     box = Box(tuple(first.objectives), tuple(ideal.tolist()), tuple(corner.tolist()))
     owner = np.repeat(np.arange(len(sides)), [len(own) for own in vectors])
-    beaten = np.array([((points <= point).all(axis=1) & (points < point).any(axis=1)).any() for point in points])
+    beaten = np.array([((points <= point).all(axis=1) & (points < point).any(axis=1)).any()
+                       for point in points])
     entries = []
     for place, side in enumerate(sides):
         volume, low, high = _volume(side, box)
         best = {item.metric: side.front.best(item.metric) for item in first.objectives}
         entries.append({
-            "run": str(side.folder.path), "state": side.folder.state, "trials": len(side.rows), "front": len(side.front),
-            "trial_seconds": side.seconds, "share": volume, "low": low, "high": high,
-            "joint": int((~beaten & (owner == place)).sum()),
-            "best": {metric: measured(row, metric) if row is not None else None for metric, row in best.items()}})
+            "run": str(side.folder.path), "state": side.folder.state, "trials": len(side.rows),
+            "front": len(side.front), "trial_seconds": side.seconds, "share": volume, "low": low,
+            "high": high, "joint": int((~beaten & (owner == place)).sum()),
+            "best": {metric: measured(row, metric) if row is not None else None
+                     for metric, row in best.items()}})
     return {"box": box.corners(), "runs": entries, "warnings": warnings(sides),
-            "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)} for side in sides[1:]]}
+            "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)}
+                        for side in sides[1:]]}
 
 
 def warnings(sides: Sequence[ComparedRun]) -> list[str]:
@@ -89,7 +94,8 @@ def warnings(sides: Sequence[ComparedRun]) -> list[str]:
     sources = [side.metric_sources() for side in sides]
     found = []
     if any(own != sources[0] for own in sources[1:] if own and sources[0]):
-        found.append("the runs were scored by different teachers or oracles: those metrics cannot be compared")
+        found.append("the runs were scored by different teachers or oracles: "
+                     "those metrics cannot be compared")
     machines = {str(row["device"]) for side in sides for row in side.rows if row.get("device")}
     if len(machines) > 1 and any(item.metric.endswith("_ms") for item in sides[0].space.objectives):
         found.append(f"latencies were taken on different devices ({', '.join(sorted(machines))})")
@@ -101,9 +107,9 @@ def _volume(side: ComparedRun, box: Box) -> tuple[float, float, float]:
     noise, vectors = np.random.default_rng(0), side.front.vectors
     if not len(vectors):
         return 0.0, 0.0, 0.0
-    spread = np.nan_to_num(matrix([{item.metric: abs(measured(row, f"{item.metric}_se")) for item in side.space.objectives}
-                                   for row in side.front], [type(item)(item.metric, "minimize")
-                                                            for item in side.space.objectives]))
+    spread = np.nan_to_num(matrix(
+        [{item.metric: abs(measured(row, f"{item.metric}_se")) for item in side.space.objectives}
+         for row in side.front], [type(item)(item.metric, "minimize") for item in side.space.objectives]))
 
     count = DRAWS if spread.any() else 0
     draws = [box.hypervolume(vectors + spread * noise.standard_normal(vectors.shape)) for _ in range(count)]

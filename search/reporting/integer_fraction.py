@@ -1,8 +1,10 @@
-"""Does a fraction bit beat an integer bit, and is it the range that decides? The answer that a run's formats give.
+"""Does a fraction bit beat an integer bit, and is it the range that decides? The answer that
+a run's formats give.
 
-A split of `fixed` or `pow2` is too narrow where it clips below `REACH` times the RMS of the table, and (`fixed` only, since
-the steps of `pow2` shrink with the value) too coarse where its step exceeds `RESOLVES` times that RMS. If it is the range
-that decides, splits inside both bounds cost little whichever bits they have, and all others much.
+A split of `fixed` or `pow2` is too narrow where it clips below `REACH` times the RMS of the table, and
+(`fixed` only, since the steps of `pow2` shrink with the value) too coarse where its step exceeds `RESOLVES`
+times that RMS. If it is the range that decides, splits inside both bounds cost little whichever bits they
+have, and all others much.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _FORMAT = re.compile(r"(fixed|pow2):Q(\d+)i(\d+)f")
 
 @dataclass
 class Splits:
-    """The integer/fraction splits of one family on one place: nats a word above the unquantized arm, by seed."""
+    """The integer/fraction splits of one family on one place: nats a word above the unquantized
+    arm, by seed."""
 
     family: str
     rest: str
@@ -44,14 +47,16 @@ class Splits:
         return statistics.fmean(self.costs[split].values())
 
     def fault(self, split: tuple[int, int]) -> str:
-        """Where a split lies beside the RMS of the table: `in range`, `too narrow`, `too coarse` or `neither` (both)."""
+        """Where a split lies beside the RMS of the table: `in range`, `too narrow`, `too coarse` or
+        `neither` (both)."""
         i, f = split
         if self.family == "fixed":
             clip, step = 2.0**i, 2.0**-f
         else:
             clip, step = (2.0 ** (i - 1) if i else 0.0) + (1 - 2.0**-f if f else 0.0), 0.0
         narrow, coarse = clip < REACH * self.rms, step > RESOLVES * self.rms
-        return "neither" if narrow and coarse else "too narrow" if narrow else "too coarse" if coarse else "in range"
+        return ("neither" if narrow and coarse else "too narrow" if narrow else "too coarse" if coarse
+                else "in range")
 
 
 def splits(found: Sequence[Arm]) -> list[Splits]:
@@ -66,10 +71,12 @@ def splits(found: Sequence[Arm]) -> list[Splits]:
                                                  for one in (row, plain.finals[seed]))}
         place = _SITES.search(arm.rest)
         rms = values_of(plain, "embedding_rms") if place is None or place[1] == "embedding" else []
-        one = made.setdefault((match[1], arm.rest), Splits(match[1], arm.rest, statistics.fmean(rms or [math.nan])))
+        one = made.setdefault((match[1], arm.rest),
+                              Splits(match[1], arm.rest, statistics.fmean(rms or [math.nan])))
         if apart:
             one.costs[int(match[2]), int(match[3])] = apart
-    return sorted((one for one in made.values() if one.costs), key=lambda one: (one.rest, FAMILIES.index(one.family)))
+    return sorted((one for one in made.values() if one.costs),
+                  key=lambda one: (one.rest, FAMILIES.index(one.family)))
 
 
 def answer(found: Sequence[Arm]) -> list[str]:
@@ -84,8 +91,10 @@ def _over_seeds(groups: Mapping[Any, Sequence[float]]) -> tuple[float, float]:
 
 
 def _apart(worse: Mapping[Any, Sequence[float]], better: Mapping[Any, Sequence[float]]) -> bool:
-    """Whether, within seeds, one group costs more than the other beyond the interval (with one seed: at all)."""
-    apart = [statistics.fmean(worse[seed]) - statistics.fmean(better[seed]) for seed in worse.keys() & better.keys()]
+    """Whether, within seeds, one group costs more than the other beyond the interval (with
+    one seed: at all)."""
+    apart = [statistics.fmean(worse[seed]) - statistics.fmean(better[seed])
+             for seed in worse.keys() & better.keys()]
     if not apart:
         return False
     mean, half = interval(apart)
@@ -109,8 +118,8 @@ def _verdict(one: Splits) -> str:
     mean, half = _over_seeds(apart)
     verdict = "no difference beyond the interval" if math.isfinite(half) and abs(mean) <= half else (
         "fraction beats integer" if mean > 0 else "integer beats fraction")
-    return (f"{one.title}: at equal bits ({', '.join(map(str, bits))}) integer-only costs {_cost_text(mean, half)} "
-            f"nats a word more than fraction-only: {verdict}")
+    return (f"{one.title}: at equal bits ({', '.join(map(str, bits))}) "
+            f"integer-only costs {_cost_text(mean, half)} nats a word more than fraction-only: {verdict}")
 
 
 def _range(one: Splits) -> str:
@@ -124,7 +133,8 @@ def _range(one: Splits) -> str:
         counts[name] = counts.get(name, 0) + 1
         for seed, cost in costs.items():
             groups.setdefault(name, {}).setdefault(seed, []).append(cost)
-    means = {name: _over_seeds(groups[name]) for name in ("in range", "too narrow", "too coarse", "neither") if name in groups}
+    means = {name: _over_seeds(groups[name])
+             for name in ("in range", "too narrow", "too coarse", "neither") if name in groups}
     costs_text = ", ".join(f"{name} {_cost_text(*pair)} ({counts[name]})" for name, pair in means.items())
     outside = [name for name in means if name != "in range"]
     end = ""
@@ -136,4 +146,5 @@ def _range(one: Splits) -> str:
     bounds = f"too narrow: clips below {REACH:g} RMS"
     if one.family == "fixed":
         bounds += f"; too coarse: steps above RMS x {RESOLVES:g}"
-    return f"{one.title}, by range: rows have RMS {one.rms:.2g}; nats a word above none ({bounds}): {costs_text}{end}"
+    return (f"{one.title}, by range: rows have RMS {one.rms:.2g}; nats a word above none ({bounds}): "
+            f"{costs_text}{end}")

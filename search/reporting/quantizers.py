@@ -1,7 +1,7 @@
 """Quantizers side by side: means over seeds with intervals, and differences to the unquantized arm.
 
-An arm is everything that was searched but the seed. Intervals are Student's over seeds (95 %); differences are taken
-within a seed, so that what the seeds have in common cancels out.
+An arm is everything that was searched but the seed. Intervals are Student's over seeds (95 %); differences
+are taken within a seed, so that what the seeds have in common cancels out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Row = Mapping[str, Any]
-METRICS = ("train_loss", "train_mse", "nll_bound", "perplexity", "controllability", "trainable_params", "size_bytes",
-           "bits_per_weight", "latency_ms_ratio")
+METRICS = ("train_loss", "train_mse", "nll_bound", "perplexity", "controllability",
+           "trainable_params", "size_bytes", "bits_per_weight", "latency_ms_ratio")
 QUANTIZER, SEED = "config.quantization.quantizer", "config.seed"
 _T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
@@ -79,7 +79,8 @@ def values_of(arm: Arm, metric: str) -> list[float]:
 
 def differences(arm: Arm, plain: Arm, metric: str) -> list[float]:
     """What the arm has more of a metric than the unquantized arm with the same seed."""
-    pairs = [(row.get(metric), plain.finals[seed].get(metric)) for seed, row in arm.finals.items() if seed in plain.finals]
+    pairs = [(row.get(metric), plain.finals[seed].get(metric))
+             for seed, row in arm.finals.items() if seed in plain.finals]
     return [a - b for a, b in pairs if isinstance(a, int | float) and isinstance(b, int | float)]
 
 
@@ -90,7 +91,8 @@ def unquantized(arm: Arm, among: Sequence[Arm]) -> Arm | None:
 
 
 def table(found: Sequence[Arm], cell) -> list[dict[str, Any]]:
-    """A row for each arm with a finished trial. `cell(metric, mean, half)` writes a figure with its interval."""
+    """A row for each arm with a finished trial. `cell(metric, mean, half)` writes a figure
+    with its interval."""
     metrics = [metric for metric in METRICS if any(values_of(arm, metric) for arm in found)]
     rows = []
     for arm in sorted((arm for arm in found if arm.finals), key=lambda arm: arm.name != "none"):
@@ -100,6 +102,7 @@ def table(found: Sequence[Arm], cell) -> list[dict[str, Any]]:
             row[metric] = cell(metric, *interval(values)) if values else None
         plain = unquantized(arm, found)
         apart = differences(arm, plain, "nll_bound") if plain else []
-        row["nll_bound minus none"] = cell("nll_bound", *interval(apart)) if apart and arm is not plain else None
+        row["nll_bound minus none"] = (cell("nll_bound", *interval(apart)) if apart and arm is not plain
+                                       else None)
         rows.append(row)
     return rows

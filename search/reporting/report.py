@@ -1,6 +1,7 @@
 """Everything that the report of a run shows, as one JSON-able mapping; `dashboards.page` draws it.
 
-Bounded: of a large run an even selection of trials is kept (the front, and the reference arms, always), and said so.
+Bounded: of a large run an even selection of trials is kept (the front, and the reference arms,
+always), and said so.
 """
 
 from __future__ import annotations
@@ -53,22 +54,24 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     lit = [row["trial"] for row in front]
     kept = chosen(latest, set(lit), shown)
     rate = Rate.of(space.hardware, space.budget.price)
-    box = Box.of(meta["box"], space.objectives) if meta.get("box") else choose_box(complete, space.objectives, first=2)
+    box = (Box.of(meta["box"], space.objectives) if meta.get("box")
+           else choose_box(complete, space.objectives, first=2))
     worked = working_seconds(events)
     knee = front.knee()
     return {
-        "run": {"name": space.name, "description": space.description, "folder": folder.path.name, "state": folder.state,
-                "path": origin(folder.path) or str(folder.path), "started": meta.get("started"), "ended": meta.get("ended"),
+        "run": {"name": space.name, "description": space.description, "folder": folder.path.name,
+                "state": folder.state, "path": origin(folder.path) or str(folder.path),
+                "started": meta.get("started"), "ended": meta.get("ended"),
                 "seconds": max((worked(float(event.get("time") or 0)) for event in events), default=0.0),
                 "made": datetime.now().astimezone().isoformat(timespec="seconds")},
         "objectives": [{"metric": item.metric, "direction": item.direction} for item in space.objectives],
-        "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound} for item in space.constraints],
-        "dimensions": [{"path": path, "kind": item.kind, "values": list(item.values()) if item.kind == "choice" else None}
-                       for path, item in space.dimensions.items()],
+        "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound}
+                        for item in space.constraints],
+        "dimensions": [{"path": path, "kind": item.kind, "values": list(item.values())
+                        if item.kind == "choice" else None} for path, item in space.dimensions.items()],
         "counts": {"trials": len(latest), "shown": len(kept),
                    **{state: sum(row.get("state") == state for row in latest) for state in ENDED}},
-        "trials": table(kept, space),
-        "front": lit, "knee": knee["trial"] if knee is not None else None,
+        "trials": table(kept, space), "front": lit, "knee": knee["trial"] if knee is not None else None,
         "box": box.corners() if box else None,
         "progress": thinned(progress(first_end, space.objectives, space.constraints, box, worked,
                                      rate.devices), shown),
@@ -76,21 +79,21 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
         "stops": stops(latest, space),
         "importance": importances(complete, space.dimensions, space.objectives),
         "cost": cost(events, first_end, meta, rate, folder.state == "running"),
-        "samples": samples(folder.path, lit, [row["trial"] for row in kept]),
-        "corpora": corpus_lines(events),
+        "samples": samples(folder.path, lit, [row["trial"] for row in kept]), "corpora": corpus_lines(events),
         "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
-                      "commands": commands(folder.path, space, knee["trial"] if knee is not None else lit[0] if lit else None),
+                      "commands": commands(folder.path, space,
+                                           knee["trial"] if knee is not None else lit[0] if lit else None),
                       "devices": sorted({str(row["device"]) for row in latest if row.get("device")})},
     }
 
 
 def commands(run: Path, space: Space, member: int | None) -> list[str]:
-    """What to type to repeat a run, to see its front and text of a member: runs as it is printed in the shell from which the
-    report was made."""
+    """What to type to repeat a run, to see its front and text of a member: runs as it is printed in
+    the shell from which the report was made."""
     place = origin(run) or str(run)
     lines = ["# the same search, from the space that the run recorded",
-             f"{program()} run {quoted(f'{place}/{SPACE}')} --seed {space.seed}", "# its front, and text from a member",
-             f"{program()} front {quoted(place)}"]
+             f"{program()} run {quoted(f'{place}/{SPACE}')} --seed {space.seed}",
+             "# its front, and text from a member", f"{program()} front {quoted(place)}"]
     if member is not None:
         lines.append(f"{program()} generate {quoted(f'{place}/artifacts/trial-{member:04d}')}")
     return lines
@@ -115,21 +118,25 @@ def ended_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def front_of(complete: Sequence[Row], space: Space) -> Front:
-    """The front of many rows: of the fronts of parts first, since a front's memory grows with the square of the rows."""
+    """The front of many rows: of the fronts of parts first, since a front's memory grows with the
+    square of the rows."""
     if len(complete) > CHUNK:
         parts = [complete[start:start + CHUNK] for start in range(0, len(complete), CHUNK)]
-        complete = [row for part in parts for row in Front.from_rows(part, space.objectives, space.constraints)]
+        complete = [row for part in parts
+                    for row in Front.from_rows(part, space.objectives, space.constraints)]
     return Front.from_rows(complete, space.objectives, space.constraints)
 
 
 def chosen(latest: Sequence[Row], lit: set[int], shown: int) -> list[Row]:
-    """At most about `shown` trials: the front and tagged arms, then an even selection, complete ones taking half first."""
+    """At most about `shown` trials: the front and tagged arms, then an even selection, complete ones
+    taking half first."""
     if len(latest) <= shown:
         return list(latest)
     always = [row for row in latest if row["trial"] in lit or row.get("tag")]
     rest = [row for row in latest if not (row["trial"] in lit or row.get("tag"))]
     done = _even([row for row in rest if row.get("state") == "complete"], max(0, shown - len(always)) // 2)
-    other = _even([row for row in rest if row.get("state") != "complete"], max(0, shown - len(always) - len(done)))
+    other = _even([row for row in rest if row.get("state") != "complete"],
+                  max(0, shown - len(always) - len(done)))
     return sorted([*always, *done, *other], key=lambda row: row["trial"])
 
 
@@ -148,7 +155,8 @@ def thinned(curves: Mapping[str, Any], most: int) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row], space: Space) -> dict[str, list[Any]]:
-    """Columns of the trials: number, state, tag, reason, seconds, whether constraints hold, `config.*`, measurements."""
+    """Columns of the trials: number, state, tag, reason, seconds, whether constraints hold, `config.*`,
+    measurements."""
     config = [CONFIG + path for path in space.dimensions]
     numbers = dict.fromkeys(name for row in rows for name in measurements(row))
     columns: dict[str, list[Any]] = {
@@ -162,20 +170,24 @@ def table(rows: Sequence[Row], space: Space) -> dict[str, list[Any]]:
 
 
 def _short(value: Any) -> Any:
-    """A value as the page keeps it: six figures of a number, a bounded text; None for what JSON cannot hold."""
+    """A value as the page keeps it: six figures of a number, a bounded text; None for what
+    JSON cannot hold."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value[:TEXT] if isinstance(value, str) else value
 
 
 def curves(rows: Sequence[Row], kept: set[int], space: Space) -> list[dict[str, Any]]:
-    """Per trial with more than one measured rung or stopped early: its fidelities and each objective there."""
+    """Per trial with more than one measured rung or stopped early: its fidelities and each
+    objective there."""
     found: dict[int, list[Row]] = {}
     for row in by_trial_and_rung([row for row in rows if row["trial"] in kept]):
-        if row.get("rung") is not None and any(math.isfinite(measured(row, item.metric)) for item in space.objectives):
+        if (row.get("rung") is not None
+                and any(math.isfinite(measured(row, item.metric)) for item in space.objectives)):
             found.setdefault(row["trial"], []).append(row)
     return [{"trial": trial, "steps": [row.get("fidelity") or row["rung"] for row in steps],
-             **{item.metric: [_short(_finite(measured(row, item.metric))) for row in steps] for item in space.objectives}}
+             **{item.metric: [_short(_finite(measured(row, item.metric))) for row in steps]
+                for item in space.objectives}}
             for trial, steps in found.items()]
 
 
@@ -186,24 +198,29 @@ def _finite(value: float) -> float | None:
 def stops(latest: Sequence[Row], space: Space) -> list[dict[str, Any]]:
     """How many trials ended how, and why, the most frequent first."""
     counts = Counter((str(row.get("state")), str(row.get("reason") or "")[:TEXT]) for row in latest)
-    return [{"state": state, "reason": reason, "trials": count} for (state, reason), count in counts.most_common(40)]
+    return [{"state": state, "reason": reason, "trials": count}
+            for (state, reason), count in counts.most_common(40)]
 
 
 def cost(events: Sequence[RecordedEvent], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,
          running: bool) -> dict[str, Any]:
-    """Where the held time went: `unit` of a device, `money` if it has a price, lines {what, count, seconds, device_hours}.
+    """Where the held time went: `unit` of a device, `money` if it has a price, lines {what, count,
+    seconds, device_hours}.
 
     `seconds` are those of a worker group (what one trial holds).
     """
     cost_parts = Ledger.from_events(events, time.time() if running else None).breakdown(rate)
-    states = Counter({"complete": "useful"}.get(str(row.get("state")), str(row.get("state"))) for row in ended)
+    states = Counter({"complete": "useful"}.get(str(row.get("state")), str(row.get("state")))
+                     for row in ended)
     return {"unit": rate.unit, "groups": meta.get("groups"), "money": cost_parts["money"],
             "lines": [{"what": what, "count": states.get(part), "seconds": cost_parts[part] / rate.devices,
-                       "device_hours": cost_parts[part] / 3600} for part, what in PARTS.items() if cost_parts[part]]}
+                       "device_hours": cost_parts[part] / 3600}
+                      for part, what in PARTS.items() if cost_parts[part]]}
 
 
 def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any]:
-    """Generated text by trial, as the trials left it in RUN/samples: of the front first, then of others, bounded."""
+    """Generated text by trial, as the trials left it in RUN/samples: of the front first, then of
+    others, bounded."""
     found: dict[str, Any] = {}
     for trial in dict.fromkeys([*lit, *kept]):
         path = run / SAMPLES / f"trial-{trial:04d}.json"
@@ -211,11 +228,13 @@ def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found[str(trial)] = [{"task": str(item.get("task") or ""), "target": str(item.get("target") or "")[:TEXT],
+            found[str(trial)] = [{"task": str(item.get("task") or ""),
+                                  "target": str(item.get("target") or "")[:TEXT],
                                   "text": str(item["text"])[:TEXT], "success": item.get("success")}
                                  for item in content[:48]]
         except (ValueError, KeyError, TypeError, AttributeError):
-            found[str(trial)] = [{"task": "", "target": "", "text": f"({path.name} is damaged)", "success": None}]
+            found[str(trial)] = [{"task": "", "target": "", "text": f"({path.name} is damaged)",
+                                  "success": None}]
     return found
 
 

@@ -23,7 +23,8 @@ values found and the box's worst corner."""
 
 
 def working_seconds(events: Sequence[RecordedEvent]) -> Callable[[float], float]:
-    """Maps a moment (seconds since 1970) to the seconds that the run had worked by then, pauses between sessions left out.
+    """Maps a moment (seconds since 1970) to the seconds that the run had worked by then, pauses between
+    sessions left out.
 
     A session runs from `run_started` to `run_ended`, or to its last entry when it was killed.
     """
@@ -44,9 +45,9 @@ def progress(ended: Sequence[Row], objectives: Sequence[Objective], constraints:
              box: Box | None, worked: Callable[[float], float], devices: float) -> dict[str, Any]:
     """The run as curves over its ended trials: {"trials", "seconds", "device_hours", "hypervolume", "exact"}.
 
-    `ended`: the first row of each trial that ended, in order; `devices` that one trial holds. `hypervolume` is the
-    share of the run's box, empty without one. A device-hour is one hour of one device, from a trial's start on its
-    workers to its end.
+    `ended`: the first row of each trial that ended, in order; `devices` that one trial holds. `hypervolume`
+    is the share of the run's box, empty without one. A device-hour is one hour of one device, from a trial's
+    start on its workers to its end.
     """
     seconds = [worked(float(row.get("time") or 0.0)) for row in ended]
     hours = np.cumsum([float(row.get("seconds") or 0.0) for row in ended]) * devices / 3600
@@ -59,8 +60,8 @@ def volumes(ended: Sequence[Row], objectives: Sequence[Objective], constraints: 
             box: Box) -> tuple[list[float], bool]:
     """Hypervolume after each ended trial, and whether it is exact.
 
-    In up to three dimensions, and for up to `EXACT` improvements, it is exact; above, a Monte Carlo estimate whose
-    points are the same at every step (seed 0), so that the curve never falls.
+    In up to three dimensions, and for up to `EXACT` improvements, it is exact; above, a Monte Carlo estimate
+    whose points are the same at every step (seed 0), so that the curve never falls.
     """
     counts = [row.get("state") == "complete" and feasible(row, constraints) for row in ended]
     points = box.scaled(matrix(ended, objectives))

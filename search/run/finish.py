@@ -1,7 +1,8 @@
 """What is done with the front when the search is over: its members are trained again with other seeds.
 
-A member won by one training run. Trained anew at the full budget, under fresh seeds for training and for measuring, it shows
-what its settings are worth: METRIC_seeds (mean), METRIC_seeds_sd, and `seeds`, how many there were.
+A member won by one training run. Trained anew at the full budget, under fresh seeds for training and
+for measuring, it shows what its settings are worth: METRIC_seeds (mean), METRIC_seeds_sd, and `seeds`,
+how many there were.
 """
 
 from __future__ import annotations
@@ -36,17 +37,21 @@ def reseeded(config: TrialConfig, index: int) -> TrialConfig:
     return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation})
 
 
-def retrain(engine: Engine, client: PoolClient, seeds: int, config_of: Callable[[dict[str, Any]], TrialConfig],
-            prepared_of: Callable[[TrialConfig], SharedPaths], folder: Path, warn: Callable[[str], None]) -> None:
-    """Train the members again and record what they measured. One that fails is warned of, and the front stays as it is.
+def retrain(engine: Engine, client: PoolClient, seeds: int,
+            config_of: Callable[[dict[str, Any]], TrialConfig],
+            prepared_of: Callable[[TrialConfig], SharedPaths], folder: Path,
+            warn: Callable[[str], None]) -> None:
+    """Train the members again and record what they measured. One that fails is warned of, and the
+    front stays as it is.
 
     `folder`: for what the trials leave, which is thrown away.
     """
     members = not_retrained(engine, seeds)
     rung = list(engine.space.rungs)[-1:]
     tasks: list[tuple[str, Payload]] = [
-        ("trial", {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
-                   "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
+        ("trial",
+         {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
+          "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
         for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]]
     if not tasks:
         return
@@ -65,10 +70,11 @@ def retrain(engine: Engine, client: PoolClient, seeds: int, config_of: Callable[
     record_repeats(engine, members, found, seeds, "seeds", "trained", warn)
 
 
-def record_repeats(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str, done: str,
-                   warn: Callable[[str], None]) -> None:
-    """Add what the members' repeats measured to their rows. `found`: `repeats` results for each member, in order. A member
-    of which one failed (an exception stands there) is warned of and stays as it is; `done`: what was to be done again."""
+def record_repeats(engine: Engine, members: Sequence[Row], found: Sequence[Any], repeats: int, suffix: str,
+                   done: str, warn: Callable[[str], None]) -> None:
+    """Add what the members' repeats measured to their rows. `found`: `repeats` results for each member,
+    in order. A member of which one failed (an exception stands there) is warned of and stays as it is;
+    `done`: what was to be done again."""
     for index, row in enumerate(members):
         mine = found[index * repeats:(index + 1) * repeats]
         failed = next((one for one in mine if isinstance(one, Exception)), None)
@@ -79,8 +85,8 @@ def record_repeats(engine: Engine, members: Sequence[Row], found: Sequence[Any],
 
 
 def repeat_statistics(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:
-    """Means and standard deviations of repeated measurements, as columns NAME_SUFFIX and NAME_SUFFIX_sd; SUFFIX is how
-    many there were. What is no number, or not in all of them, is left out."""
+    """Means and standard deviations of repeated measurements, as columns NAME_SUFFIX and NAME_SUFFIX_sd;
+    SUFFIX is how many there were. What is no number, or not in all of them, is left out."""
     columns: dict[str, float] = {suffix: len(measured)}
     for name in [name for name in measured[0] if name not in _CONTROL]:
         values = [one.get(name) for one in measured]

@@ -23,7 +23,8 @@ from trainable.stages.keys import base_settings
 
 Dumped = dict[str, Any]
 Task = tuple[str, PreparePayload]
-_CORPUS_FACTS = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words", "unk_rate")
+_CORPUS_FACTS = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words",
+                 "unk_rate")
 """What a tokenized corpus tells of itself, for whoever watches."""
 
 
@@ -60,8 +61,8 @@ class SharedFolders:
         return {"corpus": made["corpus"], "teacher": made["teacher"], "base": made["base"]}
 
     def request(self, config: TrialConfig) -> tuple[dict[str, str], SharedRequest]:
-        """What a trial's payload says of it (see `search.distributed.shared.prepared`): folders that are made, and what
-        decides about the others."""
+        """What a trial's payload says of it (see `search.distributed.shared.prepared`): folders that
+        are made, and what decides about the others."""
         return self.made(config), {"cache": str(self.cache), "settings": settings(config)}
 
     def note(self, trial: RunningTrial, event: SharedWord) -> None:
@@ -89,7 +90,8 @@ class SharedFolders:
                 for config in configs:
                     made = self.made(config)
                     if kind not in made:
-                        job: PreparePayload = {"config": config.model_dump(mode="json"), "cache": str(self.cache)}
+                        job: PreparePayload = {"config": config.model_dump(mode="json"),
+                                               "cache": str(self.cache)}
                         if kind != "corpus":
                             job["corpus"] = made["corpus"]
                         tasks[self._name(kind, settings(config), made)] = kind, job
@@ -125,7 +127,8 @@ class SharedFolders:
     def _tell(self, label: str, event: Mapping[str, Any], **more: Any) -> None:
         progress = float(event.get("progress", 0.0))
         facts = {name: event[name] for name in _CORPUS_FACTS if name in event}
-        self.engine.emit("prepare", stage=label, progress=progress, detail=event.get("detail"), **facts, **more)
+        self.engine.emit("prepare", stage=label, progress=progress, detail=event.get("detail"),
+                         **facts, **more)
         for message in event.get("warnings", ()):
             self.engine.folder.event({"event": "warning", "message": message})
             self.engine.emit("warning", message=message)

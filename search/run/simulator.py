@@ -1,6 +1,8 @@
-"""A run under a virtual clock: the same engine, searcher and scheduler as a real one, W pretended workers, no waiting.
+"""A run under a virtual clock: the same engine, searcher and scheduler as a real one, W pretended
+workers, no waiting.
 
-What a trial measures and how long each rung takes comes from a function, such as a recorded table or a formula.
+What a trial measures and how long each rung takes comes from a function, such as a recorded
+table or a formula.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from search.engine.engine import Engine, RunningTrial
 
 Rungs = Iterator[tuple[float, Mapping[str, Any]]]
 Evaluate = Callable[[RunningTrial], Rungs]
-"""A trial -> per rung, the seconds it takes (infinite: it hangs) and what it measures. May raise, as a real trial may."""
+"""A trial -> per rung, the seconds it takes (infinite: it hangs) and what it measures. May raise,
+as a real trial may."""
 
 
 class VirtualClock:
@@ -37,9 +40,9 @@ def simulate(engine: Engine, clock: VirtualClock, evaluate: Evaluate, workers: i
              observer: SimulationObserver | None = None) -> None:
     """Run the engine's search to its end. `engine.clock` must be `clock`.
 
-    A worker takes the next trial as soon as it is free; one that has to wait (`study.blocked`) asks again after the next
-    event. Events of one moment are handled in the order in which they were caused. A trial that hangs is ended after
-    `budget.trial_time`; without one, a hang is an error in the simulated problem.
+    A worker takes the next trial as soon as it is free; one that has to wait (`study.blocked`) asks again
+    after the next event. Events of one moment are handled in the order in which they were caused. A trial
+    that hangs is ended after `budget.trial_time`; without one, a hang is an error in the simulated problem.
     """
     order = itertools.count()
     queue: list[tuple[float, int, RunningTrial, Rungs, Any]] = []

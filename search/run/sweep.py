@@ -1,4 +1,5 @@
-"""One run, start to finish: connect, prepare, search, measure the front again, and leave everything in RUN/."""
+"""One run, start to finish: connect, prepare, search, measure the front again, and leave
+everything in RUN/."""
 
 from __future__ import annotations
 
@@ -54,18 +55,19 @@ class RunResult:
     state: State
 
 
-def run(space: Space, *, storage: Path | str | None = None, address: str | None = None, max_concurrent: int | None = None,
+def run(space: Space, *, storage: Path | str | None = None, address: str | None = None,
+        max_concurrent: int | None = None,
         resume: Path | str | None = None, warm_start: Path | None = None, observer: Observer | None = None,
         cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
     `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the
     shared cache lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a
-    folder of this node, which the URI follows (see `search.records.mirror`). `max_concurrent`: trials at once,
-    default as many as there is room for. `cpus`: size of a local cluster. `jobs`: import path of the jobs that
-    workers run. Raises `UserError` for what the user can mend, with nothing left behind that a next run would
-    stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order, so that `resume`
-    goes on.
+    folder of this node, which the URI follows (see `search.records.mirror`). `max_concurrent`: trials at
+    once, default as many as there is room for. `cpus`: size of a local cluster. `jobs`: import path of
+    the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left behind that
+    a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
+    so that `resume` goes on.
     """
     check_request(space, max_concurrent, cpus, bool(resume and warm_start))
     environment.apply(attach=address not in (None, "local"))
@@ -73,7 +75,8 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     from search.distributed.prometheus import RunMetrics
     from search.distributed.worker_pool import WorkerPool
 
-    uri = parent_uri(str(resume))[0] if resume and is_uri(resume) else str(storage) if storage and is_uri(storage) else None
+    uri = (parent_uri(str(resume))[0] if resume and is_uri(resume) else str(storage)
+           if storage and is_uri(storage) else None)
     if uri is not None:
         mirror.check_writable(uri)
         resume = mirror.resume_from_uri(str(resume), lambda text: _say(observer, text)) if resume else None
@@ -121,9 +124,11 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
 class RunStages:
     """The stages of one run on one folder."""
 
-    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer, uri: str | None = None):
+    def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer,
+                 uri: str | None = None):
         """`uri`: of the storage, when that is no folder that all nodes share."""
-        self.space, self.folder, self.cache, self.groups, self.observer = space, folder, cache, groups, observer
+        self.space, self.folder, self.cache, self.groups, self.observer = (space, folder, cache,
+                                                                           groups, observer)
         self.place = joined(uri, folder.path.name) if uri else str(folder.path)
         self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
         rows = folder.rows()
@@ -132,7 +137,8 @@ class RunStages:
         ended = {row["trial"] for row in rows if row["state"] in ENDED}
         known = [row for row in rows if row["trial"] in ended]  # the others meet no rival in themselves
         scheduler.restore([*warm.rival_rows(space.rungs, folder.events()), *known])
-        self.engine = Engine(space, self.study, scheduler, folder, observer=self._on_engine_event, versions=versions(),
+        self.engine = Engine(space, self.study, scheduler, folder, observer=self._on_engine_event,
+                             versions=versions(),
                              spent=folder.meta.get("spent", 0.0), groups=groups, keep=self._keep)
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
@@ -142,15 +148,17 @@ class RunStages:
         if self.mirror:
             self.mirror.start(fresh=not resumed)
         name, made = self.space.name, {kind: count for kind, count in demand(self.space).items() if count > 1}
-        self.folder.event({"event": "run_started", "address": address, "run": self.place, "name": name, "resumed": resumed,
-                           "groups": self.groups, "at_most": made})
-        self.engine.emit("run_started", run=self.place, name=name, resumed=resumed, groups=self.groups, at_most=made)
+        self.folder.event({"event": "run_started", "address": address, "run": self.place, "name": name,
+                           "resumed": resumed, "groups": self.groups, "at_most": made})
+        self.engine.emit("run_started", run=self.place, name=name, resumed=resumed, groups=self.groups,
+                         at_most=made)
         for note in notes(self.space):
             self._warn(note)
         if wanted and wanted > self.groups:
             self._warn(f"{wanted} trials at once were asked for; there is room or work for {self.groups}")
         if "working_dir_files" in self.folder.path.parts:
-            self._warn("this job's folder is Ray's copy, which is deleted one day; name the storage: --storage DIR")
+            self._warn("this job's folder is Ray's copy, which is deleted one day; name the storage: "
+                       "--storage DIR")
         if self.restored.lost:
             numbers = ", ".join(map(str, self.restored.lost))
             self._warn(f"trials that had not ended run again, under new numbers: {numbers}")
@@ -165,14 +173,16 @@ class RunStages:
             raise UserError(f"--warm-start {path}: nothing can be learned from it: {why}")
         first = warm.apply_prior_results(self.engine, found)
         for reason, count in left.items():
-            self._warn(f"warm start: {count} of {sum(left.values()) + len(found)} trials were left out: {reason}")
+            self._warn(f"warm start: {count} of {sum(left.values()) + len(found)} trials were left "
+                       f"out: {reason}")
         self.engine.emit("warm_start", source=str(path), learned=len(found), tried_first=first)
 
     @property
     def unfinished(self) -> bool:
         """Whether there is anything to do for workers."""
         engine = self.engine
-        return not engine.over or bool(self._not_remeasured() or not_retrained(engine, self.space.finish.retrain))
+        return (not engine.over
+                or bool(self._not_remeasured() or not_retrained(engine, self.space.finish.retrain)))
 
     def follow(self, client: PoolClient, scratch: Path) -> None:
         """Prepare, search, measure the front again."""
@@ -190,8 +200,8 @@ class RunStages:
         again = [*self._not_remeasured(), *not_retrained(self.engine, self.space.finish.retrain)]
         shared.make([self._config(row) for row in again])  # those of earlier sessions are not known yet
         self._remeasure_front(client, shared)
-        retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of, self.folder.path / AGAIN,
-                self._warn)
+        retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of,
+                self.folder.path / AGAIN, self._warn)
 
     def finish(self) -> RunResult:
         """Leave the folder in order."""
@@ -212,7 +222,8 @@ class RunStages:
         why = {"reason": reason} if reason else {}
         self.folder.event({"event": "run_ended", "state": state, **why, **engine.summary()})
         self.folder.write_front(engine.front)
-        self.folder.write_parquet()  # the picture is drawn from it, and a killed session may have left an old one
+        # the picture is drawn from it, and a killed session may have left an old one
+        self.folder.write_parquet()
         if len(engine.front):
             self._plot()
         self.folder.close(state, reason)
@@ -285,14 +296,17 @@ class RunStages:
                 parent.rmdir()
 
     def _remeasure_front(self, client: PoolClient, shared: SharedFolders) -> None:
-        """Each member of the front from its exported files alone, with fresh noise: METRIC_again, and METRIC_again_sd.
+        """Each member of the front from its exported files alone, with fresh noise: METRIC_again,
+        and METRIC_again_sd.
 
-        A trial won its place by one measurement each, so the front's own figures are a little too good; these are not.
+        A trial won its place by one measurement each, so the front's own figures are a little too
+        good; these are not.
         """
         repeats, members = self.space.finish.repeats, self._not_remeasured()
         tasks: list[tuple[str, Payload]] = [
             ("remeasure", {"artifact": str(self.folder.path / row["artifact"]), "seed": 1 + repeat,
-                           "prepared": shared.of(self._config(row))}) for row in members for repeat in range(repeats)]
+                           "prepared": shared.of(self._config(row))})
+            for row in members for repeat in range(repeats)]
         if not tasks:
             return
         done = 0
@@ -381,7 +395,8 @@ def _say(observer: Observer | None, text: str) -> None:
 
 @contextmanager
 def _disk(storage: Path) -> Iterator[None]:
-    """An error of the disk, whoever of all that write here met it (the study, the front's picture), in one line."""
+    """An error of the disk, whoever of all that write here met it (the study, the front's picture),
+    in one line."""
     try:
         yield
     except OSError as error:
@@ -395,7 +410,8 @@ def _created(storage: Path, space: Space) -> RunFolder:
 
 
 def _resumed(path: Path, space: Space) -> RunFolder:
-    """The run at `path`, locked. Raises `UserError` when it is no run, or of a space that differs in more than its end."""
+    """The run at `path`, locked. Raises `UserError` when it is no run, or of a space that differs in
+    more than its end."""
     folder = RunFolder.open(path)
     recorded = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
     unlike = space.difference(recorded)

@@ -1,7 +1,8 @@
-"""Checks a space against what is really there: plug-ins and their parameters, metrics, samplers. Before Ray starts.
+"""Checks a space against what is really there: plug-ins and their parameters, metrics, samplers.
+Before Ray starts.
 
-`spaces` alone knows the settings; only the plug-ins know that fixed point without a bit is impossible. So every plug-in
-that the space can reach is built once, at every combination of its searched parameters.
+`spaces` alone knows the settings; only the plug-ins know that fixed point without a bit is impossible.
+So every plug-in that the space can reach is built once, at every combination of its searched parameters.
 """
 
 from __future__ import annotations
@@ -57,15 +58,18 @@ _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
 _LONG = 80  # characters of a plug-in's parameters in a message
 _WORKERS = 1000  # most that a message proposes
 _NEVER_EMPTY = {
-    "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; for none write lora.rank: 0",
-    "quantization.sites": "is empty: the quantizer would act nowhere; for none write quantizer: none, or use per_site",
+    "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; "
+                    "for none write lora.rank: 0",
+    "quantization.sites": "is empty: the quantizer would act nowhere; for none write quantizer: none, "
+                          "or use per_site",
 }
 """Lists whose emptiness would make a trial another one than its settings say."""
 
 
 @dataclass(frozen=True)
 class _PluginUse:
-    """A plug-in that the space reaches: its path, what it is there, and the searched values that lead to it."""
+    """A plug-in that the space reaches: its path, what it is there, and the searched values
+    that lead to it."""
 
     path: str
     registry: Registry
@@ -150,7 +154,8 @@ def notes(space: Space) -> Iterator[str]:
 
 
 def completed(space: Space) -> Space:
-    """The same space with every default of its backbone and process written out, so that a later default cannot change a run.
+    """The same space with every default of its backbone and process written out, so that a later default
+    cannot change a run.
 
     Where the name itself is searched nothing is written: what there is depends on the name.
     """
@@ -160,8 +165,8 @@ def completed(space: Space) -> Space:
             continue
         ref = PluginRef.model_validate(tree_at(trial_tree(space.form, {}), path))
         fields = registry.get(ref.name).Params.model_fields
-        defaults = to_jsonable_python({name: field.get_default(call_default_factory=True) for name, field in fields.items()
-                                       if not field.is_required()})
+        defaults = to_jsonable_python({name: field.get_default(call_default_factory=True)
+                                       for name, field in fields.items() if not field.is_required()})
         trial[path] = {"name": ref.name, **{name: value for name, value in {**defaults, **ref.params}.items()
                                             if f"{path}.{name}" not in space.dimensions}}
     return Space(space.form.model_copy(update={"trial": trial}), space.complaints)
@@ -176,12 +181,15 @@ def check_metrics(space: Space) -> None:
     for index, metric in enumerate(further):
         if metric not in METRICS.entries:
             raise space.error(("trial", "evaluation", "metrics", index),
-                              f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
+                              f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: "
+                              f"{', '.join(METRICS)}")
     named = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
-    named += [(("constraints", index), constraint.metric) for index, constraint in enumerate(space.constraints)]
+    named += [(("constraints", index), constraint.metric)
+              for index, constraint in enumerate(space.constraints)]
     for key, metric in named:
         if metric not in METRICS.entries and not any(metric.startswith(f"{name}_") for name in METRICS):
-            raise space.error(key, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: {', '.join(METRICS)}")
+            raise space.error(key, f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: "
+                                   f"{', '.join(METRICS)}")
         tasks = tree_at(trial_tree(space.form, {}), "evaluation.control_tasks")
         if metric.startswith("controllability") and not tasks:
             message = f"{metric} needs a control task; legal: {', '.join(TASKS)}"
@@ -196,7 +204,8 @@ def check_metrics(space: Space) -> None:
 
 
 def check_lists(space: Space) -> None:
-    """Raises `UserError` for a list that is empty where that says another thing than the settings beside it."""
+    """Raises `UserError` for a list that is empty where that says another thing than the
+    settings beside it."""
     for path, message in _NEVER_EMPTY.items():
         dimension = space.dimensions.get(path)
         if dimension is None and not tree_at(trial_tree(space.form, {}), path):
@@ -227,8 +236,8 @@ def check_shared(space: Space) -> None:
             widest = max(paths, key=lambda path: space.dimensions[path].count or 0)
             of = f" of {whole:,}" if whole > count else ""
             many = f"up to {count:,}{of} {PLURAL[kind]} would be made for the values of {', '.join(paths)}"
-            message = (f"{many}, and budget.bases is {most}; search fewer values (choice, or int with a step), or "
-                       f"allow as many: --set budget.bases={count}")
+            message = (f"{many}, and budget.bases is {most}; search fewer values (choice, "
+                       f"or int with a step), or allow as many: --set budget.bases={count}")
             raise space.error(("search", widest), message)
 
 
@@ -238,12 +247,13 @@ def _option(error: UserError) -> tuple[str, ...]:
 
 
 def problem(space: Space) -> Problem:
-    """What a scheduler judges the trials of the space by: proxies and ideals are those that the metrics name."""
+    """What a scheduler judges the trials of the space by: proxies and ideals are those that
+    the metrics name."""
     metrics = [item.metric for item in space.objectives if item.metric in METRICS.entries]
     proxies = {metric: proxy for metric in metrics if (proxy := METRICS.get(metric).proxy)}
     ideals = {metric: ideal for metric in metrics if (ideal := METRICS.get(metric).ideal) is not None}
-    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed, space.dimensions, space.box,
-                   space.rungs, ideals=ideals)
+    return Problem(space.objectives, space.constraints, len(space.rungs), proxies, space.seed,
+                   space.dimensions, space.box, space.rungs, ideals=ideals)
 
 
 def check_plugins(space: Space) -> None:
@@ -264,22 +274,26 @@ def check_rules(space: Space) -> None:
     """What backbone and process ask of other settings holds at every combination that the space reaches."""
     names = {(path, use.ref.name) for path, registry in _KINDS[:2] for use in _uses_of(space, path, registry)}
     for path, registry in _KINDS[:2]:
-        asked = {rule.setting for kind, name in names if kind == path for rule in registry.get(name).Params.rules}
-        inside = [name for name in space.dimensions if name in asked or name == path or name.startswith(f"{path}.")]
+        asked = {rule.setting for kind, name in names if kind == path
+                 for rule in registry.get(name).Params.rules}
+        inside = [name for name in space.dimensions
+                  if name in asked or name == path or name.startswith(f"{path}.")]
         for point in points.reachable(space.dimensions, inside):
             tree = trial_tree(space.form, point)
             params = registry.params(PluginRef.model_validate(tree_at(tree, path)))
             for rule in params.rules:
                 problem = rule.problem(tree_at(tree, rule.setting), params)
                 if problem:
-                    raise reached(inside, point, problem, ("trial", *rule.setting.split(".")), space.complaints)
+                    raise reached(inside, point, problem, ("trial", *rule.setting.split(".")),
+                                  space.complaints)
 
 
 def check_conditions(space: Space) -> None:
     """Models are told what can be told, and no control task is led by what its model was never told."""
     from trainable.control import conditions
 
-    inside = [path for path in space.dimensions if path == _GUIDANCE or f"{path}.".startswith(("model.", "diffusion."))]
+    inside = [path for path in space.dimensions
+              if path == _GUIDANCE or f"{path}.".startswith(("model.", "diffusion."))]
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         params = BACKBONES.params(PluginRef.model_validate(tree["model"]))
@@ -296,8 +310,8 @@ def check_conditions(space: Space) -> None:
             own = ref.params.get("by")
             try:
                 if (own or by) not in guides:
-                    raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} guidance; legal: "
-                                    f"{', '.join(guides) or 'none, so no control tasks'}")
+                    raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} "
+                                    f"guidance; legal: {', '.join(guides) or 'none, so no control tasks'}")
                 if (own or by) in ("classifier_free", "both"):
                     conditions.check_conditioned(TASKS.build(ref), own or by, refs)
             except UserError as error:
@@ -311,8 +325,8 @@ def _key(space: Space, path: str) -> tuple[str, ...]:
 
 
 def check_sources(space: Space) -> None:
-    """Raises `UserError` when a corpus or a control task of the space reads a file that is not there, or a task names an
-    oracle that is not installed. Asked on the machine that runs it."""
+    """Raises `UserError` when a corpus or a control task of the space reads a file that is not there,
+    or a task names an oracle that is not installed. Asked on the machine that runs it."""
     positions = tree_at(trial_tree(space.form, {}), "corpus.max_length")
     for use in _uses(space):
         key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
@@ -361,12 +375,14 @@ def _unusable(space: Space, use: _PluginUse, message: str) -> UserError:
     culprit = f"{use.path}.{parameter}"
     if culprit in searched or searched and parameter not in use.fixed:
         key = culprit if culprit in searched else searched[-1]
-        return space.error(("search", key), f"the space reaches {use.label}: {message}{hint or '; narrow it'}")
+        return space.error(("search", key),
+                           f"the space reaches {use.label}: {message}{hint or '; narrow it'}")
     key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
     needed = _needed(use, parameter, kind)
     if needed:
         word = "DIR" if "path" in needed else "VALUE"
-        why = f"{use.registry.kind} {use.ref.name!r} needs it" if parameter else message.partition("; parameters:")[0]
+        why = (f"{use.registry.kind} {use.ref.name!r} needs it" if parameter
+               else message.partition("; parameters:")[0])
         return space.error((*key, needed), f"{why}; give it with --set trial.{use.path}.{needed}={word}")
     return space.error((*key, parameter) if parameter else key, message + hint)
 

@@ -1,8 +1,10 @@
-"""Starting from what an earlier run found: its results teach the sampler and the scheduler, its front is tried first.
+"""Starting from what an earlier run found: its results teach the sampler and the scheduler, its
+front is tried first.
 
-A result counts as what it is. One that ran to this space's full budget is complete; one that was stopped, or ran to another
-budget, teaches what it measured and never counts as complete; rungs at the same steps become rivals. A trial whose settings
-cannot be had here (another corpus, a value outside the space) is left out, and said to be.
+A result counts as what it is. One that ran to this space's full budget is complete; one that was stopped,
+or ran to another budget, teaches what it measured and never counts as complete; rungs at the same steps
+become rivals. A trial whose settings cannot be had here (another corpus, a value outside the space) is left
+out, and said to be.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ SHARE = 4
 
 @dataclass(frozen=True)
 class PriorResult:
-    """One earlier trial at a point of this space: how it counts here, what it measured last, and all its rungs."""
+    """One earlier trial at a point of this space: how it counts here, what it measured last,
+    and all its rungs."""
 
     values: dict[str, Any]
     state: str
@@ -34,7 +37,8 @@ class PriorResult:
 
 
 def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[PriorResult], Counter[str]]:
-    """What the rows of a run of the space `other` teach a run of `space`; and why trials were left out, counted."""
+    """What the rows of a run of the space `other` teach a run of `space`; and why trials were
+    left out, counted."""
     by_trial: dict[int, list[Row]] = {}
     for row in rows:
         by_trial.setdefault(row["trial"], []).append(row)
@@ -46,7 +50,8 @@ def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Pri
             continue
         values = {path: value for path, value in searched(last).items() if path in other.dimensions}
         try:
-            point = space.point({path: values[path] for path in space.dimensions if values.get(path) is not None})
+            point = space.point({path: values[path]
+                                 for path in space.dimensions if values.get(path) is not None})
             same = _settings(space.config(point)) == _settings(other.config(other.point(
                 {path: value for path, value in values.items() if value is not None})))
         except UserError:
@@ -63,7 +68,8 @@ def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Pri
 
 
 def apply_prior_results(engine: Engine, results: list[PriorResult]) -> int:
-    """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are tried again first."""
+    """Tell a fresh engine; recorded, so that a resumed run and a replay know. Returns how many are
+    tried again first."""
     for result in results:
         engine.learn(result.values, result.state, result.metrics, curve(result.rows))
     space = engine.space

@@ -1,9 +1,10 @@
-"""What measurements of a run say about a point: predicted objectives, and the hypervolume that it is expected to add.
+"""What measurements of a run say about a point: predicted objectives, and the hypervolume that it
+is expected to add.
 
-Every metric has a Gaussian process of its own (`gaussian_process`), over its logarithm where that makes the measurements more
-probable. Both the searcher and the scheduler judge by this. Results are told in an order, and the settings of the processes
-are fitted anew when their number has grown by a tenth: they depend on the first so many results alone, so a search that was
-resumed or is played again finds the same.
+Every metric has a Gaussian process of its own (`gaussian_process`), over its logarithm where that makes the
+measurements more probable. Both the searcher and the scheduler judge by this. Results are told in an order,
+and the settings of the processes are fitted anew when their number has grown by a tenth: they depend on
+the first so many results alone, so a search that was resumed or is played again finds the same.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from search.pareto.objectives import measured
 from search.pareto.reference_box import Box, Corners, choose_box
 from search.samplers.encoding import PointEncoder
 from search.samplers.expected_hypervolume import LogNormal, Normal, boxes, expected_improvement
-from search.samplers.gaussian_process import Features, Hyperparameters, Posterior, default_hyperparameters, fit
+from search.samplers.gaussian_process import (
+    Features,
+    Hyperparameters,
+    Posterior,
+    default_hyperparameters,
+    fit,
+)
 from spaces.objectives import Constraint, Objective
 
 GROWTH = 1.1
@@ -41,14 +48,16 @@ NOTHING = 1e-12
 Targets = Mapping[str, tuple[Posterior, bool]]
 """Metric -> its posterior, and whether that is of the logarithm."""
 Curve = Sequence[tuple[float, Mapping[str, Any]]]
-"""What a trial measured, rung by rung: how far below the top rung (0 = there, in any unit), and metrics by name."""
+"""What a trial measured, rung by rung: how far below the top rung (0 = there, in any unit),
+and metrics by name."""
 
 
 @dataclass(frozen=True)
 class AcquisitionProblem:
-    """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that are not given are
-    taken from the first complete results, as the run itself does. `top`: steps of the last rung; None = of the complete
-    results. `ideals`: objective -> the best value that there can be at all; what a process predicts beyond it is no gain."""
+    """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that
+    are not given are taken from the first complete results, as the run itself does. `top`: steps of the last
+    rung; None = of the complete results. `ideals`: objective -> the best value that there can be at all;
+    what a process predicts beyond it is no gain."""
 
     points: PointEncoder
     objectives: Sequence[Objective]
@@ -64,7 +73,8 @@ class AcquisitionProblem:
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:
-        """Metric -> sign that makes it one to minimize, and the bound in that form; the tightest of several."""
+        """Metric -> sign that makes it one to minimize, and the bound in that form;
+        the tightest of several."""
         found: dict[str, tuple[float, float]] = {}
         for item in self.constraints:
             sign = 1.0 if item.op == "<=" else -1.0
@@ -76,12 +86,13 @@ class AcquisitionProblem:
 class Surrogate:
     """Predictions of the top rung from results in the order in which they were told.
 
-    `values`: the points; `curves`: what each measured; `complete`: whether it is a full result; the last `running` of them
-    have not ended. Raises ValueError when there is no complete result and the corners are not given.
+    `values`: the points; `curves`: what each measured; `complete`: whether it is a full result;
+    the last `running` of them have not ended. Raises ValueError when there is no complete result and the
+    corners are not given.
     """
 
-    def __init__(self, problem: AcquisitionProblem, values: Sequence[Mapping[str, Any]], curves: Sequence[Curve],
-                 complete: Sequence[bool], running: int = 0):
+    def __init__(self, problem: AcquisitionProblem, values: Sequence[Mapping[str, Any]],
+                 curves: Sequence[Curve], complete: Sequence[bool], running: int = 0):
         self.problem = problem
         self.rows = problem.points.rows(values)
         self._ended_count = len(values) - running
@@ -101,7 +112,8 @@ class Surrogate:
         self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
 
     def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
-        """The complete results, feasible ones, the front, and the corners that hypervolume is told between."""
+        """The complete results, feasible ones, the front, and the corners that hypervolume
+        is told between."""
         count, names = len(self.problem.objectives), list(self.signs)
         whole = complete[owner] & np.isfinite(final).all(axis=1)
         if not whole.any() and not self.problem.boxed:
@@ -125,8 +137,10 @@ class Surrogate:
     def _box(self, goals: np.ndarray) -> Box:
         names = list(self.signs)[:goals.shape[1]]
         seen = [{"state": "complete", "trial": place, **{name: self.signs[name] * value for name, value in
-                                                         zip(names, row, strict=True)}} for place, row in enumerate(goals)]
-        box = choose_box(seen, self.problem.objectives, first=max(1, min(FIRST, len(seen))), given=self.problem.corners)
+                                                         zip(names, row, strict=True)}}
+                for place, row in enumerate(goals)]
+        box = choose_box(seen, self.problem.objectives, first=max(1, min(FIRST, len(seen))),
+                         given=self.problem.corners)
         assert box is not None, "there are as many as it waits for"
         return box
 
@@ -145,7 +159,8 @@ class Surrogate:
         mean, scale = (float(y.mean()), float(y.std()) or 1.0) if len(y) else (0.0, 1.0)
         return Posterior(hyperparameters, x, at, y, mean, scale), log
 
-    def predicted(self, x: Features, targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
+    def predicted(self, x: Features,
+                  targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
         """Objectives as shares of the box, and the probability that the other constraints hold, float [m]."""
         found: list[Normal | LogNormal] = []
         holds = np.ones(len(x.values))
@@ -154,8 +169,10 @@ class Surrogate:
             mean, sd = posterior.predict(x)
             if name in own:
                 low, width = self.low[column], self.high[column] - self.low[column]
-                found.append(LogNormal(mean, sd, low, width) if log else Normal((mean - low) / width, sd / width))
-            if name in self.problem.bounds and (name not in own or self.problem.bounds[name][0] != self.signs[name]):
+                found.append(LogNormal(mean, sd, low, width) if log
+                             else Normal((mean - low) / width, sd / width))
+            if (name in self.problem.bounds
+                    and (name not in own or self.problem.bounds[name][0] != self.signs[name])):
                 sign, bound = self.problem.bounds[name]
                 sign *= self.signs[name]
                 edge = sign * bound
@@ -166,8 +183,9 @@ class Surrogate:
     def acquisition(self, believed: Features | None = None) -> Callable[[Features], np.ndarray]:
         """The function that tells the expected gain in hypervolume (a share of the box) of points, float [m].
 
-        The front is that of what complete, feasible trials are predicted to be worth: by what they measured the lucky ones
-        would hide all others. Points in `believed` are running: they are taken to come out as predicted.
+        The front is that of what complete, feasible trials are predicted to be worth: by what they
+        measured the lucky ones would hide all others. Points in `believed` are running: they are taken to
+        come out as predicted.
         """
         expected, _ = self.predicted(self.problem.points.features(self.rows[self._whole]))
         front = np.column_stack([item.middle for item in expected])
@@ -176,8 +194,8 @@ class Surrogate:
             targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
             expected, holds = self.predicted(believed)
             front = np.vstack([front, np.column_stack([item.middle for item in expected])[holds >= 0.5]])
-        ends = [self.signs[item.metric] * self.problem.ideals[item.metric] if item.metric in self.problem.ideals else -math.inf
-                for item in self.problem.objectives]
+        ends = [self.signs[item.metric] * self.problem.ideals[item.metric]
+                if item.metric in self.problem.ideals else -math.inf for item in self.problem.objectives]
         cut = boxes(front, np.ones(len(self.low)), (np.array(ends) - self.low) / (self.high - self.low))
 
         def gain(x: Features) -> np.ndarray:
@@ -197,7 +215,8 @@ def last_refit(ended: int) -> int:
 
 
 def one_thread() -> Any:
-    """A context in which linear algebra keeps to one thread: on matrices this small more of them only wait for each other."""
+    """A context in which linear algebra keeps to one thread: on matrices this small more of them only
+    wait for each other."""
     return _threads().limit(limits=1, user_api="blas")
 
 
@@ -207,8 +226,8 @@ def _threads() -> ThreadpoolController:
 
 
 def _kept(last: np.ndarray) -> np.ndarray:
-    """Places of the `LEARNED` measurements that are kept, in order: lower rungs of trials that went on, oldest first, are
-    the first to go."""
+    """Places of the `LEARNED` measurements that are kept, in order: lower rungs of trials that went on,
+    oldest first, are the first to go."""
     if len(last) <= LEARNED:
         return np.arange(len(last))
     order = np.lexsort((np.arange(len(last)), last))

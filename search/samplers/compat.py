@@ -1,7 +1,9 @@
-"""What Optuna has under private names alone, each behind a name of ours, so that a change upstream is met in one place.
+"""What Optuna has under private names alone, each behind a name of ours, so that a change upstream
+is met in one place.
 
 Read in the Optuna version below; tests/search/samplers/test_compat.py says what each has to do. Ray's are in
-`search.distributed.compat` and `cluster.compat`, torch's in `trainable.compat`: each library is imported in rooms of its own.
+`search.distributed.compat` and `cluster.compat`, torch's in `trainable.compat`: each library is imported
+in rooms of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ OPTUNA = "5.0.0"
 
 
 def set_gp_effort(sampler: GPSampler, samples: int, candidates: int) -> None:
-    """Have a `GPSampler` estimate gains from `samples` draws and start looking from `candidates` points, of which it makes
-    no parameters."""
+    """Have a `GPSampler` estimate gains from `samples` draws and start looking from `candidates` points,
+    of which it makes no parameters."""
     sampler._n_qmc_samples_ehvi = sampler._n_qmc_samples_qei = samples
     sampler._n_preliminary_samples = candidates
 
@@ -45,5 +47,6 @@ class StudyView:
         assert not deepcopy, "samplers read the history, and do not change it"
         wanted = None if states is None else tuple(state for state in TrialState if state in states)
         if wanted not in self._known:
-            self._known[wanted] = self._part(self._study._get_trials(deepcopy=False, states=states, use_cache=use_cache))
+            self._known[wanted] = self._part(self._study._get_trials(deepcopy=False, states=states,
+                                                                     use_cache=use_cache))
         return self._known[wanted]

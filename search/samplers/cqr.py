@@ -1,9 +1,11 @@
-"""Conformal quantile regression as an Optuna sampler, for several objectives and constraints (Salinas et al. 2023).
+"""Conformal quantile regression as an Optuna sampler, for several objectives and constraints
+(Salinas et al. 2023).
 
-Per objective, gradient boosting predicts a few quantiles of the result at a point, and a held-out part of the results
-corrects each symmetric pair of them so that it covers what it claims (Romano et al. 2019). A candidate's value is drawn from
-its predicted quantiles (Thompson sampling); drawn vectors are compared by a randomly weighted Chebyshev norm, so that
-proposals spread along the front. Nothing is assumed about the noise, which differs between metrics and between points.
+Per objective, gradient boosting predicts a few quantiles of the result at a point, and a held-out part of
+the results corrects each symmetric pair of them so that it covers what it claims (Romano et al. 2019).
+A candidate's value is drawn from its predicted quantiles (Thompson sampling); drawn vectors are compared
+by a randomly weighted Chebyshev norm, so that proposals spread along the front. Nothing is assumed about
+the noise, which differs between metrics and between points.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ Space = Mapping[str, BaseDistribution]
 
 
 class ConformalSampler(BaseSampler):
-    """Proposes by drawing from conformalized quantiles. A stopped trial teaches what it measured, marked as unfinished."""
+    """Proposes by drawing from conformalized quantiles. A stopped trial teaches what it measured,
+    marked as unfinished."""
 
     def __init__(self, seed: int, startup: int = 12, candidates: int = 200, trees: int = 25):
         self.startup, self.candidates, self.trees = startup, candidates, trees
@@ -42,11 +45,14 @@ class ConformalSampler(BaseSampler):
         return {name: spread for one in past for name, spread in one.distributions.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
-        """The candidate whose drawn vector is best under this draw's weights; by their medians feasible ones first."""
+        """The candidate whose drawn vector is best under this draw's weights; by their medians
+        feasible ones first."""
         if not search_space:
             return {}
-        past = [one for one in study.get_trials(deepcopy=False) if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        options = self._candidates(study, [one for one in past if one.state == TrialState.COMPLETE], search_space)
+        past = [one for one in study.get_trials(deepcopy=False)
+                if one.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        options = self._candidates(study, [one for one in past if one.state == TrialState.COMPLETE],
+                                   search_space)
         points = np.array([encoded(params, search_space, True) for params in options])
         drawn = [self._draw(past, metric, sign, search_space, points) for metric, sign in targets(study)]
         weights = self._rng.dirichlet(np.ones(len(drawn)))
@@ -61,8 +67,10 @@ class ConformalSampler(BaseSampler):
         """Uniformly at random: the first trials, and what the chosen candidate lacks."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
-    def _candidates(self, study: Study, complete: Sequence[FrozenTrial], space: Space) -> list[dict[str, Any]]:
-        """Half drawn uniformly in the shape of a random past trial, half members of the front with a value or two redrawn."""
+    def _candidates(self, study: Study, complete: Sequence[FrozenTrial],
+                    space: Space) -> list[dict[str, Any]]:
+        """Half drawn uniformly in the shape of a random past trial, half members of the front with
+        a value or two redrawn."""
         front = study.best_trials or list(complete)
         found, tried = [], [one.params for one in study.get_trials(deepcopy=False)]
         for index in range(self.candidates):
@@ -80,8 +88,8 @@ class ConformalSampler(BaseSampler):
 
     def _draw(self, past: Sequence[FrozenTrial], name: str, sign: float, space: Space, points: np.ndarray,
               scaled: bool = True) -> np.ndarray:
-        """One value per candidate from its predicted quantiles; `scaled`: 0 is the best result, 1 the third quartile;
-        else (a violation) the median."""
+        """One value per candidate from its predicted quantiles; `scaled`: 0 is the best result,
+        1 the third quartile; else (a violation) the median."""
         known = [(one, value) for one in past if (value := observed(one, name)) is not None]
         if len(known) < self.startup:
             return np.zeros(len(points))
@@ -115,8 +123,8 @@ class ConformalSampler(BaseSampler):
 
 
 def conformalized(predicted: np.ndarray, check: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Quantiles [n, levels] of `LEVELS`, each symmetric pair widened (or narrowed) by what the held-out predictions
-    `check` [m, levels] missed `truth` [m] by: Romano et al. 2019, equation 8."""
+    """Quantiles [n, levels] of `LEVELS`, each symmetric pair widened (or narrowed) by what the held-out
+    predictions `check` [m, levels] missed `truth` [m] by: Romano et al. 2019, equation 8."""
     fixed = predicted.copy()
     for low in range(len(LEVELS) // 2):
         high = len(LEVELS) - 1 - low
@@ -140,14 +148,15 @@ def constraint_names(past: Sequence[FrozenTrial]) -> list[str]:
 
 
 def observed(trial: FrozenTrial, name: str) -> float | None:
-    """A metric that the searcher noted with the trial, or the violation of a constraint; None when it was not measured."""
+    """A metric that the searcher noted with the trial, or the violation of a constraint; None when it
+    was not measured."""
     value = trial.constraints.get(name, trial.user_attrs.get(name))
     return float(value) if isinstance(value, (int, float)) and np.isfinite(value) else None
 
 
 def encoded(params: Mapping[str, Any], space: Space, complete: bool) -> list[float]:
-    """Numbers in [0, 1] (log where the range is), a choice as one number per value, -1 for what is not active; last,
-    whether the trial ran to its full budget."""
+    """Numbers in [0, 1] (log where the range is), a choice as one number per value, -1 for what is not
+    active; last, whether the trial ran to its full budget."""
     found: list[float] = []
     for name, spread in space.items():
         value = params.get(name)
@@ -157,7 +166,8 @@ def encoded(params: Mapping[str, Any], space: Space, complete: bool) -> list[flo
         elif name not in params:
             found.append(-1.0)
         else:
-            low, high, at = (np.log(end) if spread.log else float(end) for end in (spread.low, spread.high, value))
+            low, high, at = (np.log(end) if spread.log else float(end)
+                             for end in (spread.low, spread.high, value))
             found.append(float((at - low) / (high - low)) if high > low else 0.0)
     return [*found, float(complete)]
 
@@ -167,7 +177,8 @@ def uniform(spread: BaseDistribution, rng: np.random.Generator) -> Any:
     if isinstance(spread, CategoricalDistribution):
         return spread.choices[int(rng.integers(len(spread.choices)))]
     if type(spread).__name__ == "IntDistribution" and not spread.log:
-        return int(spread.low + (spread.step or 1) * rng.integers((spread.high - spread.low) // (spread.step or 1) + 1))
+        return int(spread.low
+                   + (spread.step or 1) * rng.integers((spread.high - spread.low) // (spread.step or 1) + 1))
     low, high = (np.log(end) if spread.log else float(end) for end in (spread.low, spread.high))
     at = rng.uniform(low, high)
     value = float(np.clip(np.exp(at) if spread.log else at, spread.low, spread.high))

@@ -1,4 +1,5 @@
-"""Space dimensions as Optuna distributions: what a categorical cannot hold (lists, mappings) is carried by a label."""
+"""Space dimensions as Optuna distributions: what a categorical cannot hold (lists, mappings) is
+carried by a label."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from spaces.values import key
 
 @dataclass(frozen=True)
 class Axis:
-    """One dimension with its distribution and, for a choice, the label of each value (`key(value)` -> label)."""
+    """One dimension with its distribution and, for a choice, the label of each value
+    (`key(value)` -> label)."""
 
     path: str
     dimension: Dimension
@@ -27,13 +29,15 @@ class Axis:
 
     @classmethod
     def of(cls, path: str, dimension: Dimension) -> Axis:
-        """The axis of a dimension. Labels are the values themselves where these are all strings or all numbers."""
+        """The axis of a dimension. Labels are the values themselves where these are all strings
+        or all numbers."""
         if dimension.kind == "int":
             low, high = dimension.low, dimension.high
             return cls(path, dimension, IntDistribution(low, high, step=dimension.step or 1), {}, {})
         if dimension.kind in ("float", "log"):
             log = dimension.kind == "log"
-            return cls(path, dimension, FloatDistribution(float(dimension.low), float(dimension.high), log=log), {}, {})
+            return cls(path, dimension,
+                       FloatDistribution(float(dimension.low), float(dimension.high), log=log), {}, {})
         choices = dimension.values()
         plain = all(isinstance(value, str) for value in choices) or all(
             isinstance(value, (int, float)) and not isinstance(value, bool) for value in choices)

@@ -1,10 +1,10 @@
 """Expected hypervolume improvement over Gaussian processes that learn from every rung, as an Optuna sampler.
 
-The processes learn from what trials measured at all their rungs, those that still run included, and predict the top one
-(`search.samplers.acquisition`); trials that run are believed to come out as predicted. Of many candidates that one is
-proposed which is expected to add most hypervolume, times the probability that it keeps to the constraints (Emmerich et
-al. 2006; over fidelities as in Irshad et al. 2021). After `most` results proposals are those of
-`tpe`, whose cost does not grow.
+The processes learn from what trials measured at all their rungs, those that still run included, and predict
+the top one (`search.samplers.acquisition`); trials that run are believed to come out as predicted. Of many
+candidates that one is proposed which is expected to add most hypervolume, times the probability that it keeps
+to the constraints (Emmerich et al. 2006; over fidelities as in Irshad et al. 2021). After `most` results
+proposals are those of `tpe`, whose cost does not grow.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ Space = Mapping[str, BaseDistribution]
 
 
 class EHVISampler(BaseSampler):
-    """Proposes what is expected to add most hypervolume. `fallback` proposes the first trials' and the many later ones'."""
+    """Proposes what is expected to add most hypervolume. `fallback` proposes the first trials' and
+    the many later ones'."""
 
     retries = True
     """A point that was stopped early may be worth its whole length after all."""
 
-    def __init__(self, seed: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400, most: int = 300):
+    def __init__(self, seed: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400,
+                 most: int = 300):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
@@ -73,7 +75,8 @@ class EHVISampler(BaseSampler):
         return self._fallback.sample_independent(study, trial, param_name, param_distribution)
 
     def _due(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether enough trials have measured something, and not too many have ended. Without corners one must be complete."""
+        """Whether enough trials have measured something, and not too many have ended. Without corners
+        one must be complete."""
         if self._decided is None or self._decided[0] != trial.number:
             states = [one.state for one in study.get_trials(deepcopy=False)]
             ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
@@ -90,13 +93,15 @@ class EHVISampler(BaseSampler):
         running = [one for one in past if one.state == TrialState.RUNNING and one.params]
         ahead = [one for one in running if one.number in self._progress]
         surrogate = Surrogate(self._problem, [self._axes.decode(one.params) for one in (*ended, *ahead)],
-                              self._curves(ended, ahead), [one.state == TrialState.COMPLETE for one in (*ended, *ahead)],
+                              self._curves(ended, ahead),
+                              [one.state == TrialState.COMPLETE for one in (*ended, *ahead)],
                               running=len(ahead))
         rows = points.rows([self._axes.decode(one.params) for one in running])
         gain = surrogate.acquisition(points.features(rows) if running else None)
         part = self._axes.decode(fixed)
-        tried = {row.tobytes() for row in points.rows([self._axes.decode(one.params) for one in past
-                                                       if not (self.retries and one.state == TrialState.PRUNED)])}
+        tried = {row.tobytes()
+                 for row in points.rows([self._axes.decode(one.params) for one in past
+                                         if not (self.retries and one.state == TrialState.PRUNED)])}
         if points.every is not None:
             options = np.unique(points.fixed(points.every, part, self._rng), axis=0) if part else points.every
             scores = gain(points.features(options))
@@ -105,14 +110,17 @@ class EHVISampler(BaseSampler):
             best = surrogate.best if len(surrogate.best) else np.arange(len(surrogate.rows))
             start = surrogate.rows[best[self._rng.integers(len(best), size=half)]]
             width = np.exp(self._rng.uniform(np.log(0.01), np.log(0.3), half))
-            options = np.vstack([points.drawn(self.candidates - half, self._rng), points.neighbors(start, width, self._rng)])
+            options = np.vstack([points.drawn(self.candidates - half, self._rng),
+                                 points.neighbors(start, width, self._rng)])
             options = points.fixed(options, part, self._rng)
             scores = gain(points.features(options))
             for width in WIDTHS:
                 best = options[np.argsort(-scores, kind="stable")[:KEPT]]
-                more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), width, self._rng), part, self._rng)
+                more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), width, self._rng),
+                                    part, self._rng)
                 options, scores = np.vstack([options, more]), np.r_[scores, gain(points.features(more))]
-        return next((options[at] for at in np.argsort(-scores, kind="stable") if options[at].tobytes() not in tried), None)
+        return next((options[at] for at in np.argsort(-scores, kind="stable")
+                     if options[at].tobytes() not in tried), None)
 
     def _curves(self, ended: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> list[Curve]:
         """What trials measured by how far below the top rung, in logarithms of steps.
@@ -120,10 +128,12 @@ class EHVISampler(BaseSampler):
         A trial that tells no steps was measured at the top if it is complete, else at half of its steps.
         """
         curves = [one.user_attrs.get(CURVE) for one in ended]
-        tops = [rungs[-1][0] for one, rungs in zip(ended, curves, strict=True) if rungs and one.state == TrialState.COMPLETE]
+        tops = [rungs[-1][0] for one, rungs in zip(ended, curves, strict=True)
+                if rungs and one.state == TrialState.COMPLETE]
         top = self._problem.top or max(tops, default=1.0)
         metrics = [item.metric for item in (*self._problem.objectives, *self._problem.constraints)]
-        plain = [(top if one.state == TrialState.COMPLETE else top / 2, {name: one.user_attrs.get(name) for name in metrics})
+        plain = [(top if one.state == TrialState.COMPLETE else top / 2,
+                  {name: one.user_attrs.get(name) for name in metrics})
                  for one in ended]
         found = [rungs or [rung] for rungs, rung in zip(curves, plain, strict=True)]
         found += [self._progress[one.number] for one in running]

@@ -1,4 +1,5 @@
-"""Points of a space as rows of numbers, conditions included: what candidates are drawn as and a surrogate computes with."""
+"""Points of a space as rows of numbers, conditions included: what candidates are drawn as and a surrogate
+computes with."""
 
 from __future__ import annotations
 
@@ -18,15 +19,17 @@ LISTED = 4096
 
 
 class PointEncoder:
-    """Rows of points, float [n, d], a dimension after those that its conditions name: the value of a range, the place of
-    a choice, NaN where the dimension is not active."""
+    """Rows of points, float [n, d], a dimension after those that its conditions name: the value of
+    a range, the place of a choice, NaN where the dimension is not active."""
 
     def __init__(self, dimensions: Mapping[str, Dimension]):
         self.dimensions = {path: dimensions[path] for path in order(dimensions)}
         self._list = list(self.dimensions.values())
         self._column = {path: place for place, path in enumerate(self.dimensions)}
-        self._places = [{key(value): float(place) for place, value in enumerate(item.choice or ())} for item in self._list]
-        self._when = [[(self._column[parent], np.array([self._number(self._column[parent], value) for value in values]))
+        self._places = [{key(value): float(place) for place, value in enumerate(item.choice or ())}
+                        for item in self._list]
+        self._when = [[(self._column[parent],
+                        np.array([self._number(self._column[parent], value) for value in values]))
                        for parent, values in item.when.items()] for item in self._list]
         self._ordered = [_ordered(item) for item in self._list]
 
@@ -46,11 +49,12 @@ class PointEncoder:
     def point(self, row: np.ndarray) -> dict[str, Any]:
         """The point of one row."""
         return {path: item.choice[int(number)] if item.choice else item.canonical(number)
-                for (path, item), number in zip(self.dimensions.items(), row.tolist(), strict=True) if number == number}
+                for (path, item), number in zip(self.dimensions.items(), row.tolist(), strict=True)
+                if number == number}
 
     def features(self, rows: np.ndarray) -> Features:
-        """For the surrogate: a range as [0, 1], numbers to choose from by their order, another choice as a code; what is
-        not active stands in the middle of a range, and is a code of its own."""
+        """For the surrogate: a range as [0, 1], numbers to choose from by their order, another choice
+        as a code; what is not active stands in the middle of a range, and is a code of its own."""
         found = np.empty_like(rows)
         categorical = np.array([item.kind == "choice" and places is None
                                 for item, places in zip(self._list, self._ordered, strict=True)], dtype=bool)
@@ -78,11 +82,12 @@ class PointEncoder:
         return self.settled(self._drawn(count, rng))
 
     def neighbors(self, rows: np.ndarray, width: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
-        """A neighbor of each of n rows: about half of the ranges moved by `width` (in ranges; one number or [n]), about one
-        choice drawn anew, at least one of all. What becomes active is drawn."""
+        """A neighbor of each of n rows: about half of the ranges moved by `width` (in ranges;
+        one number or [n]), about one choice drawn anew, at least one of all. What becomes active is drawn."""
         count, d = rows.shape
         fresh = self._drawn(count, rng)
-        changed = rng.uniform(size=rows.shape) < np.array([1.0 / d if item.choice else 0.5 for item in self._list])
+        changed = rng.uniform(size=rows.shape) < np.array([1.0 / d if item.choice else 0.5
+                                                           for item in self._list])
         changed[np.arange(count), rng.integers(d, size=count)] = True
         found = fresh.copy()
         for place, item in enumerate(self._list):
@@ -110,9 +115,11 @@ class PointEncoder:
 
 
 def _ordered(dimension: Dimension) -> np.ndarray | None:
-    """Where each of the numbers to choose from stands in their order, in [0, 1]; None for other dimensions."""
+    """Where each of the numbers to choose from stands in their order, in [0, 1]; None for
+    other dimensions."""
     values = dimension.choice or ()
-    if len(values) < 2 or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+    if (len(values) < 2
+            or any(isinstance(value, bool) or not isinstance(value, int | float) for value in values)):
         return None
     return np.argsort(np.argsort(np.array(values, dtype=float))) / (len(values) - 1)
 
@@ -135,11 +142,13 @@ def _ranged(dimension: Dimension, share: np.ndarray) -> np.ndarray:
     if dimension.kind == "int":
         step = dimension.step or 1
         return low + step * np.round((values - low) / step)
-    return np.clip(np.exp(values) if dimension.kind == "log" else values, float(dimension.low), float(dimension.high))
+    return np.clip(np.exp(values) if dimension.kind == "log" else values, float(dimension.low),
+                   float(dimension.high))
 
 
 def _draw(dimension: Dimension, count: int, rng: np.random.Generator) -> np.ndarray:
     if dimension.finite:
         picked = rng.integers(dimension.count, size=count)
-        return picked.astype(float) if dimension.choice else float(dimension.low) + (dimension.step or 1) * picked
+        return (picked.astype(float) if dimension.choice
+                else float(dimension.low) + (dimension.step or 1) * picked)
     return _ranged(dimension, rng.uniform(size=count))

@@ -1,7 +1,9 @@
-"""Expected improvement of a front's hypervolume by a point that is uncertain, exactly, for any number of axes.
+"""Expected improvement of a front's hypervolume by a point that is uncertain, exactly, for
+any number of axes.
 
-What no member dominates is cut into boxes once (Lacour, Klamroth and Fonseca 2017); over a box the expectation is a product
-over the axes, as in Yang et al. 2019, of what each predicted value falls short of the box's two ends by. numpy only.
+What no member dominates is cut into boxes once (Lacour, Klamroth and Fonseca 2017); over a box the
+expectation is a product over the axes, as in Yang et al. 2019, of what each predicted value falls short of
+the box's two ends by. numpy only.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ TINY = 1e-9
 
 @dataclass(frozen=True)
 class Normal:
-    """Independent normal predictions on one axis: `mean` and `sd`, float [n]; sd 0 where the value is known."""
+    """Independent normal predictions on one axis: `mean` and `sd`, float [n]; sd 0 where
+    the value is known."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -37,7 +40,8 @@ class Normal:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Predictions whose logarithm is normal with `mean` and `sd`, moved and scaled: Y = (exp(Z) - origin) / scale."""
+    """Predictions whose logarithm is normal with `mean` and `sd`, moved and scaled: Y = (exp(Z)
+    - origin) / scale."""
 
     mean: np.ndarray
     sd: np.ndarray
@@ -59,9 +63,11 @@ class LogNormal:
         return np.where(strike > 0, np.maximum(price, 0.0), 0.0) / self.scale
 
 
-def boxes(front: np.ndarray, reference: np.ndarray, ideal: np.ndarray | float = -np.inf) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint boxes (lower [b, k], upper [b, k]) of all that is better than `reference` [k], not better than `ideal` [k],
-    and that no row of `front` [n, k] (minimization form) dominates. Lower ends may be minus infinity.
+def boxes(front: np.ndarray, reference: np.ndarray,
+          ideal: np.ndarray | float = -np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """Disjoint boxes (lower [b, k], upper [b, k]) of all that is better than `reference` [k],
+    not better than `ideal` [k], and that no row of `front` [n, k] (minimization form) dominates. Lower ends
+    may be minus infinity.
 
     Local upper bounds, each with the k points that define it, updated point by point (Lacour et al. 2017).
     """
@@ -96,8 +102,10 @@ def boxes(front: np.ndarray, reference: np.ndarray, ideal: np.ndarray | float = 
     return lower[real], upper[real]
 
 
-def expected_improvement(predicted: list[Normal | LogNormal], cut: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Expected gain in hypervolume for each of n predicted points, float [n]. `predicted`: one per axis; `cut`: `boxes`."""
+def expected_improvement(predicted: list[Normal | LogNormal],
+                         cut: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Expected gain in hypervolume for each of n predicted points, float [n]. `predicted`: one per axis;
+    `cut`: `boxes`."""
     lower, upper = cut
     found: np.ndarray | None = None
     for axis, marginal in enumerate(predicted):

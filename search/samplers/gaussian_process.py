@@ -1,10 +1,12 @@
-"""A Gaussian process over the points of a space and the rungs at which they were measured; it predicts the top rung.
+"""A Gaussian process over the points of a space and the rungs at which they were measured; it
+predicts the top rung.
 
-The value at a rung is that at the top rung plus a bias that fades on the way up, each a Gaussian process of its own (Matern
-5/2 with a length per dimension; Kennedy and O'Hagan 2000), so that cheap rungs teach as much about the last one as they turn
-out to. The value at the top is what each dimension adds on its own plus what they do together (an additive process, Durrande
-et al. 2012): few measurements tell effects of single dimensions, far from them too, where the joint process knows nothing.
-Settings are the most probable ones under weak priors. numpy and scipy; float64; no randomness.
+The value at a rung is that at the top rung plus a bias that fades on the way up, each a Gaussian process
+of its own (Matern 5/2 with a length per dimension; Kennedy and O'Hagan 2000), so that cheap rungs teach as
+much about the last one as they turn out to. The value at the top is what each dimension adds on its own plus
+what they do together (an additive process, Durrande et al. 2012): few measurements tell effects of single
+dimensions, far from them too, where the joint process knows nothing. Settings are the most probable ones
+under weak priors. numpy and scipy; float64; no randomness.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ EFFECTS = 1.0
 
 @dataclass(frozen=True)
 class Features:
-    """Points as numbers, float [n, d]: in [0, 1] along a range, a code where `categorical` [d] (equal or different)."""
+    """Points as numbers, float [n, d]: in [0, 1] along a range, a code where `categorical` [d]
+    (equal or different)."""
 
     values: np.ndarray
     categorical: np.ndarray
@@ -39,9 +42,11 @@ class Features:
 
     @cached_property
     def curves(self) -> np.ndarray:
-        """Each range's place as a vector; inner products are `matern` of distances in `EFFECT_LENGTH`, to 1e-7 (Nystrom
-        over `KNOTS` places). Float [n, ranges, KNOTS]. A product of matrices is much cheaper than as many exponentials."""
-        return matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH) @ _knots()[1]
+        """Each range's place as a vector; inner products are `matern` of distances in
+        `EFFECT_LENGTH`, to 1e-7 (Nystrom over `KNOTS` places). Float [n, ranges, KNOTS]. A product of
+        matrices is much cheaper than as many exponentials."""
+        return (matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH)
+                @ _knots()[1])
 
     def __getitem__(self, index) -> Features:
         return Features(self.values[index], self.categorical)
@@ -51,9 +56,9 @@ class Features:
 class Hyperparameters:
     """Of the kernel, all but lengths [d] and `power` in units of the standardized values' variance.
 
-    `effects` [d] (variances) are of what each dimension adds to the value at the top rung, `lengths` and `variance` of what
-    they do together; `bias_lengths` and `bias` of how a lower rung differs, which fades with the share of the way below the
-    top to the `power`; `offset` is the part of that all points share.
+    `effects` [d] (variances) are of what each dimension adds to the value at the top rung, `lengths` and
+    `variance` of what they do together; `bias_lengths` and `bias` of how a lower rung differs, which fades
+    with the share of the way below the top to the `power`; `offset` is the part of that all points share.
     """
 
     lengths: np.ndarray
@@ -67,17 +72,20 @@ class Hyperparameters:
 
     @classmethod
     def of(cls, logs: np.ndarray) -> Hyperparameters:
-        """From logarithms: of d lengths, d lengths of the bias, d effects, variance, noise, bias, offset, power."""
+        """From logarithms: of d lengths, d lengths of the bias, d effects, variance, noise,
+        bias, offset, power."""
         parameters = np.exp(logs)
         d = (len(parameters) - 5) // 3
-        return cls(parameters[:d], parameters[d:2 * d], parameters[2 * d:3 * d], *map(float, parameters[3 * d:]))
+        return cls(parameters[:d], parameters[d:2 * d], parameters[2 * d:3 * d],
+                   *map(float, parameters[3 * d:]))
 
     @property
     def prior(self) -> float:
         """Variance of the value at the top rung before anything was measured."""
         return self.variance + float(self.effects.sum())
 
-    def between(self, left: Features, at_left: np.ndarray, right: Features, at_right: np.ndarray) -> np.ndarray:
+    def between(self, left: Features, at_left: np.ndarray, right: Features,
+                at_right: np.ndarray) -> np.ndarray:
         """Covariance of noiseless values, float [n, m]; `at_*`: how far below the top rung, in [0, 1]."""
         found = self.variance * likeness(left, right, self.lengths)
         size = KNOTS * int((~left.categorical).sum())
@@ -110,17 +118,20 @@ def matern(distance: np.ndarray | float) -> np.ndarray:
 
 @cache
 def _knots() -> tuple[np.ndarray, np.ndarray]:
-    """Places along a range, float [KNOTS], and what makes likeness to them a vector of `curves`, float [KNOTS, KNOTS]."""
+    """Places along a range, float [KNOTS], and what makes likeness to them a vector of `curves`,
+    float [KNOTS, KNOTS]."""
     places = np.linspace(0.0, 1.0, KNOTS)
     likeness = matern(np.abs(places[:, None] - places) / EFFECT_LENGTH)
-    return places, solve_triangular(cholesky(likeness + 1e-12 * np.eye(KNOTS), lower=True), np.eye(KNOTS), lower=True).T
+    return places, solve_triangular(cholesky(likeness + 1e-12 * np.eye(KNOTS), lower=True), np.eye(KNOTS),
+                                    lower=True).T
 
 
 def priors(d: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of the logarithms that `Hyperparameters.of` takes."""
     length = np.log(1.2 * np.sqrt(d))
-    return (np.r_[np.full(2 * d, length), np.full(d, np.log(EFFECTS / d)), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
-            np.r_[np.full(2 * d, 1.0), np.full(d, 1.5), 1.0, 2.0, 1.5, 1.5, 0.5])
+    return (
+        np.r_[np.full(2 * d, length), np.full(d, np.log(EFFECTS / d)), 0.0, np.log([0.01, 0.1, 0.1, 0.7])],
+        np.r_[np.full(2 * d, 1.0), np.full(d, 1.5), 1.0, 2.0, 1.5, 1.5, 0.5])
 
 
 def default_hyperparameters(d: int) -> Hyperparameters:
@@ -129,8 +140,8 @@ def default_hyperparameters(d: int) -> Hyperparameters:
 
 
 def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[Hyperparameters, float]:
-    """The most probable settings given standardized values `y` [n], by L-BFGS from the middle of the priors, and their
-    negative logarithmic posterior density (up to a constant)."""
+    """The most probable settings given standardized values `y` [n], by L-BFGS from the middle of the
+    priors, and their negative logarithmic posterior density (up to a constant)."""
     d, n = x.values.shape[1], len(y)
     squares = x.apart(x)
     flat = squares.reshape(d, -1)
@@ -166,8 +177,8 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[H
         weight = np.outer(solved, solved) - cho_solve((factor, True), eye, check_finite=False)
         pressed = weight * both
         gradient = np.r_[
-            flat @ (weight * variance * slope).ravel() * inverse, flat @ (pressed * bias * steep).ravel() * other,
-            own * (alone @ weight.ravel()),
+            flat @ (weight * variance * slope).ravel() * inverse,
+            flat @ (pressed * bias * steep).ravel() * other, own * (alone @ weight.ravel()),
             variance * (weight * main).sum(), noise * np.trace(weight), bias * (pressed * side).sum(),
             offset * pressed.sum(), 2 * power * ((weight * lower).sum(axis=1) * depth * below).sum()]
         return value, -0.5 * gradient + pull / wide
@@ -179,7 +190,8 @@ def fit(x: Features, at: np.ndarray, y: np.ndarray, rounds: int = 40) -> tuple[H
 
 @dataclass(frozen=True)
 class Posterior:
-    """What measurements `y` [n] of points `x` at rungs `at` [n] say about the top rung, in the unit of `y`."""
+    """What measurements `y` [n] of points `x` at rungs `at` [n] say about the top rung,
+    in the unit of `y`."""
 
     hyperparameters: Hyperparameters
     x: Features
@@ -201,12 +213,13 @@ class Posterior:
         return cho_solve((self.factor, True), (self.y - self.center) / self.scale, check_finite=False)
 
     def believe(self, points: Features) -> Posterior:
-        """As if the points had been measured at the top rung and had come out as predicted: what is near them is less
-        uncertain, and no prediction changes."""
+        """As if the points had been measured at the top rung and had come out as predicted: what is
+        near them is less uncertain, and no prediction changes."""
         if not len(points.values):
             return self
         x = Features(np.vstack([self.x.values, points.values]), self.x.categorical)
-        return replace(self, x=x, at=np.r_[self.at, np.zeros(len(points.values))], y=np.r_[self.y, self.predict(points)[0]])
+        return replace(self, x=x, at=np.r_[self.at, np.zeros(len(points.values))],
+                       y=np.r_[self.y, self.predict(points)[0]])
 
     def predict(self, points: Features) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the noiseless value at the top rung, float [m] each."""

@@ -13,8 +13,9 @@ from search.samplers.distributions import Axes
 
 
 class SpaceQMCSampler(QMCSampler):
-    """`QMCSampler` that is told the space. Optuna's own takes it from the trials so far: its first ones are random, it warns
-    of conditions where there are none, and in a space that has some the first trial's branch would be all it covers."""
+    """`QMCSampler` that is told the space. Optuna's own takes it from the trials so far: its first ones
+    are random, it warns of conditions where there are none, and in a space that has some the first trial's
+    branch would be all it covers."""
 
     _space: dict[str, BaseDistribution]
 

@@ -13,7 +13,8 @@ from search.samplers.compat import StudyView
 
 
 class RecentTPE(TPESampler):
-    """`TPESampler` that learns from the last `memory` complete trials, the last `memory` stopped ones and all that run."""
+    """`TPESampler` that learns from the last `memory` complete trials, the last `memory` stopped ones
+    and all that run."""
 
     def __init__(self, memory: int, **options: Any):
         super().__init__(**options)

@@ -1,8 +1,8 @@
 """The search methods by name: short compositions of what Optuna ships; `qdlm plugins` shows their docstrings.
 
-A method is a function of two seeds and its own keyword options that returns an Optuna sampler. `seed` is the study's,
-`draw` changes with every proposal, so that the same seed and history give the same proposal, after a restart too.
-`grid` has no sampler: the searcher walks the points itself.
+A method is a function of two seeds and its own keyword options that returns an Optuna sampler. `seed` is
+the study's, `draw` changes with every proposal, so that the same seed and history give the same proposal,
+after a restart too. `grid` has no sampler: the searcher walks the points itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ Crossover = Annotated[float, Field(ge=0, le=1, description="share of trials that
 
 def tpe(seed: int, draw: int, *,
         startup: Annotated[int, Field(ge=0, description="complete trials that are drawn at random")] = 10,
-        candidates: Annotated[int, Field(ge=1, description="values drawn per dimension, of which the best is taken")] = 24,
-        constant_liar: Annotated[bool, Field(description="trials that run count as bad, so that others keep away")] = True,
+        candidates: Annotated[int, Field(
+                ge=1, description="values drawn per dimension, of which the best is taken")] = 24,
+        constant_liar: Annotated[bool, Field(description="trials that run count as bad, "
+                                                         "so that others keep away")] = True,
         multivariate: Annotated[bool, Field(description="dimensions are modelled together")] = False,
-        group: Annotated[bool, Field(description="together, but by the conditions they share; wants multivariate")] = False,
-        memory: Annotated[int, Field(ge=20, description="results of each kind that are learned from")] = 400) -> BaseSampler:
+        group: Annotated[bool, Field(description="together, but by the conditions they share; "
+                                                 "wants multivariate")] = False,
+        memory: Annotated[int, Field(ge=20, description="results of each kind that are learned from")] =
+        400) -> BaseSampler:
     """Tree-structured Parzen estimator as Optuna 5 ships it, on the last `memory` results."""
-    return RecentTPE(memory, seed=draw, n_startup_trials=startup, n_ei_candidates=candidates, constant_liar=constant_liar,
-                     multivariate=multivariate, group=group)
+    return RecentTPE(memory, seed=draw, n_startup_trials=startup, n_ei_candidates=candidates,
+                     constant_liar=constant_liar, multivariate=multivariate, group=group)
 
 
 def random(seed: int, draw: int) -> BaseSampler:
@@ -45,13 +49,14 @@ def random(seed: int, draw: int) -> BaseSampler:
     return RandomSampler(seed=draw)
 
 
-def qmc(seed: int, draw: int, *,
-        sequence: Annotated[Literal["sobol", "halton"], Field(description="low-discrepancy sequence")] = "sobol",
-        scramble: Annotated[bool, Field(description="shuffled by the seed; otherwise every seed is the same")] = True,
+def qmc(seed: int, draw: int, *, sequence: Annotated[Literal["sobol", "halton"],
+                                                     Field(description="low-discrepancy sequence")] = "sobol",
+        scramble: Annotated[bool, Field(description="shuffled by the seed; "
+                                                    "otherwise every seed is the same")] = True,
         ) -> BaseSampler:
     """Quasi-random points that cover ranges evenly; a conditional dimension is drawn at random."""
-    return SpaceQMCSampler(seed=seed, qmc_type=sequence, scramble=scramble, independent_sampler=RandomSampler(seed=draw),
-                           warn_independent_sampling=False)
+    return SpaceQMCSampler(seed=seed, qmc_type=sequence, scramble=scramble,
+                           independent_sampler=RandomSampler(seed=draw), warn_independent_sampling=False)
 
 
 def nsga2(seed: int, draw: int, *, population: Population = 16, crossover: Crossover = 0.9) -> BaseSampler:
@@ -66,10 +71,13 @@ def nsga3(seed: int, draw: int, *, population: Population = 16, crossover: Cross
 
 def gp(seed: int, draw: int, *,
        startup: Annotated[int, Field(ge=1, description="complete trials that are proposed by tpe")] = 10,
-       samples: Annotated[int, Field(ge=1, description="draws that a gain is estimated from; memory grows with it")] = 32,
-       candidates: Annotated[int, Field(ge=10, description="points that are compared, the best few improved further")] = 512,
+       samples: Annotated[int, Field(ge=1, description="draws that a gain is estimated from; "
+                                                       "memory grows with it")] = 32,
+       candidates: Annotated[int, Field(
+               ge=10, description="points that are compared, the best few improved further")] = 512,
        ) -> BaseSampler:
-    """Gaussian processes as Optuna 5 ships them, estimated expected hypervolume improvement; conditionals go to tpe."""
+    """Gaussian processes as Optuna 5 ships them, estimated expected hypervolume improvement;
+    conditionals go to tpe."""
     from search.samplers.gp import LeanGP
 
     return LeanGP(draw, startup, samples, candidates, tpe(seed, draw))
@@ -78,8 +86,10 @@ def gp(seed: int, draw: int, *,
 def cqr(seed: int, draw: int, *,
         startup: Annotated[int, Field(ge=4, description="complete trials that are drawn at random")] = 12,
         candidates: Annotated[int, Field(ge=2, description="points that are compared")] = 200,
-        trees: Annotated[int, Field(ge=1, description="of each quantile's gradient boosting")] = 25) -> BaseSampler:
-    """Conformal quantile regression (Salinas et al. 2023): gradient boosting whose intervals hold, whatever the noise."""
+        trees: Annotated[int, Field(ge=1,
+                                    description="of each quantile's gradient boosting")] = 25) -> BaseSampler:
+    """Conformal quantile regression (Salinas et al. 2023): gradient boosting whose intervals hold,
+    whatever the noise."""
     from search.samplers.cqr import ConformalSampler  # scikit-learn takes half a second to import
 
     return ConformalSampler(draw, startup, candidates, trees)
@@ -87,17 +97,20 @@ def cqr(seed: int, draw: int, *,
 
 def ehvi(seed: int, draw: int, *,
          startup: Annotated[int, Field(ge=2, description="complete trials that are drawn at random")] = 6,
-         candidates: Annotated[int, Field(ge=2, description="points that are compared, the best few improved further")] = 400,
-         most: Annotated[int, Field(ge=2, description="results after which tpe proposes; at least startup")] = 300,
+         candidates: Annotated[int, Field(
+                 ge=2, description="points that are compared, the best few improved further")] = 400,
+         most: Annotated[int, Field(ge=2,
+                                    description="results after which tpe proposes; at least startup")] = 300,
          ) -> BaseSampler:
-    """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as tpe; the default."""
+    """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as
+    tpe; the default."""
     from search.samplers.ehvi import EHVISampler
 
     return EHVISampler(draw, tpe(seed, draw, startup=startup), startup, candidates, most)
 
 
-def grid(seed: int, draw: int, *,
-         order: Annotated[Literal["given", "random"], Field(description="as in the file, or shuffled by the seed")] = "given",
+def grid(seed: int, draw: int, *, order: Annotated[Literal["given", "random"], Field(
+        description="as in the file, or shuffled by the seed")] = "given",
          ) -> None:
     """Every point of a finite space once."""
 
@@ -110,7 +123,8 @@ def options(name: str) -> dict[str, Any]:
     return METHODS.options(name)
 
 
-def build(name: str, chosen: Mapping[str, Any] | None = None, seed: int = 0, draw: int = 0) -> BaseSampler | None:
+def build(name: str, chosen: Mapping[str, Any] | None = None, seed: int = 0,
+          draw: int = 0) -> BaseSampler | None:
     """The sampler of a method (None for `grid`). Raises `UserError` naming what is legal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

@@ -1,8 +1,10 @@
-"""When to stop, by prediction: a trial goes on while what it is still expected to add is worth the steps that it still takes.
+"""When to stop, by prediction: a trial goes on while what it is still expected to add is worth the steps
+that it still takes.
 
 At a rung, Gaussian processes over all ended trials and this trial's own curve predict its final objectives
-(`search.samplers.acquisition`). What it is expected to add to the front's hypervolume, per step that is left, is compared
-with what the best new point is expected to add per step of a whole trial: the same steps spent elsewhere.
+(`search.samplers.acquisition`). What it is expected to add to the front's hypervolume, per step that is
+left, is compared with what the best new point is expected to add per step of a whole trial: the same
+steps spent elsewhere.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ LEAST = 1e-9
 
 
 class Promotion:
-    """Model-based promotion. Halving decides while fewer than `startup` trials are complete, after `most` have ended, about
-    a trial whose point is not told, and where no new point is expected to add anything.
+    """Model-based promotion. Halving decides while fewer than `startup` trials are complete, after `most`
+    have ended, about a trial whose point is not told, and where no new point is expected to add anything.
 
-    Trials in `protected` always go on. In a deterministic run only ended trials up to the horizon are looked at.
+    Trials in `protected` always go on. In a deterministic run only ended trials up to the
+    horizon are looked at.
     """
 
-    def __init__(self, problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3, most: int = 300):
+    def __init__(self, problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3,
+                 most: int = 300):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.problem, self.startup, self.caution, self.most = problem, startup, caution, most
@@ -46,7 +50,8 @@ class Promotion:
         self._ended: dict[int, bool] = {}  # trial -> whether it is complete, in the order of the ends
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
-        """`stop` when an objective is not finite, or when going on is expected to add less than starting anew."""
+        """`stop` when an objective is not finite, or when going on is expected to add less
+        than starting anew."""
         simple = self.halving.report(trial, rung, metrics)
         if has_nonfinite(metrics, self.problem.objectives):
             self._curves.get(trial, {}).pop(rung, None)
@@ -71,7 +76,8 @@ class Promotion:
 
     def _note(self, trial: int, rung: int, row: Row) -> None:
         names = {item.metric for item in (*self.problem.objectives, *self.problem.constraints)}
-        self._curves.setdefault(trial, {})[rung] = {name: row[name] for name in names if row.get(name) is not None}
+        self._curves.setdefault(trial, {})[rung] = {name: row[name]
+                                                    for name in names if row.get(name) is not None}
         point = {path: value for path, value in searched(row).items() if path in self.problem.dimensions and
                  (value is not None or self.problem.dimensions[path].contains(None))}
         if point:
@@ -79,15 +85,16 @@ class Promotion:
 
     def _end(self, trial: int) -> None:
         whole = self._curves[trial].get(self.last, {})
-        self._ended[trial] = all(not math.isnan(measured(whole, item.metric)) for item in self.problem.objectives)
+        self._ended[trial] = all(not math.isnan(measured(whole, item.metric))
+                                 for item in self.problem.objectives)
 
     def _judge(self, trial: int, rung: int, simple: Decision) -> Decision:
         ended = [other for other in self._ended if other != trial and other in self._points]
         if self.problem.horizon is not None:
             ended = sorted(other for other in ended if other <= self.problem.horizon(trial))
         complete = [self._ended[other] for other in ended]
-        if (self._acquisition_problem is None or trial not in self._points or not self.startup <= sum(complete)
-                or len(ended) > self.most):
+        if (self._acquisition_problem is None or trial not in self._points
+            or not self.startup <= sum(complete) or len(ended) > self.most):
             return simple
         rng = np.random.default_rng([self.problem.seed, trial, rung])
         with one_thread():
@@ -96,19 +103,24 @@ class Promotion:
             return simple
         return "continue" if mine >= self.caution * self._left(rung) * new else "stop"
 
-    def _gains(self, trials: list[int], complete: list[bool], rng: np.random.Generator) -> tuple[float, float]:
+    def _gains(self, trials: list[int], complete: list[bool],
+               rng: np.random.Generator) -> tuple[float, float]:
         """What the last of the trials is expected to add, and the best point that is none of them."""
         points = self._acquisition_problem.points
-        curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())] for trial in trials]
-        surrogate = Surrogate(self._acquisition_problem, [self._points[trial] for trial in trials], curves, complete)
+        curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())]
+                  for trial in trials]
+        surrogate = Surrogate(self._acquisition_problem, [self._points[trial] for trial in trials],
+                              curves, complete)
         gain = surrogate.acquisition()
         if points.every is not None:
             tried = {row.tobytes() for row in surrogate.rows}
-            options = np.array([row for row in points.every if row.tobytes() not in tried]).reshape(-1, len(points.every[0]))
+            options = np.array([row for row in points.every
+                                if row.tobytes() not in tried]).reshape(-1, len(points.every[0]))
         else:
             start = surrogate.rows[surrogate.best[rng.integers(len(surrogate.best), size=CANDIDATES // 2)]]
             width = np.exp(rng.uniform(np.log(0.01), np.log(0.3), len(start)))
-            options = np.vstack([points.drawn(CANDIDATES - len(start), rng), points.neighbors(start, width, rng)])
+            options = np.vstack([points.drawn(CANDIDATES - len(start), rng),
+                                 points.neighbors(start, width, rng)])
         found = gain(points.features(np.vstack([surrogate.rows[-1:], options])))
         return float(found[0]), float(found[1:].max(initial=0.0))
 

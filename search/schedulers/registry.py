@@ -1,7 +1,9 @@
-"""The schedulers by name: what stops a trial early, at a rung; `qdlm plugins schedulers` shows their docstrings.
+"""The schedulers by name: what stops a trial early, at a rung; `qdlm plugins schedulers` shows
+their docstrings.
 
-A scheduler is a function of a `Problem` and its own keyword options that returns a `successive_halving.Scheduler`.
-One more is one function and its name in `SCHEDULERS`; the contract tests take it from there.
+A scheduler is a function of a `Problem` and its own keyword options that returns
+a `successive_halving.Scheduler`. One more is one function and its name in `SCHEDULERS`; the contract tests
+take it from there.
 """
 
 from __future__ import annotations
@@ -18,22 +20,25 @@ Eta = Annotated[int, Field(ge=2, description="about the best 1/eta of the trials
 
 
 def halving(problem: Problem, *, eta: Eta = 3,
-            ties: Annotated[Literal["crowding", "hypervolume", "spread"], Field(description="what cuts a layer")] = "crowding",
-            brackets: Annotated[int, Field(ge=1, description="with more than 1 some trials are spared the first rungs")] = 1,
-            spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] = True) -> Scheduler:
+            ties: Annotated[Literal["crowding", "hypervolume", "spread"], Field(
+                    description="what cuts a layer")] = "crowding", brackets: Annotated[int, Field(
+                            ge=1, description="with more than 1 some trials are spared the first rungs")] = 1,
+            spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] =
+            True) -> Scheduler:
     """Asynchronous successive halving by non-dominated layers. The default."""
     return SuccessiveHalving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
 
 
-def promotion(problem: Problem, *,
-              startup: Annotated[int, Field(ge=2, description="complete trials before which it is halving")] = 4,
-              caution: Annotated[float, Field(ge=0, description="share of the best new proposal's worth per step that a trial "
-                                                                "has to be worth; 0 stops none")] = 0.3,
-              eta: Eta = 3,
-              most: Annotated[int, Field(ge=2, description="ended trials after which it is halving; at least startup")] = 300,
-              ) -> Scheduler:
-    """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step that is left to it,
-    is at least `caution` times that of the best new proposal."""
+def promotion(
+        problem: Problem, *,
+        startup: Annotated[int, Field(ge=2, description="complete trials before which it is halving")] = 4,
+        caution: Annotated[float, Field(ge=0, description="share of the best new proposal's worth per step "
+                                        "that a trial has to be worth; 0 stops none")] = 0.3,
+        eta: Eta = 3, most: Annotated[int, Field(ge=2, description="ended trials after which it is halving; "
+                                                 "at least startup")] = 300,
+) -> Scheduler:
+    """Model-based promotion: a trial goes on while the hypervolume that it is expected to add, per step
+    that is left to it, is at least `caution` times that of the best new proposal."""
     from search.schedulers.promotion import Promotion  # scipy's solvers take a moment to import
 
     return Promotion(problem, startup=startup, caution=caution, eta=eta, most=most)

@@ -1,8 +1,9 @@
 """When to stop: asynchronous successive halving for several objectives.
 
-At each rung a trial goes on when it is among the best 1/eta of those that reached it, ranked by non-dominated layers as
-in MO-ASHA (Schmucker et al. 2021) and SMAC3: feasible before infeasible, lower layer first, within a layer by what the
-layer would lose without the trial. Ray's and Optuna's own schedulers take a single metric only.
+At each rung a trial goes on when it is among the best 1/eta of those that reached it, ranked by non-dominated
+layers as in MO-ASHA (Schmucker et al. 2021) and SMAC3: feasible before infeasible, lower layer first,
+within a layer by what the layer would lose without the trial. Ray's and Optuna's own schedulers take
+a single metric only.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from spaces.objectives import Constraint, Objective
 Decision = Literal["continue", "stop"]
 Row = Mapping[str, Any]
 WINDOW = 400
-"""Rivals that a trial is compared with at most: the latest at its rung, so that a decision costs the same at the ten
-thousandth trial as at the thousandth."""
+"""Rivals that a trial is compared with at most: the latest at its rung, so that a decision costs the same at
+the ten thousandth trial as at the thousandth."""
 MOST_EXACT = 24
 """Rows up to which hypervolume contributions are computed; a larger layer is cut by crowding first."""
 
@@ -34,11 +35,12 @@ MOST_EXACT = 24
 class Problem:
     """What a scheduler judges by.
 
-    `proxies`: for an objective that is measured at the top rung only (the latency of an exported model), a metric of the
-    same direction that lower rungs have (operations per sentence). `dimensions`, `box` and `steps` (what is searched, the
-    hypervolume's corners, the steps of each rung) are for a scheduler that predicts, as are `ideals`: objective -> the
-    best value that there can be. `horizon`: in a deterministic run, the last trial that a decision about a trial may look
-    at (`replay.DeterministicSearcher.horizon`); None = all that was reported.
+    `proxies`: for an objective that is measured at the top rung only (the latency of an exported model),
+    a metric of the same direction that lower rungs have (operations per sentence). `dimensions`, `box` and
+    `steps` (what is searched, the hypervolume's corners, the steps of each rung) are for a scheduler that
+    predicts, as are `ideals`: objective -> the best value that there can be. `horizon`: in a deterministic
+    run, the last trial that a decision about a trial may look at (`replay.DeterministicSearcher.horizon`);
+    None = all that was reported.
     """
 
     objectives: Sequence[Objective]
@@ -59,8 +61,9 @@ class Scheduler(Protocol):
     protected: set[int]
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
-        """Note what `trial` measured at `rung` (0 = first, the last one too) and decide, by the reports so far and their
-        order alone. Beside its measurements the row holds the point, as `config.PATH`, as the rows of the records do."""
+        """Note what `trial` measured at `rung` (0 = first, the last one too) and decide,
+        by the reports so far and their order alone. Beside its measurements the row holds the point,
+        as `config.PATH`, as the rows of the records do."""
         ...
 
     def restore(self, rows: Iterable[Row]) -> None:
@@ -85,13 +88,14 @@ class NoStopping:
 class SuccessiveHalving:
     """Asynchronous successive halving over the rungs of a problem.
 
-    Nothing is stopped at a rung before `eta` trials have reached it, and never at the last rung. A share that is not
-    whole is rounded up. Trials in `protected` (add to the set at any time) always go on; they still count as rivals. An
-    objective that a report does not hold is replaced by its proxy or, without one, left out of that comparison, as are
-    the trials that lack what it holds. With `brackets` B, a share of about (1/eta)^b of the trials is in bracket b < B,
-    where nothing is stopped before rung b (asynchronous Hyperband, Li et al. 2020), a hedge against early rungs that
-    mislead; which trials is drawn from the seed. With `spare_front` no trial is stopped that no rival beats, however many
-    those are: with four objectives that can be most, and stopping them costs more than it saves (docs/search.md).
+    Nothing is stopped at a rung before `eta` trials have reached it, and never at the last rung. A share
+    that is not whole is rounded up. Trials in `protected` (add to the set at any time) always go on; they
+    still count as rivals. An objective that a report does not hold is replaced by its proxy or, without one,
+    left out of that comparison, as are the trials that lack what it holds. With `brackets` B, a share of
+    about (1/eta)^b of the trials is in bracket b < B, where nothing is stopped before rung b (asynchronous
+    Hyperband, Li et al. 2020), a hedge against early rungs that mislead; which trials is drawn from the seed.
+    With `spare_front` no trial is stopped that no rival beats, however many those are: with four objectives
+    that can be most, and stopping them costs more than it saves (docs/search.md).
     """
 
     def __init__(self, problem: Problem, *, eta: int = 3, ties: str = "crowding", brackets: int = 1,
@@ -102,15 +106,18 @@ class SuccessiveHalving:
             raise ValueError(f"ties is {ties!r}; legal: {', '.join(TIES)}")
         if brackets < 1:
             raise ValueError(f"brackets is {brackets}; legal: at least 1")
-        self.problem, self.objectives, self.constraints = problem, tuple(problem.objectives), tuple(problem.constraints)
+        self.problem, self.objectives, self.constraints = (problem, tuple(problem.objectives),
+                                                           tuple(problem.constraints))
         self.rungs, self.eta, self.ties, self.protected = problem.rungs, eta, ties, set(protected)
         self.spare_front = spare_front
         self.brackets = min(brackets, self.rungs)
         self._reports: list[dict[int, Row]] = [{} for _ in range(self.rungs)]
-        self._kept = [*(item.metric for item in (*self.objectives, *self.constraints)), *problem.proxies.values()]
+        self._kept = [*(item.metric for item in (*self.objectives, *self.constraints)),
+                      *problem.proxies.values()]
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
-        """`stop` when an objective is not finite, or when the trial is not among the best 1/eta at this rung so far.
+        """`stop` when an objective is not finite, or when the trial is not among the best 1/eta
+        at this rung so far.
 
         A second report of the same trial and rung (a trial that was retried) replaces the first.
         """
@@ -129,14 +136,16 @@ class SuccessiveHalving:
         if self.brackets == 1:
             return 0
         weights = np.array([float(self.eta) ** -index for index in range(self.brackets)])
-        return int(np.random.default_rng([self.problem.seed, trial]).choice(self.brackets, p=weights / weights.sum()))
+        return int(np.random.default_rng([self.problem.seed, trial]).choice(self.brackets,
+                                                                            p=weights / weights.sum()))
 
     def best(self, rung: int, trial: int) -> list[int]:
         """Trials that would go on from `rung`, best first, compared on what the report of `trial` holds."""
         metrics = self._reports[rung][trial]
         held = self.compared(metrics)
         rivals = {number: self._reports[rung][number] for number in self._rivals(rung, trial)}
-        rivals = {number: row for number, row in rivals.items() if all(row.get(item.metric) is not None for item in held)}
+        rivals = {number: row
+                  for number, row in rivals.items() if all(row.get(item.metric) is not None for item in held)}
         if len(rivals) < self.eta or not held:
             return list(rivals)
         rows = list(rivals.values())
@@ -158,7 +167,8 @@ class SuccessiveHalving:
         return found
 
     def _rivals(self, rung: int, trial: int) -> list[int]:
-        """The latest reports at the rung that a decision about `trial` may look at, itself the last; oldest first."""
+        """The latest reports at the rung that a decision about `trial` may look at, itself the last;
+        oldest first."""
         last = math.inf if self.problem.horizon is None else self.problem.horizon(trial)
         latest = (number for number in reversed(self._reports[rung]) if number <= last and number != trial)
         return [*reversed(list(islice(latest, WINDOW - 1))), trial]
@@ -178,8 +188,8 @@ def rank(rows: Sequence[Row], objectives: Sequence[Objective], constraints: Sequ
          ties: str = "crowding") -> np.ndarray:
     """Positions of the rows from best to worst, int [n]; rows must hold all `objectives`.
 
-    Feasible rows come first, by layer and then by what `ties` makes of the layer; infeasible ones follow by how far they
-    violate what was measured. What is left equal keeps its order.
+    Feasible rows come first, by layer and then by what `ties` makes of the layer; infeasible ones follow by
+    how far they violate what was measured. What is left equal keeps its order.
     """
     amounts = np.array([total_violation(row, constraints) for row in rows])
     layer, lonely = np.zeros(len(rows)), np.zeros(len(rows))
@@ -218,7 +228,8 @@ def _spread(vectors: np.ndarray) -> np.ndarray:
 
 TIES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = MappingProxyType(
     {"crowding": crowding, "hypervolume": _lost_volume, "spread": _spread})
-"""How the rows of one layer are told apart: [n, k] in minimization form -> float [n], the larger the sooner it goes on."""
+"""How the rows of one layer are told apart: [n, k] in minimization form -> float [n], the larger the
+sooner it goes on."""
 
 
 def has_nonfinite(metrics: Row, objectives: Sequence[Objective]) -> bool:

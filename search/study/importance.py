@@ -1,4 +1,5 @@
-"""How much each searched dimension matters for each objective, by Optuna's PED-ANOVA over the complete trials of a run."""
+"""How much each searched dimension matters for each objective, by Optuna's PED-ANOVA over the complete
+trials of a run."""
 
 from __future__ import annotations
 
@@ -27,10 +28,12 @@ MOST = 2000
 
 def importances(rows: Iterable[Mapping[str, Any]], dimensions: Mapping[str, Dimension],
                 objectives: Sequence[Objective]) -> dict[str, dict[str, float]]:
-    """Per objective, the share (they sum to 1) of each dimension in telling its best fifth of trials from all of them.
+    """Per objective, the share (they sum to 1) of each dimension in telling its best fifth of trials
+    from all of them.
 
-    `rows`: one complete row per trial. PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255) in the form for conditional
-    dimensions. Empty with fewer than `LEAST` usable rows; an objective that no dimension moves has zeros.
+    `rows`: one complete row per trial. PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255) in the form
+    for conditional dimensions. Empty with fewer than `LEAST` usable rows; an objective that no dimension
+    moves has zeros.
     """
     axes = Axes(dimensions)
     usable = [row for row in rows if all(math.isfinite(measured(row, item.metric)) for item in objectives)]
@@ -61,7 +64,8 @@ def _one(trials: Sequence[FrozenTrial], place: int, objective: Objective, axes: 
 
 
 def _with_value(trial: FrozenTrial, value: float) -> FrozenTrial:
-    return create_trial(state=TrialState.COMPLETE, value=value, params=trial.params, distributions=trial.distributions)
+    return create_trial(state=TrialState.COMPLETE, value=value, params=trial.params,
+                        distributions=trial.distributions)
 
 
 def _trial(row: Mapping[str, Any], axes: Axes, objectives: Sequence[Objective]) -> FrozenTrial | None:

@@ -1,4 +1,5 @@
-"""The searcher of a run, new, as its records say, or asked once more; and the problem that its scheduler judges."""
+"""The searcher of a run, new, as its records say, or asked once more; and the problem that its
+scheduler judges."""
 
 from __future__ import annotations
 
@@ -12,8 +13,10 @@ from search.study.replay import DeterministicSearcher, ReplayResult, replay
 from search.study.searcher import Restored, StudySearcher
 
 
-def searcher(space: Any, problem: Problem, storage: Path | None = None) -> StudySearcher | DeterministicSearcher:
-    """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file `storage` holds."""
+def searcher(space: Any, problem: Problem,
+             storage: Path | None = None) -> StudySearcher | DeterministicSearcher:
+    """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file
+    `storage` holds."""
     study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=storage,
                           sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
                           box=space.box, top=space.rungs[-1], ideals=problem.ideals)
@@ -21,16 +24,18 @@ def searcher(space: Any, problem: Problem, storage: Path | None = None) -> Study
 
 
 def replayed(space: Any, problem: Problem, folder: RunFolder) -> ReplayResult:
-    """What a fresh searcher proposes when it is told what that of the run in `folder` was told, in the same order."""
+    """What a fresh searcher proposes when it is told what that of the run in `folder` was told,
+    in the same order."""
     return replay(searcher(space, problem), folder.events())
 
 
 def open_search(space: Any, folder: RunFolder,
                 problem: Problem) -> tuple[StudySearcher | DeterministicSearcher, Restored, Problem]:
-    """The searcher of the run in `folder`, what was restored, and `problem` with the horizon of a deterministic run.
+    """The searcher of the run in `folder`, what was restored, and `problem` with the horizon of
+    a deterministic run.
 
-    `space`: a `spaces.schema.Space`. A deterministic study is played again from the records, since the order of results
-    is its meaning; its old journal goes. Raises `UserError` when the records do not fit.
+    `space`: a `spaces.schema.Space`. A deterministic study is played again from the records, since the order
+    of results is its meaning; its old journal goes. Raises `UserError` when the records do not fit.
     """
     journal = folder.path / STUDY
     events = list(folder.events())

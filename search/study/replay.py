@@ -1,7 +1,9 @@
-"""Proposals in a fixed order, and the proof: a run's records fed to a fresh study give the same proposals again.
+"""Proposals in a fixed order, and the proof: a run's records fed to a fresh study give the same
+proposals again.
 
-The records of a run hold each ask, enqueued point and result in the order in which the study met them, so any run can be
-replayed. `DeterministicSearcher` goes further: with it the proposals do not depend on timing in the first place.
+The records of a run hold each ask, enqueued point and result in the order in which the study met them,
+so any run can be replayed. `DeterministicSearcher` goes further: with it the proposals do not depend on
+timing in the first place.
 """
 
 from __future__ import annotations
@@ -18,10 +20,12 @@ from spaces.errors import UserError
 
 
 class DeterministicSearcher:
-    """A searcher whose k-th proposal depends on the results of proposals up to k - W alone, told in their own order.
+    """A searcher whose k-th proposal depends on the results of proposals up to k - W alone,
+    told in their own order.
 
-    So any number of workers up to W and any timing give the same proposals; more than W trials never run at once. The
-    price: a proposal waits until the (k - W)-th trial has ended, and results that came early are not used yet.
+    So any number of workers up to W and any timing give the same proposals; more than W trials never
+    run at once. The price: a proposal waits until the (k - W)-th trial has ended, and results that came
+    early are not used yet.
     """
 
     def __init__(self, study: StudySearcher, window: int):
@@ -50,7 +54,8 @@ class DeterministicSearcher:
         """As `StudySearcher.enqueue`. To stay reproducible, enqueue before the first ask."""
         return self.study.enqueue(values, tag, again)
 
-    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any], rungs: Rungs = ()) -> None:
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any],
+              rungs: Rungs = ()) -> None:
         """As `StudySearcher.learn`, before the first ask."""
         self.study.learn(values, state, metrics, rungs)
 
@@ -66,7 +71,8 @@ class DeterministicSearcher:
         while self.told_count < due:
             self._tell_next()
         proposal = self.study.ask()
-        while proposal is None and self.study.blocked:  # all was proposed; a result, in its turn, may free a point again
+        # all was proposed; a result, in its turn, may free a point again
+        while proposal is None and self.study.blocked:
             if self.proposed[self.told_count] not in self.results:
                 self.blocked = True
                 return None
@@ -86,8 +92,8 @@ class DeterministicSearcher:
     def progress(self, number: int, rungs: Rungs) -> None:
         """Passed over: how far a running trial has come is a matter of timing."""
 
-    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None, reason: str | None = None,
-             rungs: Rungs = ()) -> State:
+    def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
+             reason: str | None = None, rungs: Rungs = ()) -> State:
         """Keep the result until its turn comes."""
         if number in self.results or number not in self.positions:
             raise ValueError(f"trial {number} is not running")
@@ -100,18 +106,21 @@ class DeterministicSearcher:
         return self.proposed[place] if place >= 0 else -1
 
     def restore(self, events: Iterable[RecordedEvent]) -> Restored:
-        """Bring a fresh study to where the records of an earlier session end. Trials that had not ended are proposed
-        again, first and under their own numbers. Raises `UserError` when the records do not come out again."""
+        """Bring a fresh study to where the records of an earlier session end. Trials that had not
+        ended are proposed again, first and under their own numbers. Raises `UserError` when the records do
+        not come out again."""
         events = list(events)
         found = replay(self, events)
         if found.different:
-            raise UserError(f"the recorded proposals do not come out again (other versions of the packages?): "
+            raise UserError("the recorded proposals do not come out again (other versions of the packages?): "
                             f"{found.different}")
-        self.reproposed.extend(self.proposals[number] for number in self.proposed if number not in self.results)
+        self.reproposed.extend(self.proposals[number]
+                               for number in self.proposed if number not in self.results)
         return Restored(tuple(self.results), (), ())
 
     def flush(self) -> None:
-        """Tell the study what has not had its turn, in order, for whoever looks at the study after the run."""
+        """Tell the study what has not had its turn, in order, for whoever looks at the study
+        after the run."""
         for number in self.proposed[self.told_count:]:
             if number in self.results:
                 self.study.tell(number, *self.results[number])
@@ -128,9 +137,11 @@ class ReplayResult:
 
 
 def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[RecordedEvent]) -> ReplayResult:
-    """Feed a run's records to a fresh study of the same space, sampler and seed, in their order, and compare proposals.
+    """Feed a run's records to a fresh study of the same space, sampler and seed, in their order,
+    and compare proposals.
 
-    `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins, as it was then.
+    `events`: of `RunFolder.events`. A session that was cut off is restored where the next one begins,
+    as it was then.
     """
     rows: list[dict[str, Any]] = []
     own: dict[int, list[dict[str, Any]]] = {}
@@ -151,23 +162,26 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Record
             if isinstance(study, DeterministicSearcher) and event["trial"] in study.positions:
                 continue  # a trial that was lost, handed out once more
             proposal = study.ask()
-            if proposal is None or (proposal.number, proposal.values) != (event["trial"], dict(event["values"])):
-                return ReplayResult(same, f"trial {event['trial']} was {dict(event['values'])}; now "
-                                    f"{'nothing' if proposal is None else f'trial {proposal.number}: {proposal.values}'}", tags)
+            if (proposal is None
+                    or (proposal.number, proposal.values) != (event["trial"], dict(event["values"]))):
+                return ReplayResult(
+                    same, f"trial {event['trial']} was {dict(event['values'])}; now "
+                    f"{'nothing' if proposal is None else f'trial {proposal.number}: {proposal.values}'}",
+                    tags)
             same += 1
             asked.add(proposal.number)
             if proposal.tag:
                 tags[proposal.number] = proposal.tag
         elif event["event"] == "row":
             if event["trial"] not in asked:
-                return ReplayResult(same, f"trial {event['trial']} has a result, and the records do not tell that it was "
-                                    "proposed", tags)
+                return ReplayResult(same, f"trial {event['trial']} has a result, and the records do not tell "
+                                          "that it was proposed", tags)
             rows.append({name: value for name, value in event.items() if name != "event"})
             own.setdefault(event["trial"], []).append(rows[-1])
             if event["state"] == "rung":
                 study.progress(event["trial"], curve(own[event["trial"]]))
             if event["state"] in OUTCOMES and event["trial"] not in ended:
                 ended.add(event["trial"])
-                study.tell(event["trial"], cast(State, event["state"]), measurements(rows[-1]) or None, event.get("reason"),
-                           curve(own[event["trial"]]))
+                study.tell(event["trial"], cast(State, event["state"]), measurements(rows[-1]) or None,
+                           event.get("reason"), curve(own[event["trial"]]))
     return ReplayResult(same, None, tags)

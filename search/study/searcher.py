@@ -1,7 +1,7 @@
 """What to try next: an Optuna study behind ask and tell, with the records of the run as the truth.
 
-The study never holds a result as complete that did not reach full fidelity with finite objectives: a stopped trial is
-PRUNED, a failed one FAIL with its reason.
+The study never holds a result as complete that did not reach full fidelity with finite objectives: a stopped
+trial is PRUNED, a failed one FAIL with its reason.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ TAUGHT = "taught"
 class SpaceAwareSampler(Protocol):
     """A sampler that wants the space and what results are judged by, before every proposal."""
 
-    def attach(self, axes: Axes, problem: Any, progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
-        """`problem`: a `acquisition.AcquisitionProblem`; `progress`: what running trials measured so far, by number."""
+    def attach(self, axes: Axes, problem: Any,
+               progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
+        """`problem`: a `acquisition.AcquisitionProblem`; `progress`: what running trials measured
+        so far, by number."""
         ...
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A point to try. `values` holds the active dimensions by dotted path; `tag` is what `enqueue` was given; `again`: a
-    trial of this point was stopped early, so this one is to be let run to its end."""
+    """A point to try. `values` holds the active dimensions by dotted path; `tag` is what `enqueue` was
+    given; `again`: a trial of this point was stopped early, so this one is to be let run to its end."""
 
     number: int
     values: dict[str, Any]
@@ -60,7 +62,8 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Restored:
-    """What `restore` did: trials told from the records, lost ones that will be proposed again, and ones added."""
+    """What `restore` did: trials told from the records, lost ones that will be proposed again,
+    and ones added."""
 
     recovered: tuple[int, ...]
     lost: tuple[int, ...]
@@ -70,9 +73,9 @@ class Restored:
 class StudySearcher:
     """Ask/tell over one study.
 
-    The same seed and the same history of asks and tells give the same proposals, across restarts too. In a finite space
-    no point is proposed twice (except by `enqueue(again=True)`, and one that was stopped early where the sampler wants it
-    again), and `ask` returns None when all are used up.
+    The same seed and the same history of asks and tells give the same proposals, across restarts too.
+    In a finite space no point is proposed twice (except by `enqueue(again=True)`, and one that was stopped
+    early where the sampler wants it again), and `ask` returns None when all are used up.
     """
 
     def __init__(self, dimensions: Mapping[str, Dimension], objectives: Sequence[Objective],
@@ -80,13 +83,15 @@ class StudySearcher:
                  sampler_options: Mapping[str, Any] | None = None, seed: int = 0, name: str = "qdlm",
                  box: Mapping[str, Sequence[float]] | None = None, top: int | None = None,
                  ideals: Mapping[str, float] | None = None):
-        """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory. `box`: objective ->
-        [best, worst], the corners of the hypervolume, `top`, the steps of the last rung, and `ideals`, objective -> the best
-        value that there can be, are for a sampler that predicts.
+        """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory.
+        `box`: objective -> [best, worst], the corners of the hypervolume, `top`, the steps of the last rung,
+        and `ideals`, objective -> the best value that there can be, are for a sampler that predicts.
 
-        Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another study's journal.
+        Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another
+        study's journal.
         """
-        self.dimensions, self.objectives, self.constraints = dict(dimensions), tuple(objectives), tuple(constraints)
+        self.dimensions, self.objectives, self.constraints = (dict(dimensions), tuple(objectives),
+                                                              tuple(constraints))
         self.sampler, self.seed = sampler, seed
         self._encoder = TrialEncoder(self.objectives, self.constraints)
         self.options = dict(sampler_options or {})
@@ -102,9 +107,11 @@ class StudySearcher:
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
         self.blocked = False
-        """Whether `ask` returned None because it has to wait: a running trial may yet be stopped, and be wanted again."""
+        """Whether `ask` returned None because it has to wait: a running trial may yet be stopped,
+        and be wanted again."""
         self._seen: dict[str, int] = {}
-        self._drawn = self._waiting = 0  # counted, because asking the study costs more with every trial that it holds
+        # counted, because asking the study costs more with every trial that it holds
+        self._drawn = self._waiting = 0
         for trial in self._trials():
             self._note(_params(trial), trial.number)
             self._waiting += trial.state == TrialState.WAITING
@@ -113,7 +120,8 @@ class StudySearcher:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every point of a finite space was proposed and nothing that is still to come can change that."""
+        """Whether every point of a finite space was proposed and nothing that is still to come
+        can change that."""
         return (self.size is not None and len(self._seen) >= self.size and not self.waiting
                 and not (self.retries and (self.running or self._stopped())))
 
@@ -133,20 +141,24 @@ class StudySearcher:
     def enqueue(self, values: Mapping[str, Any], tag: str | None = None, again: bool = False) -> bool:
         """Have `ask` propose this point before any other. Dimensions left out are drawn by the sampler.
 
-        A point that the study already has is skipped (so that a resumed run may enqueue its warm points again) unless
-        `again`. Returns whether it was added. Raises `UserError` for a value that the space does not have.
+        A point that the study already has is skipped (so that a resumed run may enqueue its warm
+        points again) unless `again`. Returns whether it was added. Raises `UserError` for a value that
+        the space does not have.
         """
         try:
             params = self._axes.encode(values, partial=True)
         except ValueError as error:
             raise UserError(f"point outside the space: {error}") from None
-        if not again and (_mark(params) in self._seen or any(self._has(trial, params, tag) for trial in self._trials())):
+        if not again and (_mark(params) in self._seen
+                          or any(self._has(trial, params, tag) for trial in self._trials())):
             return False
         self._enqueue(params, tag)
         return True
 
-    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any], rungs: Rungs = ()) -> None:
-        """Add a result from elsewhere, complete or stopped; it takes a trial number and is not proposed again."""
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any],
+              rungs: Rungs = ()) -> None:
+        """Add a result from elsewhere, complete or stopped; it takes a trial number and is
+        not proposed again."""
         params = self._axes.encode(values)
         self._insert(len(self._trials()), params, state, metrics, None, TAUGHT, rungs)
 
@@ -171,16 +183,17 @@ class StudySearcher:
         return self._ask()
 
     def progress(self, number: int, rungs: Rungs) -> None:
-        """Note what a running trial has measured so far. Kept in memory: a run that goes on starts its trials anew."""
+        """Note what a running trial has measured so far. Kept in memory: a run that goes on starts
+        its trials anew."""
         self._progress[number] = self._encoder.by_rung(rungs)
 
     def tell(self, number: int, state: State, metrics: Mapping[str, Any] | None = None,
              reason: str | None = None, rungs: Rungs = ()) -> State:
         """Record how a trial ended and return the state that the study now holds.
 
-        `complete` with a missing or non-finite objective (or no number for a constraint) becomes `failed`. Metrics are
-        kept as user attributes, and so are objectives and constrained metrics by rung. Raises ValueError for a trial that
-        is not running.
+        `complete` with a missing or non-finite objective (or no number for a constraint) becomes `failed`.
+        Metrics are kept as user attributes, and so are objectives and constrained metrics by rung. Raises
+        ValueError for a trial that is not running.
         """
         state, reason = self._encoder.settled(state, metrics, reason)
         mine = self._running.pop(number, None)
@@ -193,15 +206,17 @@ class StudySearcher:
             for key, amount in self._encoder.violations(metrics or {}).items():
                 if key not in done:
                     trial.set_constraint(key, amount)
-        self.study.tell(number, self._encoder.values(metrics) if state == "complete" else None, state=OUTCOMES[state])
+        self.study.tell(number, self._encoder.values(metrics) if state == "complete" else None,
+                        state=OUTCOMES[state])
         return state
 
     def restore(self, rows: Iterable[Mapping[str, Any]]) -> Restored:
         """Bring the study in line with the records after a restart. Calling it again changes nothing.
 
-        A trial that is running in the study but finished in the records is told; one that is finished nowhere was lost
-        with the driver: it becomes FAIL and its point is enqueued again. Trials that only the records know are added
-        under their own numbers. Raises `UserError` when a record does not fit the space.
+        A trial that is running in the study but finished in the records is told; one that is finished
+        nowhere was lost with the driver: it becomes FAIL and its point is enqueued again. Trials that
+        only the records know are added under their own numbers. Raises `UserError` when a record does
+        not fit the space.
         """
         rows = list(rows)
         final = {row["trial"]: row for row in rows if row.get("state") in OUTCOMES}
@@ -212,13 +227,14 @@ class StudySearcher:
         running, known = self.running, len(self._trials())
         recovered = [number for number in running if number in final]
         for number in recovered:
-            self.tell(number, final[number]["state"], measurements(final[number]), final[number].get("reason"),
-                      curve(every[number]))
+            self.tell(number, final[number]["state"], measurements(final[number]),
+                      final[number].get("reason"), curve(every[number]))
         added = range(known, 1 + max(latest, default=-1))
         for number in added:
             self._add(number, final.get(number, {"state": "failed", "reason": LOST}), latest.get(number, {}),
                       curve(every.get(number, ())))
-        lost = [number for number in (*running, *added) if number not in final and (number < known or number in latest)]
+        lost = [number for number in (*running, *added)
+                if number not in final and (number < known or number in latest)]
         for number in lost:
             self._propose_again(number)
             if number < known:
@@ -246,29 +262,33 @@ class StudySearcher:
         values = self._axes.suggest(trial)
         self._running[trial.number] = trial
         self._note(trial.params, trial.number)
-        again = self._seen.get(mark := _mark(trial.params)) != trial.number and mark in self._stopped(trial.number)
+        again = (self._seen.get(mark := _mark(trial.params)) != trial.number
+                 and mark in self._stopped(trial.number))
         return Proposal(trial.number, values, trial.user_attrs.get("tag"), again)
 
     def _acquisition_problem(self) -> Any:
         """The space and what results are judged by, for a sampler that wants to know."""
         if self._problem is None:
-            from search.samplers.acquisition import AcquisitionProblem  # scipy's solvers and their like take a moment to import
+            # scipy's solvers and their like take a moment to import
+            from search.samplers.acquisition import AcquisitionProblem
             from search.samplers.encoding import PointEncoder
 
-            self._problem = AcquisitionProblem(PointEncoder(self.dimensions), self.objectives, self.constraints,
-                                               self._corners, self._top, self._ideals)
+            self._problem = AcquisitionProblem(PointEncoder(self.dimensions), self.objectives,
+                                               self.constraints, self._corners, self._top, self._ideals)
         return self._problem
 
     def _first_with(self, proposal: Proposal) -> int:
         return self._seen[_mark(self._axes.encode(proposal.values))]
 
     def _stopped(self, besides: int | None = None) -> dict[str, dict[str, Any]]:
-        """Points that were stopped early and have no other result and none coming, by mark; `besides` is not looked at."""
+        """Points that were stopped early and have no other result and none coming, by mark; `besides`
+        is not looked at."""
         found: dict[str, dict[str, Any]] = {}
         other: set[str] = set()
         for trial in self._trials():
-            if trial.number == besides or (trial.state == TrialState.FAIL and
-                                           str(trial.user_attrs.get("reason", "")).startswith((NOT_RUN, LOST))):
+            if (trial.number == besides
+                    or (trial.state == TrialState.FAIL and
+                        str(trial.user_attrs.get("reason", "")).startswith((NOT_RUN, LOST)))):
                 continue
             params = _params(trial)
             if trial.state == TrialState.PRUNED:
@@ -286,10 +306,12 @@ class StudySearcher:
         return self._ask()
 
     def _has(self, trial: FrozenTrial, params: dict[str, Any], tag: str | None) -> bool:
-        """Whether the trial came of enqueuing `params`, whole or in part; a tag tells it even in a rebuilt study."""
+        """Whether the trial came of enqueuing `params`, whole or in part; a tag tells it even in
+        a rebuilt study."""
         if trial.system_attrs.get("fixed_params") == params:
             return True
-        return tag is not None and trial.user_attrs.get("tag") == tag and params.items() <= _params(trial).items()
+        return (tag is not None and trial.user_attrs.get("tag") == tag
+                and params.items() <= _params(trial).items())
 
     def _enqueue(self, params: dict[str, Any], tag: str | None) -> None:
         self.study.enqueue_trial(params, user_attrs={"tag": tag} if tag else None)
@@ -306,7 +328,8 @@ class StudySearcher:
 
     def _grid_points(self) -> Iterator[dict[str, Any]]:
         if self._grid is None:
-            self._grid = walk(self.dimensions) if self.options.get("order") != "random" else self._shuffled(whole=True)
+            self._grid = (walk(self.dimensions) if self.options.get("order") != "random"
+                          else self._shuffled(whole=True))
         return self._grid
 
     def _shuffled(self, whole: bool = False) -> Iterator[dict[str, Any]]:
@@ -331,12 +354,13 @@ class StudySearcher:
             raise UserError(f"the record of trial {number} does not fit the space: {error}") from None
 
     def _add(self, number: int, row: Mapping[str, Any], latest: Mapping[str, Any], rungs: Rungs) -> None:
-        self._insert(number, self._recorded(number, latest), row["state"], measurements(row), row.get("reason"),
-                     latest.get("tag"), rungs)
+        self._insert(number, self._recorded(number, latest), row["state"], measurements(row),
+                     row.get("reason"), latest.get("tag"), rungs)
 
-    def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any], reason: str | None,
-                tag: str | None, rungs: Rungs) -> None:
-        trial = self._encoder.frozen(state, metrics, reason, tag, rungs, params, self._axes.distributions(params))
+    def _insert(self, number: int, params: dict[str, Any], state: State, metrics: Mapping[str, Any],
+                reason: str | None, tag: str | None, rungs: Rungs) -> None:
+        trial = self._encoder.frozen(state, metrics, reason, tag, rungs, params,
+                                     self._axes.distributions(params))
         self.study.add_trial(trial)
         self._drawn += 1
         self._note(params, number)

@@ -1,4 +1,5 @@
-"""Opening the Optuna study of a run: in memory, or in a journal file that a killed writer may have left in disorder."""
+"""Opening the Optuna study of a run: in memory, or in a journal file that a killed writer may have
+left in disorder."""
 
 from __future__ import annotations
 
@@ -20,14 +21,15 @@ from spaces.errors import UserError
 from spaces.objectives import Objective
 
 GRACE = 10
-"""Seconds for which another process (a dashboard) may hold the journal's lock; writing takes it milliseconds. The search
-waits that long, and no longer."""
+"""Seconds for which another process (a dashboard) may hold the journal's lock; writing takes it milliseconds.
+The search waits that long, and no longer."""
 STALE = 2.0
 """Seconds after which an unchanged lock beside the journal is taken for one that a killed process left."""
 
 
 def open_study(name: str, objectives: Sequence[Objective], path: Path | None) -> optuna.Study:
-    """The study, new or as kept at `path`. Raises `UserError` when the file holds another study or is no journal."""
+    """The study, new or as kept at `path`. Raises `UserError` when the file holds another study
+    or is no journal."""
     if path is not None:
         _tidy(path)
     with _quiet():
@@ -43,7 +45,8 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
         found = [(metric, direction.name.lower())
                  for metric, direction in zip(study.metric_names, study.directions, strict=True)]
     if found != wanted:
-        raise UserError(f"{path}: holds a study of other objectives: {_describe(found)}; this space has {_describe(wanted)}")
+        raise UserError(f"{path}: holds a study of other objectives: {_describe(found)}; "
+                        f"this space has {_describe(wanted)}")
     return study
 
 
@@ -53,7 +56,8 @@ def _journal(path: str) -> JournalStorage:
 
 
 def _tidy(path: Path) -> None:
-    """Undo what a killed writer left: a torn last line would spoil the next one, a lock would hold up every write."""
+    """Undo what a killed writer left: a torn last line would spoil the next one, a lock would hold
+    up every write."""
     mend_tail(path)
     lock = path.with_name(path.name + ".lock")
     if not os.path.lexists(lock):

@@ -1,4 +1,5 @@
-"""A result as an Optuna study holds it: objective values, violations of the constraints, the rest as user attributes."""
+"""A result as an Optuna study holds it: objective values, violations of the constraints, the rest as
+user attributes."""
 
 from __future__ import annotations
 
@@ -28,8 +29,10 @@ class TrialEncoder:
     objectives: Sequence[Objective]
     constraints: Sequence[Constraint]
 
-    def settled(self, state: State, metrics: Mapping[str, Any] | None, reason: str | None) -> tuple[State, str | None]:
-        """State and reason: `complete` with a missing or non-finite objective, or no number for a constraint, is `failed`."""
+    def settled(self, state: State, metrics: Mapping[str, Any] | None,
+                reason: str | None) -> tuple[State, str | None]:
+        """State and reason: `complete` with a missing or non-finite objective, or no number for
+        a constraint, is `failed`."""
         found = fault(metrics, self.objectives, self.constraints) if state == "complete" else None
         return ("failed", found) if found else (state, reason)
 
@@ -42,10 +45,11 @@ class TrialEncoder:
         amounts = {str(constraint): violation(metrics, constraint) for constraint in self.constraints}
         return {key: min(amount, WORST) for key, amount in amounts.items() if not math.isnan(amount)}
 
-    def attributes(self, metrics: Mapping[str, Any] | None, reason: str | None, state: State, rungs: Rungs) -> dict[str, Any]:
-        """User attributes: each objective and constrained metric by its name, other numbers together under `measured`
-        (every attribute costs a synced write), those of a trial that has more than one rung by rung under `curve`, and the
-        reason. A number that JSON cannot hold is written out."""
+    def attributes(self, metrics: Mapping[str, Any] | None, reason: str | None, state: State,
+                   rungs: Rungs) -> dict[str, Any]:
+        """User attributes: each objective and constrained metric by its name, other numbers together
+        under `measured` (every attribute costs a synced write), those of a trial that has more than one rung
+        by rung under `curve`, and the reason. A number that JSON cannot hold is written out."""
         numbers = {name: measured(metrics, name) for name in metrics or {}}
         kept = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
                 if not math.isnan(value)}
@@ -61,16 +65,18 @@ class TrialEncoder:
     def by_rung(self, rungs: Rungs) -> list[tuple[float, dict[str, Any]]]:
         """Steps, and the finite objectives and constrained metrics, rung by rung."""
         names = [item.metric for item in (*self.objectives, *self.constraints)]
-        return [(steps, {name: row[name] for name in dict.fromkeys(names) if math.isfinite(measured(row, name))})
+        return [(steps,
+                 {name: row[name] for name in dict.fromkeys(names) if math.isfinite(measured(row, name))})
                 for steps, row in rungs]
 
-    def frozen(self, state: State, metrics: Mapping[str, Any], reason: str | None, tag: str | None, rungs: Rungs,
+    def frozen(self, state: State, metrics: Mapping[str, Any], reason: str | None, tag: str | None,
+               rungs: Rungs,
                params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
         """A finished trial to add to a study."""
         state, reason = self.settled(state, metrics, reason)
         trial = create_trial(
-            state=OUTCOMES[state], values=self.values(metrics) if state == "complete" else None, params=dict(params),
-            distributions=dict(distributions),
+            state=OUTCOMES[state], values=self.values(metrics) if state == "complete" else None,
+            params=dict(params), distributions=dict(distributions),
             user_attrs=self.attributes(metrics, reason, state, rungs) | ({"tag": tag} if tag else {}))
         for key, amount in self.violations(metrics).items() if state != "failed" else ():
             trial.set_constraint(key, amount)

@@ -9,7 +9,8 @@ import pytest
 from cluster import install_torch
 
 PLAIN = ["filelock", "sympy>=1.13.3", "optree>=0.13.0; extra == \"optree\""]
-CUDA = ["filelock", "cuda-toolkit[cublas,cudart]==13.0.3; platform_system == \"Linux\"", "nvidia-nccl-cu13==2.29.7"]
+CUDA = ["filelock", "cuda-toolkit[cublas,cudart]==13.0.3; platform_system == \"Linux\"",
+        "nvidia-nccl-cu13==2.29.7"]
 
 
 def report(needs: list[str] | None) -> dict:
@@ -25,7 +26,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(install_torch, "has_gpu", lambda: False)
     monkeypatch.setattr(install_torch, "installed", lambda requirement: False)
     monkeypatch.setattr(install_torch, "would_install", lambda requirement, index: report(CUDA))
-    monkeypatch.setattr(install_torch, "pip", lambda *words, **_: ran.append(words) or subprocess.CompletedProcess(words, 0))
+    monkeypatch.setattr(install_torch,
+                        "pip", lambda *words, **_: ran.append(words) or subprocess.CompletedProcess(words, 0))
     return ran
 
 
@@ -38,7 +40,8 @@ def test_cuda_needs_are_seen():
 def test_a_cuda_build_without_gpu_stops_with_one_line(machine, capsys):
     assert install_torch.main([]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("qdlm: error: ") and "TORCH_INDEX=" in lines[0] and "CUDA=1" in lines[0]
+    assert (len(lines) == 1 and lines[0].startswith("qdlm: error: ") and "TORCH_INDEX=" in lines[0]
+            and "CUDA=1" in lines[0])
     assert machine == []
 
 
@@ -63,7 +66,8 @@ def test_nothing_is_done_twice(machine, monkeypatch):
     assert install_torch.main([]) == 0 and machine == []
 
 
-@pytest.mark.parametrize("present, expected", [("2.13.0+cpu", True), ("2.13.0", True), ("2.12.0", False), (None, False)])
+@pytest.mark.parametrize("present, expected",
+                         [("2.13.0+cpu", True), ("2.13.0", True), ("2.12.0", False), (None, False)])
 def test_a_local_build_counts_as_installed(present, expected, monkeypatch):
     def version(_name):
         if present is None:

@@ -1,4 +1,5 @@
-"""cluster/local.sh: one real cluster on free ports; searches sent to it as jobs, attached to it, left and ended; its end."""
+"""cluster/local.sh: one real cluster on free ports; searches sent to it as jobs, attached to it, left
+and ended; its end."""
 
 import json
 import os
@@ -41,8 +42,8 @@ finish: {repeats: 0}
 
 
 def call(*arguments, env=None, timeout=60):
-    return subprocess.run([str(SCRIPT), *arguments], env={**os.environ, **(env or {})}, text=True, capture_output=True,
-                          timeout=timeout, stdin=subprocess.DEVNULL)
+    return subprocess.run([str(SCRIPT), *arguments], env={**os.environ, **(env or {})}, text=True,
+                          capture_output=True, timeout=timeout, stdin=subprocess.DEVNULL)
 
 
 def free_port():
@@ -60,10 +61,11 @@ def lives(process):
 
 
 def environment(folder):
-    """Ports, state, storage and temporary files of a test alone. Ray's folder has a short path, for its sockets."""
-    return {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(), "QDLM_RAY_CLIENT_PORT": free_port(),
-            "QDLM_STORAGE": str(folder / "runs"), "QDLM_CLUSTER_STATE": str(folder / "state"),
-            "RAY_TMPDIR": tempfile.mkdtemp(prefix="q"),
+    """Ports, state, storage and temporary files of a test alone. Ray's folder has a short path,
+    for its sockets."""
+    return {"QDLM_RAY_PORT": free_port(), "QDLM_RAY_DASHBOARD_PORT": free_port(),
+            "QDLM_RAY_CLIENT_PORT": free_port(), "QDLM_STORAGE": str(folder / "runs"),
+            "QDLM_CLUSTER_STATE": str(folder / "state"), "RAY_TMPDIR": tempfile.mkdtemp(prefix="q"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -90,8 +92,9 @@ def cluster(tmp_path_factory):
 def start(env, command, how=subprocess.run):
     """A command in a process of its own that hears Ctrl-C."""
     options = {"timeout": 400} if how is subprocess.run else {}
-    return how(command, env={**os.environ, **env}, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-               stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
+    return how(command, env={**os.environ, **env}, cwd=ROOT, text=True, stdin=subprocess.DEVNULL,
+               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), **options)
 
 
 def qdlm(env, *arguments):
@@ -101,7 +104,8 @@ def qdlm(env, *arguments):
 
 def finished(run):
     """Whether a run ended as it should."""
-    return len((run / "front.csv").read_text().splitlines()) >= 2 and '"state": "finished"' in (run / "run.json").read_text()
+    return (len((run / "front.csv").read_text().splitlines()) >= 2
+            and '"state": "finished"' in (run / "run.json").read_text())
 
 
 def submit(env, *arguments):
@@ -158,7 +162,8 @@ def test_a_search_that_was_sent_is_come_back_to_and_does_not_need_who_follows_it
     first = follower.stdout.readline()
     follower.send_signal(signal.SIGINT)
     rest, error = follower.communicate(timeout=120)
-    assert follower.returncode == 0 and f"the job goes on. Come back with: qdlm submit --attach {job}" in error, rest + error
+    assert (follower.returncode == 0
+            and f"the job goes on. Come back with: qdlm submit --attach {job}" in error), rest + error
     again = submit(env, "--attach", job)
     assert again.returncode == 0, again.stdout + again.stderr
     assert first in again.stdout and "Front: " in again.stdout and f"job {job}: succeeded" in again.stdout

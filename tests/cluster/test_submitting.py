@@ -60,10 +60,11 @@ def test_a_run_is_gone_on_with_by_its_place_alone(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(submitting, "client", lambda address: jobs)
     run = "s3://bucket/runs/toy?region=x&scheme=http"
     assert main(["submit", "--resume", run, "--trials", "9", "--set", "hardware.cpus=2"]) == 0
-    assert shlex.split(jobs.sent[0]["entrypoint"]) == ["python", "-m", "search", "run", "--resume", run, "--set",
-                                                      "hardware.cpus=2", "--trials", "9"]
+    assert shlex.split(jobs.sent[0]["entrypoint"]) == ["python", "-m", "search", "run", "--resume", run,
+                                                       "--set", "hardware.cpus=2", "--trials", "9"]
     assert "job qdlm-" in capsys.readouterr().out
-    assert main(["submit", "--resume", "runs/toy"]) == 2 and "full path on the cluster" in capsys.readouterr().err
+    assert (main(["submit", "--resume", "runs/toy"]) == 2
+            and "full path on the cluster" in capsys.readouterr().err)
     assert main(["submit", "--resume", "/runs/toy", "--stop", "j"]) == 2
 
 
@@ -105,7 +106,8 @@ def test_a_job_that_is_not_there_is_one_line():
 def test_commands_that_cannot_work_are_one_line(capsys):
     for arguments, word in ((["submit"], "give one of"), (["submit", "quickstart"], "--storage"),
                             (["submit", "--attach", "j", "--address", "nonsense"], "legal: http"),
-                            (["submit", "--attach", "j", "--address", "http://127.0.0.1:9"], "--address http://127.0.0.1:9")):
+                            (["submit", "--attach", "j", "--address", "http://127.0.0.1:9"],
+                             "--address http://127.0.0.1:9")):
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert word in error and error.count("\n") == 1
@@ -125,7 +127,8 @@ def test_kubernetes_files_fit_the_schema_and_keep_trials_off_the_head(kuberay, n
     assert cluster["rayVersion"] == "2.60.0" and cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] == 0 and cluster["autoscalerOptions"]["idleTimeoutSeconds"] > 0
-    mounts = [group["template"]["spec"]["containers"][0]["volumeMounts"] for group in (cluster["headGroupSpec"], workers)]
+    mounts = [group["template"]["spec"]["containers"][0]["volumeMounts"]
+              for group in (cluster["headGroupSpec"], workers)]
     assert mounts[0] == mounts[1], "head and workers share the storage"
     if name == "rayjob":
         assert f"--storage {mounts[0][0]['mountPath']}" in content["spec"]["entrypoint"]
@@ -179,8 +182,10 @@ assert "a" * 64 in str(AuthenticationTokenLoader.instance().get_token_for_http_h
 
 
 def test_a_token_made_after_ray_was_imported_is_used_by_the_whole_process(tmp_path):
-    """The variable alone tells only the processes that start later: a cluster would then refuse its own driver."""
+    """The variable alone tells only the processes that start later: a cluster would then refuse
+    its own driver."""
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", TOKEN_THAT_COMES_LATER], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", TOKEN_THAT_COMES_LATER], env=environment,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Token authentication" not in done.stderr

@@ -36,10 +36,12 @@ def ray_session(worker_path, worker_cache):
     environment = {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}
     for tries_left in (2, 1, 0):
         try:
-            ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+                     logging_level="ERROR",
                      object_store_memory=200 * 2**20, runtime_env={"env_vars": environment})
             break
-        except Exception:  # on a busy machine Ray's own patience (30 s) may not be enough; it raises a bare Exception
+        except Exception:
+            # on a busy machine Ray's own patience (30 s) may not be enough; it raises a bare Exception
             ray.shutdown()
             if not tries_left:
                 raise

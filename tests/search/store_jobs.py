@@ -38,8 +38,8 @@ def trial(payload, context):
         time.sleep(payload["config"]["adapt"]["optim"]["clip"])
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(str(rung + 1))
-        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1, "loss": 1.0 / (1 + warmup),
-                 "size": float(warmup), "began": began, "device": node}
+        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1,
+                 "loss": 1.0 / (1 + warmup), "size": float(warmup), "began": began, "device": node}
         if rung == 1:
             (folder / "artifact").mkdir()
             (folder / "artifact" / "weights").write_text(str(warmup))

@@ -16,9 +16,12 @@ def print_event(event):
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started all this in the background, deaf
-    space, storage, resume = load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    # a shell may have started all this in the background, deaf
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    space, storage, resume = (load(sys.argv[1]), Path(sys.argv[2]),
+                              Path(sys.argv[3]) if len(sys.argv) > 3 else None)
     try:
-        print(sweep.run(space, storage=storage, resume=resume, observer=print_event, cpus=2, jobs="toy_jobs:JOBS").run_folder)
+        print(sweep.run(space, storage=storage, resume=resume, observer=print_event, cpus=2,
+                        jobs="toy_jobs:JOBS").run_folder)
     except KeyboardInterrupt:
         sys.exit(1)

@@ -19,7 +19,8 @@ def count(payload, context):
 def fail(payload, context):
     """One event, then the error that is asked for."""
     yield {"i": 0}
-    raise {"value": ValueError, "user": UserError, "exit": SystemExit}[payload["kind"]]("it broke\nsecond line")
+    raise {"value": ValueError, "user": UserError, "exit": SystemExit}[payload["kind"]](
+        "it broke\nsecond line")
 
 
 def die(payload, context):
@@ -99,7 +100,8 @@ def making(kind):
 
 
 def trial(payload, context):
-    """Two rungs. The searched `lora.rank` says what goes wrong at the second; `adapt.optim.warmup` is worth something.
+    """Two rungs. The searched `lora.rank` says what goes wrong at the second; `adapt.optim.warmup`
+    is worth something.
 
     Each finished trial adds a line to the file `log` in the cache folder.
     """
@@ -109,13 +111,14 @@ def trial(payload, context):
     at = time.time()
     if len(payload["rungs"]) == 1:  # trained again with another seed
         warmup, seed = payload["config"]["adapt"]["optim"]["warmup"], payload["config"]["seed"]
-        yield {"rung": 0, "steps": payload["rungs"][0], "final": True, "loss": 1.0 / (1 + warmup) + 0.001 * seed,
-               "size": float(warmup)}
+        yield {"rung": 0, "steps": payload["rungs"][0], "final": True,
+               "loss": 1.0 / (1 + warmup) + 0.001 * seed, "size": float(warmup)}
         return
     for rung in range(2):
         time.sleep(values.get("adapt.optim.clip", 0.0))
         loss = 1.0 / (1 + warmup) + (1 - rung)
-        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1, "at": at, "pid": os.getpid()}
+        event = {"rung": rung, "steps": payload["rungs"][rung], "final": rung == 1, "at": at,
+                 "pid": os.getpid()}
         if rung == 0:
             yield {**event, "loss": loss}
             continue
@@ -139,6 +142,7 @@ def remeasure(payload, context):
 
 
 FAULTS = {0: None, 1: "raise", 2: "nan", 3: "die", 4: "die once"}
-JOBS = {job.__name__: job for job in (count, fail, die, sleep, litter, probe, gather, one_rank_fails, first_rank_only)}
+JOBS = {job.__name__: job
+        for job in (count, fail, die, sleep, litter, probe, gather, one_rank_fails, first_rank_only)}
 JOBS |= {"trial": trial, "remeasure": remeasure}
 JOBS |= {kind: making(kind) for kind in ("corpus", "teacher", "base")}

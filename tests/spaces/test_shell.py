@@ -45,7 +45,8 @@ def test_what_the_shell_finds_is_called_by_its_name(environment, monkeypatch):
 def test_another_program_of_that_name_is_not_meant(environment, monkeypatch, tmp_path):
     (tmp_path / "other").mkdir()
     for name in ("qdlm", "python"):
-        (tmp_path / "other" / name).symlink_to(environment / name)  # as a .venv's python is one of the system's
+        # as a .venv's python is one of the system's
+        (tmp_path / "other" / name).symlink_to(environment / name)
     monkeypatch.setenv("PATH", f"{tmp_path / 'other'}:/usr/bin")
     assert (program(), python()) == (".venv/bin/qdlm", ".venv/bin/python")
 
@@ -66,4 +67,5 @@ def test_a_shell_takes_quoted_words_as_they_are(words):
 
 def test_paths_below_the_working_folder_are_short(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert relative(tmp_path / "a" / "b") == relative(Path("a/b")) == Path("a/b") and relative(Path("/x")) == Path("/x")
+    assert (relative(tmp_path / "a" / "b") == relative(Path("a/b")) == Path("a/b")
+            and relative(Path("/x")) == Path("/x"))

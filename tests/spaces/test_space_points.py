@@ -98,7 +98,8 @@ def test_walk_gives_active_dimensions_only_and_each_point_once():
 
 def test_a_child_of_an_inactive_dimension_is_inactive():
     space = dims(
-        a={"choice": [0, 1]}, b={"choice": [0, 1], "when": {"a": [1]}}, c={"choice": [5, 6], "when": {"b": [0]}}
+        a={"choice": [0, 1]}, b={"choice": [0, 1], "when": {"a": [1]}},
+        c={"choice": [5, 6], "when": {"b": [0]}}
     )
     assert points.active(space, {"a": 0, "b": 0, "c": 5}) == {"a": 0}
     assert points.count(space) == len(list(points.walk(space))) == 1 + 1 + 2
@@ -112,22 +113,28 @@ def test_can_hold():
         never={"choice": [1], "when": {"a": [0], "b": [1]}},
         ever={"choice": [1], "when": {"a": [1], "b": [1]}},
     )
-    assert not points.can_hold(space, "never") and points.can_hold(space, "ever") and points.can_hold(space, "a")
+    assert (not points.can_hold(space, "never") and points.can_hold(space, "ever")
+            and points.can_hold(space, "a"))
 
 
 def test_huge_ranges_cost_nothing():
-    space = dims(seed={"int": [0, 10**12]}, child={"choice": [1, 2, 3], "when": {"seed": [7, 8]}}, lr={"int": [1, 10**9]})
+    space = dims(seed={"int": [0, 10**12]}, child={"choice": [1, 2, 3], "when": {"seed": [7, 8]}},
+                 lr={"int": [1, 10**9]})
     assert points.count(space) == (10**12 + 1 - 2 + 2 * 3) * 10**9
     found = list(points.reachable(space, ["child"]))
     assert {point["seed"] for point in found} == {0, 10**12, 7, 8}
-    assert [point for point in found if "child" in point] == [{"seed": s, "child": c} for s in (7, 8) for c in (1, 2, 3)]
+    assert ([point for point in found if "child" in point]
+            == [{"seed": s, "child": c} for s in (7, 8) for c in (1, 2, 3)])
 
 
 def test_reachable_covers_parents_and_ends_of_continuous_dimensions():
-    space = dims(name={"choice": ["a", "b"]}, x={"float": [0, 2], "when": {"name": ["b"]}}, other={"choice": [1, 2]})
-    assert list(points.reachable(space, ["x"])) == [{"name": "a"}, {"name": "b", "x": 0.0}, {"name": "b", "x": 2.0}]
+    space = dims(name={"choice": ["a", "b"]}, x={"float": [0, 2], "when": {"name": ["b"]}},
+                 other={"choice": [1, 2]})
+    assert list(points.reachable(space, ["x"])) == [{"name": "a"}, {"name": "b", "x": 0.0},
+                                                    {"name": "b", "x": 2.0}]
     assert list(points.reachable(space, [])) == [{}]
-    assert len(list(points.reachable(dims(a={"int": [0, 10**9]}, b={"choice": list(range(50))}), ["a", "b"]))) == 100
+    assert len(list(points.reachable(dims(a={"int": [0, 10**9]}, b={"choice": list(range(50))}),
+                                     ["a", "b"]))) == 100
 
 
 @st.composite
@@ -161,15 +168,18 @@ def test_count_and_walk_agree_with_brute_force(space):
 def test_constraints():
     limit = Constraint.parse(" latency_ms<=4e1 ")
     assert limit == Constraint("latency_ms", "<=", 40.0) and str(limit) == "latency_ms <= 40"
-    assert limit.holds(40) and not limit.holds(41) and limit.violation(41) == 1 and not limit.holds(float("nan"))
+    assert (limit.holds(40) and not limit.holds(41) and limit.violation(41) == 1
+            and not limit.holds(float("nan")))
     assert Constraint.parse("diversity >= 0.5").violation(0.2) == pytest.approx(0.3)
-    for text in ("latency_ms < 4", "latency_ms <= x", "<= 3", "a b <= 3", "a <= nan", "a <= inf", "a == 3", ""):
+    for text in ("latency_ms < 4", "latency_ms <= x", "<= 3", "a b <= 3", "a <= nan", "a <= inf",
+                 "a == 3", ""):
         with pytest.raises(ValueError, match="is not METRIC <= NUMBER"):
             Constraint.parse(text)
 
 
 @pytest.mark.parametrize(("text", "bound"), [
-    ("size_bytes <= 200kB", 2e5), ("size_bytes <= 1.5 MB", 1.5e6), ("latency_ms <= 2s", 2000.0), ("latency_ms <= 5 ms", 5.0),
+    ("size_bytes <= 200kB", 2e5), ("size_bytes <= 1.5 MB", 1.5e6), ("latency_ms <= 2s", 2000.0),
+    ("latency_ms <= 5 ms", 5.0),
     ("train_seconds <= 2m", 120.0), ("controllability >= 90%", 0.9), ("perplexity <= 1e2", 100.0),
 ])
 def test_bounds_in_units(text, bound):

@@ -1,4 +1,5 @@
-"""The generated reference names every key; the JSON schema accepts the shipped spaces and refuses typing mistakes."""
+"""The generated reference names every key; the JSON schema accepts the shipped spaces and refuses
+typing mistakes."""
 
 import jsonschema
 import pytest
@@ -20,7 +21,8 @@ def test_every_key_is_documented_with_a_meaning():
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) > 90
     assert [row for row in rows if row.split(" | ")[-1].rstrip(" |") == ""] == []
-    assert "| `base.optim.lr` | number | `0.005` | > 0 |" in text  # the base's own default, not that of the class
+    # the base's own default, not that of the class
+    assert "| `base.optim.lr` | number | `0.005` | > 0 |" in text
 
 
 def test_all_paths_resolve_and_defaults_are_legal():
@@ -28,7 +30,8 @@ def test_all_paths_resolve_and_defaults_are_legal():
         resolve(path)
     assert resolve("quantization.quantizer.frac_bits").kind == "parameter"
     assert resolve("quantization.per_site.ffn.frac_bits").plugin == "quantization.per_site.ffn"
-    for path in ("", ".", "lora.", "lora", "a.b", "seed.x", "quantization.per_site.x", "evaluation.control_tasks.length"):
+    for path in ("", ".", "lora.", "lora", "a.b", "seed.x", "quantization.per_site.x",
+                 "evaluation.control_tasks.length"):
         with pytest.raises(PathError):
             resolve(path)
 
@@ -60,7 +63,8 @@ def test_json_schema_accepts_what_is_shipped(validator):
 )
 def test_json_schema_refuses(validator, key, value):
     good = {
-        "search": {"quantization.quantizer.frac_bits": {"int": [1, 2]}}, "objectives": {"perplexity": "minimize"},
+        "search": {"quantization.quantizer.frac_bits": {"int": [1, 2]}},
+        "objectives": {"perplexity": "minimize"},
         "budget": {"time": "1h30m"}, "sampler": "tpe", "trial": {"quantization": {"quantizer": "fixed"}},
     }  # fmt: skip
     assert validator.is_valid(good)

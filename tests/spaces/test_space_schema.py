@@ -34,7 +34,8 @@ budget: {trials: 16, time: 1h30m}
 rungs: [40, 120]
 sampler: {name: tpe, startup: 5}
 """
-INFINITE = TEXT.replace("model.self_conditioning: {choice: [false, true]}", "adapt.optim.lr: {log: [1e-4, 1e-2]}")
+INFINITE = TEXT.replace("model.self_conditioning: {choice: [false, true]}",
+                        "adapt.optim.lr: {log: [1e-4, 1e-2]}")
 
 
 @pytest.fixture
@@ -43,12 +44,15 @@ def space() -> Space:
 
 
 def test_fields(space):
-    assert space.name == "my-space" and space.description == "for tests" and space.source == "folder/my space.yaml"
+    assert (space.name == "my-space" and space.description == "for tests"
+            and space.source == "folder/my space.yaml")
     assert space.objectives == [Objective("perplexity", "minimize"), Objective("diversity", "maximize")]
     assert space.constraints == [Constraint("latency_ms", "<=", 40.0), Constraint("diversity", ">=", 0.2)]
     assert (space.budget.trials, space.budget.time) == (16, 5400.0)
-    assert space.rungs == (40, 120) and space.sampler.name == "tpe" and space.sampler.options == {"startup": 5}
-    assert (space.scheduler.name, space.scheduler.options, space.finish.repeats, space.seed) == ("halving", {}, 1, 0)
+    assert (space.rungs == (40, 120) and space.sampler.name == "tpe"
+            and space.sampler.options == {"startup": 5})
+    assert ((space.scheduler.name, space.scheduler.options, space.finish.repeats, space.seed)
+            == ("halving", {}, 1, 0))
     assert space.size() == (1 + 1 + 2 * 4 + 2) * 3 * 2 * (1 + 2 + 2) * 2
 
 
@@ -69,7 +73,8 @@ def test_config_applies_fixed_then_values_and_keeps_other_defaults(space):
     assert config.quantization.sites == ("embedding", "projection")
     assert config.adapt.optim.steps == 120 and config.model.self_conditioning is True
     assert config.corpus.source.params == {"max_words": 28}
-    # Only `steps` of the base was fixed: the rest keeps the base's own defaults, not those of any training run.
+    # Only `steps` of the base was fixed: the rest keeps the base's own defaults, not those
+    # of any training run.
     assert config.base.optim == TrialConfig().base.optim.model_copy(update={"steps": 100})
 
 
@@ -97,7 +102,8 @@ def test_parameters_of_another_quantizer_do_not_leak(space):
         ({"lora.rnk": 4}, ["search.lora.rnk: is not searched", "did you mean 'lora.rank'"]),
         ({"lora.rank": 3}, ["search.lora.rank: 3 is not in it; legal: 0 to 8 in steps of 4"]),
         ({"lora.rank": True}, ["search.lora.rank: true is not in it"]),
-        ({"quantization.sites": ["ffn"]}, ["search.quantization.sites", "[[embedding], [embedding, projection]]"]),
+        ({"quantization.sites": ["ffn"]},
+         ["search.quantization.sites", "[[embedding], [embedding, projection]]"]),
         ({"lora.alpha": None}, ["search.lora.alpha"]),
     ],
 )
@@ -113,7 +119,8 @@ def test_illegal_points(space, change, parts):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), ("1d 2h", 93600), (" 45 ", 45), ("0.5", 0.5)],
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1.5h", 5400), ("1d 2h", 93600),
+     (" 45 ", 45), ("0.5", 0.5)],
 )
 def test_durations(text, expected):
     assert seconds(text) == expected
@@ -160,7 +167,8 @@ def test_values_to_config_to_values(data):
     point = space.point(values)
     config = space.config(values)
     assert config == space.config(point) and space.point(point) == point
-    scalar = [path for path in point if not isinstance(point[path], (list, dict)) and not path.endswith("attention")]
+    scalar = [path for path in point
+              if not isinstance(point[path], (list, dict)) and not path.endswith("attention")]
     assert {path: at(config, path) for path in scalar} == {path: point[path] for path in scalar}
     inactive = [path for path in values if path not in point and path.startswith("quantization.quantizer.")]
     assert all(at(config, path) is None for path in inactive)
@@ -182,7 +190,8 @@ def searches(draw):
             st.lists(st.sampled_from(SITES), unique=True, max_size=4), min_size=1, max_size=4, unique_by=tuple
         ).map(lambda v: {"choice": v}),
         "quantization.quantizer": st.lists(
-            st.sampled_from(["none", "binary", "fixed:Q0i8f", "fixed:Q4i4f"]), min_size=1, max_size=4, unique=True
+            st.sampled_from(["none", "binary", "fixed:Q0i8f", "fixed:Q4i4f"]), min_size=1, max_size=4,
+            unique=True
         ).map(lambda v: {"choice": v}),
     }
     chosen = draw(st.lists(st.sampled_from(list(forms)), min_size=1, unique=True))
@@ -190,7 +199,8 @@ def searches(draw):
 
 
 @settings(max_examples=40, deadline=None)
-@given(searches(), st.integers(1, 10**6), st.floats(1, 1e6), st.lists(st.integers(1, 10**5), min_size=1, unique=True))
+@given(searches(), st.integers(1, 10**6), st.floats(1, 1e6),
+       st.lists(st.integers(1, 10**5), min_size=1, unique=True))
 def test_yaml_round_trip(search, trials, time, rungs):
     data = {
         "name": "r", "search": search, "objectives": {"perplexity": "minimize"},
@@ -214,7 +224,8 @@ def test_resolved_holds_every_default_but_what_is_searched(space):
 
 
 def test_rungs_default_to_the_steps_of_adapt():
-    plain = {"search": {"lora.rank": {"choice": [0]}}, "objectives": {"perplexity": "minimize"}, "budget": {"trials": 1}}
+    plain = {"search": {"lora.rank": {"choice": [0]}}, "objectives": {"perplexity": "minimize"},
+             "budget": {"trials": 1}}
     assert Space.from_dict(plain).rungs == (TrialConfig().adapt.optim.steps,)
     assert Space.from_dict({**plain, "trial": {"adapt": {"optim": {"steps": 7}}}}).rungs == (7,)
     both = {**plain, "trial": {"adapt": {"optim": {"steps": 7}}}, "rungs": [3, 7]}
@@ -248,16 +259,18 @@ def test_overrides_change_any_key(space):
         "budget.trials": 4, "sampler.startup": 2, "scheduler": "none", "hardware.cpus": 2,
         "search.lora.rank.choice": [4, 8], "search.sampling.temperature": {"float": [0.5, 1]},
         "trial.corpus.source.max_words": 20, "trial.quantization.per_site.ffn.name": "binary",
-        "constraints": ["size_bytes <= 1e6"], "objectives.diversity": None, "search.model.self_conditioning": None,
-        "trial.model.self_conditioning": True,
+        "constraints": ["size_bytes <= 1e6"], "objectives.diversity": None,
+        "search.model.self_conditioning": None, "trial.model.self_conditioning": True,
     })  # fmt: skip
-    assert changed.budget.trials == 4 and changed.budget.time == 5400 and changed.sampler.options == {"startup": 2}
+    assert (changed.budget.trials == 4 and changed.budget.time == 5400
+            and changed.sampler.options == {"startup": 2})
     assert changed.scheduler.name == "none" and changed.hardware.cpus == 2
     assert changed.dimensions["lora.rank"].choice == (4, 8) and changed.dimensions["lora.rank"].step is None
     assert changed.dimensions["sampling.temperature"].kind == "float"
     assert changed.constraints == [Constraint("size_bytes", "<=", 1e6)] and len(changed.objectives) == 1
     config = changed.example
-    assert config.corpus.source == PluginRef(name="restaurant", max_words=20) and config.model.self_conditioning
+    assert (config.corpus.source == PluginRef(name="restaurant", max_words=20)
+            and config.model.self_conditioning)
     assert config.quantization.per_site["ffn"] == PluginRef(name="binary")
     assert space.budget.trials == 16 and space.dimensions["lora.rank"].kind == "int"
 
@@ -271,15 +284,18 @@ def test_overrides_add_to_a_list(space):
 
 
 def test_override_of_a_parameter_keeps_the_rest_of_a_short_form(space):
-    changed = space.with_overrides({"trial.sampling.sampler": "ddim"}).with_overrides({"trial.sampling.sampler.eta": 0.5})
+    changed = (space.with_overrides({"trial.sampling.sampler": "ddim"})
+               .with_overrides({"trial.sampling.sampler.eta": 0.5}))
     assert changed.example.sampling.sampler == PluginRef(name="ddim", eta=0.5)
     assert space.with_overrides({"trial.corpus.source.path": None}).example.corpus.source.name == "restaurant"
 
 
 def test_parse_reads_yaml_values():
-    found = overrides.parse(["budget.trials=4", "trial.adapt.optim.lr=1e-3", "rungs=[1, 2]", "name=a=b", "seed=", "x= y "])
+    found = overrides.parse(["budget.trials=4", "trial.adapt.optim.lr=1e-3",
+                             "rungs=[1, 2]", "name=a=b", "seed=", "x= y "])
     assert found == {
-        "budget.trials": 4, "trial.adapt.optim.lr": 0.001, "rungs": [1, 2], "name": "a=b", "seed": None, "x": "y",
+        "budget.trials": 4,
+        "trial.adapt.optim.lr": 0.001, "rungs": [1, 2], "name": "a=b", "seed": None, "x": "y",
     }  # fmt: skip
 
 
@@ -321,7 +337,8 @@ def test_paper_grid():
     found = list(space.enumerate())
     assert space.size() == len(found) == 54
     pairs = {(point["quantization.quantizer"], point["lora.rank"]) for point in found}
-    formats = ["none", "binary", "ternary_twn", *(f"fixed:{f}" for f in "Q0i4f Q0i8f Q4i0f Q8i0f Q4i4f Q8i8f".split())]
+    formats = ["none", "binary", "ternary_twn",
+               *(f"fixed:{f}" for f in "Q0i4f Q0i8f Q4i0f Q8i0f Q4i4f Q8i8f".split())]
     assert pairs == {(form, rank) for form in formats for rank in (0, 8)}
     assert {point["seed"] for point in found} == {0, 1, 2}
     config = space.config(found[-1])
@@ -332,10 +349,13 @@ def test_paper_grid():
 def test_granularity_holds_every_split_of_one_to_eight_bits_of_both_families():
     space = load("granularity")
     found = list(space.enumerate())
-    splits = {f"{family}:Q{i}i{bits - i}f" for family in ("fixed", "pow2") for bits in range(1, 9) for i in range(bits + 1)}
+    splits = {f"{family}:Q{i}i{bits - i}f" for family in ("fixed", "pow2") for bits in range(1, 9)
+              for i in range(bits + 1)}
     assert len(splits) == 88 and {point["quantization.quantizer"] for point in found} == splits | {"none"}
     assert {tuple(point["quantization.sites"]) for point in found} == {("embedding",), SITES}
     assert {point["seed"] for point in found} == {0, 1, 2} and len(found) == 89 * 2 * 3
     first = found[:89]  # what stopped early is of use: seed by seed
-    assert len({point["quantization.quantizer"] for point in first}) == 89 and {point["seed"] for point in first} == {0}
-    assert space.config(found[0]).base == load("e2e").example.base and space.config(found[0]).model == load("e2e").example.model
+    assert (len({point["quantization.quantizer"] for point in first}) == 89
+            and {point["seed"] for point in first} == {0})
+    assert (space.config(found[0]).base == load("e2e").example.base
+            and space.config(found[0]).model == load("e2e").example.model)

@@ -106,16 +106,19 @@ _SCALARS = st.one_of(
     st.integers(-(2**63) + 1, 2**63 - 1),
     st.floats(allow_nan=False, allow_infinity=False),
     _PRINTABLE,
-    st.sampled_from(["1e-3", "1e3", "on", "no", "~", "null", "true", "1:30", ".inf", "-", "0o7", "<<", "=", "2001-01-01", ""]),
+    st.sampled_from(["1e-3", "1e3", "on", "no", "~", "null", "true", "1:30", ".inf", "-", "0o7", "<<", "=",
+                     "2001-01-01", ""]),
 )
 _VALUES = st.recursive(
-    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_PRINTABLE, inner, max_size=3), max_leaves=12
+    _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_PRINTABLE, inner, max_size=3),
+    max_leaves=12
 )
 
 
 def _same(left, right):
     if isinstance(left, float) and isinstance(right, (int, float)):
-        return not isinstance(right, bool) and (left == right or math.isclose(left, right, rel_tol=0, abs_tol=0))
+        return (not isinstance(right, bool)
+                and (left == right or math.isclose(left, right, rel_tol=0, abs_tol=0)))
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):

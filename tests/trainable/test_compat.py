@@ -1,4 +1,5 @@
-"""What is used of torch under private names: each does in this version what it did in the one that it was read in."""
+"""What is used of torch under private names: each does in this version what it did in the one that
+it was read in."""
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ def test_they_were_read_in_torch_2_13():
 
 
 def test_torch_2_13_int_mm_sums_exactly():
-    a, b = (torch.randint(-128, 128, shape, generator=seeded(), dtype=torch.int8) for shape in ((24, 64), (64, 32)))
+    a, b = (torch.randint(-128, 128, shape, generator=seeded(), dtype=torch.int8)
+            for shape in ((24, 64), (64, 32)))
     assert torch.equal(int8_matmul(a, b), a.int() @ b.int())
 
 
@@ -41,7 +43,8 @@ def test_torch_2_13_int4pack_mm_takes_codes_whose_zero_is_8(group):
     pairs = torch.stack([scale, torch.zeros_like(scale)], dim=-1).bfloat16()
     weight = (codes - 8).float() * pairs[..., 0].float().t().repeat_interleave(group, dim=1)
     found = int4_weight_matmul(x, packed, group, pairs)
-    assert found.shape == (5, 64) and torch.allclose(found.float(), x.float() @ weight.t(), rtol=0.02, atol=0.05)
+    assert (found.shape == (5, 64)
+            and torch.allclose(found.float(), x.float() @ weight.t(), rtol=0.02, atol=0.05))
 
 
 def test_torch_2_13_foreach_lerp_moves_in_place():

@@ -1,4 +1,5 @@
-"""Whatever driver, broker, slots and workers say to each other is in `trainable.messages`. No cluster needed."""
+"""Whatever driver, broker, slots and workers say to each other is in `trainable.messages`.
+No cluster needed."""
 
 import asyncio
 import json
@@ -29,7 +30,8 @@ def play(scene):
 def test_a_lease_a_command_and_its_reply():
     async def scene(broker):
         lease = await broker.lease("trial-1")
-        call = asyncio.create_task(broker.call("g", "trial-1", {"op": "start", "job": "trial", "payload": {}}))
+        call = asyncio.create_task(broker.call("g", "trial-1",
+                                               {"op": "start", "job": "trial", "payload": {}}))
         command = await broker.next_command("g")
         await broker.reply_to("g", command["seq"], {"ok": True})
         groups = await broker.workers()
@@ -39,7 +41,8 @@ def test_a_lease_a_command_and_its_reply():
 
     lease, command, reply, groups, last = play(scene)
     assert types_of(lease, Lease) == ["Leased"] and types_of(command, Command) == ["StartJob"]
-    assert types_of(reply, Reply) == ["DoneReply"] and types_of(groups["g"], GroupInfo | Lease) == ["GroupInfo"]
+    assert (types_of(reply, Reply) == ["DoneReply"]
+            and types_of(groups["g"], GroupInfo | Lease) == ["GroupInfo"])
     assert [types_of(each, Command) for each in last] == [["CloseJob"], ["ExitWorker"]]
 
 
@@ -63,7 +66,8 @@ def test_who_waits_for_a_group_that_is_gone_learns_why(end, kind, raised):
 
 def test_a_command_to_the_group_of_another_and_a_lease_that_cannot_be_had():
     async def scene(broker):
-        strange = await broker.call("g", "nobody", {"op": "next"}), await broker.call("h", "nobody", {"op": "next"})
+        strange = (await broker.call("g", "nobody", {"op": "next"}),
+                   await broker.call("h", "nobody", {"op": "next"}))
         await broker.refuse_leases("none starts")
         return *strange, await broker.lease("trial-2")
 
@@ -83,7 +87,8 @@ def test_what_a_worker_answers():
     replies = [runner.handle(command) for command in commands]
     assert [types_of(reply, WorkerReply) for reply in replies] == [
         ["DoneReply"], ["EventReply"], ["EventReply"], ["ErrorReply"], ["EndReply"], ["DoneReply"]]
-    assert "Ready" in types_of(replies[1]["event"], JobEvent) and "Ready" not in types_of(replies[2]["event"], JobEvent)
+    assert ("Ready" in types_of(replies[1]["event"], JobEvent)
+            and "Ready" not in types_of(replies[2]["event"], JobEvent))
 
 
 class Group:
@@ -100,9 +105,12 @@ class Group:
 
 
 def outcomes(monkeypatch, work, leases):
-    """What a slot answers to pieces of work, on groups with these events; `leases`: one list of events a lease."""
+    """What a slot answers to pieces of work, on groups with these events; `leases`: one list
+    of events a lease."""
     class Client:
-        broker = type("Broker", (), {"next_work": type("Call", (), {"remote": staticmethod(lambda slot, fresh: work.pop(0))})})
+        broker = type("Broker", (),
+                      {"next_work": type("Call", (),
+                                         {"remote": staticmethod(lambda slot, fresh: work.pop(0))})})
 
         def lease(self, owner):
             if not leases:
@@ -122,8 +130,10 @@ RUNGS = [{"ready": True}, {"notice": "not stored"}, {"rung": 0, "steps": 5, "fin
 
 def test_what_a_slot_answers(monkeypatch):
     found = outcomes(monkeypatch, [TRIAL, {"op": "next"}, {"op": "next"}], [RUNGS])
-    assert [types_of(each, Outcome) for each in found] == [["RungOutcome"], ["RungOutcome"], ["FailedOutcome"]]
-    assert found[0]["event"]["start_seconds"] > 0 and found[0]["event"]["loss"] == 2.0 and found[0]["number"] == 3
+    assert [types_of(each, Outcome) for each in found] == [["RungOutcome"], ["RungOutcome"],
+                                                           ["FailedOutcome"]]
+    assert (found[0]["event"]["start_seconds"] > 0 and found[0]["event"]["loss"] == 2.0
+            and found[0]["number"] == 3)
     assert [each["notices"] for each in found[:2]] == [["not stored"], []]
     assert found[2]["failed"] == "the trial ended before its last rung" and found[2]["traceback"] == ""
 

@@ -40,7 +40,8 @@ MEASUREMENTS, SAMPLES = "measurements.json", "samples.json"
 
 
 def export(model: Backbone, config: TrialConfig, lexicon: Lexicon, out: Path, facts: dict) -> Path:
-    """Write the artifact folder `out` (whole or not at all). `facts` is JSON-able and tells how the model was made."""
+    """Write the artifact folder `out` (whole or not at all). `facts` is JSON-able and tells how
+    the model was made."""
     return Packed.pack(model, config, lexicon).write(out, facts)
 
 
@@ -71,13 +72,16 @@ class Loaded:
         return self.sampling(sampling).sample(n, self.config.corpus.max_length, generator, guide)
 
 
-def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True, table: Table = "auto") -> Loaded:
-    """Open an artifact folder. Raises `UserError` naming what is missing, damaged, or of another format version.
+def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool = True,
+         table: Table = "auto") -> Loaded:
+    """Open an artifact folder. Raises `UserError` naming what is missing, damaged, or of
+    another format version.
 
-    With `run_codes` a body that was exported as codes computes with them; without, it is decoded to float32, and so is
-    the table. `table: packed` keeps the word table as codes (`models.diffusion_lm.packed_embedding`), `decoded` as
-    floats; `auto` keeps it packed where that is faster: an integer format, rows of `PACKED_FROM` values and a model that
-    does not average rows at every step (`mse`).
+    With `run_codes` a body that was exported as codes computes with them; without,
+    it is decoded to float32, and so is the table. `table: packed` keeps the word table as codes
+    (`models.diffusion_lm.packed_embedding`), `decoded` as floats; `auto` keeps it packed where that is
+    faster: an integer format, rows of `PACKED_FROM` values and a model that does not average rows at
+    every step (`mse`).
     """
     path, device = Path(path), torch.device(device)
     if not (path / CONFIG).is_file():
@@ -95,7 +99,8 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     del tensors
     trim_heap()
-    return Loaded(path, config, lexicon, model.requires_grad_(False), PROCESSES.build(config.diffusion), head["facts"])
+    return Loaded(path, config, lexicon, model.requires_grad_(False), PROCESSES.build(config.diffusion),
+                  head["facts"])
 
 
 def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
@@ -106,7 +111,8 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
             raise ValueError(f"{CONFIG} is not a JSON object")
         if head.get("format") not in READABLE:
             known = " and ".join(map(str, READABLE))
-            raise UserError(f"{path / CONFIG}: format {head.get('format')!r}, this version reads formats {known}")
+            raise UserError(f"{path / CONFIG}: format {head.get('format')!r}, "
+                            f"this version reads formats {known}")
         if not isinstance(head["facts"], dict) or not isinstance(head["packing"], dict):
             raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
         config = completed(TrialConfig.model_validate(head["config"]))
@@ -120,8 +126,8 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, in memory of its own.
 
-    The file is mapped anew for each: in one mapping all that was read would stay resident until the last tensor goes,
-    beside what kernels make of it.
+    The file is mapped anew for each: in one mapping all that was read would stay resident until the last
+    tensor goes, beside what kernels make of it.
     """
     with safe_open(file, "pt") as opened:
         names = list(opened.keys())

@@ -16,12 +16,13 @@ from trainable.registry import BACKBONES, BODIES, PROCESSES
 
 
 def blank_model(config: TrialConfig, lexicon: Lexicon) -> Backbone:
-    """A model of the configured shape without adapters or quantizers, on the meta device: weights will be assigned."""
+    """A model of the configured shape without adapters or quantizers, on the meta device: weights
+    will be assigned."""
     backbone, params = BACKBONES.get(config.model.name), BACKBONES.params(config.model)
     symbols = symbols_of(getattr(params, "conditions", ()), lexicon)
     with torch.device("meta"):
-        return backbone.from_config(params, PROCESSES.params(config.diffusion), lexicon.vocab, symbols=symbols,
-                                    pretrained=False)
+        return backbone.from_config(params, PROCESSES.params(config.diffusion), lexicon.vocab,
+                                    symbols=symbols, pretrained=False)
 
 
 @torch.no_grad()
@@ -29,9 +30,10 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
               device: torch.device, run_codes: bool = True, table: Table = "decoded") -> Backbone:
     """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
 
-    Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they are used: a
-    large model is built without its float size, or twice its packed size, in memory.
-    Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do not fit each other.
+    Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they
+    are used: a large model is built without its float size, or twice its packed size, in memory.
+    Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do
+    not fit each other.
     """
     model = blank_model(config, lexicon)
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -41,10 +43,12 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     packed = None
     words = model.sites()["embedding"][0]
     if run_codes:
-        packed = model.packed_table(table, packing.get(f"{words}.weight", {}), parts_of(tensors, f"{words}.weight"), device)
+        packed = model.packed_table(table, packing.get(f"{words}.weight", {}),
+                                    parts_of(tensors, f"{words}.weight"), device)
         rounding = [name for name, entry in packing.items() if KEY in entry and entry["activation_bits"] < 16]
         for name, entry in packing.items():
-            if "body" in entry and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device):
+            if ("body" in entry
+                    and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device)):
                 running[name] = form
     done = running.keys() | set(rounding) | ({f"{words}.weight"} if packed else set())
     state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
@@ -53,7 +57,8 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     for name, form in running.items():
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
-        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], state.pop(module + ".bias", None)))
+        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name],
+                                                state.pop(module + ".bias", None)))
         state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
     for name in rounding:
         module = name.removesuffix(".weight")
@@ -69,11 +74,14 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     return model.eval()
 
 
-def _check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict], shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape, all of one floating type."""
+def _check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict],
+                  shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape, all of
+    one floating type."""
     for name, entry in packing.items():
         if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
-            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, the model has {shapes.get(name)}")
+            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, "
+                             f"the model has {shapes.get(name)}")
     types = {value.dtype for key, value in tensors.items() if SPLIT not in key}
     if len(types) > 1:
         raise ValueError(f"tensors of {' and '.join(sorted(map(str, types)))}: all should have one type")
@@ -82,4 +90,5 @@ def _check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict], shapes: 
         if part and name not in packing or not part and name in packing:
             raise ValueError(f"tensor {key} does not agree with packing")
         if not part and (shapes.get(name) != tuple(value.shape) or not value.is_floating_point()):
-            raise ValueError(f"tensor {key}: {value.dtype} {tuple(value.shape)}, the model has {shapes.get(name)}")
+            raise ValueError(f"tensor {key}: {value.dtype} {tuple(value.shape)}, "
+                             f"the model has {shapes.get(name)}")

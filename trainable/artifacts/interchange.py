@@ -1,4 +1,5 @@
-"""Parts of an artifact in other libraries' formats: the words as a Hugging Face tokenizer, the adapter as peft's."""
+"""Parts of an artifact in other libraries' formats: the words as a Hugging Face tokenizer,
+the adapter as peft's."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ TOKENIZER, ADAPTER = "tokenizer.json", "adapter"
 
 
 def tokenizer(vocabulary: list[str]) -> Tokenizer:
-    """A word-level tokenizer over text whose words are separated by spaces: START words END, UNK for unknown words.
+    """A word-level tokenizer over text whose words are separated by spaces: START words END,
+    UNK for unknown words.
 
     `transformers.PreTrainedTokenizerFast(tokenizer_file=...)` and `tokenizers.Tokenizer.from_file` read it.
     """
@@ -30,7 +32,8 @@ def tokenizer(vocabulary: list[str]) -> Tokenizer:
 
 
 def write_adapter(model: Backbone, config: LoraConfig, folder: Path) -> None:
-    """The adapter of `model.body` as `peft.PeftModel.from_pretrained(body, folder)` reads it; nothing without one."""
+    """The adapter of `model.body` as `peft.PeftModel.from_pretrained(body, folder)` reads it;
+    nothing without one."""
     found = {}
     for name, module in model.body.named_modules():
         if hasattr(module, "lora_A") and "default" in module.lora_A:

@@ -1,4 +1,5 @@
-"""MODEL_CARD.md of an artifact: what it is, what was measured, how to run it. For people; nothing reads it back."""
+"""MODEL_CARD.md of an artifact: what it is, what was measured, how to run it. For people; nothing
+reads it back."""
 
 from __future__ import annotations
 
@@ -19,9 +20,12 @@ def model_card(name: str, head: Mapping[str, Any], values: Mapping[str, Any]) ->
         f"# {_text(name)}",
         _what(config),
         "## Weights\n\n" + _table(("part", "format", "bits a value, stored"), _weights(config, values)),
-        "## Measured\n\n" + _table(("metric", "value", "95 %", "unit"), _measured(values)) + "\n\n" + _notes(config, values),
-        "## Run\n\n```\nqdlm generate PATH -n 4\nqdlm generate PATH --control length=12\nqdlm bench PATH\n```\n\n"
-        "The folder holds safetensors and JSON only, and `manifest.json` lists the sha256 of every file. Ray is not needed.",
+        "## Measured\n\n" + _table(("metric", "value", "95 %", "unit"), _measured(values)) + "\n\n"
+        + _notes(config, values),
+        "## Run\n\n```\nqdlm generate PATH -n 4\nqdlm generate PATH --control length=12\nqdlm bench PATH\n"
+        "```\n\n"
+        "The folder holds safetensors and JSON only, and `manifest.json` lists the sha256 of every file. "
+        "Ray is not needed.",
     ]) + "\n"
 
 
@@ -41,8 +45,8 @@ def _table(columns: tuple[str, ...], rows: list[tuple]) -> str:
 def _what(config: Mapping[str, Any]) -> str:
     model, process, sampling = config["model"], config["diffusion"], config["sampling"]
     return (f"A diffusion language model: backbone {_plugin(model)}, trained on the corpus "
-            f"{_text(config['corpus']['source']['name'])} by the process {_plugin(process)}. It was exported with "
-            f"{sampling['steps']} sampler steps ({_text(sampling['sampler']['name'])}).")
+            f"{_text(config['corpus']['source']['name'])} by the process {_plugin(process)}. "
+            f"It was exported with {sampling['steps']} sampler steps ({_text(sampling['sampler']['name'])}).")
 
 
 def _plugin(settings: Mapping[str, Any]) -> str:
@@ -62,7 +66,8 @@ def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple
             label = f"{quantization.body.name}, after training"
         if calibration.active and site in calibration.sites:
             label = _rounded(calibration)
-        rows.append((site, "float32" if label == "none" else label, _figure(values.get(f"bits_per_weight_{site}"))))
+        rows.append((site, "float32" if label == "none" else label,
+                     _figure(values.get(f"bits_per_weight_{site}"))))
     lora = config["lora"]
     if lora["rank"]:
         rows.append(("adapter", f"rank {lora['rank']} on {', '.join(lora['targets'])}", ""))
@@ -82,7 +87,8 @@ def _rounded(calibration: CalibrationConfig) -> str:
 def _measured(values: Mapping[str, Any]) -> list[tuple]:
     rows = []
     for name in METRICS:
-        columns = [key for key in values if key == name or key.startswith(f"{name}_") and not key.endswith("_se")]
+        columns = [key
+                   for key in values if key == name or key.startswith(f"{name}_") and not key.endswith("_se")]
         unit = METRICS.get(name).unit
         for key in columns:
             error = values.get(f"{key}_se")
@@ -102,4 +108,5 @@ def _figure(value: Any) -> str:
 def _notes(config: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     perplexity = "Perplexity is that of generated text under the run's own teacher; teachers do not compare."
     latency = "Latency is wall time a sentence on the machine of the run."
-    return f"{perplexity} {latency} Seed {config['seed']}; {_figure(values.get('steps', ''))} adaptation steps."
+    return (f"{perplexity} {latency} Seed {config['seed']}; {_figure(values.get('steps', ''))} "
+            "adaptation steps.")

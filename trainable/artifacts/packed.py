@@ -39,7 +39,8 @@ class Packed:
 
     @classmethod
     def pack(cls, model: Backbone, config: TrialConfig, lexicon: Lexicon) -> Self:
-        """The model as it is now, its adapter merged where the weight is a float one (see `packing.packed_tensors`)."""
+        """The model as it is now, its adapter merged where the weight is a float one (see
+        `packing.packed_tensors`)."""
         config = completed(config)
         return cls(model, config, lexicon, *packed_tensors(model, config.quantization.body))
 
@@ -59,14 +60,16 @@ class Packed:
         return file_bytes(self.tensors)
 
     def facts(self, known: Mapping[str, Any]) -> dict[str, float]:
-        """`packed_bytes` of all tensors, `file_bytes` of the weights' file, `exported_bytes` of all that is needed to run,
-        `bits_per_weight` over all deployed values, `bits_per_weight_SITE` over the weights of each site.
+        """`packed_bytes` of all tensors, `file_bytes` of the weights' file, `exported_bytes` of
+        all that is needed to run, `bits_per_weight` over all deployed values, `bits_per_weight_SITE` over
+        the weights of each site.
 
-        `known` are the other facts; config.json holds them too, so the digits of those that still change are what
-        `exported_bytes` can be off by.
+        `known` are the other facts; config.json holds them too, so the digits of those that still change are
+        what `exported_bytes` can be off by.
         """
         total, values = bytes_and_values(self.tensors, self.packing, None)
-        found: dict[str, float] = {"packed_bytes": total, "file_bytes": self.bytes, "bits_per_weight": 8 * total / values}
+        found: dict[str, float] = {"packed_bytes": total, "file_bytes": self.bytes,
+                                   "bits_per_weight": 8 * total / values}
         for site in SITES:
             stored, values = bytes_and_values(self.tensors, self.packing, set(site_names(self.model, site)))
             if values:
@@ -75,7 +78,8 @@ class Packed:
         return {**found, "exported_bytes": self.bytes + sum(len(text.encode()) for text in texts.values())}
 
     def write(self, out: Path, facts: Mapping[str, Any]) -> Path:
-        """The artifact folder `out`, whole or not at all. `facts` is JSON-able and tells how the model was made."""
+        """The artifact folder `out`, whole or not at all. `facts` is JSON-able and tells how
+        the model was made."""
         with whole_folder(out) as folder:
             save_file(self.tensors, folder / WEIGHTS)
             for name, text in self._texts(facts).items():
@@ -86,9 +90,12 @@ class Packed:
 
     def run(self, device: torch.device) -> Backbone:
         """The model that the files give, in eval mode; the packed tensors stay as they are."""
-        return assembled(self.config, self.lexicon, dict(self.tensors), self.packing, device).requires_grad_(False)
+        return assembled(self.config, self.lexicon, dict(self.tensors), self.packing,
+                         device).requires_grad_(False)
 
     def _texts(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """The files that a model needs beside its weights."""
-        head = {"format": FORMAT, "config": self.config.model_dump(mode="json"), "packing": self.packing, "facts": facts}
-        return {CONFIG: json.dumps(head, indent=1), LEXICON: json.dumps(self.lexicon.to_json(), ensure_ascii=False)}
+        head = {"format": FORMAT, "config": self.config.model_dump(mode="json"), "packing": self.packing,
+                "facts": facts}
+        return {CONFIG: json.dumps(head, indent=1),
+                LEXICON: json.dumps(self.lexicon.to_json(), ensure_ascii=False)}

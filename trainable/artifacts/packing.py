@@ -19,19 +19,22 @@ SPLIT = "::"
 
 
 @torch.no_grad()
-def packed_tensors(model: Backbone, body: PluginRef | None = None) -> tuple[dict[str, Tensor], dict[str, dict]]:
-    """What goes to disk: tensors by name, and `{weight name: {quantizer or body, shape}}` for the packed ones.
+def packed_tensors(model: Backbone,
+                   body: PluginRef | None = None) -> tuple[dict[str, Tensor], dict[str, dict]]:
+    """What goes to disk: tensors by name, and `{weight name: {quantizer or body, shape}}`
+    for the packed ones.
 
-    An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`, `NAME::lora_b`,
-    scale folded into b), since merging would need the sum to be quantized again. `body` is the format that the merged
-    weights of attention and ffn are then rounded to.
+    An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`,
+    `NAME::lora_b`, scale folded into b), since merging would need the sum to be quantized again. `body` is
+    the format that the merged weights of attention and ffn are then rounded to.
     """
     tensors: dict[str, Tensor] = {}
     packing: dict[str, dict] = {}
     quantized = quantized_state(model)
     for name, weight in quantized.items():
         plain = _plain(f"{name}.weight")
-        packing[plain] = {"quantizer": {"name": weight.quantizer.name, **weight.quantizer.params.model_dump()},
+        packing[plain] = {"quantizer": {"name": weight.quantizer.name,
+                                        **weight.quantizer.params.model_dump()},
                           "shape": list(weight.master.shape)}
         for part, value in weight.encode().items():
             tensors[plain + SPLIT + part] = value
@@ -48,7 +51,8 @@ def packed_tensors(model: Backbone, body: PluginRef | None = None) -> tuple[dict
         form = BODIES.build(body)
         for name in site_names(model, "attention", "ffn"):
             weight = tensors.pop(name)
-            packing[name] = {"body": {"name": form.name, **form.params.model_dump()}, "shape": list(weight.shape)}
+            packing[name] = {"body": {"name": form.name, **form.params.model_dump()},
+                             "shape": list(weight.shape)}
             tensors |= {name + SPLIT + part: value for part, value in form.encode(weight).items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, packing
 
@@ -74,8 +78,9 @@ def site_names(model: Backbone, *sites: Site) -> list[str]:
 
 
 def file_bytes(tensors: dict[str, Tensor]) -> int:
-    """Bytes of the safetensors file of these tensors: the library's own header over empty ones, with the true shapes and
-    offsets put in. Nothing is copied, so that it costs little at every rung of a large model."""
+    """Bytes of the safetensors file of these tensors: the library's own header over empty ones,
+    with the true shapes and offsets put in. Nothing is copied, so that it costs little at every rung
+    of a large model."""
     empty = save({name: value.new_empty(0) for name, value in tensors.items()})
     header = json.loads(empty[8:8 + int.from_bytes(empty[:8], "little")])
     end = 0
@@ -86,21 +91,27 @@ def file_bytes(tensors: dict[str, Tensor]) -> int:
     return 8 + -(-length // 8) * 8 + end
 
 
-def bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict], names: set[str] | None) -> tuple[int, int]:
-    """Stored bytes, and values of the float model that they stand for, of the named weights (None = all tensors)."""
-    chosen = {key: value for key, value in tensors.items() if names is None or key.partition(SPLIT)[0] in names}
+def bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict],
+                     names: set[str] | None) -> tuple[int, int]:
+    """Stored bytes, and values of the float model that they stand for, of the named weights (None
+    = all tensors)."""
+    chosen = {key: value
+              for key, value in tensors.items() if names is None or key.partition(SPLIT)[0] in names}
     plain = sum(value.numel() for key, value in chosen.items() if SPLIT not in key)
-    packed = sum(math.prod(entry["shape"]) for name, entry in packing.items() if names is None or name in names)
+    packed = sum(math.prod(entry["shape"])
+                 for name, entry in packing.items() if names is None or name in names)
     return sum(value.numel() * value.element_size() for value in chosen.values()), plain + packed
 
 
 def parts_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """The packed arrays of one weight by their own names."""
-    return {key.removeprefix(name + SPLIT): value for key, value in tensors.items() if key.startswith(name + SPLIT)}
+    return {key.removeprefix(name + SPLIT): value
+            for key, value in tensors.items() if key.startswith(name + SPLIT)}
 
 
 def decoded(tensors: dict[str, Tensor], packing: dict[str, dict]) -> dict[str, Tensor]:
-    """Float state of a plain model from an artifact's tensors. Raises ValueError or KeyError where they do not fit."""
+    """Float state of a plain model from an artifact's tensors. Raises ValueError or KeyError where
+    they do not fit."""
     state = {name: value for name, value in tensors.items() if SPLIT not in name}
     for name, entry in packing.items():
         parts, shape = parts_of(tensors, name), tuple(entry["shape"])

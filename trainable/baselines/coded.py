@@ -1,4 +1,5 @@
-"""Training pairs for baselines that read a target as symbols: a text, and the code of a target that it meets."""
+"""Training pairs for baselines that read a target as symbols: a text, and the code of a target
+that it meets."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Pairs:
                 self.ids.append(split[row])
                 codes.append(task.code(target))
         if not codes:
-            raise UserError(f"control task '{task.name}': no training text gives a target, so no baseline can learn it")
+            raise UserError(f"control task '{task.name}': no training text gives a target, "
+                            "so no baseline can learn it")
         self.ids = torch.from_numpy(np.asarray(self.ids, dtype=np.int64))
         self.book = Codebook(corpus, codes)
         self.codes = [self.book.ids(code) for code in codes]

@@ -1,4 +1,5 @@
-"""The table of methods against tasks: the same targets, teacher and scorer for every cell, 95 % intervals over targets."""
+"""The table of methods against tasks: the same targets, teacher and scorer for every cell, 95 % intervals
+over targets."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class ComparisonSetup:
         return {}
 
     def diffusion(self, task: ControlTask, targets: Sequence[Target], by: str | None) -> list[list[str]]:
-        """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples for every task."""
+        """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples
+        for every task."""
         guidance = self.model.config.evaluation.guidance
         if by == "gradient" and by not in self.model.process.guides:
             by = "reweight"  # how a process without latents is guided
@@ -61,10 +63,11 @@ class ComparisonSetup:
 
     @property
     def own_words(self):
-        """The teacher's network, where it is a GPT-2 over the corpus's words. Raises `UserError` where it is not."""
+        """The teacher's network, where it is a GPT-2 over the corpus's words. Raises `UserError`
+        where it is not."""
         if "vocabulary" not in self.teacher.facts:
-            raise UserError(f"table: FUDGE and fine-tuned rows need a teacher over the corpus's own words; {self.teacher.name} "
-                            "has its own tokens (leave these methods out)")
+            raise UserError("table: FUDGE and fine-tuned rows need a teacher over the corpus's own words; "
+                            f"{self.teacher.name} has its own tokens (leave these methods out)")
         return self.teacher.model
 
     def options(self) -> dict:
@@ -72,8 +75,8 @@ class ComparisonSetup:
         return {"tell": self.tell, **({} if self.baseline_steps is None else {"steps": self.baseline_steps})}
 
 
-def open_comparison(artifact: Path | str, corpus: Path | str, teacher: str, targets: int, threads: int | None = None,
-                    tell: Callable[[str], None] = lambda text: None) -> ComparisonSetup:
+def open_comparison(artifact: Path | str, corpus: Path | str, teacher: str, targets: int, threads: int
+                    | None = None, tell: Callable[[str], None] = lambda text: None) -> ComparisonSetup:
     """From folders (`teacher` may be a Hugging Face id), on the CPU, with so many torch threads."""
     if threads:
         torch.set_num_threads(threads)
@@ -89,35 +92,42 @@ class _Baselines:
 
     @cached_property
     def fudge(self) -> Fudge:
-        return Fudge(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed, **self.ground.options())
+        return Fudge(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed,
+                     **self.ground.options())
 
     @cached_property
     def prompted(self) -> Prompted:
-        return Prompted(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed, **self.ground.options())
+        return Prompted(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed,
+                        **self.ground.options())
 
 
 Texts = list[list[str]]
 METHODS: dict[str, Callable[[ComparisonSetup, _Baselines, list[Target]], Texts]] = {
     "human": lambda setup, baselines, targets: human_words(setup.corpus, targets)[0],
     "diffusion, unguided": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, None),
-    "diffusion, guided": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, "gradient"),
-    "diffusion, classifier-free": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets, "classifier_free"),
+    "diffusion, guided": lambda setup, baselines, targets: setup.diffusion(baselines.task,
+                                                                           targets, "gradient"),
+    "diffusion, classifier-free": lambda setup, baselines, targets: setup.diffusion(baselines.task, targets,
+                                                                                    "classifier_free"),
     "FUDGE": lambda setup, baselines, targets: baselines.fudge.generate(targets),
     "fine-tuned, sampled": lambda setup, baselines, targets: baselines.prompted.generate(targets),
-    f"fine-tuned, beam {BEAMS}": lambda setup, baselines, targets: baselines.prompted.generate(targets, beams=BEAMS),
+    f"fine-tuned, beam {BEAMS}": lambda setup, baselines, targets: baselines.prompted.generate(targets,
+                                                                                               beams=BEAMS),
 }
 """Name -> one text per target. A new method is one entry."""
 CLASSIFIER_FREE = "diffusion, classifier-free"
 
 
 def is_applicable(method: str, task: ControlTask, conditions: Sequence[PluginRef]) -> bool:
-    """Whether a model with these conditions can fill a cell: what it was never told, no classifier-free guidance leads to."""
+    """Whether a model with these conditions can fill a cell: what it was never told, no classifier-free
+    guidance leads to."""
     return method != CLASSIFIER_FREE or set(task.required_conditions()) <= {ref.name for ref in conditions}
 
 
 def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]) -> Iterator[dict]:
-    """One cell at a time: task, oracle, method, control and lm_score each [value, low, high], teacher, targets, example,
-    and the seconds that it took, training included. Cells that the model has no conditions for are left out."""
+    """One cell at a time: task, oracle, method, control and lm_score each [value, low, high], teacher,
+    targets, example, and the seconds that it took, training included. Cells that the model has no conditions
+    for are left out."""
     for name in tasks:
         task = TASKS.build(PluginRef(name=name))
         targets = task.targets(setup.corpus, setup.targets, stream("table targets", name, setup.seed))
@@ -132,8 +142,9 @@ def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]
             asked = human_words(setup.corpus, targets)[1] if method == "human" else targets
             scores = all_scores(task, texts, asked)
             success = scores.pop("success")
-            yield {"task": name, "oracle": "+".join(sorted({task.oracle(target) for target in targets})), "method": method,
-                   "control": list(mean_interval(success)), "lm_score": list(perplexity_interval(*setup.teacher.nll(texts))),
+            yield {"task": name, "oracle": "+".join(sorted({task.oracle(target) for target in targets})),
+                   "method": method, "control": list(mean_interval(success)),
+                   "lm_score": list(perplexity_interval(*setup.teacher.nll(texts))),
                    "teacher": setup.teacher.name, "targets": len(targets), "example": " ".join(texts[0]),
                    "seconds": round(time.perf_counter() - began, 2),
                    **{f"score {key}": sum(found) / len(found) for key, found in scores.items()}}

@@ -1,7 +1,9 @@
-"""FUDGE (Yang and Klein, arXiv 2104.05218): an autoregressive LM whose next words a future discriminator weighs.
+"""FUDGE (Yang and Klein, arXiv 2104.05218): an autoregressive LM whose next words a future
+discriminator weighs.
 
 p(word | prefix, target) is proportional to p_LM(word | prefix) * p(target will be met | prefix, word), over the LM's most
-likely words. The discriminator sees every prefix of training texts, with targets that the text meets and others.
+likely words. The discriminator sees every prefix of training texts, with targets that the text
+meets and others.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class Discriminator(nn.Module):
 class Fudge:
     """A teacher with the discriminator of one task."""
 
-    def __init__(self, task: ControlTask, corpus, teacher: nn.Module, seed: int = 0, steps: int = STEPS, rows: int = ROWS,
-                 tell: Tell = lambda text: None):
+    def __init__(self, task: ControlTask, corpus, teacher: nn.Module, seed: int = 0, steps: int = STEPS,
+                 rows: int = ROWS, tell: Tell = lambda text: None):
         self.task, self.corpus, self.teacher, self.seed = task, corpus, teacher, seed
         self.pairs = Pairs(task, corpus, rows, stream("fudge", task.name, seed))
         with torch.random.fork_rng(devices=[]):

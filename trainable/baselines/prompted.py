@@ -1,4 +1,5 @@
-"""A conditional autoregressive model: the teacher's own weights, fine-tuned on `code of the target, text` for one task."""
+"""A conditional autoregressive model: the teacher's own weights, fine-tuned on `code of the target, text`
+for one task."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Prompted:
 
     def __init__(self, task: ControlTask, corpus, teacher: torch.nn.Module, seed: int = 0, steps: int = STEPS,
                  rows: int = ROWS, tell: Tell = lambda text: None):
-        """`teacher` is a GPT-2 over the corpus's words; it is copied, and gets rows for the codes' symbols."""
+        """`teacher` is a GPT-2 over the corpus's words; it is copied, and gets rows for
+        the codes' symbols."""
         self.task, self.corpus, self.seed = task, corpus, seed
         self.pairs = Pairs(task, corpus, rows, stream("prompted", task.name, seed))
         self.length = self.pairs.ids.shape[1]
@@ -56,14 +58,16 @@ class Prompted:
             set_rate(optimizer, RATE * (1 - step / steps))
             rows = torch.randint(len(self.pairs), (BATCH,), generator=generator).tolist()
             texts = [[i for i in self.pairs.ids[row].tolist() if i != PAD] for row in rows]
-            ids = padded([[*self.pairs.codes[row], *text] for row, text in zip(rows, texts, strict=True)]).to(device)
+            ids = padded([[*self.pairs.codes[row], *text]
+                          for row, text in zip(rows, texts, strict=True)]).to(device)
             labels = ids.clone()
             for place, row, text in zip(labels, rows, texts, strict=True):
                 size = len(self.pairs.codes[row])
                 place[:size + 1] = IGNORED  # START is given
                 place[size + len(text):] = IGNORED
             logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits
-            loss = F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:].flatten(),
+                                   ignore_index=IGNORED)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -72,15 +76,18 @@ class Prompted:
 
     @torch.no_grad()
     def generate(self, targets: Sequence[Target], beams: int = 1) -> list[list[str]]:
-        """One text per target: drawn from the model as it is, or with `beams` above 1 the best of a beam search."""
+        """One text per target: drawn from the model as it is, or with `beams` above 1 the best
+        of a beam search."""
         prompts = [[*code, START] for code in coded(self.pairs.book, self.task, targets)]
         ids = padded(prompts, left=True).to(self.model.device)
-        mask = torch.arange(ids.shape[1])[None] >= ids.shape[1] - torch.tensor([len(row) for row in prompts])[:, None]
+        mask = (torch.arange(ids.shape[1])[None]
+                >= ids.shape[1] - torch.tensor([len(row) for row in prompts])[:, None])
         with torch.random.fork_rng(devices=[]):  # transformers draws from the global generator
             torch.manual_seed(stream_seed("prompted text", self.task.name, self.seed) % 2**31)
             out = self.model.generate(
-                ids, attention_mask=mask.long().to(ids.device), max_new_tokens=self.length - 1, num_beams=beams,
-                **({"do_sample": True, "top_k": 0} if beams == 1 else {"do_sample": False}), eos_token_id=END, pad_token_id=PAD,
+                ids, attention_mask=mask.long().to(ids.device), max_new_tokens=self.length - 1,
+                num_beams=beams, **({"do_sample": True, "top_k": 0} if beams == 1 else {"do_sample": False}),
+                eos_token_id=END, pad_token_id=PAD,
                 suppress_tokens=[START, PAD, *range(self.pairs.book.words, self.pairs.book.size)])
         texts = out[:, ids.shape[1]:].tolist()
         return [self.corpus.decode(row) for row in texts]

@@ -1,4 +1,5 @@
-"""What an exported model costs to run: time of each batch and step count, memory, bytes. Behind `qdlm bench`."""
+"""What an exported model costs to run: time of each batch and step count, memory, bytes.
+Behind `qdlm bench`."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ _PROBE = "trainable.benchmarking.memory_probe"
 
 
 def open_pair(artifact: Path, against: str | None, device: str, table: Table = "auto") -> list[Loaded]:
-    """The artifact, and what it is timed against: another folder, or `base`, the model that its trial started from.
+    """The artifact, and what it is timed against: another folder, or `base`, the model that its
+    trial started from.
 
     `table` says how the artifact's own word table is kept; see `trainable.artifacts.artifact.load`.
 
@@ -41,8 +43,10 @@ def open_pair(artifact: Path, against: str | None, device: str, table: Table = "
         return [loaded, load(against, device)]
     base = loaded.facts.get("base")
     if not isinstance(base, str) or not (Path(base) / CONFIG).is_file():
-        why = "does not say which base it came from" if base is None else f"came from {base}, which is not there"
-        raise UserError(f"--against base: {artifact} {why}; give the base's folder: --against RUN-CACHE/base-...")
+        why = ("does not say which base it came from" if base is None
+               else f"came from {base}, which is not there")
+        raise UserError(f"--against base: {artifact} {why}; give the base's folder: "
+                        "--against RUN-CACHE/base-...")
     return [loaded, load(base, device)]
 
 
@@ -50,8 +54,9 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
           device: str, seed: int = 0) -> Iterator[dict[str, Any]]:
     """For each batch and number of sampler steps, the times of all sides, taken in turns in one window.
 
-    `p50`, `p95` and `interval` (95 %, of the median) are milliseconds a sentence; `throughput` is sentences a second at
-    the median. With two sides `ratio` is the median of first over second in the same turn, with its 95 % interval.
+    `p50`, `p95` and `interval` (95 %, of the median) are milliseconds a sentence; `throughput` is sentences
+    a second at the median. With two sides `ratio` is the median of first over second in the same turn,
+    with its 95 % interval.
     """
     for side in sides:
         most = side.process.levels
@@ -59,9 +64,11 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
             raise UserError(f"--steps {max(steps)}: {side.path} has {most} noise levels; legal: 1 to {most}")
     for count in steps:
         for batch in batches:
-            calls = [lambda side=side: side.generate(batch, stream("bench", seed), steps=count) for side in sides]  # noqa: B023
+            calls = [lambda side=side: side.generate(batch, stream("bench", seed), steps=count)  # noqa: B023
+                     for side in sides]
             taken = interleaved(calls, repeats, device) * 1000 / batch
-            cell: dict[str, Any] = {"batch": batch, "steps": count, "sides": [_summary(times) for times in taken]}
+            cell: dict[str, Any] = {"batch": batch, "steps": count,
+                                    "sides": [_summary(times) for times in taken]}
             if len(taken) == 2:
                 ratio = taken[0] / taken[1]
                 cell |= {"ratio": float(np.median(ratio)), "ratio_interval": list(median_interval(ratio))}
@@ -77,9 +84,9 @@ def _summary(times: np.ndarray) -> dict[str, Any]:
 def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:
     """Bytes on disk and bytes in memory of one model. Memory is taken in a process of its own.
 
-    `resident` is what a process that has all libraries loaded holds more after opening the artifact and generating one
-    batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file that is mapped counts
-    where it was read. None where the platform cannot tell.
+    `resident` is what a process that has all libraries loaded holds more after opening the artifact and
+    generating one batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file
+    that is mapped counts where it was read. None where the platform cannot tell.
     """
     command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps), table]
     root = Path(__file__).resolve().parents[2]
@@ -107,4 +114,5 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+                platform.machine())

@@ -1,4 +1,5 @@
-"""`python -m trainable.benchmarking.memory_probe ARTIFACT DEVICE BATCH STEPS TABLE`: memory of one artifact, as JSON."""
+"""`python -m trainable.benchmarking.memory_probe ARTIFACT DEVICE BATCH STEPS
+TABLE`: memory of one artifact, as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ def resident() -> dict[str, int]:
     """Resident bytes of this process, now and at most (Linux); empty elsewhere."""
     if not _STATUS.is_file():
         return {}
-    found = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if line.startswith(("VmRSS", "VmHWM")))
+    found = dict(line.split(":", 1)
+                 for line in _STATUS.read_text().splitlines() if line.startswith(("VmRSS", "VmHWM")))
     return {name: int(value.split()[0]) * 1024 for name, value in found.items()}
 
 
@@ -47,7 +49,8 @@ def probe(artifact: str, device: str, batch: int, steps: int, table: str = "auto
     model = load(artifact, device, table=table)
     model.generate(batch, stream("memory", 0), steps=steps)
     if cuda:
-        return {"resident": torch.cuda.memory_allocated(device), "peak": torch.cuda.max_memory_allocated(device)}
+        return {"resident": torch.cuda.memory_allocated(device),
+                "peak": torch.cuda.max_memory_allocated(device)}
     if not before:
         return {"resident": None, "peak": None}
     after = resident()

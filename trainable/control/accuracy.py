@@ -1,4 +1,5 @@
-"""How well a controller tells, from a noisy latent, whether a text meets a target: one figure per noise level, any task."""
+"""How well a controller tells, from a noisy latent, whether a text meets a target: one figure per noise
+level, any task."""
 
 from __future__ import annotations
 
@@ -16,12 +17,14 @@ FAILS = 0.5  # a text with less success than this is one that does not meet the 
 
 
 @torch.no_grad()
-def ranking_accuracy(task: ControlTask, sampling: GaussianSampling, corpus: TokenizedCorpus, targets: Sequence[Target],
+def ranking_accuracy(task: ControlTask, sampling: GaussianSampling,
+                     corpus: TokenizedCorpus, targets: Sequence[Target],
                      times: Sequence[int], generator: torch.Generator) -> list[float]:
-    """For each time, how often the loss at x_t is lower for the target's own held-out text than for another that fails.
+    """For each time, how often the loss at x_t is lower for the target's own held-out text than for
+    another that fails.
 
-    0.5 is chance, ties count half. `task.prepare` must have been called; each target needs its `row`. The other text is
-    the first of a random order that fails; targets that every text meets are left out.
+    0.5 is chance, ties count half. `task.prepare` must have been called; each target needs its `row`.
+    The other text is the first of a random order that fails; targets that every text meets are left out.
     """
     ids = corpus.ids("valid")
     asked: list[Target] = []

@@ -1,4 +1,5 @@
-"""What a control task is: targets to ask for, a differentiable loss to steer by, and an oracle that scores."""
+"""What a control task is: targets to ask for, a differentiable loss to steer by, and an oracle
+that scores."""
 
 from __future__ import annotations
 
@@ -25,15 +26,16 @@ from trainable.models.backbone import Backbone
 from trainable.models.prediction import Prediction
 
 Target = dict[str, Any]
-"""What one sentence is asked to be. JSON-able; `row` is the held-out row that it was drawn from, where there is one, and
-`human` the words that it was made from, where they come from a file."""
+"""What one sentence is asked to be. JSON-able; `row` is the held-out row that it was drawn from, where there
+is one, and `human` the words that it was made from, where they come from a file."""
 T = TypeVar("T")
 TRIES = 50  # held-out rows looked at per wanted target before the corpus is said to have none
 
 
 @dataclass
 class TaskContext:
-    """What a task may count or train on before it guides. `cache` holds read-only objects and outlives a trial."""
+    """What a task may count or train on before it guides. `cache` holds read-only objects and
+    outlives a trial."""
 
     corpus: Any
     """`TokenizedCorpus`, or a `Lexicon` where an exported model stands alone."""
@@ -48,7 +50,8 @@ class TaskContext:
     def cached(self, kind: str, *key: Any, make: Callable[[], T]) -> T:
         """The object kept for this corpus under `kind` and `key`, made when there is none."""
         name = ("control", kind, id(self.corpus), *key)
-        if name not in self.cache:  # the corpus is kept beside the value, so that its id is not given to another
+        # the corpus is kept beside the value, so that its id is not given to another
+        if name not in self.cache:
             self.cache[name] = (make(), self.corpus)
         return self.cache[name][0]
 
@@ -56,8 +59,10 @@ class TaskContext:
 class TaskParams(registry.Params):
     """What every control task takes. Guidance settings given here win over `evaluation.guidance`."""
 
-    targets: str | None = Field(None, description="file of targets (released format) instead of held-out text")
-    by: Literal["gradient", "classifier_free", "both", "reweight"] | None = Field(None, description="evaluation.guidance.by for this task")
+    targets: str | None = Field(None,
+                                description="file of targets (released format) instead of held-out text")
+    by: Literal["gradient", "classifier_free", "both", "reweight"] | None = Field(
+        None, description="evaluation.guidance.by for this task")
     scale: float | None = Field(None, ge=0, description="evaluation.guidance.scale for this task")
     strength: float | None = Field(None, ge=0, description="evaluation.guidance.strength for this task")
     fluency: float | None = Field(None, ge=0, description="evaluation.guidance.fluency for this task")
@@ -67,8 +72,8 @@ class TaskParams(registry.Params):
 class ControlTask(ABC):
     """One kind of control. A subclass has `name`, a one-sentence docstring and `Params`.
 
-    A task that needs counts or a trained controller gets them in `prepare` and keeps them to itself: everything goes
-    through `loss`.
+    A task that needs counts or a trained controller gets them in `prepare` and keeps them to itself:
+    everything goes through `loss`.
     """
 
     name: ClassVar[str]
@@ -80,10 +85,11 @@ class ControlTask(ABC):
     # ---- targets ----
 
     def targets(self, corpus: TokenizedCorpus, n: int, generator: torch.Generator) -> list[Target]:
-        """`n` targets: from the file where one is given, else from rows drawn from the held-out split of `corpus`.
+        """`n` targets: from the file where one is given, else from rows drawn from the held-out
+        split of `corpus`.
 
-        Fewer targets with the same generator are the first of more. A file that holds fewer is gone through again. Raises
-        `UserError` when there is nothing to draw from.
+        Fewer targets with the same generator are the first of more. A file that holds fewer is gone through
+        again. Raises `UserError` when there is nothing to draw from.
         """
         if self.params.targets:
             return self._targets_from_file(self.params.targets, corpus, n, generator)
@@ -103,33 +109,38 @@ class ControlTask(ABC):
         return "the corpus has no held-out sentences to draw targets from"
 
     @abstractmethod
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """The target that one row of the corpus gives; None when it gives none."""
 
     def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
         """The target of one line of a target file. Raises `UserError` naming file, line and key."""
         raise UserError(f"{entry.where}: control task '{self.name}' reads no target files")
 
-    def _targets_from_file(self, file: str, corpus: TokenizedCorpus, n: int, generator: torch.Generator) -> list[Target]:
+    def _targets_from_file(self, file: str, corpus: TokenizedCorpus, n: int,
+                           generator: torch.Generator) -> list[Target]:
         entries = read_entries(Path(file).expanduser())
         order = torch.randperm(len(entries), generator=generator).tolist()
         return [self.entry(entries[order[i % len(order)]], corpus, generator) for i in range(n)]
 
     def check(self, max_length: int) -> None:
-        """Raises `UserError` for what can be told before a run: a file that is missing or damaged, that lacks a field or
-        asks for more words than `max_length` positions hold; an oracle that is not here."""
+        """Raises `UserError` for what can be told before a run: a file that is missing or damaged,
+        that lacks a field or asks for more words than `max_length` positions hold; an oracle
+        that is not here."""
         if self.params.targets:
             for entry in read_entries(Path(self.params.targets).expanduser()):
                 entry.fits(self.size(entry), max_length)
 
     def check_file(self, corpus: TokenizedCorpus, generator: torch.Generator) -> None:
-        """Raises `UserError`, naming file, line and key, where a line of a target file asks for what `corpus` cannot give."""
+        """Raises `UserError`, naming file, line and key, where a line of a target file asks for what
+        `corpus` cannot give."""
         if self.params.targets:
             for entry in read_entries(Path(self.params.targets).expanduser()):
                 self.entry(entry, corpus, generator)
 
     def size(self, entry: Entry) -> int:
-        """How many words a line of a target file asks for; 0 where it does not say. Raises `UserError` as `entry` does."""
+        """How many words a line of a target file asks for; 0 where it does not say. Raises
+        `UserError` as `entry` does."""
         return 0
 
     # ---- steering ----
@@ -151,9 +162,10 @@ class ControlTask(ABC):
         return config.model_copy(update=own)
 
     def layout(self, target: Target, length: int, corpus) -> Layout:
-        """What the target fixes and prefers, for a process whose state is words. Raises `UserError` where it fixes nothing
-        of the kind, or does not fit into `length` positions."""
-        raise UserError(f"control task '{self.name}': has no reweighting; guide it by: gradient or classifier_free")
+        """What the target fixes and prefers, for a process whose state is words. Raises `UserError`
+        where it fixes nothing of the kind, or does not fit into `length` positions."""
+        raise UserError(f"control task '{self.name}': has no reweighting; guide it by: "
+                        "gradient or classifier_free")
 
     # ---- telling a model ----
 
@@ -162,13 +174,16 @@ class ControlTask(ABC):
         return [self.name]
 
     def symbols(self, lexicon: Lexicon) -> list[str]:
-        """Every symbol that `condition` may use, `NAME ...` each; a task whose targets a model can be told has both."""
+        """Every symbol that `condition` may use, `NAME ...` each; a task whose targets a model can
+        be told has both."""
         return []
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:
-        """What a model that was told targets while it trained is told of this one: rows of `positions` symbols, START being
-        position 0, an empty one where nothing is said. Rows add up. Raises `UserError` where a target cannot be told."""
-        raise UserError(f"control task '{self.name}': its targets cannot be told to a model; guide it by: gradient")
+        """What a model that was told targets while it trained is told of this one: rows of
+        `positions` symbols, START being position 0, an empty one where nothing is said. Rows add up. Raises
+        `UserError` where a target cannot be told."""
+        raise UserError(f"control task '{self.name}': its targets cannot be told to a model; "
+                        "guide it by: gradient")
 
     # ---- scoring ----
 
@@ -187,9 +202,11 @@ class ControlTask(ABC):
     # ---- what people write ----
 
     def keys(self, lexicon: Lexicon) -> list[str]:
-        """The words that may stand before `=` in a written control; none when targets are not written by hand."""
+        """The words that may stand before `=` in a written control; none when targets are not
+        written by hand."""
         return []
 
     def parse(self, key: str, value: str, lexicon: Lexicon) -> Target:
-        """The target written as `key=value`, `key` being one of `keys`. Raises `UserError` naming what is legal."""
+        """The target written as `key=value`, `key` being one of `keys`. Raises `UserError`
+        naming what is legal."""
         raise UserError(f"control {key}={value}: targets of task {self.name!r} cannot be written by hand")

@@ -19,14 +19,16 @@ from trainable.registry import TASKS
 
 
 class Compose(ControlTask):
-    """Several controls at once, targets of one text; success is the product of the parts', each is shown beside it."""
+    """Several controls at once, targets of one text; success is the product of the parts', each is
+    shown beside it."""
 
     name = "compose"
 
     class Params(TaskParams):
         """`tasks`: the controls, each with its parameters."""
 
-        tasks: tuple[PluginRef, ...] = Field((PluginRef(name="semantic"), PluginRef(name="pos")), min_length=2,
+        tasks: tuple[PluginRef, ...] = Field((PluginRef(name="semantic"), PluginRef(name="pos")),
+                                             min_length=2,
                                              description="the controls that are asked for together")
 
         @field_validator("tasks")
@@ -43,15 +45,16 @@ class Compose(ControlTask):
         """`parts`: the controls themselves, where they exist already."""
         super().__init__(params)
         self.parts = list(parts) or [TASKS.build(ref) for ref in params.tasks]
-        self.labels = [part.name if part.name not in [other.name for other in self.parts[:i]] else f"{part.name}{i + 1}"
-                       for i, part in enumerate(self.parts)]
+        self.labels = [part.name if part.name not in [other.name for other in self.parts[:i]]
+                       else f"{part.name}{i + 1}" for i, part in enumerate(self.parts)]
 
     @classmethod
     def of(cls, parts: Sequence[ControlTask]) -> Compose:
         """These controls together."""
         return cls(cls.Params(tasks=tuple(PluginRef(name=part.name) for part in parts)), parts)
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """One target of each part, all of the same row, so that a text that meets them all exists."""
         parts = [part.target(corpus, split, row, generator) for part in self.parts]
         return {"parts": parts} if all(part is not None for part in parts) else None
@@ -75,13 +78,15 @@ class Compose(ControlTask):
         """Sum of the parts' losses."""
         held = self._held
         if held is None or held[0] is not targets:
-            self._held = held = (targets, [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
+            self._held = held = (targets,
+                                 [[target["parts"][i] for target in targets] for i in range(len(self.parts))])
         losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
         return torch.stack(losses).sum(0)
 
     def layout(self, target: Target, length: int, corpus) -> Layout:
         """The parts', laid over each other."""
-        return merged([part.layout(own, length, corpus) for part, own in zip(self.parts, target["parts"], strict=True)])
+        return merged([part.layout(own, length, corpus)
+                       for part, own in zip(self.parts, target["parts"], strict=True)])
 
     @property
     def syntax(self):
@@ -100,10 +105,12 @@ class Compose(ControlTask):
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:
         """The parts', one after the other."""
-        return [row for part, own in zip(self.parts, target["parts"], strict=True) for row in part.condition(own, positions)]
+        return [row for part, own in zip(self.parts, target["parts"], strict=True)
+                for row in part.condition(own, positions)]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: product of the parts' success; each part's under its name (a second of a name gets its number)."""
+        """`success`: product of the parts' success; each part's under its name (a second of a name
+        gets its number)."""
         each = {label: part.score(words, own)["success"]
                 for label, part, own in zip(self.labels, self.parts, target["parts"], strict=True)}
         product = 1.0

@@ -1,8 +1,10 @@
-"""What a model is told of a text while it trains, so that it can be led without a controller (classifier-free guidance).
+"""What a model is told of a text while it trains, so that it can be led without a controller
+(classifier-free guidance).
 
-A condition is made of symbols that stand at positions: a length marks each position as inside or behind the text, a meaning
-says itself everywhere, tags stand at their words. Symbols at one position add up, in the model's embedding of them, so several
-controls can be told at once. Which symbols there are follows from the tasks and the corpus (`symbols_of`).
+A condition is made of symbols that stand at positions: a length marks each position as inside or behind
+the text, a meaning says itself everywhere, tags stand at their words. Symbols at one position add up,
+in the model's embedding of them, so several controls can be told at once. Which symbols there are follows
+from the tasks and the corpus (`symbols_of`).
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def check_conditions(conditions: Sequence[PluginRef]) -> None:
     names = [ref.name for ref in conditions]
     for i, name in enumerate(names):
         if name not in conditionable():
-            raise UserError(f"control task {name!r} cannot be told to a model; legal: {', '.join(conditionable())}")
+            raise UserError(f"control task {name!r} cannot be told to a model; legal: "
+                            f"{', '.join(conditionable())}")
         if name in names[:i]:
             raise UserError(f"control task {name!r} is there twice")
 
@@ -53,16 +56,19 @@ def check_conditioned(task: ControlTask, by: str, conditions: Sequence[PluginRef
     names = [ref.name for ref in conditions]
     missing = [name for name in task.required_conditions() if name not in names]
     if by in ("classifier_free", "both") and missing:
-        raise UserError(f"control task {task.name!r} is led by {by}, and {missing[0]!r} is not among model.conditions "
+        raise UserError(f"control task {task.name!r} is led by {by}, "
+                        f"and {missing[0]!r} is not among model.conditions "
                         f"({', '.join(names) or 'none'}): add it there, or give the task by: gradient")
 
 
-def encode_conditions(task: ControlTask, targets: Sequence[Target], symbols: dict[str, int], positions: int) -> Tensor:
+def encode_conditions(task: ControlTask, targets: Sequence[Target], symbols: dict[str, int],
+                      positions: int) -> Tensor:
     """[n, K, positions] ids of what a model with these symbols is told of each target, 0 for nothing.
 
     Raises `UserError` for a target that the model was never told of.
     """
-    rows_of = [[[ids_of(symbol, symbols, target) for symbol in row] for row in task.condition(target, positions)]
+    rows_of = [[[ids_of(symbol, symbols, target) for symbol in row]
+                for row in task.condition(target, positions)]
                for target in targets]
     found = torch.zeros(len(rows_of), max(map(len, rows_of), default=0), positions, dtype=torch.long)
     for place, rows in zip(found, rows_of, strict=True):
@@ -86,8 +92,8 @@ class Conditions:
     """What a model can be told of the training texts."""
 
     def __init__(self, rows_of: Sequence[Tensor], drop: float):
-        """`ids`: for each task the ids [N, draws, K, L] of a few different targets per text, 0 for nothing; `drop`:
-        share of the texts of which nothing is told."""
+        """`ids`: for each task the ids [N, draws, K, L] of a few different targets per text, 0 for
+        nothing; `drop`: share of the texts of which nothing is told."""
         self.ids, self.drop = list(rows_of), drop
         self.counts = [(ids != 0).flatten(2).any(2).sum(1) for ids in rows_of]
 
@@ -98,7 +104,8 @@ class Conditions:
         return cls([tensors[str(i)] for i in range(len(tensors))], drop)
 
     @staticmethod
-    def write(conditions: Sequence[PluginRef], corpus: TokenizedCorpus, lexicon: Lexicon, folder: Path) -> None:
+    def write(conditions: Sequence[PluginRef], corpus: TokenizedCorpus, lexicon: Lexicon,
+              folder: Path) -> None:
         """Draw targets of every training text for each task and keep what is told of them."""
         symbols = {symbol: i for i, symbol in enumerate(symbols_of(conditions, lexicon), 1)}
         save_file({str(i): draw_conditions(TASKS.build(ref), corpus, symbols, lexicon.max_length)
@@ -107,8 +114,9 @@ class Conditions:
     def at(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
         """[B, K, L] what is told of these texts in one step.
 
-        Of a share `drop` nothing; else what one task asks, any of them equally often, and now and then what another does.
-        Half of the time a task tells all that was drawn of a text, half of the time one of its targets.
+        Of a share `drop` nothing; else what one task asks, any of them equally often, and now and then
+        what another does. Half of the time a task tells all that was drawn of a text, half of the time
+        one of its targets.
         """
         texts, tasks = torch.as_tensor(rows), len(self.ids)
         count = len(texts)
@@ -125,9 +133,10 @@ class Conditions:
         return torch.cat(parts, 1)
 
 
-def draw_conditions(task: ControlTask, corpus: TokenizedCorpus, symbols: dict[str, int], positions: int) -> Tensor:
-    """[N, draws, K, positions] ids of the different targets among `DRAWS` of each training text, int16. Texts without a target
-    have none. Raises `UserError` where no text has one."""
+def draw_conditions(task: ControlTask, corpus: TokenizedCorpus, symbols: dict[str, int],
+                    positions: int) -> Tensor:
+    """[N, draws, K, positions] ids of the different targets among `DRAWS` of each training text, int16.
+    Texts without a target have none. Raises `UserError` where no text has one."""
     generator = stream("conditions", task.name)
     asked: list[Target] = []
     places: list[tuple[int, int]] = []
@@ -144,6 +153,7 @@ def draw_conditions(task: ControlTask, corpus: TokenizedCorpus, symbols: dict[st
         raise UserError(f"model.conditions: control task '{task.name}': {task.no_target_reason(corpus)}")
     ids = encode_conditions(task, asked, symbols, positions)
     rows, draws = (torch.tensor(side) for side in zip(*places, strict=True))
-    rows_of = torch.zeros(len(corpus.lengths("train")), int(draws.max()) + 1, *ids.shape[1:], dtype=torch.int16)
+    rows_of = torch.zeros(len(corpus.lengths("train")), int(draws.max()) + 1, *ids.shape[1:],
+                          dtype=torch.int16)
     rows_of[rows, draws] = ids.short()
     return rows_of

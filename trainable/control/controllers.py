@@ -1,8 +1,8 @@
 """Which controller a syntactic task steers by, and how it gets it.
 
-`counted` needs no training: what text shows about tags and phrases, read off the denoiser's posterior over words
-(`trainable.control.syntax`). `trained` fits small heads on noisy latents of all times for the model at hand
-(`trainable.control.heads`). docs/control.md has the measured success of both.
+`counted` needs no training: what text shows about tags and phrases, read off the denoiser's posterior over
+words (`trainable.control.syntax`). `trained` fits small heads on noisy latents of all times for the model at
+hand (`trainable.control.heads`). docs/control.md has the measured success of both.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ def prepare_controller(task: Steered, context: TaskContext, oracle: Oracle) -> N
     """Give a task its `syntax` (counts) or its `heads`; the other is None."""
     task.syntax = task.heads = None
     if task.params.controller == "counted":
-        task.syntax = context.cached("syntax", oracle.full_name, make=lambda: Syntax.count(context.corpus, oracle))
+        task.syntax = context.cached("syntax", oracle.full_name,
+                                     make=lambda: Syntax.count(context.corpus, oracle))
         return
     model, process = context.model, context.process
     if model is None or process is None:
         raise ValueError("a trained controller needs the model that it is trained for, and its process")
     data = context.cached("annotated", oracle.full_name, make=lambda: Annotated(context.corpus, oracle))
     key = "heads", oracle.full_name, id(model)
-    # Heads belong to one model: tasks of one measurement share them through the context, no other trial sees them.
+    # Heads belong to one model: tasks of one measurement share them through the context, no
+    # other trial sees them.
     if key not in context.fitted:
-        context.fitted[key] = fit(cast("DiffusionLM", model), process, data)  # no other offers gradient guidance
+        # no other offers gradient guidance
+        context.fitted[key] = fit(cast("DiffusionLM", model), process, data)
     task.heads = context.fitted[key]

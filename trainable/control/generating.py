@@ -20,7 +20,8 @@ BATCH = 64  # latents guided at once: bounds memory
 
 def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
            corpus: AnyCorpus, length: int, generator: torch.Generator) -> list[list[str]]:
-    """One sentence per target, as words, in order. `task.prepare` must have been called; `length` is in positions.
+    """One sentence per target, as words, in order. `task.prepare` must have been called;
+    `length` is in positions.
 
     With `candidates` above 1, that many are generated for each target and one is kept by minimum Bayes risk.
     """
@@ -47,10 +48,12 @@ def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], con
 
 
 def least_risk(candidates: Sequence[list[str]]) -> list[str]:
-    """The candidate with the highest mean BLEU-4 against the others, the first of equals (Diffusion-LM, section 4.3).
+    """The candidate with the highest mean BLEU-4 against the others, the first of equals
+    (Diffusion-LM, section 4.3).
 
-    The released utility is another BLEU: add-one smoothing at every order, case folded, the candidate in the place of the
-    reference and the others in that of the hypothesis; of equals the last. It can pick another candidate.
+    The released utility is another BLEU: add-one smoothing at every order, case folded, the candidate in
+    the place of the reference and the others in that of the hypothesis; of equals the last. It can pick
+    another candidate.
     """
     if len(candidates) < 2:
         return candidates[0]

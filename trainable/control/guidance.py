@@ -21,15 +21,16 @@ class Guide:
     """Called after each denoising step; moves the latent so that the task's loss falls.
 
     Each of `inner_steps` updates follows g = gradient of task loss + fluency * |x - mean|^2 / sigma^2.
-    `sign`: x <- x - strength * sign(g), which is what the released code does, since it makes a new Adagrad optimizer for
-    every update. `adagrad`: x <- x - strength * g / (sqrt(sum of all g^2 so far) + eps), one optimizer for a whole
-    generation. Losses are summed over the batch, so that a sentence does not depend on what it is generated with.
+    `sign`: x <- x - strength * sign(g), which is what the released code does, since it makes a new Adagrad
+    optimizer for every update. `adagrad`: x <- x - strength * g / (sqrt(sum of all g^2 so far) + eps),
+    one optimizer for a whole generation. Losses are summed over the batch, so that a sentence does not depend
+    on what it is generated with.
     """
 
-    def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus: AnyCorpus,
-                 total_steps: int):
-        """`total_steps` denoising steps in all; the first `config.start` and the last `config.stop` share of them, rounded
-        up, are left unguided. The task's own settings win over `config`."""
+    def __init__(self, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
+                 corpus: AnyCorpus, total_steps: int):
+        """`total_steps` denoising steps in all; the first `config.start` and the last `config.stop`
+        share of them, rounded up, are left unguided. The task's own settings win over `config`."""
         self.task, self.targets, self.config, self.corpus = task, list(targets), task.guidance(config), corpus
         self.first = math.ceil(self.config.start * total_steps)
         self.guided_steps = total_steps - math.ceil(self.config.stop * total_steps)
@@ -39,10 +40,12 @@ class Guide:
                  predict: Callable[[Tensor, Tensor], Prediction], step_index: int) -> Tensor:
         """[B, L, d] latents after step `step_index` (from 0) -> the same, guided.
 
-        `t_prev` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn from. A step
-        without noise has sigma 0 and counts as 1, as released. With nothing to do, `x_prev` itself is returned.
+        `t_prev` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn
+        from. A step without noise has sigma 0 and counts as 1, as released. With nothing to do, `x_prev`
+        itself is returned.
         """
-        if self.config.inner_steps == 0 or self.config.strength == 0 or not self.first <= step_index < self.guided_steps:
+        if (self.config.inner_steps == 0 or self.config.strength == 0
+                or not self.first <= step_index < self.guided_steps):
             return x_prev
         if len(x_prev) != len(self.targets):
             raise ValueError(f"{len(x_prev)} latents but {len(self.targets)} targets")

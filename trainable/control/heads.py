@@ -1,7 +1,9 @@
-"""Controllers trained on noisy latents at all times: small heads on the denoiser's own body, which is their shared trunk.
+"""Controllers trained on noisy latents at all times: small heads on the denoiser's own body, which is
+their shared trunk.
 
-log p(tags, spans | x_t, t) with x_t = the trial's own (quantized) embeddings plus noise of every level, as the denoiser meets
-them. The trunk stays as it is; a head sees its last state, so its gradient reaches x_t through the denoiser.
+log p(tags, spans | x_t, t) with x_t = the trial's own (quantized) embeddings plus noise of every level,
+as the denoiser meets them. The trunk stays as it is; a head sees its last state, so its gradient reaches x_t
+through the denoiser.
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ class Heads(nn.Module):
         return self.labeler(F.gelu(left[sentences, first - 1] + right[sentences, last]))
 
     def log_prob(self, hidden: Tensor, wanted: Sequence[Sequence[Span]]) -> tuple[Tensor, Tensor]:
-        """(log-probability [N] of each wanted span, whose sentence it is [N]). Labels never seen are left out."""
+        """(log-probability [N] of each wanted span, whose sentence it is [N]). Labels never
+        seen are left out."""
         rows = [(b, first + 1, last + 1, self.labels[label]) for b, spans in enumerate(wanted)
                 for first, last, label in spans if label in self.labels]
         sentence, first, last, label = torch.tensor(rows, device=hidden.device).view(-1, 4).T
@@ -96,8 +99,10 @@ class Annotated:
 
 
 @torch.no_grad()
-def trunk(model: DiffusionLM, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator, guess: bool) -> Tensor:
-    """[B, L, H] state of the denoiser on ids noised to times t; with `guess`, conditioned on its own first prediction."""
+def trunk(model: DiffusionLM, process: Process, ids: Tensor, t: Tensor, generator: torch.Generator,
+          guess: bool) -> Tensor:
+    """[B, L, H] state of the denoiser on ids noised to times t; with `guess`, conditioned on its own
+    first prediction."""
     x_t = process.corrupt(model, ids, t, generator)
     previous = model.predict(x_t, t).x0 if guess else None
     return model.hidden(x_t, t, previous)
@@ -105,10 +110,11 @@ def trunk(model: DiffusionLM, process: Process, ids: Tensor, t: Tensor, generato
 
 def fit(model: DiffusionLM, process: Process, data: Annotated, seed: int = 0, steps: int = STEPS,
         heads: Heads | None = None) -> Heads:
-    """Train heads (or go on with given ones) for `model` as it is, at times drawn evenly over the noise levels.
+    """Train heads (or go on with given ones) for `model` as it is, at times drawn evenly over
+    the noise levels.
 
-    Loss: cross-entropy of the tags plus binary cross-entropy of every span and label, summed over a text's spans and
-    averaged over its words (most spans have no label). A pure function of the arguments.
+    Loss: cross-entropy of the tags plus binary cross-entropy of every span and label, summed over a text's
+    spans and averaged over its words (most spans have no label). A pure function of the arguments.
     """
     generator = stream("control heads", seed)
     device = next(model.parameters()).device
@@ -125,12 +131,14 @@ def fit(model: DiffusionLM, process: Process, data: Annotated, seed: int = 0, st
             rows = torch.randint(len(data.ids), (BATCH,), generator=generator)
             ids = data.ids[rows].to(device)
             t = draw_times(ids, process.levels, 0.0, generator)
-            hidden = trunk(model, process, ids, t, generator, model.params.self_conditioning and step % 2 == 0)
+            hidden = trunk(model, process, ids, t, generator,
+                           model.params.self_conditioning and step % 2 == 0)
             truth = data.tags[rows].to(device).flatten()
             tags = F.cross_entropy(heads.log_tags(hidden).flatten(0, 1), truth, ignore_index=-100)
             sentence, first, last, truth = (value.to(device) for value in data.targets(rows, heads.labels))
             logits = heads.spans(hidden, sentence, first, last)
-            spans = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / data.lengths[rows].sum()
+            spans = (F.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+                     / data.lengths[rows].sum())
             optimizer.zero_grad(set_to_none=True)
             (tags + spans).backward()
             optimizer.step()

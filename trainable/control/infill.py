@@ -22,18 +22,21 @@ LEAST = 3  # words of a gap, and of both contexts together, that make a target
 
 
 class Infill(ControlTask):
-    """Words between a given left and right context; success is ROUGE-L of the gap, 0 where a context is not kept."""
+    """Words between a given left and right context; success is ROUGE-L of the gap, 0 where
+    a context is not kept."""
 
     name = "infill"
 
     class Params(TaskParams):
         """`share`: how much of the text is the gap."""
 
-        share: float = Field(0.4, gt=0, lt=1, description="share of the words that is left out, in the middle")
+        share: float = Field(0.4, gt=0, lt=1,
+                             description="share of the words that is left out, in the middle")
 
     params: Params
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """The row with its middle left out."""
         return self._of(corpus.decode(corpus.ids(split)[row]))
 
@@ -60,7 +63,8 @@ class Infill(ControlTask):
         return sum(len(entry.words(key)) for key in ("left", "right", "reference"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
-        """Sum of -log p(word) over the words of both contexts and the END behind them. The gap is the model's own."""
+        """Sum of -log p(word) over the words of both contexts and the END behind them. The gap
+        is the model's own."""
         log_probs = prediction.log_probs
         wanted = torch.full(log_probs.shape[:2], -1, device=log_probs.device)
         for row, target in zip(wanted, targets, strict=True):
@@ -68,7 +72,8 @@ class Infill(ControlTask):
             if size + 2 > len(row):
                 raise ValueError(f"{size} words do not fit into {len(row)} positions")
             row[1:len(target["left"]) + 1] = torch.tensor(corpus.encode(target["left"]))
-            row[size + 1 - len(target["right"]):size + 2] = torch.tensor([*corpus.encode(target["right"]), END])
+            row[size + 1 - len(target["right"]):size + 2] = torch.tensor([*corpus.encode(target["right"]),
+                                                                          END])
         used = (wanted >= 0) & (wanted != UNK)
         each = log_probs.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used
         return -each.sum(1)
@@ -82,14 +87,16 @@ class Infill(ControlTask):
         return made
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of what is between, where
-        UNK is like no word of the reference."""
+        """`success`; `kept`: both contexts stand word for word; BLEU-4 (smoothed) and ROUGE-L F1 of
+        what is between, where UNK is like no word of the reference."""
         left, right, reference = target["left"], target["right"], target["reference"]
-        kept = len(words) >= len(left) + len(right) and words[:len(left)] == left and words[len(words) - len(right):] == right
+        kept = (len(words) >= len(left) + len(right) and words[:len(left)] == left
+                and words[len(words) - len(right):] == right)
         gap = words[len(left):max(len(left), len(words) - len(right))]
         gap = ["" if word == UNKNOWN else word for word in gap]
         rouge = rouge_l(gap, reference)
-        return {"success": rouge * kept, "kept": float(kept), "bleu4": bleu4(gap, reference), "rouge_l": rouge}
+        return {"success": rouge * kept, "kept": float(kept), "bleu4": bleu4(gap, reference),
+                "rouge_l": rouge}
 
     def oracle(self, target: Target) -> str:
         """The text that the gap was cut from."""
@@ -101,11 +108,12 @@ class Infill(ControlTask):
 
 
 def bleu4(words: Sequence[str], reference: Sequence[str]) -> float:
-    """Sentence BLEU-4 of words as they are cut, 0 to 1, as sacrebleu gives it (`effective_order`, smoothing `exp`; times 100).
+    """Sentence BLEU-4 of words as they are cut, 0 to 1, as sacrebleu gives it (`effective_order`,
+    smoothing `exp`; times 100).
 
-    Orders of which the text has no n-gram are left out, so that three right words score 1. A precision without a match is
-    smoothed by 1 / 2^k (Chen and Cherry 2014, method 3); without any match the score is 0. Brevity penalty as in Papineni
-    et al. 2002.
+    Orders of which the text has no n-gram are left out, so that three right words score 1. A precision
+    without a match is smoothed by 1 / 2^k (Chen and Cherry 2014, method 3); without any match the score is 0.
+    Brevity penalty as in Papineni et al. 2002.
     """
     precisions, halved = [], 1.0
     for n in range(1, 5):
@@ -130,8 +138,8 @@ def _grams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
 def rouge_l(words: Sequence[str], reference: Sequence[str]) -> float:
     """ROUGE-L F1 by rouge-score's own longest common subsequence, of words as the corpus cuts them.
 
-    `rouge_scorer.score` of the joined texts gives other figures: it folds case and drops every sign that is not a-z or 0-9,
-    so that punctuation, accents and the pound sign count for nothing there.
+    `rouge_scorer.score` of the joined texts gives other figures: it folds case and drops every sign that is
+    not a-z or 0-9, so that punctuation, accents and the pound sign count for nothing there.
     """
     from rouge_score.rouge_scorer import _score_lcs
 

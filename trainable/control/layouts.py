@@ -1,7 +1,8 @@
-"""What a control target fixes of a text, for processes whose state is words: kept tokens, phrases to place, tag weights.
+"""What a control target fixes of a text, for processes whose state is words: kept tokens, phrases to
+place, tag weights.
 
-A process that keeps a prompt makes these exact at no extra pass: a length is the place of END, a context is its words. What
-is not exact is a weight on the model's own posterior of each position.
+A process that keeps a prompt makes these exact at no extra pass: a length is the place of END, a context is
+its words. What is not exact is a weight on the model's own posterior of each position.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Layout:
     weights: Tensor | None = None
     """[length, V] log-weights added to the posterior of free positions."""
     patterns: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    """(first position, [K, n] tag rows, [K] log-weights): one of the rows is drawn where the model finds it likely."""
+    """(first position, [K, n] tag rows, [K] log-weights): one of the rows is drawn where the model
+    finds it likely."""
 
     @classmethod
     def free(cls, length: int) -> Layout:

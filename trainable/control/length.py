@@ -17,12 +17,14 @@ from trainable.models.prediction import Prediction
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:
-    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known, and not a mark or UNK."""
+    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known,
+    and not a mark or UNK."""
     return log_probs[..., len(SPECIALS):].logsumexp(-1)
 
 
 class Length(ControlTask):
-    """A given number of words, punctuation counted as the corpus cuts it; within 2 is a success, as published."""
+    """A given number of words, punctuation counted as the corpus cuts it; within 2 is a success,
+    as published."""
 
     name = "length"
 
@@ -33,7 +35,8 @@ class Length(ControlTask):
 
     params: Params
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """The row's own length, so that lengths are asked for as often as they occur."""
         return {"length": int(corpus.lengths(split)[row])}
 
@@ -53,9 +56,9 @@ class Length(ControlTask):
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(END right after the last word) - mean over the positions before of log p(a word).
 
-        The first word stands at position 1, behind START. Under the published form (squared error between the predicted
-        latent and END) only the first term exists; the second keeps an earlier END or PAD from ending the sentence, and
-        as a mean it weighs as much for long sentences as for short ones.
+        The first word stands at position 1, behind START. Under the published form (squared error between
+        the predicted latent and END) only the first term exists; the second keeps an earlier END or PAD from
+        ending the sentence, and as a mean it weighs as much for long sentences as for short ones.
         """
         log_probs = prediction.log_probs
         lengths = torch.tensor([target["length"] for target in targets], device=log_probs.device)
@@ -81,8 +84,8 @@ class Length(ControlTask):
         return [["", *["length word"] * length, "length end", *["length after"] * (positions - length - 2)]]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many. UNK is a word or none, whichever is
-        further off."""
+        """`success`: at most `tolerance` words off; `exact`: no word off; `off`: how many. UNK is
+        a word or none, whichever is further off."""
         off = max(abs(count - target["length"]) for count in (len(words), len(words) - words.count(UNKNOWN)))
         return {"success": float(off <= self.params.tolerance), "exact": float(off == 0), "off": float(off)}
 

@@ -25,12 +25,14 @@ def oracle_of(corpus: AnyCorpus) -> str:
 
 
 def language_of(corpus) -> str:
-    """ISO 639 code of the text's language, as the corpus was told or tells it; empty where it is not known."""
+    """ISO 639 code of the text's language, as the corpus was told or tells it; empty where
+    it is not known."""
     return "" if isinstance(corpus, Lexicon) else corpus.stats.get("language", "")
 
 
 def phrases_for(field: str, value: str, oracle: str) -> list[list[str]]:
-    """The ways to say that `field` is `value`, each a list of words; none when it is not said by fixed words."""
+    """The ways to say that `field` is `value`, each a list of words; none when it is not said
+    by fixed words."""
     if value.casefold() not in ("yes", "no"):
         return [value.split()]
     if oracle != "grammar":
@@ -58,7 +60,8 @@ class Lexicon:
     oracle: str
     """What scores the content of a sentence: `grammar` or `words`."""
     tags: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where none was counted."""
+    """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where
+    none was counted."""
 
     @classmethod
     def of(cls, corpus: AnyCorpus, tags: dict[str, dict[str, float]] | None = None) -> Lexicon:
@@ -74,7 +77,8 @@ class Lexicon:
             for row in corpus.rows(split, range(len(corpus.lengths(split)))):
                 for field, value in (row.get("fields") or {}).items():
                     seen.setdefault(field, set()).add(value)
-        values = {field: {value: ways for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
+        values = {field: {value: ways
+                          for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
                   for field, found in seen.items()}
         sayable = {field: ways for field, ways in values.items() if ways}
         return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tags or {})

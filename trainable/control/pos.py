@@ -22,23 +22,28 @@ from trainable.models.prediction import Prediction
 
 
 class Pos(ControlTask):
-    """A row of universal part-of-speech tags, one per word; success is the share of words with the target's tag."""
+    """A row of universal part-of-speech tags, one per word; success is the share of words with
+    the target's tag."""
 
     name = "pos"
 
     class Params(TaskParams):
         """`oracle`: who tags, the targets and the generated text alike."""
 
-        oracle: str = Field(AUTO, description="grammar, textblob, spacy:MODEL, benepar:MODEL; auto: grammar or textblob")
+        oracle: str = Field(AUTO, description="grammar, textblob, spacy:MODEL, benepar:MODEL; auto: "
+                                              "grammar or textblob")
         controller: Controller = CONTROLLER
-        file_tags: bool = Field(False, description="take the tags of a target file as they are, not the oracle's of its words")
+        file_tags: bool = Field(False, description="take the tags of a target file as they are, "
+                                                   "not the oracle's of its words")
 
     params: Params
     syntax: Syntax | None
     heads: Heads | None
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
-        """The oracle's tags of the row, words outside the vocabulary being UNK as a model would write them."""
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
+        """The oracle's tags of the row, words outside the vocabulary being UNK as a model
+        would write them."""
         oracle = oracle_for(self.params.oracle, corpus, "tags")
         words = corpus.decode(corpus.ids(split)[row])
         return {"tags": list(oracle.read(words).tags), "oracle": oracle.full_name} if words else None
@@ -60,7 +65,8 @@ class Pos(ControlTask):
         tags = [tag for tag, word in pairs if word not in MARKS]
         wrong = [tag for tag in tags if tag not in UPOS]
         if wrong:
-            raise UserError(f"{entry.where}: {wrong[0]!r} is no tag of oracle {self.params.oracle}; legal: {', '.join(UPOS)}")
+            raise UserError(f"{entry.where}: {wrong[0]!r} is no tag of oracle {self.params.oracle}; legal: "
+                            f"{', '.join(UPOS)}")
         return tags
 
     def size(self, entry: Entry) -> int:
@@ -82,7 +88,8 @@ class Pos(ControlTask):
         prepare_controller(self, context, oracle_for(self.params.oracle, corpus, "tags"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
-        """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for the whole target."""
+        """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for
+        the whole target."""
         if self.heads is not None:
             assert prediction.hidden is not None
             log_tags = self.heads.log_tags(prediction.hidden)
@@ -101,8 +108,8 @@ class Pos(ControlTask):
         return -(tags + end)
 
     def layout(self, target: Target, length: int, corpus) -> Layout:
-        """END behind the last tag; each word weighs as often as it carries its tag in text. Counts, even where a trained
-        controller was asked for."""
+        """END behind the last tag; each word weighs as often as it carries its tag in text. Counts,
+        even where a trained controller was asked for."""
         made = Layout.of_length(len(target["tags"]), length)
         share = self.syntax.tag_given_word
         made.weights = torch.zeros(length, len(share))
@@ -120,8 +127,8 @@ class Pos(ControlTask):
         return [["", *(f"pos {tag}" for tag in tags), f"pos {EDGE}", *[""] * (positions - len(tags) - 2)]]
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: share of the target's tags that stand at their word, over the longer of the two rows; `exact`: all. UNK
-        has no tag."""
+        """`success`: share of the target's tags that stand at their word, over the longer of the two
+        rows; `exact`: all. UNK has no tag."""
         tags, wanted = oracle_of_target(self, target).read(words).tags, target["tags"]
         same = sum(a == b and word != UNKNOWN for word, a, b in zip(words, tags, wanted, strict=False))
         longer = max(len(tags), len(wanted))

@@ -1,7 +1,9 @@
-"""Text under control without gradients: what a target fixes is kept, what it prefers weighs on the posterior of each word.
+"""Text under control without gradients: what a target fixes is kept, what it prefers weighs on the
+posterior of each word.
 
-For processes whose sampling takes a prompt and a guide (masked diffusion). Where something is left to chance, rows that their
-oracle finds short of the target may be masked in part and filled in anew (`evaluation.guidance.repairs`).
+For processes whose sampling takes a prompt and a guide (masked diffusion). Where something is left
+to chance, rows that their oracle finds short of the target may be masked in part and filled in anew
+(`evaluation.guidance.repairs`).
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ REMASKED = 0.5
 """Share of the free positions that a repair fills in anew."""
 
 
-def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig, corpus,
-               length: int, generator: torch.Generator) -> Tensor:
+def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
+               corpus, length: int, generator: torch.Generator) -> Tensor:
     """One text per target: ids [n, length]. `task.prepare` must have been called."""
     layouts = [task.layout(target, length, corpus) for target in targets]
     _settle(sampling, task, layouts, generator)
@@ -58,7 +60,8 @@ def _guide(layouts: Sequence[Layout], power: float) -> Callable | None:
     if all(each.weights is None for each in layouts):
         return None
     size = next(each.weights.shape for each in layouts if each.weights is not None)
-    table = torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts]) * power
+    table = (torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts])
+             * power)
 
     def guide(log_probs: Tensor, state) -> Tensor:
         return log_probs + table.to(log_probs.device)[state.rows]
@@ -67,8 +70,10 @@ def _guide(layouts: Sequence[Layout], power: float) -> Callable | None:
 
 
 @torch.no_grad()
-def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout], generator: torch.Generator) -> None:
-    """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One pass, where needed."""
+def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
+            generator: torch.Generator) -> None:
+    """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One
+    pass, where needed."""
     chosen = [each for each in layouts if each.phrases or each.patterns]
     if not chosen:
         return
@@ -99,7 +104,8 @@ def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator) -> Non
 
 def _aim(layout: Layout, task: ControlTask, first: int, tags: Tensor, weight: Tensor, log_probs: Tensor,
          generator: torch.Generator) -> None:
-    """Draw one of the tag rows [K, n] that may stand from position `first` on, and prefer words of its tags there."""
+    """Draw one of the tag rows [K, n] that may stand from position `first` on, and prefer words
+    of its tags there."""
     share = task.syntax.tag_given_word
     here = (log_probs[first:first + tags.shape[1]].exp() @ share).clamp(min=FLOOR).log()
     likely = here[torch.arange(tags.shape[1]), tags].sum(1) + weight

@@ -21,9 +21,9 @@ from trainable.models.prediction import Prediction
 def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor:
     """Log of the expected number of times that `phrase` [K] stands in a sentence before it ends.
 
-    `log_probs` [L, V] is the posterior of one sentence, positions taken as independent; `alive` [L] is `log_alive` of
-    it. Position 0 holds START and the last one END, so neither is counted. -inf when the phrase is longer than the
-    sentence can be.
+    `log_probs` [L, V] is the posterior of one sentence, positions taken as independent; `alive` [L] is
+    `log_alive` of it. Position 0 holds START and the last one END, so neither is counted. -inf when the
+    phrase is longer than the sentence can be.
     """
     size, last = len(phrase), log_probs.shape[0] - 2
     starts = last - size + 1
@@ -36,7 +36,8 @@ def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor
 
 
 def log_alive(log_probs: Tensor) -> Tensor:
-    """[..., L, V] log-posterior -> [..., L] log-probability that END stands at none of the positions 1 to this one."""
+    """[..., L, V] log-posterior -> [..., L] log-probability that END stands at none of the positions
+    1 to this one."""
     end = log_probs[..., 1:, END].exp().clamp(max=1 - 1e-6)
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
@@ -64,11 +65,12 @@ class Semantic(ControlTask):
     params: Params
     _fields: tuple[TokenizedCorpus, dict[str, set[str]]] | None = None
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """One field, drawn evenly from those of the row that can be said and scored, with its value.
 
-        Values are left out when a word of theirs is not in the vocabulary, and, where no grammar decides, when they are
-        yes or no: these are not said by their own words.
+        Values are left out when a word of theirs is not in the vocabulary, and, where no grammar decides,
+        when they are yes or no: these are not said by their own words.
         """
         fields, oracle = corpus.rows(split, [row])[0].get("fields") or {}, oracle_of(corpus)
         made = [self._target(field, value, oracle, corpus) for field, value in fields.items()]
@@ -77,7 +79,8 @@ class Semantic(ControlTask):
 
     def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """No fields, or none of the asked ones."""
-        wanted, known = f" {', '.join(self.params.fields)}" if self.params.fields else "", fields_of(corpus, "valid")
+        wanted, known = (f" {', '.join(self.params.fields)}" if self.params.fields else "",
+                         fields_of(corpus, "valid"))
         remedy = f"legal: {', '.join(known)}" if known else \
             "leave the task out of evaluation.control_tasks or use a corpus with fields"
         return f"the corpus's held-out text has no usable fields{wanted}; {remedy}"
@@ -97,8 +100,8 @@ class Semantic(ControlTask):
             values = fields_of(corpus, "valid", "train").get(field, ()) if known else ()
             said = sorted(value for value in values if UNK not in corpus.encode(value.split()))
             legal = f"; legal values of {field}: {', '.join(said)}" if said else ""
-            raise UserError(f"{entry.where}: {field} = {' '.join(words)}: {' '.join(strange)!r} is not in the vocabulary; "
-                            f"leave the line out or use another value{legal}")
+            raise UserError(f"{entry.where}: {field} = {' '.join(words)}: {' '.join(strange)!r} is not in "
+                            f"the vocabulary; leave the line out or use another value{legal}")
         return {"field": field, "value": " ".join(words), "oracle": oracle_of(corpus), "phrases": phrases}
 
     def _written(self, entry: Entry) -> tuple[str, list[str]]:
@@ -110,7 +113,8 @@ class Semantic(ControlTask):
         colon = value.index(":")
         field = " ".join(value[:colon])
         if self.params.fields and field not in self.params.fields:
-            raise UserError(f"{entry.where}: field {field!r} is not among fields: {', '.join(self.params.fields)}")
+            raise UserError(f"{entry.where}: field {field!r} is not among fields: "
+                            f"{', '.join(self.params.fields)}")
         return field, value[colon + 1:]
 
     def size(self, entry: Entry) -> int:
@@ -126,9 +130,9 @@ class Semantic(ControlTask):
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log min(1, expected number of times that the posterior says the target before the sentence ends).
 
-        No classifier: the expectation is a log-sum-exp over phrases and start positions i of sum_k log p(word k at i +
-        k). By Markov's inequality it bounds the probability that the phrase is there at all; at 1 it has nothing left
-        to ask.
+        No classifier: the expectation is a log-sum-exp over phrases and start positions i of sum_k log p(word
+        k at i + k). By Markov's inequality it bounds the probability that the phrase is there at all; at 1 it
+        has nothing left to ask.
         """
         alive = log_alive(prediction.log_probs)
         losses = []
@@ -157,8 +161,9 @@ class Semantic(ControlTask):
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`, and the same under the field's name, so that means per field come out beside the whole.
 
-        Oracle `grammar` reads the meaning back with the grammar that made the corpus; `words` looks for the value as a
-        run of whole words in any case (whole, so that "no" is not found in "north", as the released scorer does).
+        Oracle `grammar` reads the meaning back with the grammar that made the corpus; `words` looks
+        for the value as a run of whole words in any case (whole, so that "no" is not found in "north",
+        as the released scorer does).
         """
         if target["oracle"] == "grammar":
             from trainable.corpora.restaurant.oracle import read_fields
@@ -190,6 +195,8 @@ class Semantic(ControlTask):
             raise UserError(f"control {key}={value}: unknown value{hint}; legal: {', '.join(sorted(legal))}")
         phrases = [phrase for phrase in legal[known] if UNK not in lexicon.encode(phrase)]
         if not phrases:
-            sayable = [name for name, ways in legal.items() if any(UNK not in lexicon.encode(way) for way in ways)]
-            raise UserError(f"control {key}={value}: the vocabulary has no words for it; legal: {', '.join(sayable)}")
+            sayable = [name
+                       for name, ways in legal.items() if any(UNK not in lexicon.encode(way) for way in ways)]
+            raise UserError(f"control {key}={value}: the vocabulary has no words for it; legal: "
+                            f"{', '.join(sayable)}")
         return {"field": key, "value": known, "oracle": lexicon.oracle, "phrases": phrases}

@@ -25,14 +25,16 @@ from trainable.models.prediction import Prediction
 
 
 class Spans(ControlTask):
-    """A span (i, j, label) that the text's bracketing shall hold exactly; words count from 0, j is the last one."""
+    """A span (i, j, label) that the text's bracketing shall hold exactly; words count from 0,
+    j is the last one."""
 
     name = "spans"
 
     class Params(TaskParams):
         """`oracle`: who brackets, the targets and the generated text alike."""
 
-        oracle: str = Field(AUTO, description="grammar, textblob (flat chunks), benepar:MODEL; auto: grammar or textblob")
+        oracle: str = Field(AUTO, description="grammar, textblob (flat chunks), benepar:MODEL; auto: "
+                                              "grammar or textblob")
         controller: Controller = CONTROLLER
 
     params: Params
@@ -40,8 +42,10 @@ class Spans(ControlTask):
     heads: Heads | None
     _held: tuple[list[Target], PhraseBatch] | None = None
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
-        """One span of more than one word, drawn evenly from the row's; not the whole text, which length would ask for."""
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
+        """One span of more than one word, drawn evenly from the row's; not the whole text, which
+        length would ask for."""
         oracle = oracle_for(self.params.oracle, corpus, "spans")
         return self._drawn(corpus.decode(corpus.ids(split)[row]), oracle, generator)
 
@@ -49,22 +53,25 @@ class Spans(ControlTask):
         spans = sorted({span for span in oracle.read(words).spans if 0 < span[1] - span[0] < len(words) - 1})
         if not spans:
             return None
-        return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]), "oracle": oracle.full_name}
+        return {"span": list(spans[int(torch.randint(len(spans), (), generator=generator))]),
+                "oracle": oracle.full_name}
 
     def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """No span."""
         return "no held-out text has a span of more than one word; use another oracle or leave the task out"
 
     def entry(self, entry: Entry, corpus: TokenizedCorpus, generator: torch.Generator) -> Target:
-        """`{"words_": [...], "spans": [[i, j, label]]}`: the file's span where the oracle reads it in the words too, else
-        one that the oracle does read there."""
+        """`{"words_": [...], "spans": [[i, j, label]]}`: the file's span where the oracle reads it in
+        the words too, else one that the oracle does read there."""
         oracle, words = oracle_for(self.params.oracle, corpus, "spans"), entry.words()
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
         spans = _spans(entry)
         shared = [span for span in spans if span in oracle.read(words).spans]
-        drawn = {"span": list(shared[0]), "oracle": oracle.full_name} if shared else self._drawn(words, oracle, generator)
+        drawn = ({"span": list(shared[0]), "oracle": oracle.full_name} if shared
+                 else self._drawn(words, oracle, generator))
         if drawn is None:
-            raise UserError(f"{entry.where}: oracle {oracle.full_name} reads no span of more than one word in this text")
+            raise UserError(f"{entry.where}: oracle {oracle.full_name} reads no span of more than one word "
+                            "in this text")
         return {**drawn, "human": words}
 
     def size(self, entry: Entry) -> int:
@@ -79,7 +86,8 @@ class Spans(ControlTask):
             oracle_named(self.params.oracle, "spans")
 
     def prepare(self, context: TaskContext) -> None:
-        """Tags by word and tag rows by phrase, counted in training text; or heads trained on noisy latents."""
+        """Tags by word and tag rows by phrase, counted in training text; or heads trained
+        on noisy latents."""
         prepare_controller(self, context, oracle_for(self.params.oracle, context.corpus, "spans"))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
@@ -92,7 +100,8 @@ class Spans(ControlTask):
         """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""
         if self.heads is not None:
             assert prediction.hidden is not None
-            return self.heads.log_prob(prediction.hidden, [self.requested_spans(target) for target in targets])
+            return self.heads.log_prob(prediction.hidden,
+                                       [self.requested_spans(target) for target in targets])
         assert self.syntax is not None
         held = self._held
         if held is None or held[0] is not targets:  # guidance comes back with the same list at every step
@@ -104,8 +113,8 @@ class Spans(ControlTask):
         return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
 
     def layout(self, target: Target, length: int, corpus) -> Layout:
-        """A tag row seen as such a phrase, drawn where the model finds it likely. A phrase that text never showed is left
-        to chance, as it is under gradients."""
+        """A tag row seen as such a phrase, drawn where the model finds it likely. A phrase that text
+        never showed is left to chance, as it is under gradients."""
         made = Layout.free(length)
         for first, last, label in self.requested_spans(target):
             if self.syntax.known(label, last - first + 1) and last + 3 <= length:
@@ -119,20 +128,24 @@ class Spans(ControlTask):
 
     def symbols(self, lexicon: Lexicon) -> list[str]:
         """Where a phrase of each label opens and closes, and where the text ends."""
-        return [f"{self.name} {edge}" for label in PHRASES for edge in (f"({label}", f"{label})")] + [f"{self.name} end"]
+        return ([f"{self.name} {edge}" for label in PHRASES for edge in (f"({label}", f"{label})")]
+                + [f"{self.name} end"])
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:
-        """A row for each phrase: its label opens at its first word and closes at its last. Other labels are an X."""
+        """A row for each phrase: its label opens at its first word and closes at its last.
+        Other labels are an X."""
         rows = []
         for first, last, label in self.requested_spans(target):
             label = label if label in PHRASES else "X"
             opened, closed = [""] * positions, [""] * positions
             opened[first + 1], closed[last + 1] = f"{self.name} ({label}", f"{self.name} {label})"
-            rows += [opened, closed] if first == last else [[a or b for a, b in zip(opened, closed, strict=True)]]
+            rows += ([opened, closed] if first == last
+                     else [[a or b for a, b in zip(opened, closed, strict=True)]])
         return rows
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: the span with its label is there; `unlabeled`: with any label; each as far as its words are known."""
+        """`success`: the span with its label is there; `unlabeled`: with any label; each as far as
+        its words are known."""
         spans = oracle_of_target(self, target).read(words).spans
         first, last, label = target["span"]
         known = known_share(words[first:last + 1])
@@ -162,11 +175,12 @@ def _spans(entry: Entry) -> list[Span]:
 
 
 def _span(entry: Entry, value: object) -> Span:
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, int) for part in value[:2]) \
-            or not isinstance(value[2], str) or not 0 <= value[0] <= value[1]:
+    if (not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, int) for part in value[:2])
+            or not isinstance(value[2], str) or not 0 <= value[0] <= value[1]):
         raise UserError(f"{entry.where}: a span should be [first, last, label], not {value!r}")
     words = entry.words()
-    reach = len(words) + ("\n" in entry.strings("words_"))  # released texts end in a line break, which spans may include
+    # released texts end in a line break, which spans may include
+    reach = len(words) + ("\n" in entry.strings("words_"))
     if value[1] >= reach or value[0] >= len(words):
         raise UserError(f"{entry.where}: span {value!r} reaches beyond the {len(words)} words")
     return value[0], min(value[1], len(words) - 1), value[2]

@@ -1,8 +1,10 @@
-"""What text shows about tags and spans, counted once: the controllers of `pos`, `spans` and `tree` that need no training.
+"""What text shows about tags and spans, counted once: the controllers of `pos`, `spans` and `tree`
+that need no training.
 
-Given the denoiser's posterior over words, p(tag at i) = sum_v p(v at i) p(tag | v), and the probability that words i..j make
-a phrase is the sum over the tag rows seen as such a phrase of their probability there, each times how often that row,
-between the same neighbors, was one. Positions are taken as independent, as the posterior gives them.
+Given the denoiser's posterior over words, p(tag at i) = sum_v p(v at i) p(tag | v), and the probability
+that words i..j make a phrase is the sum over the tag rows seen as such a phrase of their probability there,
+each times how often that row, between the same neighbors, was one. Positions are taken as independent,
+as the posterior gives them.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ FLOOR = 1e-6
 """Least probability of a tag: keeps gradients finite where the posterior is sure of something else."""
 
 
-def readings(corpus: TokenizedCorpus, oracle: Oracle, split: Split = "train") -> Iterable[tuple[list[int], Reading]]:
-    """(word ids, reading) of the first `oracle.sample` rows of a split: the corpus's own annotation where the grammar is
-    the oracle (the two agree), else the oracle's."""
+def readings(corpus: TokenizedCorpus, oracle: Oracle,
+             split: Split = "train") -> Iterable[tuple[list[int], Reading]]:
+    """(word ids, reading) of the first `oracle.sample` rows of a split: the corpus's own annotation where
+    the grammar is the oracle (the two agree), else the oracle's."""
     count = min(oracle.sample, len(corpus.lengths(split)))
     ids = corpus.ids(split)
     for start in range(0, count, 500):
@@ -50,8 +53,8 @@ class Syntax:
     tag_given_word: Tensor
     """[V, len(TAGS)] rows sum to 1, but for PAD and words never seen (even over `UPOS`)."""
     phrases: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """(label, words) -> tag rows [K, words + 2] with both neighbors, and the log share of their sightings [K] that
-    were such a phrase."""
+    """(label, words) -> tag rows [K, words + 2] with both neighbors, and the log share of their sightings
+    [K] that were such a phrase."""
 
     @classmethod
     def count(cls, corpus: TokenizedCorpus, oracle: Oracle, phrases: bool = True) -> Syntax:
@@ -79,7 +82,8 @@ class Syntax:
                     if window in asked:
                         windows[window] += 1
         tables = {key: (torch.tensor([row for row, _ in rows_]),
-                        torch.tensor([n / windows[row] for row, n in rows_]).log()) for key, rows_ in kept.items()}
+                        torch.tensor([n / windows[row] for row, n in rows_]).log())
+                  for key, rows_ in kept.items()}
         return cls(_normalized(tags), tables)
 
     @classmethod
@@ -96,14 +100,17 @@ class Syntax:
         return (log_probs.exp() @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
 
     def explained(self, rows: Tensor, first: int, spans: Iterable[tuple[int, int, str]]) -> Tensor:
-        """[K] log-share of sightings in which the windows of tag rows [K, n + 2] (left neighbor of word `first` first) were
-        the phrases that `spans` ask for there; `FLOOR` for each that text never showed."""
+        """[K] log-share of sightings in which the windows of tag rows [K, n + 2] (left neighbor
+        of word `first` first) were the phrases that `spans` ask for there; `FLOOR` for each that
+        text never showed."""
         total = torch.zeros(len(rows))
         for start, last, label in spans:
-            tags, share = self.phrases.get((label, last - start + 1), (torch.zeros(0, 0, dtype=torch.long), torch.zeros(0)))
+            tags, share = self.phrases.get((label, last - start + 1),
+                                           (torch.zeros(0, 0, dtype=torch.long), torch.zeros(0)))
             seen = {tuple(row): float(weight) for row, weight in zip(tags.tolist(), share, strict=True)}
             windows = rows[:, start - first:last - first + 3].tolist()
-            total += torch.tensor([max(seen.get(tuple(window), math.log(FLOOR)), math.log(FLOOR)) for window in windows])
+            total += torch.tensor([max(seen.get(tuple(window), math.log(FLOOR)), math.log(FLOOR))
+                                   for window in windows])
         return total
 
     def known(self, label: str, words: int) -> bool:
@@ -112,7 +119,8 @@ class Syntax:
 
 
 def tag_weights(share: Tensor, tags: Tensor) -> Tensor:
-    """[n] tags -> [n, V] log of how often each word carries the tag, from shares [V, len(TAGS)]. Finite everywhere."""
+    """[n] tags -> [n, V] log of how often each word carries the tag, from shares [V, len(TAGS)].
+    Finite everywhere."""
     return share.T[tags].clamp(min=FLOOR).log()
 
 
@@ -129,7 +137,8 @@ def _normalized(counts: Tensor) -> Tensor:
 class PhraseBatch:
     """The phrases that a batch of targets asks for, laid out so that one gather scores them all."""
 
-    def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]], device: torch.device):
+    def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]],
+                 device: torch.device):
         """`phrases`: for each sentence its spans; those that text never showed are left out."""
         rows, weights, places, owners = [], [], [], []
         sentences: list[int] = []
@@ -141,7 +150,8 @@ class PhraseBatch:
                 tags, share = syntax.phrases[label, last - first + 1]
                 rows.append(torch.nn.functional.pad(tags, (0, widest - tags.shape[1]), value=-1))
                 weights.append(share)
-                # Word 0 stands at position 1, behind START; the left neighbor of word `first` is at position `first`.
+                # Word 0 stands at position 1, behind START; the left neighbor of word `first` is
+                # at position `first`.
                 places.append(torch.full((len(tags),), first))
                 owners.append(torch.full((len(tags),), len(sentences)))
                 sentences.append(b)
@@ -155,8 +165,9 @@ class PhraseBatch:
     def log_prob(self, log_tags: Tensor) -> Tensor:
         """[phrases] log-probability of each, from [B, L, len(TAGS)]. `sentences` says whose each is."""
         used = self.rows >= 0
-        flat = (self.sentences[self.owners][:, None] * log_tags.shape[1]
-                + self.positions.clamp(max=log_tags.shape[1] - 1)) * log_tags.shape[2] + self.rows.clamp(min=0)
+        flat = ((self.sentences[self.owners][:, None] * log_tags.shape[1]
+                 + self.positions.clamp(max=log_tags.shape[1] - 1)) * log_tags.shape[2]
+                + self.rows.clamp(min=0))
         sums = (log_tags.reshape(-1)[flat] * used).sum(1) + self.weights
         top = torch.full((self.count,), -torch.inf, device=sums.device, dtype=sums.dtype)
         top = top.scatter_reduce(0, self.owners, sums.detach(), "amax")

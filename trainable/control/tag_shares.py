@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def tag_shares(corpus) -> dict[str, dict[str, float]]:
-    """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen are left out. Empty
-    where no oracle at hand reads the corpus's language."""
+    """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen
+    are left out. Empty where no oracle at hand reads the corpus's language."""
     from trainable.control.lexicon import language_of, oracle_of
     from trainable.control.oracles.base import UPOS
     from trainable.control.oracles.choosing import AUTO, DEFAULT, oracle_for, oracle_named

@@ -48,8 +48,8 @@ class Entry:
     def fits(self, words: int, positions: int) -> None:
         """Raises `UserError` when a text of so many words does not fit into the model's positions."""
         if words > positions - 2:
-            raise UserError(f"{self.where}: asks for {words} words, but corpus.max_length={positions} holds {positions - 2}; "
-                            "raise it or leave the line out")
+            raise UserError(f"{self.where}: asks for {words} words, but corpus.max_length={positions} holds "
+                            f"{positions - 2}; raise it or leave the line out")
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -59,7 +59,8 @@ def read_entries(path: Path) -> list[Entry]:
     except UnicodeDecodeError as error:
         raise unreadable(path, error) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read as a target file ({error.strerror}); expected one JSON value per line") from None
+        raise UserError(f"{path}: cannot be read as a target file ({error.strerror}); "
+                        "expected one JSON value per line") from None
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():

@@ -22,11 +22,13 @@ from trainable.models.prediction import Prediction
 
 
 class Tree(Spans):
-    """A text's labeled brackets without its words and tags; success is the labeled bracketing F1 (PARSEVAL)."""
+    """A text's labeled brackets without its words and tags; success is the labeled bracketing
+    F1 (PARSEVAL)."""
 
     name = "tree"
 
-    def target(self, corpus: TokenizedCorpus, split: Split, row: int, generator: torch.Generator) -> Target | None:
+    def target(self, corpus: TokenizedCorpus, split: Split, row: int,
+               generator: torch.Generator) -> Target | None:
         """All spans of the row, and its number of words."""
         oracle = oracle_for(self.params.oracle, corpus, "spans")
         return self._of(corpus.decode(corpus.ids(split)[row]), oracle)
@@ -40,7 +42,8 @@ class Tree(Spans):
         words = entry.words()
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
         made = self._of(words, oracle_for(self.params.oracle, corpus, "spans"))
-        return {**(made or {"spans": [[0, len(words) - 1, "S"]], "words": len(words), "oracle": "none"}), "human": words}
+        return {**(made or {"spans": [[0, len(words) - 1, "S"]], "words": len(words), "oracle": "none"}),
+                "human": words}
 
     def size(self, entry: Entry) -> int:
         """The number of words."""
@@ -51,14 +54,16 @@ class Tree(Spans):
         return [(first, last, label) for first, last, label in target["spans"]]
 
     def layout(self, target: Target, length: int, corpus) -> Layout:
-        """END behind the last word, and tag rows for the widest phrases that text showed, those first that hold the phrases
-        inside them, too."""
+        """END behind the last word, and tag rows for the widest phrases that text showed, those first
+        that hold the phrases inside them, too."""
         made, covered = Layout.of_length(target["words"], length), list[Span]()
         spans = sorted(self.requested_spans(target), key=lambda span: span[0] - span[1])
         for first, last, label in spans:
-            if not self.syntax.known(label, last - first + 1) or any(a <= first and last <= b for a, b, _ in covered):
+            if (not self.syntax.known(label, last - first + 1)
+                    or any(a <= first and last <= b for a, b, _ in covered)):
                 continue
-            inside = [span for span in spans if first <= span[0] and span[1] <= last and span != (first, last, label)]
+            inside = [span for span in spans
+                      if first <= span[0] and span[1] <= last and span != (first, last, label)]
             tags, share = self.syntax.phrases[label, last - first + 1]
             made.patterns.append((first, tags, share + self.syntax.explained(tags, first, inside)))
             covered.append((first, last, label))
@@ -71,7 +76,8 @@ class Tree(Spans):
         return [*super().condition(target, positions), end]
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
-        """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind the last word)."""
+        """Sum over the target's spans of -log p(such a phrase is there), and -log p(END behind
+        the last word)."""
         log_probs = prediction.log_probs
         values, sentences = self.log_probs(prediction, targets)
         ends = torch.tensor([target["words"] + 1 for target in targets], device=log_probs.device)
@@ -79,8 +85,8 @@ class Tree(Spans):
         return losses.index_add(0, sentences, -values.to(losses))
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:
-        """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`: the same tree. A bracket
-        counts as far as the words in it are known."""
+        """`success`: labeled F1 over all brackets; `unlabeled`: F1 of the brackets alone; `exact`:
+        the same tree. A bracket counts as far as the words in it are known."""
         found = oracle_of_target(self, target).read(words).spans
         wanted = self.requested_spans(target)
 
@@ -89,7 +95,8 @@ class Tree(Spans):
 
         return {"success": bracketing_f1(found, wanted, worth),
                 "exact": float(sorted(found) == sorted(wanted)) * known_share(words),
-                "unlabeled": bracketing_f1([span[:2] for span in found], [span[:2] for span in wanted], worth)}
+                "unlabeled": bracketing_f1([span[:2] for span in found],
+                                           [span[:2] for span in wanted], worth)}
 
     def code(self, target: Target) -> list[str]:
         """The brackets in order: `(S (NP ( ) (VP ( ( ) )`, a bare pair for each word."""
@@ -105,6 +112,7 @@ class Tree(Spans):
 
 
 def bracketing_f1(found, wanted, worth: Callable[[tuple], float] = lambda span: 1.0) -> float:
-    """F1 of two multisets of brackets, a shared one counting what it is `worth`; 0 when either is empty and the other is not."""
+    """F1 of two multisets of brackets, a shared one counting what it is `worth`; 0 when either is empty
+    and the other is not."""
     shared = sum(count * worth(span) for span, count in (Counter(found) & Counter(wanted)).items())
     return 2 * shared / max(1, len(found) + len(wanted))

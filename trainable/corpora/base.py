@@ -49,14 +49,16 @@ class Corpus(ABC):
 
     @abstractmethod
     def examples(self, split: Split) -> Iterator[Example]:
-        """The examples of one split, the same ones in the same order at every call. Raises `UserError` on bad input."""
+        """The examples of one split, the same ones in the same order at every call. Raises
+        `UserError` on bad input."""
 
     def sources(self) -> Sequence[Path]:
         """The files that `examples` reads; `UserError` where one is missing. Generated corpora read none."""
         return ()
 
     def version(self) -> str:
-        """What else the examples depend on: the grammar of a generated corpus, the tokenizer of a read one."""
+        """What else the examples depend on: the grammar of a generated corpus, the tokenizer
+        of a read one."""
         return ""
 
     def reserved(self) -> tuple[str, ...]:
@@ -78,5 +80,6 @@ class Corpus(ABC):
                 if file.read(3) == codecs.BOM_UTF8:
                     digest.update(b"mark left out")  # older caches have it in their first word
                 file.seek(0)
-                digest.update(b"\0" + path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+                digest.update(b"\0" + path.name.encode() + b"\0"
+                              + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()

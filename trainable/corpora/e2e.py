@@ -36,15 +36,19 @@ class E2E(Corpus):
     class Params(registry.Params):
         """Where the text is and how it is cut into words."""
 
-        path: str | None = Field(None, description="folder with src1_*.txt or trainset.csv and devset.csv, or one such file")
+        path: str | None = Field(None, description="folder with src1_*.txt or trainset.csv and devset.csv, "
+                                                   "or one such file")
         hub: bool = Field(False, description="load through Hugging Face datasets instead of path")
         hub_name: str = "tuetschek/e2e_nlg"
-        hub_revision: str | None = Field("refs/convert/parquet", description="the branch that holds data, not a script")
+        hub_revision: str | None = Field("refs/convert/parquet",
+                                         description="the branch that holds data, not a script")
         tokenizer: Tokenizer = Field("spacy", description=TOKENIZERS)
         newline: Literal["row", "word", "none"] = Field(
-            "row", description="the line break that published code keeps at each text's end: a vocabulary row only; "
-                               "a word of every text; or neither")
-        valid_share: float = Field(0.1, gt=0, lt=1, description="held-out share, by meaning, when path is one file")
+            "row",
+            description="the line break that published code keeps at each text's end: a vocabulary row only; "
+                        "a word of every text; or neither")
+        valid_share: float = Field(0.1, gt=0, lt=1,
+                                   description="held-out share, by meaning, when path is one file")
 
         @model_validator(mode="after")
         def _source(self) -> E2E.Params:
@@ -57,8 +61,8 @@ class E2E(Corpus):
     def reserved(self) -> tuple[str, ...]:
         """The line break, which the published vocabulary of 821 counts as a word.
 
-        With `newline="row"` the vocabulary, and so every table's shape, is the published one, but no text ends in a line
-        break: lengths, tags and generated sentences are those of the words.
+        With `newline="row"` the vocabulary, and so every table's shape, is the published one, but no text
+        ends in a line break: lengths, tags and generated sentences are those of the words.
         """
         return (NEWLINE,) if self.params.newline == "row" else ()
 
@@ -73,8 +77,8 @@ class E2E(Corpus):
         return list(dict.fromkeys(self._files.values()))
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """One example per text; its values are cut into words like the text, so that they can be found in it. A row that has
-        no text is one without words."""
+        """One example per text; its values are cut into words like the text, so that they can be
+        found in it. A row that has no text is one without words."""
         words_of = splitter(self.params.tokenizer)
         end = (NEWLINE,) if self.params.newline == "word" else ()
         for where, meaning, text in self._pairs(split):
@@ -87,7 +91,8 @@ class E2E(Corpus):
             for number, row in enumerate(self._hub[split], 1):
                 where = f"{self.params.hub_name}, {split}, row {number}"
                 text = row["human_reference"] or ""
-                yield where, _read_mr(row["meaning_representation"] or "", where) if text.strip() else {}, text
+                yield (where,
+                       _read_mr(row["meaning_representation"] or "", where) if text.strip() else {}, text)
             return
         path = self._files[split]
         pairs: Callable[[Path], Iterator[Pair]] = _csv_pairs if path.suffix == ".csv" else _src1_pairs
@@ -103,12 +108,15 @@ class E2E(Corpus):
         if path.is_file() and path.suffix in (".txt", ".csv"):
             return {"train": path, "valid": path}
         if not path.is_dir():
-            raise UserError(f"corpus 'e2e', path: {path} {'is not .txt or .csv' if path.exists() else 'does not exist'}; "
+            raise UserError("corpus 'e2e', path: "
+                            f"{path} {'is not .txt or .csv' if path.exists() else 'does not exist'}; "
                             f"expected {EXPECTED}")
         present = [names for names in FORMATS.values() if (path / names["train"]).is_file()]
         if not present:
-            raise UserError(f"corpus 'e2e', path: {path} has neither src1_train.txt nor trainset.csv; expected {EXPECTED}")
-        return {split: existing_file(path / name, "the other split of the corpus") for split, name in present[0].items()}
+            raise UserError(f"corpus 'e2e', path: {path} has neither src1_train.txt nor trainset.csv; "
+                            f"expected {EXPECTED}")
+        return {split: existing_file(path / name, "the other split of the corpus")
+                for split, name in present[0].items()}
 
     @cached_property
     def _hub(self) -> dict:
@@ -117,7 +125,8 @@ class E2E(Corpus):
         name = self.params.hub_name
         try:
             loaded = datasets.load_dataset(name, revision=self.params.hub_revision)
-        except (OSError, ValueError, RuntimeError) as error:  # offline, unknown name, a dataset that is a script
+        except (OSError, ValueError, RuntimeError) as error:
+            # offline, unknown name, a dataset that is a script
             reason = " ".join(str(error).split())[:160]
             raise UserError(f"corpus 'e2e', hub_name: cannot load {name} ({type(error).__name__}: {reason}); "
                             f"set path to {EXPECTED}") from None

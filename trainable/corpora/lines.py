@@ -32,18 +32,21 @@ class Lines(Corpus):
         """Where the text is and how it is split and cut."""
 
         path: str = Field(description=KINDS)
-        valid_path: str | None = Field(None, description="file with the held-out texts; null: take valid_share of path")
+        valid_path: str | None = Field(None, description="file with the held-out texts; null: "
+                                                         "take valid_share of path")
         valid_share: float = Field(0.05, gt=0, lt=1, description="share of the lines that is held out")
-        tokenizer: Tokenizer = Field("whitespace", description="whitespace for text that is tokenized already; "
-                                                               f"legal: {TOKENIZERS}")
+        tokenizer: Tokenizer = Field("whitespace",
+                                     description="whitespace for text that is tokenized already; "
+                                                 f"legal: {TOKENIZERS}")
         skip_headings: bool = Field(False, description="leave out lines such as `= Title =` (WikiText)")
-        max_words: int | None = Field(None, ge=4, description="lines of more words are cut into sentences; null: never")
+        max_words: int | None = Field(None, ge=4,
+                                      description="lines of more words are cut into sentences; null: never")
         min_words: int = Field(1, ge=1, description="examples of fewer words are left out")
         unknown: str = Field("<unk>", description="the word by which the text hides rare words; becomes UNK")
-        column: str | None = Field(None, description="column, or field, that holds the text in files that have some; null: "
-                                                     "text, or the only one")
-        format: Format = Field("auto", description="what the files are; auto: by the end of their names, .jsonl, .ndjson, "
-                                                   ".json, .tsv, .csv, .parquet, else plain lines")
+        column: str | None = Field(None, description="column, or field, that holds the text in files that "
+                                                     "have some; null: text, or the only one")
+        format: Format = Field("auto", description="what the files are; auto: by the end of their names, "
+                               ".jsonl, .ndjson, .json, .tsv, .csv, .parquet, else plain lines")
 
     params: Params
 
@@ -57,8 +60,8 @@ class Lines(Corpus):
         return [existing_file(path, KINDS) for path in paths]
 
     def examples(self, split: Split) -> Iterator[Example]:
-        """One example per line or sentence; one without words for a row that has none. A line is held out as a whole, and so
-        are lines that repeat it."""
+        """One example per line or sentence; one without words for a row that has none. A line is held
+        out as a whole, and so are lines that repeat it."""
         words_of = splitter(self.params.tokenizer)
         for where, line in self._texts(split):
             words = [UNKNOWN if word == self.params.unknown else word for word in words_of(line)]
@@ -78,13 +81,14 @@ class Lines(Corpus):
         if len(files) > 1:
             yield from rows
             return
-        yield from one_split(list(rows), lambda row: row[1].strip() and row[1], self.params.valid_share, split, path,
-                             "a file of their own as valid_path")
+        yield from one_split(list(rows), lambda row: row[1].strip() and row[1], self.params.valid_share,
+                             split, path, "a file of their own as valid_path")
 
 
 def sentences(words: Sequence[str]) -> Iterator[list[str]]:
-    """Cut words after each sentence end: a word that is or ends in `.`, `!` or `?` (with the closing quotes and brackets
-    that follow it) before a word that does not begin in small letters. Abbreviations and initials do not end a sentence.
+    """Cut words after each sentence end: a word that is or ends in `.`, `!` or `?` (with the closing
+    quotes and brackets that follow it) before a word that does not begin in small letters. Abbreviations and
+    initials do not end a sentence.
     """
     start = 0
     for i, word in enumerate(words):
@@ -101,5 +105,6 @@ def sentences(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _closes(word: str, before: Sequence[str]) -> bool:
-    """Whether `word` closes a quotation or bracket of `before`. A straight quote closes when it is an even one."""
+    """Whether `word` closes a quotation or bracket of `before`. A straight quote closes when
+    it is an even one."""
     return word in _CLOSING or (word in _STRAIGHT and before.count(word) % 2 == 1)

@@ -1,4 +1,5 @@
-"""Texts from files of every common kind: plain lines, JSON, JSON lines, TSV, CSV and Parquet, by the end of the name."""
+"""Texts from files of every common kind: plain lines, JSON, JSON lines, TSV, CSV and Parquet, by
+the end of the name."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from spaces.values import did_you_mean, show
 from trainable.corpora.sources import csv_rows, text_lines, unreadable
 
 Format = Literal["auto", "lines", "jsonl", "json", "tsv", "csv", "parquet"]
-ENDS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".tsv": "tsv", ".csv": "csv",
-                           ".parquet": "parquet"}
+ENDS: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".tsv": "tsv",
+                           ".csv": "csv", ".parquet": "parquet"}
 """By the end of a file's name; every other file holds plain lines."""
 KINDS = "a UTF-8 text file with one example per line, or a .jsonl, .json, .tsv, .csv or .parquet file"
 USUAL = "text"
@@ -23,11 +24,12 @@ Text = tuple[str, str]
 
 
 def texts(path: Path, column: str | None = None, form: Format = "auto") -> Iterator[Text]:
-    """(file and row, text) of every row of a file; blank lines of plain text stand between texts and are left out.
+    """(file and row, text) of every row of a file; blank lines of plain text stand between texts
+    and are left out.
 
-    `column`: the column, or field of a JSON object, that holds the text; None: `text`, or the only one that holds text. A
-    row of JSON may also be the text itself, or a list of it alone, as Diffusion-LM's files have it. Raises `UserError`
-    naming file and row, and the columns that there are.
+    `column`: the column, or field of a JSON object, that holds the text; None: `text`, or the only one that
+    holds text. A row of JSON may also be the text itself, or a list of it alone, as Diffusion-LM's files have
+    it. Raises `UserError` naming file and row, and the columns that there are.
     """
     if form == "auto":
         form = ENDS.get(path.suffix.lower(), "lines")
@@ -38,8 +40,8 @@ def texts(path: Path, column: str | None = None, form: Format = "auto") -> Itera
 
 def _lines(path: Path, column: str | None) -> Iterator[Text]:
     if column is not None:
-        raise UserError(f"{path}: plain lines have no column {column!r}; leave column out, or say its format: "
-                        f"{', '.join(ENDS.values())}")
+        raise UserError(f"{path}: plain lines have no column {column!r}; leave column out, "
+                        f"or say its format: {', '.join(ENDS.values())}")
     return ((f"{path}, line {number}", line) for number, line in text_lines(path) if line.strip())
 
 
@@ -91,7 +93,8 @@ def _of_values(path: Path, values: Iterator[tuple[str, Any]], column: str | None
     for where, value in values:
         if isinstance(value, dict):
             if name is None:
-                name = _column(path, list(value), [key for key, item in value.items() if isinstance(item, str)], column)
+                name = _column(path, list(value),
+                               [key for key, item in value.items() if isinstance(item, str)], column)
             value = value.get(name)
         elif isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -102,11 +105,13 @@ def _column(path: Path, names: Sequence[str], text: Sequence[str], column: str |
     """The name of the column that holds the text: the one asked for, the usual one, or the only one."""
     if column is not None:
         if column not in names:
-            raise UserError(f"{path}: no column {column!r}{did_you_mean(column, names)}; found: {', '.join(names) or 'none'}")
+            raise UserError(f"{path}: no column {column!r}{did_you_mean(column, names)}; found: "
+                            f"{', '.join(names) or 'none'}")
         return column
     if USUAL in names or len(text) == 1:
         return USUAL if USUAL in names else text[0]
-    raise UserError(f"{path}: which column holds the text? give column: one of {', '.join(text or names) or 'none found'}")
+    raise UserError(f"{path}: which column holds the text? give column: "
+                    f"one of {', '.join(text or names) or 'none found'}")
 
 
 def _text(where: str, value: Any, name: str | None) -> str:
@@ -150,7 +155,8 @@ def _parquet(path: Path, column: str | None) -> Iterator[Text]:
     try:
         with pq.ParquetFile(path) as file:
             kinds: Mapping[str, pa.DataType] = {field.name: field.type for field in file.schema_arrow}
-            text = [name for name, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
+            text = [name for name, kind in kinds.items()
+                    if pa.types.is_string(kind) or pa.types.is_large_string(kind)]
             name = _column(path, list(kinds), text, column)
             for batch in file.iter_batches(columns=[name]):
                 for value in batch.column(0).to_pylist():

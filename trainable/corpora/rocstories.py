@@ -1,4 +1,5 @@
-"""ROCStories (Mostafazadeh et al. 2016): five-sentence everyday stories from the CSV file that its authors send out."""
+"""ROCStories (Mostafazadeh et al. 2016): five-sentence everyday stories from the CSV file that its
+authors send out."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ class ROCStories(Corpus):
         """Where the stories are and how they are split and cut."""
 
         path: str = Field(description=f"CSV file with the columns {', '.join(SENTENCES)}")
-        valid_path: str | None = Field(None, description="CSV file with the held-out stories; null: take valid_share of path")
+        valid_path: str | None = Field(None, description="CSV file with the held-out stories; null: "
+                                                         "take valid_share of path")
         valid_share: float = Field(0.05, gt=0, lt=1, description="share of the stories that is held out")
         tokenizer: Tokenizer = Field("spacy", description=TOKENIZERS)
 
@@ -54,5 +56,5 @@ class ROCStories(Corpus):
         if len(files) > 1:
             yield from stories
             return
-        yield from one_split(stories, lambda story: story[1] if story[1].strip() else "", self.params.valid_share, split,
-                             path, "a file of their own as valid_path")
+        yield from one_split(stories, lambda story: story[1] if story[1].strip() else "",
+                             self.params.valid_share, split, path, "a file of their own as valid_path")

@@ -36,16 +36,16 @@ def concerns(stats: Mapping[str, Any], config: CorpusConfig) -> Iterator[Concern
                       f"raise corpus.max_length (now {config.max_length}), or cut the texts shorter")
     for split, kind in SPLITS.items():
         yield Concern(stats["unk_rate"][split], config.warn_unknown, config.refuse_unknown, "unknown",
-                      f"of the {kind} words are outside the vocabulary of {stats['vocabulary']:,} and become UNK",
-                      f"lower corpus.min_count (now {config.min_count}), or give more text")
+                      f"of the {kind} words are outside the vocabulary of {stats['vocabulary']:,} and "
+                      "become UNK", f"lower corpus.min_count (now {config.min_count}), or give more text")
 
 
 def refuse(stats: Mapping[str, Any], config: CorpusConfig) -> None:
     """Raises `UserError` where too little of the text is left to search on."""
     for one in concerns(stats, config):
         if one.share > one.refuse:
-            raise UserError(f"corpus {stats['corpus']!r}: {one.share:.0%} {one.text}; {one.remedy}, or accept it: "
-                            f"corpus.refuse_{one.setting} (now {one.refuse:g})")
+            raise UserError(f"corpus {stats['corpus']!r}: {one.share:.0%} {one.text}; {one.remedy}, "
+                            f"or accept it: corpus.refuse_{one.setting} (now {one.refuse:g})")
 
 
 def warnings(stats: Mapping[str, Any], config: CorpusConfig) -> list[str]:
@@ -53,6 +53,7 @@ def warnings(stats: Mapping[str, Any], config: CorpusConfig) -> list[str]:
     found: dict[str, str] = {}
     for one in concerns(stats, config):
         if one.share > one.warn:
-            found.setdefault(one.setting, f"corpus {stats['corpus']}: {one.share:.0%} {one.text}; {one.remedy} (warned of "
-                                          f"beyond corpus.warn_{one.setting}={one.warn:g})")
+            found.setdefault(one.setting,
+                             f"corpus {stats['corpus']}: {one.share:.0%} {one.text}; {one.remedy} (warned of "
+                             f"beyond corpus.warn_{one.setting}={one.warn:g})")
     return list(found.values())

@@ -1,7 +1,8 @@
 """A corpus cut to token ids once, kept as Arrow files, and opened by mapping them into memory.
 
-A folder holds `vocab.json`, `train.arrow`, `valid.arrow` (one record batch each, so that all ids lie in one piece) and
-`stats.json`. Opening reads the word list and two footers; the ids are views of the mapped files, shared by all processes.
+A folder holds `vocab.json`, `train.arrow`, `valid.arrow` (one record batch each, so that all ids lie in one
+piece) and `stats.json`. Opening reads the word list and two footers; the ids are views of the mapped files,
+shared by all processes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ BATCH = 4096
 
 
 class _Index:
-    """Numbers words in the order in which they are first seen, after the specials. The word `UNKNOWN` is always UNK."""
+    """Numbers words in the order in which they are first seen, after the specials. The word `UNKNOWN`
+    is always UNK."""
 
     def __init__(self) -> None:
         self.ids = {UNKNOWN: UNK}
@@ -72,10 +74,11 @@ class _Taken:
 def build(config: CorpusConfig, out: Path) -> None:
     """Write the tokenized corpus of `config` into the folder `out`.
 
-    The vocabulary is START, END, UNK, PAD, then the words that the training split has more than `min_count` times, in
-    order of appearance, then the corpus's reserved words. A row is START words END PAD...; texts of more than
-    `max_length` - 2 words are counted (their words too) and left out, and so are texts without a word that can be seen.
-    Raises `UserError` when a split comes out empty, or when text that is written without spaces was not cut into words.
+    The vocabulary is START, END, UNK, PAD, then the words that the training split has more than `min_count`
+    times, in order of appearance, then the corpus's reserved words. A row is START words END PAD...; texts
+    of more than `max_length` - 2 words are counted (their words too) and left out, and so are texts without
+    a word that can be seen. Raises `UserError` when a split comes out empty, or when text that is written
+    without spaces was not cut into words.
     """
     corpus, name = CORPORA.build(config.source), config.source.name
     index = _Index()
@@ -89,7 +92,8 @@ def build(config: CorpusConfig, out: Path) -> None:
             taken.kept, taken.long = taken.kept + len(kept), taken.long + len(ids) - len(kept)
             if len(kept) < len(ids):
                 taken.first = taken.first or next(batch[i].where for i in range(len(ids)) if i not in kept)
-            taken.parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept], config.max_length))
+            taken.parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept],
+                                             config.max_length))
         if split == "train":
             seen = Counter(dict(zip(index.words, counts[len(SPECIALS):].tolist(), strict=False)))
             _check_cut(seen, taken, name)
@@ -97,15 +101,16 @@ def build(config: CorpusConfig, out: Path) -> None:
             raise taken.left_out(name, split, config.max_length - 2)
     vocab, final = _vocabulary(index, counts, config.min_count, corpus.reserved())
     out.mkdir(parents=True, exist_ok=True)
-    stats: dict[str, Any] = {"corpus": name, "vocabulary": len(vocab),
-                             "language": language_of(seen) if config.language == "auto" else config.language,
-                             "sentences": {}, "dropped": {split: taken.long for split, taken in splits.items()},
+    stats: dict[str, Any] = {"corpus": name, "vocabulary": len(vocab), "language": language_of(seen)
+                             if config.language == "auto" else config.language, "sentences": {},
+                             "dropped": {split: taken.long for split, taken in splits.items()},
                              "empty": {split: taken.empty for split, taken in splits.items()},
                              "mean_words": {}, "unk_rate": {}}
     for split, taken in splits.items():
         table = pa.Table.from_batches(taken.parts, _schema(config.max_length))
         batch = _renumber(table.combine_chunks(), final, config.max_length)
-        with pa.OSFile(str(out / f"{split}.arrow"), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        with (pa.OSFile(str(out / f"{split}.arrow"), "wb") as file,
+              pa.ipc.new_file(file, batch.schema) as writer):
             writer.write_batch(batch)
         lengths, ids = batch.column("length").to_numpy(), batch.column("ids").values.to_numpy()
         stats["sentences"][split] = len(lengths)
@@ -126,7 +131,8 @@ def _with_words(examples: Iterable[Example], taken: _Taken) -> Iterator[Example]
 
 
 def _seen(word: str) -> bool:
-    """Whether a word has a character that is neither space nor control nor format (such as a zero-width space)."""
+    """Whether a word has a character that is neither space nor control nor format (such as
+    a zero-width space)."""
     return any(unicodedata.category(character)[0] not in "CZ" for character in word)
 
 
@@ -134,9 +140,9 @@ def _check_cut(seen: Counter[str], taken: _Taken, name: str) -> None:
     """Raises `UserError` where text without spaces came out as whole sentences."""
     script = uncut(seen, taken.kept + taken.long)
     if script is not None:
-        raise UserError(f"corpus {name!r}: its text is in {script}, written without spaces, and the tokenizer leaves whole "
-                        "sentences as words; set corpus.source.tokenizer: characters (or spacy:zh, or give text that is "
-                        "cut by spaces)")
+        raise UserError(f"corpus {name!r}: its text is in {script}, written without spaces, "
+                        "and the tokenizer leaves whole sentences as words; set corpus.source.tokenizer: "
+                        "characters (or spacy:zh, or give text that is cut by spaces)")
 
 
 def _numbered(examples: Iterable[Example], index: _Index) -> Iterator[tuple[list[Example], list[np.ndarray]]]:
@@ -178,7 +184,8 @@ def _record_batch(examples: list[Example], ids: list[np.ndarray], max_length: in
                             for column, kind in zip(columns, schema, strict=True)], schema=schema)
 
 
-def _vocabulary(index: _Index, counts: np.ndarray, min_count: int, reserved: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def _vocabulary(index: _Index, counts: np.ndarray, min_count: int,
+                reserved: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """(word list, provisional id -> final id)."""
     words = [word for word, n in zip(index.words, counts[len(SPECIALS) :], strict=False) if n > min_count]
     words += [word for word in reserved if word not in set(words)]
@@ -206,16 +213,19 @@ class TokenizedCorpus:
         self._ids, self._lengths = {}, {}
         for split, batch in batches.items():
             column = batch.column("ids")
-            self._ids[split] = column.values.to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+            self._ids[split] = column.values.to_numpy(zero_copy_only=True).reshape(len(column),
+                                                                                   column.type.list_size)
             self._lengths[split] = batch.column("length").to_numpy(zero_copy_only=True)
 
     @classmethod
     def open(cls, folder: Path | str) -> TokenizedCorpus:
-        """Map what `build` wrote. Takes milliseconds at any size. Raises `UserError` naming a missing or damaged file."""
+        """Map what `build` wrote. Takes milliseconds at any size. Raises `UserError` naming a missing
+        or damaged file."""
         folder = Path(folder)
         vocab, stats = (_read_json(folder / name) for name in ("vocab.json", "stats.json"))
         if not isinstance(vocab, list) or tuple(vocab[: len(SPECIALS)]) != SPECIALS:
-            raise UserError(f"{folder / 'vocab.json'}: not a word list that begins with {', '.join(SPECIALS)}; {_REBUILD}")
+            raise UserError(f"{folder / 'vocab.json'}: not a word list that begins with "
+                            f"{', '.join(SPECIALS)}; {_REBUILD}")
         return cls(vocab, stats, {split: _map(folder / f"{split}.arrow") for split in SPLITS})
 
     def ids(self, split: Split) -> np.ndarray:
@@ -227,8 +237,10 @@ class TokenizedCorpus:
         return self._lengths[split]
 
     def rows(self, split: Split, indices: Iterable[int]) -> list[dict[str, Any]]:
-        """For each index: `words`, `text`, `fields`, `upos`, `tree` as the corpus gave them; None for what it does not have."""
-        batch = self._batches[split].select(["text", "fields", "upos", "tree"]).take(pa.array(list(indices), pa.int64()))
+        """For each index: `words`, `text`, `fields`, `upos`, `tree` as the corpus gave them; None for
+        what it does not have."""
+        batch = self._batches[split].select(["text", "fields", "upos", "tree"]).take(pa.array(list(indices),
+                                                                                              pa.int64()))
         rows = batch.to_pylist()
         for row in rows:
             row["words"] = row["text"].split(" ")
@@ -263,7 +275,8 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; a tokenized corpus is a folder written by corpora.tokenize.build") from None
+        raise UserError(f"{path}: no such file; a tokenized corpus is a folder written by "
+                        "corpora.tokenize.build") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({_line(error)}); {_REBUILD}") from None
 

@@ -1,4 +1,5 @@
-"""Cutting text into words: by whitespace, by spaCy's rules for a language (no trained model is needed), or by characters."""
+"""Cutting text into words: by whitespace, by spaCy's rules for a language (no trained model is needed),
+or by characters."""
 
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ Tokenizer = Annotated[str, AfterValidator(_legal)]
 def splitter(tokenizer: str) -> Callable[[str], list[str]]:
     """A function text -> words. Whitespace is never a word: spaCy's whitespace tokens are dropped.
 
-    `characters`: every character with the marks that belong to it, but runs of Latin letters and digits whole, for text that
-    is written without spaces. Raises `UserError` where spaCy's rules for a language need a package that is not here.
+    `characters`: every character with the marks that belong to it, but runs of Latin letters and digits
+    whole, for text that is written without spaces. Raises `UserError` where spaCy's rules for a language need
+    a package that is not here.
     """
     if tokenizer == "whitespace":
         return str.split

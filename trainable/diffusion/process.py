@@ -1,7 +1,7 @@
 """What a diffusion process is: how text is corrupted, what is learned from it, how text is drawn and bounded.
 
-A process is one folder here and one line in `trainable.registry.PROCESSES`; tests/trainable/diffusion/test_process_contract.py
-then runs it. Its noise schedule is a private matter.
+A process is one folder here and one line in `trainable.registry.PROCESSES`;
+tests/trainable/diffusion/test_process_contract.py then runs it. Its noise schedule is a private matter.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class Sampling(Protocol):
                prompt: Tensor | None = None) -> Tensor:
         """`n` texts of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
 
-        `prompt` [n, length] holds ids that are kept, -1 where the text is free. Raises `UserError` for a guide or a
-        prompt that the process does not take.
+        `prompt` [n, length] holds ids that are kept, -1 where the text is free. Raises `UserError` for
+        a guide or a prompt that the process does not take.
         """
 
     def under(self, condition: Tensor, scale: float) -> Sampling:
-        """The same for n texts that the model is told `condition` [n, K, L] of, `scale` beyond it (0 = as told)."""
+        """The same for n texts that the model is told `condition` [n, K, L] of, `scale` beyond
+        it (0 = as told)."""
 
     def flops(self, length: int) -> float:
         """Floating-point operations of the matrix products of one text, guidance not counted."""
@@ -74,5 +75,7 @@ class Process(ABC):
         """Drawing from `model`. Raises `UserError` for a sampler that is not one of `samplers`."""
 
     @abstractmethod
-    def bound(self, model: Backbone, ids: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parts of an upper bound on -log p(ids), nats per text [B] (float64, CPU), by `count` draws of the time."""
+    def bound(self, model: Backbone, ids: Tensor, count: int,
+              generator: torch.Generator) -> dict[str, Tensor]:
+        """Parts of an upper bound on -log p(ids), nats per text [B] (float64, CPU), by `count`
+        draws of the time."""

@@ -57,7 +57,8 @@ class Measurable(Protocol):
     device: torch.device
 
     def samples(self) -> list[list[str]]:
-        """Generated sentences as words: `config.evaluation.samples * share` of them, generated once per measurement."""
+        """Generated sentences as words: `config.evaluation.samples * share` of them, generated once
+        per measurement."""
 
     def controlled(self, task: ControlTask, targets: Sequence[Target]) -> list[list[str]]:
         """One sentence per target, generated under guidance."""
@@ -70,7 +71,8 @@ class Measurable(Protocol):
 
 
 class Metric(ABC):
-    """One measured quantity. A subclass states its name, unit, better direction and the stage it is measured at."""
+    """One measured quantity. A subclass states its name, unit, better direction and the stage
+    it is measured at."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -93,7 +95,8 @@ class Metric(ABC):
 
     @abstractmethod
     def measure(self, m: Measurable) -> dict[str, float]:
-        """The value under `name`, further columns under `name_...`; `name_se` is the standard error of the value.
+        """The value under `name`, further columns under `name_...`; `name_se` is the standard
+        error of the value.
 
         An empty dict where the metric cannot be told yet at this rung.
         """
@@ -105,7 +108,8 @@ def scaled(count: int, share: float, least: int = 1) -> int:
 
 
 def heldout_words(corpus: TokenizedCorpus, rows: Sequence[int]) -> list[list[str]]:
-    """The held-out sentences `rows` as the model could have written them: words outside the vocabulary are UNK."""
+    """The held-out sentences `rows` as the model could have written them: words outside the
+    vocabulary are UNK."""
     ids = corpus.ids("valid")
     return [corpus.decode(ids[row]) for row in rows]
 

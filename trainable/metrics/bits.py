@@ -15,7 +15,7 @@ class BitsPerWeight(Metric):
     def measure(self, m: Measurable) -> dict[str, float]:
         """`bits_per_weight` over all values, and `bits_per_weight_SITE` over the weights of each site.
 
-        Counted from the packed tensors (`facts`), so that `bits_per_weight_embedding <= 4` is a constraint on what is
-        on disk; empty where nothing was packed.
+        Counted from the packed tensors (`facts`), so that `bits_per_weight_embedding <= 4` is a constraint on
+        what is on disk; empty where nothing was packed.
         """
         return {name: float(value) for name, value in m.facts.items() if name.startswith("bits_per_weight")}

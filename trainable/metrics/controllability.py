@@ -15,12 +15,14 @@ from trainable.registry import TASKS
 
 
 def share_error(successes: float, n: int) -> float:
-    """Standard error of k of n successes, by Laplace's estimate (k + 1) / (n + 2): not 0 even at none or all of n."""
+    """Standard error of k of n successes, by Laplace's estimate (k + 1) / (n + 2): not 0 even at
+    none or all of n."""
     share = (successes + 1) / (n + 2)
     return math.sqrt(share * (1 - share) / n)
 
 
-def all_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: Sequence[Target]) -> dict[str, list[float]]:
+def all_scores(task: ControlTask, sentences: Sequence[Sequence[str]],
+               targets: Sequence[Target]) -> dict[str, list[float]]:
     """Each score of every target that has it, in order; spaces in names become underscores."""
     scores: dict[str, list[float]] = {}
     for words, target in zip(sentences, targets, strict=True):
@@ -29,7 +31,8 @@ def all_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: S
     return scores
 
 
-def mean_scores(task: ControlTask, sentences: Sequence[Sequence[str]], targets: Sequence[Target]) -> dict[str, float]:
+def mean_scores(task: ControlTask, sentences: Sequence[Sequence[str]],
+                targets: Sequence[Target]) -> dict[str, float]:
     """Mean of each score over the targets that have it."""
     return {key: sum(values) / len(values) for key, values in all_scores(task, sentences, targets).items()}
 
@@ -56,17 +59,20 @@ def column(label: str, oracle: str) -> str:
 
 
 class Controllability(Metric):
-    """Success under control, mean over the configured tasks; each task's column ends in the oracle that scored it."""
+    """Success under control, mean over the configured tasks; each task's column ends in the oracle
+    that scored it."""
 
     name, unit, direction = "controllability", "", "maximize"
     ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`, further scores, the teacher's
-        perplexity, `_unk`, the share of UNK among the words, and `_human`: the success of the human texts that the targets
-        were drawn from, the oracle's ceiling. UNK counts for nothing in any task.
+        """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`,
+        further scores, the teacher's perplexity, `_unk`, the share of UNK among the words, and `_human`:
+        the success of the human texts that the targets were drawn from, the oracle's ceiling. UNK counts for
+        nothing in any task.
 
-        Targets and noise are the same for every trial of a run; at lower rungs they are the first of those at the top.
+        Targets and noise are the same for every trial of a run; at lower rungs they are the first
+        of those at the top.
         """
         row: dict[str, float] = {}
         values, variances, oracles = [], [], []
@@ -100,4 +106,5 @@ class Controllability(Metric):
             further["human"] = mean_scores(task, human, drawn)["success"]
         if n > 1:
             further["perplexity"] = pooled_perplexity(*m.teacher.nll(sentences))[0]
-        return all_scores(task, sentences, targets), "+".join(sorted({task.oracle(target) for target in targets})), further
+        return all_scores(task, sentences,
+                          targets), "+".join(sorted({task.oracle(target) for target in targets})), further

@@ -15,8 +15,8 @@ class TrainableParams(Metric):
     def measure(self, m: Measurable) -> dict[str, float]:
         """`trainable_params`, `trainable_params_share` of all parameters. Tensors that are shared count once.
 
-        The counts that the training run took (`facts`) win over counting here, because the model that is measured may
-        be an averaged or merged copy in which nothing is left to train.
+        The counts that the training run took (`facts`) win over counting here, because the model that is
+        measured may be an averaged or merged copy in which nothing is left to train.
         """
         parameters = list(m.model.parameters())
         trained = m.facts.get("trainable_params", sum(p.numel() for p in parameters if p.requires_grad))

@@ -1,6 +1,7 @@
 """Does the model repeat itself, or the training text?
 
-A low perplexity is cheap to reach by writing one good sentence again and again, or by reciting. Both show here.
+A low perplexity is cheap to reach by writing one good sentence again and again, or by reciting.
+Both show here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from trainable.metrics.base import Measurable, Metric, heldout_rows, heldout_wor
 
 
 def distinct_n(sentences: Sequence[Sequence[str]], n: int) -> float:
-    """Distinct n-grams over all n-grams of all sentences (Li et al., arXiv 1510.03055); 0 where there is no n-gram.
+    """Distinct n-grams over all n-grams of all sentences (Li et al., arXiv 1510.03055); 0 where
+    there is no n-gram.
 
     An n-gram that holds UNK is none of the distinct ones: what it stands for is not known.
     """
@@ -29,7 +31,8 @@ def row_hashes(ids: np.ndarray) -> frozenset[int]:
 
 
 def as_row(words: Sequence[str], corpus: TokenizedCorpus, length: int) -> np.ndarray:
-    """[length] ids START words END PAD..., as the corpus stores a sentence; cut where the words do not fit."""
+    """[length] ids START words END PAD..., as the corpus stores a sentence; cut where the
+    words do not fit."""
     row = np.full(length, corpus.PAD, dtype=np.int32)
     ids = [corpus.START, *corpus.encode(list(words)), corpus.END][:length]
     row[:len(ids)] = ids
@@ -39,9 +42,9 @@ def as_row(words: Sequence[str], corpus: TokenizedCorpus, length: int) -> np.nda
 class Diversity(Metric):
     """distinct-2 of the generated sentences: the share of their word pairs that are different ones.
 
-    distinct-1 mostly counts the vocabulary and distinct-4 is near 1 for anything but repetition, so 2 is the order that
-    tells models apart. It falls as more sentences are taken: compare it at one rung, or with `diversity_heldout`, which
-    is that of as many real sentences.
+    distinct-1 mostly counts the vocabulary and distinct-4 is near 1 for anything but repetition, so 2 is
+    the order that tells models apart. It falls as more sentences are taken: compare it at one rung, or with
+    `diversity_heldout`, which is that of as many real sentences.
     """
 
     name, unit, direction = "diversity", "", "maximize"
@@ -49,7 +52,8 @@ class Diversity(Metric):
     ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """distinct-2, -1, -4; share of distinct sentences; share copied from training; distinct-2 of real text."""
+        """distinct-2, -1, -4; share of distinct sentences; share copied from training;
+        distinct-2 of real text."""
         sentences = m.samples()
         rows = heldout_rows(m.corpus, len(sentences), m.generator("diversity/heldout"))
         known, length = self._training_rows(m), m.corpus.ids("train").shape[1]

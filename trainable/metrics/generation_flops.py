@@ -1,4 +1,5 @@
-"""What a generated sentence costs, by count: known before anything was trained, and the same on every machine."""
+"""What a generated sentence costs, by count: known before anything was trained, and the same
+on every machine."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ class GenerationFlops(Metric):
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`generation_flops`: matrix products only (2 per multiply-add), quantized weights counted like others.
+        """`generation_flops`: matrix products only (2 per multiply-add), quantized weights
+        counted like others.
 
         Guidance is not counted.
         """

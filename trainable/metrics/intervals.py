@@ -12,7 +12,8 @@ DRAWS, SEED = 2000, 0
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """Wilson's score interval of k successes of n (Wilson 1927): within [0, 1], and not empty at none or all of n."""
+    """Wilson's score interval of k successes of n (Wilson 1927): within [0, 1], and not empty at
+    none or all of n."""
     share, z2 = successes / n, Z**2
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
@@ -20,7 +21,8 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """(mean, low, high) of scores in [0, 1]: Wilson where all are 0 or 1, else the percentile bootstrap over targets."""
+    """(mean, low, high) of scores in [0, 1]: Wilson where all are 0 or 1, else the percentile
+    bootstrap over targets."""
     found = np.asarray(values, dtype=float)
     mean = float(found.mean())
     if np.isin(found, (0.0, 1.0)).all():

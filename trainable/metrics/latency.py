@@ -14,16 +14,19 @@ def _generating(runnable: Runnable, m: Measurable) -> Call:
 
 
 class Latency(Metric):
-    """Median milliseconds per sentence of the exported model, paired with the unquantized base in the same window."""
+    """Median milliseconds per sentence of the exported model, paired with the unquantized base in
+    the same window."""
 
     name, unit, direction, stage = "latency_ms", "ms", "minimize", "final"
     ideal = 0.0
     proxy = "generation_flops"
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`latency_ms` (median), `_p95`, `_se`; with a base also `_base`, `_ratio` (median of paired), `_ratio_se`.
+        """`latency_ms` (median), `_p95`, `_se`; with a base also `_base`, `_ratio` (median of
+        paired), `_ratio_se`.
 
-        The batch is `evaluation.latency_batch` sentences; times are per sentence. `qdlm bench` takes the same times.
+        The batch is `evaluation.latency_batch` sentences; times are per sentence. `qdlm bench`
+        takes the same times.
         """
         if m.artifact is None:
             raise ValueError("latency_ms is measured on an exported model, and there is none")

@@ -16,10 +16,11 @@ BATCH = 64
 class NLLBound(Metric):
     """Variational bound on the negative log-likelihood of held-out sentences, nats per word with END counted.
 
-    By times and noise that are the same in every trial. All positions, padding too, must be explained; the total is
-    divided by the sentence's words + 1. It is a bound: comparable between models of one process, one embedding dimension
-    and one corpus, never with an autoregressive model's perplexity. How it is made up: `likelihood` of the process.
-    UNK is a word like any other here: its share is the same in every trial of a corpus.
+    By times and noise that are the same in every trial. All positions, padding too, must be explained;
+    the total is divided by the sentence's words + 1. It is a bound: comparable between models of one process,
+    one embedding dimension and one corpus, never with an autoregressive model's perplexity. How it is
+    made up: `likelihood` of the process. UNK is a word like any other here: its share is the same in every
+    trial of a corpus.
     """
 
     name, unit, direction = "nll_bound", "nats/word", "minimize"
@@ -36,7 +37,8 @@ class NLLBound(Metric):
         m.model.eval()
         try:
             with torch.no_grad(), frozen_weights(m.model):
-                parts = sum_parts([m.process.bound(m.model, batch, e.times, generator) for batch in ids.split(BATCH)])
+                parts = sum_parts([m.process.bound(m.model, batch, e.times, generator)
+                                   for batch in ids.split(BATCH)])
         finally:
             m.model.train(training)
         total = functools.reduce(torch.add, parts.values())

@@ -15,9 +15,9 @@ HELDOUT = 256  # real sentences scored when the teacher does not say what it giv
 def pooled_perplexity(sums: Tensor | np.ndarray, counts: Tensor | np.ndarray) -> tuple[float, float]:
     """exp(total nats / total tokens) over sentences, and its standard error.
 
-    The mean per token is a ratio of two sums over sentences, so its variance comes from the delta method with sentences
-    as the independent units: var = n / (n - 1) * sum (s_i - r c_i)^2 / (sum c)^2; times the perplexity for the
-    exponential.
+    The mean per token is a ratio of two sums over sentences, so its variance comes from the delta method
+    with sentences as the independent units: var = n / (n - 1) * sum (s_i - r c_i)^2 / (sum c)^2; times
+    the perplexity for the exponential.
     """
     sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if len(sums) < 2:
@@ -31,15 +31,16 @@ def pooled_perplexity(sums: Tensor | np.ndarray, counts: Tensor | np.ndarray) ->
 class Perplexity(Metric):
     """lm-score: perplexity of generated sentences under the teacher, per token with the sentence end counted.
 
-    A UNK costs log V nats more than the teacher's UNK (`trainable.scoring.teacher`), in real text too; `unk_share` tells how
-    many there are.
+    A UNK costs log V nats more than the teacher's UNK (`trainable.scoring.teacher`), in real text too;
+    `unk_share` tells how many there are.
     """
 
     name, unit, direction = "perplexity", "", "minimize"
     ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`perplexity`, `perplexity_se`, and `perplexity_heldout`: the same of real held-out text, for scale."""
+        """`perplexity`, `perplexity_se`, and `perplexity_heldout`: the same of real held-out
+        text, for scale."""
         value, error = pooled_perplexity(*m.teacher.nll(m.samples()))
         m.notes["perplexity_teacher"] = m.teacher.name
         return {"perplexity": value, "perplexity_se": error, "perplexity_heldout": self._heldout(m)}
@@ -49,7 +50,8 @@ class Perplexity(Metric):
         if known is not None and m.teacher.facts.get("unknown_nats") == m.teacher.charged:
             return float(known)  # by the same rule: older teachers recorded it without the charge
         key = ("perplexity", "heldout", id(m.teacher), id(m.corpus))
-        if key not in m.cache:  # the objects are kept beside the value, so that their ids are not given to others
+        # the objects are kept beside the value, so that their ids are not given to others
+        if key not in m.cache:
             rows = heldout_rows(m.corpus, HELDOUT, m.generator("perplexity/heldout"))
             value, _ = pooled_perplexity(*m.teacher.nll(heldout_words(m.corpus, rows)))
             m.cache[key] = (value, m.teacher, m.corpus)

@@ -26,12 +26,13 @@ class SizeBytes(Metric):
     def measure(self, m: Measurable) -> dict[str, float]:
         """`size_bytes` (the folder without its records) and `size_bytes_weights` (its .safetensors files).
 
-        Before the model is exported they are `facts["exported_bytes"]` and `facts["file_bytes"]`, what an export would
-        write; where that is not known either, nothing is returned.
+        Before the model is exported they are `facts["exported_bytes"]` and `facts["file_bytes"]`, what
+        an export would write; where that is not known either, nothing is returned.
         """
         if m.artifact is not None:
             return {"size_bytes": float(folder_bytes(m.artifact)),
                     "size_bytes_weights": float(folder_bytes(m.artifact, "*.safetensors"))}
         if "exported_bytes" in m.facts:
-            return {"size_bytes": float(m.facts["exported_bytes"]), "size_bytes_weights": float(m.facts["file_bytes"])}
+            return {"size_bytes": float(m.facts["exported_bytes"]),
+                    "size_bytes_weights": float(m.facts["file_bytes"])}
         return {}

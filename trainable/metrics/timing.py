@@ -29,8 +29,8 @@ def _wait(device: torch.device | str) -> None:
 def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str) -> np.ndarray:
     """Seconds of each call, [calls, repeats], after one warm-up call each.
 
-    The calls take turns within one window and change their order every time (A B, B A, ...), so that what else the
-    machine does falls on all alike.
+    The calls take turns within one window and change their order every time (A B, B A, ...), so that what
+    else the machine does falls on all alike.
     """
     taken = np.empty((len(calls), repeats))
     for call in calls:
@@ -42,12 +42,14 @@ def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str)
 
 
 def median_error(values: np.ndarray) -> float:
-    """Standard error of the median, 1.2533 standard deviations over the root of the count: a guide, not a test."""
+    """Standard error of the median, 1.2533 standard deviations over the root of the count:
+    a guide, not a test."""
     return float(1.2533 * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def median_interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the median from order statistics (binomial, normal approximation): holds for any distribution.
+    """95 % interval of the median from order statistics (binomial, normal approximation): holds
+    for any distribution.
 
     Below 6 values no such interval exists; then the smallest and the largest are given.
     """

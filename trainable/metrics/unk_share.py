@@ -18,8 +18,9 @@ class UnkShare(Metric):
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`unk_share`, its `_se` over sentences (of a ratio of two sums, as for `perplexity`), and `unk_share_heldout`: that
-        of all held-out text, where UNK stands for the words outside the vocabulary."""
+        """`unk_share`, its `_se` over sentences (of a ratio of two sums, as for `perplexity`),
+        and `unk_share_heldout`: that of all held-out text, where UNK stands for the words outside
+        the vocabulary."""
         sentences = m.samples()
         unknown = np.array([words.count(UNKNOWN) for words in sentences], dtype=float)
         words = np.array([len(words) for words in sentences], dtype=float)
@@ -31,6 +32,7 @@ class UnkShare(Metric):
     def _heldout(self, m: Measurable) -> float:
         key = ("unk_share", "heldout", id(m.corpus))
         if key not in m.cache:  # the corpus is kept beside the value, so that its id is not given to another
-            share = float((m.corpus.ids("valid") == m.corpus.UNK).sum() / max(1, int(np.sum(m.corpus.lengths("valid")))))
+            share = float((m.corpus.ids("valid") == m.corpus.UNK).sum()
+                          / max(1, int(np.sum(m.corpus.lengths("valid")))))
             m.cache[key] = (share, m.corpus)
         return m.cache[key][0]

@@ -1,7 +1,8 @@
 """What a backbone is: the network under a diffusion process, with names for the roles that its parts play.
 
-A backbone is one folder here and one line in `trainable.registry.BACKBONES`; tests/trainable/models/test_backbone_contract.py
-then runs it. Quantizers, adapters, transfer and export ask it for roles and never know an architecture's own names.
+A backbone is one folder here and one line in `trainable.registry.BACKBONES`;
+tests/trainable/models/test_backbone_contract.py then runs it. Quantizers, adapters, transfer and export ask
+it for roles and never know an architecture's own names.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ def plain_name(name: str) -> str:
 
 
 def linear_names(model: nn.Module, roots: Collection[str], pattern: re.Pattern[str]) -> list[str]:
-    """Linear modules below the attributes `roots` of a model whose plain names match, in model order; adapters' own Linears
-    are never meant."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and "lora_" not in name
-            and name.split(".")[0] in roots and pattern.search(plain_name(name))]
+    """Linear modules below the attributes `roots` of a model whose plain names match, in model order;
+    adapters' own Linears are never meant."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
+            and "lora_" not in name and name.split(".")[0] in roots and pattern.search(plain_name(name))]
 
 
 class Backbone(nn.Module, ABC):
-    """A network that believes something of corrupted tokens. A subclass has `name`, a one-sentence docstring and `Params`."""
+    """A network that believes something of corrupted tokens. A subclass has `name`, a one-sentence
+    docstring and `Params`."""
 
     name: ClassVar[str]
     Params: ClassVar[type[registry.Params]]
@@ -55,14 +57,14 @@ class Backbone(nn.Module, ABC):
                     symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
         """A fresh network for the words of `vocabulary`, under a diffusion process with parameters `process`.
 
-        Under `torch.device("meta")` nothing is drawn: weights will be assigned. `pretrained=False` reads no file for
-        weights that are about to be overwritten.
+        Under `torch.device("meta")` nothing is drawn: weights will be assigned. `pretrained=False` reads no
+        file for weights that are about to be overwritten.
         """
 
     @abstractmethod
     def sites(self) -> dict[Site, list[str]]:
-        """Role -> names of the modules whose `weight` plays it, in model order; where an adapter has wrapped one, its base
-        layer (`linear_names` finds them)."""
+        """Role -> names of the modules whose `weight` plays it, in model order; where an adapter has
+        wrapped one, its base layer (`linear_names` finds them)."""
 
     @abstractmethod
     def lora_targets(self) -> dict[str, str]:
@@ -70,7 +72,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def token_parameters(self) -> tuple[str, ...]:
-        """Names of the parameters that hold one row for each word: what another vocabulary shares by word, not by place."""
+        """Names of the parameters that hold one row for each word: what another vocabulary shares by
+        word, not by place."""
 
     def symbol_parameters(self) -> tuple[str, ...]:
         """Names of the parameters with one row for each symbol of a condition."""
@@ -78,10 +81,12 @@ class Backbone(nn.Module, ABC):
 
     def packed_table(self, choice: Table, entry: dict[str, Any], parts: dict[str, Tensor],
                      device: torch.device) -> nn.Module | None:
-        """A module that computes on the codes of the word table, where that is asked for and can be done; None = decode
-        them. `entry` is the table's line in an artifact's packing, `parts` its stored arrays. Raises `TableError`."""
+        """A module that computes on the codes of the word table, where that is asked for and can be
+        done; None = decode them. `entry` is the table's line in an artifact's packing, `parts` its stored
+        arrays. Raises `TableError`."""
         if choice == "packed":
-            raise TableError(f"model {self.name} cannot compute on the codes of its word table; legal: decoded")
+            raise TableError(f"model {self.name} cannot compute on the codes of its word table; "
+                             "legal: decoded")
         return None
 
     def finish_base(self) -> None:  # noqa: B027 - most have nothing to do

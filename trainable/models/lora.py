@@ -28,10 +28,11 @@ def target_pattern(model: Backbone, config: LoraConfig) -> str:
 
 
 def add_lora(model: Backbone, config: LoraConfig, seed: int = 0) -> int:
-    """Put rank-r adapters (update scaled by alpha / r) on the targets in `model.body`; returns the values added.
+    """Put rank-r adapters (update scaled by alpha / r) on the targets in `model.body`; returns
+    the values added.
 
-    Rank 0 adds nothing. On the published body, q and v: 36,864 r values. peft draws its start from torch's global
-    generator, which is seeded here and put back.
+    Rank 0 adds nothing. On the published body, q and v: 36,864 r values. peft draws its start from torch's
+    global generator, which is seeded here and put back.
     """
     if config.rank == 0 or not config.targets:
         return 0
@@ -44,7 +45,8 @@ def add_lora(model: Backbone, config: LoraConfig, seed: int = 0) -> int:
 
 
 def set_trainable(model: Backbone, adapt: AdaptConfig) -> None:
-    """Freeze the body but for its adapters (`body: frozen`), or train it all. The rest trains, frozen tables excepted.
+    """Freeze the body but for its adapters (`body: frozen`), or train it all. The rest trains,
+    frozen tables excepted.
 
     What quantizers learn (scales, codebooks) trains everywhere.
     """

@@ -6,8 +6,9 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """`x0` [B, L, d]: predicted clean latent, None where the state is words; `log_probs` [B, L, V]: log-posterior over words; `hidden` [B, L, H]: the body's
-    last state, where the denoiser gives it. All differentiable in x_t."""
+    """`x0` [B, L, d]: predicted clean latent, None where the state is words; `log_probs` [B, L, V]:
+    log-posterior over words; `hidden` [B, L, H]: the body's last state, where the denoiser gives it.
+    All differentiable in x_t."""
 
     x0: Tensor | None
     log_probs: Tensor

@@ -1,9 +1,10 @@
 """Formats of the transformer body after training, with the matrix products that run on their codes.
 
-A quantizer on a site is trained with; these are not: the trained body, adapter merged, is rounded once at export, and the
-exported model computes with the codes. That is where latency and memory come from. Products are torch's own
-(`_int_mm`, `_weight_int8pack_mm`, `_weight_int4pack_mm_for_cpu`), so no other library is needed to run an artifact.
-Where a device or a shape has no product for a format, the weights are decoded to float32 at load.
+A quantizer on a site is trained with; these are not: the trained body, adapter merged, is rounded once at
+export, and the exported model computes with the codes. That is where latency and memory come from. Products
+are torch's own (`_int_mm`, `_weight_int8pack_mm`, `_weight_int4pack_mm_for_cpu`), so no other library is
+needed to run an artifact. Where a device or a shape has no product for a format, the weights are decoded
+to float32 at load.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
 ROWS = 128
-"""Rows of activations that a CPU multiplies at once: temporaries fit its cache and add little to the memory of a model."""
+"""Rows of activations that a CPU multiplies at once: temporaries fit its cache and add little to the
+memory of a model."""
 
 Shape = tuple[int, int]
 Product = Callable[[Tensor, "CodedLinear"], Tensor]
@@ -111,7 +113,8 @@ class BFloat16(Float32):
 
 
 class Int8Weight(BodyFormat):
-    """Weights as int8 with a scale per output, multiplied with bfloat16 activations: a quarter of the bytes."""
+    """Weights as int8 with a scale per output, multiplied with bfloat16 activations: a quarter
+    of the bytes."""
 
     name = "int8_weight"
 
@@ -121,7 +124,8 @@ class Int8Weight(BodyFormat):
     def encode(self, w: Tensor) -> dict[str, Tensor]:
         values = finite32(w)
         scale = (values.abs().amax(1, keepdim=True) / 127).clamp(min=SMALLEST)
-        return {"codes": (values / scale).round_().clamp_(-127, 127).to(torch.int8).flatten(), "scale": scale.flatten()}
+        return {"codes": (values / scale).round_().clamp_(-127, 127).to(torch.int8).flatten(),
+                "scale": scale.flatten()}
 
     def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
         parts = self.checked(parts, shape)
@@ -136,7 +140,8 @@ class Int8Weight(BodyFormat):
 
 
 class Int8Dynamic(Int8Weight):
-    """Weights as int8 with a scale per output, activations rounded to int8 by a scale per token: integer products."""
+    """Weights as int8 with a scale per output, activations rounded to int8 by a scale per token:
+    integer products."""
 
     name = "int8_dynamic"
 
@@ -150,11 +155,13 @@ class Int8Dynamic(Int8Weight):
 
 class Int4Params(registry.Params):
     group: Literal[32, 64, 128] = Field(64, description="values of a row that share a scale")
-    scale: Literal["absmax", "mse"] = Field("mse", description="absmax: the largest |w| fits; mse: least squared error")
+    scale: Literal["absmax", "mse"] = Field("mse", description="absmax: the largest |w| fits; mse: "
+                                            "least squared error")
 
 
 class Int4Weight(BodyFormat):
-    """Weights as 15 levels with a bfloat16 scale per group, multiplied with bfloat16 activations: an eighth of the bytes."""
+    """Weights as 15 levels with a bfloat16 scale per group, multiplied with bfloat16 activations:
+    an eighth of the bytes."""
 
     name = "int4_weight"
     Params = Int4Params
@@ -200,7 +207,8 @@ class Int4Weight(BodyFormat):
 
 
 def aligned(array: Tensor) -> Tensor:
-    """`array` itself, or a copy where it does not begin at a multiple of 64 bytes: `_weight_int8pack_mm` would crash.
+    """`array` itself, or a copy where it does not begin at a multiple of 64 bytes:
+    `_weight_int8pack_mm` would crash.
 
     A file that is mapped into memory gives such arrays.
     """
@@ -214,7 +222,8 @@ PANEL = 64
 def _int4_panels(codes: Tensor, shape: Shape) -> Tensor:
     """Packed codes in torch's layout, uint8 [out, in / 2].
 
-    Panel by panel: unpacked whole, codes take eight times their size, which the heap of a process never gives back.
+    Panel by panel: unpacked whole, codes take eight times their size, which the heap of a process
+    never gives back.
     """
     panels, size = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8), PANEL * shape[1] // 2
     for place, part in enumerate(codes.split(size)):
@@ -228,14 +237,16 @@ def _fifteen(scaled: Tensor) -> Tensor:
 
 
 class CodedLinear(nn.Module):
-    """A Linear on codes. Its gradient towards the input is that of the float layer with the decoded weight."""
+    """A Linear on codes. Its gradient towards the input is that of the float layer with
+    the decoded weight."""
 
     codes: Tensor
     scale: Tensor
     scale_bf16: Tensor
     bias: Tensor
 
-    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor, product: Product):
+    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor,
+                 product: Product):
         super().__init__()
         self.form, self.shape, self.product = form, shape, product
         self.out_features, self.in_features = shape

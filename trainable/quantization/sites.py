@@ -1,9 +1,10 @@
 """Where quantizers act: finds the weights of each site in a denoiser, and makes the model see them quantized.
 
-A quantized weight keeps its float master copy, which the optimizer trains, at `parametrizations.weight.original`;
-reading `module.weight` gives the quantized values. Two silent traps follow: writing into `module.weight` in place changes
-a temporary, and so peft's `merge` on such a layer loses the adapter. Change masters through `quantized_state`; call
-`remove` before merging. Also, the order of `model.parameters()` changes, and the module pickles only as a `state_dict`.
+A quantized weight keeps its float master copy, which the optimizer trains, at
+`parametrizations.weight.original`; reading `module.weight` gives the quantized values. Two silent traps
+follow: writing into `module.weight` in place changes a temporary, and so peft's `merge` on such a layer
+loses the adapter. Change masters through `quantized_state`; call `remove` before merging. Also, the order of
+`model.parameters()` changes, and the module pickles only as a `state_dict`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from trainable.registry import QUANTIZERS
 
 
 class FakeQuant(nn.Module):
-    """Parametrization of one weight by a quantizer. Its parameters are what the quantizer learns about the weight."""
+    """Parametrization of one weight by a quantizer. Its parameters are what the quantizer learns
+    about the weight."""
 
     def __init__(self, quantizer: Quantizer, master: Tensor):
         super().__init__()
@@ -44,7 +46,8 @@ class FakeQuant(nn.Module):
 
     def quantized(self, master: Tensor) -> Tensor:
         """[rows, cols] float master -> quantized values, computed now."""
-        return self.quantizer.fake_quantize(master, self.learned) if self.learned else self.quantizer.fake_quantize(master)
+        return (self.quantizer.fake_quantize(master, self.learned) if self.learned
+                else self.quantizer.fake_quantize(master))
 
     def learns(self, master: Tensor) -> bool:
         """Whether a training step can change the quantized values."""
@@ -63,7 +66,8 @@ class FakeQuant(nn.Module):
 
 
 class QuantizedWeight(NamedTuple):
-    """A quantizer, the float master of one weight and what the quantizer learned about it; tensors share memory."""
+    """A quantizer, the float master of one weight and what the quantizer learned about it;
+    tensors share memory."""
 
     quantizer: Quantizer
     master: Tensor
@@ -76,10 +80,11 @@ class QuantizedWeight(NamedTuple):
 
 @dataclass(frozen=True)
 class SiteReport:
-    """What a quantizer did to one site. `rows` and `distinct_rows` speak of the embedding table, None elsewhere.
+    """What a quantizer did to one site. `rows` and `distinct_rows` speak of the embedding
+    table, None elsewhere.
 
-    `saturated` is the share of masters beyond the quantizer's fixed range, `largest` the greatest |master|: in families
-    that clip gradients (`fixed`, `binary`), a saturated weight gets none and stays where it is.
+    `saturated` is the share of masters beyond the quantizer's fixed range, `largest` the greatest |master|:
+    in families that clip gradients (`fixed`, `binary`), a saturated weight gets none and stays where it is.
     """
 
     site: str
@@ -107,8 +112,8 @@ class SiteReport:
 def site_weights(model: Backbone, site: Site) -> list[tuple[str, nn.Module]]:
     """(name, module) of every weight of a site, in model order; `model.get_submodule(name)` is the module.
 
-    What plays the role is the backbone's to say. Where peft has wrapped a Linear, its base layer is meant and never the
-    adapter.
+    What plays the role is the backbone's to say. Where peft has wrapped a Linear, its base layer is meant
+    and never the adapter.
     """
     return [(name, model.get_submodule(name)) for name in model.sites().get(site, ())]
 
@@ -117,9 +122,9 @@ def apply(model: Backbone, config: QuantizationConfig) -> dict[str, SiteReport]:
     """Put each site's quantizer on its weights, in place; returns a report for every site that has weights.
 
     `none` leaves a site as it is. Works before and after peft has wrapped layers, and must come before
-    DistributedDataParallel and torch.compile. Masters stay the same parameter objects, so optimizers keep working.
-    Raises UserError for an unknown quantizer or parameter
-    or one that costs more than it saves, ValueError when a site has no weights or is quantized.
+    DistributedDataParallel and torch.compile. Masters stay the same parameter objects, so optimizers keep
+    working. Raises UserError for an unknown quantizer or parameter or one that costs more than it saves,
+    ValueError when a site has no weights or is quantized.
     """
     quantizers = {site: QUANTIZERS.build(config.at(site)) for site in SITES}
     found = {site: site_weights(model, site) for site in SITES}
@@ -139,7 +144,8 @@ def apply(model: Backbone, config: QuantizationConfig) -> dict[str, SiteReport]:
             continue
         if quantizers[site].name != "none":
             for _, module in weights:
-                # unsafe skips a trial run of the quantizer; that it keeps shape and dtype, the contract tests show.
+                # unsafe skips a trial run of the quantizer; that it keeps shape and dtype,
+                # the contract tests show.
                 fake = FakeQuant(quantizers[site], _weight(module))
                 parametrize.register_parametrization(module, "weight", fake, unsafe=True)
         reports[site] = _report(site, quantizers[site], [module for _, module in weights])
@@ -153,7 +159,8 @@ def remove(model: nn.Module) -> None:
 
 
 def quantized_state(model: nn.Module) -> dict[str, QuantizedWeight]:
-    """Module name -> its quantizer, its master weight and what was learned about it, detached. Export encodes these."""
+    """Module name -> its quantizer, its master weight and what was learned about it, detached.
+    Export encodes these."""
     return {name: QuantizedWeight(fake.quantizer, _master(module).detach(),
                                   {key: value.detach() for key, value in fake.learned.items()})
             for name, module, fake in _quantized(model)}
@@ -161,14 +168,16 @@ def quantized_state(model: nn.Module) -> dict[str, QuantizedWeight]:
 
 @contextmanager
 def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
-    """Quantize each weight once, now, and use those values until the end: for sampling, where no weight changes.
+    """Quantize each weight once, now, and use those values until the end: for sampling, where
+    no weight changes.
 
-    Inside, gradients reach activations (guidance) but not the quantized weights. With `trainable=False` only weights
-    of which neither master nor learned scales train are held, which speeds up training on a frozen quantized body.
-    Inside, masters must not change and the model must not move to another device. Acts on this model alone; may be nested.
+    Inside, gradients reach activations (guidance) but not the quantized weights. With `trainable=False` only
+    weights of which neither master nor learned scales train are held, which speeds up training on a frozen
+    quantized body. Inside, masters must not change and the model must not move to another device. Acts on
+    this model alone; may be nested.
 
-    Not `torch.nn.utils.parametrize.cached`: that one is global to the process, keeps the autograd graph of its first
-    use, and hands out stale values when another module is given the `id` of a deleted one.
+    Not `torch.nn.utils.parametrize.cached`: that one is global to the process, keeps the autograd graph of
+    its first use, and hands out stale values when another module is given the `id` of a deleted one.
     """
     held: list[FakeQuant] = []
     try:
@@ -186,7 +195,8 @@ def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
 
 @torch.no_grad()
 def distinct_rows(table: Tensor) -> int:
-    """How many different rows a [V, d] table has. Below V, a quantizer has collapsed words onto each other."""
+    """How many different rows a [V, d] table has. Below V, a quantizer has collapsed words
+    onto each other."""
     rows = (table.detach().float().cpu() + 0.0).numpy()  # + 0 so that -0 and 0 have the same bytes
     return len({row.tobytes() for row in rows})
 
@@ -241,7 +251,8 @@ def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteR
         if site == "embedding":
             rows, distinct = len(weight), distinct_rows(weight)
     return SiteReport(site, quantizer.label, len(modules), values, 8 * stored / values,
-                      (before / values) ** 0.5, (after / values) ** 0.5, largest, beyond / values, rows, distinct)
+                      (before / values) ** 0.5, (after / values) ** 0.5, largest, beyond / values,
+                      rows, distinct)
 
 
 def _stored(module: nn.Module, quantizer: Quantizer) -> int:

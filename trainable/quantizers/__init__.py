@@ -1,1 +1,2 @@
-"""Weight quantizers: one plug-in per family, trained with straight-through gradients, exported as packed codes."""
+"""Weight quantizers: one plug-in per family, trained with straight-through gradients, exported
+as packed codes."""

@@ -14,14 +14,16 @@ from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
 BINS = 16
 LOOKED_AT = 8192
-"""Values that the histograms are taken over, evenly spread over the tensor: bounds the cost of a training step."""
+"""Values that the histograms are taken over, evenly spread over the tensor: bounds the cost of
+a training step."""
 
 
 class AdaPTParams(QuantizerParams):
     least_bits: int = Field(3, ge=2, le=16, description="shortest word, the sign included")
     most_bits: int = Field(8, ge=2, le=16, description="longest word")
-    divergence: float = Field(0.05, gt=0, le=10, description="largest Kullback-Leibler divergence in nats between the "
-                                                             "histograms of the floats and of the words")
+    divergence: float = Field(0.05, gt=0,
+                              le=10, description="largest Kullback-Leibler divergence in nats between the "
+                                                 "histograms of the floats and of the words")
 
     @model_validator(mode="after")
     def _ordered(self) -> AdaPTParams:
@@ -31,12 +33,14 @@ class AdaPTParams(QuantizerParams):
 
 
 class AdaPT(WholeTensor):
-    """Fixed point whose word is the shortest that keeps the histogram of the values, chosen anew at every step.
+    """Fixed point whose word is the shortest that keeps the histogram of the values, chosen
+    anew at every step.
 
-    The fraction length is the largest at which max|w| fits. The word length is the least between `least_bits` and
-    `most_bits` with KL(float || fixed) at most `divergence` over 16 bins. The paper chooses at intervals and lengthens
-    words again when gradients lose diversity; here the choice is a function of the weights alone, so that a trial that
-    is resumed or exported finds the same format. The gradient passes inside the range.
+    The fraction length is the largest at which max|w| fits. The word length is the least between `least_bits`
+    and `most_bits` with KL(float || fixed) at most `divergence` over 16 bins. The paper chooses at
+    intervals and lengthens words again when gradients lose diversity; here the choice is a function of
+    the weights alone, so that a trial that is resumed or exported finds the same format. The gradient
+    passes inside the range.
     """
 
     name = "adapt"
@@ -76,7 +80,8 @@ class AdaPT(WholeTensor):
         return self.params.most_bits
 
     def _bins(self, shares: Tensor) -> Tensor:
-        """[n] in [-1, 1] -> a histogram of `BINS` bins, one added to each so that the divergence is finite."""
+        """[n] in [-1, 1] -> a histogram of `BINS` bins, one added to each so that the
+        divergence is finite."""
         place = ((shares.clamp(-1, 1) + 1) * (BINS / 2)).long().clamp_(max=BINS - 1)
         counts = torch.bincount(place, minlength=BINS).double() + 1
         return counts / counts.sum()
@@ -105,15 +110,16 @@ class AdaPT(WholeTensor):
         return levels.to(torch.int8), torch.full((shape[0], 1), scale, device=levels.device)
 
     def _levels(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, float]:
-        """Whole numbers [rows, cols] and the step that they are multiples of. Raises ValueError as `decode` does."""
+        """Whole numbers [rows, cols] and the step that they are multiples of. Raises ValueError
+        as `decode` does."""
         for name, least in (("format", 2), ("codes", 1)):
             if name not in packed or packed[name].dtype != torch.uint8 or packed[name].numel() < least:
                 raise ValueError(f"{self.label}: expected {name}, at least {least} bytes")
         check_size(packed["format"], 2, f"{self.label} format")
         word, fraction = int(packed["format"][0]), int(packed["format"][1]) - 128
         if not self.params.least_bits <= word <= self.params.most_bits:
-            raise ValueError(f"{self.label}: expected words of {self.params.least_bits} to {self.params.most_bits} bits, "
-                             f"found {word}")
+            raise ValueError(f"{self.label}: expected words of {self.params.least_bits} to "
+                             f"{self.params.most_bits} bits, found {word}")
         values = math.prod(shape)
         check_size(packed["codes"], bits_bytes(values, word), f"{self.label} codes, shape {shape}")
         codes = unpack_bits(packed["codes"], word, values)

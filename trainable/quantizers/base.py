@@ -1,8 +1,8 @@
 """What a weight quantizer is.
 
-Every quantizer is a pure function of the float32 values of a 2-D weight and of what it has learned about that weight
-(a scale, a codebook; nothing in most families). Training sees `fake_quantize`; an artifact holds `encode`, and `decode`
-gives back the very same values, bit for bit: what was measured is what is shipped.
+Every quantizer is a pure function of the float32 values of a 2-D weight and of what it has learned about
+that weight (a scale, a codebook; nothing in most families). Training sees `fake_quantize`; an artifact holds
+`encode`, and `decode` gives back the very same values, bit for bit: what was measured is what is shipped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from spaces.errors import UserError
 from trainable import registry
 from trainable.quantizers.gradients import clip_gradient, pass_gradient, straight_through
 
-__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "WholeTensor", "check_size", "clip_gradient", "finite32",
-           "row_mean", "straight_through"]
+__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "WholeTensor", "check_size",
+           "clip_gradient", "finite32", "row_mean", "straight_through"]
 
 LARGEST = torch.finfo(torch.float32).max
 MOST_BITS = 16
@@ -60,7 +60,8 @@ class Grid(NamedTuple):
 
 
 class Quantizer(ABC):
-    """A map from float weights [rows, cols] to few levels. Subclasses set `name`, `Params` and the methods below."""
+    """A map from float weights [rows, cols] to few levels. Subclasses set `name`, `Params` and
+    the methods below."""
 
     name: ClassVar[str]
     Params: ClassVar[type[registry.Params]] = QuantizerParams
@@ -95,14 +96,16 @@ class Quantizer(ABC):
         """The values that come out, of one row, group or tensor (see `scope`)."""
 
     def fit(self, w: Tensor) -> dict[str, Tensor]:
-        """What training starts from and learns beside the weight [rows, cols]: float32 tensors by name, often none."""
+        """What training starts from and learns beside the weight [rows, cols]: float32 tensors by
+        name, often none."""
         return {}
 
     def fake_quantize(self, w: Tensor, learned: Learned | None = None) -> Tensor:
-        """[rows, cols] weights -> quantized values, same shape and dtype, with the straight-through gradient asked for.
+        """[rows, cols] weights -> quantized values, same shape and dtype, with the straight-through
+        gradient asked for.
 
-        Values are computed in float32 whatever the dtype of `w`, then cast to it. Without `learned`, what `fit` gives
-        now is used. Gradients reach `learned` under every rule for the weight's own gradient.
+        Values are computed in float32 whatever the dtype of `w`, then cast to it. Without `learned`, what
+        `fit` gives now is used. Gradients reach `learned` under every rule for the weight's own gradient.
         """
         rule = self.params.gradient
         if rule == "own":
@@ -117,8 +120,8 @@ class Quantizer(ABC):
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         """[rows, cols] weights -> the arrays of `layout`: packed `codes` (uint8, row-major), scales, tables.
 
-        Raises ValueError when `w` holds NaN or infinity. Encode on the device that the weight was trained on: a row's
-        scale may differ in its last bit between devices.
+        Raises ValueError when `w` holds NaN or infinity. Encode on the device that the weight was trained on:
+        a row's scale may differ in its last bit between devices.
         """
 
     @abstractmethod
@@ -133,10 +136,12 @@ class Quantizer(ABC):
         """Every array that `encode` gives for a weight of this shape; all are 1-D."""
 
     def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
-        """Levels int8 [rows, cols] and scales float32 [rows, 1] whose product is what `decode` gives, bit for bit.
+        """Levels int8 [rows, cols] and scales float32 [rows, 1] whose product is what `decode`
+        gives, bit for bit.
 
-        With them a product with the weight is one of integers. None in families, or with parameters, that have no such
-        form: levels that are not whole numbers or exceed a byte, scales that rows do not have for themselves.
+        With them a product with the weight is one of integers. None in families, or with parameters,
+        that have no such form: levels that are not whole numbers or exceed a byte, scales that rows do not
+        have for themselves.
         """
         return None
 
@@ -145,24 +150,29 @@ class Quantizer(ABC):
         return sum(part.bytes for part in self.layout(shape).values())
 
     def bits_per_value(self, shape: tuple[int, int]) -> float:
-        """Stored bits per value of a weight of this shape: packed codes with their padding, scales, tables."""
+        """Stored bits per value of a weight of this shape: packed codes with their padding,
+        scales, tables."""
         return 8 * self.stored_bytes(shape) / (shape[0] * shape[1])
 
     def refuse_absurd(self, shape: tuple[int, int], where: str) -> None:
-        """Raises `UserError` where scales and tables eat what quantizing saves: above `MOST_BITS` bits a value.
+        """Raises `UserError` where scales and tables eat what quantizing saves: above
+        `MOST_BITS` bits a value.
 
-        Only families that store something beside the codes can be absurd: the codes alone are what the user asked for.
+        Only families that store something beside the codes can be absurd: the codes alone are what
+        the user asked for.
         """
         parts = self.layout(shape)
         beside = {name: 8 * part.bytes / math.prod(shape) for name, part in parts.items() if name != "codes"}
         if beside and sum(beside.values()) > MOST_BITS:
             name = max(beside, key=lambda name: beside[name])
             raise UserError(f"quantizer {self.label!r} on {where} [{shape[0]}, {shape[1]}] stores "
-                            f"{self.bits_per_value(shape):.1f} bits a value, {beside[name]:.1f} of them for its {name}; "
+                            f"{self.bits_per_value(shape):.1f} bits a value, "
+                            f"{beside[name]:.1f} of them for its {name}; "
                             f"legal: at most {MOST_BITS} beside the codes (coarser groups, fewer entries)")
 
     def facts(self, shape: tuple[int, int]) -> dict[str, Any]:
-        """What a user wants to know before choosing: label, bits_per_value at this shape, levels, low, high, step."""
+        """What a user wants to know before choosing: label, bits_per_value at this shape, levels,
+        low, high, step."""
         return {"label": self.label, "bits_per_value": self.bits_per_value(shape), **self.grid._asdict()}
 
     def checked(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> dict[str, Tensor]:

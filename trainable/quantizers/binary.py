@@ -24,7 +24,8 @@ from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
 class BinaryParams(QuantizerParams):
     scale: Literal["mean", "one"] = Field(
-        "mean", description="mean: each row times its mean |w|, the L2-optimal value; one: released form, -1 and +1")
+        "mean",
+        description="mean: each row times its mean |w|, the L2-optimal value; one: released form, -1 and +1")
 
 
 def signs(w: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ def signs(w: Tensor) -> Tensor:
 
 
 class _ScaledSigns(torch.autograd.Function):
-    """alpha sign(w), alpha = mean |w| of the row: product rule, with sign's derivative replaced by 1[|w| <= 1]."""
+    """alpha sign(w), alpha = mean |w| of the row: product rule, with sign's derivative replaced
+    by 1[|w| <= 1]."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
@@ -54,8 +56,8 @@ class _ScaledSigns(torch.autograd.Function):
 class Binary(Quantizer):
     """The sign of each weight, times the mean |w| of its row: 1 bit per value, plus 32 per row for the scale.
 
-    Gradient at w_j, for an incoming g over a row of n weights. `mean`: alpha g_j 1[|w_j| <= 1] + sign(w_j)/n sum_k g_k
-    sign(w_k), XNOR-Net's own. `one`: g_j 1[|w_j| <= 1], the released code's.
+    Gradient at w_j, for an incoming g over a row of n weights. `mean`: alpha g_j 1[|w_j| <= 1] + sign(w_j)/n
+    sum_k g_k sign(w_k), XNOR-Net's own. `one`: g_j 1[|w_j| <= 1], the released code's.
     """
 
     name = "binary"
@@ -93,7 +95,8 @@ class Binary(Quantizer):
 
     def integer_rows(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
         bits = unpack_bits(self.checked(packed, shape)["codes"], 1, shape[0] * shape[1])
-        scale = packed["scale"][:, None] if self.params.scale == "mean" else torch.ones(shape[0], 1, device=bits.device)
+        scale = (packed["scale"][:, None] if self.params.scale == "mean"
+                 else torch.ones(shape[0], 1, device=bits.device))
         return (2 * bits - 1).to(torch.int8).view(shape), scale
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:

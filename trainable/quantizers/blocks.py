@@ -1,7 +1,8 @@
 """Levels times a scale: what integer, float, NF4 and shared-exponent formats have in common.
 
-A weight is cut into blocks that share a scale: the whole tensor, each row, or groups of consecutive values in row-major
-order (a group may span rows, so that narrow tables need not pay a scale per row; the last group is padded with zeros).
+A weight is cut into blocks that share a scale: the whole tensor, each row, or groups of consecutive values
+in row-major order (a group may span rows, so that narrow tables need not pay a scale per row; the last group
+is padded with zeros).
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Grid, Learned, Part, Quantizer, QuantizerParams, finite32, shape_of
+from trainable.quantizers.base import (
+    LARGEST,
+    Grid,
+    Learned,
+    Part,
+    Quantizer,
+    QuantizerParams,
+    finite32,
+    shape_of,
+)
 from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
@@ -31,10 +41,12 @@ RUN = 256
 class BlockParams(QuantizerParams):
     """What shares a scale, and how the scale is stored."""
 
-    granularity: Granularity = Field("row", description="what shares a scale: the tensor, each row, groups of values")
+    granularity: Granularity = Field("row", description="what shares a scale: the tensor, each row, "
+                                                        "groups of values")
     group: int = Field(64, ge=4, le=65536, description="values that share a scale, with granularity group")
     scale_bits: Literal[8, 16, 32] = Field(
-        16, description="of a stored scale: 8 = share of the largest of 256 scales, 16 = bfloat16, 32 = float32")
+        16,
+        description="of a stored scale: 8 = share of the largest of 256 scales, 16 = bfloat16, 32 = float32")
 
     @property
     def blocks(self) -> str:
@@ -48,7 +60,8 @@ def split(w: Tensor, granularity: Granularity, group: int) -> Tensor:
     if granularity == "row":
         return w.contiguous()
     flat = w.contiguous().view(1, -1)
-    return flat if granularity == "tensor" else torch.nn.functional.pad(flat, (0, -flat.numel() % group)).view(-1, group)
+    return (flat if granularity == "tensor"
+            else torch.nn.functional.pad(flat, (0, -flat.numel() % group)).view(-1, group))
 
 
 def join(blocks: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -71,10 +84,12 @@ def scale_layout(blocks: int, kind: ScaleKind) -> dict[str, Part]:
 
 
 def store_scale(scale: Tensor, kind: ScaleKind) -> dict[str, Tensor]:
-    """Scales [blocks, 1], at least `SMALLEST`, -> the arrays of `scale_layout`. `power` takes whole powers of two."""
+    """Scales [blocks, 1], at least `SMALLEST`, -> the arrays of `scale_layout`. `power` takes
+    whole powers of two."""
     scale = scale.detach().flatten()
     if kind == "power":
-        return {"scale": (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)}  # E8M0: float32's exponent bits
+        # E8M0: float32's exponent bits
+        return {"scale": (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)}
     if kind != 8:
         return {"scale": scale.to(scale_layout(1, kind)["scale"].dtype)}
     top = torch.nn.functional.pad(scale, (0, -scale.numel() % RUN)).view(-1, RUN).amax(1)
@@ -93,13 +108,15 @@ def load_scale(packed: dict[str, Tensor], kind: ScaleKind) -> Tensor:
 
 
 class BlockScaled(Quantizer):
-    """Nearest level to w / scale, times the scale. Gradient passes where w is within the range of its block's scale."""
+    """Nearest level to w / scale, times the scale. Gradient passes where w is within the range of
+    its block's scale."""
 
     scale_kind: ScaleKind = 16
     clips = False
     """Whether values may lie beyond the largest level; there the gradient is then zero."""
     sides = 1
-    """2 where the levels lie on both sides of a zero point: at the widest range about half of them on each."""
+    """2 where the levels lie on both sides of a zero point: at the widest range about half
+    of them on each."""
 
     @property
     @abstractmethod
@@ -124,7 +141,8 @@ class BlockScaled(Quantizer):
         """The reverse of `_codes`."""
 
     def _scale(self, blocks: Tensor) -> Tensor:
-        """[blocks, size] -> the scale of each, before it is rounded as stored; by default the largest |w| fits."""
+        """[blocks, size] -> the scale of each, before it is rounded as stored; by default
+        the largest |w| fits."""
         return blocks.abs().amax(1, keepdim=True) / self.highest
 
     @property
@@ -139,7 +157,9 @@ class BlockScaled(Quantizer):
 
     def _rounded(self, scale: Tensor) -> Tensor:
         """The scale as it will be read from disk, within what keeps every value finite."""
-        most = self.sides * LARGEST / max(1.0, self.highest) * (1 - 2.0 ** (-8 if self.scale_kind == 16 else -23))  # so that no rounding passes it
+        # so that no rounding passes it
+        most = (self.sides * LARGEST / max(1.0, self.highest)
+                * (1 - 2.0 ** (-8 if self.scale_kind == 16 else -23)))
         return load_scale(store_scale(scale.clamp(SMALLEST, most), self.scale_kind), self.scale_kind)
 
     def _finite(self, values: Tensor) -> Tensor:
@@ -196,8 +216,10 @@ class IntegerLevels(BlockScaled):
         return codes.float() - self.highest
 
 
-def best_scale(blocks: Tensor, scale: Tensor, levels: Callable[[Tensor], Tensor], low: float = 0.4, tries: int = 13) -> Tensor:
-    """Of `tries` shares from `low` to 1 of each block's `scale`, the one with the least squared error of `levels`."""
+def best_scale(blocks: Tensor, scale: Tensor, levels: Callable[[Tensor], Tensor], low: float = 0.4,
+               tries: int = 13) -> Tensor:
+    """Of `tries` shares from `low` to 1 of each block's `scale`, the one with the least squared
+    error of `levels`."""
     best, least = scale, torch.full_like(scale, torch.inf)
     unit = blocks.abs().amax(1, keepdim=True).clamp(min=SMALLEST)  # squares of huge values must not overflow
     for share in torch.linspace(1.0, low, tries).tolist():

@@ -1,4 +1,5 @@
-"""Vector quantization of a weight's rows: nearest codeword search, k-means, and the gradient that codewords get."""
+"""Vector quantization of a weight's rows: nearest codeword search, k-means, and the gradient that
+codewords get."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ CHUNK = 1 << 24
 
 
 def sub_vectors(w: Tensor, width: int) -> Tensor:
-    """[rows, cols] -> [parts, rows, width]: each row cut into pieces of `width`, the last padded with zeros."""
+    """[rows, cols] -> [parts, rows, width]: each row cut into pieces of `width`, the last
+    padded with zeros."""
     width = width or w.shape[1]
     padded = torch.nn.functional.pad(w, (0, -w.shape[1] % width))
     return padded.reshape(w.shape[0], -1, width).transpose(0, 1).contiguous()
@@ -28,7 +30,8 @@ def rows_of(vectors: Tensor, shape: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """[parts, n, width] and [parts, entries, width] -> index of the nearest codeword (L2) for each, int64 [parts, n]."""
+    """[parts, n, width] and [parts, entries, width] -> index of the nearest codeword (L2) for each,
+    int64 [parts, n]."""
     unit = vectors.abs().amax().clamp(min=2.0**-100)  # squares of huge values must not overflow
     vectors, codebook = vectors / unit, (codebook / unit).clamp(-1e6, 1e6)
     offset, words = codebook.square().sum(-1)[:, None], codebook.transpose(1, 2)
@@ -39,7 +42,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 @torch.no_grad()
 def k_means(vectors: Tensor, entries: int, seed: int = 0) -> Tensor:
-    """[parts, n, width] -> [parts, entries, width] codewords, by Lloyd's rounds from a random choice of the vectors.
+    """[parts, n, width] -> [parts, entries, width] codewords, by Lloyd's rounds from a random
+    choice of the vectors.
 
     An entry that no vector is nearest to takes the place of a vector drawn at random.
     """
@@ -51,7 +55,8 @@ def k_means(vectors: Tensor, entries: int, seed: int = 0) -> Tensor:
     for _ in range(ROUNDS):
         codes = nearest(points, codebook)
         total = torch.zeros_like(codebook).scatter_add_(1, codes[..., None].expand(-1, -1, width), points)
-        found = torch.zeros(parts, entries, device=vectors.device).scatter_add_(1, codes, points.new_ones(parts, n))
+        found = torch.zeros(parts, entries, device=vectors.device).scatter_add_(1, codes,
+                                                                                points.new_ones(parts, n))
         spare = points[:, _draw(n, entries, generator)]
         codebook = torch.where(found[..., None] > 0, total / found[..., None].clamp(min=1), spare)
     return codebook * unit
@@ -71,7 +76,8 @@ def look_up(codebook: Tensor, codes: Tensor) -> Tensor:
 
 
 class _Commitment(torch.autograd.Function):
-    """The quantized values; adds to the gradients those of mean |q - sg w|^2 and of beta mean |sg q - w|^2."""
+    """The quantized values; adds to the gradients those of mean |q - sg w|^2 and of beta
+    mean |sg q - w|^2."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, quantized: Tensor, beta: float) -> Tensor:
@@ -87,10 +93,11 @@ class _Commitment(torch.autograd.Function):
 
 
 def committed(w: Tensor, quantized: Tensor, beta: float) -> Tensor:
-    """`quantized`, straight-through, with VQ-VAE's codebook and commitment losses (arXiv 1711.00937, equation 3).
+    """`quantized`, straight-through, with VQ-VAE's codebook and commitment losses (arXiv
+    1711.00937, equation 3).
 
-    The losses enter as their gradients, at weight 1 beside the training loss, which need not know of them. Weight and
-    codewords both get the gradient of the loss. With `beta` 0 neither loss is added.
+    The losses enter as their gradients, at weight 1 beside the training loss, which need not know of them.
+    Weight and codewords both get the gradient of the loss. With `beta` 0 neither loss is added.
     """
     if not beta:
         return straight_through(w, quantized)

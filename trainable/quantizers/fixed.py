@@ -8,7 +8,15 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import Grid, Learned, Part, Quantizer, QuantizerParams, finite32, straight_through
+from trainable.quantizers.base import (
+    Grid,
+    Learned,
+    Part,
+    Quantizer,
+    QuantizerParams,
+    finite32,
+    straight_through,
+)
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
 
@@ -32,20 +40,23 @@ class FormatParams(QuantizerParams):
 
 class FixedParams(FormatParams):
     sign_bit: Literal["extra", "included"] = Field(
-        "extra", description="extra: 1 + i + f stored bits, range [-2^i, 2^i); included: i + f bits, half the range")
+        "extra",
+        description="extra: 1 + i + f stored bits, range [-2^i, 2^i); included: i + f bits, half the range")
 
     @model_validator(mode="after")
     def _has_magnitude(self) -> FixedParams:
         if self.sign_bit == "included" and self.int_bits + self.frac_bits < 2:
-            raise ValueError(f"{self.form} with sign_bit included is all sign: int_bits + frac_bits must be at least 2")
+            raise ValueError(f"{self.form} with sign_bit included is all sign: int_bits + frac_bits must be "
+                             "at least 2")
         return self
 
 
 class FixedPoint(Quantizer):
     """Fixed point: clip(round(w 2^f), -2^(i+f), 2^(i+f) - 1) / 2^f, rounding half to even; no scale to store.
 
-    With `sign_bit: extra` Q0i8f stores 9 bits, covers [-1, 0.99609375]; with `included` 8 bits, [-0.5, 0.49609375].
-    The gradient passes where the weight is within the range and is zero beyond: a weight that starts out there stays.
+    With `sign_bit: extra` Q0i8f stores 9 bits, covers [-1, 0.99609375]; with `included` 8 bits, [-0.5,
+    0.49609375]. The gradient passes where the weight is within the range and is zero beyond: a weight that
+    starts out there stays.
     """
 
     name = "fixed"
@@ -79,8 +90,9 @@ class FixedPoint(Quantizer):
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         low, high = self.lowest * self.step, self.highest * self.step
-        # Between 2^23 and 2^24 steps float32 holds whole steps only: adding 1.5 * 2^23 of them rounds, half to even, and
-        # taking them away again leaves no -0. At most 2^16 steps are added, so that this is exact.
+        # Between 2^23 and 2^24 steps float32 holds whole steps only: adding 1.5 * 2^23 of them rounds,
+        # half to even, and taking them away again leaves no -0. At most 2^16 steps are added,
+        # so that this is exact.
         whole = 1.5 * 2.0**23 * self.step
         return straight_through(w, w.detach().float().clamp(low, high).add_(whole).sub_(whole), low, high)
 

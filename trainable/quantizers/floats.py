@@ -1,4 +1,5 @@
-"""Small floating-point numbers, FP4 to FP8: E2M1, E3M0, E4M3, E5M2 and their like, with a scale or as they are."""
+"""Small floating-point numbers, FP4 to FP8: E2M1, E3M0, E4M3, E5M2 and their like, with a scale
+or as they are."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from trainable.quantizers.blocks import SMALLEST, BlockParams, BlockScaled, Gran
 class Format:
     """ExMy: a sign, x exponent bits, y mantissa bits, subnormals, no infinity; bias 2^(x-1) - 1.
 
-    Two formats have codes that stand for no number, as in torch.float8_e4m3fn and torch.float8_e5m2: E4M3 lacks its
-    largest code (it ends at 448) and E5M2 its largest exponent (it ends at 57,344).
+    Two formats have codes that stand for no number, as in torch.float8_e4m3fn and torch.float8_e5m2: E4M3
+    lacks its largest code (it ends at 448) and E5M2 its largest exponent (it ends at 57,344).
     """
 
     def __init__(self, exponent: int, mantissa: int):
@@ -26,7 +27,8 @@ class Format:
         self.bits = 1 + exponent + mantissa
         self.bias = (1 << exponent - 1) - 1
         self.smallest_normal = 2.0 ** (1 - self.bias)
-        top = {(4, 3): (1 << 7) - 2, (5, 2): (31 << 2) - 1}.get((exponent, mantissa), (1 << exponent + mantissa) - 1)
+        top = {(4, 3): (1 << 7) - 2, (5, 2): (31 << 2) - 1}.get((exponent, mantissa),
+                                                                (1 << exponent + mantissa) - 1)
         self.largest = self._value(top)
         self.magnitudes = top + 1
 
@@ -99,22 +101,24 @@ class FloatParams(BlockParams):
     exp_bits: int = Field(2, ge=2, le=5, description="exponent bits")
     man_bits: int = Field(1, ge=0, le=4, description="mantissa bits")
     bias: Literal["absmax", "search", "standard"] = Field(
-        "absmax", description="exponent bias: absmax and search are real numbers, that is, a scale (search: the least "
-                              "squared error, as in LLM-FP4); standard: 2^(exp_bits-1) - 1 and no scale")
+        "absmax",
+        description="exponent bias: absmax and search are real numbers, that is, a scale (search: the least "
+                    "squared error, as in LLM-FP4); standard: 2^(exp_bits-1) - 1 and no scale")
 
     @model_validator(mode="after")
     def _fits_a_byte(self) -> FloatParams:
         if 1 + self.exp_bits + self.man_bits > 8:
-            raise ValueError(f"E{self.exp_bits}M{self.man_bits} takes {1 + self.exp_bits + self.man_bits} bits with its "
-                             "sign; exp_bits + man_bits must be at most 7")
+            raise ValueError(f"E{self.exp_bits}M{self.man_bits} takes {1 + self.exp_bits + self.man_bits} "
+                             "bits with its sign; exp_bits + man_bits must be at most 7")
         return self
 
 
 class SmallFloat(FloatLevels):
     """A sign, exponent bits and mantissa bits, FP4 to FP8: fine steps near zero, coarse ones far out.
 
-    A real-valued exponent bias is the same as a scale: `absmax` sets it so that the largest |w| is the largest number,
-    `search` so that the squared error is least (LLM-FP4, arXiv 2310.16836). The gradient passes inside the range.
+    A real-valued exponent bias is the same as a scale: `absmax` sets it so that the largest |w| is
+    the largest number, `search` so that the squared error is least (LLM-FP4, arXiv 2310.16836). The gradient
+    passes inside the range.
     """
 
     name = "float"

@@ -23,18 +23,20 @@ class FSQParams(QuantizerParams):
 
 
 def bound(z: Tensor, levels: int) -> Tensor:
-    """Squeezes coordinates so that rounding gives `levels` values (the paper's equation 1 and its code's shift)."""
+    """Squeezes coordinates so that rounding gives `levels` values (the paper's equation 1 and
+    its code's shift)."""
     half = (levels - 1) * (1 + 1e-3) / 2
     offset = 0.5 if levels % 2 == 0 else 0.0
     return (z + math.atanh(offset / half)).tanh() * half - offset
 
 
 class FSQ(WholeTensor):
-    """Rows projected to a few coordinates, each squeezed by tanh and rounded to a few values, and projected back.
+    """Rows projected to a few coordinates, each squeezed by tanh and rounded to a few values,
+    and projected back.
 
-    Both projections are learned; they start as the principal directions of the rows. Only the codes and the way back
-    (bfloat16) are stored. The weight's gradient is the chain rule's through projections and tanh, straight through the
-    rounding.
+    Both projections are learned; they start as the principal directions of the rows. Only the codes and the
+    way back (bfloat16) are stored. The weight's gradient is the chain rule's through projections and tanh,
+    straight through the rounding.
     """
 
     name = "fsq"
@@ -64,7 +66,8 @@ class FSQ(WholeTensor):
         rank, largest = min(dims, len(sizes)), float(sizes[0]) or 1.0
         down = torch.zeros(rows.shape[1], dims, dtype=torch.float64)
         up = torch.zeros(dims, rows.shape[1], dtype=torch.float64)
-        # Coordinates of standard deviation 0.6: tanh is still nearly straight there, and most levels are in use.
+        # Coordinates of standard deviation 0.6: tanh is still nearly straight there, and most
+        # levels are in use.
         spread = sizes[:rank].clamp(min=1e-3 * largest) / math.sqrt(len(rows)) / 0.6
         down[:, :rank], up[:rank] = directions[:rank].T / spread, directions[:rank] * spread[:, None]
         learned = {"down": down.float().to(w.device), "unit": unit[None]}

@@ -20,7 +20,8 @@ _TINY = 1e-30
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Gives the quantized values and hands the gradient to the weight, as if nothing had happened in between."""
+    """Gives the quantized values and hands the gradient to the weight, as if nothing had
+    happened in between."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor, quantized: Tensor, low: float | None, high: float | None) -> Tensor:
@@ -38,10 +39,12 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _Corrected(torch.autograd.Function):
-    """Gives the quantized values; the weight's gradient follows `rule`, the quantized values get it unchanged."""
+    """Gives the quantized values; the weight's gradient follows `rule`, the quantized values
+    get it unchanged."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, quantized: Tensor, rule: str, low: float | None, high: float | None) -> Tensor:
+    def forward(ctx: Any, w: Tensor, quantized: Tensor, rule: str, low: float | None,
+                high: float | None) -> Tensor:
         ctx.rule, ctx.low, ctx.high = rule, low, high
         ctx.save_for_backward(w, quantized)
         return quantized.view_as(quantized)
@@ -120,8 +123,10 @@ def _norm(rows: Tensor) -> Tensor:
 _RULES = {"plain": _plain, "clipped": _clipped, "affine": _affine, "rotation": _rotation}
 
 
-def pass_gradient(rule: str, w: Tensor, quantized: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
-    """`quantized` [rows, cols], exactly; `w` gets its gradient by `rule`, what `quantized` was learned from by autograd."""
+def pass_gradient(rule: str, w: Tensor, quantized: Tensor, low: float | None = None,
+                  high: float | None = None) -> Tensor:
+    """`quantized` [rows, cols], exactly; `w` gets its gradient by `rule`, what `quantized` was learned
+    from by autograd."""
     return _Corrected.apply(w, quantized.to(w.dtype), rule, low, high)
 
 
@@ -139,7 +144,8 @@ def _spacing(value: float) -> float:
 
 def straight_through(w: Tensor, quantized: Tensor, low: float | None = None, high: float | None = None,
                      mask: Tensor | None = None) -> Tensor:
-    """`quantized`, exactly; the gradient goes to `w` unchanged, or only where low <= w <= high, or where `mask` is set.
+    """`quantized`, exactly; the gradient goes to `w` unchanged, or only where low <= w <= high,
+    or where `mask` is set.
 
     What `quantized` was computed from gets its gradient too, where autograd followed it. The usual
     `w + (quantized - w).detach()` is off by float rounding; this is not.

@@ -9,7 +9,8 @@ from trainable.quantizers.base import Quantizer
 
 
 def row_parts(quantizer: Quantizer, shape: tuple[int, int]) -> dict[str, bool] | None:
-    """For each stored array, whether it holds one run per row (else all rows share it); None where rows cannot be told.
+    """For each stored array, whether it holds one run per row (else all rows share it); None where
+    rows cannot be told.
 
     Rows stand apart where a row's codes fill whole bytes and no scale or table belongs to a few rows.
     """
@@ -29,7 +30,8 @@ def row_parts(quantizer: Quantizer, shape: tuple[int, int]) -> dict[str, bool] |
 
 @torch.no_grad()
 def look_up(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, int], ids: Tensor) -> Tensor:
-    """Rows `ids` (any shape) of the packed weight: float32 [..., cols], equal to `decode(packed, shape)[ids]` bit for bit.
+    """Rows `ids` (any shape) of the packed weight: float32 [..., cols], equal to
+    `decode(packed, shape)[ids]` bit for bit.
 
     Raises ValueError where rows cannot be told apart (see `row_parts`).
     """
@@ -37,5 +39,6 @@ def look_up(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, i
     if per_row is None:
         raise ValueError(f"{quantizer.label}: rows of {shape[1]} values cannot be read alone")
     wanted = ids.flatten()
-    part = {name: value.view(shape[0], -1)[wanted].flatten() if per_row[name] else value for name, value in packed.items()}
+    part = {name: value.view(shape[0], -1)[wanted].flatten() if per_row[name] else value
+            for name, value in packed.items()}
     return quantizer.decode(part, (len(wanted), shape[1])).view(*ids.shape, shape[1])

@@ -1,4 +1,5 @@
-"""Lookup tables: each block of a weight has a few values of its own, found by k-means and trained with the weights."""
+"""Lookup tables: each block of a weight has a few values of its own, found by k-means and trained
+with the weights."""
 
 from __future__ import annotations
 
@@ -19,8 +20,10 @@ LARGEST_BF16 = 3.3e38
 
 class LookupParams(QuantizerParams):
     bits: int = Field(4, ge=1, le=6, description="stored bits of a value: 2^bits entries in a table")
-    granularity: Granularity = Field("tensor", description="what shares a table: the tensor, each row, groups of values")
-    group: int = Field(1024, ge=16, le=1 << 20, description="values that share a table, with granularity group")
+    granularity: Granularity = Field("tensor", description="what shares a table: the tensor, each row, "
+                                                           "groups of values")
+    group: int = Field(1024, ge=16, le=1 << 20,
+                       description="values that share a table, with granularity group")
 
 
 def as_stored(table: Tensor) -> Tensor:
@@ -30,10 +33,12 @@ def as_stored(table: Tensor) -> Tensor:
 
 
 class LookupTable(Quantizer):
-    """Nearest of 2^bits values that its tensor, row or group has for itself; the values are learned with the weights.
+    """Nearest of 2^bits values that its tensor, row or group has for itself; the values are learned
+    with the weights.
 
-    Tables start as the k-means of the values in them (from quantiles), are stored as bfloat16, and get the gradient of
-    the weights that point at each entry. The weight's own gradient passes unchanged. As in FLUTE (arXiv 2407.10960).
+    Tables start as the k-means of the values in them (from quantiles), are stored as bfloat16, and get
+    the gradient of the weights that point at each entry. The weight's own gradient passes unchanged. As in
+    FLUTE (arXiv 2407.10960).
     """
 
     name = "lut"
@@ -43,13 +48,14 @@ class LookupTable(Quantizer):
     @classmethod
     def examples(cls) -> list[LookupParams]:
         make = LookupParams
-        return [make(), make(bits=2), make(bits=3, granularity="row"), make(bits=2, granularity="group", group=64),
-                make(bits=1)]
+        return [make(), make(bits=2), make(bits=3, granularity="row"),
+                make(bits=2, granularity="group", group=64), make(bits=1)]
 
     @property
     def label(self) -> str:
         params = self.params
-        return f"lut{params.bits}" + {"tensor": "", "row": "_row", "group": f"_g{params.group}"}[params.granularity]
+        return (f"lut{params.bits}"
+                + {"tensor": "", "row": "_row", "group": f"_g{params.group}"}[params.granularity])
 
     @property
     def scope(self) -> Granularity:
@@ -98,7 +104,8 @@ class LookupTable(Quantizer):
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         packed = self.checked(packed, shape)
-        codes = self._split(unpack_bits(packed["codes"], self.params.bits, math.prod(shape)).view(shape)).long()
+        codes = (self._split(unpack_bits(packed["codes"], self.params.bits, math.prod(shape)).view(shape))
+                 .long())
         return join(packed["table"].float().view(len(codes), -1).gather(1, codes), shape)
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:

@@ -10,21 +10,24 @@ from trainable.quantizers.base import Grid
 from trainable.quantizers.blocks import BlockParams, BlockScaled, Granularity
 
 LEVELS = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
 """As published: bitsandbytes, torchao and peft use these very numbers."""
 
 
 class NF4Params(BlockParams):
-    granularity: Granularity = Field("group", description="what shares a scale: the tensor, each row, groups of values")
+    granularity: Granularity = Field("group", description="what shares a scale: the tensor, each row, "
+                                                          "groups of values")
 
 
 class NF4(BlockScaled):
-    """Sixteen levels at the quantiles of a normal distribution, times the largest |w| of a block: QLoRA's format.
+    """Sixteen levels at the quantiles of a normal distribution, times the largest |w| of a block:
+    QLoRA's format.
 
-    With groups of 64 and `scale_bits: 8`, 4.127 bits a value as in QLoRA; its second level of scales has a grid of its
-    own, here the 255 shares of the largest are even.
+    With groups of 64 and `scale_bits: 8`, 4.127 bits a value as in QLoRA; its second level of scales has
+    a grid of its own, here the 255 shares of the largest are even.
     """
 
     name = "nf4"

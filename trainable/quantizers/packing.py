@@ -1,7 +1,8 @@
 """Codes to bytes and back, in whole-tensor operations, on whatever device the codes are.
 
-Layouts are fixed, so that another program can read an artifact: `pack_bits` puts code k at bits [k b, (k+1) b) of a
-little-endian bit stream; `pack_trits` puts five base-3 digits in a byte, the first least significant (3^5 <= 256).
+Layouts are fixed, so that another program can read an artifact: `pack_bits` puts code k at bits [k b,
+(k+1) b) of a little-endian bit stream; `pack_trits` puts five base-3 digits in a byte, the first least
+significant (3^5 <= 256).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def trits_bytes(values: int) -> int:
 
 
 def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
-    """For each of eight neighboring codes and each of their `bits` bytes: (code, byte, left shift onto that byte)."""
+    """For each of eight neighboring codes and each of their `bits` bytes: (code, byte, left shift
+    onto that byte)."""
     for code in range(8):
         start = code * bits
         for byte in range(start // 8, (start + bits - 1) // 8 + 1):
@@ -34,7 +36,8 @@ def _overlaps(bits: int) -> Iterator[tuple[int, int, int]]:
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Integer `codes` [n] in [0, 2^bits), bits in 1..24 -> uint8 [ceil(n bits / 8)]. Raises ValueError out of range."""
+    """Integer `codes` [n] in [0, 2^bits), bits in 1..24 -> uint8 [ceil(n bits / 8)]. Raises ValueError
+    out of range."""
     _check_range(codes, 1 << _checked(bits))
     blocks = _padded(codes, 8)
     out = torch.zeros(blocks.shape[0], bits, dtype=torch.int32, device=codes.device)
@@ -65,7 +68,8 @@ def pack_trits(trits: Tensor) -> Tensor:
 
 
 def unpack_trits(packed: Tensor, values: int) -> Tensor:
-    """uint8 [ceil(values / 5)] -> int32 trits [values]. Raises ValueError on a byte that five trits cannot make."""
+    """uint8 [ceil(values / 5)] -> int32 trits [values]. Raises ValueError on a byte that five
+    trits cannot make."""
     _check_range(packed, 3**TRITS_PER_BYTE)
     weights = 3 ** torch.arange(TRITS_PER_BYTE, dtype=torch.int32, device=packed.device)
     return (packed[:, None].int() // weights % 3).flatten()[:values]

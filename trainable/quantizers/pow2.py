@@ -1,7 +1,9 @@
-"""The `fixed` of QE-CDLM's released code (arXiv 2402.10107), named for what it computes: powers of two, then a clip.
+"""The `fixed` of QE-CDLM's released code (arXiv 2402.10107), named for what it computes: powers
+of two, then a clip.
 
-It is not fixed point: there is no 2^-f grid, and i and f act through the bound B alone. For |w| < 5 the formats Q4i0f,
-Q8i0f, Q4i4f and Q8i8f are one and the same function. Kept for like-for-like comparison; `fixed` is true fixed point.
+It is not fixed point: there is no 2^-f grid, and i and f act through the bound B alone. For |w| < 5 the
+formats Q4i0f, Q8i0f, Q4i4f and Q8i8f are one and the same function. Kept for like-for-like comparison;
+`fixed` is true fixed point.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from trainable.quantizers.base import Grid, Learned, Part, Quantizer, finite32, 
 from trainable.quantizers.fixed import FormatParams
 
 LOWEST_EXPONENT = -118
-"""Powers below 2^-118 become 0, in training as in the file: zero, 126 exponents (-118 to 7) and B then fit 7 bits."""
+"""Powers below 2^-118 become 0, in training as in the file: zero, 126 exponents (-118 to 7) and
+B then fit 7 bits."""
 
 _ZERO, _SATURATED = 0, 127
 _SIGN_BIT = 128
@@ -24,9 +27,11 @@ class Pow2Params(FormatParams):
 
 
 def nearest_power(values: Tensor) -> Tensor:
-    """Float32 -> sign(v) 2^round(log2 |v|), exactly. Powers below 2^LOWEST_EXPONENT become 0, above 2^127 infinity.
+    """Float32 -> sign(v) 2^round(log2 |v|), exactly. Powers below 2^LOWEST_EXPONENT become 0,
+    above 2^127 infinity.
 
-    Works on the bits: a mantissa above sqrt(2) = 0x3504F3 / 2^23 + 1 carries into the exponent, then is cut off.
+    Works on the bits: a mantissa above sqrt(2) = 0x3504F3 / 2^23 + 1 carries into the exponent,
+    then is cut off.
     """
     bits = values.contiguous().view(torch.int32) + (0x800000 - 0x3504F4)
     powers = bits.bitwise_and_(-0x800000).view(torch.float32)
@@ -34,10 +39,11 @@ def nearest_power(values: Tensor) -> Tensor:
 
 
 class PowerOfTwo(Quantizer):
-    """Nearest power of two, then saturation at B = [2^(i-1) if i > 0] + [1 - 2^-f if f > 0]: the paper's released code.
+    """Nearest power of two, then saturation at B = [2^(i-1) if i > 0] + [1 - 2^-f if f > 0]:
+    the paper's released code.
 
-    Stored in 8 bits, whatever i and f: sign, and a 7-bit code for zero, the exponents -118 to 7, or B itself. The
-    gradient passes unchanged, even where the value saturates, as released.
+    Stored in 8 bits, whatever i and f: sign, and a 7-bit code for zero, the exponents -118 to 7, or B itself.
+    The gradient passes unchanged, even where the value saturates, as released.
     """
 
     name = "pow2"

@@ -13,7 +13,8 @@ class PQParams(VQParams):
 
 
 class ProductQuantizer(Vectors):
-    """Rows cut into parts of `width` values, each part with a codebook of its own: log2(entries) bits a part."""
+    """Rows cut into parts of `width` values, each part with a codebook of its own: log2(entries)
+    bits a part."""
 
     name = "pq"
     Params = PQParams

@@ -10,11 +10,13 @@ from trainable.quantizers.vq import Vectors, VQParams
 class RVQParams(VQParams):
     entries: int = Field(16, ge=2, le=4096, description="codewords in a codebook")
     stages: int = Field(2, ge=2, le=8, description="codebooks that are added up")
-    width: int = Field(4, ge=0, le=64, description="consecutive values that are one codeword; 0 = the whole row")
+    width: int = Field(4, ge=0, le=64,
+                       description="consecutive values that are one codeword; 0 = the whole row")
 
 
 class ResidualVQ(Vectors):
-    """The sum of one codeword from each of several codebooks, every stage fitted to the rest of the one before it."""
+    """The sum of one codeword from each of several codebooks, every stage fitted to the rest of
+    the one before it."""
 
     name = "rvq"
     Params = RVQParams

@@ -13,7 +13,8 @@ from trainable.quantizers.base import QuantizerParams
 from trainable.quantizers.blocks import SMALLEST, BlockScaled, Granularity, IntegerLevels
 from trainable.quantizers.floats import FloatLevels, Format
 
-ELEMENTS = {"fp4_e2m1": (2, 1), "fp6_e2m3": (2, 3), "fp6_e3m2": (3, 2), "fp8_e4m3": (4, 3), "fp8_e5m2": (5, 2)}
+ELEMENTS = {"fp4_e2m1": (2, 1), "fp6_e2m3": (2, 3), "fp6_e3m2": (3, 2), "fp8_e4m3": (4, 3),
+            "fp8_e5m2": (5, 2)}
 
 
 class SharedExponent(BlockScaled):
@@ -41,7 +42,8 @@ class BlockFloatParams(QuantizerParams):
 
 
 class BlockFloat(SharedExponent, IntegerLevels):
-    """Signed integer mantissas under the exponent of the block's largest |w|: block floating point (arXiv 2310.05079)."""
+    """Signed integer mantissas under the exponent of the block's largest |w|: block floating point
+    (arXiv 2310.05079)."""
 
     name = "bfp"
     Params = BlockFloatParams
@@ -66,14 +68,16 @@ class BlockFloat(SharedExponent, IntegerLevels):
 class MXParams(QuantizerParams):
     element: Literal["fp4_e2m1", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2"] = Field(
         "fp4_e2m1", description="format of the elements")
-    block: int = Field(32, ge=4, le=1024, description="consecutive values that share a scale; 32 in the standard")
+    block: int = Field(32, ge=4, le=1024,
+                       description="consecutive values that share a scale; 32 in the standard")
 
 
 class MX(SharedExponent, FloatLevels):
-    """Small floats under a power-of-two scale per block: OCP Microscaling, 4.25 bits with FP4 and blocks of 32.
+    """Small floats under a power-of-two scale per block: OCP Microscaling, 4.25 bits with
+    FP4 and blocks of 32.
 
-    The scale is 2^(floor(log2 max|w|) - emax), as in the specification (version 1.0): what lies beyond the largest
-    element saturates.
+    The scale is 2^(floor(log2 max|w|) - emax), as in the specification (version 1.0): what lies beyond
+    the largest element saturates.
     """
 
     name = "mx"

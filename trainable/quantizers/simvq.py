@@ -14,14 +14,16 @@ from trainable.quantizers.vq import Vectors, VQParams
 
 class SimVQParams(VQParams):
     entries: int = Field(64, ge=2, le=4096, description="codewords in a codebook")
-    width: int = Field(4, ge=0, le=64, description="consecutive values that are one codeword; 0 = the whole row")
+    width: int = Field(4, ge=0, le=64,
+                       description="consecutive values that are one codeword; 0 = the whole row")
 
 
 class SimVQ(Vectors):
-    """Codewords C W with C frozen and the square map W trained: a step moves every codeword, so that none dies unused.
+    """Codewords C W with C frozen and the square map W trained: a step moves every codeword,
+    so that none dies unused.
 
-    C is the k-means of the parts and W starts as the identity (the paper draws C at random, for codes of activations).
-    The product is stored, at the price of plain product quantization.
+    C is the k-means of the parts and W starts as the identity (the paper draws C at random, for codes of
+    activations). The product is stored, at the price of plain product quantization.
     """
 
     name = "simvq"

@@ -31,7 +31,8 @@ LARGEST_LOG = 88.7
 class UniformParams(BlockParams):
     bits: int = Field(4, ge=2, le=8, description="stored bits of a value, the sign included")
     scale: Literal["absmax", "mse", "lsq", "pams"] = Field(
-        "absmax", description="absmax: the largest |w| fits; mse: least squared error; lsq, pams: learned with the weights")
+        "absmax", description="absmax: the largest |w| fits; mse: least squared error; lsq, pams: "
+                              "learned with the weights")
     symmetric: bool = Field(True, description="false: a zero point per scale, for ranges off center")
 
     @model_validator(mode="after")
@@ -39,16 +40,19 @@ class UniformParams(BlockParams):
         if not self.symmetric and self.scale != "absmax":
             raise ValueError(f"scale {self.scale} is symmetric; write symmetric: true, or scale: absmax")
         if self.scale in ("lsq", "pams") and self.scale_bits == 8:
-            raise ValueError("scale_bits 8 ties scales to each other, so they cannot be learned; legal: 16, 32")
+            raise ValueError("scale_bits 8 ties scales to each other, so they cannot be learned; "
+                             "legal: 16, 32")
         return self
 
 
 class Uniform(IntegerLevels):
-    """Evenly spaced levels: s clip(round(w / s), -Q, Q), Q = 2^(bits-1) - 1; or with a zero point, 2^bits levels.
+    """Evenly spaced levels: s clip(round(w / s), -Q, Q), Q = 2^(bits-1) - 1; or with a zero
+    point, 2^bits levels.
 
-    `lsq` learns s with the gradient of LSQ (arXiv 1902.08153): round(w/s) - w/s inside, -Q or Q outside, times
-    1/sqrt(n Q), from 2 mean|w| / sqrt(Q). `pams` learns the clip a = Q s (arXiv 2011.04212): sign(w) outside, 0
-    inside, from max|w|. Both learn the logarithm, so that a step is relative to the scale (TQT, arXiv 1903.08066).
+    `lsq` learns s with the gradient of LSQ (arXiv 1902.08153): round(w/s) - w/s inside, -Q or Q outside,
+    times 1/sqrt(n Q), from 2 mean|w| / sqrt(Q). `pams` learns the clip a = Q s (arXiv 2011.04212): sign(w)
+    outside, 0 inside, from max|w|. Both learn the logarithm, so that a step is relative to the scale (TQT,
+    arXiv 1903.08066).
     """
 
     name = "uniform"
@@ -65,10 +69,12 @@ class Uniform(IntegerLevels):
     @classmethod
     def examples(cls) -> list[UniformParams]:
         make = UniformParams
-        return [make(), make(bits=8), make(bits=2, scale="mse"), make(bits=3, granularity="tensor", scale_bits=32),
+        return [make(), make(bits=8), make(bits=2, scale="mse"),
+                make(bits=3, granularity="tensor", scale_bits=32),
                 make(granularity="group", group=32, scale_bits=8), make(scale="lsq"),
                 make(scale="lsq", granularity="tensor"), make(bits=3, scale="pams", granularity="group"),
-                make(symmetric=False), make(bits=8, symmetric=False, granularity="group"), make(bits=5, scale="mse")]
+                make(symmetric=False), make(bits=8, symmetric=False, granularity="group"),
+                make(bits=5, scale="mse")]
 
     @property
     def label(self) -> str:
@@ -140,7 +146,8 @@ class Uniform(IntegerLevels):
         return straight_through(w, join(values, shape_of(w)), mask=inside)
 
     def _finite(self, values: Tensor) -> Tensor:
-        return values if self.params.symmetric else values.clamp_(-LARGEST, LARGEST)  # a rounded zero point can pass it
+        # a rounded zero point can pass it
+        return values if self.params.symmetric else values.clamp_(-LARGEST, LARGEST)
 
     @torch.no_grad()
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
@@ -157,7 +164,8 @@ class Uniform(IntegerLevels):
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         packed = self.checked(packed, shape)
-        codes = split(unpack_bits(packed["codes"], self.bits, math.prod(shape)).float().view(shape), *self._where)
+        codes = split(unpack_bits(packed["codes"], self.bits, math.prod(shape)).float().view(shape),
+                      *self._where)
         zero = self.highest if self.params.symmetric else packed["zero"].float()[:, None]
         return self._finite(join((codes - zero) * load_scale(packed, self.scale_kind), shape))
 

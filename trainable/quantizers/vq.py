@@ -1,4 +1,5 @@
-"""Vector quantization of rows: one codebook (VQ), one per part of the row (PQ), or several on each other's rest (RVQ)."""
+"""Vector quantization of rows: one codebook (VQ), one per part of the row (PQ), or several on each
+other's rest (RVQ)."""
 
 from __future__ import annotations
 
@@ -17,17 +18,20 @@ ROWS_PER_ENTRY = 4
 
 
 def _left_over(vectors: Tensor, chosen: Tensor) -> Tensor:
-    """What a further codebook is to say, finite also where two values at the ends of float32 are apart by more than that."""
+    """What a further codebook is to say, finite also where two values at the ends of float32 are apart
+    by more than that."""
     return (vectors - chosen).clamp(-LARGEST, LARGEST)
 
 
 class VQParams(QuantizerParams):
     entries: int = Field(64, ge=2, le=4096, description="codewords in a codebook")
-    commitment: float = Field(0.25, ge=0, le=4, description="weight of the commitment loss; 0 = without codebook losses")
+    commitment: float = Field(0.25, ge=0, le=4,
+                              description="weight of the commitment loss; 0 = without codebook losses")
 
 
 class Vectors(WholeTensor):
-    """Rows or pieces of rows as codewords. `width` values a piece (0 = the row), `stages` codebooks one on the other."""
+    """Rows or pieces of rows as codewords. `width` values a piece (0 = the row), `stages` codebooks
+    one on the other."""
 
     params: VQParams
     width, stages = 0, 1
@@ -73,21 +77,26 @@ class Vectors(WholeTensor):
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         values = w.detach().float()
         book = self._book(learned or self.fit(w))
-        return committed(w, self._values(book, self._search(values, book), shape_of(w)), self.params.commitment)
+        return committed(w, self._values(book, self._search(values, book), shape_of(w)),
+                         self.params.commitment)
 
     @torch.no_grad()
     def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
         book = self._book(learned or self.fit(w))
-        codes = self._search(finite32(w), book).permute(2, 1, 0)  # row by row, so that a row can be read alone
-        return {"codes": pack_bits(codes.flatten(), self.code_bits), "codebook": book.flatten().to(torch.bfloat16)}
+        # row by row, so that a row can be read alone
+        codes = self._search(finite32(w), book).permute(2, 1, 0)
+        return {"codes": pack_bits(codes.flatten(), self.code_bits),
+                "codebook": book.flatten().to(torch.bfloat16)}
 
     def decode(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
         packed, (parts, width) = self.checked(packed, shape), self._sizes(shape)
         codes = unpack_bits(packed["codes"], self.code_bits, self.stages * parts * shape[0]).long()
         if codes.numel() and int(codes.max()) >= self.params.entries:
-            raise ValueError(f"{self.label} codes: expected below {self.params.entries}, found {int(codes.max())}")
+            raise ValueError(f"{self.label} codes: expected below {self.params.entries}, "
+                             f"found {int(codes.max())}")
         book = packed["codebook"].float().view(self.stages, parts, self.params.entries, width)
-        return self._values(book, codes.view(shape[0], parts, self.stages).permute(2, 1, 0), shape).contiguous()
+        return self._values(book, codes.view(shape[0], parts, self.stages).permute(2, 1, 0),
+                            shape).contiguous()
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         parts, width = self._sizes(shape)
@@ -95,7 +104,8 @@ class Vectors(WholeTensor):
                 "codebook": Part(torch.bfloat16, self.stages * parts * self.params.entries * width)}
 
     def refuse_absurd(self, shape: tuple[int, int], where: str) -> None:
-        """Codebooks must be small beside the weight: `ROWS_PER_ENTRY` rows for each codeword, over all stages."""
+        """Codebooks must be small beside the weight: `ROWS_PER_ENTRY` rows for each codeword,
+        over all stages."""
         words, rows = self.stages * self.params.entries, shape[0]
         if words * ROWS_PER_ENTRY > rows:
             raise UserError(f"quantizer {self.label!r} on {where}: {words} codewords for {rows} rows cost "
@@ -106,8 +116,8 @@ class Vectors(WholeTensor):
 class VectorQuantizer(Vectors):
     """Each row is one of a few codewords: log2(entries) bits a row, and the codebook.
 
-    The codebook starts as the k-means of the rows, is stored as bfloat16, and learns from the loss and from VQ-VAE's
-    codebook and commitment losses (arXiv 1711.00937). The weight's own gradient passes unchanged.
+    The codebook starts as the k-means of the rows, is stored as bfloat16, and learns from the loss and from
+    VQ-VAE's codebook and commitment losses (arXiv 1711.00937). The weight's own gradient passes unchanged.
     """
 
     name = "vq"

@@ -1,11 +1,14 @@
-"""The autoregressive model behind lm-score: a small GPT-2 over the corpus's own words, or any Hugging Face model.
+"""The autoregressive model behind lm-score: a small GPT-2 over the corpus's own words, or any
+Hugging Face model.
 
-lm-score is the perplexity of generated text under a fixed teacher (Diffusion-LM, arXiv 2205.14217, section 6.2).
-Values made by different teachers are never comparable, so a teacher knows its name and what it gives to real text.
+lm-score is the perplexity of generated text under a fixed teacher (Diffusion-LM, arXiv 2205.14217,
+section 6.2). Values made by different teachers are never comparable, so a teacher knows its name and what
+it gives to real text.
 
-UNK stands for every word outside the vocabulary, so the probability of UNK is not that of a word: each is charged log V nats
-more, V the size of the vocabulary, as if it were one of V words drawn evenly (adjusted perplexity, Ueberla 1994, with V for the
-number of unknown words, which is rarely smaller). So a text of UNK alone is never likelier than words drawn evenly.
+UNK stands for every word outside the vocabulary, so the probability of UNK is not that of a word: each is
+charged log V nats more, V the size of the vocabulary, as if it were one of V words drawn evenly (adjusted
+perplexity, Ueberla 1994, with V for the number of unknown words, which is rarely smaller). So a text of UNK
+alone is never likelier than words drawn evenly.
 """
 
 from __future__ import annotations
@@ -36,11 +39,13 @@ MEND = "delete its folder to train the teacher anew"
 IGNORED = -100  # target of a padded position: not scored
 POOL = 32  # batches that are sorted by length together
 CHECKS = 6  # held-out checks during training; the best weights are kept
-CHOOSING, REPORTING = 256, 1000  # held-out sentences: for choosing the weights; disjoint, for the reported perplexity
+# held-out sentences: for choosing the weights; disjoint, for the reported perplexity
+CHOOSING, REPORTING = 256, 1000
 
 
 def length_batches(lengths: np.ndarray, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
-    """Row numbers in batches of `size`, without end. Batches hold sentences of like length; order is random."""
+    """Row numbers in batches of `size`, without end. Batches hold sentences of like length;
+    order is random."""
     size = min(size, len(lengths))
     while True:
         order = torch.randperm(len(lengths), generator=generator).numpy()
@@ -66,13 +71,14 @@ def _token_nll(model: torch.nn.Module, ids: Tensor, scored: Tensor) -> Tensor:
     """
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     targets = ids[:, 1:].masked_fill(~scored, IGNORED)
-    flat = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED,
-                                             reduction="none")
+    flat = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(),
+                                             ignore_index=IGNORED, reduction="none")
     return flat.view_as(targets)
 
 
 @torch.no_grad()
-def _corpus_nll(model: torch.nn.Module, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray, device) -> float:
+def _corpus_nll(model: torch.nn.Module, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray,
+                device) -> float:
     """Mean nats per token (END included) over `rows`."""
     model.eval()
     total, tokens = 0.0, 0
@@ -97,9 +103,10 @@ def _gpt2(config: TeacherConfig, words: int, positions: int, seed: int) -> GPT2L
     if config.hidden % config.heads:
         raise UserError(f"teacher.hidden={config.hidden} is not a multiple of teacher.heads={config.heads}")
     shape = GPT2Config(vocab_size=words, n_positions=positions, n_embd=config.hidden, n_layer=config.layers,
-                       n_head=config.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=START,
-                       eos_token_id=END, attn_implementation="sdpa")
-    with torch.random.fork_rng(devices=[]):  # transformers initializes from the global generator: leave no trace in it
+                       n_head=config.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+                       bos_token_id=START, eos_token_id=END, attn_implementation="sdpa")
+    # transformers initializes from the global generator: leave no trace in it
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2LMHeadModel(shape)
 
@@ -109,7 +116,8 @@ def _copy(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 class _Keeper:
-    """The weights to keep: the best on held-out sentences among a few checks, averaged over steps where asked for."""
+    """The weights to keep: the best on held-out sentences among a few checks, averaged over steps
+    where asked for."""
 
     def __init__(self, model: torch.nn.Module, decay: float):
         self.model, self.decay = model, decay
@@ -145,7 +153,8 @@ def _heldout_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, seed: int, choosing: np.ndarray,
          device) -> Iterator[dict]:
-    """The training loop. Yields progress events that also hold `tokens`, the number of tokens scored so far."""
+    """The training loop. Yields progress events that also hold `tokens`, the number of tokens
+    scored so far."""
     ids, lengths = corpus.ids("train"), np.asarray(corpus.lengths("train"))
     held_ids, held_lengths = corpus.ids("valid"), np.asarray(corpus.lengths("valid"))
     optimizer = configured(model.named_parameters(), optim)
@@ -171,26 +180,29 @@ def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, se
             if not math.isfinite(value):
                 raise UserError(f"teacher: training diverged at step {step + 1} (loss {value}); lower "
                                 f"teacher.optim.lr={optim.lr} or set teacher.optim.clip above 0")
-            yield {"progress": 0.98 * (step + 1) / optim.steps, "detail": f"step {step + 1:,}, loss {value:.3f}",
-                   "loss": value, "tokens": tokens}
+            yield {"progress": 0.98 * (step + 1) / optim.steps,
+                   "detail": f"step {step + 1:,}, loss {value:.3f}", "loss": value, "tokens": tokens}
         if last or (step + 1) % check_every == 0:
             keeper.check(lambda: _corpus_nll(model, held_ids, held_lengths, choosing, device))
 
 
 def train_teacher(config: TeacherConfig, corpus, out: Path, *, device: torch.device | str = "cpu",
                   seed: int = 0) -> Iterator[dict]:
-    """Train a teacher on the training split of `corpus` (a `TokenizedCorpus`) and write it into the folder `out`.
+    """Train a teacher on the training split of `corpus` (a `TokenizedCorpus`) and write it
+    into the folder `out`.
 
-    Yields `{"progress": 0..1, "detail", "loss": nats per token, "tokens"}` now and then, and last the facts of teacher.json
-    with `"progress": 1.0`. The weights kept are the best of a few held-out checks; the perplexity reported is that of
-    other held-out sentences. Raises `UserError` when training diverges, or when a split of the corpus is empty.
+    Yields `{"progress": 0..1, "detail", "loss": nats per token, "tokens"}` now and then, and last the facts
+    of teacher.json with `"progress": 1.0`. The weights kept are the best of a few held-out checks;
+    the perplexity reported is that of other held-out sentences. Raises `UserError` when training diverges,
+    or when a split of the corpus is empty.
     """
     begun, sizes = time.perf_counter(), (len(corpus.lengths("train")), len(corpus.lengths("valid")))
     if sizes[0] < 1 or sizes[1] < 2:
         raise UserError(f"teacher: the corpus has {sizes[0]} training and {sizes[1]} held-out sentences; "
                         "at least 1 and 2 are needed")
     choosing, reporting = _heldout_rows(sizes[1], seed)
-    # Two more than the corpus has: a generated text may fill every position with a word, START and END are added to it.
+    # Two more than the corpus has: a generated text may fill every position with a word, START and
+    # END are added to it.
     model = _gpt2(config, len(corpus.vocab), corpus.ids("train").shape[1] + 2, seed).to(device)
     keeper, tokens = _Keeper(model, config.optim.ema), 0
     for event in _fit(model, keeper, corpus, config.optim, seed, choosing, device):
@@ -204,8 +216,8 @@ def train_teacher(config: TeacherConfig, corpus, out: Path, *, device: torch.dev
     facts = {"name": f"gpt2-{config.layers}x{config.hidden}-words", "vocabulary": _fingerprint(corpus.vocab),
              "heldout_nll": nll, "heldout_perplexity": math.exp(nll), "heldout_sentences": len(reporting),
              "unknown_nats": charged,
-             "parameters": sum(p.numel() for p in model.parameters()), "steps": config.optim.steps, "tokens": tokens,
-             "seed": seed, "seconds": time.perf_counter() - begun}
+             "parameters": sum(p.numel() for p in model.parameters()), "steps": config.optim.steps,
+             "tokens": tokens, "seed": seed, "seconds": time.perf_counter() - begun}
     _write(model, facts, Path(out))
     yield {"progress": 1.0, **facts}
 
@@ -220,15 +232,17 @@ def _write(model: GPT2LMHeadModel, facts: dict, out: Path) -> None:
 
 
 class Teacher:
-    """A causal language model that scores sentences given as lists of words. `facts` holds what is known of it."""
+    """A causal language model that scores sentences given as lists of words. `facts` holds what
+    is known of it."""
 
     def __init__(self, model: torch.nn.Module, encode: Callable[[list[str]], list[int]], facts: dict,
                  limit: int | None, device: torch.device | str = "cpu", batch: int = 64,
                  unknown: Callable[[list[str]], int] | None = None, charged: float = 0.0):
-        """`encode` turns words into token ids with the start and the end token; `limit` is the most ids it may give.
+        """`encode` turns words into token ids with the start and the end token; `limit` is the
+        most ids it may give.
 
-        `unknown`: how many of the words are UNK to the teacher, by default those that are written so; each is `charged` so
-        many nats beside its own.
+        `unknown`: how many of the words are UNK to the teacher, by default those that are written so; each is
+        `charged` so many nats beside its own.
         """
         self.model, self.encode, self.facts = model.to(device).eval(), encode, facts
         self.limit, self.device, self.batch = limit, device, batch
@@ -241,12 +255,15 @@ class Teacher:
 
     @classmethod
     def load(cls, path: Path | str, corpus, device: torch.device | str = "cpu") -> Teacher:
-        """A teacher written by `train_teacher`, or any causal LM that transformers can load (scores plain text).
+        """A teacher written by `train_teacher`, or any causal LM that transformers can load
+        (scores plain text).
 
-        Raises `UserError` naming the file that is missing or damaged, and when the vocabulary is not the corpus's.
+        Raises `UserError` naming the file that is missing or damaged, and when the vocabulary
+        is not the corpus's.
         """
         folder = Path(path)
-        if (folder / FACTS).is_file() or (folder.is_dir() and not (folder / "tokenizer_config.json").is_file()):
+        if ((folder / FACTS).is_file()
+                or (folder.is_dir() and not (folder / "tokenizer_config.json").is_file())):
             return cls._load_own(folder, corpus, device)
         return cls._load_pretrained(str(path), corpus, device)
 
@@ -254,8 +271,9 @@ class Teacher:
     def _load_own(cls, folder: Path, corpus, device) -> Teacher:
         facts, shape = _read_json(folder / FACTS), _read_json(folder / SHAPE)
         if facts.get("vocabulary") != _fingerprint(corpus.vocab):
-            raise UserError(f"{folder / FACTS}: this teacher was trained on another vocabulary than the corpus has "
-                            f"({len(corpus.vocab)} words); train it anew or set teacher.path to a Hugging Face model")
+            raise UserError(
+                f"{folder / FACTS}: this teacher was trained on another vocabulary than the corpus has "
+                f"({len(corpus.vocab)} words); train it anew or set teacher.path to a Hugging Face model")
         model = GPT2LMHeadModel(GPT2Config(**{**shape, "attn_implementation": "sdpa"}))
         try:
             missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
@@ -264,7 +282,8 @@ class Teacher:
                             f"({str(error).splitlines()[0]}); {MEND}") from error
         if set(missing) - {TIED} or unexpected:
             raise UserError(f"{folder / WEIGHTS}: not the weights that {SHAPE} describes; {MEND}")
-        return cls(model, lambda words: [START, *corpus.encode(words), END], facts, model.config.n_positions, device,
+        return cls(model, lambda words: [START, *corpus.encode(words), END], facts, model.config.n_positions,
+                   device,
                    unknown=lambda words: corpus.encode(words).count(UNK), charged=unknown_nats(corpus.vocab))
 
     @classmethod
@@ -274,11 +293,13 @@ class Teacher:
             model = AutoModelForCausalLM.from_pretrained(path)
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise UserError(f"teacher.path={path}: not a folder or hub id of a causal LM ({reason})") from error
+            raise UserError(f"teacher.path={path}: not a folder or hub id of a causal "
+                            f"LM ({reason})") from error
         end = tokenizer.eos_token_id
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
         if end is None:
-            raise UserError(f"teacher.path={path}: its tokenizer has no end-of-text token, which lm-score counts")
+            raise UserError(f"teacher.path={path}: its tokenizer has no end-of-text token, "
+                            "which lm-score counts")
 
         def encode(words: list[str]) -> list[int]:
             return [start, *tokenizer(" ".join(words), add_special_tokens=False)["input_ids"], end]
@@ -291,16 +312,18 @@ class Teacher:
     def nll(self, sentences: list[list[str]]) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of each sentence, and how many tokens it is summed over.
 
-        Returns `sums` [N] float64 nats and `counts` [N] int64, on the CPU. The end token is scored and counted, the
-        start token is neither, so an empty sentence counts one token. A word outside the vocabulary is scored as UNK and
-        charged `charged` nats more.
+        Returns `sums` [N] float64 nats and `counts` [N] int64, on the CPU. The end token is scored and
+        counted, the start token is neither, so an empty sentence counts one token. A word outside the
+        vocabulary is scored as UNK and charged `charged` nats more.
         Raises `ValueError` for a sentence longer than the teacher can read.
         """
         coded = [self.encode(list(words)) for words in sentences]
         longest = max(map(len, coded), default=0)
         if self.limit is not None and longest - 1 > self.limit:
-            raise ValueError(f"a sentence of {longest} tokens is longer than teacher {self.name} reads ({self.limit})")
-        extra = torch.tensor([self.charged * self.unknown(list(words)) for words in sentences], dtype=torch.float64)
+            raise ValueError(f"a sentence of {longest} tokens is longer than teacher {self.name} reads "
+                             f"({self.limit})")
+        extra = torch.tensor([self.charged * self.unknown(list(words)) for words in sentences],
+                             dtype=torch.float64)
         sums = torch.zeros(len(coded), dtype=torch.float64)
         counts = torch.tensor([len(ids) - 1 for ids in coded], dtype=torch.int64)
         order = sorted(range(len(coded)), key=lambda row: len(coded[row]))

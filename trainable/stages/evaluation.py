@@ -43,13 +43,15 @@ class ArtifactRunner:
 
 
 class Measurement:
-    """One look at one model (`trainable.metrics.base.Measurable`). Samples are drawn once and shared by the metrics."""
+    """One look at one model (`trainable.metrics.base.Measurable`). Samples are drawn once and shared
+    by the metrics."""
 
     def __init__(self, *, config: TrialConfig, model: Backbone, process: Process, corpus: TokenizedCorpus,
                  teacher: Teacher, facts: dict, device: torch.device, share: float = 1.0,
                  artifact: Path | None = None, base_artifact: Path | None = None, seed: int | None = None,
                  cache: dict | None = None):
-        self.config, self.model, self.process, self.corpus, self.teacher = config, model, process, corpus, teacher
+        self.config, self.model, self.process, self.corpus, self.teacher = (config, model, process,
+                                                                            corpus, teacher)
         self.facts, self.notes, self.device, self.share = facts, {}, device, share
         self.artifact, self.base_artifact = artifact, base_artifact
         self.cache = {} if cache is None else cache
@@ -74,7 +76,8 @@ class Measurement:
         return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
 
     def load(self, artifact: Path) -> ArtifactRunner:
-        """An exported model on this device, sampling as this trial samples (so that a pair differs in weights alone)."""
+        """An exported model on this device, sampling as this trial samples (so that a pair differs
+        in weights alone)."""
         return ArtifactRunner(load(artifact, self.device), self.config.sampling)
 
     def samples(self) -> list[list[str]]:
@@ -97,7 +100,8 @@ class Measurement:
                                   "success": task.score(list(sentence), target).get("success")})
 
     def shown(self) -> list[dict]:
-        """A few generated sentences for people: {"task" ("" = without control), "target", "text", "success"}."""
+        """A few generated sentences for people: {"task" ("" = without control), "target",
+        "text", "success"}."""
         free = [{"task": "", "target": "", "text": " ".join(words), "success": None}
                 for words in self.__dict__.get("_sentences", [])[:EXAMPLES]]
         return free + self.examples
@@ -114,8 +118,8 @@ def wanted(metric: Metric, columns: Sequence[str] | None) -> bool:
 
 
 def measure(measurement: Measurement, final: bool) -> dict:
-    """Every metric that is due at this rung and asked for (`evaluation.metrics`) or cheap, and `seconds_NAME` that each took.
-    Values are plain floats."""
+    """Every metric that is due at this rung and asked for (`evaluation.metrics`) or cheap, and
+    `seconds_NAME` that each took. Values are plain floats."""
     values: dict = {}
     for name in METRICS:
         metric = METRICS.build_default(name)

@@ -12,7 +12,8 @@ def base_settings(config: TrialConfig) -> dict[str, Any]:
     """The settings that decide, beside the corpus, what a base is; equal settings, one base.
 
     Raises `UserError` for a model or a process that is not legal. What caches did not name when they were
-    first written is left out, so that they stay good: what models are told, and the first backbone and process.
+    first written is left out, so that they stay good: what models are told, and the first
+    backbone and process.
     """
     groups = completed(config).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
     if not groups["model"].get("conditions"):

@@ -1,7 +1,9 @@
-"""What trials share: tokenized corpus, teacher and base. Each is made once, under a name that is the hash of its inputs.
+"""What trials share: tokenized corpus, teacher and base. Each is made once, under a name that is
+the hash of its inputs.
 
 Every function here is a generator: it yields `{"progress": 0..1, "detail": text}` while it works, and last
-`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again; `present` tells, and may fetch it.
+`{"progress": 1.0, "path": folder, ...facts}`. A folder that exists whole is not made again; `present` tells,
+and may fetch it.
 """
 
 from __future__ import annotations
@@ -53,8 +55,10 @@ class Prepared:
 
 def corpus_key(config: TrialConfig) -> str:
     """Depends on the text (its bytes, or the grammar's version) and on how it is cut."""
-    source, told = CORPORA.build(config.corpus.source), {"language"} if config.corpus.language == "auto" else set()
-    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source", *_JUDGED, *told}), source.fingerprint())
+    source, told = (CORPORA.build(config.corpus.source),
+                    {"language"} if config.corpus.language == "auto" else set())
+    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source", *_JUDGED, *told}),
+                       source.fingerprint())
 
 
 def teacher_key(config: TrialConfig) -> str:
@@ -76,8 +80,8 @@ def base_key(config: TrialConfig) -> str:
 
 
 def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified) -> Iterator[dict]:
-    """Tokenize the text to Arrow. The last event holds the corpus's shares and `warnings` about them; raises `UserError`
-    where too little of the text is left."""
+    """Tokenize the text to Arrow. The last event holds the corpus's shares and `warnings` about them;
+    raises `UserError` where too little of the text is left."""
     folder = cache / f"corpus-{corpus_key(config)}"
     if not present(folder):
         yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
@@ -91,14 +95,15 @@ def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified
 
 
 def check_targets(config: TrialConfig, corpus: Path) -> None:
-    """Draw the targets that trials will be asked for, before anything is trained for them. Raises `UserError`: a line of a
-    target file that asks for a word, a field or a phrase that is not there, text that gives no target, a target that the
-    model is never told."""
+    """Draw the targets that trials will be asked for, before anything is trained for them.
+    Raises `UserError`: a line of a target file that asks for a word, a field or a phrase that is not there,
+    text that gives no target, a target that the model is never told."""
     tokenized, evaluation = TokenizedCorpus.open(corpus), config.evaluation
     for ref in evaluation.control_tasks:
         task = TASKS.build(ref)
         task.check_file(tokenized, stream("check", task.name))
-        noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)  # as the metric draws them
+        # as the metric draws them
+        noise = stream("evaluation", f"control/{task.name}", config.evaluation_seed)
         targets = task.targets(tokenized, evaluation.control_samples, noise)
         if task.guidance(evaluation.guidance).by in ("classifier_free", "both"):
             symbols = symbols_of(condition_refs(config), lexicon_of(corpus))
@@ -123,8 +128,8 @@ def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torc
 
 def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
                  rank: int = 0, world_size: int = 1, present: Present = verified) -> Iterator[dict]:
-    """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run that is killed leaves
-    a checkpoint in the cache, from which the next one goes on."""
+    """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run
+    that is killed leaves a checkpoint in the cache, from which the next one goes on."""
     if config.base.path:
         loaded = load(config.base.path)
         _check_base(config, loaded.config, TokenizedCorpus.open(corpus).vocab == loaded.lexicon.vocab)
@@ -148,11 +153,13 @@ def condition_refs(config: TrialConfig) -> Sequence[PluginRef]:
 
 
 def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
-    """What the model is told of the training texts, kept beside the prepared corpus; None where it is told nothing."""
+    """What the model is told of the training texts, kept beside the prepared corpus; None where it
+    is told nothing."""
     refs = condition_refs(config)
     if not refs:
         return None
-    folder = corpus.parent / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}"
+    folder = (corpus.parent
+              / f"conditions-{content_key(CODE, corpus.name, [ref.model_dump(mode='json') for ref in refs])}")
     if not verified(folder):
         with whole_folder(folder) as aside:
             Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
@@ -170,8 +177,8 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
     begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
     if symbols:
         yield {"progress": 0.0, "detail": "what the model is told of each text"}
-    run = TrainingRun(model, process, corpus.ids("train"), optim, config.runtime, seed, device, rank, world_size,
-                       conditions_of(config, corpus_folder))
+    run = TrainingRun(model, process, corpus.ids("train"), optim, config.runtime, seed, device, rank,
+                      world_size, conditions_of(config, corpus_folder))
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
     if checkpoint.restore():
         yield {"progress": run.step / optim.steps, "detail": f"going on from step {run.step:,}"}
@@ -183,8 +190,8 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
         except FloatingPointError as error:
             checkpoint.drop()
             raise diverged(error, "base", optim) from error
-        yield {"progress": run.step / optim.steps, "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}",
-               **parts}
+        yield {"progress": run.step / optim.steps,
+               "detail": f"step {run.step:,}, loss {parts['train_loss']:.3f}", **parts}
     if not all(bool(value.isfinite().all()) for value in (*run.trained.values(), *run.average.values())):
         checkpoint.drop()
         raise diverged(f"weights that are not finite after step {run.step:,}", "base", optim)
@@ -192,9 +199,11 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, 
         return
     with run.averaged():
         model.finish_base()
-        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed, **parts, **begun}
-        export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion", "base", "runtime",
-                                                                "sampling"})), lexicon_of(corpus_folder), folder, facts)
+        facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed,
+                 **parts, **begun}
+        export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion",
+                                                               "base", "runtime", "sampling"})),
+               lexicon_of(corpus_folder), folder, facts)
     checkpoint.drop()
 
 
@@ -215,4 +224,5 @@ def _check_base(config: TrialConfig, base: TrialConfig, same_words: bool) -> Non
             raise UserError(f"base.path: {config.base.path} has {group}.{key}={theirs.get(key)!r}, "
                             f"the space asks for {ours[key]!r}")
     if not same_words:
-        raise UserError(f"base.path: {config.base.path} was trained on another vocabulary than this corpus has")
+        raise UserError(f"base.path: {config.base.path} was trained on another vocabulary than this "
+                        "corpus has")

@@ -50,9 +50,11 @@ class Trial:
         config = completed(config)
         optim = config.adapt.optim.model_copy(update={"steps": rungs[-1]})
         self.config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"optim": optim})})
-        self.prepared, self.rungs, self.folder, self.device, self.cache = prepared, list(rungs), folder, device, cache
+        self.prepared, self.rungs, self.folder, self.device, self.cache = (prepared, list(rungs), folder,
+                                                                           device, cache)
         self.rank = rank
-        self.corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
+        self.corpus = shared(cache, "corpus",
+                             prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
         base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
         self.model, self.facts = adapted_model(self.config, base)
         self.lexicon = base.lexicon
@@ -83,8 +85,8 @@ class Trial:
 
         The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a
         worker that takes over from one that was killed tells those again, as they were, and measures the rung
-        that was trained last. A trial that trains nothing uses the rung's share of calibration states and of what is
-        measured.
+        that was trained last. A trial that trains nothing uses the rung's share of calibration states and
+        of what is measured.
         """
         if index < len(self.measured):
             return self.measured[index]
@@ -113,7 +115,8 @@ class Trial:
         return {"rung": index, "steps": run.step, "final": final, **losses, **self._pace(), **values}
 
     def _pace(self) -> dict:
-        """`tokens_per_second`: positions trained per second by all workers together, padding counted; empty when unknown."""
+        """`tokens_per_second`: positions trained per second by all workers together, padding counted;
+        empty when unknown."""
         assert self.run is not None
         positions = self.config.adapt.optim.batch_size * self.config.corpus.max_length
         seconds = self.run.seconds
@@ -153,7 +156,8 @@ class Trial:
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
                   **measure(measurement, final), "embedding_rms": self._embedding_rms()}
         if artifact is not None:
-            (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1), encoding="utf-8")
+            (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1),
+                                            encoding="utf-8")
             record_measurements(artifact, values)
             values["artifact"] = str(artifact)
         return values
@@ -170,7 +174,8 @@ class Trial:
 def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
     """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
     model = blank_model(config, base.lexicon)
-    model.load_state_dict({name: value.clone() for name, value in base.model.state_dict().items()}, assign=True)
+    model.load_state_dict({name: value.clone() for name, value in base.model.state_dict().items()},
+                          assign=True)
     model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)
     add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
@@ -192,8 +197,8 @@ def record_measurements(artifact: Path, values: dict) -> None:
     write_manifest(artifact)
 
 
-def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path, device: torch.device,
-              cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path,
+              device: torch.device, cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
     """Yields `{"ready": True}` when the first training step (or calibration) can start, then one measurement
     per rung.
 
@@ -213,7 +218,8 @@ def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.devic
     """Every metric of an exported model again, from the files alone and with fresh sampling noise."""
     loaded = load(artifact, device)
     corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
-    teacher = shared(cache, "teacher", prepared.teacher, lambda: Teacher.load(prepared.teacher, corpus, device))
+    teacher = shared(cache, "teacher",
+                     prepared.teacher, lambda: Teacher.load(prepared.teacher, corpus, device))
     measurement = Measurement(config=loaded.config, model=loaded.model, process=loaded.process, corpus=corpus,
                               teacher=teacher, facts=loaded.facts, device=device, artifact=artifact,
                               base_artifact=Path(prepared.base), seed=seed, cache=cache)

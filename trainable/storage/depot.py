@@ -1,7 +1,8 @@
-"""A node's side of a storage at a URI: jobs work on folders of the node; what others need goes to the URI and comes from it.
+"""A node's side of a storage at a URI: jobs work on folders of the node; what others need goes to the URI
+and comes from it.
 
-Nodes share no folder. Each has a root of its own (`spaces.uris.node_folder`), and a path below the driver's root means the same
-place below each node's. `with_depot` puts this around a job, which knows nothing of it:
+Nodes share no folder. Each has a root of its own (`spaces.uris.node_folder`), and a path below the driver's
+root means the same place below each node's. `with_depot` puts this around a job, which knows nothing of it:
 
     what trials share   fetched when it is asked for, put there when it was made; known by its hash, so once is enough
     a trial's folder    put there after each rung, fetched before the trial goes on elsewhere
@@ -29,7 +30,8 @@ Event = dict[str, Any]
 
 
 class Depot:
-    """`uri`: the storage; `root`: the driver's folder for it, in which the paths of payloads and events are given."""
+    """`uri`: the storage; `root`: the driver's folder for it, in which the paths of payloads and
+    events are given."""
 
     def __init__(self, uri: str, root: str, store: Store | None = None):
         self.driver, self.root = root, str(node_folder("stores", uri))
@@ -63,7 +65,8 @@ class Depot:
             fcntl.flock(handle, fcntl.LOCK_SH)
             while damage(folder) is not None:
                 self._fetch(folder, handle)
-                fcntl.flock(handle, fcntl.LOCK_SH)  # between the two locks, another may have used it and be done
+                # between the two locks, another may have used it and be done
+                fcntl.flock(handle, fcntl.LOCK_SH)
             try:
                 yield
             finally:
@@ -99,7 +102,8 @@ class Depot:
                 self.store.put(path, f"{self._name(folder)}/{path.name}")
 
     def training(self, cache: Path) -> dict[str, int]:
-        """Checkpoints of bases that train, fetched where this node has none: names, with the time of the last change."""
+        """Checkpoints of bases that train, fetched where this node has none: names, with the time
+        of the last change."""
         for name in self.store.sizes(f"{self._name(cache)}/{UNFINISHED}"):
             if not (cache / name).is_file():
                 self.store.get(f"{self._name(cache)}/{UNFINISHED}/{name}", cache / name)
@@ -122,11 +126,13 @@ class Depot:
 
     def put_artifact(self, artifact: Path, place: Path) -> None:
         """Put an exported model at its last place."""
-        self.store.remove(self._name(place))  # of an earlier attempt: a folder is its manifest's files and no more
+        # of an earlier attempt: a folder is its manifest's files and no more
+        self.store.remove(self._name(place))
         self.store.put_folder(artifact, self._name(place))
 
     def holds(self, place: Any) -> bool:
-        """Whether a path lies in this depot; a model hub's name, or a folder that was given by hand, does not."""
+        """Whether a path lies in this depot; a model hub's name, or a folder that was given
+        by hand, does not."""
         return isinstance(place, str) and place.startswith(self.root + os.sep)
 
     def _name(self, path: Path) -> str:
@@ -163,7 +169,8 @@ def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
     return run
 
 
-def _publish_event(event: Event, depot: Depot, folder: Path | None, keep: str | None, rank: int) -> Iterator[Event]:
+def _publish_event(event: Event, depot: Depot, folder: Path | None, keep: str | None,
+                   rank: int) -> Iterator[Event]:
     """An event, after what it speaks of has reached the storage."""
     if rank == 0 and depot.holds(event.get("path")):
         depot.publish(Path(event["path"]))

@@ -1,4 +1,5 @@
-"""Folders that are whole or absent: written aside, listed with checksums, renamed into place, verified when opened."""
+"""Folders that are whole or absent: written aside, listed with checksums, renamed into place,
+verified when opened."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ from spaces.errors import UserError
 
 MANIFEST = "manifest.json"
 ABANDONED = 24 * 3600
-"""Seconds after which a half-written folder is taken for a killed process's (its pid may be another machine's)."""
+"""Seconds after which a half-written folder is taken for a killed process's (its pid may be
+another machine's)."""
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes, hex. A file that is as it was (device, inode, size, times) is not read again by the process."""
+    """sha256 of a file's bytes, hex. A file that is as it was (device, inode, size, times) is not read
+    again by the process."""
     found = path.stat()
     return _digest(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
@@ -40,7 +43,8 @@ def content_key(*parts: object) -> str:
 def write_manifest(folder: Path) -> None:
     """List every file of `folder` with its size and sha256 in manifest.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    listing = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest(path)} for path in files}
+    listing = {str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest(path)}
+               for path in files}
     (folder / MANIFEST).write_text(json.dumps(listing, indent=1))
 
 
@@ -63,7 +67,8 @@ def damage(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Write into the yielded folder; on success it becomes `target` in one rename, on failure nothing is left.
+    """Write into the yielded folder; on success it becomes `target` in one rename, on failure
+    nothing is left.
 
     When another process finished `target` first, theirs stays and ours is dropped.
     """
@@ -96,4 +101,5 @@ def verified(folder: Path) -> bool:
         return True
     moved = folder.with_name(f"{folder.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.rename(moved)
-    raise UserError(f"damaged cache: {wrong}; moved aside to {moved.name}, run the same command again to rebuild it")
+    raise UserError(f"damaged cache: {wrong}; moved aside to {moved.name}, run the same command again to "
+                    "rebuild it")

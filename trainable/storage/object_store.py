@@ -1,6 +1,8 @@
-"""Folders at a URI, by pyarrow's file systems: what one node makes and others fetch. Credentials are those that pyarrow finds.
+"""Folders at a URI, by pyarrow's file systems: what one node makes and others fetch. Credentials are those
+that pyarrow finds.
 
-Errors of the network are tried again with growing pauses; what stays wrong is raised as `StoreError`, in one line.
+Errors of the network are tried again with growing pauses; what stays wrong is raised as
+`StoreError`, in one line.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def opened(place: str) -> tuple[fs.FileSystem, str]:
 class Store:
     """Files below one URI, by names with slashes."""
 
-    def __init__(self, uri: str, tries: int = TRIES, pause: float = PAUSE_S, sleep: Callable[[float], None] = time.sleep):
+    def __init__(self, uri: str, tries: int = TRIES, pause: float = PAUSE_S,
+                 sleep: Callable[[float], None] = time.sleep):
         self.uri, self.tries, self.pause, self.sleep = uri, tries, pause, sleep
         self.fs, self.base = opened(uri)
         self._local = fs.LocalFileSystem()
@@ -74,7 +77,8 @@ class Store:
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
-        return self._tried("read", name, lambda: self.fs.get_file_info(self._at(name)).type == fs.FileType.File)
+        return self._tried("read",
+                           name, lambda: self.fs.get_file_info(self._at(name)).type == fs.FileType.File)
 
     def read(self, name: str) -> bytes | None:
         """A small file; None when it is not there."""
@@ -95,14 +99,16 @@ class Store:
         self._tried("write", name, write)
 
     def put(self, source: Path, name: str) -> None:
-        """Put a file, whole or not at all; one that is appended to meanwhile may be longer there than it was."""
+        """Put a file, whole or not at all; one that is appended to meanwhile may be longer
+        there than it was."""
         def put() -> None:
             size = source.stat().st_size
             with self._whole(name) as at:
                 fs.copy_files(str(source), at, source_filesystem=self._local, destination_filesystem=self.fs)
             arrived = self.fs.get_file_info(self._at(name)).size or 0
             if not size <= arrived <= source.stat().st_size:  # unsigned uploads may keep the wire's framing
-                raise OSError(f"{arrived:,} bytes arrived, {size:,} were sent; are credentials set on this node?")
+                raise OSError(f"{arrived:,} bytes arrived, {size:,} were sent; "
+                              "are credentials set on this node?")
 
         self._tried("write", name, put)
 
@@ -117,15 +123,16 @@ class Store:
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._tried("read", name, lambda: fs.copy_files(self._at(name), str(aside), source_filesystem=self.fs,
-                                                            destination_filesystem=self._local))
+            self._tried("read",
+                        name, lambda: fs.copy_files(self._at(name), str(aside), source_filesystem=self.fs,
+                                                    destination_filesystem=self._local))
             aside.replace(target)
         finally:
             aside.unlink(missing_ok=True)
 
     def get_folder(self, name: str, target: Path) -> None:
-        """Fetch a folder that has a manifest, into place in one step. What is damaged, also when it is read again, is a
-        `StoreError`."""
+        """Fetch a folder that has a manifest, into place in one step. What is damaged, also when it
+        is read again, is a `StoreError`."""
         aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
 
         def fetch() -> None:
@@ -172,7 +179,8 @@ class Store:
 
 
 class _Whole:
-    """The path to write to, so that the file appears in one step; its folder is made where the file system has folders."""
+    """The path to write to, so that the file appears in one step; its folder is made where the file
+    system has folders."""
 
     def __init__(self, system: fs.FileSystem, target: str):
         self.fs, self.target = system, target

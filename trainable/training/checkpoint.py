@@ -1,4 +1,5 @@
-"""A training run's state on disk: replaced whole, never half-written, and dropped when it is no longer wanted. Knows no Ray."""
+"""A training run's state on disk: replaced whole, never half-written, and dropped when it is no longer
+wanted. Knows no Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Checkpoint:
         self._saved, self._took = time.monotonic(), 0.0
 
     def restore(self) -> bool:
-        """Put the run, on every rank, where the checkpoint left it; False where there is none, or one that cannot be read."""
+        """Put the run, on every rank, where the checkpoint left it; False where there is none, or one
+        that cannot be read."""
         run = self.run
         box = [self._read() if run.rank == 0 else None]
         if run.world_size > 1:

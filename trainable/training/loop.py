@@ -1,4 +1,5 @@
-"""One training run of a denoiser: the same loop for a base and for a trial, alone or under DDP. Knows no Ray."""
+"""One training run of a denoiser: the same loop for a base and for a trial, alone or under DDP.
+Knows no Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from trainable.seeds import stream_seed
 from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
 
 CHECK_EVERY = 50
-"""Steps between looks at the loss: often enough to stop a diverged run early, rare enough to cost no GPU sync."""
+"""Steps between looks at the loss: often enough to stop a diverged run early, rare enough to
+cost no GPU sync."""
 
 
 def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
@@ -38,7 +40,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.process = model, process
 
-    def forward(self, ids: Tensor, generator: torch.Generator, condition: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(self, ids: Tensor, generator: torch.Generator,
+                condition: Tensor | None = None) -> dict[str, Tensor]:
         return self.process.loss(self.model, ids, generator, condition)
 
 
@@ -58,7 +61,8 @@ class Batches:
         self.rank, self.world_size = rank, world_size
 
     def at(self, step: int) -> Tensor:
-        """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step, so a resume is exact."""
+        """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step,
+        so a resume is exact."""
         return torch.from_numpy(np.asarray(self.ids[self.rows(step)], dtype=np.int64))
 
     def rows(self, step: int) -> np.ndarray:
@@ -71,12 +75,14 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.ids))
+            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(
+                self.ids))
         return self._permutation
 
 
 class TrainingRun:
-    """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast and torch.compile."""
+    """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
+    and torch.compile."""
 
     def __init__(self, model: Backbone, process: Process, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
@@ -84,26 +90,30 @@ class TrainingRun:
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
         self.step, self.seconds = 0, 0.0
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self.average = {name: value.detach().clone() for name, value in self.trained.items()} if config.ema else {}
+        self.average = ({name: value.detach().clone() for name, value in self.trained.items()}
+                        if config.ema else {})
         self.optimizer = configured(self.trained.items(), config)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
         objective: nn.Module = _Objective(model, process)
         if world_size > 1:
-            objective = DistributedDataParallel(objective, device_ids=[device.index] if device.type == "cuda" else None)
+            objective = DistributedDataParallel(objective,
+                                                device_ids=[device.index] if device.type == "cuda" else None)
         # Compiled outside of DDP: torch then cuts the graph at DDP's buckets, so that gradients travel while
         # others are computed. Inside, all would wait for the end (torch.compiler_faq, "Distributed code").
         self.objective = torch.compile(objective) if compiles(runtime, device) else objective
 
     def advance(self, until: int) -> dict[str, float]:
-        """Train up to optimizer step `until`; returns means of the loss parts over the steps since the last call.
+        """Train up to optimizer step `until`; returns means of the loss parts over the steps
+        since the last call.
 
         Raises `FloatingPointError` when the loss is not finite.
         """
         self.model.train()
         started, sums, count = time.perf_counter(), {}, 0
-        with frozen_weights(self.model, trainable=False):  # a frozen body is quantized once, not at every step
+        # a frozen body is quantized once, not at every step
+        with frozen_weights(self.model, trainable=False):
             while self.step < until:
                 parts = self._one_step()
                 for name, value in parts.items():
@@ -150,7 +160,8 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model holds the averaged weights inside this context (nothing changes when averaging is off)."""
+        """The model holds the averaged weights inside this context (nothing changes when
+        averaging is off)."""
         held = {name: value.detach().clone() for name, value in self.trained.items()} if self.average else {}
         self._copy(self.average)
         try:
@@ -166,7 +177,8 @@ class TrainingRun:
     def state(self) -> dict:
         """What `load_state` needs to continue exactly: tensors and plain numbers only."""
         return {"step": self.step, "seconds": self.seconds, "optimizer": self.optimizer.state_dict(),
-                "trained": {name: value.detach() for name, value in self.trained.items()}, "average": self.average}
+                "trained": {name: value.detach() for name, value in self.trained.items()},
+                "average": self.average}
 
     def load_state(self, state: dict) -> None:
         """Continue from `state()`."""

@@ -1,4 +1,5 @@
-"""A base for one corpus that begins as a base of another: its body, and the rows of the words that both corpora have."""
+"""A base for one corpus that begins as a base of another: its body, and the rows of the words that
+both corpora have."""
 
 from __future__ import annotations
 
@@ -27,14 +28,15 @@ def start_key(path: str) -> str:
 def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> dict[str, float]:
     """Overwrite a fresh model's weights by those of the artifact `config.base.start`, decoded from its codes.
 
-    Words that the artifact does not know keep their fresh rows. Returns `words_shared`, the share of the vocabulary whose
-    rows were taken over. Raises `UserError` when the shapes differ.
+    Words that the artifact does not know keep their fresh rows. Returns `words_shared`, the share of the
+    vocabulary whose rows were taken over. Raises `UserError` when the shapes differ.
     """
     source = load(Path(config.base.start).expanduser(), run_codes=False)
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}
     words = [(i, theirs[word]) for i, word in enumerate(vocabulary) if word in theirs]
-    symbols = [(i, source.model.symbols[symbol]) for symbol, i in model.symbols.items() if symbol in source.model.symbols]
+    symbols = [(i, source.model.symbols[symbol])
+               for symbol, i in model.symbols.items() if symbol in source.model.symbols]
     own, held = model.state_dict(), source.model.state_dict()
     by_word, by_symbol = model.token_parameters(), model.symbol_parameters()
     for name, value in own.items():
@@ -49,7 +51,8 @@ def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> d
 
 def _same_shape(config: TrialConfig, source: Loaded) -> None:
     for group in ("model", "diffusion"):
-        ours, theirs = (getattr(settings, group).model_dump(mode="json") for settings in (completed(config), source.config))
+        ours, theirs = (getattr(settings, group).model_dump(mode="json")
+                        for settings in (completed(config), source.config))
         for key, value in ours.items():
             if value != theirs.get(key) and not key.startswith(("pretrained", "condition")):
                 raise UserError(f"base.start: {config.base.start} has {group}.{key}={theirs.get(key)!r}, "

@@ -1,8 +1,8 @@
-"""The jobs that a warm worker runs. A job is `job(payload, context) -> Iterator[JobEvent]`; payloads and events are JSON-able
-and stand in `trainable.messages`.
+"""The jobs that a warm worker runs. A job is `job(payload, context) -> Iterator[JobEvent]`; payloads and
+events are JSON-able and stand in `trainable.messages`.
 
-Prepare jobs yield their progress, the last time with the folder that they made; a trial is ready, and then yields a result per
-rung; remeasure yields one.
+Prepare jobs yield their progress, the last time with the folder that they made; a trial is ready, and then
+yields a result per rung; remeasure yields one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def _config(payload: PreparePayload | TrialPayload) -> TrialConfig:
 
 
 def corpus(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
-    """Tokenize the corpus (one worker does, the others have nothing to do), and see that it gives every control target."""
+    """Tokenize the corpus (one worker does, the others have nothing to do), and see that it gives every
+    control target."""
     if context.rank == 0:
         config = _config(payload)
         for event in prepare_corpus(config, Path(payload["cache"]), context.present):
@@ -35,8 +36,8 @@ def corpus(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress
 def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     """Train the teacher."""
     if context.rank == 0:
-        events = prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                                 context.present)
+        events = prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]),
+                                 context.device, context.present)
         yield from cast(Iterator[Progress], events)
 
 
@@ -49,7 +50,8 @@ def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
 
 def trial(payload: TrialPayload, context: WorkerContext) -> Iterator[Ready | RungResult]:
     """Run one trial, over all workers of the group."""
-    events = run_trial(_config(payload), Prepared(**payload["prepared"]), payload["rungs"], Path(payload["folder"]),
+    events = run_trial(_config(payload),
+                       Prepared(**payload["prepared"]), payload["rungs"], Path(payload["folder"]),
                        context.device, context.cache, context.rank, context.world_size)
     return cast(Iterator[Ready | RungResult], events)
 
@@ -57,8 +59,8 @@ def trial(payload: TrialPayload, context: WorkerContext) -> Iterator[Ready | Run
 def remeasure_artifact(payload: RemeasurePayload, context: WorkerContext) -> Iterator[RungResult]:
     """Re-measure an exported model."""
     if context.rank == 0:
-        values = remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"], context.device,
-                           context.cache)
+        values = remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"],
+                           context.device, context.cache)
         yield cast(RungResult, values)
 
 

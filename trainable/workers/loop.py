@@ -1,9 +1,10 @@
 """The loop of a warm worker: one Ray Train worker that runs job after job until it is told to leave.
 
-A *job* is a generator `job(payload, context)`; `trainable.messages` has its payloads and events. The loop asks it for one
-event at a time, so the driver decides after each event whether it goes on. A job that raises costs only itself: its reason
-and traceback travel back and the worker takes the next one. In a group of several workers rank 0 alone talks to the driver;
-it broadcasts each command, all ranks run the same job in step, and the events of rank 0 are the ones that leave.
+A *job* is a generator `job(payload, context)`; `trainable.messages` has its payloads and events. The loop
+asks it for one event at a time, so the driver decides after each event whether it goes on. A job that raises
+costs only itself: its reason and traceback travel back and the worker takes the next one. In a group of
+several workers rank 0 alone talks to the driver; it broadcasts each command, all ranks run the same job in
+step, and the events of rank 0 are the ones that leave.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from trainable.workers.context import WorkerContext
 Job = Callable[[Any, WorkerContext], Iterator[JobEvent]]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_IDLE = timedelta(days=30)  # how long a rank may wait for the others: they may be measuring, or nobody may want anything
-_AFTER_ERROR = timedelta(seconds=60)  # a rank that failed waits no longer for ranks that may hang in a collective
+# how long a rank may wait for the others: they may be measuring, or nobody may want anything
+_IDLE = timedelta(days=30)
+# a rank that failed waits no longer for ranks that may hang in a collective
+_AFTER_ERROR = timedelta(seconds=60)
 
 
 def load_jobs(path: str) -> dict[str, Job]:
@@ -56,8 +59,8 @@ class JobRunner:
         try:
             return self._handle(command)
         except (Exception, SystemExit) as error:
-            return {"error": one_line(error), "traceback": traceback.format_exc(), "user": isinstance(error, UserError),
-                    "disk": _full(error)}
+            return {"error": one_line(error), "traceback": traceback.format_exc(),
+                    "user": isinstance(error, UserError), "disk": _full(error)}
 
     def _handle(self, command: Command) -> WorkerReply:
         if command["op"] == "next":
@@ -72,7 +75,8 @@ class JobRunner:
         return {"ok": True}
 
     def clear(self) -> None:
-        """Close the open job and undo what it may have left in the process, so that nothing leaks into the next one."""
+        """Close the open job and undo what it may have left in the process, so that nothing leaks
+        into the next one."""
         if self.clean:
             return
         job, self.job = self.job, None
@@ -111,7 +115,8 @@ def _full(error: BaseException | None) -> bool:
 
 
 class Ranks:
-    """Keeps the workers of one group in step, over a gloo group of its own (commands are host objects, idle time is long)."""
+    """Keeps the workers of one group in step, over a gloo group of its own (commands are host objects,
+    idle time is long)."""
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
@@ -126,11 +131,11 @@ class Ranks:
         return box[0]
 
     def agree(self, reply: WorkerReply) -> WorkerReply:
-        """One answer for the group: rank 0's (the others get its kind), unless some rank failed. A rank whose job has
-        ended already just waits.
+        """One answer for the group: rank 0's (the others get its kind), unless some rank failed.
+        A rank whose job has ended already just waits.
 
-        Raises RuntimeError, which ends the group, when a rank failed and the others do not come (they wait for it in a
-        collective operation that will never complete).
+        Raises RuntimeError, which ends the group, when a rank failed and the others do not come (they wait
+        for it in a collective operation that will never complete).
         """
         if self.group is None:
             return reply
@@ -143,7 +148,8 @@ class Ranks:
         dist.all_gather_object(replies, reply if failed else {key: True for key in reply}, group=self.group)
         for rank, other in enumerate(replies):
             if "error" in other:
-                return other if rank == 0 else cast(ErrorReply, {**other, "error": f"worker {rank}: {other['error']}"})
+                return (other if rank == 0
+                        else cast(ErrorReply, {**other, "error": f"worker {rank}: {other['error']}"}))
         return reply if self.rank == 0 else replies[0]
 
 

@@ -24,7 +24,8 @@ def artifact(folder, body="float32", facts=None):
     shape = DiffusionLMConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0)
     config = TrialConfig(model=shape, diffusion=GaussianConfig(timesteps=20), corpus={"max_length": 8},
                          quantization=QuantizationConfig(body=body))
-    return export(DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS), config, Lexicon(WORDS, 8, {}, "words"), folder, facts or {})
+    return export(DiffusionLM(shape, PROCESSES.params(config.diffusion), WORDS), config,
+                  Lexicon(WORDS, 8, {}, "words"), folder, facts or {})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ def pair(tmp_path_factory):
 
 def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["bench", str(pair[1]), "--against", "base", "--batch", "2,1", "--steps", "3", "--repeats", "4"]
+    arguments = ["bench",
+                 str(pair[1]), "--against", "base", "--batch", "2,1", "--steps", "3", "--repeats", "4"]
     assert main(arguments) == OK
     shown = " ".join(capsys.readouterr().out.split())
     threads = f"{torch.get_num_threads()} thread"
@@ -47,7 +49,8 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
     assert [(cell["steps"], cell["batch"]) for cell in found["cells"]] == [(3, 1), (3, 2)]
     for cell in found["cells"]:
         for side in cell["sides"]:
-            assert len(side["times"]) == 4 and side["p50"] == pytest.approx(np.median(side["times"]), rel=1e-3)
+            assert (len(side["times"]) == 4
+                    and side["p50"] == pytest.approx(np.median(side["times"]), rel=1e-3))
             assert side["interval"][0] <= side["p50"] <= side["interval"][1] and side["p50"] <= side["p95"]
             assert side["throughput"] == pytest.approx(1000 / side["p50"])
         ratios = np.array(cell["sides"][0]["times"]) / np.array(cell["sides"][1]["times"])
@@ -61,12 +64,14 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--batch", "1,x"], "--batch '1,x': expected whole numbers above 0"),
     (["--batch", "0"], "--batch '0'"), (["--steps", "21"], "has 20 noise levels; legal: 1 to 20"),
-    (["--device", "tpu"], "--device 'tpu': legal: cpu, cuda"), (["--against", "nowhere"], "nowhere is not an artifact"),
+    (["--device", "tpu"], "--device 'tpu': legal: cpu, cuda"),
+    (["--against", "nowhere"], "nowhere is not an artifact"),
     (["--against", "base"], "does not say which base it came from"),
 ])
 def test_bad_input_is_one_line(pair, capsys, monkeypatch, tmp_path, arguments, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainable.benchmarking.bench.weight", lambda *_: {"disk": 1, "weights": 1, "resident": 1, "peak": 1})
+    monkeypatch.setattr("trainable.benchmarking.bench.weight", lambda *_: {"disk": 1, "weights": 1,
+                                                                           "resident": 1, "peak": 1})
     assert main(["bench", str(pair[0]), *arguments]) == BAD_INPUT
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1

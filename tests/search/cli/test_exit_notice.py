@@ -22,20 +22,23 @@ with SessionObserver(lambda event: None, lambda run: f"qdlm run --resume {run}")
 
 
 def drive(end):
-    return subprocess.Popen([sys.executable, "-c", DRIVER, end], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-c", DRIVER, end], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True)
 
 
-@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "os.kill(os.getpid(), signal.SIGTERM)", "os._exit(1)"])
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)",
+                                 "os.kill(os.getpid(), signal.SIGTERM)", "os._exit(1)"])
 def test_a_process_that_cannot_speak_is_spoken_for(end):
     driver = drive(end)
     _, said = driver.communicate(timeout=30)
     assert driver.returncode != 0 and said.splitlines() == [
-        "qdlm: the search was ended from outside (killed, out of memory, or its Ray node died); every finished trial is kept. "
-        "Go on with: qdlm run --resume runs/toy"]
+        "qdlm: the search was ended from outside (killed, out of memory, or its Ray node died); "
+        "every finished trial is kept. Go on with: qdlm run --resume runs/toy"]
 
 
-@pytest.mark.parametrize("end, code", [("pass", 0), ("sys.exit(2)", 2), ("raise KeyboardInterrupt", -signal.SIGINT)])
+@pytest.mark.parametrize("end, code",
+                         [("pass", 0), ("sys.exit(2)", 2), ("raise KeyboardInterrupt", -signal.SIGINT)])
 def test_one_that_ends_by_itself_is_not(end, code):
     driver = drive(end)
     _, said = driver.communicate(timeout=30)

@@ -15,9 +15,9 @@ from search.cli.format import compact, duration, emit, figure, grid, interval, l
 
 @pytest.mark.parametrize("metric, value, expected", [
     ("size_bytes", 1_234_567, "1.23 MB"), ("size_bytes", 999, "999 B"), ("size_bytes", 2_000, "2 kB"),
-    ("size_bytes", 3.4e9, "3.4 GB"),
-    ("latency_ms", 12.345, "12.3 ms"), ("train_seconds", 61, "61 s"), ("trainable_params", 87_129_749, "87.1 M"),
-    ("trainable_params", 12, "12"), ("perplexity", 8.0, "8"), ("perplexity", 123.4, "123"), ("perplexity", 23456.7, "23,457"),
+    ("size_bytes", 3.4e9, "3.4 GB"), ("latency_ms", 12.345, "12.3 ms"), ("train_seconds", 61, "61 s"),
+    ("trainable_params", 87_129_749, "87.1 M"), ("trainable_params", 12, "12"),
+    ("perplexity", 8.0, "8"), ("perplexity", 123.4, "123"), ("perplexity", 23456.7, "23,457"),
     ("controllability", 0.8125, "0.812"), ("perplexity", math.nan, "-"), ("perplexity", None, "-"),
     ("perplexity", math.inf, "inf"), ("oracle", "grammar", "grammar"),
 ])
@@ -39,9 +39,10 @@ def test_duration(seconds, expected):
 
 
 def test_short_names_tell_paths_apart():
-    names = short_names(["config.lora.rank", "config.quantization.quantizer.name", "config.sampling.sampler.name",
-                         "config.base.optim.lr", "config.adapt.optim.lr"])
-    assert list(names.values()) == ["rank", "quantizer.name", "sampler.name", "base.optim.lr", "adapt.optim.lr"]
+    names = short_names(["config.lora.rank", "config.quantization.quantizer.name",
+                         "config.sampling.sampler.name", "config.base.optim.lr", "config.adapt.optim.lr"])
+    assert list(names.values()) == ["rank", "quantizer.name", "sampler.name", "base.optim.lr",
+                                    "adapt.optim.lr"]
     assert len(set(names.values())) == 5
 
 
@@ -61,14 +62,16 @@ ROWS = [{"trial": 1, "note": "a,b|c", "value": 1.5}, {"trial": 2, "note": None, 
 
 
 def test_emit_csv_and_json_can_be_read_back():
-    assert list(csv.DictReader(io.StringIO(emit(ROWS, "csv"))))[0] == {"trial": "1", "note": "a,b|c", "value": "1.5"}
+    assert (list(csv.DictReader(io.StringIO(emit(ROWS, "csv"))))[0]
+            == {"trial": "1", "note": "a,b|c", "value": "1.5"})
     assert json.loads(emit(ROWS, "json")) == ROWS
     assert emit([], "json") == "[]"
 
 
 def test_emit_markdown_escapes_bars():
     lines = emit(ROWS, "md").splitlines()
-    assert lines[0] == "| trial | note | value |" and lines[2] == "| 1 | a,b\\|c | 1.5 |" and lines[3] == "| 2 |  | 2.5 |"
+    assert (lines[0] == "| trial | note | value |" and lines[2] == "| 1 | a,b\\|c | 1.5 |"
+            and lines[3] == "| 2 |  | 2.5 |")
 
 
 def test_grid_aligns_numbers_to_the_right():

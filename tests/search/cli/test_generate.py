@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["START", "END", "UNK", "PAD", "a", "the", "cafe", "serves", "cheap", "Italian", "food", "."]
 TINY = {"corpus": {"max_length": 12}, "sampling": {"steps": 4}, "diffusion": {"timesteps": 20, "loss": "ce"},
         "evaluation": {"guidance": {"strength": 0.5, "inner_steps": 10}},
-        "model": {"embedding_dim": 4, "hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "time_dim": 4, "positions": 12}}
+        "model": {"embedding_dim": 4, "hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "time_dim": 4,
+                  "positions": 12}}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +30,10 @@ def artifact(tmp_path_factory) -> Path:
     """An untrained model, exported."""
     config = TrialConfig.model_validate(TINY)
     lexicon = Lexicon(WORDS, 12, {"food": {"Italian": [["Italian"]], "French": [["French"]]}}, "words",
-                      {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}, "serves": {"VERB": 1.0}, "Italian": {"ADJ": 1.0}})
-    return export(DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS), config, lexicon,
-                  tmp_path_factory.mktemp("run") / "trial-0003", {})
+                      {"the": {"DET": 1.0}, "cafe": {"NOUN": 1.0}, "serves": {"VERB": 1.0},
+                       "Italian": {"ADJ": 1.0}})
+    return export(DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS),
+                  config, lexicon, tmp_path_factory.mktemp("run") / "trial-0003", {})
 
 
 def generated(capsys, *arguments: str) -> tuple[list[str], str]:
@@ -58,23 +60,25 @@ def test_more_than_a_batch(artifact, capsys):
 
 
 def test_two_controls_at_once(artifact, capsys):
-    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "length=6", "--control", "food=Italian",
-                                                   "-n", "3", "--json")[0]]
+    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "length=6",
+                                                   "--control", "food=Italian", "-n", "3", "--json")[0]]
     assert all(row["control"] == "length=6, food=Italian" and row["oracle"] == "count&words" for row in rows)
     assert all(row["success"] == row["length"] * row["semantic"] for row in rows)
 
 
 def test_a_row_of_tags_can_be_asked_for(artifact, capsys):
-    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "pos=DET NOUN VERB ADJ", "-n", "8",
-                                                   "--json")[0]]
+    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control",
+                                                   "pos=DET NOUN VERB ADJ", "-n", "8", "--json")[0]]
     assert {row["oracle"] for row in rows} == {"textblob"}
-    assert sum(row["text"] == "the cafe serves Italian" for row in rows) >= 1 or sum(row["success"] for row in rows) > 2
+    assert (sum(row["text"] == "the cafe serves Italian" for row in rows) >= 1
+            or sum(row["success"] for row in rows) > 2)
     assert main(["generate", str(artifact), "--control", "pos=DET NN"]) == 2
     assert "'NN' is no tag; legal: ADJ" in capsys.readouterr().err
 
 
 def test_a_control_is_scored_by_a_named_oracle(artifact, capsys):
-    rows = [json.loads(line) for line in generated(capsys, str(artifact), "--control", "length=6", "-n", "3", "--json")[0]]
+    rows = [json.loads(line)
+            for line in generated(capsys, str(artifact), "--control", "length=6", "-n", "3", "--json")[0]]
     assert len(rows) == 3
     for row in rows:
         assert (row["control"], row["oracle"]) == ("length=6", "count")
@@ -92,8 +96,8 @@ def test_guidance_steers_even_an_untrained_model(artifact, capsys):
 
 
 @pytest.mark.parametrize("control, named", [
-    ("length=99", "from 1 to 10"), ("length=long", "whole number"), ("food=Klingon", "Italian"), ("food=French", "Italian"),
-    ("weather=fine", "food"), ("length", "KEY=VALUE"),
+    ("length=99", "from 1 to 10"), ("length=long", "whole number"), ("food=Klingon", "Italian"),
+    ("food=French", "Italian"), ("weather=fine", "food"), ("length", "KEY=VALUE"),
 ])
 def test_a_bad_control_is_one_line(artifact, capsys, control, named):
     assert main(["generate", str(artifact), "--control", control]) == 2
@@ -103,7 +107,8 @@ def test_a_bad_control_is_one_line(artifact, capsys, control, named):
 
 def test_a_damaged_artifact_is_one_line(artifact, tmp_path, capsys):
     for path in artifact.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes()[:-1] if path.suffix == ".safetensors" else path.read_bytes())
+        (tmp_path / path.name).write_bytes(path.read_bytes()[:-1] if path.suffix == ".safetensors"
+                                           else path.read_bytes())
     assert main(["generate", str(tmp_path)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("qdlm: error: ") and "model.safetensors" in err and len(err.splitlines()) == 1
@@ -111,8 +116,10 @@ def test_a_damaged_artifact_is_one_line(artifact, tmp_path, capsys):
 
 def test_neither_ray_nor_the_search_is_imported(artifact):
     code = ("import sys\nfrom search.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
-            "print([name for name in ('ray', 'optuna', 'search.run.sweep') if name in sys.modules], file=sys.stderr)")
-    done = subprocess.run([sys.executable, "-c", code, "generate", str(artifact), "-n", "2", "--control", "length=5"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            "print([name for name in ('ray', 'optuna', 'search.run.sweep') if name in sys.modules], "
+            "file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code, "generate",
+                           str(artifact), "-n", "2", "--control", "length=5"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "[]" and len(done.stdout.splitlines()) == 2

@@ -41,7 +41,8 @@ def test_every_registered_plugin_is_listed_with_every_parameter(capsys):
 
 def test_searchers_are_listed_with_their_options(capsys):
     listed = json.loads(printed(capsys, "plugins", "searchers", "--format", "json"))["searchers"]
-    assert {plugin["name"] for plugin in listed} == set(catalogue.METHODS) and all(plugin["doc"] for plugin in listed)
+    assert ({plugin["name"] for plugin in listed} == set(catalogue.METHODS)
+            and all(plugin["doc"] for plugin in listed))
     tpe = next(plugin for plugin in listed if plugin["name"] == "tpe")
     assert {option["name"]: option["default"] for option in tpe["parameters"]}["startup"] == 10
 
@@ -81,8 +82,8 @@ class Example:
 def test_parameters_are_read_from_the_model():
     assert describe("example", Example)["doc"] == "Does something useful"
     rows = {row["name"]: row for row in parameters(Example.Params.model_json_schema())}
-    assert rows["bits"] == {"name": "bits", "type": "integer", "legal": "1 to 8", "required": False, "default": 4,
-                            "doc": "how many"}
+    assert rows["bits"] == {"name": "bits", "type": "integer", "legal": "1 to 8", "required": False,
+                            "default": 4, "doc": "how many"}
     assert (rows["form"]["type"], rows["form"]["legal"]) == ("choice", "a | b")
     assert (rows["rate"]["legal"], rows["rate"]["required"]) == ("above 0", True)
     assert rows["names"]["type"] == "list of string"
@@ -114,7 +115,8 @@ def test_doctor_names_what_is_missing(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(doctor, "OPTIONAL", {"no_such_module": ("nothing", "extra")})
     shown = printed(capsys, "doctor", "--storage", str(tmp_path))
     assert "A run would fail: no-such-package" in shown and "nothing: not installed" in shown
-    assert " -m pip install 'qdlm[extra]'  # no_such_module\n" in shown and "  make install  # no-such-package\n" in shown
+    assert (" -m pip install 'qdlm[extra]'  # no_such_module\n" in shown
+            and "  make install  # no-such-package\n" in shown)
 
 
 def test_doctor_lists_the_control_oracles_and_how_to_get_those_that_are_missing(capsys, tmp_path):

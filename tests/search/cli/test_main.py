@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # The face that users and scripts rely on. A change here is a change for them: make it on purpose.
 FROZEN = {
-    "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed", "--resume",
-            "--quiet", "-q", "--json", "--deterministic", "--warm-start", "--within"},
-    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow", "--attach", "--stop",
-               "--within", "--resume"},
+    "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed",
+            "--resume", "--quiet", "-q", "--json", "--deterministic", "--warm-start", "--within"},
+    "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow",
+               "--attach", "--stop", "--within", "--resume"},
     "front": {"RUN", "--format", "--within", "--best"},
     "sync": {"FROM", "TO"},
     "status": {"RUN"},
@@ -34,8 +34,8 @@ FROZEN = {
     "dashboard": {"RUN", "--port", "--host"},
     "compare": {"RUN...", "--format", "--figure"},
     "replay": {"RUN"},
-    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table", "--out",
-              "--json"},
+    "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table",
+              "--out", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale", "--json"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": set(),
@@ -52,8 +52,8 @@ def commands() -> dict:
 def program(*arguments: str, **options) -> subprocess.CompletedProcess:
     """`python -m search ...` as a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
-    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True, env=environment,
-                          timeout=120, **options)
+    return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True,
+                          env=environment, timeout=120, **options)
 
 
 def test_commands_and_options_are_frozen():
@@ -61,8 +61,9 @@ def test_commands_and_options_are_frozen():
     for name, command in commands().items():
         words = set()
         for parameter in command.params:
-            words |= {parameter.metavar or parameter.name.upper()} if parameter.param_type_name == "argument" else {
-                *parameter.opts, *parameter.secondary_opts}
+            words |= ({parameter.metavar or parameter.name.upper()} if parameter.param_type_name == "argument"
+                      else {
+                          *parameter.opts, *parameter.secondary_opts})
         found[name] = words - {"--help", "-h"}
     assert found == FROZEN
 
@@ -76,7 +77,8 @@ def test_help_of_every_command_has_examples_that_parse(name):
     for example in examples:
         words = shlex.split(example.partition("#")[0].partition(" > ")[0])[1:]
         command = commands()[name]
-        command.make_context(name, words[1:], resilient_parsing=False)  # raises for an option that does not exist
+        # raises for an option that does not exist
+        command.make_context(name, words[1:], resilient_parsing=False)
 
 
 def test_help_fits_80_columns():
@@ -99,7 +101,8 @@ def no_run(tmp_path):
     (tmp_path / "broken.yaml").write_text("name: [1, 2\nsearch: {\n")
     rest = "objectives: {perplexity: minimize}\nbudget: {trials: 2}\n"
     (tmp_path / "unknown.yaml").write_text(f"serach: {{lora.rank: {{int: [0, 4]}}}}\n{rest}")
-    (tmp_path / "format.yaml").write_text(f"search: {{quantization.quantizer: {{choice: ['fixed:Q0i0f']}}}}\n{rest}")
+    (tmp_path / "format.yaml").write_text(f"search: {{quantization.quantizer: {{choice: ['fixed:Q0i0f']}}}}\n"
+                                          f"{rest}")
     (tmp_path / "empty").mkdir()
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     return tmp_path
@@ -188,8 +191,10 @@ def test_a_closed_pipe_leaves_no_traceback():
 def modules_after(*arguments: str) -> set[str]:
     """Top-level modules that a command has imported by its end."""
     code = ("import json, sys\nfrom search.cli.main import main\ncode = main(sys.argv[1:])\n"
-            "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)\nsys.exit(code)")
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+            "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)\n"
+            "sys.exit(code)")
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stderr.splitlines()[-1]))
 

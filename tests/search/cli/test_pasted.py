@@ -1,4 +1,5 @@
-"""Every command that is printed as the next one runs as it is printed: a shell is given it, in a folder with an awkward name."""
+"""Every command that is printed as the next one runs as it is printed: a shell is given it, in a folder with
+an awkward name."""
 
 import json
 import os
@@ -35,10 +36,11 @@ def run(request, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setenv("COLUMNS", "60")
-    folder = RunFolder.create(tmp_path / request.param, "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())
+    folder = RunFolder.create(tmp_path / request.param, "small",
+                              Space.from_yaml(SPACE, "small.yaml").to_yaml())
     artifact(folder.path / "artifacts" / "trial-0000", quantizer="binary")
-    folder.append({"trial": 0, "rung": 0, "state": "complete", "config.lora.rank": 4, "seconds": 3.0, "perplexity": 9.0,
-                   "size_bytes": 4e6, "artifact": "artifacts/trial-0000"})
+    folder.append({"trial": 0, "rung": 0, "state": "complete", "config.lora.rank": 4, "seconds": 3.0,
+                   "perplexity": 9.0, "size_bytes": 4e6, "artifact": "artifacts/trial-0000"})
     folder.close("interrupted")
     return folder.path.relative_to(tmp_path)
 
@@ -46,7 +48,8 @@ def run(request, tmp_path, monkeypatch) -> Path:
 def pasted(command: str, *more: str) -> subprocess.CompletedProcess:
     """The command as a shell runs it, in the working folder, with the code that is tested."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(["bash", "-c", f"{command} {' '.join(more)}"], capture_output=True, text=True, env=environment)
+    return subprocess.run(["bash", "-c", f"{command} {' '.join(more)}"], capture_output=True, text=True,
+                          env=environment)
 
 
 def commands(text: str) -> list[str]:
@@ -94,7 +97,8 @@ def test_going_on(run, capsys):
 def test_from_the_report(run, capsys):
     from search.reporting.report import collect
 
-    again, front, generate = (line for line in collect(run)["reproduce"]["commands"] if not line.startswith("#"))
+    again, front, generate = (line
+                              for line in collect(run)["reproduce"]["commands"] if not line.startswith("#"))
     done = pasted(again, "--set budgt.trials=3")
     assert done.returncode == 2 and "unknown key 'budgt'" in done.stderr
     assert pasted(front).returncode == 0 and Path(shlex.split(generate)[-1]).is_dir()
@@ -112,7 +116,8 @@ def test_words_of_errors_and_lists(run, capsys):
 def test_a_job_is_come_back_to(run, capsys, monkeypatch):
     monkeypatch.setattr("cluster.submitting.client", lambda address: Jobs())
     address = "http://host:8265/?a=1&b=2"
-    command, = commands(printed(capsys, "submit", "quickstart", "--storage", str(run.resolve()), "--address", address))
+    command, = commands(printed(capsys, "submit", "quickstart", "--storage", str(run.resolve()),
+                                "--address", address))
     words = shlex.split(command)
     assert words[-2:] == ["--address", address]
     assert printed(capsys, *words[len(shlex.split(program())):]).endswith("succeeded\n")

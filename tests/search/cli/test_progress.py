@@ -13,17 +13,19 @@ from search.cli.live import LivePanel, sparkline
 from search.cli.progress import JsonLines, Lines, LiveDisplay, Silent, choose
 from spaces.objectives import Objective
 
-OBJECTIVES = [Objective("perplexity", "minimize"), Objective("latency_ms", "minimize"), Objective("size_bytes", "minimize")]
-VALUES = {"quantization.quantizer": "fixed:Q0i8f", "quantization.sites": ["embedding", "projection"], "lora.rank": 4}
+OBJECTIVES = [Objective("perplexity", "minimize"), Objective("latency_ms", "minimize"),
+              Objective("size_bytes", "minimize")]
+VALUES = {"quantization.quantizer": "fixed:Q0i8f",
+          "quantization.sites": ["embedding", "projection"], "lora.rank": 4}
 
 
-def event_of(event: str, elapsed: float, running: int = 0, complete: int = 0, stopped: int = 0, failed: int = 0,
-             **more) -> dict:
+def event_of(event: str, elapsed: float, running: int = 0, complete: int = 0, stopped: int = 0,
+             failed: int = 0, **more) -> dict:
     """An event with the engine's summary."""
-    return {"event": event, "running": running, "complete": complete, "stopped": stopped, "failed": failed, "trials": 4,
-            "front_size": min(1, complete), "best": {"perplexity": 12.34, "size_bytes": 1.5e6} if complete else {},
-            "hypervolume": 0.5 if complete else None, "elapsed": elapsed, "eta": 90.0 if complete else None,
-            "cpu_hours": 0.25, "gpu_hours": 0.0, **more}
+    return {"event": event, "running": running, "complete": complete, "stopped": stopped, "failed": failed,
+            "trials": 4, "front_size": min(1, complete), "best": {"perplexity": 12.34, "size_bytes": 1.5e6}
+            if complete else {}, "hypervolume": 0.5 if complete else None, "elapsed": elapsed,
+            "eta": 90.0 if complete else None, "cpu_hours": 0.25, "gpu_hours": 0.0, **more}
 
 
 EVENTS = [
@@ -34,17 +36,18 @@ EVENTS = [
     event_of("prepare", 5, stage="base", progress=1.0, detail=None),
     event_of("trial_started", 6, running=1, trial=0, values=VALUES, tag="unquantized"),
     event_of("rung", 9, running=1, trial=0, rung=0, of=3, metrics={"perplexity": 20.0, "train_loss": 3.0}),
-    event_of("trial_finished", 12, complete=1, trial=0, state="complete", rung=2, reason=None, values=VALUES, seconds=6.0,
-             metrics={"perplexity": 12.34, "latency_ms": 5.5, "size_bytes": 1.5e6}),
+    event_of("trial_finished", 12, complete=1, trial=0, state="complete", rung=2, reason=None, values=VALUES,
+             seconds=6.0, metrics={"perplexity": 12.34, "latency_ms": 5.5, "size_bytes": 1.5e6}),
     event_of("front", 12, complete=1, trial=0, members=[0]),
     event_of("trial_started", 13, running=1, complete=1, trial=1, values=VALUES, tag=None),
-    event_of("trial_finished", 14, complete=1, failed=1, trial=1, state="failed", rung=-1, reason="ValueError: [loss] is nan",
-             values=VALUES, seconds=1.0, metrics={}),
+    event_of("trial_finished", 14, complete=1, failed=1, trial=1, state="failed", rung=-1,
+             reason="ValueError: [loss] is nan", values=VALUES, seconds=1.0, metrics={}),
     {"event": "warning", "message": "a worker group died and is replaced"},
     event_of("trial_started", 15, running=1, complete=1, failed=1, trial=2, values=VALUES, tag=None),
-    event_of("trial_finished", 16, complete=1, failed=1, stopped=1, trial=2, state="stopped", rung=0, values=VALUES,
-             seconds=1.0, reason="dominated at rung 0", metrics={"perplexity": 99.0}),
-    event_of("run_finished", 3605, complete=1, failed=1, stopped=1, state="finished", run="/far/runs/quick-1"),
+    event_of("trial_finished", 16, complete=1, failed=1, stopped=1, trial=2, state="stopped", rung=0,
+             values=VALUES, seconds=1.0, reason="dominated at rung 0", metrics={"perplexity": 99.0}),
+    event_of("run_finished", 3605, complete=1, failed=1, stopped=1, state="finished",
+             run="/far/runs/quick-1"),
 ]
 
 
@@ -62,8 +65,8 @@ def test_what_will_be_made_on_demand_is_said_first_and_while_it_is_made():
     lines = lines_of([*events, event_of("prepare", 3, progress=1.0, detail=None, **making)])
     assert lines[0].endswith("(up to 2 teachers, 6 bases, each made when a trial first needs it)")
     assert lines[2].endswith("prepare base for trial 3 50%, step 50") and lines[3].endswith("trial 3 ready")
-    ended = event_of("trial_finished", 3, trial=3, state="failed", rung=0, reason="it diverged", values=VALUES,
-                     seconds=0.0)
+    ended = event_of("trial_finished", 3, trial=3, state="failed", rung=0, reason="it diverged",
+                     values=VALUES, seconds=0.0)
     for last in (event_of("prepare", 3, progress=1.0, detail=None, **making), ended):
         live = LivePanel(recorded(), OBJECTIVES)
         for event in events:
@@ -102,7 +105,8 @@ def test_lines_tell_the_whole_story():
 
 
 def test_lines_are_one_per_event_and_never_wrap():
-    long = event_of("trial_started", 1, running=1, trial=7, values={f"group.key{i}": "x" * 20 for i in range(20)}, tag=None)
+    long = event_of("trial_started", 1, running=1, trial=7,
+                    values={f"group.key{i}": "x" * 20 for i in range(20)}, tag=None)
     assert len(lines_of([long])) == 1
 
 
@@ -115,7 +119,8 @@ def test_an_event_of_the_future_is_no_error():
 
 
 def board_after(count: int, now: float = 0.0, width: int = 120) -> str:
-    """The live board as text after the first `count` events, each heard at its own time, `now` seconds later."""
+    """The live board as text after the first `count` events, each heard at its own time,
+    `now` seconds later."""
     console, clock = recorded(width), [0.0]
     live = LivePanel(console, OBJECTIVES, now=lambda: clock[0])
     for event in EVENTS[:count]:
@@ -142,21 +147,25 @@ def test_board_of_a_resumed_run_before_its_workers_are_there():
 
 def test_board_while_preparing():
     text = board_after(4)
-    assert text.startswith("quick ") and "base" in text and "60%" in text and "loss 1.2" in text and "trials" not in text
+    assert (text.startswith("quick ") and "base" in text and "60%" in text and "loss 1.2" in text
+            and "trials" not in text)
 
 
 def test_board_while_searching():
     text = board_after(7, now=3)
     assert "0/4" in text and "1 running" in text and "no complete trial yet" in text
     running = next(line for line in text.splitlines() if line.startswith("trial 0"))
-    assert "6 s" in running and "rung 1/3" in running and "perplexity 20" in running and "quantizer=fixed:Q0i8f" in running
+    assert ("6 s" in running and "rung 1/3" in running and "perplexity 20" in running
+            and "quantizer=fixed:Q0i8f" in running)
 
 
 def test_board_counts_front_best_time_and_cost():
     text = board_after(9, now=30)
-    assert "1/4" in text and "1 complete" in text and "1 members" in text and "hypervolume 50.0% of the box" in text
+    assert ("1/4" in text and "1 complete" in text and "1 members" in text
+            and "hypervolume 50.0% of the box" in text)
     assert "perplexity 12.3↓" in text and "size 1.5 MB↓" in text
-    assert "42 s" in text and "about 1 m 00 s to go" in text and "0.25 CPU-hours" in text and "GPU" not in text
+    assert ("42 s" in text and "about 1 m 00 s to go" in text and "0.25 CPU-hours" in text
+            and "GPU" not in text)
 
 
 def test_board_forgets_trials_that_ended():
@@ -183,14 +192,17 @@ def test_live_display_keeps_what_ended_and_erases_the_board():
         for event in EVENTS:
             observer(event)
     written = console.file.getvalue()
-    assert "trial 0   complete  perplexity 12.3" in written and "trial 1   failed    ValueError: [loss] is nan" in written
-    assert written.endswith("\x1b[?25h") or "\x1b[2K" in written  # the cursor is back, the board's lines are erased
+    assert ("trial 0   complete  perplexity 12.3" in written
+            and "trial 1   failed    ValueError: [loss] is nan" in written)
+    # the cursor is back, the board's lines are erased
+    assert written.endswith("\x1b[?25h") or "\x1b[2K" in written
 
 
 def test_json_lines_are_one_object_per_event_without_nan():
     stream = io.StringIO()
     with JsonLines(stream) as observer:
-        for event in [*EVENTS, event_of("rung", 1, trial=3, rung=0, metrics={"perplexity": math.nan}, hypervolume=math.inf)]:
+        for event in [*EVENTS, event_of("rung", 1, trial=3, rung=0, metrics={"perplexity": math.nan},
+                                        hypervolume=math.inf)]:
             observer(event)
     rows = [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()]
     assert [row["event"] for row in rows[:-1]] == [event["event"] for event in EVENTS]

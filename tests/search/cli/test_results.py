@@ -43,11 +43,12 @@ def run_path(tmp_path, monkeypatch) -> Path:
     folder = RunFolder.create(tmp_path / "runs", "small", Space.from_yaml(SPACE, "small.yaml").to_yaml())
     for trial, (quantizer, rank, state, perplexity, control, size, latency) in enumerate(RESULTS):
         measured = {} if perplexity is None else {
-            "perplexity": perplexity, "perplexity_se": 0.5, "perplexity_heldout": 3.5, "controllability": control,
+            "perplexity": perplexity, "perplexity_se": 0.5, "perplexity_heldout": 3.5,
+            "controllability": control,
             "size_bytes": size, "latency_ms": latency, "artifact": f"artifacts/trial-{trial:04d}"}
         folder.append({"trial": trial, "rung": 0, "state": state, "config.quantization.quantizer": quantizer,
-                       "config.lora.rank": rank, "seconds": 30.0, "reason": "ValueError: loss is nan" if not measured else None,
-                       **measured})
+                       "config.lora.rank": rank, "seconds": 30.0,
+                       "reason": "ValueError: loss is nan" if not measured else None, **measured})
     folder.close("finished")
     return folder.path.relative_to(tmp_path)
 
@@ -79,7 +80,8 @@ def test_front_says_where_models_lie(run_path, capsys):
 
 def test_front_within_bounds_and_the_best_of_it(run_path, capsys):
     def trials(*options: str) -> list[int]:
-        return [row["trial"] for row in json.loads(table(capsys, "front", str(run_path), "--format", "json", *options))]
+        return [row["trial"]
+                for row in json.loads(table(capsys, "front", str(run_path), "--format", "json", *options))]
 
     assert trials("--within", "size_bytes <= 3MB") == [1]
     assert trials("--within", "size_bytes >= 2MB") == [0, 2]  # what beat trial 2 is out of bounds
@@ -92,7 +94,8 @@ def test_front_within_bounds_and_the_best_of_it(run_path, capsys):
 def test_nothing_within_bounds_says_how_near_one_comes(run_path, capsys):
     assert main(["front", str(run_path), "--within", "size_bytes <= 100kB"]) == 1
     printed = capsys.readouterr().out
-    assert "size_bytes <= 100 kB: kept by 0 of 4; the best is trial 1 with 1 MB" in printed and "latency_ms <= 40 ms" in printed
+    assert ("size_bytes <= 100 kB: kept by 0 of 4; the best is trial 1 with 1 MB" in printed
+            and "latency_ms <= 40 ms" in printed)
     for option, said in (("--within=size_bytes <= 3 ms", "legal: a bare number, B, kB, MB, GB"),
                          ("--best=size", "legal: knee,")):
         assert main(["front", str(run_path), option]) == 2
@@ -104,7 +107,8 @@ def test_front_csv_and_json_hold_the_same(run_path, capsys):
     as_json = json.loads(table(capsys, "front", str(run_path), "--format", "json"))
     assert [row["trial"] for row in as_json] == [0, 1] and [row["trial"] for row in as_csv] == ["0", "1"]
     assert as_json[0]["perplexity_se"] == 0.5 and as_json[0]["latency_ms"] == 20.0
-    assert as_json[1]["config.quantization.quantizer"] == as_csv[1]["config.quantization.quantizer"] == "binary"
+    assert (as_json[1]["config.quantization.quantizer"] == as_csv[1]["config.quantization.quantizer"]
+            == "binary")
     assert as_json[0]["artifact"] == f"{run_path}/artifacts/trial-0000"
 
 
@@ -120,7 +124,8 @@ def test_front_shows_repeated_measurements(run_path, capsys):
     folder.close()
     shown = table(capsys, "front", str(run_path))
     assert "again 11.5" in shown and "measured anew" in shown
-    assert json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]["perplexity_again_sd"] == 0.25
+    assert (json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]["perplexity_again_sd"]
+            == 0.25)
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -129,7 +134,8 @@ def test_words_stay_whole_on_any_terminal(run_path, capsys, monkeypatch, columns
     shown = table(capsys, "front", str(run_path))
     assert max(map(len, shown.splitlines())) <= columns
     assert {"controllability", "quantizer=binary", "rank=4", "10 ± 0.98"} <= {
-        word for line in shown.splitlines() for word in (*line.split(), *line.split("  "), *map(str.strip, line.split("  ")))}
+        word for line in shown.splitlines()
+        for word in (*line.split(), *line.split("  "), *map(str.strip, line.split("  ")))}
     shown = table(capsys, "compare", str(run_path), str(run_path))
     assert max(map(len, shown.splitlines())) <= columns
     for label in ("on the joint front", "hypervolume share (95%)", "best controllability", "finished"):
@@ -148,9 +154,11 @@ def test_status_counts_and_names_failures(run_path, capsys):
     shown = table(capsys, "status", str(run_path))
     assert "finished" in shown and "5 of 6" in shown and "4 complete, 0 stopped, 1 failed" in shown
     assert "trial 4 failed: ValueError: loss is nan" in shown
-    cost = [line.split()[:3] for line in shown.splitlines() if line.startswith(("cost", "useful", "failed", "held"))]
+    cost = [line.split()[:3]
+            for line in shown.splitlines() if line.startswith(("cost", "useful", "failed", "held"))]
     assert cost == [
-        ["cost", "CPU-seconds", "share"], ["useful", "120", "80%"], ["failed", "30", "20%"], ["held", "150", "100%"]]
+        ["cost", "CPU-seconds", "share"], ["useful", "120", "80%"], ["failed", "30", "20%"],
+        ["held", "150", "100%"]]
     assert "10, trial 0" in shown and "--resume" not in shown
 
 

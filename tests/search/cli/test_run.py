@@ -1,4 +1,5 @@
-"""`qdlm run` from its options to its exit code; the sweep itself is a stand-in that says what it was asked."""
+"""`qdlm run` from its options to its exit code; the sweep itself is a stand-in that says
+what it was asked."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def asked(monkeypatch, tmp_path):
         if fake.state == "finished":
             folder.append({"trial": 0, "rung": 2, "state": "complete", "config.lora.rank": 4, "seconds": 2.0,
                            **{item.metric: 1.0 for item in space.objectives}})
-        options["observer"]({"event": "run_finished", "state": fake.state, "run": str(folder.path), **SUMMARY})
+        options["observer"]({"event": "run_finished", "state": fake.state, "run": str(folder.path),
+                             **SUMMARY})
         folder.close(fake.state)
         return SimpleNamespace(run_folder=folder.path, front=None, state=fake.state)
 
@@ -46,15 +48,16 @@ def asked(monkeypatch, tmp_path):
 
 
 def test_options_reach_space_and_sweep(asked, tmp_path, capsys):
-    assert main(["run", "quickstart", "--trials", "3", "--budget", "1h30m", "--seed", "7", "--max-concurrent", "2",
-                 "--address", "auto", "--storage", "kept", "--set", "trial.adapt.optim.batch_size=8",
+    assert main(["run", "quickstart", "--trials", "3", "--budget", "1h30m", "--seed", "7", "--max-concurrent",
+                 "2", "--address", "auto", "--storage", "kept", "--set", "trial.adapt.optim.batch_size=8",
                  "--within", "size_bytes <= 200kB", "--within", "latency_ms <= 5ms",
                  "--set", "search.lora.rank.int=[0, 16]"]) == 0
     space = asked.space
     assert [str(bound) for bound in space.constraints][1:] == ["size_bytes <= 200000", "latency_ms <= 5"]
     assert (space.budget.trials, space.budget.time, space.seed) == (3, 5400.0, 7)
     assert space.form.trial["adapt"]["optim"]["batch_size"] == 8 and space.dimensions["lora.rank"].high == 16
-    assert asked.options["max_concurrent"] == 2 and asked.options["address"] == "auto" and asked.options["resume"] is None
+    assert (asked.options["max_concurrent"] == 2 and asked.options["address"] == "auto"
+            and asked.options["resume"] is None)
     assert str(asked.options["storage"]) == "kept"
     out, err = capsys.readouterr()
     assert "Front: 1 of 1 complete trials" in out and "Next" in out and "a library talks" not in out
@@ -116,14 +119,16 @@ def test_a_run_that_breaks_down_is_one_line_and_exit_1(asked, capsys):
     asked.end = break_down
     assert main(["run", "quickstart", "--quiet"]) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"qdlm: its machine was lost; every finished trial is kept. Go on with: {program()} run --resume runs/")
+    assert last.startswith("qdlm: its machine was lost; every finished trial is kept. Go on with: "
+                           f"{program()} run --resume runs/")
 
 
 def test_resume_hands_over_the_recorded_space(asked, capsys):
     main(["run", "quickstart", "--trials", "3", "--quiet"])
     path = asked.path
     assert main(["run", "--resume", f"runs/{path.name}", "--trials", "5", "--quiet"]) == 0
-    assert asked.options["resume"] == path and asked.space.budget.trials == 5 and asked.space.name == "quickstart"
+    assert (asked.options["resume"] == path and asked.space.budget.trials == 5
+            and asked.space.name == "quickstart")
 
 
 def test_standard_output_is_given_back(asked):

@@ -1,4 +1,5 @@
-"""`qdlm table`: layouts by name, names that hold commas, cells that are kept, and what it says when something is gone."""
+"""`qdlm table`: layouts by name, names that hold commas, cells that are kept, and what it says when
+something is gone."""
 
 import json
 from types import SimpleNamespace
@@ -32,8 +33,8 @@ LEGAL = ["human", "diffusion, guided", "FUDGE"]
 
 
 def cell(task="length", method="FUDGE", model="base", asked=50, value=0.5):
-    return {"task": task, "method": method, "model": model, "asked": asked, "oracle": "count", "teacher": "toy",
-            "control": [value, 0.4, 0.6], "lm_score": [2.5, 2.0, 3.0]}
+    return {"task": task, "method": method, "model": model, "asked": asked, "oracle": "count",
+            "teacher": "toy", "control": [value, 0.4, 0.6], "lm_score": [2.5, 2.0, 3.0]}
 
 
 @pytest.mark.parametrize(("wanted", "found"), [
@@ -75,7 +76,8 @@ def test_the_table_has_a_row_per_method_and_names_oracle_and_teacher(tmp_path):
     assert rows[1] == {"method": "FUDGE", "length (count)": "50.0 [40.0, 60.0] / 2.50 [2.00, 3.00]"}
     assert cell_text(cells[0]) == rows[1]["length (count)"] and "toy" in notes[0]
     csv, page = written(tmp_path, rows)
-    assert csv.read_text().splitlines()[0] == "method,length (count)" and page.read_text().startswith("| method | length")
+    assert (csv.read_text().splitlines()[0] == "method,length (count)"
+            and page.read_text().startswith("| method | length"))
 
 
 def test_what_a_model_was_never_told_leaves_no_row_or_an_empty_cell():
@@ -87,8 +89,10 @@ def test_what_a_model_was_never_told_leaves_no_row_or_an_empty_cell():
 
 
 def test_which_cells_a_model_can_fill(tmp_path):
-    wanted = [("length", CLASSIFIER_FREE), ("pos", CLASSIFIER_FREE), ("pos", "FUDGE"), ("compose", CLASSIFIER_FREE)]
-    for conditions, count in ((None, 1), ([], 1), ([{"name": "pos"}], 2), ([{"name": "pos"}, {"name": "semantic"}], 3)):
+    wanted = [("length", CLASSIFIER_FREE), ("pos", CLASSIFIER_FREE), ("pos", "FUDGE"),
+              ("compose", CLASSIFIER_FREE)]
+    for conditions, count in ((None, 1), ([], 1), ([{"name": "pos"}], 2),
+                              ([{"name": "pos"}, {"name": "semantic"}], 3)):
         model = {} if conditions is None else {"conditions": conditions}
         (tmp_path / "config.json").write_text(json.dumps({"config": {"model": model}}))
         assert len(fillable(wanted, tmp_path)) == count and ("pos", "FUDGE") in fillable(wanted, tmp_path)
@@ -114,7 +118,8 @@ def test_kept_cells_are_read_back_and_damage_is_told(tmp_path):
 
 
 def test_the_most_controllable_member_is_taken():
-    rows = [{"artifact": "artifacts/trial-0001", "controllability": 0.5}, {"artifact": None, "controllability": 0.9},
+    rows = [{"artifact": "artifacts/trial-0001", "controllability": 0.5},
+            {"artifact": None, "controllability": 0.9},
             {"artifact": "artifacts/trial-0002", "controllability": 0.7}]
     assert most_controllable(rows) == "trial-0002" and most_controllable([]) == "base"
 
@@ -134,37 +139,40 @@ def told_run(tmp_path_factory):
     storage = tmp_path_factory.mktemp("storage")
     space = Space.from_dict({
         "name": "toy", "objectives": {"controllability": "maximize"}, "rungs": [1], "budget": {"trials": 1},
-        "search": {"lora.rank": {"int": [0, 1]}},
-        "trial": {
-            "corpus": {"source": {"name": "restaurant", "sentences": 120, "valid_sentences": 20, "max_words": 12},
-                       "max_length": 14, "min_count": 1},
-            "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8, "dropout": 0.0,
-                      "conditions": ["length"]},
+        "search": {"lora.rank": {"int": [0, 1]}}, "trial": {
+            "corpus": {"source": {"name": "restaurant", "sentences": 120,
+                                  "valid_sentences": 20, "max_words": 12}, "max_length": 14, "min_count": 1},
+            "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8,
+                      "dropout": 0.0, "conditions": ["length"]},
             "diffusion": {"timesteps": 50, "loss": "ce"}, "sampling": {"steps": 4},
-            "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}}, "base": {"optim": {"steps": 3}},
-            "evaluation": {"control_tasks": ["length", "pos"]}}})
+            "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}},
+            "base": {"optim": {"steps": 3}}, "evaluation": {"control_tasks": ["length", "pos"]}}})
     folder = RunFolder.create(storage, "toy", space.to_yaml(), {"columns": {}})
     config = space.config(points.complete(space.dimensions, {})).model_dump(mode="json")
     context, corpus = WorkerContext(), None
     for job in ("corpus", "teacher", "base"):
-        made = list(JOBS[job]({"config": config, "cache": str(storage / "cache"), "corpus": corpus}, context))[-1]["path"]
+        made = list(JOBS[job]({"config": config, "cache": str(storage / "cache"), "corpus": corpus},
+                              context))[-1]["path"]
         folder.event({"event": "prepare", "stage": job, "path": made})
         corpus = corpus or made
     return str(folder.path)
 
 
 def test_a_table_is_measured_kept_and_gone_on_with(told_run, capsys):
-    """Only what is missing is measured; what the base was never told stays empty; a method asked for in vain is told."""
+    """Only what is missing is measured; what the base was never told stays empty; a method asked for
+    in vain is told."""
     part = ["table", told_run, "--targets", "4", "--format", "json"]
     assert main([*part, "--methods", "human", "--tasks", "length"]) == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)[0]["length (count)"].startswith("100.0 [") and "length, human: 100.0" in err and "(1 of 1)" in err
+    assert (json.loads(out)[0]["length (count)"].startswith("100.0 [") and "length, human: 100.0" in err
+            and "(1 of 1)" in err)
     assert main([*part, "--methods", f"human,{CLASSIFIER_FREE}"]) == 0
     out, err = capsys.readouterr()
     rows = {row["method"]: row for row in json.loads(out)}
     assert rows[CLASSIFIER_FREE]["length (count)"] and rows[CLASSIFIER_FREE]["pos (grammar)"] is None
     assert rows["human"]["pos (grammar)"]
-    assert "length, human" not in err and f"length, {CLASSIFIER_FREE}" in err and "pos, human" in err and "(2 of 2)" in err
+    assert ("length, human" not in err and f"length, {CLASSIFIER_FREE}" in err and "pos, human" in err
+            and "(2 of 2)" in err)
     assert main([*part, "--methods", f"human,{CLASSIFIER_FREE}"]) == 0 and capsys.readouterr().err == ""
     assert main([*part, "--methods", CLASSIFIER_FREE, "--tasks", "pos"]) == 2
     assert "base was never told such targets; train with trial.model.conditions" in capsys.readouterr().err

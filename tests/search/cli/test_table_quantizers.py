@@ -18,7 +18,8 @@ def folder(tmp_path, finished=True):
     for quantizer, cost in COST.items():
         for seed in (0, 1):
             for rung, steps in enumerate((30, 60)):
-                row = {"trial": number, "rung": rung, "steps": steps, "nll_bound": 5 - rung + cost + 0.1 * seed + 0.01 * number,
+                row = {"trial": number, "rung": rung,
+                       "steps": steps, "nll_bound": 5 - rung + cost + 0.1 * seed + 0.01 * number,
                        "config.quantization.quantizer": quantizer, "config.seed": seed, "seconds": 1.0,
                        "state": "complete" if rung and finished else "rung"}
                 run.append(row | ({"size_bytes": 90_000.0, "embedding_rms": 0.5} if rung else {}))
@@ -32,7 +33,8 @@ def test_it_prints_every_arm_the_answer_and_draws_the_curves(tmp_path, capsys):
     assert main(["table", str(run), "--layout", "quantizers"]) == OK
     shown = " ".join(capsys.readouterr().out.split())
     assert "fixed:Q0i4f" in shown and "90 kB" in shown and "nll_bound minus none" in shown
-    assert "fixed: at equal bits (4) integer-only costs +0.92 ± 0.00 nats a word more than fraction-only" in shown
+    assert ("fixed: at equal bits (4) integer-only costs +0.92 ± 0.00 nats a word more than fraction-only"
+            in shown)
     assert (run / "convergence.png").read_bytes()[:4] == b"\x89PNG"
 
 

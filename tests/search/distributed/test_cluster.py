@@ -70,12 +70,12 @@ def test_a_job_api_address_in_the_environment_is_not_the_clusters(unconnected, m
 
 
 @pytest.mark.parametrize("hardware, groups", [
-    (HardwareConfig(), 5), (HardwareConfig(cpus=2), 2), (HardwareConfig(cpus=0.5), 10), (HardwareConfig(workers=2), 2),
-    (HardwareConfig(gpus=1), 2), (HardwareConfig(gpus=0.5), 3),
+    (HardwareConfig(), 5), (HardwareConfig(cpus=2), 2), (HardwareConfig(cpus=0.5), 10),
+    (HardwareConfig(workers=2), 2), (HardwareConfig(gpus=1), 2), (HardwareConfig(gpus=0.5), 3),
 ])
 def test_room_counts_whole_workers_node_by_node(monkeypatch, hardware, groups):
-    nodes = [{"Alive": True, "Resources": {"CPU": 3.0, "GPU": 2.0}}, {"Alive": True, "Resources": {"CPU": 2.0}},
-             {"Alive": False, "Resources": {"CPU": 64.0}}]
+    nodes = [{"Alive": True, "Resources": {"CPU": 3.0, "GPU": 2.0}},
+             {"Alive": True, "Resources": {"CPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 64.0}}]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
     assert Cluster("", True).room(hardware) == groups
 
@@ -107,6 +107,7 @@ def test_a_local_cluster_is_tried_twice(unconnected, monkeypatch, failures):
     if failures == 1:
         ray_cluster._start(None)
     else:
-        with pytest.raises(UserError, match=r"could not be started: The current node timed out during startup\.$"):
+        with pytest.raises(UserError,
+                           match=r"could not be started: The current node timed out during startup\.$"):
             ray_cluster._start(None)
     assert tries == ["local", "local"]

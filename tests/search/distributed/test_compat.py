@@ -1,4 +1,5 @@
-"""What is used of Ray under private names: there in this version as in the one that it was read in. No cluster needed."""
+"""What is used of Ray under private names: there in this version as in the one that it was read in.
+No cluster needed."""
 
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from search.distributed import compat
 
 
 def test_they_were_read_in_ray_2_60_0():
-    """Another version: read them again (search/distributed/compat.py, cluster/compat.py), and name it there and here."""
+    """Another version: read them again (search/distributed/compat.py, cluster/compat.py), and name
+    it there and here."""
     assert compat.RAY == jobs.RAY == metadata.version("ray") == "2.60.0"
 
 

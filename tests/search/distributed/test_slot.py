@@ -62,7 +62,8 @@ def play(monkeypatch):
             monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
         monkeypatch.setattr(slot.time, "time", lambda: clock[0])
         wanted = {"cache": "/cache", "settings": {"corpus": "-", "teacher": "t", "base": "b"}}
-        broker = Broker(found, {"config": {}, "prepared": {"corpus": "/c"}, "shared": wanted, "proposed": 1e3})
+        broker = Broker(found,
+                        {"config": {}, "prepared": {"corpus": "/c"}, "shared": wanted, "proposed": 1e3})
         jobs = {name: list(runs) for name, runs in jobs.items()}
 
         def lease(owner):

@@ -8,7 +8,8 @@ TRIAL, NEXT, LEAVE = {"op": "trial", "number": 7}, {"op": "next"}, {"op": "leave
 
 
 def work_after(*steps):
-    """Assign what is a piece of work, mark done what is "done", and ask for work otherwise (True: a fresh process asks)."""
+    """Assign what is a piece of work, mark done what is "done", and ask for work otherwise (True:
+    a fresh process asks)."""
     async def play():
         slot_queue, found = SlotQueue(), []
         for step in steps:

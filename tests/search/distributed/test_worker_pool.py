@@ -114,7 +114,8 @@ def test_a_withdrawn_lease_cannot_disturb_the_next_holder(pool):
 
 def test_map_returns_last_events_in_order_and_raises_the_first_error(pool):
     seen = []
-    last = pool.client.map([("count", {"n": 2}), ("count", {"n": 3})], lambda i, event: seen.append((i, event["i"])))
+    last = pool.client.map([("count", {"n": 2}),
+                            ("count", {"n": 3})], lambda i, event: seen.append((i, event["i"])))
     assert [event["i"] for event in last] == [1, 2]
     assert sorted(seen) == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
     with pytest.raises(UserError, match="it broke"):
@@ -140,7 +141,8 @@ def test_a_killed_worker_is_noticed_and_its_group_replaced(pool):
 
 
 def test_map_ends_a_task_that_is_silent_and_the_others_go_on(pool):
-    hung, counted = pool.client.map([("sleep", {"seconds": 600}), ("count", {"n": 2})], patience=1.0, forgiving=True)
+    hung, counted = pool.client.map([("sleep", {"seconds": 600}), ("count", {"n": 2})], patience=1.0,
+                                    forgiving=True)
     assert str(hung) == "it said nothing for 1 s (budget.trial_time)"
     assert counted["i"] == 1 and pool.client.seconds_silent(["nobody"]) == [None]
 
@@ -184,5 +186,6 @@ def test_two_workers_run_one_job_in_step(tmp_path):
         os.kill(pool.workers()[group.name]["workers"][1]["pid"], signal.SIGKILL)
         with pytest.raises(GroupDiedError, match="worker 1 died"):
             list(group.run("gather", {}))
-        assert "worker 1 died" in deaths.get(timeout=60)  # told by a thread of the pool, after the broker has told the group
+        # told by a thread of the pool, after the broker has told the group
+        assert "worker 1 died" in deaths.get(timeout=60)
     assert deaths.empty()

@@ -27,16 +27,17 @@ def row(at, trial, state, seconds):
 
 RUN = [
     event("run_started", 100.0, groups=2), event("prepare", 130.0, stage="base", seconds=20.0),
-    row(140.0, 0, "rung", 5.0), row(150.0, 0, "complete", 15.0), row(151.0, 1, "stopped", 4.0), row(160.0, 2, "rung", 6.0),
-    event("run_started", 1000.0, groups=4), row(1005.0, 3, "failed", 3.0), row(1010.0, 4, "rung", 7.0),
-    row(1020.0, 0, "complete", 15.0),  # measured again: the same trial
+    row(140.0, 0, "rung", 5.0), row(150.0, 0, "complete", 15.0), row(151.0, 1, "stopped", 4.0),
+    row(160.0, 2, "rung", 6.0), event("run_started", 1000.0, groups=4), row(1005.0, 3, "failed", 3.0),
+    row(1010.0, 4, "rung", 7.0), row(1020.0, 0, "complete", 15.0),  # measured again: the same trial
 ]
 
 
 def test_a_killed_sessions_time_counts_and_the_pause_does_not():
     ledger = Ledger.from_events(RUN)
     assert (ledger.elapsed, ledger.held) == (60.0 + 20.0, 60.0 * 2 + 20.0 * 4)
-    assert ledger.sums == {"complete": 15.0, "stopped": 4.0, "failed": 3.0 + 6.0 + 7.0} and ledger.shared == 20.0
+    assert (ledger.sums == {"complete": 15.0, "stopped": 4.0, "failed": 3.0 + 6.0 + 7.0}
+            and ledger.shared == 20.0)
     live = Ledger.from_events(RUN, now=1030.0)
     assert live.held == 60.0 * 2 + 30.0 * 4 and live.sums["failed"] == 3.0 + 6.0, "trial 4 still runs"
 
@@ -52,13 +53,15 @@ def test_the_parts_add_up_to_what_was_held_and_money_follows_it():
 
 
 def limits_of(budget, **now):
-    given = {"started": 3, "most": 10, "elapsed": 50.0, "held": 3600.0, "rate": CPU, "no_improvement": NoImprovement(0.0)}
+    given = {"started": 3, "most": 10, "elapsed": 50.0, "held": 3600.0, "rate": CPU,
+             "no_improvement": NoImprovement(0.0)}
     return reached(BudgetConfig(**budget), **{**given, **now})
 
 
 @pytest.mark.parametrize("budget, found", [
     ({}, None), ({"time": 51}, None), ({"time": 50}, "time"), ({"device_hours": 6.0}, "device_hours"),
-    ({"device_hours": 6.1}, None), ({"money": 3.0, "price": 0.5}, "money"), ({"money": 3.1, "price": 0.5}, None),
+    ({"device_hours": 6.1}, None), ({"money": 3.0, "price": 0.5}, "money"),
+    ({"money": 3.1, "price": 0.5}, None),
 ])
 def test_limits(budget, found):
     assert limits_of(budget) == found and limits_of(budget, started=10) == "trials"
@@ -87,12 +90,14 @@ def test_the_growing_front_equals_the_front_from_all_rows():
     import numpy as np
 
     rng = np.random.default_rng(0)
-    objectives, constraints = [Objective("a", "minimize"), Objective("b", "maximize")], [Constraint("c", "<=", 0.8)]
+    objectives, constraints = ([Objective("a", "minimize"), Objective("b", "maximize")],
+                               [Constraint("c", "<=", 0.8)])
     rows, incumbents = [], Incumbents(objectives, constraints)
     box = Box.of({"a": [0, 1], "b": [1, 0]}, objectives)
     for trial in range(120):
         state = ["complete", "complete", "complete", "stopped", "failed"][trial % 5]
-        rows.append({"trial": trial if trial % 17 else max(0, trial - 17), "state": state, "a": round(rng.uniform(), 1),
+        rows.append({"trial": trial if trial % 17 else max(0, trial - 17), "state": state,
+                     "a": round(rng.uniform(), 1),
                      "b": round(rng.uniform(), 1) if trial % 11 else math.nan, "c": rng.uniform()})
         before = incumbents.members
         changed = incumbents.add(rows[-1])

@@ -14,7 +14,8 @@ from spaces.schema import Space
 def make_space(**changes):
     return Space.from_dict({
         "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10],
-        "search": {"adapt.optim.warmup": {"int": [0, 99]}}, "budget": {"trials": 4}, "hardware": {"cpus": 2}, **changes})
+        "search": {"adapt.optim.warmup": {"int": [0, 99]}}, "budget": {"trials": 4}, "hardware": {"cpus": 2},
+        **changes})
 
 
 class VirtualClock:
@@ -32,14 +33,15 @@ class EngineHarness:
         self.space = space or make_space()
         self.folder = resume or RunFolder.create(path, "toy", self.space.to_yaml())
         space, rows = self.space, self.folder.rows()
-        self.study = StudySearcher(space.dimensions, space.objectives, storage=self.folder.path / "study.journal", seed=1)
+        self.study = StudySearcher(space.dimensions, space.objectives,
+                                   storage=self.folder.path / "study.journal", seed=1)
         self.restored = self.study.restore(rows)
         problem = Problem(space.objectives, rungs=2)
         scheduler = SuccessiveHalving(problem, eta=eta) if eta else NoStopping(problem)
         scheduler.restore(rows)
         self.clock, self.events = VirtualClock(), []
-        self.engine = Engine(space, self.study, scheduler, self.folder, observer=self.events.append, clock=self.clock,
-                             **options)
+        self.engine = Engine(space, self.study, scheduler, self.folder, observer=self.events.append,
+                             clock=self.clock, **options)
 
     def complete(self, loss=1.0, size=1.0, seconds=10.0):
         trial = self.engine.ask()
@@ -89,7 +91,8 @@ def test_every_result_is_on_disk_before_the_study_hears_of_it(harness, monkeypat
     seen = []
 
     def spy(number, *_):
-        seen.append([row["state"] for row in RunFolder.open(harness.folder.path).rows() if row["trial"] == number])
+        seen.append([row["state"]
+                     for row in RunFolder.open(harness.folder.path).rows() if row["trial"] == number])
 
     monkeypatch.setattr(harness.study, "tell", spy)
     harness.complete()
@@ -118,7 +121,8 @@ def test_a_failed_trial_keeps_its_reason_and_traceback_and_the_search_goes_on(ha
     rows = harness.folder.rows()
     assert [(row["state"], row["rung"], row["reason"]) for row in rows] == [
         ("rung", 0, None), ("failed", 1, "ValueError: it broke")]
-    assert {"event": "traceback", "trial": 0, "traceback": "Traceback ..."}.items() <= list(harness.folder.events())[-1].items()
+    assert ({"event": "traceback", "trial": 0, "traceback": "Traceback ..."}.items()
+            <= list(harness.folder.events())[-1].items())
     assert harness.engine.ask().number == 1
 
 
@@ -162,7 +166,8 @@ def test_the_time_budget_stops_what_runs_at_its_next_rung(tmp_path):
 
 
 def test_money_and_device_hours_are_those_of_everything_held(tmp_path):
-    harness = EngineHarness(tmp_path, make_space(budget={"price": 18.0, "money": 1.0}), groups=2)  # 2 groups of 2 CPUs: 50 s
+    # 2 groups of 2 CPUs: 50 s
+    harness = EngineHarness(tmp_path, make_space(budget={"price": 18.0, "money": 1.0}), groups=2)
     trial = harness.engine.ask()
     harness.clock.now += 49
     assert not harness.engine.over and harness.engine.summary()["cost"]["money"] == pytest.approx(0.98)
@@ -201,13 +206,15 @@ def test_what_was_asked_and_enqueued_is_written_down(harness):
     assert harness.engine.enqueue({"adapt.optim.warmup": 7}, tag="plain")
     assert not harness.engine.enqueue({"adapt.optim.warmup": 7})
     harness.engine.ask()
-    found = [{name: entry.get(name) for name in ("event", "trial", "values")} for entry in harness.folder.events()]
+    found = [{name: entry.get(name) for name in ("event", "trial", "values")}
+             for entry in harness.folder.events()]
     assert found == [{"event": "enqueue", "trial": None, "values": {"adapt.optim.warmup": 7}},
                     {"event": "ask", "trial": 0, "values": {"adapt.optim.warmup": 7}}]
 
 
 def test_a_small_space_ends_the_search_when_it_is_used_up(tmp_path):
-    harness = EngineHarness(tmp_path, make_space(search={"adapt.optim.warmup": {"int": [0, 1]}}, budget={"trials": 9}))
+    harness = EngineHarness(tmp_path,
+                            make_space(search={"adapt.optim.warmup": {"int": [0, 1]}}, budget={"trials": 9}))
     values = {harness.engine.ask().values["adapt.optim.warmup"] for _ in range(2)}
     assert values == {0, 1} and harness.engine.ask() is None and harness.engine.over
 
@@ -232,7 +239,8 @@ def test_the_box_is_fixed_once_kept_with_the_run_and_the_volume_compares_across_
     assert harness.engine.box is None and harness.engine.summary()["hypervolume"] is None
     harness.complete(2.0, 1.0)
     box, volume = harness.engine.box, harness.engine.summary()["hypervolume"]
-    assert box.corners() == harness.folder.meta["box"] == {name: pytest.approx([0.8, 2.2]) for name in ("loss", "size")}
+    assert box.corners() == harness.folder.meta["box"] == {name: pytest.approx([0.8, 2.2])
+                                                           for name in ("loss", "size")}
     assert volume == pytest.approx((1.2 * 0.2 + 0.2 * 1.2 - 0.2 * 0.2) / 1.4**2)
     harness.complete(50.0, 50.0)
     assert harness.engine.box == box and harness.engine.summary()["hypervolume"] == pytest.approx(volume)

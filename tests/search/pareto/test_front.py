@@ -45,7 +45,8 @@ def test_equal_results_of_different_trials_are_all_members_but_a_trial_counts_on
 def test_an_empty_front_is_a_front(tmp_path):
     front = Front.from_rows([row(0, 1.0, 1.0, "failed")], [PPL, OK])
     assert len(front) == 0 and front.knee() is None and front.best("ppl") is None
-    assert front.hypervolume(Box.of({"ppl": [1, 10], "ok": [1, 0]}, [PPL, OK])) == 0.0 and front.stability == []
+    assert (front.hypervolume(Box.of({"ppl": [1, 10], "ok": [1, 0]}, [PPL, OK])) == 0.0
+            and front.stability == [])
     assert not front.attains({"ppl": 100.0}) and len(front.crowding) == 0
     front.to_csv(tmp_path / "front.csv")
     assert (tmp_path / "front.csv").read_text().split("\n")[0] == '"trial","ppl","ok"'
@@ -58,7 +59,8 @@ def test_hypervolume_is_a_share_of_a_box_that_stays():
     assert front.hypervolume(box) == pytest.approx(0.5 + 0.5 * 0.25)
     assert front.contributions(box).tolist() == pytest.approx([0.25, 0.125])
     more = Front.from_rows([*rows, row(2, 90.0, 1.0), row(3, 45.0, 0.9)], [PPL, OK])
-    assert len(more) == 4 and more.hypervolume(box) == front.hypervolume(box), "beyond the worst corner nothing counts"
+    assert len(more) == 4 and more.hypervolume(box) == front.hypervolume(box), (
+        "beyond the worst corner nothing counts")
 
 
 def test_attainment_is_the_share_of_fronts_that_reach_a_goal():
@@ -84,7 +86,8 @@ def test_best_under_a_bound_looks_beyond_the_members():
     front = Front.from_rows(rows, [PPL, OK])
     assert trials(front) == [0]
     assert front.best("ppl")["trial"] == 0
-    assert front.best("ppl", [Constraint("size", "<=", 50.0)])["trial"] == 1, "of two at 12, the one not dominated"
+    assert front.best("ppl",
+                      [Constraint("size", "<=", 50.0)])["trial"] == 1, "of two at 12, the one not dominated"
     assert front.best("ok", [Constraint("ok", ">=", 0.95)]) is None
     with pytest.raises(KeyError):
         front.best("size")
@@ -96,7 +99,8 @@ def test_tables_keep_types_and_put_objectives_first(tmp_path):
     front = Front.from_rows(rows, [PPL, OK])
     table = front.to_arrow()
     assert table.column_names[:6] == ["trial", "rung", "state", "ppl", "ok", "config.q"]
-    assert table.schema.field("ppl").type == pa.float64() and table.schema.field("config.rank").type == pa.int64()
+    assert (table.schema.field("ppl").type == pa.float64()
+            and table.schema.field("config.rank").type == pa.int64())
     front.to_csv(tmp_path / "front.csv")
     back = pd.read_csv(tmp_path / "front.csv")
     assert back["trial"].tolist() == [0, 1] and back["note"].fillna("").tolist() == ["a, b", ""]
@@ -108,8 +112,8 @@ def test_column_types_come_from_the_dimensions_so_that_they_hold_for_rows_to_com
     columns = column_types({
         "a": Dimension(choice=["x", "y"]), "b": Dimension(choice=[1, 2]), "c": Dimension(choice=[0, 0.5]),
         "d": Dimension(choice=["x", {"name": "y"}]), "e": Dimension(choice=[[1], [1, 2]]),
-        "f": Dimension(choice=[True, False]),
-        "g": Dimension(**{"int": [1, 5]}), "h": Dimension(**{"float": [0, 1]}), "i": Dimension(log=[1e-4, 1])})
+        "f": Dimension(choice=[True, False]), "g": Dimension(**{"int": [1, 5]}),
+        "h": Dimension(**{"float": [0, 1]}), "i": Dimension(log=[1e-4, 1])})
     assert " ".join(columns.values()) == "string int64 double string string bool int64 double double"
     assert set(columns) == {f"config.{letter}" for letter in "abcdefghi"}
     early = to_table([{"trial": 0, "config.c": 0, "config.d": "x"}], columns)
@@ -122,7 +126,8 @@ def test_summary_is_plain_json():
     front = Front.from_rows([row(0, 20.0, 0.5), row(1, 30.0, 0.75)], [PPL, OK], ())
     box = Box.of({"ppl": (20.0, 40.0), "ok": (1.0, 0.0)}, [PPL, OK])
     summary = json.loads(json.dumps(front.summary(box)))
-    assert summary["hypervolume"] == pytest.approx(0.625) and summary["box"] == {"ppl": [20, 40], "ok": [1, 0]}
+    assert (summary["hypervolume"] == pytest.approx(0.625)
+            and summary["box"] == {"ppl": [20, 40], "ok": [1, 0]})
     assert len(summary["members"]) == 2
     assert summary["objectives"][1] == {"metric": "ok", "direction": "maximize"}
     assert front.summary()["hypervolume"] is None

@@ -80,4 +80,5 @@ def test_crowding_by_hand():
 def test_crowding_of_one_of_none_and_of_a_flat_axis():
     assert crowding(np.empty((0, 2))).shape == (0,)
     np.testing.assert_array_equal(crowding(np.array([[3.0, 3.0]])), [np.inf])
-    np.testing.assert_allclose(crowding(np.array([[1.0, 7.0], [2.0, 7.0], [5.0, 7.0]])), [np.inf, 1.0, np.inf])
+    np.testing.assert_allclose(crowding(np.array([[1.0, 7.0], [2.0, 7.0], [5.0, 7.0]])),
+                               [np.inf, 1.0, np.inf])

@@ -3,7 +3,16 @@ import math
 import numpy as np
 import pytest
 
-from search.pareto.objectives import fault, feasible, matrix, measured, measurements, searched, total_violation, violation
+from search.pareto.objectives import (
+    fault,
+    feasible,
+    matrix,
+    measured,
+    measurements,
+    searched,
+    total_violation,
+    violation,
+)
 from spaces.objectives import Constraint, Objective
 
 LESS, MORE = Objective("perplexity", "minimize"), Objective("success", "maximize")
@@ -11,7 +20,8 @@ FAST, ACCURATE = Constraint("latency_ms", "<=", 40.0), Constraint("success", ">=
 
 
 def test_vectors_are_minimized_and_missing_is_nan():
-    rows = [{"perplexity": 20, "success": 0.9}, {"perplexity": np.float32(1.5)}, {"perplexity": None, "success": "0.9"}]
+    rows = [{"perplexity": 20, "success": 0.9}, {"perplexity": np.float32(1.5)},
+            {"perplexity": None, "success": "0.9"}]
     found = matrix(rows, [LESS, MORE])
     np.testing.assert_array_equal(found, [[20, -0.9], [1.5, np.nan], [np.nan, np.nan]])
     assert matrix([], [LESS, MORE]).shape == (0, 2)
@@ -48,7 +58,8 @@ def test_feasibility_needs_every_metric_but_violations_add_only_what_is_known():
     ({"perplexity": math.nan, "success": 1.0, "latency_ms": 1}, "objective perplexity is nan"),
     ({"perplexity": math.inf, "success": 1.0, "latency_ms": 1}, "objective perplexity is inf"),
     ({"success": 1.0, "latency_ms": 1}, "objective perplexity was not measured"),
-    ({"perplexity": 3.0, "success": 1.0}, "metric latency_ms of constraint 'latency_ms <= 40' was not measured"),
+    ({"perplexity": 3.0, "success": 1.0},
+     "metric latency_ms of constraint 'latency_ms <= 40' was not measured"),
     (None, "objective perplexity was not measured"),
 ])
 def test_fault_names_what_keeps_a_result_from_counting(metrics, expected):
@@ -56,6 +67,7 @@ def test_fault_names_what_keeps_a_result_from_counting(metrics, expected):
 
 
 def test_a_row_splits_into_measurements_and_searched_values():
-    row = {"trial": 3, "state": "rung", "seconds": 1.0, "config.lora.rank": 4, "perplexity": 2.0, "oracle": "grammar"}
+    row = {"trial": 3, "state": "rung", "seconds": 1.0,
+           "config.lora.rank": 4, "perplexity": 2.0, "oracle": "grammar"}
     assert measurements(row) == {"perplexity": 2.0, "oracle": "grammar"}
     assert searched(row) == {"lora.rank": 4}

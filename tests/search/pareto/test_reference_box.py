@@ -31,7 +31,8 @@ def test_corners_go_in_and_out_in_the_metrics_own_units():
         Box.of({"ppl": [4.0, 40.0]}, [PPL, OK])
 
 
-@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), min_size=1, max_size=8), st.floats(0.1, 1e6), st.floats(0.1, 1e6))
+@given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), min_size=1, max_size=8), st.floats(0.1, 1e6),
+       st.floats(0.1, 1e6))
 def test_the_share_does_not_depend_on_units(points, a, b):
     vectors = np.array(points)
     plain = Box.of({"ppl": [0, 1], "size": [0, 1]}, [PPL, Objective("size", "minimize")])
@@ -47,9 +48,11 @@ def test_the_box_waits_for_enough_results_holds_them_and_stays():
     assert found.corners() == {"ppl": pytest.approx([20 - 2.3, 23 + 2.3]), "ok": pytest.approx([0.53, 0.17])}
     assert found == choose_box([*rows, row(9, 999.0, -5.0)], [PPL, OK], first=4), "later rows do not move it"
     assert choose_box(rows, [PPL, OK], first=4, given={"ok": [1, 0]}).corners()["ok"] == [1.0, 0.0]
-    assert choose_box([], [PPL, OK], given={"ok": [1, 0], "ppl": [1, 9]}).corners() == {"ppl": [1, 9], "ok": [1, 0]}
+    assert (choose_box([], [PPL, OK], given={"ok": [1, 0], "ppl": [1, 9]}).corners()
+            == {"ppl": [1, 9], "ok": [1, 0]})
     lone = choose_box([row(0, 0.0, 0.0)], [PPL, OK], first=1).corners()
-    assert lone["ppl"] == [0.0, 0.1] and lone["ok"] == pytest.approx([0.1, -0.1]), "no negative corner for what is not negative"
+    assert lone["ppl"] == [0.0, 0.1] and lone["ok"] == pytest.approx([0.1, -0.1]), (
+        "no negative corner for what is not negative")
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=7))
@@ -65,7 +68,8 @@ def test_the_spread_order_starts_in_the_middle_and_then_goes_far():
     points = np.array([[0.0, 1.0], [0.1, 0.9], [0.3, 0.3], [0.9, 0.1], [1.0, 0.0]])
     order = spread_order(points).tolist()
     assert order[0] == 2 and set(order[1:3]) == {0, 4} and sorted(order) == list(range(5))
-    assert sorted(spread_order(np.zeros((3, 2))).tolist()) == [0, 1, 2] and spread_order(np.empty((0, 2))).tolist() == []
+    assert (sorted(spread_order(np.zeros((3, 2))).tolist()) == [0, 1, 2]
+            and spread_order(np.empty((0, 2))).tolist() == [])
 
 
 @pytest.mark.parametrize("columns, mean, half, n, of", [

@@ -1,4 +1,5 @@
-"""Every entry of events.jsonl, and every event that observers are told, is of one of the types that there are."""
+"""Every entry of events.jsonl, and every event that observers are told, is of one of the types
+that there are."""
 
 import json
 
@@ -36,10 +37,11 @@ def test_the_entries_of_a_run_are_of_one_type_each(run):
 def test_an_engine_tells_and_records_nothing_else():
     space, told, records = Space.from_dict({**SPACE, "budget": {"trials": 5}}), [], MemoryRecords()
     clock = VirtualClock()
-    engine = Engine(space, searcher(space, problem(space)), build("halving", problem(space)), records, observer=told.append,
-                    clock=clock)
+    engine = Engine(space, searcher(space, problem(space)), build("halving", problem(space)), records,
+                    observer=told.append, clock=clock)
     engine.enqueue({"lora.rank": 3}, tag="plain")
-    engine.learn({"adapt.optim.lr": 1e-3, "lora.rank": 1}, "stopped", {"perplexity": 9.0}, [(5, {"perplexity": 9.0})])
+    engine.learn({"adapt.optim.lr": 1e-3, "lora.rank": 1}, "stopped", {"perplexity": 9.0},
+                 [(5, {"perplexity": 9.0})])
 
     def rungs(live):
         if live.number == 2:
@@ -66,7 +68,8 @@ def test_events_and_keys_that_are_not_known_are_passed_over(run, tmp_path):
     for file in run.iterdir():
         if file.name not in (EVENTS, "run.lock"):
             (newer / file.name).write_bytes(file.read_bytes())
-    added = [json.dumps({**json.loads(line), "of_the_future": 1}) if '"ask"' in line else line for line in lines]
+    added = [json.dumps({**json.loads(line), "of_the_future": 1}) if '"ask"' in line else line
+             for line in lines]
     (newer / EVENTS).write_text("\n".join([json.dumps(FUTURE), *added]) + "\n")
     old, new = RunFolder.open(run), RunFolder.open(newer)
     assert new.rows() == old.rows() and len(old.rows()) > 12

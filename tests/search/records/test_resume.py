@@ -1,4 +1,5 @@
-"""Records, study and scheduler together: a driver that dies at any step loses no finished trial and runs none twice."""
+"""Records, study and scheduler together: a driver that dies at any step loses no finished trial and
+runs none twice."""
 
 from collections import Counter
 
@@ -25,7 +26,8 @@ def measure(values, rung):
 
 
 def drive(folder, step):
-    """A minimal driver: resume, then ask, report, record, tell until the space is used up. `step` may kill it."""
+    """A minimal driver: resume, then ask, report, record, tell until the space is used up.
+    `step` may kill it."""
     rows = folder.rows()
     searcher = StudySearcher(SPACE, OBJECTIVES, storage=folder.path / STUDY, sampler="grid")
     searcher.restore(rows)

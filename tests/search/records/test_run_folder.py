@@ -60,7 +60,8 @@ def test_two_runs_of_one_second_get_two_folders_and_names_are_made_safe(tmp_path
 
 
 def test_rows_come_back_as_they_went_in(run):
-    first = row(0, **{"config.q": {"name": "fixed"}, "config.sites": ["a", "b"]}, loss=math.nan, ok=math.inf, x=None)
+    first = row(0, **{"config.q": {"name": "fixed"}, "config.sites": ["a", "b"]}, loss=math.nan,
+                ok=math.inf, x=None)
     run.append(first)
     run.append(row(np.int64(1), loss=np.float32(0.5), path=run.path, odd=-math.inf, deep={"x": math.nan}))
     back = plain(RunFolder.open(run.path).rows())
@@ -100,7 +101,8 @@ def test_a_write_that_fails_half_way_leaves_no_trace(run, monkeypatch):
         return step(handle, data)
 
     monkeypatch.setattr(os, "write", full_disk)
-    with pytest.raises(RunError, match="cannot be written: No space left on device; make room, then go on with --resume"):
+    with pytest.raises(RunError, match="cannot be written: No space left on device; make room, "
+                                       "then go on with --resume"):
         run.append(row(1))
     monkeypatch.undo()
     assert (run.path / "events.jsonl").read_bytes() == before
@@ -234,12 +236,14 @@ def test_a_run_that_cannot_be_begun_leaves_nothing_behind(tmp_path, monkeypatch)
 
 def test_the_table_has_one_row_per_trial_and_rung_and_types_that_stay(tmp_path):
     dimensions = {"q": Dimension(choice=["none", {"name": "fixed"}]), "lr": Dimension(log=[0.1, 1]),
-                  "rank": Dimension(**{"int": [0, 8]}), "late": Dimension(choice=["x", "y"], when={"q": ["none"]})}
+                  "rank": Dimension(**{"int": [0, 8]}),
+                  "late": Dimension(choice=["x", "y"], when={"q": ["none"]})}
     run = RunFolder.create(tmp_path, "toy", "", {"columns": column_types(dimensions)})
     run.append(row(1, loss=5, **{"config.q": "none", "config.lr": 1, "config.rank": 4}))
     run.write_parquet()
     first = pyarrow.parquet.read_schema(run.path / "trials.parquet")
-    run.append(row(0, loss=7.5, seed=1, versions={"torch": "2"}, **{"config.q": {"name": "fixed"}, "config.lr": 0.5}))
+    run.append(row(0, loss=7.5, seed=1, versions={"torch": "2"},
+                   **{"config.q": {"name": "fixed"}, "config.lr": 0.5}))
     run.append(row(0, state="stopped", reason="dominated", note=[1, 2]))
     run.append(row(2, rung=None, state="failed", reason="no memory", **{"config.late": "y"}))
     run.append(row(1, rung=1, state="complete", loss=4.5, fidelity=300))

@@ -112,7 +112,8 @@ def test_a_model_at_a_uri_is_fetched_once_and_its_base_with_it(tmp_path, monkeyp
         write_manifest(bucket / name)
     model = artifact_folder((bucket / "toy/artifacts/trial-0002").as_uri())
     base = Path(other(model, "base"))
-    assert model.is_relative_to(tmp_path / "here") and base.is_relative_to(tmp_path / "here") and base.name == "base-1"
+    assert (model.is_relative_to(tmp_path / "here") and base.is_relative_to(tmp_path / "here")
+            and base.name == "base-1")
     assert json.loads((base / "config.json").read_text()) == {"facts": {}}
     assert capsys.readouterr().err.count("fetching") == 2
     artifact_folder((bucket / "toy/artifacts/trial-0002").as_uri())

@@ -37,13 +37,15 @@ def test_the_report_holds_the_front_the_run_has(run, content):
     front = Front.from_rows(rows(30), space.objectives, space.constraints)
     assert content["front"] == [row["trial"] for row in front] and content["knee"] == front.knee()["trial"]
     assert content["counts"] == {"trials": 30, "shown": 30, "complete": 19, "stopped": 8, "failed": 3}
-    assert content["progress"]["hypervolume"][-1] == pytest.approx(front.hypervolume(Box.of(BOX, space.objectives)))
+    assert (content["progress"]["hypervolume"][-1]
+            == pytest.approx(front.hypervolume(Box.of(BOX, space.objectives))))
 
 
 def test_the_content_is_strict_json_and_a_trial_keeps_its_whole_record(content):
     json.dumps(content, allow_nan=False)
     trials = content["trials"]
-    assert trials["trial"] == list(range(30)) and trials["state"][9] == "failed" and trials["reason"][9] == HOSTILE
+    assert (trials["trial"] == list(range(30)) and trials["state"][9] == "failed"
+            and trials["reason"][9] == HOSTILE)
     assert trials["note"][0] == HOSTILE and trials["config.quantization.quantizer"][1] == "binary"
     assert trials["feasible"] == [(value or math.inf) <= 40 for value in trials["latency_ms"]]
 
@@ -62,7 +64,8 @@ def test_device_hours_and_time_count_ended_trials_once(content):
 
 def test_curves_stops_and_samples(content):
     curve = next(item for item in content["rungs"]["curves"] if item["trial"] == 0)
-    assert curve["steps"] == [10, 40] and curve["perplexity"][0] == pytest.approx(2 * curve["perplexity"][1], rel=1e-4)
+    assert (curve["steps"] == [10, 40]
+            and curve["perplexity"][0] == pytest.approx(2 * curve["perplexity"][1], rel=1e-4))
     assert {(item["state"], item["reason"], item["trials"]) for item in content["stops"]} == {
         ("complete", "", 19), ("stopped", "dominated at rung 0", 8), ("failed", HOSTILE, 3)}
     assert [item["text"] for item in content["samples"]["0"]] == [HOSTILE, "a place to eat"]
@@ -76,10 +79,14 @@ def test_pauses_between_sessions_are_not_work():
 
 
 def test_volume_by_hand():
-    ended = [{"trial": 0, "state": "complete", "a": 2.0, "b": 1.0}, {"trial": 1, "state": "stopped", "a": 0.0, "b": 9.0},
-             {"trial": 2, "state": "complete", "a": 1.0, "b": 0.5}, {"trial": 3, "state": "complete", "a": 1.0, "b": 9.0}]
-    curve, exact = volumes(ended, [A, B], [Constraint("b", "<=", 5.0)], Box.of({"a": [0.0, 4.0], "b": [2.0, 0.0]}, [A, B]))
-    assert exact and curve == [0.25, 0.25, 0.3125, 0.3125], "2 x 1 of 8, then 1 x 0.5 more; trial 3 breaks the constraint"
+    ended = [{"trial": 0, "state": "complete", "a": 2.0, "b": 1.0},
+             {"trial": 1, "state": "stopped", "a": 0.0, "b": 9.0},
+             {"trial": 2, "state": "complete", "a": 1.0, "b": 0.5},
+             {"trial": 3, "state": "complete", "a": 1.0, "b": 9.0}]
+    curve, exact = volumes(ended, [A, B], [Constraint("b", "<=", 5.0)],
+                           Box.of({"a": [0.0, 4.0], "b": [2.0, 0.0]}, [A, B]))
+    assert exact and curve == [0.25, 0.25, 0.3125, 0.3125], ("2 x 1 of 8, then 1 x 0.5 more; "
+                                                             "trial 3 breaks the constraint")
 
 
 def test_the_estimate_in_four_dimensions_agrees_with_the_exact_volume(monkeypatch):
@@ -101,7 +108,8 @@ def test_importance_is_that_of_optuna_and_finds_what_matters(content):
     noise = np.random.default_rng(0)
     space = Space.from_yaml("search: {lora.rank: {int: [0, 8]}, adapt.optim.lr: {float: [0.001, 1.0]}}\n"
                             "objectives: {perplexity: minimize}\nbudget: {trials: 9}\n", "s.yaml")
-    table = [{"config.lora.rank": int(rank), "config.adapt.optim.lr": float(lr), "perplexity": float(rank), "trial": 0}
+    table = [{"config.lora.rank": int(rank),
+              "config.adapt.optim.lr": float(lr), "perplexity": float(rank), "trial": 0}
              for rank, lr in zip(noise.integers(0, 9, 60), noise.uniform(0.001, 1, 60), strict=True)]
     study = optuna.create_study()
     axes = {"lora.rank": optuna.distributions.IntDistribution(0, 8),
@@ -140,7 +148,8 @@ def test_a_run_without_a_result_has_a_report(tmp_path):
 
 
 def test_figures_are_written_in_three_forms(run, tmp_path):
-    assert main(["report", str(run), "--out", str(tmp_path / "r.html"), "--figures", str(tmp_path / "f")]) == 0
+    assert (main(["report", str(run), "--out", str(tmp_path / "r.html"), "--figures", str(tmp_path / "f")])
+            == 0)
     names = {path.name for path in (tmp_path / "f").iterdir()}
     figures = ("front", "dimensions", "hypervolume", "curves", "importance")
     assert names == {f"{name}.{form}" for name in figures for form in ("png", "svg", "csv")}

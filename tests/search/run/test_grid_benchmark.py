@@ -29,7 +29,8 @@ def trained(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
 
     def walk(*more):
-        monkeypatch.setattr("sys.argv", ["grid.py", str(path), "--cache", "c", "--rows", str(tmp_path / "rows.jsonl"), *more])
+        monkeypatch.setattr("sys.argv", ["grid.py", str(path), "--cache", "c",
+                                         "--rows", str(tmp_path / "rows.jsonl"), *more])
         grid.main()
     return walk, done, tmp_path
 
@@ -45,7 +46,8 @@ def test_a_stopped_grid_goes_on_and_then_tells_its_table(trained):
     walk("--name", "again")
     assert len(done) == 7 and done[-1] == ("fixed4", 1)
     found = json.loads((folder / "results" / "again.json").read_text())
-    assert found["seeds"] == 2 and [arm["quantizer"] for arm in found["arms"]] == ["none", "fixed:Q0i4f", "fixed:Q4i0f"]
+    assert (found["seeds"] == 2
+            and [arm["quantizer"] for arm in found["arms"]] == ["none", "fixed:Q0i4f", "fixed:Q4i0f"])
     assert found["arms"][2]["nll_bound minus none"] == pytest.approx([1.0, 0.0], abs=1e-4)
     assert "integer-only costs +0.90" in found["answer"][0]
     assert {tuple(point[0] for point in curve) for curve in found["curves"].values()} == {(30, 60)}

@@ -97,8 +97,8 @@ budget: {trials: 30}
         check_shared(Space.from_yaml(text, "my.yaml"))
     assert str(refused.value) == (
         "my.yaml:6: search.diffusion.timesteps: up to 30 of 22,002 bases would be made for the values of "
-        "runtime.precision, diffusion.timesteps, and budget.bases is 8; search fewer values (choice, or int with "
-        "a step), or allow as many: --set budget.bases=30")
+        "runtime.precision, diffusion.timesteps, and budget.bases is 8; search fewer values (choice, "
+        "or int with a step), or allow as many: --set budget.bases=30")
     check_shared(Space.from_yaml(text.replace("trials: 30", "trials: 30, bases: 30")))
     check_shared(Space.from_yaml(text.replace("trials: 30", "trials: 8")))
 

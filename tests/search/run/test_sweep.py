@@ -1,4 +1,5 @@
-"""Whole runs on a real cluster, with toy jobs: what RUN/ holds after success, faults, Ctrl-C, mistakes and a killed driver."""
+"""Whole runs on a real cluster, with toy jobs: what RUN/ holds after success, faults, Ctrl-C, mistakes and
+a killed driver."""
 
 import errno
 import json
@@ -27,8 +28,9 @@ FAULTS, WORTH = "lora.rank", "adapt.optim.warmup"  # see `toy_jobs.trial`
 
 def make_space(**changes):
     return Space.from_dict({
-        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
-        "search": {WORTH: {"int": [0, 5]}}, "sampler": "grid", "finish": {"repeats": 2, "retrain": 3}, **changes})
+        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10],
+        "scheduler": "none", "search": {WORTH: {"int": [0, 5]}}, "sampler": "grid",
+        "finish": {"repeats": 2, "retrain": 3}, **changes})
 
 
 def run(space, storage, **options):
@@ -68,11 +70,13 @@ def test_every_fault_is_a_row_with_its_reason_and_the_search_goes_on(faulty):
 def test_a_retried_trial_has_one_row_per_rung(faulty):
     number = by_fault(faulty[0])[4]["trial"]
     table = pyarrow.parquet.read_table(faulty[0].run_folder / "trials.parquet").to_pylist()
-    assert [(row["rung"], row["state"]) for row in table if row["trial"] == number] == [(0, "rung"), (1, "complete")]
+    assert ([(row["rung"], row["state"]) for row in table if row["trial"] == number]
+            == [(0, "rung"), (1, "complete")])
 
 
 def test_the_traceback_of_a_failed_trial_is_in_the_log(faulty):
-    logged = [entry for entry in RunFolder.open(faulty[0].run_folder).events() if entry["event"] == "traceback"]
+    logged = [entry
+              for entry in RunFolder.open(faulty[0].run_folder).events() if entry["event"] == "traceback"]
     assert [entry["trial"] for entry in logged] == [by_fault(faulty[0])[1]["trial"]]
     assert "toy_jobs.py" in logged[0]["traceback"]
 
@@ -93,20 +97,23 @@ def test_events_tell_the_whole_story(faulty):
 def test_front_members_have_artifacts_and_are_measured_again(faulty):
     result, folder = faulty[0], faulty[0].run_folder
     members = {row["trial"]: row for row in result.front}
-    assert set(members) == {by_fault(result)[0]["trial"], by_fault(result)[4]["trial"]}  # equal objectives: both stay
+    # equal objectives: both stay
+    assert set(members) == {by_fault(result)[0]["trial"], by_fault(result)[4]["trial"]}
     for number, row in members.items():
         assert row["artifact"] == f"artifacts/trial-{number:04d}"
         assert (folder / row["artifact"] / "weights").read_text() == "2"
         assert row["again"] == 2 and row["loss_again"] == pytest.approx(1 / 3 + 0.015)
         assert row["loss_again_sd"] == pytest.approx(0.01 / 2**0.5)
-        assert row["seeds"] == 3 and row["loss_seeds"] == pytest.approx(1 / 3 + 1.001) and row["size_seeds_sd"] == 0.0
+        assert (row["seeds"] == 3 and row["loss_seeds"] == pytest.approx(1 / 3 + 1.001)
+                and row["size_seeds_sd"] == 0.0)
         assert row["loss_seeds_sd"] == pytest.approx(0.001), "seeds 1000, 1001 and 1002"
     assert len((folder / "front.csv").read_text().splitlines()) == 1 + len(members)
 
 
 def test_nothing_useless_stays_in_the_run_folder(faulty):
     kept = {path.name for path in faulty[0].run_folder.iterdir()}
-    assert {"space.yaml", "run.json", "events.jsonl", "trials.parquet", "front.csv", "study.journal", "artifacts"} <= kept
+    assert {"space.yaml", "run.json", "events.jsonl", "trials.parquet", "front.csv",
+            "study.journal", "artifacts"} <= kept
     assert not kept & {"scratch", "trials"}
     assert RunFolder.open(faulty[0].run_folder).state == "finished"
 
@@ -130,7 +137,8 @@ def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_ses
 
     def deadly(event):
         if event["event"] == "trial_finished" and event["complete"] == 3:
-            (broker,) = (child for child in psutil.Process().children(recursive=True) if "ray::Broker" in child.cmdline()[0])
+            (broker,) = (child for child in psutil.Process().children(recursive=True)
+                         if "ray::Broker" in child.cmdline()[0])
             broker.kill()
 
     with pytest.raises(RunError, match="the process that hands out the workers died"):
@@ -144,17 +152,23 @@ def test_after_ctrl_c_and_after_a_killed_board_resume_runs_only_the_rest(ray_ses
     assert max(finished_once(tmp_path).values()) == 1
     assert result.state == "finished" and len(result.front) == 6
 
-    result, events = run(space, tmp_path, resume=folder.path)  # nothing is left to do, so no worker is started
+    # nothing is left to do, so no worker is started
+    result, events = run(space, tmp_path, resume=folder.path)
     assert [event["event"] for event in events] == ["run_started", "run_finished"]
 
 
-def test_a_trial_that_hangs_is_ended_its_worker_replaced_and_waiting_for_workers_is_no_hanging(ray_session, tmp_path):
+def test_a_trial_that_hangs_is_ended_its_worker_replaced_and_waiting_for_workers_is_no_hanging(ray_session,
+                                                                                               tmp_path):
     space = make_space(search={"adapt.optim.clip": {"choice": [0.1, 600.0, 0.2]}}, finish={"repeats": 0},
-                       budget={"trial_time": "2s"})  # seconds per rung; a worker takes longer than 2 s to start
+                       # seconds per rung; a worker takes longer than 2 s to start
+                       budget={"trial_time": "2s"})
     result, events = run(space, tmp_path)
-    ends = {row["config.adapt.optim.clip"]: row for row in RunFolder.open(result.run_folder).rows() if row["state"] != "rung"}
-    assert {seconds: row["state"] for seconds, row in ends.items()} == {0.1: "complete", 600.0: "failed", 0.2: "complete"}
-    assert ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)" and 2 < ends[600.0]["seconds"] < 30
+    ends = {row["config.adapt.optim.clip"]: row
+            for row in RunFolder.open(result.run_folder).rows() if row["state"] != "rung"}
+    assert ({seconds: row["state"] for seconds, row in ends.items()}
+            == {0.1: "complete", 600.0: "failed", 0.2: "complete"})
+    assert (ends[600.0]["reason"] == "it said nothing for 2 s (budget.trial_time)"
+            and 2 < ends[600.0]["seconds"] < 30)
     assert len({row["pid"] for row in ends.values() if row["state"] == "complete"}) == 2
     assert sum("a worker group died and is replaced" in event.get("message", "") for event in events) == 1
     assert result.state == "finished" and max(finished_once(tmp_path).values()) == 1
@@ -260,16 +274,19 @@ def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
         "quantization.quantizer": "none", "lora.rank": 0}
     assert sweep.unquantized_point(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
     assert sweep.unquantized_point(make_space()) is None
-    assert sweep.unquantized_point(make_space(search={"quantization.quantizer": {"choice": ["binary"]}})) is None
+    assert (sweep.unquantized_point(make_space(search={"quantization.quantizer": {"choice": ["binary"]}}))
+            is None)
 
 
 def test_a_start_point_that_is_the_unquantized_arm_settles_it():
     search = {"quantization.quantizer": {"choice": ["binary", "none"]}, "lora.rank": {"choice": [0, 4]},
               WORTH: {"int": [0, 5]}}
-    arm, other = {"quantization.quantizer": "none", "lora.rank": 0, WORTH: 3}, {"quantization.quantizer": "binary"}
+    arm, other = ({"quantization.quantizer": "none", "lora.rank": 0, WORTH: 3},
+                  {"quantization.quantizer": "binary"})
     assert sweep.first_points(make_space(search=search)) == [
         ({"quantization.quantizer": "none", "lora.rank": 0}, "unquantized")]
-    assert sweep.first_points(make_space(search=search, start=[other, arm])) == [(arm, "unquantized"), (other, None)]
+    assert (sweep.first_points(make_space(search=search, start=[other, arm]))
+            == [(arm, "unquantized"), (other, None)])
     assert sweep.first_points(make_space(start=[{WORTH: 2.0}])) == [({WORTH: 2}, None)]
 
 
@@ -284,7 +301,8 @@ def drive(tmp_path, worker_path):
     (tmp_path / "space.yaml").write_text(space.to_yaml())
 
     def start(resume=None):
-        command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"), str(tmp_path / "runs")]
+        command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"),
+                   str(tmp_path / "runs")]
         env = {**os.environ, "PYTHONPATH": worker_path}
         started.append(subprocess.Popen([*command, *([str(resume)] if resume else [])], env=env, text=True,
                                         stdout=subprocess.PIPE, start_new_session=True))
@@ -319,7 +337,8 @@ def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(drive, tmp_pat
     output, _ = second.communicate(timeout=240)
     assert second.returncode == 0, output
     assert not {f"trial_finished {number} complete" for number in before} & set(output.splitlines())
-    complete = [row for row in RunFolder.open(folder).rows() if row["state"] == "complete" and "again" not in row]
+    complete = [row
+                for row in RunFolder.open(folder).rows() if row["state"] == "complete" and "again" not in row]
     assert sorted(row[f"config.{WORTH}"] for row in complete) == [0, 1, 2, 3, 4, 5]
     ends = finished_once(tmp_path / "runs")
     assert all(ends[str(row["trial"])] == 1 for row in complete)

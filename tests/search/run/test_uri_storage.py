@@ -1,4 +1,5 @@
-"""A search whose nodes share no folder: its storage is a bucket; driver and workers have cache roots of their own."""
+"""A search whose nodes share no folder: its storage is a bucket; driver and workers have cache
+roots of their own."""
 
 import json
 import threading
@@ -38,12 +39,14 @@ def at(s3, request, tmp_path, monkeypatch):
 
 def space(**changes):
     return Space.from_dict({
-        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10], "scheduler": "none",
-        "search": {"adapt.optim.warmup": {"choice": [1, 2, 3]}}, "sampler": "grid", "finish": {"repeats": 1}, **changes})
+        "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "rungs": [5, 10],
+        "scheduler": "none", "search": {"adapt.optim.warmup": {"choice": [1, 2, 3]}}, "sampler": "grid",
+        "finish": {"repeats": 1}, **changes})
 
 
 def search(at, observer, **options):
-    return sweep.run(space(), storage=at, jobs="store_jobs:JOBS", max_concurrent=1, observer=observer, **options)
+    return sweep.run(space(), storage=at, jobs="store_jobs:JOBS", max_concurrent=1, observer=observer,
+                     **options)
 
 
 def interrupt(event):
@@ -52,8 +55,8 @@ def interrupt(event):
         raise KeyboardInterrupt
 
 
-def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it(ray_session, worker_cache, at, tmp_path,
-                                                                                monkeypatch, capsys):
+def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it(
+        ray_session, worker_cache, at, tmp_path, monkeypatch, capsys):
     events = []
     with pytest.raises(KeyboardInterrupt):
         search(at, lambda event: (events.append(event), interrupt(event)))
@@ -61,8 +64,8 @@ def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it
     name = place.partition("?")[0].rpartition("/")[2]
     assert place == joined(at, name)
     kept = Store(place).sizes()
-    assert {"events.jsonl", "space.yaml", "run.json", "study.journal", "front.csv", "artifacts/trial-0000/weights",
-            "samples/trial-0001.json"} <= set(kept)
+    assert {"events.jsonl", "space.yaml", "run.json", "study.journal", "front.csv",
+            "artifacts/trial-0000/weights", "samples/trial-0001.json"} <= set(kept)
     assert not [file for file in kept if file.startswith("trials/")] and LEASE not in kept
     assert fetch_run(place).parent.parent == tmp_path / "driver" / "mirrors"
     assert RunFolder.open(run_folder(place)).state == "interrupted"
@@ -84,18 +87,21 @@ def test_a_run_in_a_bucket_is_gone_on_with_by_a_machine_that_knows_nothing_of_it
     last = [(row["rung"], row["began"]) for row in rows if row["trial"] == ended[-1] and "again" not in row]
     assert last == [(0, 0), (1, 1)], "a new worker went on from the checkpoint in the bucket"
     prepared = [entry for entry in RunFolder.open(result.run_folder).events() if entry["event"] == "prepare"]
-    assert [entry["made"] for entry in prepared] == [True, False, False, False, False, False], "what is shared is made once"
+    assert [entry["made"]
+            for entry in prepared] == [True, False, False, False, False, False], "what is shared is made once"
     assert any("fetched to" in event.get("message", "") for event in observed)
 
     capsys.readouterr()
     assert main(["front", place]) == 0
     seen = capsys.readouterr()
-    assert "Front: 3 of 3" in seen.out and f"{name}/artifacts/trial-NNNN?" in seen.out and "fetched to" in seen.err
+    assert ("Front: 3 of 3" in seen.out and f"{name}/artifacts/trial-NNNN?" in seen.out
+            and "fetched to" in seen.err)
     assert main(["status", place]) == 0 and "finished" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
     assert main(["report", place]) == 0 and (tmp_path / f"{name}.report.html").is_file()
     assert main(["watch", place]) == 0 and "3 trials ended" in capsys.readouterr().out
-    driver = [path for path in (tmp_path / "driver").rglob("*") if path.name in ("weights", "text", "checkpoint.pt")]
+    driver = [path for path in (tmp_path / "driver").rglob("*")
+              if path.name in ("weights", "text", "checkpoint.pt")]
     assert not driver, "what trials read and write is on the nodes that run them"
     assert [path for path in worker_cache.rglob("text")]
 
@@ -112,7 +118,8 @@ def test_a_bucket_that_is_not_there_is_one_line_before_ray_starts(at, capsys):
 def test_the_doctor_looks_at_a_bucket(at):
     (found,) = [finding for finding in findings(at) if finding.section == "storage"]
     assert found.status == OK and not Store(at).sizes()
-    (found,) = [finding for finding in findings(at.replace("/bucket/", "/nosuch/")) if finding.section == "storage"]
+    (found,) = [finding
+                for finding in findings(at.replace("/bucket/", "/nosuch/")) if finding.section == "storage"]
     assert found.status == BAD and "NO_SUCH_BUCKET" in found.detail
 
 
@@ -212,7 +219,8 @@ def test_records_that_never_reached_the_bucket_count_unless_it_knows_newer_ones(
     mirror.finish([])
     folder.append({"trial": 7, "rung": 0, "state": "complete"})
     folder.close()
-    assert resume_from_uri(place, print) == folder.path and RunFolder.open(folder.path).rows()[-1]["trial"] == 7
+    assert (resume_from_uri(place, print) == folder.path
+            and RunFolder.open(folder.path).rows()[-1]["trial"] == 7)
     newer = json.dumps({"event": "row", "trial": 8, "rung": 0, "state": "complete"}).encode() + b"\n"
     Store(place).write(EVENTS, newer)
     observed = []

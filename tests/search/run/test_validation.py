@@ -1,4 +1,5 @@
-"""Spaces against the real plug-ins: impossible formats, unknown parameters, metrics, samplers, missing paths."""
+"""Spaces against the real plug-ins: impossible formats, unknown parameters, metrics, samplers,
+missing paths."""
 
 import json
 import sys
@@ -42,11 +43,13 @@ RANK = "lora.rank: {choice: [0, 4]}"
         ),
         (
             with_search("quantization.quantizer: {choice: [none, {name: fixed, frac_bit: 4}]}"),
-            ["choice[1]: quantizer 'fixed', parameter 'frac_bit'", "parameters: gradient, int_bits, frac_bits"],
+            ["choice[1]: quantizer 'fixed', parameter 'frac_bit'",
+             "parameters: gradient, int_bits, frac_bits"],
         ),
         (
             with_search("quantization.quantizer: {choice: [non]}"),
-            ["search.quantization.quantizer.choice[0]: unknown quantizer 'non' (did you mean 'none'?); legal: none, binary"],
+            ["search.quantization.quantizer.choice[0]: unknown quantizer 'non' (did you mean 'none'?); "
+             "legal: none, binary"],
         ),
         (
             with_search("quantization.per_site.ffn: {choice: [none, 'fixed:Q0i0f']}"),
@@ -57,8 +60,10 @@ RANK = "lora.rank: {choice: [0, 4]}"
             ["search.quantization.per_site.choice[1]: quantizer 'fixed': Q0i0f"],
         ),
         (
-            with_search(f"{INT}: {{int: [0, 2]}}", f"{FRAC}: {{int: [0, 2]}}", trial="{quantization: {quantizer: fixed}}"),
-            [f"a.yaml:6: search.{FRAC}: the space reaches fixed Q0i0f: ", "int_bits + frac_bits must be at least 1"],
+            with_search(f"{INT}: {{int: [0, 2]}}", f"{FRAC}: {{int: [0, 2]}}",
+                        trial="{quantization: {quantizer: fixed}}"),
+            [f"a.yaml:6: search.{FRAC}: the space reaches fixed Q0i0f: ",
+             "int_bits + frac_bits must be at least 1"],
         ),
         (
             with_search(f"{FRAC}: {{int: [2, 99]}}", trial="{quantization: {quantizer: fixed}}"),
@@ -94,23 +99,27 @@ RANK = "lora.rank: {choice: [0, 4]}"
         ),
         (
             with_search(RANK, trial="{quantization: {quantizer: {name: fixed, frac_bits: 40}}}"),
-            ["trial.quantization.quantizer.frac_bits: quantizer 'fixed', parameter 'frac_bits'", "less than or equal to 8"],
+            ["trial.quantization.quantizer.frac_bits: quantizer 'fixed', parameter 'frac_bits'",
+             "less than or equal to 8"],
         ),
         (
             with_search(RANK, trial="{quantization: {per_site: {ffn: tern}}}"),
             ["trial.quantization.per_site.ffn.name: unknown quantizer 'tern'"],
         ),
         (
-            with_search(f"{NAME}: {{choice: [binary, fixed]}}", trial="{sampling: {sampler: {name: ddim, eta: 3}}}"),
+            with_search(f"{NAME}: {{choice: [binary, fixed]}}",
+                        trial="{sampling: {sampler: {name: ddim, eta: 3}}}"),
             ["trial.sampling.sampler.eta: sampler 'ddim', parameter 'eta'"],
         ),
         (
             with_search(RANK, trial="{corpus: {source: restauran}}"),
-            ["trial.corpus.source.name: unknown corpus 'restauran' (did you mean 'restaurant'?); legal: restaurant, e2e"],
+            ["trial.corpus.source.name: unknown corpus 'restauran' (did you mean 'restaurant'?); legal: "
+             "restaurant, e2e"],
         ),
         (
             with_search(RANK, trial="{corpus: {source: {name: restaurant, min_words: 20, max_words: 21}}}"),
-            ["a.yaml:3: trial.corpus.source: corpus 'restaurant': max_words=21 must be at least min_words + 4 = 24"],
+            ["a.yaml:3: trial.corpus.source: corpus 'restaurant': max_words=21 must be at least min_words + "
+             "4 = 24"],
         ),
         (
             with_search(RANK, trial="{evaluation: {control_tasks: [length, lenth]}}"),
@@ -131,27 +140,38 @@ def test_impossible_plugins(text, parts):
 @pytest.mark.parametrize(
     ("objectives", "parts"),
     [
-        ("{perplexty: minimize}", ["objectives.perplexty: unknown metric 'perplexty' (did you mean 'perplexity'?); legal:"]),
-        ("{perplexity: maximize}", ["objectives.perplexity: lower perplexity is better; write perplexity: minimize"]),
-        ("{controllability: minimize}", ["higher controllability is better; write controllability: maximize"]),
+        ("{perplexty: minimize}",
+         ["objectives.perplexty: unknown metric 'perplexty' (did you mean 'perplexity'?); legal:"]),
+        ("{perplexity: maximize}",
+         ["objectives.perplexity: lower perplexity is better; write perplexity: minimize"]),
+        ("{controllability: minimize}",
+         ["higher controllability is better; write controllability: maximize"]),
         ("{speed: minimize}", ["unknown metric 'speed'; legal: perplexity, nll_bound, diversity"]),
-        ("{perplexity: minimize}\nconstraints: [latency <= 4]", ["constraints[0]: unknown metric 'latency'", "'latency_ms'"]),
-        ("{perplexity: minimize}\nsampler: {name: tpe, starup: 3}", ["sampler.starup: sampler 'tpe': unknown option 'starup'"]),
+        ("{perplexity: minimize}\nconstraints: [latency <= 4]",
+         ["constraints[0]: unknown metric 'latency'", "'latency_ms'"]),
+        ("{perplexity: minimize}\nsampler: {name: tpe, starup: 3}",
+         ["sampler.starup: sampler 'tpe': unknown option 'starup'"]),
         ("{perplexity: minimize}\nsampler: bayes", ["sampler: unknown sampler 'bayes'; legal: tpe, random"]),
-        ("{perplexity: minimize}\nscheduler: halvin", ["scheduler: unknown scheduler 'halvin' (did you mean 'halving'?)"]),
-        ("{perplexity: minimize}\nscheduler: {name: halving, eta: 1}", ["scheduler.eta: scheduler 'halving': option 'eta'"]),
-        ("{perplexity: minimize}\nscheduler: {name: halving, ties: coin}", ["'crowding', 'hypervolume' or 'spread', not coin"]),
-        ("{perplexity: minimize}\nscheduler: {name: none, eta: 3}", ["scheduler 'none': unknown option 'eta'; legal: none"]),
-        ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}", ["sampler.startup: ", "a whole number, not many"]),
+        ("{perplexity: minimize}\nscheduler: halvin",
+         ["scheduler: unknown scheduler 'halvin' (did you mean 'halving'?)"]),
+        ("{perplexity: minimize}\nscheduler: {name: halving, eta: 1}",
+         ["scheduler.eta: scheduler 'halving': option 'eta'"]),
+        ("{perplexity: minimize}\nscheduler: {name: halving, ties: coin}",
+         ["'crowding', 'hypervolume' or 'spread', not coin"]),
+        ("{perplexity: minimize}\nscheduler: {name: none, eta: 3}",
+         ["scheduler 'none': unknown option 'eta'; legal: none"]),
+        ("{perplexity: minimize}\nsampler: {name: tpe, startup: many}",
+         ["sampler.startup: ", "a whole number, not many"]),
         (
             "{controllability_length: maximize}\ntrial: {evaluation: {control_tasks: []}}",
-            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, semantic, "
-             "pos, spans, tree, infill, compose"],
+            ["trial.evaluation.control_tasks: controllability_length needs a control task; legal: length, "
+             "semantic, pos, spans, tree, infill, compose"],
         ),
     ],
 )
 def test_metrics_and_samplers(objectives, parts):
-    message = message_of(f"budget: {{trials: 4}}\nsearch: {{lora.rank: {{choice: [0, 4]}}}}\nobjectives: {objectives}\n")
+    message = message_of(f"budget: {{trials: 4}}\nsearch: {{lora.rank: {{choice: [0, 4]}}}}\n"
+                         f"objectives: {objectives}\n")
     for part in parts:
         assert part in message
 
@@ -224,7 +244,8 @@ def test_compiling_for_a_cpu_is_noted(text, noted):
 def test_directions_in_the_registry_are_accepted_and_columns_of_metrics_are_free():
     good = ", ".join(f"{name}: {METRICS.get(name).direction}" for name in METRICS)
     for objectives in (good, "controllability_length: maximize, perplexity_se: minimize"):
-        text = f"budget: {{trials: 4}}\nsearch: {{lora.rank: {{choice: [0, 4]}}}}\nobjectives: {{{objectives}}}\n"
+        text = (f"budget: {{trials: 4}}\nsearch: {{lora.rank: {{choice: [0, 4]}}}}\n"
+                f"objectives: {{{objectives}}}\n")
         validation.check(Space.from_yaml(text, "a.yaml"))
 
 
@@ -246,7 +267,8 @@ def test_every_combination_is_built_once(monkeypatch):
 
     monkeypatch.setattr(type(QUANTIZERS), "build", count)
     validation.check(Space.from_yaml(with_search(
-        f"{INT}: {{int: [0, 8]}}", f"{FRAC}: {{int: [1, 8]}}", RANK, trial="{quantization: {quantizer: fixed}}"
+        f"{INT}: {{int: [0, 8]}}", f"{FRAC}: {{int: [1, 8]}}", RANK,
+        trial="{quantization: {quantizer: fixed}}"
     )))  # fmt: skip
     assert len(built) == len(set(built)) and len([kind for kind, _ in built if kind == "quantizer"]) == 9 * 8
 
@@ -270,7 +292,8 @@ class _StrictFolderParams(Params):
 @pytest.mark.parametrize("source", ["{name: folder, path: null}", "folder"])
 def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
     module = types.ModuleType("folder_plugins")
-    module.Folder = type("Folder", (), {"Params": params, "name": "folder", "__init__": lambda self, params: None})
+    module.Folder = type("Folder", (),
+                         {"Params": params, "name": "folder", "__init__": lambda self, params: None})
     monkeypatch.setitem(sys.modules, "folder_plugins", module)
     monkeypatch.setitem(CORPORA.entries, "folder", "folder_plugins:Folder")
     text = with_search(RANK, trial=f"{{corpus: {{source: {source}}}}}")
@@ -287,8 +310,10 @@ def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
 
 def test_e2e_spaces_ask_for_the_folder():
     for name in ("e2e", "e2e_paper", "granularity"):
-        assert validation.load_checked(name, {"trial.corpus.source.hub": True}).example.corpus.source.params["hub"] is True
-        with pytest.raises(UserError, match=rf"spaces/{name}.yaml:\d+: trial.corpus.source.path: .*--set \S+path=DIR"):
+        assert (validation.load_checked(name, {"trial.corpus.source.hub": True})
+                .example.corpus.source.params["hub"] is True)
+        with pytest.raises(UserError,
+                           match=rf"spaces/{name}.yaml:\d+: trial.corpus.source.path: .*--set \S+path=DIR"):
             validation.load_checked(name)
 
 
@@ -296,7 +321,8 @@ def test_e2e_spaces_ask_for_the_folder():
 def test_shipped_spaces_pass(name, tmp_path):
     changes = {} if name == "quickstart" else {"trial.corpus.source.path": str(tmp_path)}
     space = validation.load_checked(f"spaces/{name}.yaml", {**changes, "seed": 3})
-    assert space.seed == 3 and validation.METRICS.get(space.objectives[0].metric).name == space.objectives[0].metric
+    assert (space.seed == 3
+            and validation.METRICS.get(space.objectives[0].metric).name == space.objectives[0].metric)
 
 
 def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
@@ -309,12 +335,15 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize(("task", "message"), [
     ({"name": "pos", "oracle": "spacy:xx_none"}, "'spacy:xx_none' is not installed; get it with: "),
-    ({"name": "tree", "oracle": "spacy"}, "spacy"), ({"name": "spans", "targets": "none.json"}, "none.json: cannot be read"),
-    ({"name": "compose", "tasks": ["length", {"name": "pos", "oracle": "nobody"}]}, "unknown control oracle 'nobody'"),
+    ({"name": "tree", "oracle": "spacy"}, "spacy"),
+    ({"name": "spans", "targets": "none.json"}, "none.json: cannot be read"),
+    ({"name": "compose", "tasks": ["length", {"name": "pos", "oracle": "nobody"}]},
+     "unknown control oracle 'nobody'"),
 ])
 def test_what_a_control_task_needs_is_looked_for_before_anything_starts(task, message):
     space = validation.load_checked("quickstart", {"trial.evaluation.control_tasks": ["length", task]})
-    with pytest.raises(UserError, match=r"quickstart.yaml, --set .*: trial\.evaluation\.control_tasks\[1\]: ") as error:
+    with pytest.raises(UserError,
+                       match=r"quickstart.yaml, --set .*: trial\.evaluation\.control_tasks\[1\]: ") as error:
         validation.check_sources(space)
     assert message in str(error.value) and "\n" not in str(error.value)
 
@@ -326,25 +355,32 @@ RULED = "model.hidden: {choice: [64, 96]}", "model.heads: {choice: [4, 12]}"
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        (MODEL.replace("4}}", "5}}"), ["a.yaml:3: trial.model: backbone 'diffusion_lm'", "hidden=64 is not a multiple of heads=5"]),
-        (MODEL.replace(", heads: 4", ""), ["trial.model: backbone", "hidden=64 is not a multiple of heads=12"]),
-        (MODEL.replace("64", "4"), ["trial.model.hidden: backbone 'diffusion_lm'", "greater than or equal to 8"]),
-        (MODEL.replace("hidden", "hiden"),
-         ["trial.model.hiden: backbone 'diffusion_lm', parameter 'hiden': no such parameter (did you mean 'hidden'?)"]),
+        (MODEL.replace("4}}", "5}}"),
+         ["a.yaml:3: trial.model: backbone 'diffusion_lm'", "hidden=64 is not a multiple of heads=5"]),
+        (MODEL.replace(", heads: 4", ""),
+         ["trial.model: backbone", "hidden=64 is not a multiple of heads=12"]),
+        (MODEL.replace("64", "4"),
+         ["trial.model.hidden: backbone 'diffusion_lm'", "greater than or equal to 8"]),
+        (MODEL.replace("hidden", "hiden"), ["trial.model.hiden: backbone 'diffusion_lm', parameter 'hiden': "
+                                            "no such parameter (did you mean 'hidden'?)"]),
         (MODEL.replace("hidden: 64", "positions: 16, hidden: 64"),
          ["trial.corpus.max_length: corpus.max_length=64 should be at most model.positions=16"]),
-        (MODEL.replace("hidden: 64", "embeddings: pretrained, hidden: 64"), ["embeddings=pretrained needs pretrained_path"]),
+        (MODEL.replace("hidden: 64", "embeddings: pretrained, hidden: 64"),
+         ["embeddings=pretrained needs pretrained_path"]),
         (MODEL.replace("hidden: 64", "name: diffusion, hidden: 64"),
          ["trial.model.name: unknown backbone 'diffusion' (did you mean 'diffusion_lm'?)"]),
-        (MODEL.replace("hidden: 64, heads: 4", "{}").replace("{{}}", "{}").replace("model", "diffusion: {name: gauss}, model"),
+        (MODEL.replace("hidden: 64, heads: 4",
+                       "{}").replace("{{}}", "{}").replace("model", "diffusion: {name: gauss}, model"),
          ["trial.diffusion.name: unknown diffusion process 'gauss' (did you mean 'gaussian'?)"]),
         (with_search("sampling.steps: {choice: [9, 5000]}"),
-         ["search.sampling.steps: the space reaches sampling.steps=5000", "should be at most diffusion.timesteps=2000"]),
+         ["search.sampling.steps: the space reaches sampling.steps=5000",
+          "should be at most diffusion.timesteps=2000"]),
         (with_search("diffusion.timesteps: {int: [10, 60]}"),
          ["search.diffusion.timesteps: the space reaches", "sampling.steps=50 should be at most"]),
         (with_search(*RULED), ["model.heads: the space reaches", "hidden=64 is not a multiple of heads=12"]),
         (with_search(RANK, trial="{quantization: {embedding_rms: 1.0}}"),
-         ["trial.quantization.embedding_rms: quantization.embedding_rms=1.0 needs model.normalize_embeddings: true"]),
+         ["trial.quantization.embedding_rms: quantization.embedding_rms=1.0 needs "
+          "model.normalize_embeddings: true"]),
     ],
 )
 def test_backbone_and_process_are_plug_ins_with_rules(text, parts):
@@ -355,7 +391,8 @@ def test_backbone_and_process_are_plug_ins_with_rules(text, parts):
 
 def test_further_metrics_are_those_that_there_are():
     text = with_search(RANK, trial="{evaluation: {metrics: [nll_bond]}}")
-    assert "trial.evaluation.metrics[0]: unknown metric 'nll_bond' (did you mean 'nll_bound'?)" in message_of(text)
+    assert ("trial.evaluation.metrics[0]: unknown metric 'nll_bond' (did you mean 'nll_bound'?)"
+            in message_of(text))
     space = Space.from_yaml(text.replace("nll_bond", "nll_bound"), "a.yaml")
     validation.check(space)
     assert space.example.evaluation.metrics == ("nll_bound", "perplexity")
@@ -363,7 +400,8 @@ def test_further_metrics_are_those_that_there_are():
 
 def test_rules_hold_where_conditions_keep_settings_apart():
     validation.check(Space.from_yaml(with_search(*RULED).replace("[4, 12]", "[4, 8]"), "a.yaml"))
-    apart = with_search("model.hidden: {choice: [96, 192]}", "model.heads: {choice: [12], when: {model.hidden: [96]}}")
+    apart = with_search("model.hidden: {choice: [96, 192]}",
+                        "model.heads: {choice: [12], when: {model.hidden: [96]}}")
     validation.check(Space.from_yaml(apart, "a.yaml"))
 
 
@@ -379,20 +417,24 @@ def test_defaults_of_backbone_and_process_are_written_out():
 
 
 @pytest.mark.parametrize(("lines", "trial", "told"), [
-    ([RANK], "{lora: {targets: []}}", "a.yaml:3: trial.lora.targets: is empty: no matrix would get an adapter, whatever its rank; for "
-                                      "none write lora.rank: 0"),
-    ([RANK], "{quantization: {sites: []}}", "trial.quantization.sites: is empty: the quantizer would act nowhere; for none"),
+    ([RANK], "{lora: {targets: []}}", "a.yaml:3: trial.lora.targets: is empty: no matrix would get an "
+                                      "adapter, whatever its rank; for none write lora.rank: 0"),
+    ([RANK], "{quantization: {sites: []}}",
+     "trial.quantization.sites: is empty: the quantizer would act nowhere; for none"),
     (["quantization.sites: {choice: [[embedding], []]}"], "{quantization: {quantizer: 'fixed:Q0i4f'}}",
      "search.quantization.sites.choice[1]: is empty"),
-    (["lora.targets: {choice: [[query], []]}"], "{lora: {rank: 2}}", "search.lora.targets.choice[1]: is empty"),
+    (["lora.targets: {choice: [[query], []]}"], "{lora: {rank: 2}}",
+     "search.lora.targets.choice[1]: is empty"),
 ])
 def test_an_empty_list_that_would_make_another_trial_of_it_is_refused(lines, trial, told):
     assert told in message_of(with_search(*lines, trial=trial))
 
 
 @pytest.mark.parametrize(("bound", "told"), [
-    ("size <= 200kB", "size is not told in 'kB' (did you mean size_bytes?)"), ("size <= 200000", "unknown metric 'size' (did you mean 'size_bytes'?)"),
-    ("latency <= 5ms", "latency is not told in 'ms' (did you mean latency_ms?)"), ("perplexity <= 5ms", "perplexity is not told in 'ms'; legal"),
+    ("size <= 200kB", "size is not told in 'kB' (did you mean size_bytes?)"),
+    ("size <= 200000", "unknown metric 'size' (did you mean 'size_bytes'?)"),
+    ("latency <= 5ms", "latency is not told in 'ms' (did you mean latency_ms?)"),
+    ("perplexity <= 5ms", "perplexity is not told in 'ms'; legal"),
 ])
 def test_a_metric_without_its_end_is_guessed(bound, told):
     with pytest.raises(UserError) as caught:

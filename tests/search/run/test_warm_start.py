@@ -1,4 +1,5 @@
-"""Learning from an earlier run: what counts as what, what is left out, and that it is there after a restart."""
+"""Learning from an earlier run: what counts as what, what is left out, and that it is there
+after a restart."""
 
 import pytest
 
@@ -22,14 +23,15 @@ def make_space(**changes):
 
 
 def row(trial, rung, state, warmup=1, rank=0, **metrics):
-    return {"trial": trial, "rung": rung, "state": state, "fidelity": (5, 10)[rung], "config.adapt.optim.warmup": warmup,
-            "config.lora.rank": rank, "seconds": 1.0, **metrics}
+    return {"trial": trial, "rung": rung, "state": state, "fidelity": (5, 10)[rung],
+            "config.adapt.optim.warmup": warmup, "config.lora.rank": rank, "seconds": 1.0, **metrics}
 
 
 EARLIER = [
     row(0, 0, "rung", 10, loss=3.0), row(0, 1, "complete", 10, loss=2.0, size=5.0),
-    row(1, 0, "stopped", 20, loss=9.0), row(2, 0, "failed", 30), row(3, 1, "complete", 90, loss=1.0, size=9.0),
-    row(4, 1, "complete", 40, rank=4, loss=2.5, size=6.0), row(5, 0, "rung", 50, loss=4.0), row(6, 1, "complete", 5, loss=1.5),
+    row(1, 0, "stopped", 20, loss=9.0), row(2, 0, "failed", 30),
+    row(3, 1, "complete", 90, loss=1.0, size=9.0), row(4, 1, "complete", 40, rank=4, loss=2.5, size=6.0),
+    row(5, 0, "rung", 50, loss=4.0), row(6, 1, "complete", 5, loss=1.5),
 ]
 
 
@@ -41,7 +43,8 @@ def learned(space, other=None, rows=EARLIER):
 def test_a_result_counts_as_what_it_is():
     """Trial 5 was cut off at its first rung; trial 6 lacks an objective: neither is complete."""
     assert learned(make_space()) == (
-        [(10, "complete"), (20, "stopped"), (90, "complete"), (40, "complete"), (50, "stopped"), (5, "stopped")],
+        [(10, "complete"), (20, "stopped"), (90, "complete"), (40, "complete"), (50, "stopped"),
+         (5, "stopped")],
         {"it failed": 1})
 
 
@@ -76,13 +79,15 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
     assert apply_prior_results(engine, prior_results(space, make_space(), EARLIER)[0]) == 2
     inner = engine.study.study if deterministic else engine.study
     trials = inner.study.trials
-    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED", "PRUNED",
-                                                      "WAITING", "WAITING"]
+    assert ([trial.state.name for trial in trials]
+            == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "WAITING", "WAITING"])
     assert trials[0].values == [2.0, 5.0] and trials[1].user_attrs["loss"] == 9.0
     first, second = engine.ask(), engine.ask()
-    assert [(trial.values["adapt.optim.warmup"], trial.tag) for trial in (first, second)] == [(90, "warm"), (10, "warm")]
+    assert ([(trial.values["adapt.optim.warmup"], trial.tag) for trial in (first, second)]
+            == [(90, "warm"), (10, "warm")])
     assert (first.number, len(engine.ended), engine.limit) == (6, 0, 8), "what was learned is not counted"
-    assert engine.scheduler.report(77, 0, {"loss": 8.0}) == "stop" if not deterministic else True, "rivals at equal steps"
+    assert engine.scheduler.report(77, 0, {"loss": 8.0}) == "stop" if not deterministic else True, (
+        "rivals at equal steps")
     engine.report(first.number, {"rung": 0, "steps": 5, "final": False, "loss": 1.0})
     engine.report(first.number, {"rung": 1, "steps": 10, "final": True, "loss": 1.0, "size": 9.0})
     folder.close()
@@ -90,7 +95,8 @@ def test_the_front_is_tried_first_and_everything_teaches_across_a_restart(tmp_pa
     third = again.ask()
     assert third.values == second.values and again.counts["complete"] == 1
     fresh = StudySearcher(space.dimensions, space.objectives, seed=0)
-    assert replay(DeterministicSearcher(fresh, 2) if deterministic else fresh, folder.events()).different is None
+    assert replay(DeterministicSearcher(fresh, 2) if deterministic else fresh,
+                  folder.events()).different is None
     again.folder.close()
 
 

@@ -1,4 +1,5 @@
-"""What is used of Optuna under private names: each does in this version what it did in the one that it was read in."""
+"""What is used of Optuna under private names: each does in this version what it did in the one that
+it was read in."""
 
 import optuna
 import pytest
@@ -41,11 +42,13 @@ def test_a_sampler_of_optuna_5_0_0_reads_its_history_through_the_view():
     calls = []
     view = StudyView(study, lambda trials: calls.append(len(trials)) or trials[-2:])
     for _ in range(2):
-        assert [trial.number for trial in view._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))] == [3, 4]
+        assert ([trial.number for trial in view._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+                == [3, 4])
     assert calls == [5], "computed once" 
     assert view.direction == study.direction and len(view.trials) == 5
     sampler = optuna.samplers.TPESampler(seed=0, n_startup_trials=1)
     running = study.ask()
-    sampler.sample_independent(StudyView(study, lambda trials: calls.append("asked") or trials), running._cached_frozen_trial,
-                               "x", optuna.distributions.FloatDistribution(0, 1))
+    sampler.sample_independent(StudyView(study, lambda trials: calls.append("asked") or trials),
+                               running._cached_frozen_trial, "x",
+                               optuna.distributions.FloatDistribution(0, 1))
     assert "asked" in calls, "it asks the view"

@@ -14,7 +14,8 @@ SPACE = {"x": Dimension(**{"float": [0.0, 1.0]}), "kind": Dimension(choice=["a",
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
 def test_corrected_quantiles_cover_what_they_claim_though_the_predicted_ones_do_not(scale):
-    """Predictions for a spread that is `scale` times the true one; coverage is counted on results never seen."""
+    """Predictions for a spread that is `scale` times the true one; coverage is counted on
+    results never seen."""
     rng = np.random.default_rng(0)
     from scipy.stats import norm
 
@@ -46,15 +47,16 @@ def test_uniform_draws_are_legal_and_reach_every_part(spread):
 
 def search(sampler, constraints, trials=40):
     """Where the last third of the proposals lies when a large x is better, and a bound wants it small."""
-    searcher = StudySearcher(SPACE, [Objective("loss", "minimize"), Objective("flat", "minimize")], constraints,
-                             sampler=sampler, seed=2, sampler_options={"trees": 10} if sampler == "cqr" else {})
+    searcher = StudySearcher(SPACE, [Objective("loss", "minimize"), Objective("flat", "minimize")],
+                             constraints, sampler=sampler, seed=2,
+                             sampler_options={"trees": 10} if sampler == "cqr" else {})
     found = []
     for _ in range(trials):
         proposal = searcher.ask()
         x = proposal.values["x"]
         found.append(x)
-        searcher.tell(proposal.number, "complete", {"loss": 1.0 - x, "flat": 0.0 if proposal.values["kind"] == "a" else 0.1,
-                                                    "load": x})
+        searcher.tell(proposal.number, "complete",
+                      {"loss": 1.0 - x, "flat": 0.0 if proposal.values["kind"] == "a" else 0.1, "load": x})
     return np.mean(np.array(found[-15:]) > 0.5)
 
 

@@ -1,5 +1,5 @@
-"""The sampler of expected hypervolume improvement: what reaches it, and what it makes of that. The contract is tested with
-all samplers', timing and replay in test_replay."""
+"""The sampler of expected hypervolume improvement: what reaches it, and what it makes of that. The contract
+is tested with all samplers', timing and replay in test_replay."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def measure(values):
 
 
 def search(trials=30, rungs=(), space=SPACE, measure=measure, ahead=3, storage=None, **more):
-    """Ask and tell with three in flight. With `rungs`, trials are measured there with an error that fades, and every other
-    one of them is stopped at the first."""
+    """Ask and tell with three in flight. With `rungs`, trials are measured there with an error that
+    fades, and every other one of them is stopped at the first."""
     searcher = StudySearcher(space, OBJECTIVES, **{"sampler": "ehvi", "seed": 1, "storage": storage, **more})
     asked, flying = [], []
     while len(asked) < trials and (proposal := searcher.ask()) is not None:
@@ -71,21 +71,25 @@ def test_a_constraint_reaches_it():
 
 def test_the_box_says_which_part_of_the_front_counts():
     _, asked = search(box={"loss": [0.0, 0.25], "ok": [1.0, 0.0]})
-    assert share(asked[-12:], lambda v: v["x"] > 0.6) < 0.2, "beyond the worst loss of the box nothing is gained"
+    assert share(asked[-12:], lambda v: v["x"] > 0.6) < 0.2, (
+        "beyond the worst loss of the box nothing is gained")
 
 
 def test_nothing_is_gained_beyond_the_ideal():
     points = PointEncoder({"x": Dimension(**{"float": [0.0, 1.0]})})
     places = np.linspace(0.3, 1.0, 8)
     curves = [[(0.0, {"loss": x - 0.3, "ok": 0.5})] for x in places]
-    candidates = points.features(np.array([[0.05], [0.15]]))  # where loss goes on falling, as the process sees it
+    # where loss goes on falling, as the process sees it
+    candidates = points.features(np.array([[0.05], [0.15]]))
 
     def gain(ideals):
-        problem = AcquisitionProblem(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]}, ideals=ideals)
+        problem = AcquisitionProblem(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]},
+                                     ideals=ideals)
         return Surrogate(problem, [{"x": x} for x in places], curves, [True] * 8).acquisition()(candidates)
 
     assert (gain({"loss": 0.0}) < 0.15 * gain({})).all(), "what is left is what `ok` may still gain"
-    assert gain({"loss": -0.1}) - gain({"loss": 0.0}) == pytest.approx(0.1 * 0.5, rel=0.2), "the ideal is where gains end"
+    assert gain({"loss": -0.1}) - gain({"loss": 0.0}) == pytest.approx(0.1 * 0.5, rel=0.2), (
+        "the ideal is where gains end")
     assert gain({"ok": 1.0}) == pytest.approx(gain({}), rel=0.1), "the other objective is far from its ideal"
 
 
@@ -94,7 +98,8 @@ def test_a_finite_space_is_tried_whole_without_a_repeat():
              "kind": Dimension(choice=["a", "b"])}
     searcher, asked = search(trials=99, space=space)
     assert len(asked) == 30 == len({tuple(values.values()) for values in asked})
-    again = [trial.number for trial in searcher.study.trials if "not run" in str(trial.user_attrs.get("reason"))]
+    again = [trial.number
+             for trial in searcher.study.trials if "not run" in str(trial.user_attrs.get("reason"))]
     assert max(again, default=0) < 20, "only while the first ones are drawn at random"
     on_front = [place for place, values in enumerate(asked) if values["kind"] == "a" and values["y"] == 0.5]
     assert sum(place < 20 for place in on_front) == 5, "the whole front in the first two thirds"
@@ -104,14 +109,16 @@ def test_a_point_in_part_keeps_what_it_says():
     searcher, _ = search(trials=15)
     searcher.enqueue({"kind": "a", "x": 0.25})
     values = searcher.ask().values
-    assert values["kind"] == "a" and values["x"] == 0.25 and abs(values["y"] - 0.5) < 0.3, "the rest is chosen well"
+    assert values["kind"] == "a" and values["x"] == 0.25 and abs(values["y"] - 0.5) < 0.3, (
+        "the rest is chosen well")
 
 
 def test_rungs_are_kept_with_the_trial_and_come_back_from_the_records(tmp_path):
     searcher, asked = search(trials=12, rungs=(10, 30), ahead=1, storage=tmp_path / "study.journal")
     trials = searcher.study.trials
-    assert trials[0].user_attrs[CURVE] == [[10, pytest.approx({"loss": trials[0].values[0] + 1.0, "ok": trials[0].values[1]})],
-                                           [30, dict(zip(("loss", "ok"), trials[0].values, strict=True))]]
+    assert (trials[0].user_attrs[CURVE]
+            == [[10, pytest.approx({"loss": trials[0].values[0] + 1.0, "ok": trials[0].values[1]})],
+                [30, dict(zip(("loss", "ok"), trials[0].values, strict=True))]])
     assert [len(trial.user_attrs[CURVE]) for trial in trials[:4]] == [2, 1, 2, 1]
     rows = []
     for trial, values in zip(trials, asked, strict=True):
@@ -119,10 +126,12 @@ def test_rungs_are_kept_with_the_trial_and_come_back_from_the_records(tmp_path):
         for steps, metrics in trial.user_attrs[CURVE]:
             last = steps == trial.user_attrs[CURVE][-1][0]
             state = ("complete" if trial.values else "stopped") if last else "rung"
-            rows.append({"trial": trial.number, "rung": 0, "fidelity": steps, "state": state, **config, **metrics})
+            rows.append({"trial": trial.number, "rung": 0, "fidelity": steps, "state": state, **config,
+                         **metrics})
     rebuilt = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=1)
     rebuilt.restore(rows)
-    assert [trial.user_attrs[CURVE] for trial in rebuilt.study.trials] == [trial.user_attrs[CURVE] for trial in trials]
+    assert ([trial.user_attrs[CURVE] for trial in rebuilt.study.trials]
+            == [trial.user_attrs[CURVE] for trial in trials])
     reopened = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=1, storage=tmp_path / "study.journal")
     assert rebuilt.ask() == reopened.ask()
 
@@ -139,7 +148,8 @@ def test_after_many_results_tpe_proposes():
 
 @pytest.mark.parametrize("options", [{"startup": 1}, {"candidates": 1}, {"startup": 10, "most": 5}])
 def test_impossible_options_are_refused(options):
-    with pytest.raises(UserError, match=r"sampler 'ehvi': (option '\w+' should be greater|most is 5; legal: at least)"):
+    with pytest.raises(UserError,
+                       match=r"sampler 'ehvi': (option '\w+' should be greater|most is 5; legal: at least)"):
         StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", sampler_options=options)
 
 
@@ -154,7 +164,8 @@ def test_predictions_hold_and_a_running_trial_is_not_proposed_again():
     fresh = points.drawn(200, np.random.default_rng(1))
     found = surrogate(values)
     predicted, holds = found.predicted(points.features(fresh))
-    truth = np.array([[measure(points.point(row))[name] for name in ("loss", "ok")] for row in fresh]) * [1, -1]
+    truth = (np.array([[measure(points.point(row))[name] for name in ("loss", "ok")] for row in fresh])
+             * [1, -1])
     truth = (truth - found.low) / (found.high - found.low)
     assert np.corrcoef(predicted[0].middle, truth[:, 0])[0, 1] > 0.98
     assert np.corrcoef(predicted[1].middle, truth[:, 1])[0, 1] > 0.98 and (holds == 1.0).all()
@@ -165,7 +176,8 @@ def test_predictions_hold_and_a_running_trial_is_not_proposed_again():
 
 def test_settings_are_fitted_again_when_results_have_grown_by_a_tenth():
     marks = [last_refit(rungs_of) for rungs_of in range(1, 301)]
-    assert marks[:3] == [0, 0, 0] and all(mark <= rungs_of < mark * 1.1 + 1 for rungs_of, mark in enumerate(marks[3:], 4))
+    assert (marks[:3] == [0, 0, 0]
+            and all(mark <= rungs_of < mark * 1.1 + 1 for rungs_of, mark in enumerate(marks[3:], 4)))
     assert len(set(marks)) < 50
 
 

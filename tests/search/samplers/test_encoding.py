@@ -17,7 +17,8 @@ def legal(points, rows):
     for row in rows:
         point = points.point(row)
         assert all(points.dimensions[path].contains(value) for path, value in point.items())
-        assert active(points.dimensions, {**{path: item.values()[0] for path, item in SPACE.items()}, **point}) == point
+        assert active(points.dimensions,
+                      {**{path: item.values()[0] for path, item in SPACE.items()}, **point}) == point
         again = points.rows([point])[0]
         assert again.tobytes() == row.tobytes(), "a point has one row"
 
@@ -47,10 +48,12 @@ def test_every_point_of_a_finite_space_and_none_of_another():
 def test_features_keep_order_where_there_is_one():
     points = PointEncoder(SPACE)
     rows = points.rows([{"q": "none", "rank": 0, "lr": 1e-4, "steps": 50, "flag": True},
-                        {"q": FIXED, "sites": ["table"], "rank": 8, "lr": 1e-1, "drop": 0.5, "steps": 10, "flag": False}])
+                        {"q": FIXED, "sites": ["table"], "rank": 8, "lr": 1e-1, "drop": 0.5, "steps": 10,
+                         "flag": False}])
     found = points.features(rows)
     columns = dict(zip(points.dimensions, found.values.T.tolist(), strict=True))
     assert columns["lr"] == pytest.approx([0.0, 1.0]) and columns["rank"] == pytest.approx([0.0, 1.0])
-    assert columns["steps"] == [1.0, 0.0] and columns["drop"] == [0.5, 1.0] and columns["sites"] == [-1.0, 0.0]
+    assert (columns["steps"] == [1.0, 0.0] and columns["drop"] == [0.5, 1.0]
+            and columns["sites"] == [-1.0, 0.0])
     named = dict(zip(points.dimensions, found.categorical.tolist(), strict=True))
     assert {path for path, is_code in named.items() if is_code} == {"q", "sites", "flag"}

@@ -31,13 +31,15 @@ def test_boxes_are_disjoint_and_hold_what_no_member_dominates(k, count, seed, ti
 @given(st.integers(1, 4), st.integers(0, 12), st.integers(0, 999))
 def test_what_is_better_than_the_ideal_is_in_no_box(k, count, seed):
     rng = np.random.default_rng(seed)
-    front, ideal = rng.uniform(size=(count, k)), rng.uniform(-0.2, 0.4, size=k)  # members beyond the ideal are noise
+    # members beyond the ideal are noise
+    front, ideal = rng.uniform(size=(count, k)), rng.uniform(-0.2, 0.4, size=k)
     lower, upper = boxes(front, np.ones(k), ideal)
     assert (lower >= ideal).all()
     clipped = np.maximum(front, ideal)
     whole, held = np.prod(1.0 - ideal), hypervolume(clipped, np.ones(k))
     assert np.prod(upper - lower, axis=1).sum() == pytest.approx(whole - held, abs=1e-6)
-    inside, beyond = Normal(np.full(1, ideal[0]), np.zeros(1)), Normal(np.full(1, ideal[0] - 0.3), np.zeros(1))
+    inside, beyond = (Normal(np.full(1, ideal[0]), np.zeros(1)),
+                      Normal(np.full(1, ideal[0] - 0.3), np.zeros(1)))
     others = [Normal(np.full(1, end), np.zeros(1)) for end in ideal[1:]]
     found, wanted = (expected_improvement([first, *others], (lower, upper)) for first in (beyond, inside))
     assert found == pytest.approx(wanted, abs=1e-9)
@@ -63,23 +65,29 @@ def test_normal_predictions_agree_with_botorch(k):
                                           "variance": torch.tensor(sd**2)[place].unsqueeze(1)})
 
     oracle = ExpectedHypervolumeImprovement(
-        Model(), torch.tensor(-reference), NondominatedPartitioning(torch.tensor(-reference), torch.tensor(-front)))
-    found = expected_improvement([Normal(mean[:, axis], sd[:, axis]) for axis in range(k)], boxes(front, reference))
-    assert found == pytest.approx(oracle(torch.arange(6.0, dtype=torch.float64).view(6, 1, 1)).numpy(), rel=1e-6)
+        Model(), torch.tensor(-reference),
+        NondominatedPartitioning(torch.tensor(-reference), torch.tensor(-front)))
+    found = expected_improvement([Normal(mean[:, axis], sd[:, axis]) for axis in range(k)],
+                                 boxes(front, reference))
+    assert (found
+            == pytest.approx(oracle(torch.arange(6.0, dtype=torch.float64).view(6, 1, 1)).numpy(), rel=1e-6))
 
 
 def test_four_axes_of_which_one_is_known_and_one_lognormal_agree_with_a_large_sample():
     rng = np.random.default_rng(0)
     front, reference = rng.uniform(size=(8, 4)), np.ones(4)
     mean, sd = np.array([0.3, 0.4, 0.2, np.log(30.0)]), np.array([0.2, 0.1, 0.0, 0.5])
-    predicted = [Normal(mean[[axis]], sd[[axis]]) for axis in range(3)] + [LogNormal(mean[[3]], sd[[3]], 10.0, 60.0)]
+    predicted = ([Normal(mean[[axis]], sd[[axis]]) for axis in range(3)]
+                 + [LogNormal(mean[[3]], sd[[3]], 10.0, 60.0)])
     drawn = mean + sd * rng.standard_normal((20_000, 4))
     drawn[:, 3] = (np.exp(drawn[:, 3]) - 10.0) / 60.0
     lower, upper = boxes(front, reference)
-    gains = np.prod(np.maximum(upper[None] - np.maximum(lower[None], drawn[:, None]), 0.0), axis=2).sum(axis=1)
+    gains = np.prod(np.maximum(upper[None] - np.maximum(lower[None], drawn[:, None]), 0.0),
+                    axis=2).sum(axis=1)
     for sample in drawn[:20]:  # the boxes tell the improvement of one certain point as the hypervolume does
         exact = hypervolume(np.vstack([front, sample]), reference) - hypervolume(front, reference)
-        certain = expected_improvement([Normal(sample[[axis]], np.zeros(1)) for axis in range(4)], (lower, upper))
+        certain = expected_improvement([Normal(sample[[axis]], np.zeros(1)) for axis in range(4)],
+                                       (lower, upper))
         assert certain == pytest.approx([exact], abs=1e-7)
     error = gains.std() / np.sqrt(len(gains))
     assert expected_improvement(predicted, (lower, upper)) == pytest.approx([gains.mean()], abs=4 * error)
@@ -92,6 +100,7 @@ def test_a_lognormal_shortfall_is_its_integral():
         for end, found in zip(ends, row, strict=True):
             top = end * 5.0 + 2.0
             spread = lognorm(s=sd, scale=np.exp(mean))
-            wanted = quad(lambda y, top=top, spread=spread: (top - y) * spread.pdf(y), 0, top)[0] / 5.0 if top > 0 else 0.0
+            wanted = (quad(lambda y, top=top, spread=spread: (top - y) * spread.pdf(y), 0, top)[0] / 5.0
+                      if top > 0 else 0.0)
             assert found == pytest.approx(wanted, rel=1e-6, abs=1e-12)
     assert item.middle == pytest.approx((np.exp([1.0, 3.0]) - 2.0) / 5.0)

@@ -5,7 +5,16 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from search.samplers.gaussian_process import EFFECT_LENGTH, JITTER, Features, Hyperparameters, Posterior, fit, likeness, priors
+from search.samplers.gaussian_process import (
+    EFFECT_LENGTH,
+    JITTER,
+    Features,
+    Hyperparameters,
+    Posterior,
+    fit,
+    likeness,
+    priors,
+)
 
 
 def numbers(rows):
@@ -21,8 +30,8 @@ def data(n=30, d=3, seed=0, rungs=3):
 
 def test_on_one_rung_it_is_a_plain_gaussian_process():
     x, _, y = data()
-    hyperparameters = Hyperparameters(np.array([0.3, 0.7, 2.0]), np.ones(3), np.array([0.4, 0.2, 0.0]), variance=1.7,
-                                      noise=0.01, bias=0.5, offset=0.3, power=0.5)
+    hyperparameters = Hyperparameters(np.array([0.3, 0.7, 2.0]), np.ones(3), np.array([0.4, 0.2, 0.0]),
+                                      variance=1.7, noise=0.01, bias=0.5, offset=0.3, power=0.5)
     far = 1e6  # a dimension with that length does not count
     kernel = (ConstantKernel(1.7) * Matern([0.3, 0.7, 2.0], nu=2.5) + WhiteKernel(0.01 + JITTER)
               + ConstantKernel(0.4) * Matern([EFFECT_LENGTH, far, far], nu=2.5)
@@ -32,19 +41,21 @@ def test_on_one_rung_it_is_a_plain_gaussian_process():
     mean, sd = Posterior(hyperparameters, numbers(x), np.zeros(len(x)), y, 1.0, 2.0).predict(numbers(points))
     wanted, spread = oracle.predict(points, return_std=True)
     assert mean == pytest.approx(1.0 + 2.0 * wanted, rel=1e-5)
-    assert sd == pytest.approx(2.0 * np.sqrt(spread**2 - 0.01 - JITTER), rel=1e-5), "the value, not its next measurement"
+    assert sd == pytest.approx(2.0 * np.sqrt(spread**2 - 0.01 - JITTER), rel=1e-5), (
+        "the value, not its next measurement")
 
 
 def test_the_fit_is_a_maximum_of_the_posterior_density():
     x, at, y = data()
     y = (y - y.mean()) / y.std()
     fitted, least = fit(numbers(x), at, y, rounds=200)
-    logs = np.log([*fitted.lengths, *fitted.bias_lengths, *fitted.effects, fitted.variance, fitted.noise, fitted.bias,
-                   fitted.offset, fitted.power])
+    logs = np.log([*fitted.lengths, *fitted.bias_lengths, *fitted.effects, fitted.variance, fitted.noise,
+                   fitted.bias, fitted.offset, fitted.power])
 
     def loss(logs):
         hyperparameters = Hyperparameters.of(logs)
-        covariance = hyperparameters.between(numbers(x), at, numbers(x), at) + (hyperparameters.noise + JITTER) * np.eye(len(y))
+        covariance = (hyperparameters.between(numbers(x), at, numbers(x), at)
+                      + (hyperparameters.noise + JITTER) * np.eye(len(y)))
         middle, wide = priors(3)
         return 0.5 * (y @ np.linalg.solve(covariance, y) + np.linalg.slogdet(covariance)[1]
                       + (((logs - middle) / wide) ** 2).sum())
@@ -77,7 +88,8 @@ def test_lower_rungs_teach_the_top_one():
     for kept in (top, np.ones(len(y), dtype=bool)):
         center, scale = y[kept].mean(), y[kept].std()
         hyperparameters, _ = fit(numbers(x[kept]), at[kept], (y[kept] - center) / scale)
-        mean, sd = Posterior(hyperparameters, numbers(x[kept]), at[kept], y[kept], center, scale).predict(numbers(points))
+        mean, sd = Posterior(hyperparameters, numbers(x[kept]), at[kept], y[kept], center,
+                             scale).predict(numbers(points))
         error.append(np.sqrt(np.mean((mean - truth) ** 2)))
         assert (np.abs(mean - truth) < 3 * sd).mean() > 0.9
     assert error[1] < 0.6 * error[0]
@@ -86,7 +98,8 @@ def test_lower_rungs_teach_the_top_one():
 def test_believed_points_are_the_same_as_measurements_at_their_predicted_value():
     x, at, y = data()
     hyperparameters, _ = fit(numbers(x), at, y)
-    points, believed = (numbers(np.random.default_rng(seed).uniform(size=(count, 3))) for seed, count in ((3, 8), (4, 2)))
+    points, believed = (numbers(np.random.default_rng(seed).uniform(size=(count, 3)))
+                        for seed, count in ((3, 8), (4, 2)))
     plain = Posterior(hyperparameters, numbers(x), at, y, 0.0, 1.0)
     mean, sd = plain.believe(believed).predict(points)
     more = Posterior(hyperparameters, numbers(np.vstack([x, believed.values])), np.r_[at, 0, 0],

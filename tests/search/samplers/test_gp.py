@@ -32,7 +32,8 @@ def test_with_the_numbers_of_optuna_it_is_the_sampler_of_optuna():
 @pytest.mark.parametrize("fewer", [{"samples": 2}, {"candidates": 16}])
 def test_each_number_reaches_the_sampler(fewer):
     """They are set through attributes that Optuna does not promise to keep."""
-    wide, narrow = (registry.build("gp", {"startup": 4, **WIDE, **more}, seed=0, draw=5) for more in ({}, fewer))
+    wide, narrow = (registry.build("gp", {"startup": 4, **WIDE, **more}, seed=0, draw=5)
+                    for more in ({}, fewer))
     assert proposals(wide) != proposals(narrow)
 
 

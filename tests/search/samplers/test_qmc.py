@@ -1,4 +1,5 @@
-"""The quasi-random sampler covers the dimensions that are always active, from the first trial on, and warns of nothing."""
+"""The quasi-random sampler covers the dimensions that are always active, from the first trial on,
+and warns of nothing."""
 
 import logging
 

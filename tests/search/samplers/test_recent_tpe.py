@@ -34,11 +34,13 @@ def test_a_short_search_is_that_of_plain_tpe():
 
 
 def test_what_is_long_ago_is_forgotten():
-    """The best place moves after 60 trials; a memory of 40 follows it, and one of 1000 clings to the old one."""
+    """The best place moves after 60 trials; a memory of 40 follows it, and one of 1000 clings
+    to the old one."""
     short, long = (proposals(memory, 160, shift=60)[-40:] for memory in (20, 1000))
     assert sum(abs(x - 0.9) < 0.2 for x in short) > sum(abs(x - 0.9) < 0.2 for x in long)
 
 
 def test_too_short_a_memory_is_refused():
-    with pytest.raises(UserError, match="sampler 'tpe': option 'memory' should be greater than or equal to 20, not 5"):
+    with pytest.raises(UserError,
+                       match="sampler 'tpe': option 'memory' should be greater than or equal to 20, not 5"):
         registry.build("tpe", {"memory": 5})

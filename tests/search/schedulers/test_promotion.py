@@ -15,12 +15,13 @@ STEPS = (10, 30, 90)
 
 def row(x, y, rung, **more):
     """A front along y = 0; lower rungs look worse by the same for all."""
-    return {"config.x": x, "config.y": y, "loss": x**2 + y + 1.0 / (1 + rung), "ok": 1.0 - (1 - x) ** 2 - y, "ms": 10.0, **more}
+    return {"config.x": x, "config.y": y, "loss": x**2 + y + 1.0 / (1 + rung), "ok": 1.0 - (1 - x) ** 2 - y,
+            "ms": 10.0, **more}
 
 
 def problem(**changes):
-    return Problem(**{"objectives": [LOSS, OK], "constraints": [FAST], "rungs": 3, "dimensions": SPACE, "steps": STEPS,
-                      **changes})
+    return Problem(**{"objectives": [LOSS, OK], "constraints": [FAST], "rungs": 3, "dimensions": SPACE,
+                      "steps": STEPS, **changes})
 
 
 def learned(scheduler, trials=12, seed=0):
@@ -45,12 +46,14 @@ class TestWithPoints(SchedulerContract):
     """The contract again with points in every report and the processes deciding early."""
 
     def build(self, problem):
-        return build("promotion", Problem(problem.objectives, problem.constraints, problem.rungs, problem.proxies,
-                                          problem.seed, SPACE, {}, STEPS, problem.horizon), {"startup": 2})
+        return build("promotion",
+                     Problem(problem.objectives, problem.constraints, problem.rungs, problem.proxies,
+                             problem.seed, SPACE, {}, STEPS, problem.horizon), {"startup": 2})
 
     def reports(self, trials=40, rungs=2):
         rng = np.random.default_rng(0)
-        return [(trial, rung, row(*rng.uniform(size=2), rung)) for trial in range(trials) for rung in range(rungs)]
+        return [(trial, rung, row(*rng.uniform(size=2), rung)) for trial in range(trials)
+                for rung in range(rungs)]
 
 
 def test_the_promising_goes_on_and_the_hopeless_does_not():
@@ -79,7 +82,8 @@ def test_the_less_is_left_the_sooner_a_trial_goes_on_and_caution_decides_how_muc
     found = {}
     for caution in (0.0, 1.0, 50.0):
         scheduler = learned(build("promotion", problem(), {"caution": caution}), trials=20)
-        found[caution] = [scheduler.report(100 + place, 0, row(x, 0.02, 0)) for place, x in enumerate(np.linspace(0, 1, 9))]
+        found[caution] = [scheduler.report(100 + place, 0, row(x, 0.02, 0))
+                          for place, x in enumerate(np.linspace(0, 1, 9))]
     counts = [decisions.count("continue") for decisions in found.values()]
     assert counts[0] == 9 and counts[0] >= counts[1] >= counts[2] == 0
     scheduler = build("promotion", problem())
@@ -96,7 +100,8 @@ def test_restored_from_records_it_decides_as_if_it_had_seen_them():
             decided = first.report(trial, rung, row(x, y, rung))
             state = "stopped" if decided == "stop" else "complete" if rung == 2 else "rung"
             if trial < 15:
-                rows.append({"trial": trial, "rung": rung, "state": state, "fidelity": STEPS[rung], **row(x, y, rung)})
+                rows.append({"trial": trial, "rung": rung, "state": state, "fidelity": STEPS[rung],
+                             **row(x, y, rung)})
             else:
                 later.append((trial, rung, row(x, y, rung), decided))
             if decided == "stop":
@@ -106,7 +111,8 @@ def test_restored_from_records_it_decides_as_if_it_had_seen_them():
     assert {entry[3] for entry in later} == {"continue", "stop"}
 
 
-@pytest.mark.parametrize("options", [{"startup": 1}, {"caution": -1.0}, {"startup": 9, "most": 8}, {"eta": 1}])
+@pytest.mark.parametrize("options",
+                         [{"startup": 1}, {"caution": -1.0}, {"startup": 9, "most": 8}, {"eta": 1}])
 def test_impossible_options_are_refused(options):
     message = r"scheduler 'promotion': (option '\w+' should be greater|most is 8; legal: at least startup, 9)"
     with pytest.raises(UserError, match=message):

@@ -25,7 +25,8 @@ class TestEveryScheduler(SchedulerContract):
         return build(self.name, problem, self.options)
 
 
-@pytest.mark.parametrize("options", [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}, {"spare_front": False}])
+@pytest.mark.parametrize("options",
+                         [{"ties": "hypervolume"}, {"ties": "spread"}, {"eta": 2}, {"spare_front": False}])
 class TestHalvingWithOptions(SchedulerContract):
     @pytest.fixture(autouse=True)
     def _chosen(self, options):
@@ -47,21 +48,24 @@ class TestHalving:
     @pytest.mark.parametrize("eta", [2, 3, 4])
     def test_about_one_in_eta_of_many_goes_on(self, eta):
         scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=eta)
-        going = decisions(scheduler, np.random.default_rng(1).permutation(200).astype(float)).count("continue")
+        going = decisions(scheduler,
+                          np.random.default_rng(1).permutation(200).astype(float)).count("continue")
         assert 200 / eta * 0.8 <= going <= 200 / eta * 1.3
         assert len(scheduler.best(0, 199)) == math.ceil(200 / eta)
 
     def test_the_front_goes_on_though_it_is_best_at_nothing(self):
         scheduler = self.build()
         points = [(1.0, 0.1), (9.0, 0.9), (5.0, 0.2), (8.0, 0.3), (8.5, 0.3), (4.0, 0.6)]
-        found = [scheduler.report(trial, 0, {"loss": loss, "ok": ok}) for trial, (loss, ok) in enumerate(points)]
+        found = [scheduler.report(trial, 0, {"loss": loss, "ok": ok})
+                 for trial, (loss, ok) in enumerate(points)]
         assert found[2:5] == ["stop"] * 3, "dominated"
         assert sorted(scheduler.best(0, 5)) == [0, 1], "six trials, two go on: the ends first"
         assert [scheduler.report(trial, 0, {"loss": 10.0, "ok": 0.0}) for trial in (6, 7)] == ["stop"] * 2
         assert sorted(scheduler.best(0, 7)) == [0, 1, 5], "then the middle of the front"
 
     def test_feasible_goes_before_infeasible_and_the_nearer_to_the_bound_next(self):
-        rows = [{"loss": 1.0, "ms": 80.0}, {"loss": 9.0, "ms": 40.0}, {"loss": 5.0, "ms": 41.0}, {"loss": 8.0, "ms": 1.0}]
+        rows = [{"loss": 1.0, "ms": 80.0}, {"loss": 9.0, "ms": 40.0}, {"loss": 5.0, "ms": 41.0},
+                {"loss": 8.0, "ms": 1.0}]
         assert rank(rows, [LOSS], [FAST]).tolist() == [3, 1, 2, 0]
         scheduler = self.build()
         assert [scheduler.report(trial, 0, row) for trial, row in enumerate(rows)] == [
@@ -107,32 +111,38 @@ class TestHalving:
             SuccessiveHalving(Problem([LOSS], rungs=options.pop("rungs")), **options)
 
 
-    @pytest.mark.parametrize("ties, kept", [("crowding", {0, 3}), ("hypervolume", {1, 2}), ("spread", {0, 2})])
+    @pytest.mark.parametrize("ties, kept",
+                             [("crowding", {0, 3}), ("hypervolume", {1, 2}), ("spread", {0, 2})])
     def test_a_layer_is_cut_by_the_rule_asked_for(self, ties, kept):
         """A front with two rows bulging towards the good corner and two far ends that add little volume."""
-        rows = [{"loss": 0.0, "ok": 0.0}, {"loss": 1.0, "ok": 6.0}, {"loss": 4.0, "ok": 9.0}, {"loss": 10.0, "ok": 9.1}]
+        rows = [{"loss": 0.0, "ok": 0.0}, {"loss": 1.0, "ok": 6.0}, {"loss": 4.0, "ok": 9.0},
+                {"loss": 10.0, "ok": 9.1}]
         assert set(rank(rows, [LOSS, OK], ties=ties)[:2].tolist()) == kept
 
     def test_what_no_rival_beats_can_be_spared_however_many_there_are(self):
-        points = [(float(step), float(step)) for step in range(12)] + [(3.0, 1.0)]  # a front of twelve, and one beaten
+        # a front of twelve, and one beaten
+        points = [(float(step), float(step)) for step in range(12)] + [(3.0, 1.0)]
         found = {}
         for spare in (False, True):
             scheduler = SuccessiveHalving(Problem([LOSS, OK], rungs=2), eta=3, spare_front=spare)
-            found[spare] = [scheduler.report(trial, 0, {"loss": loss, "ok": ok}) for trial, (loss, ok) in enumerate(points)]
+            found[spare] = [scheduler.report(trial, 0, {"loss": loss, "ok": ok})
+                            for trial, (loss, ok) in enumerate(points)]
         assert found[True] == ["continue"] * 12 + ["stop"]
         assert "stop" in found[False][:12]
 
     def test_brackets_spare_a_known_share_of_the_trials_the_first_rungs(self):
         scheduler = SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), eta=3, brackets=3)
         found = [scheduler.bracket(trial) for trial in range(600)]
-        assert [found.count(index) / 600 for index in range(3)] == pytest.approx([9 / 13, 3 / 13, 1 / 13], abs=0.05)
+        assert ([found.count(index) / 600 for index in range(3)]
+                == pytest.approx([9 / 13, 3 / 13, 1 / 13], abs=0.05))
         spared = next(trial for trial in range(3, 600) if found[trial] == 1)
         decisions(scheduler, [1.0, 2.0, 3.0])
         assert scheduler.report(spared, 0, {"loss": 99.0}) == "continue"
         for trial in range(3):
             scheduler.report(trial, 1, {"loss": 1.0})
         assert scheduler.report(spared, 1, {"loss": 99.0}) == "stop"
-        assert found == [SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), brackets=3).bracket(trial) for trial in range(600)]
+        assert found == [SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), brackets=3).bracket(trial)
+                         for trial in range(600)]
 
     def test_only_the_latest_rivals_are_looked_at(self):
         scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=2)
@@ -142,7 +152,8 @@ class TestHalving:
         assert scheduler.report(2 * WINDOW, 0, {"loss": 1.0}) == "continue", "the zeros are out of sight"
 
     def test_few_sampler_steps_survive_by_their_known_cost(self):
-        """Perplexity alone would stop every cheap trial at the first rung; the analytic cost keeps the cheap best one."""
+        """Perplexity alone would stop every cheap trial at the first rung; the analytic cost keeps
+        the cheap best one."""
         objectives, proxies = [LOSS, Objective("latency_ms", "minimize")], {"latency_ms": "generation_flops"}
         rows = [{"loss": 10.0 + trial, "generation_flops": 500.0} for trial in range(6)] + [
             {"loss": 30.0, "generation_flops": 50.0}]

@@ -19,7 +19,8 @@ from spaces.errors import UserError
 from spaces.schema import Space
 
 RUNGS = (10, 20, 40)
-MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60}, "scheduler": {"name": "promotion", "startup": 3}}
+MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60},
+           "scheduler": {"name": "promotion", "startup": 3}}
 SIMPLE = {"sampler": {"name": "tpe", "startup": 5}}
 FINITE = {"sampler": {"name": "ehvi", "startup": 5}, "budget": {"trials": 99},
           "search": {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
@@ -30,8 +31,9 @@ FINITE = {"sampler": {"name": "ehvi", "startup": 5}, "budget": {"trials": 99},
 def make_space(**changes):
     return Space.from_dict({
         "name": "toy", "objectives": {"loss": "minimize", "size": "minimize"}, "constraints": ["ms <= 40"],
-        "rungs": list(RUNGS), "search": {"lora.rank": {"int": [0, 8]}, "adapt.optim.lr": {"log": [1e-4, 1e-1]},
-                                         "quantization.quantizer": {"choice": ["none", "binary", "fixed:Q0i8f"]}},
+        "rungs": list(RUNGS),
+        "search": {"lora.rank": {"int": [0, 8]}, "adapt.optim.lr": {"log": [1e-4, 1e-1]},
+                   "quantization.quantizer": {"choice": ["none", "binary", "fixed:Q0i8f"]}},
         "budget": {"trials": 40}, "scheduler": {"name": "halving", "eta": 2},
         "sampler": {"name": "tpe", "startup": 5}, **changes})
 
@@ -61,8 +63,8 @@ class Run:
 
     def __init__(self, space, folder, workers, evaluate, recovered=None):
         self.folder, self.clock = folder, VirtualClock()
-        self.problem = problem = Problem(space.objectives, space.constraints, len(space.rungs), dimensions=space.dimensions,
-                                         box=space.box, steps=space.rungs)
+        self.problem = problem = Problem(space.objectives, space.constraints, len(space.rungs),
+                                         dimensions=space.dimensions, box=space.box, steps=space.rungs)
         if isinstance(folder, MemoryRecords):
             self.study = searcher(space, problem)
             problem = replace(problem, horizon=self.study.horizon if space.deterministic else None)
@@ -80,7 +82,8 @@ class Run:
         """Every trial's values and end, in the order of the trials."""
         rows = {row["trial"]: row for row in self.folder.rows() if row["state"] != "rung"}
         return [(trial, row["state"], row["rung"], row["reason"], str(row.get("loss")),
-                 *(value for name, value in row.items() if name.startswith("config."))) for trial, row in sorted(rows.items())]
+                 *(value for name, value in row.items() if name.startswith("config.")))
+                for trial, row in sorted(rows.items())]
 
 
 @pytest.mark.parametrize("methods", [SIMPLE, {"sampler": {"name": "nsga2", "population": 6}}, MODELED])
@@ -133,7 +136,8 @@ def test_with_room_left_every_stopped_point_is_run_to_its_end_once_more(determin
     assert run.engine.ended_by == "space" and run.engine.counts["stopped"] >= 5
     assert len(run.story()) == 30 + run.engine.counts["stopped"] == run.engine.limit
     assert twice(run.story()) == [["stopped", "complete"]] * run.engine.counts["stopped"]
-    first_again = next(at for at, row in enumerate(run.story()) if row[-3:] in {other[-3:] for other in run.story()[:at]})
+    first_again = next(at for at, row in enumerate(run.story())
+                       if row[-3:] in {other[-3:] for other in run.story()[:at]})
     assert first_again < 30, "before every new point was tried"
     if deterministic:
         for workers, jitter in [(6, 2), (2, 3), (1, 4), (20, 5)]:
@@ -163,9 +167,11 @@ def killed_after(events, space, folder, evaluate):
     return RunFolder.open(folder.path).lock()
 
 
-@pytest.mark.parametrize("killed, methods", [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (45, MODELED)])
+@pytest.mark.parametrize("killed, methods",
+                         [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (45, MODELED)])
 @pytest.mark.parametrize("deterministic", [0, 4])
-def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed, deterministic, methods):
+def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed,
+                                                                                 deterministic, methods):
     space = make_space(deterministic=deterministic, **methods)
     whole = Run(space, MemoryRecords(), 4, trials()).story()
     folder = RunFolder.create(tmp_path, "toy", space.to_yaml())
@@ -183,8 +189,8 @@ def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened
 
 @pytest.mark.parametrize("writes", [5, 9, 40, 43])
 @pytest.mark.parametrize("sampler", [{"name": "tpe", "startup": 5}, "grid"])
-def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_can_be_replayed(tmp_path, monkeypatch, writes,
-                                                                                             sampler):
+def test_a_driver_killed_between_any_two_writes_of_the_study_leaves_a_run_that_can_be_replayed(
+        tmp_path, monkeypatch, writes, sampler):
     search = {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
               "quantization.quantizer": {"choice": ["none", "binary"]}}
     space = make_space(sampler=sampler, search=search, budget={"trials": 16})

@@ -33,7 +33,8 @@ def row(proposal, state, **more):
 
 
 @pytest.mark.parametrize("choices", [
-    ["none", {"name": "fixed", "bits": 4}, ["a"]], [[1], [1, 2]], [1, 2.5], [True, False, None], ["1", 1], [None, "none"]])
+    ["none", {"name": "fixed", "bits": 4}, ["a"]], [[1], [1, 2]], [1, 2.5], [True, False, None], ["1", 1],
+    [None, "none"]])
 def test_any_json_value_can_be_a_choice(choices):
     dimensions = {"q": Dimension(choice=choices)}
     found = searcher(dimensions, sampler="grid")
@@ -84,13 +85,15 @@ def test_enqueue_takes_part_of_a_point_and_refuses_what_is_not_in_the_space():
     assert proposal.values["a"] == "y" and proposal.values["b"] in (1, 2)
     assert not found.enqueue(proposal.values) and found.enqueue(proposal.values, again=True)
     assert found.ask() == Proposal(proposal.number + 1, proposal.values)
-    for wrong, message in [({"a": "z"}, "a is 'z'"), ({"c": 1}, "c is not searched"), ({"a": "y", "b": 7}, "b is 7")]:
+    for wrong, message in [({"a": "z"}, "a is 'z'"), ({"c": 1}, "c is not searched"),
+                           ({"a": "y", "b": 7}, "b is 7")]:
         with pytest.raises(UserError, match=message):
             found.enqueue(wrong)
 
 
 @pytest.mark.parametrize("metrics, reason", [
-    ({"loss": float("nan"), "ok": 1.0}, "objective loss is nan"), ({"loss": 1.0, "ok": float("-inf")}, "objective ok is -inf"),
+    ({"loss": float("nan"), "ok": 1.0}, "objective loss is nan"),
+    ({"loss": 1.0, "ok": float("-inf")}, "objective ok is -inf"),
     ({"loss": 1.0}, "objective ok was not measured"), (None, "objective loss was not measured"),
     ({"loss": 1.0, "ok": 1.0}, "metric ms of constraint 'ms <= 40' was not measured")])
 def test_a_result_that_cannot_count_fails_with_its_reason(metrics, reason):
@@ -102,8 +105,8 @@ def test_a_result_that_cannot_count_fails_with_its_reason(metrics, reason):
 
 def test_other_numbers_are_kept_and_infinity_is_written_out():
     found = searcher(constraints=[Constraint("ms", "<=", 40.0)])
-    found.tell(found.ask().number, "stopped",
-               {"loss": 2.0, "ms": float("inf"), "bytes": 10, "oracle": "grammar", "nll": None, "x": float("nan")})
+    found.tell(found.ask().number, "stopped", {"loss": 2.0, "ms": float("inf"), "bytes": 10,
+                                               "oracle": "grammar", "nll": None, "x": float("nan")})
     trial = found.study.trials[0]
     assert trial.user_attrs == {"loss": 2.0, "ms": "inf", "measured": {"bytes": 10.0}}
     assert trial.constraints == {"ms <= 40": 1e9}
@@ -122,7 +125,8 @@ def test_stopped_trials_do_not_break_tpe_under_several_objectives():
     found = searcher(sampler_options={"startup": 3}, constraints=[Constraint("ms", "<=", 40.0)])
     for index in range(12):
         proposal = found.ask()
-        found.tell(proposal.number, "stopped" if index % 4 else "complete", {"loss": 1.0, "ok": 1.0, "ms": 50.0 - index})
+        found.tell(proposal.number, "stopped" if index % 4 else "complete",
+                   {"loss": 1.0, "ok": 1.0, "ms": 50.0 - index})
     assert states(found).count("PRUNED") == 9 and states(found).count("COMPLETE") == 3
 
 
@@ -136,7 +140,8 @@ def test_tpe_learns_what_random_does_not():
             losses.append(off)
             found.tell(proposal.number, "complete", {"loss": off, "ok": -off})
         return sum(losses[25:]) / 25
-    assert sum(late_losses("tpe", seed) for seed in range(3)) < 0.5 * sum(late_losses("random", seed) for seed in range(3))
+    assert (sum(late_losses("tpe", seed) for seed in range(3))
+            < 0.5 * sum(late_losses("random", seed) for seed in range(3)))
 
 
 def test_a_driver_killed_mid_way_leaves_no_zombie(tmp_path):
@@ -160,7 +165,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == -9, done.stderr
-    asked = [Proposal(int(number), {"a": a, "lr": float(lr)}) for number, a, lr in map(str.split, done.stdout.splitlines())]
+    asked = [Proposal(int(number), {"a": a, "lr": float(lr)})
+             for number, a, lr in map(str.split, done.stdout.splitlines())]
     with path.open("ab") as journal:
         journal.write(b'{"op_code": 8, "torn')  # the line it was writing
     os.symlink(path, f"{path}.lock")  # the lock it held
@@ -177,9 +183,12 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_restore_fills_gaps_and_proposes_unfinished_trials_again():
-    rows = [{"trial": 0, "rung": 0, "state": "complete", "config.a": "x", "config.lr": 0.1, "loss": 1.0, "ok": 1.0},
-            {"trial": 2, "rung": 0, "state": "rung", "config.a": "y", "config.lr": 0.2, "loss": 1.0, "tag": "reference"},
-            {"trial": 3, "rung": 0, "state": "failed", "config.a": "y", "config.lr": 0.3, "reason": "no memory"}]
+    rows = [{"trial": 0, "rung": 0, "state": "complete", "config.a": "x", "config.lr": 0.1, "loss": 1.0,
+             "ok": 1.0},
+            {"trial": 2, "rung": 0, "state": "rung", "config.a": "y", "config.lr": 0.2, "loss": 1.0,
+             "tag": "reference"},
+            {"trial": 3, "rung": 0, "state": "failed", "config.a": "y", "config.lr": 0.3,
+             "reason": "no memory"}]
     found = searcher()
     assert found.restore(rows) == Restored(recovered=(), lost=(2,), added=(0, 1, 2, 3))
     assert states(found) == ["COMPLETE", "FAIL", "FAIL", "FAIL", "WAITING"]
@@ -204,8 +213,8 @@ def test_a_resumed_run_may_enqueue_its_warm_points_again(tmp_path):
 
 def test_a_warm_point_in_part_is_known_again_in_a_rebuilt_study():
     found = searcher()
-    found.restore([{"trial": 0, "rung": 0, "state": "complete", "tag": "reference", "config.a": "x", "config.lr": 0.1,
-                    "loss": 1.0, "ok": 1.0}])
+    found.restore([{"trial": 0, "rung": 0, "state": "complete", "tag": "reference", "config.a": "x",
+                    "config.lr": 0.1, "loss": 1.0, "ok": 1.0}])
     assert not found.enqueue({"a": "x"}, tag="reference")
     assert found.enqueue({"a": "x"}, tag="other") and found.enqueue({"a": "y"}, tag="reference")
 
@@ -215,13 +224,15 @@ def test_optuna_itself_can_open_the_journal(tmp_path):
     found.tell(found.ask().number, "complete", {"loss": 1.0, "ok": 0.5})
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
     study = optuna.load_study(study_name="shown", storage=optuna.storages.JournalStorage(backend))
-    assert study.metric_names == ["loss", "ok"] and [item.name for item in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    assert (study.metric_names == ["loss", "ok"]
+            and [item.name for item in study.directions] == ["MINIMIZE", "MAXIMIZE"])
     assert study.best_trials[0].values == [1.0, 0.5]
 
 
 def test_a_journal_of_something_else_is_refused(tmp_path):
     searcher(storage=tmp_path / "study.journal")
-    with pytest.raises(UserError, match="study of other objectives: minimize loss, maximize ok; this space has maximize ok"):
+    with pytest.raises(UserError, match="study of other objectives: minimize loss, maximize ok; "
+                                        "this space has maximize ok"):
         StudySearcher(WIDE, [OK], storage=tmp_path / "study.journal")
     (tmp_path / "text").write_text("hello\nworld\nagain\n")
     with pytest.raises(UserError, match="not an Optuna journal"):
@@ -229,13 +240,15 @@ def test_a_journal_of_something_else_is_refused(tmp_path):
 
 
 def test_bad_samplers_are_named():
-    with pytest.raises(UserError, match=r"unknown sampler 'tpee' \(did you mean 'tpe'\?\); legal: tpe, random"):
+    with pytest.raises(UserError,
+                       match=r"unknown sampler 'tpee' \(did you mean 'tpe'\?\); legal: tpe, random"):
         searcher(sampler="tpee")
     with pytest.raises(UserError, match="sampler 'tpe': unknown option 'n'; legal: startup, candidates"):
         searcher(sampler_options={"n": 1})
     with pytest.raises(UserError, match="option 'constant_liar' should be a valid boolean, not 3"):
         searcher(sampler_options={"constant_liar": 3})
-    with pytest.raises(UserError, match="sampler 'nsga2': option 'population' should be greater than or equal to 2, not 1"):
+    with pytest.raises(UserError, match="sampler 'nsga2': option 'population' should be greater than or "
+                                        "equal to 2, not 1"):
         searcher(sampler="nsga2", sampler_options={"population": 1})
     with pytest.raises(UserError, match="sampler 'grid' needs a finite space; continuous: lr"):
         searcher(sampler="grid")

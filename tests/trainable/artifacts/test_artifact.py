@@ -1,4 +1,5 @@
-"""Artifact folders: what other programs can read of them, and what a hostile or damaged one gives: one clear line."""
+"""Artifact folders: what other programs can read of them, and what a hostile or damaged one gives:
+one clear line."""
 
 import json
 import shutil
@@ -27,7 +28,8 @@ from trainable.stages.trial import record_measurements
 from trainable.storage.folders import write_manifest
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(36))]
-CONFIG = TrialConfig(model=DiffusionLMConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64, time_dim=8, dropout=0.0),
+CONFIG = TrialConfig(model=DiffusionLMConfig(embedding_dim=8, hidden=64, layers=1, heads=2, ffn=64,
+                                             time_dim=8, dropout=0.0),
                      diffusion=GaussianConfig(timesteps=20), lora=LoraConfig(rank=2),
                      quantization=QuantizationConfig(quantizer="uniform:4", body="int8_dynamic"))
 
@@ -41,7 +43,8 @@ def made(tmp_path_factory):
         for name, value in model.named_parameters():
             if "lora_B" in name:
                 value.normal_(generator=torch.Generator().manual_seed(1))
-    path = export(model, CONFIG, Lexicon(WORDS, 64, {}, "words"), tmp_path_factory.mktemp("artifact") / "trial-0001", {"a": 1})
+    path = export(model, CONFIG, Lexicon(WORDS, 64, {}, "words"),
+                  tmp_path_factory.mktemp("artifact") / "trial-0001", {"a": 1})
     return model, path
 
 
@@ -84,15 +87,22 @@ NAME = "word_embedding.weight"
     (lambda head: head["config"].update(extra=1), "ValidationError"),
     (lambda head: head["config"]["model"].update(hidden=10**7, heads=1), "does not fit its config.json"),
     (lambda head: head["config"]["model"].update(layers=2), "does not fit its config.json: .*[Mm]issing"),
-    (lambda head: head["packing"][NAME].update(shape=[-40, -8]), r"packing of word_embedding.weight: shape \[-40, -8\]"),
-    (lambda head: head["packing"][NAME].update(shape=[10**12, 8]), r"shape \[1000000000000, 8\], the model has \(40, 8\)"),
+    (lambda head: head["packing"][NAME].update(shape=[-40, -8]),
+     r"packing of word_embedding.weight: shape \[-40, -8\]"),
+    (lambda head: head["packing"][NAME].update(shape=[10**12, 8]),
+     r"shape \[1000000000000, 8\], the model has \(40, 8\)"),
     (lambda head: head["packing"][NAME].update(shape="40"), "packing of word_embedding.weight"),
-    (lambda head: head["packing"].pop(NAME) and None, "tensor word_embedding.weight::.* does not agree with packing"),
-    (lambda head: head["packing"][NAME]["quantizer"].update(name="os.system"), "unknown quantizer 'os.system'"),
-    (lambda head: head["packing"][NAME]["quantizer"].update(bits=8), "int8 codes, shape .* expected 320 elements, found 160"),
-    (lambda head: head["packing"][NAME].pop("quantizer") and None, "does not fit its config.json: 'quantizer'"),
+    (lambda head: head["packing"].pop(NAME) and None,
+     "tensor word_embedding.weight::.* does not agree with packing"),
+    (lambda head: head["packing"][NAME]["quantizer"].update(name="os.system"),
+     "unknown quantizer 'os.system'"),
+    (lambda head: head["packing"][NAME]["quantizer"].update(bits=8),
+     "int8 codes, shape .* expected 320 elements, found 160"),
+    (lambda head: head["packing"][NAME].pop("quantizer") and None,
+     "does not fit its config.json: 'quantizer'"),
     (lambda head: head["packing"].update(nothing={"shape": [1, 1]}), "packing of nothing: shape .* None"),
-    (lambda head: head["packing"]["body.layer.0.output.dense.weight"]["body"].update(name="int4_weight"), "expected codes"),
+    (lambda head: head["packing"]["body.layer.0.output.dense.weight"]["body"].update(name="int4_weight"),
+     "expected codes"),
 ])
 def test_a_config_that_lies_gives_one_line(copy, change, words):
     rewrite(copy, change)
@@ -102,9 +112,9 @@ def test_a_config_that_lies_gives_one_line(copy, change, words):
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("word_embedding.weight::scale", torch.ones(39, dtype=torch.bfloat16)), ("up.0.weight", torch.ones(64, 9)),
-    ("up.0.weight", torch.ones(64, 8, dtype=torch.float64)), ("surprise", torch.ones(2)),
-    ("body.layer.0.output.dense.weight::codes", torch.ones(5, dtype=torch.int8)),
+    ("word_embedding.weight::scale", torch.ones(39, dtype=torch.bfloat16)),
+    ("up.0.weight", torch.ones(64, 9)), ("up.0.weight", torch.ones(64, 8, dtype=torch.float64)),
+    ("surprise", torch.ones(2)), ("body.layer.0.output.dense.weight::codes", torch.ones(5, dtype=torch.int8)),
     ("body.layer.0.output.dense.weight", torch.ones(64, 64)),
 ])
 def test_tensors_that_do_not_fit_give_one_line(copy, key, value):
@@ -149,8 +159,9 @@ def test_tokenizer_is_read_by_transformers(made):
 def test_adapter_is_read_by_peft(made):
     model, path = made
     body = blank_model(CONFIG, Lexicon(WORDS, 8, {}, "words")).body.eval()
-    body.load_state_dict({name.replace(".base_layer", ""): value for name, value in model.body.state_dict().items()
-                          if "lora_" not in name}, assign=True)
+    body.load_state_dict({name.replace(".base_layer", ""): value
+                          for name, value in model.body.state_dict().items() if "lora_" not in name},
+                         assign=True)
     adapted = PeftModel.from_pretrained(body, path / "adapter")
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -159,8 +170,9 @@ def test_adapter_is_read_by_peft(made):
 
 def test_the_card_tells_what_was_measured_and_is_not_counted(made, copy):
     before = folder_bytes(copy)
-    record_measurements(copy, {"perplexity": 5.25, "perplexity_se": 0.5, "size_bytes": 123456.0, "bits_per_weight": 9.5,
-                               "bits_per_weight_embedding": 6.0, "steps": 300, "controllability_length": 0.25})
+    record_measurements(copy, {"perplexity": 5.25, "perplexity_se": 0.5, "size_bytes": 123456.0,
+                               "bits_per_weight": 9.5, "bits_per_weight_embedding": 6.0, "steps": 300,
+                               "controllability_length": 0.25})
     card = (copy / CARD).read_text()
     for line in ("| perplexity | 5.25 | ± 0.98 |", "| size_bytes | 123,456 |", "| embedding | int4 | 6 |",
                  "| ffn | int8_dynamic, after training |", "| adapter | rank 2 on query, value |",

@@ -36,10 +36,12 @@ def corpus_of(n=300, seed=0):
     ids = np.full((n, LENGTH), PAD, dtype=np.int32)
     for row, size in zip(ids, sizes, strict=True):
         row[:size + 2] = [START, *rng.integers(4, 7, size), END]
-    decode = lambda row: [VOCAB[i] for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)]  # noqa: E731
-    return SimpleNamespace(vocab=VOCAB, stats={"corpus": "toy"}, ids=lambda split: ids, lengths=lambda split: sizes,
-                           encode=lambda words: [VOCAB.index(word) if word in VOCAB else UNK for word in words],
-                           decode=decode, rows=lambda split, indices: [{"fields": None} for _ in indices])
+    decode = lambda row: [VOCAB[i]  # noqa: E731
+                          for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)]
+    return SimpleNamespace(
+        vocab=VOCAB, stats={"corpus": "toy"}, ids=lambda split: ids, lengths=lambda split: sizes,
+        encode=lambda words: [VOCAB.index(word) if word in VOCAB else UNK for word in words],
+        decode=decode, rows=lambda split, indices: [{"fields": None} for _ in indices])
 
 
 CORPUS = corpus_of()
@@ -48,9 +50,11 @@ CORPUS = corpus_of()
 @pytest.fixture(scope="module")
 def teacher():
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=7, n_positions=16, n_embd=32, n_layer=1, n_head=2, resid_pdrop=0.0,
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=7, n_positions=16, n_embd=32, n_layer=1, n_head=2,
+                                       resid_pdrop=0.0,
                                        embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=START, eos_token_id=END))
-    return Teacher(model, lambda words: [START, *CORPUS.encode(words), END], {"name": "toy", "vocabulary": "x"}, 16)
+    return Teacher(model, lambda words: [START, *CORPUS.encode(words), END],
+                   {"name": "toy", "vocabulary": "x"}, 16)
 
 
 def length_task(**params):
@@ -82,11 +86,13 @@ def test_the_prompted_model_starts_as_the_teacher(teacher):
 
 
 def test_fudge_turns_a_teacher_that_knows_no_lengths(teacher):
-    """The untrained teacher ends a text at random; weighed by the discriminator it ends about where it should."""
+    """The untrained teacher ends a text at random; weighed by the discriminator it ends about
+    where it should."""
     trained = Fudge(length_task(), CORPUS, teacher.model, steps=250)
     texts = trained.generate(TARGETS)
     blind = Fudge(length_task(), CORPUS, teacher.model, steps=0).generate(TARGETS)
-    off = lambda found: np.mean([abs(len(w) - t["length"]) for w, t in zip(found, TARGETS, strict=True)])  # noqa: E731
+    off = lambda found: np.mean([abs(len(w) - t["length"])  # noqa: E731
+                                 for w, t in zip(found, TARGETS, strict=True)])
     assert share_met(texts) > share_met(blind) + 0.2 and off(texts) < off(blind) / 2
     assert trained.generate(TARGETS) == texts
 
@@ -107,11 +113,13 @@ def test_a_task_that_training_text_cannot_teach_is_told():
 
 
 def test_the_comparison_scores_every_method_by_the_same_targets(teacher):
-    shape = DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH)
+    shape = DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4,
+                              positions=LENGTH)
     config = TrialConfig.model_validate({"corpus": {"max_length": LENGTH}, "sampling": {"steps": 4}})
     model, schedule = DiffusionLM(shape, GaussianConfig(timesteps=20), VOCAB), Schedule.make("sqrt", 20)
     process = GaussianSampling(model, schedule, config.sampling)
-    loaded = SimpleNamespace(config=config, model=model, process=Gaussian(GaussianConfig(timesteps=20)), sampling=lambda: process,
+    loaded = SimpleNamespace(config=config, model=model, process=Gaussian(GaussianConfig(timesteps=20)),
+                             sampling=lambda: process,
                              generate=lambda n, generator: process.sample(n, LENGTH, generator))
     said: list[str] = []
     setup = ComparisonSetup(loaded, CORPUS, teacher, targets=6, baseline_steps=3, tell=said.append)
@@ -132,7 +140,8 @@ def test_baselines_need_a_teacher_over_the_corpus_words(teacher):
 
 # ---- intervals ----
 
-@pytest.mark.parametrize(("k", "n", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
+@pytest.mark.parametrize(("k", "n", "low", "high"),
+                         [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
 def test_wilson_by_published_figures(k, n, low, high):
     """81 of 263: Newcombe 1998, table I, method 3."""
     assert wilson(k, n) == pytest.approx((low, high), abs=5e-5)

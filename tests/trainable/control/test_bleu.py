@@ -1,4 +1,5 @@
-"""Sentence BLEU and ROUGE-L of infilling: the figures of sacrebleu 2.6.0 and of rouge-score, and where they part from them."""
+"""Sentence BLEU and ROUGE-L of infilling: the figures of sacrebleu 2.6.0 and of rouge-score, and where
+they part from them."""
 
 import pytest
 from hypothesis import given
@@ -42,7 +43,8 @@ def test_a_gap_of_three_right_words_is_wholly_right():
     assert found == {"success": 1.0, "kept": 1.0, "bleu4": 1.0, "rouge_l": 1.0}
 
 
-@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9), st.lists(st.sampled_from("abcd"), min_size=1, max_size=9))
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=9),
+       st.lists(st.sampled_from("abcd"), min_size=1, max_size=9))
 def test_rouge_of_plain_words_is_rouge_scores(text, reference):
     expected = RougeScorer(["rougeL"]).score(" ".join(reference), " ".join(text))["rougeL"].fmeasure
     assert rouge_l(text, reference) == pytest.approx(expected)

@@ -1,4 +1,5 @@
-"""Control targets are looked at as soon as the corpus is there: nothing is trained for targets that cannot be asked for."""
+"""Control targets are looked at as soon as the corpus is there: nothing is trained for targets that
+cannot be asked for."""
 
 import json
 
@@ -9,8 +10,8 @@ from spaces.errors import UserError
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-CORPUS = {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 18}, "max_length": 20,
-          "min_count": 1}
+CORPUS = {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 18},
+          "max_length": 20, "min_count": 1}
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,8 @@ def cache(tmp_path_factory):
 
 def prepared(cache, tasks, corpus=CORPUS, **changes):
     """The corpus job, as a run does it first."""
-    settings = {"corpus": corpus, "evaluation": {"control_tasks": tasks, **changes.pop("evaluation", {})}, **changes}
+    settings = {"corpus": corpus, "evaluation": {"control_tasks": tasks, **changes.pop("evaluation", {})},
+                **changes}
     config = TrialConfig.model_validate(settings).model_dump(mode="json")
     context = WorkerContext()
     return list(JOBS["corpus"]({"config": config, "cache": cache}, context))[-1]["path"]
@@ -38,15 +40,19 @@ def words(*tags):
 
 FOOD = ["food", ":", "Italian"]
 MISTAKES = [
-    ("semantic", (FOOD, ["food", ":", "Klingon", "food"]), r"targets.json, line 2: food = Klingon food: 'Klingon' is not in "
+    ("semantic", (FOOD, ["food", ":", "Klingon", "food"]),
+     r"targets.json, line 2: food = Klingon food: 'Klingon' is not in "
      r"the vocabulary; leave the line out or use another value; legal values of food: .*Italian"),
     ("semantic", (["weather", ":", "Italian"],), r"line 1: the corpus has no field 'weather'; legal: .*food"),
-    ("semantic", (FOOD, "food = Italian"), r"line 2: expected \[\"field\", \":\", \"value\", ...\], not food = Italian"),
+    ("semantic", (FOOD, "food = Italian"),
+     r"line 2: expected \[\"field\", \":\", \"value\", ...\], not food = Italian"),
     ("length", (12, {"words": 12}), r"line 2: no field 'length' \(found: words\)"),
     ("length", (12, 40), r"line 2: asks for 40 words, but corpus.max_length=20 holds 18"),
     ("pos", (words("DET", "NN"),), r"line 1: 'NN' is no tag"),
-    ("spans", ({"words_": ["START", "it", "END"], "spans": [[0, 3, "NP"]]},), r"line 1: span \[0, 3, 'NP'\] reaches beyond"),
-    ("spans", ({"words_": ["START", "w", "END"], "spans": [[0, 0, "NP"]]},), r"line 1: oracle grammar reads no span"),
+    ("spans", ({"words_": ["START", "it", "END"], "spans": [[0, 3, "NP"]]},),
+     r"line 1: span \[0, 3, 'NP'\] reaches beyond"),
+    ("spans", ({"words_": ["START", "w", "END"], "spans": [[0, 0, "NP"]]},),
+     r"line 1: oracle grammar reads no span"),
     ("infill", ({"words_": ["one"]},), "line 1: "),
 ]
 
@@ -67,7 +73,8 @@ def test_also_within_a_composition(cache, tmp_path):
 
 
 def test_good_files_and_drawn_targets_pass(cache, tmp_path):
-    tasks = ["length", {"name": "semantic", "targets": written(tmp_path, FOOD)}, "pos", "spans", "tree", "infill", "compose"]
+    tasks = ["length", {"name": "semantic", "targets": written(tmp_path, FOOD)}, "pos", "spans", "tree",
+             "infill", "compose"]
     assert prepared(cache, tasks)
 
 
@@ -78,8 +85,10 @@ def test_a_field_that_the_corpus_lacks_lists_those_it_has(cache):
 
 def test_text_without_fields_says_what_to_do(cache, tmp_path):
     (tmp_path / "text").write_text("one two three\nfour five six\n" * 40)
-    lines = {"source": {"name": "lines", "path": str(tmp_path / "text")}, "max_length": 10, "refuse_unknown": 1.0}
-    with pytest.raises(UserError, match="leave the task out of evaluation.control_tasks or use a corpus with fields"):
+    lines = {"source": {"name": "lines", "path": str(tmp_path / "text")}, "max_length": 10,
+             "refuse_unknown": 1.0}
+    with pytest.raises(UserError,
+                       match="leave the task out of evaluation.control_tasks or use a corpus with fields"):
         prepared(cache, ["semantic"], corpus=lines)
     assert prepared(cache, ["length"], corpus=lines)
 
@@ -89,5 +98,6 @@ def test_a_value_that_the_model_is_never_told(cache, tmp_path):
     task = {"name": "semantic", "targets": written(tmp_path, FOOD, ["food", ":", "cheap", "Italian"])}
     model = {"conditions": ["semantic"]}
     assert prepared(cache, [task], model=model)
-    with pytest.raises(UserError, match="never told 'semantic food = cheap Italian' .* it knows .*food = Italian"):
+    with pytest.raises(UserError,
+                       match="never told 'semantic food = cheap Italian' .* it knows .*food = Italian"):
         prepared(cache, [task], model=model, evaluation={"guidance": {"by": "both"}, "control_samples": 4})

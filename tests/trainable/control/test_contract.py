@@ -1,4 +1,5 @@
-"""What every control task owes: targets of held-out text that human text reaches, and a loss that leads there."""
+"""What every control task owes: targets of held-out text that human text reaches, and a loss
+that leads there."""
 
 import itertools
 import json
@@ -70,7 +71,8 @@ class TestEveryTask:
         assert all(task.score([], target)["success"] == 0.0 for target in targets)
 
     def test_unknown_words_never_help(self, name, corpus):
-        """The text itself, with more and more of its words as UNK: no better than before, and nothing once all are."""
+        """The text itself, with more and more of its words as UNK: no better than before, and
+        nothing once all are."""
         task, noise = task_of(name), np.random.default_rng(0)
         for target in drawn(task, corpus, n=10):
             words = corpus.decode(corpus.ids("valid")[target["row"]])
@@ -106,7 +108,8 @@ class TestEveryTask:
         task = task_of(name, corpus)
         targets, prediction = drawn(task, corpus, 4), random_prediction(4, corpus)
         together = task.loss(prediction, targets, corpus)
-        alone = [task.loss(Prediction(prediction.x0[b:b + 1], prediction.log_probs[b:b + 1]), targets[b:b + 1], corpus)
+        alone = [task.loss(Prediction(prediction.x0[b:b + 1], prediction.log_probs[b:b + 1]),
+                           targets[b:b + 1], corpus)
                  for b in range(4)]
         assert together.tolist() == pytest.approx([value.item() for value in alone])
 
@@ -129,10 +132,13 @@ class TestEveryTask:
 
     def test_the_code_tells_targets_apart(self, name, corpus):
         task = task_of(name)
-        targets = [{key: value for key, value in target.items() if key != "row"} for target in drawn(task, corpus, 30)]
+        targets = [{key: value for key, value in target.items() if key != "row"}
+                   for target in drawn(task, corpus, 30)]
         coded = {json.dumps(target, sort_keys=True): tuple(task.code(target)) for target in targets}
-        assert all(code and all(isinstance(symbol, str) and symbol for symbol in code) for code in coded.values())
-        if name not in ("semantic", "infill", "compose"):  # these hold more than is asked for: phrases, the reference
+        assert all(code and all(isinstance(symbol, str) and symbol for symbol in code)
+                   for code in coded.values())
+        # these hold more than is asked for: phrases, the reference
+        if name not in ("semantic", "infill", "compose"):
             assert len(set(coded.values())) == len(coded)
 
     def test_own_guidance_settings_win(self, name):

@@ -1,4 +1,5 @@
-"""Controllers of syntactic tasks: counts against brute force, heads that learn, and accuracy by noise level."""
+"""Controllers of syntactic tasks: counts against brute force, heads that learn, and accuracy
+by noise level."""
 
 import functools
 import itertools
@@ -24,7 +25,8 @@ from trainable.registry import TASKS
 START, END, UNK, PAD = range(4)
 WORDS = ["the", "a", "pub", "inn", "is", "has", "cheap", "old"]
 VOCAB = ["START", "END", "UNK", "PAD", *WORDS]
-TAG = {"the": "DET", "a": "DET", "pub": "NOUN", "inn": "NOUN", "is": "AUX", "has": "VERB", "cheap": "ADJ", "old": "ADJ"}
+TAG = {"the": "DET", "a": "DET", "pub": "NOUN", "inn": "NOUN", "is": "AUX", "has": "VERB", "cheap": "ADJ",
+       "old": "ADJ"}
 LENGTH = 9
 
 
@@ -45,8 +47,10 @@ class ToyOracle:
 def texts(n, seed=0):
     rng = np.random.default_rng(seed)
     pick = lambda *words: words[rng.integers(len(words))]  # noqa: E731
-    phrase = lambda: [pick("the", "a"), *([pick("cheap", "old")] if rng.random() < 0.5 else []), pick("pub", "inn")]  # noqa: E731
-    return [[*phrase(), *(["is", pick("cheap", "old")] if rng.random() < 0.5 else ["has", *phrase()])] for _ in range(n)]
+    phrase = lambda: [pick("the", "a"), *([pick("cheap", "old")] if rng.random() < 0.5 else []),  # noqa: E731
+                      pick("pub", "inn")]
+    return [[*phrase(), *(["is", pick("cheap", "old")] if rng.random() < 0.5 else ["has", *phrase()])]
+            for _ in range(n)]
 
 
 def corpus_of(rows):
@@ -54,9 +58,11 @@ def corpus_of(rows):
     for place, row in zip(ids, rows, strict=True):
         place[:len(row) + 2] = [START, *(VOCAB.index(word) for word in row), END]
     return SimpleNamespace(
-        vocab=VOCAB, stats={"corpus": "toy"}, ids=lambda split: ids, lengths=lambda split: np.array([len(row) for row in rows]),
+        vocab=VOCAB, stats={"corpus": "toy"},
+        ids=lambda split: ids, lengths=lambda split: np.array([len(row) for row in rows]),
         encode=lambda words: [VOCAB.index(word) if word in VOCAB else UNK for word in words],
-        decode=lambda row: [VOCAB[i] for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)],
+        decode=lambda row: [VOCAB[i]
+                            for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)],
         rows=lambda split, indices: [{"text": " ".join(rows[i])} for i in indices])
 
 
@@ -94,7 +100,8 @@ def test_tag_probabilities_by_brute_force():
 
 
 def test_phrase_probability_by_brute_force():
-    """p(NP over words 0..1) = sum over tag rows with both neighbors of their probability times the share that were NPs."""
+    """p(NP over words 0..1) = sum over tag rows with both neighbors of their probability times the share
+    that were NPs."""
     generator = torch.Generator().manual_seed(1)
     log_tags = torch.randn(1, LENGTH, len(TAGS), generator=generator, dtype=torch.float64).log_softmax(-1)
     found = PhraseBatch(SYNTAX, [[(0, 1, "NP")]], torch.device("cpu")).log_prob(log_tags)
@@ -106,7 +113,8 @@ def test_phrase_probability_by_brute_force():
             window = tags[i:i + 4]
             seen[window] = seen.get(window, 0) + 1
             hits[window] = hits.get(window, 0) + ((i, i + 1, "NP") in spans)
-    total = sum(hits[w] / seen[w] * np.prod([float(log_tags[0, k, INDEX[tag]].exp()) for k, tag in enumerate(w)])
+    total = sum(hits[w] / seen[w] * np.prod([float(log_tags[0, k, INDEX[tag]].exp())
+                                             for k, tag in enumerate(w)])
                 for w in seen if hits[w])
     assert found.exp().item() == pytest.approx(total, rel=1e-6)
 
@@ -130,8 +138,8 @@ def test_several_spans_are_scored_as_each_alone():
 
 @pytest.fixture(scope="module")
 def model():
-    shape = DiffusionLMConfig(embedding_dim=8, hidden=24, layers=1, heads=2, ffn=32, time_dim=8, positions=LENGTH, dropout=0.0,
-                        normalize_embeddings=True)
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=24, layers=1, heads=2, ffn=32, time_dim=8,
+                              positions=LENGTH, dropout=0.0, normalize_embeddings=True)
     return DiffusionLM(shape, GaussianConfig(timesteps=50, loss="ce"), VOCAB, seed=0)
 
 
@@ -146,7 +154,8 @@ def heads(model):
 def test_heads_learn_tags_and_spans_of_clear_latents(model, heads):
     fresh = corpus_of(texts(64, seed=9))
     data = Annotated(fresh, ToyOracle())
-    hidden = trunk(model, PROCESS, data.ids, torch.zeros(64, dtype=torch.long), torch.Generator().manual_seed(0), False)
+    hidden = trunk(model, PROCESS, data.ids, torch.zeros(64, dtype=torch.long),
+                   torch.Generator().manual_seed(0), False)
     used = data.tags != -100
     assert (heads.log_tags(hidden).argmax(-1) == data.tags)[used].double().mean() > 0.95
     sentence, first, last, truth = data.targets(torch.arange(64), heads.labels)
@@ -184,7 +193,8 @@ def test_a_trained_controller_reaches_the_latent_through_the_denoiser(model, nam
 # ---- accuracy by noise level ----
 
 def test_ranking_is_sure_of_clear_latents_and_blind_in_noise(model):
-    """A denoiser that takes a latent for its nearest word: at t = 0 it sees everything, at the end nothing."""
+    """A denoiser that takes a latent for its nearest word: at t = 0 it sees everything,
+    at the end nothing."""
     table = model.table().detach()
 
     def nearest(x, t, x0_prev):

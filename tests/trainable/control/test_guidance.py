@@ -35,7 +35,8 @@ TABLE = torch.randn(len(VOCAB), 6, generator=torch.Generator().manual_seed(0), d
 
 
 def rounding(x, t):
-    """A denoiser that believes the latent is what it seems: softmax over the squared distances to the table's rows."""
+    """A denoiser that believes the latent is what it seems: softmax over the squared distances to
+    the table's rows."""
     distance = ((x[:, :, None] - TABLE) ** 2).sum(-1)
     return Prediction(x, torch.log_softmax(-distance, -1))
 
@@ -58,7 +59,8 @@ TARGETS = {
 
 @pytest.mark.parametrize("name", list(TARGETS))
 def test_one_update_by_hand(name):
-    """x - strength * sign(d/dx [task loss + fluency |x - mean|^2 / sigma^2]), the gradient by central differences."""
+    """x - strength * sign(d/dx [task loss + fluency |x - mean|^2 / sigma^2]), the gradient by
+    central differences."""
     x, mean, sigma, fluency = latents(2), latents(2, seed=2), 0.5, 0.03
     guide = guide_of(name, TARGETS[name], strength=0.07, fluency=fluency)
 
@@ -79,7 +81,8 @@ def test_one_update_by_hand(name):
 @pytest.mark.parametrize("name", list(TARGETS))
 @pytest.mark.parametrize("seed", range(3))
 def test_guidance_reaches_its_target(name, seed):
-    """With a denoiser that takes the latent at its word, guidance alone must end in sentences that succeed."""
+    """With a denoiser that takes the latent at its word, guidance alone must end in sentences
+    that succeed."""
     guide, x = guide_of(name, TARGETS[name], total=40), latents(2, seed)
     before = guide.task.loss(rounding(x, None), TARGETS[name], Face())
     for step in range(40):
@@ -115,7 +118,8 @@ def test_fluency_alone_pulls_to_the_mean():
 def test_a_step_without_noise_counts_as_sigma_one():
     x, mean, guide = latents(), latents(seed=2), guide_of(fluency=0.2)
     assert torch.equal(guide(x, 0, mean, 0.0, rounding, 0), guide(x, 0, mean, 1.0, rounding, 0))
-    assert torch.equal(guide(x, 0, mean, torch.zeros(1, 1, 1), rounding, 0), guide(x, 0, mean, 0.0, rounding, 0))
+    assert torch.equal(guide(x, 0, mean, torch.zeros(1, 1, 1), rounding, 0),
+                       guide(x, 0, mean, 0.0, rounding, 0))
 
 
 def test_inner_steps_are_repeated_updates():
@@ -132,7 +136,8 @@ def test_a_sentence_does_not_depend_on_its_neighbors(name):
     x = latents(2)
     together = guide_of(name, TARGETS[name], inner_steps=2)(x, 0, x, 1.0, rounding, 0)
     for b in range(2):
-        alone = guide_of(name, TARGETS[name][b:b + 1], inner_steps=2)(x[b:b + 1], 0, x[b:b + 1], 1.0, rounding, 0)
+        alone = guide_of(name, TARGETS[name][b:b + 1], inner_steps=2)(x[b:b + 1], 0, x[b:b + 1], 1.0,
+                                                                      rounding, 0)
         assert torch.equal(alone[0], together[b])
 
 
@@ -150,7 +155,8 @@ def test_as_many_targets_as_sentences():
 
 
 def test_adagrad_is_torchs_own_and_lives_across_steps():
-    """The same updates as torch.optim.Adagrad fed with the same gradients, over inner steps and denoising steps."""
+    """The same updates as torch.optim.Adagrad fed with the same gradients, over inner steps and
+    denoising steps."""
     guide = guide_of(optimizer="adagrad", inner_steps=2, strength=0.3)
     x = latents()
     twin = torch.nn.Parameter(x.clone())
@@ -176,8 +182,9 @@ def test_the_released_form_is_a_new_adagrad_for_every_update():
     assert torch.allclose(x, twin.detach(), atol=1e-6)
 
 
-@pytest.mark.parametrize(("start", "stop", "guided"), [(0.0, 0.0, range(10)), (0.3, 0.2, range(3, 8)), (0.5, 0.5, ()),
-                                                       (0.01, 0.0, range(1, 10)), (1.0, 0.0, ())])
+@pytest.mark.parametrize(("start", "stop", "guided"),
+                         [(0.0, 0.0, range(10)), (0.3, 0.2, range(3, 8)), (0.5, 0.5, ()),
+                          (0.01, 0.0, range(1, 10)), (1.0, 0.0, ())])
 def test_the_range_of_times_is_chosen(start, stop, guided):
     x, guide = latents(), guide_of(start=start, stop=stop)
     assert [step for step in range(10) if guide(x, 0, x, 1.0, rounding, step) is not x] == list(guided)
@@ -213,7 +220,8 @@ def test_candidates_are_generated_for_each_target_and_one_is_kept(process):
 
 @pytest.fixture(scope="module", params=["mse", "ce"])
 def process(request):
-    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=32, time_dim=8, positions=16, dropout=0.0)
+    shape = DiffusionLMConfig(embedding_dim=8, hidden=16, layers=1, heads=2, ffn=32, time_dim=8, positions=16,
+                              dropout=0.0)
     model = DiffusionLM(shape, GaussianConfig(timesteps=50, loss=request.param), VOCAB, seed=0)
     return GaussianSampling(model, Schedule.make("sqrt", 50), SamplingConfig(steps=12))
 

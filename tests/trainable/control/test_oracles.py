@@ -1,4 +1,5 @@
-"""Oracles: the grammar's reader against the grammar's own trees, taggers on fixed sentences, names and what is missing."""
+"""Oracles: the grammar's reader against the grammar's own trees, taggers on fixed sentences, names and
+what is missing."""
 
 import itertools
 
@@ -32,13 +33,15 @@ def test_the_grammar_reads_its_own_texts_back_exactly():
 
 def test_a_tree_by_hand():
     found = GRAMMAR.read("The Old Mill is a cheap pub near the Crown Hotel .".split())
-    assert found.tags == ("DET", "PROPN", "PROPN", "AUX", "DET", "ADJ", "NOUN", "ADP", "DET", "PROPN", "PROPN", "PUNCT")
-    assert set(found.spans) == {(0, 11, "S"), (0, 2, "NP"), (3, 10, "VP"), (4, 10, "NP"), (4, 6, "NP"), (7, 10, "PP"),
-                                (8, 10, "NP")}
+    assert found.tags == ("DET", "PROPN", "PROPN", "AUX", "DET", "ADJ", "NOUN", "ADP", "DET", "PROPN",
+                          "PROPN", "PUNCT")
+    assert set(found.spans) == {(0, 11, "S"), (0, 2, "NP"), (3, 10, "VP"), (4, 10, "NP"), (4, 6, "NP"),
+                                (7, 10, "PP"), (8, 10, "NP")}
 
 
 def test_case_and_article_form_make_no_difference():
-    one, other = GRAMMAR.read("magnolia is a Italian pub .".split()), GRAMMAR.read("Magnolia is an Italian pub .".split())
+    one, other = (GRAMMAR.read("magnolia is a Italian pub .".split()),
+                  GRAMMAR.read("Magnolia is an Italian pub .".split()))
     assert one == other and one.whole
 
 
@@ -51,7 +54,8 @@ def test_texts_with_a_mistake_keep_most_of_their_tags(number, data):
     words[at] = data.draw(st.sampled_from(["xyz", "near", "The", "is", "food"]))
     found = GRAMMAR.read(words)
     assert len(found.tags) == len(words) and set(found.tags) <= set(UPOS)
-    kept = [tag == gold for i, (tag, gold) in enumerate(zip(found.tags, TEXTS[number].upos, strict=True)) if abs(i - at) > 1]
+    kept = [tag == gold for i, (tag, gold) in enumerate(zip(found.tags, TEXTS[number].upos, strict=True))
+            if abs(i - at) > 1]
     assert sum(kept) >= len(kept) - 3
     for first, last, label in found.spans:
         assert 0 <= first <= last < len(words) and label not in UPOS
@@ -83,24 +87,29 @@ def test_textblob_agrees_with_the_released_tags_as_measured(data_dir):
     lines = (data_dir / "e2e" / "control_targets" / "target_pos.json").read_text().splitlines()
     same = total = 0
     for line in map(json.loads, lines[:60]):
-        pairs = [pair for pair in zip(line["words_"], line["pos"], strict=True) if pair[0] not in ("START", "END", "\n")]
+        pairs = [pair for pair in zip(line["words_"], line["pos"], strict=True)
+                 if pair[0] not in ("START", "END", "\n")]
         tags = TEXTBLOB.read([word for word, _ in pairs]).tags
         same, total = same + sum(a == b for a, (_, b) in zip(tags, pairs, strict=True)), total + len(pairs)
     assert 0.91 < same / total < 0.96
 
 
 def test_semantic_ceilings_of_human_text(data_dir):
-    """Whole words in any case: as in the published corpus's statistics, but that `no` is not found in `north`."""
+    """Whole words in any case: as in the published corpus's statistics, but that `no` is not
+    found in `north`."""
     from benchmarks.control_oracles import ceilings
     found = ceilings(str(data_dir / "e2e"))
-    expected = {"name": 1.0, "near": 0.99, "Type": 0.96, "food": 0.84, "area": 0.84, "customer rating": 0.75, "price": 0.57}
+    expected = {"name": 1.0, "near": 0.99, "Type": 0.96, "food": 0.84, "area": 0.84,
+                "customer rating": 0.75, "price": 0.57}
     assert {field: found[field] for field in expected} == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(("sentence", "penn", "expected"), [
-    ("it has served food", "PRP VBZ VBN NN", "PRON AUX VERB NOUN"), ("it has food", "PRP VBZ NN", "PRON VERB NOUN"),
-    ("to eat", "TO VB", "PART VERB"), ("to town", "TO NN", "ADP NOUN"), ("if it is", "IN PRP VBZ", "SCONJ PRON AUX"),
-    ("near it", "IN PRP", "ADP PRON"), ("£ 20", "$ CD", "SYM NUM"), ("does not go", "VBZ RB VB", "AUX PART VERB"),
+    ("it has served food", "PRP VBZ VBN NN", "PRON AUX VERB NOUN"),
+    ("it has food", "PRP VBZ NN", "PRON VERB NOUN"), ("to eat", "TO VB", "PART VERB"),
+    ("to town", "TO NN", "ADP NOUN"), ("if it is", "IN PRP VBZ", "SCONJ PRON AUX"),
+    ("near it", "IN PRP", "ADP PRON"), ("£ 20", "$ CD", "SYM NUM"),
+    ("does not go", "VBZ RB VB", "AUX PART VERB"),
     ("odd", "ZZZ", "X"), ("( 5 )", "( CD )", "PUNCT NUM PUNCT"),
 ])
 def test_penn_tags_by_hand(sentence, penn, expected):

@@ -1,4 +1,5 @@
-"""Control by what a text keeps and what its words weigh: exact where it is by construction, better where it is not."""
+"""Control by what a text keeps and what its words weigh: exact where it is by construction, better
+where it is not."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def task_of(name, **params):
 
 
 def written(model, task, targets, config=BY_WEIGHT, seed=0, steps=8):
-    texts = guided(drawing(model, steps=steps), task, targets, config, CORPUS, LENGTH, torch.Generator().manual_seed(seed))
+    texts = guided(drawing(model, steps=steps), task, targets, config, CORPUS, LENGTH,
+                   torch.Generator().manual_seed(seed))
     return texts, [task.score(words, target) for words, target in zip(texts, targets, strict=True)]
 
 
@@ -66,7 +68,8 @@ def test_a_value_is_said(model):
 
 @pytest.mark.parametrize("name", ["pos", "spans", "tree"])
 def test_weights_lead_a_model_that_knows_nothing(model, name):
-    task = task_of(name, oracle="textblob")  # reads a bracketing in any words; the grammar reads none in nonsense
+    # reads a bracketing in any words; the grammar reads none in nonsense
+    task = task_of(name, oracle="textblob")
     targets = targets_of(task, 24)
     _, led = written(model, task, targets)
     _, loose = written(model, task, targets, BY_WEIGHT.model_copy(update={"power": 0.0}))
@@ -89,7 +92,8 @@ def test_controls_together_are_all_kept(model):
     texts, _ = written(model, task, targets)
     for words, target in zip(texts, targets, strict=True):
         length, semantic = target["parts"]
-        assert len(words) == length["length"] and any(contains(words, phrase) for phrase in semantic["phrases"])
+        assert (len(words) == length["length"]
+                and any(contains(words, phrase) for phrase in semantic["phrases"]))
 
 
 def test_a_text_does_not_depend_on_what_it_is_written_with(model):

@@ -19,9 +19,10 @@ WORDS = "Zizzi is a local coffee shop located on the outskirts of the city .".sp
 
 def corpus(length=LENGTH, vocab=("Loch", "Fyne", "The", "Vaults")):
     known = {word: i + 4 for i, word in enumerate(vocab)}
-    return SimpleNamespace(stats={"corpus": "e2e"}, encode=lambda words: [known.get(word, 2) for word in words],
-                           ids=lambda split: np.zeros((1, length), dtype=np.int32), lengths=lambda split: np.array([]),
-                           rows=lambda split, rows: [{} for _ in rows])
+    return SimpleNamespace(stats={"corpus": "e2e"},
+                           encode=lambda words: [known.get(word, 2) for word in words],
+                           ids=lambda split: np.zeros((1, length), dtype=np.int32),
+                           lengths=lambda split: np.array([]), rows=lambda split, rows: [{} for _ in rows])
 
 
 def from_file(tmp_path, name, *lines, n=1, length=LENGTH, **params):
@@ -47,9 +48,11 @@ def test_released_forms_are_read(tmp_path):
     assert target["span"] == [10, 12, "PP"] and task.score(WORDS, target)["success"] == 1.0
     assert from_file(tmp_path, "length", "14", '{"length": 9}', n=2)[1] in (
         [{"length": 14}, {"length": 9}], [{"length": 9}, {"length": 14}])
-    task, (target,) = from_file(tmp_path, "infill", {"left": ["a"], "right": ["e", "."], "reference": ["b", "c", "d"]})
+    task, (target,) = from_file(tmp_path, "infill",
+                                {"left": ["a"], "right": ["e", "."], "reference": ["b", "c", "d"]})
     assert task.score("a b c d e .".split(), target) == pytest.approx(
-        {"success": 1.0, "kept": 1.0, "bleu4": task.score("a b c d e .".split(), target)["bleu4"], "rouge_l": 1.0})
+        {"success": 1.0, "kept": 1.0, "bleu4": task.score("a b c d e .".split(), target)["bleu4"],
+         "rouge_l": 1.0})
     task, (target,) = from_file(tmp_path, "tree", SPANS)
     assert task.score(WORDS, target) == {"success": 1.0, "exact": 1.0, "unlabeled": 1.0}
 
@@ -60,8 +63,10 @@ def test_all_lines_are_used_before_any_is_used_again(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "line", "message"), [
-    ("pos", "{", "line 2: not JSON"), ("pos", {"pos": ["NOUN"]}, "line 2: no field 'words_' \\(found: pos\\)"),
-    ("spans", {"words_": WORDS}, "line 2: no field 'spans'"), ("tree", [1], "line 2: no field 'words_' \\(found: list\\)"),
+    ("pos", "{", "line 2: not JSON"),
+    ("pos", {"pos": ["NOUN"]}, "line 2: no field 'words_' \\(found: pos\\)"),
+    ("spans", {"words_": WORDS}, "line 2: no field 'spans'"),
+    ("tree", [1], "line 2: no field 'words_' \\(found: list\\)"),
     ("pos", {"words_": "text"}, "words_ should be a list of words"),
     ("pos", {"words_": ["a"] * 43, "pos": ["X"]}, "asks for 43 words, but corpus.max_length=44 holds 42"),
     ("tree", {"words_": ["a"] * 43}, "asks for 43 words"), ("length", "43", "asks for 43 words"),
@@ -88,7 +93,8 @@ def test_a_tag_outside_the_oracles_set(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "line", "message"), [
-    ("pos", {"pos": ["NOUN"]}, "line 1: no field 'words_'"), ("spans", {"words_": WORDS}, "line 1: no field 'spans'"),
+    ("pos", {"pos": ["NOUN"]}, "line 1: no field 'words_'"),
+    ("spans", {"words_": WORDS}, "line 1: no field 'spans'"),
     ("tree", {"words_": ["a"] * 43}, "asks for 43 words, but corpus.max_length=44 holds 42"),
     ("length", 43, "asks for 43 words"), ("semantic", ["name", "Loch"], "expected"),
     ("infill", {"left": ["a"] * 30, "right": ["b"] * 12, "reference": ["c"]}, "asks for 43 words"),
@@ -105,7 +111,8 @@ def test_an_empty_file(tmp_path):
         read_entries(tmp_path / "empty")
 
 
-@pytest.mark.parametrize(("name", "file"), [("pos", "target_pos"), ("spans", "target_spans"), ("tree", "target_pos")])
+@pytest.mark.parametrize(("name", "file"),
+                         [("pos", "target_pos"), ("spans", "target_spans"), ("tree", "target_pos")])
 def test_human_text_of_the_released_targets_scores_100_percent(data_dir, name, file):
     path = data_dir / "e2e" / "control_targets" / f"{file}.json"
     task = TASKS.build(PluginRef(name=name, targets=str(path)))

@@ -1,4 +1,5 @@
-"""Control tasks: losses against brute force, scores by hand, targets from held-out text, and what people may write."""
+"""Control tasks: losses against brute force, scores by hand, targets from held-out text, and what
+people may write."""
 
 import itertools
 import json
@@ -20,8 +21,10 @@ from trainable.registry import TASKS
 
 START, END, UNK, PAD = range(4)
 ROWS = [
-    ("The Mill serves Italian food".split(), {"name": "The Mill", "food": "Italian", "family friendly": "yes"}),
-    ("The Mill is by the riverside , it is not for families".split(), {"name": "The Mill", "family friendly": "no"}),
+    ("The Mill serves Italian food".split(),
+     {"name": "The Mill", "food": "Italian", "family friendly": "yes"}),
+    ("The Mill is by the riverside , it is not for families".split(),
+     {"name": "The Mill", "family friendly": "no"}),
     ("Aroma is a coffee shop".split(), {"name": "Aroma", "Type": "coffee shop"}),
     ("Aroma sells fast food".split(), {"name": "Aroma", "food": "fast food"}),
 ]
@@ -48,7 +51,8 @@ def task_of(name, **params):
 
 
 def random_prediction(batch, length, vocabulary, seed=0, dtype=torch.float64):
-    logits = torch.randn(batch, length, vocabulary, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2
+    logits = torch.randn(batch, length, vocabulary, generator=torch.Generator().manual_seed(seed),
+                         dtype=dtype) * 2
     return Prediction(torch.zeros(batch, length, 2), logits.log_softmax(-1).requires_grad_(True))
 
 
@@ -102,7 +106,8 @@ def test_lengths_come_from_the_held_out_text():
 # ---- semantic ----
 
 def expected_occurrences(p, phrase, position_of_end=END):
-    """Brute force over all sentences of independent positions: mean number of times `phrase` stands before END."""
+    """Brute force over all sentences of independent positions: mean number of times `phrase`
+    stands before END."""
     length, total = p.shape[0], 0.0
     for ids in itertools.product(range(p.shape[1]), repeat=length - 2):
         probability = np.prod([p[1 + i, word] for i, word in enumerate(ids)])
@@ -127,7 +132,8 @@ def test_phrases_add_up_and_a_sure_phrase_asks_for_nothing_more():
     encode = lambda words: [{"a": 4, "b": 5, "c": 6}[word] for word in words]  # noqa: E731
     face, task = SimpleNamespace(encode=encode), task_of("semantic")
     prediction = random_prediction(1, 6, 7, seed=1)
-    count = lambda *phrases: math.exp(-task.loss(prediction, [{"phrases": list(phrases)}], face).item())  # noqa: E731
+    count = lambda *phrases: math.exp(  # noqa: E731
+        -task.loss(prediction, [{"phrases": list(phrases)}], face).item())
     assert count(["a", "b"], ["c", "c"]) == pytest.approx(count(["a", "b"]) + count(["c", "c"]))
     twice = certain([[START, 4, 4, END, PAD, PAD]], 7)
     assert task.loss(twice, [{"phrases": [["a"]]}], face).item() == 0.0
@@ -149,13 +155,15 @@ def test_log_alive_is_finite_where_end_is_certain():
 def test_a_phrase_longer_than_the_sentence_is_a_bug():
     target = {"phrases": [["a"] * 5]}
     with pytest.raises(ValueError, match="6 positions"):
-        task_of("semantic").loss(random_prediction(1, 6, 6), [target], SimpleNamespace(encode=lambda words: [4] * 5))
+        task_of("semantic").loss(random_prediction(1, 6, 6), [target],
+                                 SimpleNamespace(encode=lambda words: [4] * 5))
 
 
 def test_yes_and_no_are_no_targets_without_a_grammar():
     targets = task_of("semantic").targets(corpus_of(), 300, torch.Generator().manual_seed(0))
     assert {(target["field"], target["value"]) for target in targets} == {
-        ("name", "The Mill"), ("name", "Aroma"), ("food", "Italian"), ("food", "fast food"), ("Type", "coffee shop")}
+        ("name", "The Mill"), ("name", "Aroma"), ("food", "Italian"), ("food", "fast food"),
+        ("Type", "coffee shop")}
     assert {target["oracle"] for target in targets} == {"words"}
 
 
@@ -189,7 +197,8 @@ def test_words_oracle_by_hand(text, value, success):
 def test_grammar_oracle_reads_what_is_said_not_what_is_spelled():
     task = task_of("semantic")
     score = lambda text, value: task.score(  # noqa: E731
-        text.split(), {"field": "family friendly", "value": value, "oracle": "grammar", "phrases": []})["success"]
+        text.split(),
+        {"field": "family friendly", "value": value, "oracle": "grammar", "phrases": []})["success"]
     assert score("The Old Mill is not family friendly .", "no") == 1.0
     assert score("The Old Mill is not family friendly .", "yes") == 0.0
     assert score("The Old Mill is family friendly .", "yes") == 1.0
@@ -200,21 +209,23 @@ def test_grammar_corpus_says_yes_and_no_by_phrases_that_its_oracle_reads():
             ("children are welcome , adults only".split(), {"family friendly": "yes"})]
     task, corpus = task_of("semantic"), corpus_of(rows, kind="restaurant")
     targets = task.targets(corpus, 30, torch.Generator().manual_seed(0))
-    assert {(target["value"], target["oracle"]) for target in targets} == {("no", "grammar"), ("yes", "grammar")}
+    assert ({(target["value"], target["oracle"]) for target in targets}
+            == {("no", "grammar"), ("yes", "grammar")})
     for target in targets:
         assert target["phrases"]
         assert all(task.score(phrase, target)["success"] == 1.0 for phrase in target["phrases"])
 
 
 def test_contains_is_a_run_of_whole_words():
-    assert contains(["a", "B", "c"], ["b", "C"]) and not contains(["a", "b"], ["b", "c"]) and not contains([], ["a"])
+    assert (contains(["a", "B", "c"], ["b", "C"]) and not contains(["a", "b"], ["b", "c"])
+            and not contains([], ["a"]))
 
 
 # ---- what people write ----
 
 @pytest.mark.parametrize(("text", "field", "value"), [
-    ("food=Italian", "food", "Italian"), ("Food = italian", "food", "Italian"), ("name=the mill", "name", "The Mill"),
-    ("type=coffee  shop", "Type", "coffee shop"),
+    ("food=Italian", "food", "Italian"), ("Food = italian", "food", "Italian"),
+    ("name=the mill", "name", "The Mill"), ("type=coffee  shop", "Type", "coffee shop"),
 ])
 def test_semantic_controls(text, field, value):
     task, target = parse_control(text, corpus_of())
@@ -227,7 +238,8 @@ def test_length_control():
     assert task.name == "length" and target == {"length": 14}
 
 
-@pytest.mark.parametrize("text", ["length=15", "length=0", "length=-3", "length=ten", "length=1.5", "length=²"])
+@pytest.mark.parametrize("text",
+                         ["length=15", "length=0", "length=-3", "length=ten", "length=1.5", "length=²"])
 def test_length_out_of_range(text):
     with pytest.raises(UserError, match="from 1 to 14"):
         parse_control(text, corpus_of(length=16))

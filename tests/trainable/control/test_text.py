@@ -1,4 +1,5 @@
-"""Control tasks on real tokenized corpora: what the oracle says of text that people, or the grammar, wrote."""
+"""Control tasks on real tokenized corpora: what the oracle says of text that people, or
+the grammar, wrote."""
 
 import pytest
 import torch
@@ -59,7 +60,8 @@ def test_a_control_may_be_written_for_each_field(restaurant):
 
 
 def test_ceilings_of_human_e2e_text(e2e):
-    """Names are always said literally, prices often by other words: the ceiling for a natural model is below 1."""
+    """Names are always said literally, prices often by other words: the ceiling for a natural
+    model is below 1."""
     scores, _ = human(e2e)
     assert scores["name"] == 1.0 and scores["near"] > 0.95 and scores["Type"] > 0.9
     assert 0.4 < scores["price"] < 0.8 and 0.55 < scores["customer_rating"] < 0.9

@@ -31,10 +31,11 @@ class Sample:
 
 def e2e_sample(folder: Path) -> Sample:
     for name, count in (("src1_train.txt", 40), ("src1_valid.txt", 6)):
-        rows = (f"name : The Mill | price : £ {i} - 25||The Mill 's meals cost £ {i} - 25 {', yes ' * (i % 3)}."
-                for i in range(count))
+        rows = (f"name : The Mill | price : £ {i} - 25||The Mill 's meals cost £ {i} - 25 "
+                f"{', yes ' * (i % 3)}." for i in range(count))
         (folder / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return Sample({"path": str(folder)}, {"tokenizer": "whitespace"}, (folder / "src1_train.txt", folder / "src1_valid.txt"))
+    return Sample({"path": str(folder)}, {"tokenizer": "whitespace"},
+                  (folder / "src1_train.txt", folder / "src1_valid.txt"))
 
 
 def rocstories_sample(folder: Path) -> Sample:
@@ -42,13 +43,15 @@ def rocstories_sample(folder: Path) -> Sample:
         writer = csv.writer(file)
         writer.writerow(["storyid", "storytitle", *(f"sentence{i}" for i in range(1, 6))])
         for i in range(30):
-            writer.writerow([f"id{i}", "The cake", f"Ann baked cake {i}.", "It fell.", "She cried," + " oh," * (i % 3) +
-                             " a lot.", "Bob came.", 'He said "no".'])
-    return Sample({"path": str(folder / "stories.csv"), "valid_share": 0.2}, {"valid_share": 0.5}, (folder / "stories.csv",))
+            writer.writerow([f"id{i}", "The cake", f"Ann baked cake {i}.", "It fell.",
+                             "She cried," + " oh," * (i % 3) + " a lot.", "Bob came.", 'He said "no".'])
+    return Sample({"path": str(folder / "stories.csv"), "valid_share": 0.2}, {"valid_share": 0.5},
+                  (folder / "stories.csv",))
 
 
 def lines_sample(folder: Path) -> Sample:
-    text = "".join(f"= Part {i} =\n\nThe dog saw {i} cats . It ran <unk> {i} {'long ' * (i % 3)}times . \n" for i in range(30))
+    text = "".join(f"= Part {i} =\n\nThe dog saw {i} cats . It ran <unk> {i} {'long ' * (i % 3)}times . \n"
+                   for i in range(30))
     (folder / "text.txt").write_text(text, encoding="utf-8")
     params = {"path": str(folder / "text.txt"), "skip_headings": True, "max_words": 8}
     return Sample(params, {"skip_headings": False}, (folder / "text.txt",))
@@ -58,7 +61,8 @@ def restaurant_sample(folder: Path) -> Sample:
     return Sample({"sentences": 200, "valid_sentences": 30}, {"seed": 1})
 
 
-SAMPLES = {"restaurant": restaurant_sample, "e2e": e2e_sample, "rocstories": rocstories_sample, "lines": lines_sample}
+SAMPLES = {"restaurant": restaurant_sample, "e2e": e2e_sample, "rocstories": rocstories_sample,
+           "lines": lines_sample}
 
 
 @pytest.mark.parametrize("name", list(CORPORA))
@@ -121,7 +125,8 @@ class TestCorpus:
             pytest.skip("reads no files")
         own = self.make(name, sample.params).fingerprint()
         moved = shutil.copytree(tmp_path / "source", tmp_path / "moved")
-        params = {**sample.params, "path": sample.params["path"].replace(str(tmp_path / "source"), str(moved))}
+        params = {**sample.params,
+                  "path": sample.params["path"].replace(str(tmp_path / "source"), str(moved))}
         assert self.make(name, params).fingerprint() == own
         for path in sample.files:
             whole = path.read_bytes()
@@ -172,7 +177,8 @@ class TestCorpus:
     def test_words_survive_the_round_trip_up_to_unk(self, folder, split):
         corpus = TokenizedCorpus.open(folder)
         known = set(corpus.vocab[4:])
-        for row, ids in zip(corpus.rows(split, range(len(corpus.ids(split)))), corpus.ids(split), strict=True):
+        for row, ids in zip(corpus.rows(split, range(len(corpus.ids(split)))), corpus.ids(split),
+                            strict=True):
             expected = [word if word in known else "UNK" for word in row["words"]]
             assert corpus.decode(ids) == expected
             assert corpus.encode(row["words"]) == ids[1 : len(expected) + 1].tolist()
@@ -223,7 +229,8 @@ class TestCorpus:
             assert corpus.ids(split).ctypes.data == ids.ctypes.data
             mapped = Path("/proc/self/maps")
             if mapped.exists():
-                assert holder(ids.ctypes.data, mapped.read_text()) == str((folder / f"{split}.arrow").resolve())
+                assert (holder(ids.ctypes.data, mapped.read_text())
+                        == str((folder / f"{split}.arrow").resolve()))
 
 
 def holder(address: int, maps: str) -> str | None:

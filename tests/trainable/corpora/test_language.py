@@ -18,22 +18,22 @@ from trainable.corpora.words import splitter
 from trainable.registry import CORPORA, TASKS
 
 RIGHTS = {  # the first article of the Universal Declaration of Human Rights
-    "en": "All human beings are born free and equal in dignity and rights . They are endowed with reason and conscience and "
-          "should act towards one another in a spirit of brotherhood .",
-    "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren . Sie sind mit Vernunft und Gewissen begabt und "
-          "sollen einander im Geist der Brüderlichkeit begegnen .",
-    "fr": "Tous les êtres humains naissent libres et égaux en dignité et en droits . Ils sont doués de raison et de "
-          "conscience et doivent agir les uns envers les autres dans un esprit de fraternité .",
-    "es": "Todos los seres humanos nacen libres e iguales en dignidad y derechos y , dotados como están de razón y "
-          "conciencia , deben comportarse fraternalmente los unos con los otros .",
-    "nl": "Alle mensen worden vrij en gelijk in waardigheid en rechten geboren . Zij zijn begiftigd met verstand en geweten "
-          ", en behoren zich jegens elkander in een geest van broederschap te gedragen .",
-    "pl": "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw . Są oni obdarzeni rozumem i "
-          "sumieniem i powinni postępować wobec innych w duchu braterstwa .",
-    "cs": "Všichni lidé rodí se svobodní a sobě rovní co do důstojnosti a práv . Jsou nadáni rozumem a svědomím a mají spolu "
-          "jednat v duchu bratrství .",
-    "ru": "Все люди рождаются свободными и равными в своем достоинстве и правах . Они наделены разумом и совестью и должны "
-          "поступать в отношении друг друга в духе братства .",
+    "en": "All human beings are born free and equal in dignity and rights . They are endowed with reason and "
+          "conscience and should act towards one another in a spirit of brotherhood .",
+    "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren . Sie sind mit Vernunft und "
+          "Gewissen begabt und sollen einander im Geist der Brüderlichkeit begegnen .",
+    "fr": "Tous les êtres humains naissent libres et égaux en dignité et en droits . Ils sont doués de "
+          "raison et de conscience et doivent agir les uns envers les autres dans un esprit de fraternité .",
+    "es": "Todos los seres humanos nacen libres e iguales en dignidad y derechos y , dotados como están de "
+          "razón y conciencia , deben comportarse fraternalmente los unos con los otros .",
+    "nl": "Alle mensen worden vrij en gelijk in waardigheid en rechten geboren . Zij zijn begiftigd met "
+          "verstand en geweten , en behoren zich jegens elkander in een geest van broederschap te gedragen .",
+    "pl": "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw . "
+          "Są oni obdarzeni rozumem i sumieniem i powinni postępować wobec innych w duchu braterstwa .",
+    "cs": "Všichni lidé rodí se svobodní a sobě rovní co do důstojnosti a práv . "
+          "Jsou nadáni rozumem a svědomím a mají spolu jednat v duchu bratrství .",
+    "ru": "Все люди рождаются свободными и равными в своем достоинстве и правах . "
+          "Они наделены разумом и совестью и должны поступать в отношении друг друга в духе братства .",
     "zh": "人 人 生 而 自 由 ， 在 尊 严 和 权 利 上 一 律 平 等 。",
     "ja": "すべて の 人間 は 、 生まれ ながら に し て 自由 で あり 、 かつ 、 尊厳 と 権利 と について 平等 で ある 。",
     "ko": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다 .",
@@ -51,10 +51,12 @@ def test_the_language_is_told_from_the_words(language):
 
 
 def test_what_cannot_be_told_is_not_guessed():
-    assert language_of(counted("w1 w2 w3 x4", 100)) == language_of(Counter()) == language_of(counted("1 2 3 . ,", 100)) == ""
+    assert (language_of(counted("w1 w2 w3 x4", 100)) == language_of(Counter())
+            == language_of(counted("1 2 3 . ,", 100)) == "")
     few = Counter({"der": LEAST // 2, "und": LEAST // 2 - 1})
     assert language_of(few) == "" and language_of(few + few) == "de"
-    assert language_of(counted("Қазақстан Республикасы мемлекет болып табылады", 20)) == "und", "not Latin, and not known"
+    assert language_of(counted("Қазақстан Республикасы мемлекет болып табылады",
+                               20)) == "und", "not Latin, and not known"
 
 
 CHINESE, THAI = "人人生而自由，在尊严和权利上一律平等。", "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ"
@@ -82,7 +84,8 @@ def test_a_tokenizer_for_another_language():
     assert splitter("spacy:de")("Er sagte z.B. nichts.")[-1] == "."
     assert splitter("spacy:zh")("自由平等") == ["自", "由", "平", "等"]
     for wrong in ("spcy", "spacy:", "spacy:qq", "whitespace:de", "spacy:../en"):
-        with pytest.raises(UserError, match="corpus 'lines', parameter 'tokenizer': .*legal: spacy .English rules., spacy:LANGUAGE"):
+        with pytest.raises(UserError, match="corpus 'lines', parameter 'tokenizer': .*legal: "
+                                            "spacy .English rules., spacy:LANGUAGE"):
             CORPORA.build(PluginRef(name="lines", path="x", tokenizer=wrong))
 
 
@@ -91,7 +94,8 @@ def test_a_language_whose_rules_need_a_package_says_so(monkeypatch):
         raise ImportError("needs SudachiPy\nand its dictionary")
 
     monkeypatch.setattr("spacy.blank", absent)
-    with pytest.raises(UserError, match="'spacy:ja': needs a package that is not installed .*; legal without it: characters"):
+    with pytest.raises(UserError, match="'spacy:ja': needs a package that is not installed .*; "
+                                        "legal without it: characters"):
         splitter("spacy:ja")
 
 
@@ -104,8 +108,9 @@ def corpus_of(tmp_path, text: str, tokenizer="whitespace", **config) -> Tokenize
 
 @pytest.mark.parametrize("tokenizer", ["whitespace", "spacy"])
 def test_text_without_spaces_is_refused_in_one_line_that_names_a_tokenizer(tmp_path, tokenizer):
-    with pytest.raises(UserError, match=r"'lines': its text is in Chinese characters, written without spaces, .*set "
-                                        r"corpus.source.tokenizer: characters \(or spacy:zh") as caught:
+    with pytest.raises(UserError,
+                       match=r"'lines': its text is in Chinese characters, written without spaces, .*set "
+                       r"corpus.source.tokenizer: characters \(or spacy:zh") as caught:
         corpus_of(tmp_path, CHINESE * 2, tokenizer)
     assert "\n" not in str(caught.value)
     assert corpus_of(tmp_path, CHINESE, "characters").stats["language"] == "zh"
@@ -122,7 +127,8 @@ def test_auto_refuses_what_it_cannot_read(tmp_path, task, language, told):
     with pytest.raises(UserError, match="'textblob' reads en"):
         oracle_for("textblob", corpus, "tags")
     assert tag_shares(corpus) == {} and Lexicon.of(corpus, tag_shares(corpus)).tags == {}
-    assert TASKS.build(PluginRef(name="length")).targets(corpus, 2, torch.Generator()), "counting needs no language"
+    assert TASKS.build(PluginRef(name="length")).targets(corpus, 2, torch.Generator()), (
+        "counting needs no language")
 
 
 def test_the_language_is_a_setting_that_wins(tmp_path):
@@ -136,8 +142,9 @@ def test_english_and_older_corpora_are_read_as_before(tmp_path):
     assert oracle_for("auto", TOLD["restaurant"], "tags").name == "grammar"
 
 
-@pytest.mark.parametrize(("model", "languages"), [("en_core_web_sm", ("en",)), ("de_core_news_sm", ("de",)), ("en3", ("en",)),
-                                                  ("xx_sent_ud_sm", ()), ("my_model", ()), ("pipeline", ())])
+@pytest.mark.parametrize(("model", "languages"),
+                         [("en_core_web_sm", ("en",)), ("de_core_news_sm", ("de",)), ("en3", ("en",)),
+                          ("xx_sent_ud_sm", ()), ("my_model", ()), ("pipeline", ())])
 def test_the_language_of_a_model_is_in_its_name(model, languages):
     assert _language(model) == languages
 

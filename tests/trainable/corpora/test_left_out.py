@@ -1,4 +1,5 @@
-"""What is not in a corpus: rows without words, texts that are too long, unknown words; counted, warned of, refused."""
+"""What is not in a corpus: rows without words, texts that are too long, unknown words; counted,
+warned of, refused."""
 
 import csv
 import json
@@ -19,7 +20,8 @@ BLANK = "\u200b \ufeff\u00a0"
 
 
 def built(tmp_path: Path, max_length=10, min_count=0, **source) -> TokenizedCorpus:
-    build(CorpusConfig(source=PluginRef(**source), max_length=max_length, min_count=min_count), tmp_path / "out")
+    build(CorpusConfig(source=PluginRef(**source), max_length=max_length, min_count=min_count),
+          tmp_path / "out")
     return TokenizedCorpus.open(tmp_path / "out")
 
 
@@ -54,7 +56,8 @@ def src1_files(folder: Path, train, valid):
 
 def hub_files(folder: Path, train, valid):
     for name, texts in (("train", train), ("validation", valid)):
-        rows = [{"meaning_representation": "name[Aromi]" if text else None, "human_reference": text} for text in texts]
+        rows = [{"meaning_representation": "name[Aromi]" if text else None, "human_reference": text}
+                for text in texts]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {"name": "e2e", "hub": True, "hub_name": str(folder), "hub_revision": None}
 
@@ -87,8 +90,10 @@ class TestRowsWithoutWords:
 
     def test_they_are_left_out_and_counted(self, make, tmp_path):
         nothing = self.nothing(make)
-        corpus = built(tmp_path, **make(tmp_path, ["a pub .", nothing, BLANK, "a cafe ."], [nothing, "a pub ."]), max_length=30)
-        assert corpus.stats["empty"] == {"train": 2, "valid": 1} and corpus.stats["sentences"] == {"train": 2, "valid": 1}
+        corpus = built(tmp_path, **make(tmp_path, ["a pub .", nothing, BLANK, "a cafe ."],
+                                        [nothing, "a pub ."]), max_length=30)
+        assert (corpus.stats["empty"] == {"train": 2, "valid": 1}
+                and corpus.stats["sentences"] == {"train": 2, "valid": 1})
         assert corpus.lengths("train").min() > 0 and corpus.lengths("valid").min() > 0
 
     @pytest.mark.parametrize("split", ["train", "valid"])
@@ -97,18 +102,21 @@ class TestRowsWithoutWords:
         message = refusal(tmp_path, **make(tmp_path, **texts), max_length=30)
         kind = {"train": "training", "valid": "held-out"}[split]
         assert f"no {kind} text is left of 2: 2 hold no words; the first is {tmp_path}" in message
-        assert any(place in message for place in ("line 1", "line 2", "row 1"))  # under a header it is the second
+        # under a header it is the second
+        assert any(place in message for place in ("line 1", "line 2", "row 1"))
 
 
 class TestHoldingOut:
     def test_rows_without_words_are_never_the_held_out_part(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", [["text"], ["a b"], *([["  "]] * 500), ["c d"], [BLANK]])
         corpus = built(tmp_path, name="lines", path=str(path))
-        assert corpus.stats["sentences"] == {"train": 1, "valid": 1} and corpus.stats["empty"] == {"train": 501, "valid": 0}
+        assert (corpus.stats["sentences"] == {"train": 1, "valid": 1}
+                and corpus.stats["empty"] == {"train": 501, "valid": 0})
 
     @pytest.mark.parametrize(("content", "told"), [
         ("one line\n", "1 different text with words in 1 row, so none can be held out"),
-        ("again\n" * 9, "1 different text with words in 9 rows"), ("\n \n", "0 different texts with words in 0 rows"),
+        ("again\n" * 9, "1 different text with words in 9 rows"),
+        ("\n \n", "0 different texts with words in 0 rows"),
     ])
     def test_a_file_of_one_text_names_the_cause_and_the_way_out(self, tmp_path, content, told):
         (tmp_path / "a.txt").write_text(content)
@@ -130,7 +138,8 @@ def test_a_folder_of_before_that_holds_empty_rows_opens_without_them(tmp_path):
         writer.write_batch(batch.set_column(place, "length", lengths))
     (tmp_path / "new.arrow").replace(tmp_path / "out" / "train.arrow")
     stats = json.loads((tmp_path / "out" / "stats.json").read_text())
-    (tmp_path / "out" / "stats.json").write_text(json.dumps({key: stats[key] for key in stats if key not in ("empty", "language")}))
+    (tmp_path / "out" / "stats.json").write_text(json.dumps({key: stats[key] for key in stats
+                                                             if key not in ("empty", "language")}))
     opened = TokenizedCorpus.open(tmp_path / "out")
     assert opened.lengths("train").tolist() == [2, 3] and opened.ids("train").shape == (2, 10)
     assert (opened.ids("train")[:, 0] == START).all()
@@ -140,7 +149,8 @@ def test_a_folder_of_before_that_holds_empty_rows_opens_without_them(tmp_path):
 
 def config(tmp_path: Path, texts, **corpus) -> TrialConfig:
     source = json_files(tmp_path, texts, corpus.pop("valid", ["a b"] * 2))
-    return TrialConfig.model_validate({"corpus": {"source": source, "max_length": 10, "min_count": 1, **corpus}})
+    return TrialConfig.model_validate({"corpus": {"source": source, "max_length": 10, "min_count": 1,
+                                                  **corpus}})
 
 
 def last(tmp_path: Path, config: TrialConfig) -> dict:
@@ -154,9 +164,11 @@ def test_a_good_corpus_says_its_shares_and_warns_of_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("texts", "told"), [
-    (["a b"] * 18 + ["a " * 9] * 2, "10% of 20 training texts are left out: 2 have more than 8 words; raise corpus.max_length (now 10)"),
+    (["a b"] * 18 + ["a " * 9] * 2,
+     "10% of 20 training texts are left out: 2 have more than 8 words; raise corpus.max_length (now 10)"),
     (["a b"] * 18 + [None] * 2, "10% of 20 training texts are left out: 2 hold none"),
-    (["a b"] * 18 + ["a x", "a y"], "5% of the training words are outside the vocabulary of 6 and become UNK; lower corpus.min_count"),
+    (["a b"] * 18 + ["a x", "a y"],
+     "5% of the training words are outside the vocabulary of 6 and become UNK; lower corpus.min_count"),
 ])
 def test_beyond_a_share_it_warns_and_beyond_another_it_does_not_begin(tmp_path, texts, told):
     bounds = {"warn_left_out": 0.04, "warn_unknown": 0.04}
@@ -192,8 +204,9 @@ def test_bounds_change_nothing_in_the_cache_and_older_caches_stay_good(tmp_path)
     assert len({key(), key(language="de"), key(source={**corpus["source"], "column": "x"})}) == 3
 
 
-@pytest.mark.parametrize(("source", "length"), [({"name": "restaurant", "sentences": 20000, "max_words": 16}, 18),
-                                                ({"name": "e2e"}, 44)])
+@pytest.mark.parametrize(("source", "length"),
+                         [({"name": "restaurant", "sentences": 20000, "max_words": 16}, 18),
+                          ({"name": "e2e"}, 44)])
 def test_the_texts_of_the_shipped_spaces_are_within_every_bound(source, length, tmp_path, request):
     if source["name"] == "e2e":
         source = {**source, "path": str(request.getfixturevalue("data_dir") / "e2e")}

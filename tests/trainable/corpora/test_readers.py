@@ -1,4 +1,5 @@
-"""Texts from files of every kind: the same texts whatever the file, a byte-order mark nowhere, and one line for what is wrong."""
+"""Texts from files of every kind: the same texts whatever the file, a byte-order mark nowhere, and one line
+for what is wrong."""
 
 import codecs
 import csv
@@ -22,7 +23,8 @@ ROWS = ["The mill is cheap .", 'She said " no , "  and left .', "Ünal's café c
 
 
 def write(path: Path, rows, column="text") -> Path:
-    """The rows in the format that the end of the name says; a None is a null, or an empty cell where there are none."""
+    """The rows in the format that the end of the name says; a None is a null, or an empty cell where
+    there are none."""
     kind = path.suffix
     if kind == ".jsonl":
         path.write_text("".join(json.dumps({"id": 1, column: row}) + "\n" for row in rows), encoding="utf-8")
@@ -93,7 +95,8 @@ def test_a_byte_order_mark_changes_the_key_of_the_cache(tmp_path):
 def test_the_text_column_is_named_and_the_columns_found_are_told(tmp_path, end):
     path = write(tmp_path / f"a{end}", ROWS, column="review")
     assert read(path, column="review") == ROWS
-    assert "no column 'reviews' (did you mean 'review'?); found: id, review" in refusal(path, column="reviews")
+    assert "no column 'reviews' (did you mean 'review'?); found: id, review" in refusal(path,
+                                                                                        column="reviews")
     if end in (".tsv", ".csv"):
         assert "which column holds the text? give column: one of id, review" in refusal(path)
     else:
@@ -115,8 +118,10 @@ def test_json_rows_may_be_texts_or_lists_of_one_as_diffusion_lm_has_them(tmp_pat
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not JSON"), ("a.jsonl", '{"text": "a"}\n{"text": 5}\n', "line 2: text is 5, which is no text"),
-    ("a.jsonl", '["a", "b"]\n', "line 1: the row is [a, b], which is no text"), ("a.json", "[1, 2]", "row 1: the row is 1"),
+    ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2: not JSON"),
+    ("a.jsonl", '{"text": "a"}\n{"text": 5}\n', "line 2: text is 5, which is no text"),
+    ("a.jsonl", '["a", "b"]\n', "line 1: the row is [a, b], which is no text"),
+    ("a.json", "[1, 2]", "row 1: the row is 1"),
     ("a.json", "{", "line 1: not JSON"), ("a.parquet", "PAR1 no", "cannot be read as Parquet"),
     ("a.csv", "id,text\n1\n", "line 2: the row does not have 2 columns"),
     ("a.txt", '{"text": "a b"}\n', "its first line is JSON, not text; name it .jsonl, or give format: jsonl"),
@@ -145,8 +150,8 @@ def test_a_tsv_by_pandas_loses_its_quotes_and_one_without_them_keeps_its_own(tmp
     assert read(tmp_path / "b.tsv") == ['"Yes , " he said']
 
 
-@given(st.lists(st.text(st.characters(exclude_categories=("C", "Z")), min_size=1).map(lambda text: f"w {text}"), min_size=1,
-                max_size=8))
+@given(st.lists(st.text(st.characters(exclude_categories=("C", "Z")),
+                        min_size=1).map(lambda text: f"w {text}"), min_size=1, max_size=8))
 def test_any_text_comes_back_from_any_file(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("any")
     for end in (".txt", ".jsonl", ".json", ".parquet", ".tsv", ".csv"):

@@ -1,4 +1,5 @@
-"""The generated corpus: exact annotation, correct English as far as rules can tell, variety, and the oracle."""
+"""The generated corpus: exact annotation, correct English as far as rules can tell, variety,
+and the oracle."""
 
 import hashlib
 import re
@@ -97,7 +98,8 @@ def test_length_vocabulary_and_fields(many):
 
 def test_every_word_of_the_grammar_is_used(many):
     written = {word.lower() for example in many for word in example.words}
-    templates = "\n".join((rules.FIRST, rules.LATER, rules.NOUN_PHRASES, rules.VERB_PHRASES, rules.REMARKS, rules.WORDS))
+    templates = "\n".join((rules.FIRST, rules.LATER, rules.NOUN_PHRASES, rules.VERB_PHRASES, rules.REMARKS,
+                           rules.WORDS))
     templates += " ".join(t for leaf in LEAVES.values() for choices in leaf.say.values() for t in choices)
     assert {word.lower() for word in re.findall(r"([^\s()<>]+)/[A-Z]+", templates)} == written - {"an"}
 
@@ -110,29 +112,33 @@ def test_every_symbol_is_defined_and_reachable():
             reached.add(symbol)
             continue
         reached.add(symbol)
-        waiting += [part.symbol for rule in table[symbol] for part in rule.template if not isinstance(part, str)]
-    inside = {name for leaf in LEAVES.values() for ways in leaf.say.values() for t in ways for name in re.findall(r"<(\w+)", t)}
+        waiting += [part.symbol for rule in table[symbol]
+                    for part in rule.template if not isinstance(part, str)]
+    inside = {name for leaf in LEAVES.values() for ways in leaf.say.values() for t in ways
+              for name in re.findall(r"<(\w+)", t)}
     assert reached | inside == set(table) | set(LEAVES)
 
 
 def test_syntax_is_varied(many):
-    share = {name: sum(bool(re.search(pattern, example.tree)) for example in many) / len(many) for name, pattern in {
-        "relative clause": r"\(SBAR \(WHNP",
-        "where clause": r"\(SBAR \(WHADVP",
-        "subordinate clause": r"\(SBAR \(SCONJ",
-        "passive with agent": r"\(VERB rated\).*\(ADP by\)",
-        "passive": r"\(AUX (is|are)\) (\(PART not\) )?\(VP \(VERB \w+ed\)",
-        "participle": r"\(VP \(VERB (serving|offering|located|situated|Serving|Offering|Located|Situated)\)",
-        "coordinated verb phrases": r"\(VP \(VP .*\(CCONJ and\) \(VP",
-        "coordinated clauses": r"\(PUNCT ,\) \(CCONJ (and|but)\) \(S ",
-        "negation": r"\(PART not\)",
-        "fronted phrase": r"^\(S (\(S )?\(PP ",
-        "question": r"\(PUNCT \?\)",
-        "imperative": r"\(VP \(VERB (Try|Visit|try|visit)\)",
-        "existential": r"\(NP \(PRON There\)\)",
-        "inversion": r"\(VP \(VERB (stands|sits|lies)\) \(NP \(NP",
-        "several sentences": r"^\(S \(S .*\(PUNCT [.?]\)\) \(S ",
-    }.items()}
+    share = {name: sum(bool(re.search(pattern, example.tree)) for example in many) / len(many)
+             for name, pattern in {
+                 "relative clause": r"\(SBAR \(WHNP",
+                 "where clause": r"\(SBAR \(WHADVP",
+                 "subordinate clause": r"\(SBAR \(SCONJ",
+                 "passive with agent": r"\(VERB rated\).*\(ADP by\)",
+                 "passive": r"\(AUX (is|are)\) (\(PART not\) )?\(VP \(VERB \w+ed\)",
+                 "participle":
+                 r"\(VP \(VERB (serving|offering|located|situated|Serving|Offering|Located|Situated)\)",
+                 "coordinated verb phrases": r"\(VP \(VP .*\(CCONJ and\) \(VP",
+                 "coordinated clauses": r"\(PUNCT ,\) \(CCONJ (and|but)\) \(S ",
+                 "negation": r"\(PART not\)",
+                 "fronted phrase": r"^\(S (\(S )?\(PP ",
+                 "question": r"\(PUNCT \?\)",
+                 "imperative": r"\(VP \(VERB (Try|Visit|try|visit)\)",
+                 "existential": r"\(NP \(PRON There\)\)",
+                 "inversion": r"\(VP \(VERB (stands|sits|lies)\) \(NP \(NP",
+                 "several sentences": r"^\(S \(S .*\(PUNCT [.?]\)\) \(S ",
+             }.items()}
     assert {name for name, value in share.items() if value < 0.01} == set()
 
 
@@ -160,14 +166,16 @@ def test_a_shorter_corpus_is_the_beginning_of_a_longer_one(many):
 
 
 def test_same_seed_same_text_in_another_process():
-    code = ("from trainable.corpora.restaurant import Restaurant; import hashlib;"
-            "print(hashlib.sha256(repr(list(Restaurant(Restaurant.Params(sentences=100)).examples('train'))).encode())"
-            ".hexdigest())")
+    code = (
+        "from trainable.corpora.restaurant import Restaurant; import hashlib;"
+        "print(hashlib.sha256(repr(list(Restaurant(Restaurant.Params(sentences=100)).examples('train'))).encode())"
+        ".hexdigest())")
     own = hashlib.sha256(repr(texts(sentences=100)).encode()).hexdigest()
     root = Path(__file__).resolve().parents[3]
     for hash_seed in ("1", "2"):
         environment = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
-        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True,
+                             check=True)
         assert run.stdout.strip() == own
     assert texts(sentences=100, seed=1) != texts(sentences=100)
 
@@ -216,11 +224,13 @@ def test_any_plan_can_be_said(data, seed):
     ("", {}),
 ])
 def test_the_oracle_on_other_text(text, fields):
-    expected = {"near": "The Ship Inn", **fields} if "the ship inn" in text else fields  # case does not matter
+    # case does not matter
+    expected = {"near": "The Ship Inn", **fields} if "the ship inn" in text else fields
     assert read_fields(text.split()) == expected
 
 
-@given(st.lists(st.sampled_from("not a family friendly child adults only fast food old town 5 out of £ 20 - Thai .".split())))
+@given(st.lists(st.sampled_from("not a family friendly child adults only fast food old town 5 out of £ 20 - "
+                                "Thai .".split())))
 def test_the_oracle_reads_any_words(words):
     fields = read_fields(words)
     assert list(fields) == [field for field in FIELDS if field in fields]

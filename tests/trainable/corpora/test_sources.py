@@ -1,4 +1,5 @@
-"""The corpora that read files: e2e, rocstories, lines; what they refuse, and the real texts where they are at hand."""
+"""The corpora that read files: e2e, rocstories, lines; what they refuse, and the real texts where
+they are at hand."""
 
 import csv
 from pathlib import Path
@@ -18,7 +19,8 @@ from trainable.corpora.words import splitter
 from trainable.registry import CORPORA
 
 MR = "name[The Vaults], eatType[pub], priceRange[more than £30], familyFriendly[no], near[Café Adriatic]"
-FIELDS = {"name": "The Vaults", "Type": "pub", "price": "more than £ 30", "family friendly": "no", "near": "Café Adriatic"}
+FIELDS = {"name": "The Vaults", "Type": "pub", "price": "more than £ 30",
+          "family friendly": "no", "near": "Café Adriatic"}
 REF = "The Vaults pub isn't far from Café Adriatic.  Prices start\nat £30."
 WORDS = ("The Vaults pub is n't far from Café Adriatic . Prices start at £ 30 .").split()
 SRC1 = "name : The Vaults | Type : pub | price : more than £ 30||The Vaults is a pub . \n"
@@ -61,7 +63,8 @@ class TestE2E:
         train, valid = ({e.fields["name"] for e in made.examples(split)} for split in ("train", "valid"))
         assert len(valid) == 5 and len(train) == 15 and not train & valid
 
-    @pytest.mark.parametrize(("newline", "vocab", "last"), [("row", 1, "."), ("word", 1, "\n"), ("none", 0, ".")])
+    @pytest.mark.parametrize(("newline", "vocab", "last"),
+                             [("row", 1, "."), ("word", 1, "\n"), ("none", 0, ".")])
     def test_the_line_break(self, tmp_path, newline, vocab, last):
         for name in ("src1_train.txt", "src1_valid.txt"):
             (tmp_path / name).write_text(SRC1)
@@ -101,7 +104,8 @@ class TestE2E:
         assert "no column ref" in refusal(corpus("e2e", path=str(tmp_path / "other.csv")))
         (tmp_path / "latin.txt").write_bytes("name : Café||Café .".encode("latin-1"))
         message = refusal(corpus("e2e", path=str(tmp_path / "latin.txt")))
-        assert "latin.txt, line 1: cannot be read as UTF-8 (byte 0xE9 at 10); if it is Latin-1, write it anew: iconv " in message
+        assert ("latin.txt, line 1: cannot be read as UTF-8 (byte 0xE9 at 10); if it is Latin-1, "
+                "write it anew: iconv " in message)
         (tmp_path / "quote.csv").write_text('mr,ref\n"name[X]" y,"open\n')
         assert "quote.csv, line" in refusal(corpus("e2e", path=str(tmp_path / "quote.csv")))
 
@@ -121,8 +125,9 @@ class TestE2E:
         assert [e.fields for e in made.examples("valid")] == [FIELDS]
         assert all(path.suffix == ".arrow" for path in made.sources()) and len(made.fingerprint()) == 64
 
-    @pytest.mark.parametrize("error", [ConnectionError("no\nroute"), RuntimeError("scripts are no longer supported"),
-                                       datasets.exceptions.DatasetNotFoundError("gone"), ValueError("offline")])
+    @pytest.mark.parametrize("error",
+                             [ConnectionError("no\nroute"), RuntimeError("scripts are no longer supported"),
+                              datasets.exceptions.DatasetNotFoundError("gone"), ValueError("offline")])
     def test_a_hub_that_does_not_answer_is_a_user_error(self, monkeypatch, error):
         def fail(*_, **__):
             raise error
@@ -148,18 +153,20 @@ class TestE2E:
             assert opened.encode(["\n"]) == [820] and not (opened.ids("train") == 820).any()
 
     def test_the_real_csv_files(self, data_dir):
-        made = corpus("e2e", path=str(data_dir / "e2e" / "devset.csv"), tokenizer="whitespace", valid_share=0.1)
+        made = corpus("e2e", path=str(data_dir / "e2e" / "devset.csv"), tokenizer="whitespace",
+                      valid_share=0.1)
         counts = [sum(1 for _ in made.examples(split)) for split in ("train", "valid")]
         assert sum(counts) == 4672 and counts[1] > 300
-        assert sum(1 for _ in corpus("e2e", path=str(data_dir / "e2e" / "trainset.csv"), tokenizer="whitespace",
-                                     valid_share=0.5).examples("valid")) > 10_000
+        assert sum(1 for _ in corpus("e2e", path=str(data_dir / "e2e" / "trainset.csv"),
+                                     tokenizer="whitespace", valid_share=0.5).examples("valid")) > 10_000
 
 
 class TestROCStories:
     HEADER = ["storyid", "storytitle", *(f"sentence{i}" for i in range(1, 6))]
 
     def story(self, i: int) -> list[str]:
-        return [f"id-{i}", "Title", f"Ann has {i} cats.", "One ran, fast.", 'It said "meow".', "Bob didn't care.", "The end!"]
+        return [f"id-{i}", "Title", f"Ann has {i} cats.", "One ran, fast.", 'It said "meow".',
+                "Bob didn't care.", "The end!"]
 
     def test_five_sentences_become_one_example(self, tmp_path):
         path = write_csv(tmp_path / "roc.csv", self.HEADER, [self.story(i) for i in range(40)])
@@ -189,9 +196,11 @@ class TestROCStories:
         path = write_csv(tmp_path / "roc.csv", self.HEADER[:-2], [self.story(0)[:-2]])
         assert f"{path}: no column sentence4, sentence5" in refusal(corpus("rocstories", path=str(path)))
         write_csv(path, self.HEADER, [self.story(0), self.story(1)[:-1]])
-        assert f"{path}, line 3: the row does not have 7 columns" in refusal(corpus("rocstories", path=str(path)))
+        assert f"{path}, line 3: the row does not have 7 columns" in refusal(corpus("rocstories",
+                                                                                    path=str(path)))
         path.write_text("")
-        assert "no column sentence1, " in (message := refusal(corpus("rocstories", path=str(path)))) and "found: none" in message
+        assert ("no column sentence1, " in (message := refusal(corpus("rocstories", path=str(path))))
+                and "found: none" in message)
         write_csv(path, ["sentence1", "title"], [])
         assert "no column sentence2, sentence3, sentence4, sentence5 (found: sentence1, title); expected " \
             in refusal(corpus("rocstories", path=str(path)))
@@ -202,19 +211,23 @@ class TestROCStories:
 class TestLines:
     def test_lines_headings_and_unknown_words(self, tmp_path):
         (tmp_path / "a.txt").write_text(" \n = Title = \n\n a = b . \n = = Part = = \n <unk> c = \n= d\n")
-        made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "a.txt"), skip_headings=True)
+        made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "a.txt"),
+                      skip_headings=True)
         assert [" ".join(e.words) for e in made.examples("train")] == ["a = b .", "UNK c =", "= d"]
-        made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "a.txt"), min_words=4, unknown="")
+        made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "a.txt"), min_words=4,
+                      unknown="")
         assert [" ".join(e.words) for e in made.examples("train")] == ["a = b .", "= = Part = ="]
 
     def test_only_long_lines_are_cut(self, tmp_path):
         (tmp_path / "a.txt").write_text("A b . C d .\nA b . C d . E f .\n")
         made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "a.txt"), max_words=6)
-        assert [" ".join(e.words) for e in made.examples("train")] == ["A b . C d .", "A b .", "C d .", "E f ."]
+        assert ([" ".join(e.words) for e in made.examples("train")]
+                == ["A b . C d .", "A b .", "C d .", "E f ."])
 
     @pytest.mark.parametrize(("text", "cuts"), [
         ("He came . She left ! Why ? Nobody knows", "He came .|She left !|Why ?|Nobody knows"),
-        ("Mr. Smith met Dr. J. Doe at 3 p.m. on No. 5 . He left", "Mr. Smith met Dr. J. Doe at 3 p.m. on No. 5 .|He left"),
+        ("Mr. Smith met Dr. J. Doe at 3 p.m. on No. 5 . He left",
+         "Mr. Smith met Dr. J. Doe at 3 p.m. on No. 5 .|He left"),
         ('He said " go . " She went .', 'He said " go . "|She went .'),
         ('It ended . " Good " , he said .', 'It ended .|" Good " , he said .'),
         ("( It rained . ) We stayed .", "( It rained . )|We stayed ."),
@@ -232,23 +245,26 @@ class TestLines:
         assert all(parts)
 
     def test_wikitext(self, data_dir, tmp_path):
-        source = PluginRef(name="lines", path=str(data_dir / "wikitext2" / "valid.txt"), skip_headings=True, max_words=62,
-                           min_words=5)
+        source = PluginRef(name="lines", path=str(data_dir / "wikitext2" / "valid.txt"), skip_headings=True,
+                           max_words=62, min_words=5)
         config = CorpusConfig(source=source)
         build(config, tmp_path)
         opened = TokenizedCorpus.open(tmp_path)
         stats = opened.stats
         assert 6_000 < stats["sentences"]["train"] < 9_000 and 200 < stats["sentences"]["valid"] < 800
         assert stats["dropped"]["train"] < 0.03 * stats["sentences"]["train"]
-        assert 2_000 < stats["vocabulary"] < 3_000 and "<unk>" not in opened.vocab and opened.vocab[:4] == list(SPECIALS)
+        assert (2_000 < stats["vocabulary"] < 3_000 and "<unk>" not in opened.vocab
+                and opened.vocab[:4] == list(SPECIALS))
         for row in opened.rows("train", range(500)):
             assert not row["text"].startswith("= ") and len(row["words"]) >= 5
 
     def test_not_text_is_named(self, tmp_path):
         (tmp_path / "a.bin").write_bytes(b"\xff\xfe\x00")
-        assert "a.bin: cannot be read as UTF-8: it is UTF-16 text" in refusal(corpus("lines", path=str(tmp_path / "a.bin")))
+        assert ("a.bin: cannot be read as UTF-8: it is UTF-16 text"
+                in refusal(corpus("lines", path=str(tmp_path / "a.bin"))))
         (tmp_path / "b.bin").write_bytes(b"\x89PNG\x00\x00")
-        assert "b.bin: cannot be read as UTF-8: it holds zero bytes" in refusal(corpus("lines", path=str(tmp_path / "b.bin")))
+        assert ("b.bin: cannot be read as UTF-8: it holds zero bytes"
+                in refusal(corpus("lines", path=str(tmp_path / "b.bin"))))
         assert "is a folder" in refusal(corpus("lines", path=str(tmp_path)))
         (tmp_path / "a.txt").write_text("a\n")
         made = corpus("lines", path=str(tmp_path / "a.txt"), valid_path=str(tmp_path / "b.txt"))

@@ -94,8 +94,10 @@ def test_many_batches_become_one_piece(tmp_path, monkeypatch):
 
 def test_nothing_short_enough_is_a_user_error(tmp_path):
     config = small(tmp_path / "text.txt", ["a b c d e f g h i"])
-    with pytest.raises(UserError, match=r"'lines': no training text is left of 1: 1 have more than corpus.max_length - 2 = 8 "
-                                        r"words; the first is .*text.txt, line 1$"):
+    with pytest.raises(
+            UserError,
+            match=r"'lines': no training text is left of 1: 1 have more than corpus.max_length - 2 = 8 "
+            r"words; the first is .*text.txt, line 1$"):
         build(config, tmp_path / "out")
     assert not (tmp_path / "out" / "train.arrow").exists()
 
@@ -120,7 +122,8 @@ def test_decode_stops_at_the_first_end(folder):
     assert corpus.decode([END]) == corpus.decode([]) == []
 
 
-@given(words=st.lists(st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=5), max_size=20))
+@given(words=st.lists(st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=5),
+                      max_size=20))
 def test_any_word_has_an_id(words):
     corpus = TokenizedCorpus(["START", "END", "UNK", "PAD", "a", "b"], {}, {})
     ids = corpus.encode(words)

@@ -11,7 +11,8 @@ from trainable.diffusion.process import Process
 from trainable.registry import BACKBONES, PROCESSES
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(20))]
-TINY = {"hidden": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 16, "dropout": 0.0, "embedding_dim": 8, "time_dim": 8}
+TINY = {"hidden": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 16, "dropout": 0.0,
+        "embedding_dim": 8, "time_dim": 8}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -21,11 +22,13 @@ def seeded(seed: int = 0) -> torch.Generator:
 def pairs() -> list[tuple[str, str]]:
     """(process, backbone) that go together, by the backbone's own rules."""
     return [(process, name) for process in PROCESSES for name in BACKBONES
-            if all(rule.holds(process, None) for rule in BACKBONES.get(name).Params.rules if rule.setting == "diffusion.name")]
+            if all(rule.holds(process, None)
+                   for rule in BACKBONES.get(name).Params.rules if rule.setting == "diffusion.name")]
 
 
 def test_every_process_has_a_backbone_and_every_backbone_a_process():
-    assert {process for process, _ in pairs()} == set(PROCESSES) and {name for _, name in pairs()} == set(BACKBONES)
+    assert ({process for process, _ in pairs()} == set(PROCESSES)
+            and {name for _, name in pairs()} == set(BACKBONES))
 
 
 @pytest.mark.parametrize(("name", "backbone"), pairs())
@@ -38,7 +41,8 @@ class TestEveryProcess:
     def model(self, process, backbone):
         cls = BACKBONES.get(backbone)
         tiny = {key: value for key, value in TINY.items() if key in cls.Params.model_fields}
-        return cls.from_config(BACKBONES.params(PluginRef(name=backbone, **tiny)), process.params, WORDS, seed=1).eval()
+        return cls.from_config(BACKBONES.params(PluginRef(name=backbone, **tiny)), process.params, WORDS,
+                               seed=1).eval()
 
     @pytest.fixture
     def ids(self):
@@ -47,15 +51,19 @@ class TestEveryProcess:
         return words
 
     def test_says_what_it_is(self, process, model, name):
-        assert type(process).name == name and type(process).__doc__ and process.levels > 1 and model.symbols == {}
-        assert list(process.samplers) and set(process.guides) <= {"gradient", "classifier_free", "both", "reweight"}
+        assert (type(process).name == name and type(process).__doc__ and process.levels > 1
+                and model.symbols == {})
+        assert (list(process.samplers)
+                and set(process.guides) <= {"gradient", "classifier_free", "both", "reweight"})
 
     def test_loss_is_finite_repeatable_and_reaches_the_weights(self, process, model, ids):
         first, second = (process.loss(model, ids, seeded(1)) for _ in range(2))
-        assert float(first["loss"].detach()) == float(second["loss"].detach()) and torch.isfinite(first["loss"])
+        assert (float(first["loss"].detach()) == float(second["loss"].detach())
+                and torch.isfinite(first["loss"]))
         assert float(process.loss(model, ids, seeded(2))["loss"].detach()) != float(first["loss"].detach())
         first["loss"].backward()
-        assert sum(float(value.grad.abs().sum()) for value in model.parameters() if value.grad is not None) > 0
+        assert (sum(float(value.grad.abs().sum()) for value in model.parameters() if value.grad is not None)
+                > 0)
 
     def test_a_step_of_training_lowers_the_loss(self, process, model, ids):
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)

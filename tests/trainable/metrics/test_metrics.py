@@ -9,7 +9,14 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from spaces.config import CorpusConfig, EvaluationConfig, GuidanceConfig, PluginRef, SamplingConfig, TrialConfig
+from spaces.config import (
+    CorpusConfig,
+    EvaluationConfig,
+    GuidanceConfig,
+    PluginRef,
+    SamplingConfig,
+    TrialConfig,
+)
 from trainable.control.guidance import Guide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.base import Metric, scaled
@@ -25,7 +32,8 @@ from trainable.scoring.teacher import Teacher
 LENGTH = 12
 WORDS = "the mill serves italian thai food and is cheap".split()
 VALID = [(f"the mill serves {food} food {tail}".split(), {"name": "the mill", "food": food})
-         for food, tail in itertools.product(("italian", "thai"), ("", "and is cheap", "and thai food", "cheap"))]
+         for food, tail in itertools.product(("italian", "thai"),
+                                             ("", "and is cheap", "and thai food", "cheap"))]
 TRAIN = [("the mill is cheap".split(), {"name": "the mill"}), ("thai food".split(), {"food": "thai"})]
 
 
@@ -59,7 +67,8 @@ class Corpus:
         return np.array([len(words) for words, _ in self.table[split]])
 
     def rows(self, split, indices):
-        return [{"text": " ".join(self.table[split][i][0]), "fields": self.table[split][i][1]} for i in indices]
+        return [{"text": " ".join(self.table[split][i][0]), "fields": self.table[split][i][1]}
+                for i in indices]
 
 
 class Small:
@@ -70,25 +79,29 @@ class Small:
                     "latency_repeats": 3, "guidance": GuidanceConfig(strength=0.05)}
         self.config = TrialConfig(
             corpus=CorpusConfig(max_length=LENGTH),
-            model=DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4, positions=LENGTH),
-            diffusion=GaussianConfig(timesteps=20), sampling=SamplingConfig(steps=4),
-            evaluation=EvaluationConfig(**{**settings, **evaluation}))
+            model=DiffusionLMConfig(embedding_dim=4, hidden=8, layers=1, heads=2, ffn=8, time_dim=4,
+                                    positions=LENGTH), diffusion=GaussianConfig(timesteps=20),
+            sampling=SamplingConfig(steps=4), evaluation=EvaluationConfig(**{**settings, **evaluation}))
         self.corpus, self.device, self.share = Corpus(), torch.device("cpu"), share
-        self.model = DiffusionLM(BACKBONES.params(self.config.model), PROCESSES.params(self.config.diffusion), self.corpus.vocab)
+        self.model = DiffusionLM(BACKBONES.params(self.config.model), PROCESSES.params(self.config.diffusion),
+                                 self.corpus.vocab)
         self.process = PROCESSES.build(self.config.diffusion)
         self.sampling = self.process.sampling(self.model, self.config.sampling)
         torch.manual_seed(0)
         shape = GPT2Config(vocab_size=len(self.corpus.vocab), n_positions=16, n_embd=8, n_layer=1, n_head=1)
-        self.teacher = Teacher(GPT2LMHeadModel(shape), lambda words: [0, *self.corpus.encode(words), 1], {"name": "toy"}, 16)
+        self.teacher = Teacher(GPT2LMHeadModel(shape), lambda words: [0, *self.corpus.encode(words), 1],
+                               {"name": "toy"}, 16)
         self.artifact, self.base_artifact = artifact, base_artifact
-        self.facts = {"train_seconds": 1.5, "bits_per_weight": 4.5, "file_bytes": 1200, "exported_bytes": 1234}
+        self.facts = {"train_seconds": 1.5, "bits_per_weight": 4.5, "file_bytes": 1200,
+                      "exported_bytes": 1234}
         self.notes, self.cache = {}, {}
 
     def generator(self, purpose):
         return torch.Generator().manual_seed(sum(map(ord, purpose)))
 
     def samples(self):
-        ids = self.sampling.sample(scaled(self.config.evaluation.samples, self.share), LENGTH, self.generator("samples"))
+        ids = self.sampling.sample(scaled(self.config.evaluation.samples, self.share), LENGTH,
+                                   self.generator("samples"))
         return [self.corpus.decode(row) for row in ids.numpy()]
 
     def controlled(self, task, targets):
@@ -202,8 +215,8 @@ def test_heldout_perplexity_is_measured_once_for_all_trials(monkeypatch):
 # ---- diversity ----
 
 @pytest.mark.parametrize(("sentences", "n", "expected"), [
-    (["a b a b"], 1, 2 / 4), (["a b a b"], 2, 2 / 3), (["a b a b"], 4, 1.0), (["a b", "a b", "b a"], 2, 2 / 3),
-    (["a", "a"], 2, 0.0), ([""], 1, 0.0), (["a b c", "c d"], 2, 1.0),
+    (["a b a b"], 1, 2 / 4), (["a b a b"], 2, 2 / 3), (["a b a b"], 4, 1.0),
+    (["a b", "a b", "b a"], 2, 2 / 3), (["a", "a"], 2, 0.0), ([""], 1, 0.0), (["a b c", "c d"], 2, 1.0),
 ])
 def test_distinct_n_by_hand(sentences, n, expected):
     assert distinct_n([sentence.split() for sentence in sentences], n) == pytest.approx(expected)
@@ -247,7 +260,8 @@ def test_real_text_stands_beside_for_scale():
 def controllability_of(answers, **evaluation):
     """`answers`: words given back for every target, or a function of the target."""
     m = Small(**evaluation)
-    m.controlled = lambda task, targets: [answers(target) if callable(answers) else answers for target in targets]
+    m.controlled = lambda task, targets: [answers(target) if callable(answers) else answers
+                                          for target in targets]
     return METRICS.build(PluginRef(name="controllability")).measure(m), m
 
 
@@ -260,16 +274,20 @@ def test_controllability_is_the_mean_over_tasks():
     assert row["controllability_length_count_human"] == row["controllability_semantic_words_human"] == 1.0
     assert m.notes == {"controllability_oracle": "length=count,semantic=words"}
     error = math.sqrt(5 / 6 * 1 / 6 / 4)
-    assert [row[f"controllability_{task}_se"] for task in ("length_count", "semantic_words")] == pytest.approx([error, error])
+    assert ([row[f"controllability_{task}_se"] for task in ("length_count", "semantic_words")]
+            == pytest.approx([error, error]))
     assert row["controllability_se"] == pytest.approx(math.sqrt(2 * error**2) / 2)
 
 
 def test_controllability_per_field_and_perplexity_of_what_was_said():
-    row, m = controllability_of(["the", "mill"], control_tasks=(PluginRef(name="semantic"),), control_samples=40)
-    assert row["controllability_semantic_words_name"] == 1.0 and row["controllability_semantic_words_food"] == 0.0
+    row, m = controllability_of(["the", "mill"], control_tasks=(PluginRef(name="semantic"),),
+                                control_samples=40)
+    assert (row["controllability_semantic_words_name"] == 1.0
+            and row["controllability_semantic_words_food"] == 0.0)
     assert 0 < row["controllability"] == row["controllability_semantic_words"] < 1
     sums, counts = m.teacher.nll([["the", "mill"]])
-    assert row["controllability_semantic_words_perplexity"] == pytest.approx(math.exp(sums.sum() / counts.sum()))
+    assert (row["controllability_semantic_words_perplexity"]
+            == pytest.approx(math.exp(sums.sum() / counts.sum())))
 
 
 def test_a_share_of_the_samples_at_a_lower_rung():
@@ -292,7 +310,8 @@ def test_no_tasks_is_nothing_to_tell():
 
 def test_scores_are_means_over_the_targets_that_have_them():
     task = TASKS.build(PluginRef(name="semantic"))
-    targets = [{"field": field, "value": "x", "oracle": "words", "phrases": [["x"]]} for field in ("a b", "a b", "c")]
+    targets = [{"field": field, "value": "x", "oracle": "words", "phrases": [["x"]]}
+               for field in ("a b", "a b", "c")]
     assert mean_scores(task, [["x"], [], ["x"]], targets) == {"success": 2 / 3, "a_b": 1 / 2, "c": 1.0}
 
 
@@ -304,7 +323,8 @@ def test_error_of_a_share():
 # ---- latency ----
 
 class VirtualClock:
-    """A clock that only moves when a model runs; `slower` multiplies every further run, as a busy machine would."""
+    """A clock that only moves when a model runs; `slower` multiplies every further run, as a busy
+    machine would."""
 
     def __init__(self, monkeypatch, slower=1.0):
         self.now, self.factor, self.slower, self.order = 0.0, 1.0, slower, []
@@ -335,7 +355,8 @@ def test_latency_by_hand(monkeypatch):
 def test_latency_takes_turns_after_a_warm_up_with_equal_noise(monkeypatch):
     clock = VirtualClock(monkeypatch)
     latency_of(clock, 0.2, 0.4, repeats=3)
-    assert [name for name, _, _ in clock.order] == ["own", "base", "own", "base", "base", "own", "own", "base"]
+    assert ([name for name, _, _ in clock.order]
+            == ["own", "base", "own", "base", "base", "own", "own", "base"])
     assert {(n, seed) for _, n, seed in clock.order} == {(8, clock.order[0][2])}
 
 
@@ -380,6 +401,7 @@ def test_train_seconds_are_the_loops_own():
     assert METRICS.build(PluginRef(name="train_seconds")).measure(Small()) == {"train_seconds": 1.5}
 
 
-@pytest.mark.parametrize(("count", "share", "expected"), [(128, 0.5, 64), (32, 1.0, 32), (1, 0.1, 1), (5, 0.5, 2)])
+@pytest.mark.parametrize(("count", "share", "expected"),
+                         [(128, 0.5, 64), (32, 1.0, 32), (1, 0.1, 1), (5, 0.5, 2)])
 def test_scaled_counts(count, share, expected):
     assert scaled(count, share) == expected

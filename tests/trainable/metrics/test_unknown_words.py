@@ -1,4 +1,5 @@
-"""UNK never helps a score: what it costs the perplexity, what it counts in control and diversity, and its own share."""
+"""UNK never helps a score: what it costs the perplexity, what it counts in control and diversity,
+and its own share."""
 
 import math
 
@@ -16,14 +17,16 @@ from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import METRICS, TASKS
 from trainable.scoring.teacher import Teacher, train_teacher, unknown_nats
 
-CONFIG = TeacherConfig(hidden=16, layers=1, heads=2, optim=OptimConfig(steps=150, batch_size=32, lr=1e-2, warmup=10))
+CONFIG = TeacherConfig(hidden=16, layers=1, heads=2,
+                       optim=OptimConfig(steps=150, batch_size=32, lr=1e-2, warmup=10))
 
 
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory) -> TokenizedCorpus:
     """A corpus of which 60 % of the words are UNK, always the same three of five."""
     folder, noise = tmp_path_factory.mktemp("hidden"), np.random.default_rng(0)
-    lines = [f"<unk> {noise.choice(['a', 'b', 'c'])} <unk> {noise.choice(['d', 'e'])} <unk>" for _ in range(400)]
+    lines = [f"<unk> {noise.choice(['a', 'b', 'c'])} <unk> {noise.choice(['d', 'e'])} <unk>"
+             for _ in range(400)]
     (folder / "a.txt").write_text("\n".join(lines) + "\n")
     source = PluginRef(name="lines", path=str(folder / "a.txt"), valid_path=str(folder / "a.txt"))
     build(CorpusConfig(source=source, max_length=10, min_count=0), folder / "out")
@@ -101,7 +104,8 @@ def test_the_share_of_unknown_words_is_a_metric(hidden):
 
 
 @pytest.mark.parametrize(("texts", "n", "expected"), [
-    (["a UNK b", "UNK a"], 2, 0.0), (["a b", "a UNK"], 2, 1 / 2), (["UNK UNK UNK"], 1, 0.0), (["a UNK"], 1, 1 / 2),
+    (["a UNK b", "UNK a"], 2, 0.0), (["a b", "a UNK"], 2, 1 / 2), (["UNK UNK UNK"], 1, 0.0),
+    (["a UNK"], 1, 1 / 2),
 ])
 def test_unknown_words_make_no_text_diverse(texts, n, expected):
     assert distinct_n([text.split() for text in texts], n) == expected
@@ -111,7 +115,8 @@ def test_a_length_made_of_unknown_words_is_not_reached():
     task = TASKS.build(PluginRef(name="length"))
     assert task.score(["UNK"] * 14, {"length": 14}) == {"success": 0.0, "exact": 0.0, "off": 14.0}
     assert task.score(["a"] * 13 + ["UNK"], {"length": 14}) == {"success": 1.0, "exact": 0.0, "off": 1.0}
-    assert task.score(["a"] * 14 + ["UNK"] * 3, {"length": 14})["off"] == 3.0, "longer, it is not shorter for them"
+    assert task.score(["a"] * 14 + ["UNK"] * 3,
+                      {"length": 14})["off"] == 3.0, "longer, it is not shorter for them"
 
 
 class Asked(Measured):
@@ -129,6 +134,7 @@ def test_a_record_by_the_older_rule_is_measured_anew(hidden, teacher):
     metric, texts = METRICS.build(PluginRef(name="perplexity")), ["a UNK", "b d"]
     recorded = metric.measure(Asked(hidden, texts, teacher))["perplexity_heldout"]
     assert recorded == teacher.facts["heldout_perplexity"]
-    older = Teacher(teacher.model, teacher.encode, {"name": "older", "heldout_perplexity": 1.03}, teacher.limit,
-                    unknown=teacher.unknown, charged=teacher.charged)
-    assert metric.measure(Asked(hidden, texts, older))["perplexity_heldout"] == pytest.approx(recorded, rel=0.05)
+    older = Teacher(teacher.model, teacher.encode, {"name": "older", "heldout_perplexity": 1.03},
+                    teacher.limit, unknown=teacher.unknown, charged=teacher.charged)
+    assert (metric.measure(Asked(hidden, texts, older))["perplexity_heldout"]
+            == pytest.approx(recorded, rel=0.05))

@@ -12,7 +12,8 @@ from trainable.models.lora import add_lora
 from trainable.registry import BACKBONES, PROCESSES
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(20))]
-TINY = {"hidden": 16, "layers": 2, "heads": 2, "ffn": 24, "positions": 16, "dropout": 0.0, "embedding_dim": 8, "time_dim": 8}
+TINY = {"hidden": 16, "layers": 2, "heads": 2, "ffn": 24, "positions": 16, "dropout": 0.0,
+        "embedding_dim": 8, "time_dim": 8}
 
 
 def pairs() -> list[tuple[str, str]]:
@@ -20,14 +21,16 @@ def pairs() -> list[tuple[str, str]]:
     found = []
     for name in BACKBONES:
         rules = [rule for rule in BACKBONES.get(name).Params.rules if rule.setting == "diffusion.name"]
-        found += [(name, process) for process in PROCESSES if all(rule.holds(process, tiny(name)) for rule in rules)]
+        found += [(name, process)
+                  for process in PROCESSES if all(rule.holds(process, tiny(name)) for rule in rules)]
     return found
 
 
 def tiny(name: str):
     """Parameters of a small model: those of `TINY` that the backbone has."""
     fields = BACKBONES.get(name).Params.model_fields
-    return BACKBONES.params(PluginRef(name=name, **{key: value for key, value in TINY.items() if key in fields}))
+    return BACKBONES.params(PluginRef(name=name,
+                                      **{key: value for key, value in TINY.items() if key in fields}))
 
 
 def make(name: str, process: str, seed: int = 3) -> tuple[Backbone, object]:
@@ -77,7 +80,8 @@ class TestEveryBackbone:
         names = [module for modules in sites.values() for module in modules]
         assert len(names) == len(set(names))
         assert all(model.get_submodule(module).weight.dim() == 2 for module in names)
-        inside = {f"body.{module}" for module, part in model.body.named_modules() if isinstance(part, nn.Linear)}
+        inside = {f"body.{module}"
+                  for module, part in model.body.named_modules() if isinstance(part, nn.Linear)}
         assert inside == {*sites.get("attention", ()), *sites.get("ffn", ())}
 
     def test_an_adapter_sits_where_it_is_asked_to_and_changes_no_site(self, name, process):
@@ -89,8 +93,10 @@ class TestEveryBackbone:
         add_lora(model, LoraConfig(rank=2, targets=tuple(model.lora_targets())))
         after = model.sites()
         assert {site: [plain_name(module) for module in modules] for site, modules in after.items()} == before
-        wrapped = [module for modules in after.values() for module in modules if module.endswith("base_layer")]
-        assert wrapped and not [module for modules in after.values() for module in modules if "lora_" in module]
+        wrapped = [module for modules in after.values()
+                   for module in modules if module.endswith("base_layer")]
+        assert (wrapped
+                and not [module for modules in after.values() for module in modules if "lora_" in module])
 
     def test_parameters_by_word_have_a_row_for_each(self, name, process):
         model, _ = make(name, process)

@@ -40,7 +40,8 @@ class TestBodyContract:
     def test_declared_layout_is_what_is_stored_and_decodes(self, form, shape):
         w = draw(*shape, std=0.02)
         parts = form.encode(w)
-        assert {n: (v.dtype, v.numel()) for n, v in parts.items()} == {n: tuple(p) for n, p in form.layout(shape).items()}
+        assert ({n: (v.dtype, v.numel()) for n, v in parts.items()}
+                == {n: tuple(p) for n, p in form.layout(shape).items()})
         assert all(value.ndim == 1 and value.is_contiguous() for value in parts.values())
         decoded = form.decode(parts, shape)
         assert decoded.dtype == torch.float32 and decoded.shape == w.shape
@@ -59,18 +60,21 @@ class TestBodyContract:
         out = layer(x.view(1, rows, -1))
         assert out.shape == (1, rows, 128) and out.dtype == torch.float32
         assert (out[0] - expected).norm() < 0.015 * expected.norm()
-        assert torch.equal(layer(x[:1]), layer(x)[:1]) or form.name != "int8_dynamic"  # a scale per token, not per batch
+        # a scale per token, not per batch
+        assert torch.equal(layer(x[:1]), layer(x)[:1]) or form.name != "int8_dynamic"
 
     def test_gradient_towards_the_input_is_the_float_layers(self, form):
         shape = (64, 128)
         if not form.runs(shape, CPU):
             return
-        parts, x, g = form.encode(draw(*shape, std=0.05)), draw(9, 128, seed=2).requires_grad_(), draw(9, 64, seed=3)
+        parts, x, g = (form.encode(draw(*shape, std=0.05)), draw(9, 128, seed=2).requires_grad_(),
+                       draw(9, 64, seed=3))
         form.linear(parts, shape, torch.zeros(64))(x).backward(g)
         torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
 
     def test_codes_may_lie_anywhere_in_a_file(self, form):
-        """Misaligned arrays, as a file mapped into memory gives them, are multiplied like others (one kernel crashes)."""
+        """Misaligned arrays, as a file mapped into memory gives them, are multiplied like others
+        (one kernel crashes)."""
         if not form.runs((64, 128), CPU):
             return
         parts, x = form.encode(draw(64, 128, std=0.05)), draw(40, 128, seed=2)
@@ -121,7 +125,8 @@ def test_the_body_computes_with_codes_and_the_merged_adapter(body):
     model, config, ref = make(body)
     tensors, packing = packed_tensors(model, ref)
     lexicon = Lexicon([f"w{i}" for i in range(40)], 8, {}, "words")
-    coded, plain = (assembled(config, lexicon, dict(tensors), packing, CPU, run_codes=run) for run in (True, False))
+    coded, plain = (assembled(config, lexicon, dict(tensors), packing, CPU, run_codes=run)
+                    for run in (True, False))
     layers = [module for module in coded.modules() if isinstance(module, CodedLinear)]
     assert len(layers) == 12 and not any(isinstance(m, nn.Linear) for m in coded.body.modules())
     assert not any(isinstance(module, CodedLinear) for module in plain.modules())
@@ -144,7 +149,8 @@ def test_bits_are_counted_from_what_is_packed():
     facts = Packed.pack(model, body, lexicon).facts({})
     tensors, _ = packed_tensors(model, ref)
     assert facts["packed_bytes"] == sum(v.numel() * v.element_size() for v in tensors.values())
-    assert facts["bits_per_weight_embedding"] == 8 * (40 * 8 // 2 + 2 * 40) / 320  # 4 bits, and bfloat16 a row
+    # 4 bits, and bfloat16 a row
+    assert facts["bits_per_weight_embedding"] == 8 * (40 * 8 // 2 + 2 * 40) / 320
     assert facts["bits_per_weight_projection"] == 32
     values = 64 * 64 * 4 * 2
     assert facts["bits_per_weight_attention"] == 8 * (values + 4 * 4 * 2 * 64) / values
@@ -155,6 +161,7 @@ def test_bits_are_counted_from_what_is_packed():
 
 
 def test_a_body_that_is_quantized_twice_is_refused():
-    with pytest.raises(ValueError, match="int8_dynamic rounds attention and ffn.*binary is on site ffn.*keep one"):
+    with pytest.raises(ValueError,
+                       match="int8_dynamic rounds attention and ffn.*binary is on site ffn.*keep one"):
         QuantizationConfig(body="int8_dynamic", per_site={"ffn": "binary"})
     QuantizationConfig(body="int8_dynamic", quantizer="binary", sites=("embedding", "projection"))

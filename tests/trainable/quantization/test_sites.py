@@ -14,7 +14,8 @@ from spaces.errors import UserError
 from trainable.quantization import sites
 
 EXPECTED = {"embedding": 1, "projection": 6, "attention": 8, "ffn": 4}
-FORMATS = {"embedding": "fixed:Q0i8f", "projection": "ternary_twn", "attention": "binary", "ffn": "pow2:Q4i4f"}
+FORMATS = {"embedding": "fixed:Q0i8f", "projection": "ternary_twn", "attention": "binary",
+           "ffn": "pow2:Q4i4f"}
 
 
 def make(cls=Small, how="plain"):
@@ -56,7 +57,8 @@ def test_each_weight_belongs_to_its_site(cls, how):
         assert len(found) == count
         assert all(model.get_submodule(name) is module for name, module in found)
         assert not any("lora_" in name for name, _ in found)
-        assert [sites.plain_name(name) for name, _ in found] == [name for name, _ in sites.site_weights(plain, site)]
+        assert ([sites.plain_name(name) for name, _ in found]
+                == [name for name, _ in sites.site_weights(plain, site)])
     names = [name for site in SITES for name, _ in sites.site_weights(model, site)]
     assert len(set(names)) == sum(EXPECTED.values())
 
@@ -128,7 +130,8 @@ def test_report_counts_what_is_stored():
         after = torch.cat([m.weight.detach().flatten() for _, m in sites.site_weights(model, site)])
         assert report.rms_after == pytest.approx(after.square().mean().sqrt().item(), rel=1e-5)
         assert report.largest == values.abs().max().item()
-        assert report.saturated == (((values < -1) | (values > 0.99609375)).double().mean() if site == "embedding" else 0)
+        assert report.saturated == (((values < -1) | (values > 0.99609375)).double().mean()
+                                    if site == "embedding" else 0)
         assert json.loads(json.dumps(report.as_dict()))["collapsed_rows"] == report.collapsed_rows
 
 
@@ -152,7 +155,8 @@ def test_masters_train_and_optimizer_keeps_them(how):
     optimizer = torch.optim.SGD([p for p in model.parameters()], lr=0.1)  # built before quantizers are placed
     sites.apply(model, mixed())
     masters = {name: m.clone() for name, (_, m, _) in sites.quantized_state(model).items()}
-    trained = {name: model.get_submodule(name).parametrizations.weight.original.requires_grad for name in masters}
+    trained = {name: model.get_submodule(name).parametrizations.weight.original.requires_grad
+               for name in masters}
     assert all(trained.values()) == (how == "plain")  # inject_adapter_in_model freezes base weights
     ids, t = batch()
     nn.functional.cross_entropy(model.train()(ids, t).flatten(0, 1), ids.flatten()).backward()
@@ -198,7 +202,8 @@ def test_remove_gives_the_masters_back_and_allows_a_merge():
     model, plain = make(how="inject"), make(how="inject")
     sites.apply(model, everywhere("binary"))
     sites.remove(model)
-    assert set(model.state_dict()) == set(plain.state_dict()) and torch.equal(model(*batch()), plain(*batch()))
+    assert (set(model.state_dict()) == set(plain.state_dict())
+            and torch.equal(model(*batch()), plain(*batch())))
     for module in model.body.modules():
         if hasattr(module, "merge"):
             module.merge()
@@ -208,7 +213,8 @@ def test_remove_gives_the_masters_back_and_allows_a_merge():
 
 
 def test_merging_without_remove_loses_the_adapter():
-    """Pins peft's silent behavior that the module's docstring warns of; when this fails, the warning can go."""
+    """Pins peft's silent behavior that the module's docstring warns of; when this fails,
+    the warning can go."""
     model = make(how="inject")
     sites.apply(model, everywhere("binary"))
     layer = model.body.get_submodule("encoder.layer.0.attention.self.query")
@@ -258,7 +264,8 @@ class TestFrozenWeights:
         with torch.no_grad():
             model.word_embedding.parametrizations.weight.original.neg_()
         assert not any(m.held is not None for m in model.modules() if isinstance(m, sites.FakeQuant))
-        assert torch.equal(model.word_embedding.weight, -sites.quantized_state(make_quantized())["word_embedding"][1]
+        assert torch.equal(model.word_embedding.weight,
+                           -sites.quantized_state(make_quantized())["word_embedding"][1]
                            .mul(256).round().clamp(-255, 256).div(256))
 
     def test_nested_use_holds_until_the_outer_end(self):
@@ -320,12 +327,14 @@ def test_bad_use_is_refused_before_anything_changes():
 
 def test_all_families_compile_to_one_graph():
     model = nn.Module()
-    labels = ("fixed:Q0i8f", "pow2:Q4i4f", "ternary_twn", "ternary_absmean", "binary", "uniform:3", "float:E3M0", "nf4",
-              "bfp", {"name": "uniform", "scale": "lsq"}, {"name": "uniform", "gradient": "rotation"})
+    labels = ("fixed:Q0i8f", "pow2:Q4i4f", "ternary_twn",
+              "ternary_absmean", "binary", "uniform:3", "float:E3M0", "nf4", "bfp",
+              {"name": "uniform", "scale": "lsq"}, {"name": "uniform", "gradient": "rotation"})
     model.up = nn.Sequential(*[nn.Linear(6, 6) for _ in labels])
     for layer, label in zip(model.up, labels, strict=True):
         quantizer = sites.QUANTIZERS.build(QuantizationConfig(quantizer=label).quantizer)
-        nn.utils.parametrize.register_parametrization(layer, "weight", sites.FakeQuant(quantizer, layer.weight))
+        nn.utils.parametrize.register_parametrization(layer, "weight",
+                                                      sites.FakeQuant(quantizer, layer.weight))
     compiled = torch.compile(model.up, backend="aot_eager", fullgraph=True)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     grads = []

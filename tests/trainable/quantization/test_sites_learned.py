@@ -1,4 +1,5 @@
-"""What quantizers learn about a weight: it trains with the model, is kept by a checkpoint, and is exported."""
+"""What quantizers learn about a weight: it trains with the model, is kept by a checkpoint,
+and is exported."""
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from trainable.models.lora import add_lora, set_trainable
 from trainable.quantization import sites
 from trainable.training.loop import TrainingRun
 
-LEARNERS = {"lsq": ("log_scale", {"name": "uniform", "scale": "lsq"}), "lut": ("table", {"name": "lut", "bits": 3}),
-            "vq": ("codebook", {"name": "vq", "entries": 8}), "simvq": ("map", {"name": "simvq", "entries": 8}),
-            "fsq": ("up", {"name": "fsq", "dims": 4})}
+LEARNERS = {"lsq": ("log_scale", {"name": "uniform", "scale": "lsq"}),
+            "lut": ("table", {"name": "lut", "bits": 3}), "vq": ("codebook", {"name": "vq", "entries": 8}),
+            "simvq": ("map", {"name": "simvq", "entries": 8}), "fsq": ("up", {"name": "fsq", "dims": 4})}
 SHAPE = DiffusionLMConfig(embedding_dim=8, hidden=32, layers=1, heads=2, ffn=32, time_dim=8, dropout=0.0)
 
 
@@ -31,7 +32,8 @@ def make(quantizer, where=("embedding", "attention")) -> DiffusionLM:
 def training(model, steps=8) -> TrainingRun:
     ids = torch.randint(4, 40, (32, 12), generator=torch.Generator().manual_seed(0)).numpy()
     optim = OptimConfig(steps=steps, batch_size=8, lr=5e-2, warmup=0, ema=0.5)
-    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=20)), ids, optim, RuntimeConfig(), 0, torch.device("cpu"))
+    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=20)), ids, optim, RuntimeConfig(),
+                       0, torch.device("cpu"))
 
 
 def learned(model, name) -> dict[str, torch.Tensor]:
@@ -42,16 +44,19 @@ def learned(model, name) -> dict[str, torch.Tensor]:
 def test_it_trains_on_trained_and_frozen_weights_and_survives_a_restart(case):
     name, quantizer = LEARNERS[case]
     run = training(make(quantizer))
-    before, masters = learned(run.model, name), {k: w.master.clone() for k, w in sites.quantized_state(run.model).items()}
+    before, masters = learned(run.model, name), {k: w.master.clone()
+                                                 for k, w in sites.quantized_state(run.model).items()}
     run.advance(4)
     middle = run.state()
     middle = {**middle, "trained": {k: v.clone() for k, v in middle["trained"].items()},
               "average": {k: v.clone() for k, v in middle["average"].items()}}
     assert all(not torch.equal(value, before[key]) for key, value in learned(run.model, name).items())
     for key, weight in sites.quantized_state(run.model).items():
-        assert torch.equal(weight.master, masters[key]) == key.startswith("body")  # the body is frozen, its scales are not
+        # the body is frozen, its scales are not
+        assert torch.equal(weight.master, masters[key]) == key.startswith("body")
     other = training(make(quantizer))
-    other.load_state(torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, middle))
+    other.load_state(torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x,
+                                                  middle))
     run.advance(8), other.advance(8)
     for key, value in learned(run.model, name).items():
         assert torch.equal(value, learned(other.model, name)[key]), key
@@ -81,9 +86,11 @@ def test_a_frozen_weight_whose_scale_trains_is_not_held():
 
 
 @pytest.mark.parametrize(("quantizer", "words"), [
-    ({"name": "vq", "entries": 64}, "vq64.*embedding weight word_embedding: 64 codewords for 40 rows.*at most 10"),
+    ({"name": "vq", "entries": 64},
+     "vq64.*embedding weight word_embedding: 64 codewords for 40 rows.*at most 10"),
     ({"name": "rvq", "entries": 8, "stages": 4, "width": 4}, "32 codewords for 40 rows"),
-    ({"name": "lut", "bits": 6, "granularity": "row"}, r"lut6_row.*\[40, 8\] stores 134.0 bits a value, 128.0.*its table"),
+    ({"name": "lut", "bits": 6, "granularity": "row"},
+     r"lut6_row.*\[40, 8\] stores 134.0 bits a value, 128.0.*its table"),
 ])
 def test_absurd_choices_are_refused_by_name_before_anything_changes(quantizer, words):
     model = DiffusionLM(SHAPE, GaussianConfig(timesteps=20), [f"w{i}" for i in range(40)])

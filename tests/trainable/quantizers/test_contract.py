@@ -1,4 +1,5 @@
-"""What every quantizer in the registry must do. A new plug-in is covered by its registry line and its `examples()`."""
+"""What every quantizer in the registry must do. A new plug-in is covered by its registry line and
+its `examples()`."""
 
 import math
 
@@ -50,7 +51,8 @@ AWKWARD = awkward_weights()
 
 def trainable(quantizer, w: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weight and what its quantizer learns about it, as leaves that take gradients."""
-    learned = {name: value.clone().requires_grad_(name not in quantizer.frozen) for name, value in quantizer.fit(w).items()}
+    learned = {name: value.clone().requires_grad_(name not in quantizer.frozen)
+               for name, value in quantizer.fit(w).items()}
     return w.clone().requires_grad_(), learned
 
 
@@ -80,19 +82,21 @@ class TestQuantizerContract:
         out.sum().backward()
         assert torch.isfinite(w.grad).all()
 
-    def test_at_the_ends_of_float32_values_stay_finite_and_a_scale_that_fits_saturates_nothing(self, quantizer):
+    def test_at_the_ends_of_float32_values_stay_finite_and_a_scale_that_fits_saturates_nothing(self,
+                                                                                               quantizer):
         """The largest value comes back as near as levels and scale allow, as anywhere else."""
         most = torch.finfo(torch.float32).max
         w = torch.tensor([[1.0, -1.0, 0.9, 0.3], [-1.0, 1.0, -0.6, 0.0]] * 12) * most
         out = quantizer.fake_quantize(w)
         assert torch.isfinite(out).all()
         assert_same_bits(quantizer.decode(quantizer.encode(w), tuple(w.shape)), out)
-        fits = isinstance(quantizer, BlockScaled) and not quantizer.clips and getattr(quantizer, "scaled", True)
+        fits = (isinstance(quantizer, BlockScaled) and not quantizer.clips
+                and getattr(quantizer, "scaled", True))
         if fits and quantizer.name not in ("mx", "bfp"):  # their scale is a power of two below the largest
             assert out.abs().max() >= 0.99 * most
 
-    @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=48),
-           columns=st.integers(1, 7))
+    @given(values=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1,
+                           max_size=48), columns=st.integers(1, 7))
     @settings(max_examples=12, deadline=None)
     @pytest.mark.parametrize(("name", "params"), CASES, ids=IDS)
     def test_any_finite_float32_round_trips(self, name, params, values, columns):
@@ -106,12 +110,14 @@ class TestQuantizerContract:
         packed, layout = quantizer.encode(draw(shape)), quantizer.layout(shape)
         assert packed["codes"].dtype == torch.uint8 and set(packed) == set(layout)
         assert all(value.is_contiguous() and value.ndim == 1 for value in packed.values())
-        assert {name: value.dtype for name, value in packed.items()} == {name: part.dtype for name, part in layout.items()}
+        assert ({name: value.dtype for name, value in packed.items()}
+                == {name: part.dtype for name, part in layout.items()})
         total = sum(value.numel() * value.element_size() for value in packed.values())
         if quantizer.adaptive:
             assert total <= quantizer.stored_bytes(shape)
         else:
-            assert {name: value.numel() for name, value in packed.items()} == {n: p.count for n, p in layout.items()}
+            assert ({name: value.numel() for name, value in packed.items()}
+                    == {n: p.count for n, p in layout.items()})
             assert total == quantizer.stored_bytes(shape)
         assert quantizer.bits_per_value(shape) == 8 * quantizer.stored_bytes(shape) / math.prod(shape)
 
@@ -164,13 +170,15 @@ class TestQuantizerContract:
         assert (w.grad != 0).double().mean() > 0.4
 
     def test_training_follows_the_gradient(self, quantizer):
-        """A fake-quantized matrix learns to fit targets it can express: the loss falls far below its start."""
+        """A fake-quantized matrix learns to fit targets it can express: the loss falls far
+        below its start."""
         # Within the range: where a format saturates, most families pass no gradient and a weight is stuck.
         std = min(0.8, 0.3 * (quantizer.grid.high or math.inf))
         target = quantizer.fake_quantize(draw((6, 12), seed=3, std=std)).detach()
         x = draw((64, 12), seed=5, std=1.0)
         w, learned = trainable(quantizer, draw((6, 12), seed=4, std=std))
-        optimizer = torch.optim.Adam([w, *(value for value in learned.values() if value.requires_grad)], lr=0.02)
+        optimizer = torch.optim.Adam([w, *(value for value in learned.values() if value.requires_grad)],
+                                     lr=0.02)
         losses = []
         for _ in range(300):
             loss = (x @ (quantizer.fake_quantize(w, learned) - target).T).pow(2).mean()
@@ -224,7 +232,8 @@ class TestQuantizerContract:
         w = draw((13, 22))
         view = w.t()[::2]
         assert_same_bits(quantizer.fake_quantize(view), quantizer.fake_quantize(view.contiguous()))
-        assert_same_bits(quantizer.decode(quantizer.encode(view), tuple(view.shape)), quantizer.fake_quantize(view))
+        assert_same_bits(quantizer.decode(quantizer.encode(view), tuple(view.shape)),
+                         quantizer.fake_quantize(view))
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
     def test_encode_refuses_a_diverged_weight(self, quantizer, bad):

@@ -31,7 +31,8 @@ def trained(quantizer, w, upstream):
 
 # ---- floats: torch's own dtypes, the tables of the OCP specification, bitsandbytes
 
-@pytest.mark.parametrize(("exp_bits", "man_bits", "dtype"), [(4, 3, torch.float8_e4m3fn), (5, 2, torch.float8_e5m2)])
+@pytest.mark.parametrize(("exp_bits", "man_bits", "dtype"),
+                         [(4, 3, torch.float8_e4m3fn), (5, 2, torch.float8_e5m2)])
 def test_fp8_is_torchs_in_value_and_in_code(exp_bits, man_bits, dtype):
     quantizer = build("float", exp_bits=exp_bits, man_bits=man_bits, bias="standard")
     largest = torch.finfo(dtype).max
@@ -58,7 +59,8 @@ def test_small_formats_have_the_published_values(exp_bits, man_bits, values):
 
 def test_exponent_bias_search_beats_absmax_as_llm_fp4_says():
     w = draw(50, 256)
-    errors = {bias: (build("float", bias=bias).fake_quantize(w) - w).square().mean() for bias in ("absmax", "search")}
+    errors = {bias: (build("float", bias=bias).fake_quantize(w) - w).square().mean()
+              for bias in ("absmax", "search")}
     assert errors["search"] < 0.97 * errors["absmax"]
 
 
@@ -80,7 +82,8 @@ def test_nf4_is_bitsandbytes(group):
 def test_nf4_with_double_quantization_takes_the_bits_that_qlora_states():
     shape = (4096, 4096)
     assert build("nf4", scale_bits=32).bits_per_value(shape) == 4.5
-    assert build("nf4", scale_bits=8).bits_per_value(shape) == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=1e-9)
+    assert (build("nf4", scale_bits=8).bits_per_value(shape)
+            == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), abs=1e-9))
 
 
 # torchao
@@ -102,7 +105,8 @@ def test_uniform_is_torchao():
     zero = torch.zeros(12, dtype=torch.int32)
     codes = primitives.quantize_affine(w, (1, 64), scale, zero, torch.int8, -7, 7)
     expected = primitives.dequantize_affine(codes, (1, 64), scale, zero, torch.int8, -7, 7)
-    torch.testing.assert_close(build("uniform", scale_bits=32).fake_quantize(w), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(build("uniform", scale_bits=32).fake_quantize(w), expected, rtol=1e-6,
+                               atol=1e-7)
 
 
 # vector-quantize-pytorch
@@ -159,7 +163,8 @@ def test_affine_levels_are_even_and_hold_zero():
     low, high = np.minimum(w.numpy().min(1), 0), np.maximum(w.numpy().max(1), 0)
     step = ((high - low) / 15)[:, None]
     assert np.abs(out / step - np.round(out / step)).max() < 1e-4
-    assert np.abs(out - w.numpy()).max() <= step.max() * 0.51 + step.max()  # half a step, one more at a shifted end
+    # half a step, one more at a shifted end
+    assert np.abs(out - w.numpy()).max() <= step.max() * 0.51 + step.max()
 
 
 @pytest.mark.parametrize(("bits", "block"), [(4, 32), (3, 8)])
@@ -179,7 +184,8 @@ def test_table_starts_as_k_means_and_an_entry_gets_the_gradients_that_point_at_i
     levels = out.unique()
     for level, grad in zip(levels, learned["table"][0], strict=True):
         members = w[out == level].double()
-        assert float(members.mean()) == pytest.approx(float(level), abs=0.02)  # bfloat16, and rounds that are few
+        # bfloat16, and rounds that are few
+        assert float(members.mean()) == pytest.approx(float(level), abs=0.02)
         assert float(grad) == pytest.approx(float(g.double()[out == level].sum()), rel=1e-4)
     assert torch.equal(w_grad, g.double())
 
@@ -205,7 +211,8 @@ def test_commitment_adds_the_gradients_of_its_losses():
         rows = (out == entry).all(1)
         number = next(i for i, c in enumerate(quantizer.fit(w)["codebook"][0, 0].bfloat16().double())
                       if torch.equal(c, entry))
-        torch.testing.assert_close(learned["codebook"][0, 0, number], (g.double() + apart)[rows].sum(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(learned["codebook"][0, 0, number], (g.double() + apart)[rows].sum(0),
+                                   rtol=1e-4, atol=1e-5)
 
 
 def test_simvq_uses_nearly_every_codeword_after_training_and_a_step_moves_them_all():

@@ -115,7 +115,8 @@ def test_sign_bit_readings_of_q0i8f():
     readings = {"extra": build("fixed:Q0i8f"), "included": build("fixed:Q0i8f", sign_bit="included"),
                 "ti": build("fixed:Q1i7f", sign_bit="included")}
     assert {k: q.grid[1:] for k, q in readings.items()} == {
-        "extra": (-1, 0.99609375, 1 / 256), "included": (-0.5, 0.49609375, 1 / 256), "ti": (-1, 0.9921875, 1 / 128)}
+        "extra": (-1, 0.99609375, 1 / 256), "included": (-0.5, 0.49609375, 1 / 256),
+        "ti": (-1, 0.9921875, 1 / 128)}
     assert {k: q.bits_per_value(shape) for k, q in readings.items()} == {"extra": 9, "included": 8, "ti": 8}
 
 
@@ -135,8 +136,8 @@ def test_fixed_gradient_is_zero_exactly_where_it_saturates():
 def test_integer_only_formats_erase_small_weights():
     """Weights of BERT's size (std 0.02): relative error 1.0 for integers, 0.003 for Q0i8f, 0.68 for Q4i4f."""
     w = draw(500, 400, std=0.02)
-    error = {f: ((quantized(f"fixed:{f}", w) - w.double().numpy()) ** 2).sum() / (w.double().numpy() ** 2).sum()
-             for f in ("Q4i0f", "Q8i0f", "Q0i8f", "Q4i4f")}
+    error = {f: ((quantized(f"fixed:{f}", w) - w.double().numpy()) ** 2).sum()
+             / (w.double().numpy() ** 2).sum() for f in ("Q4i0f", "Q8i0f", "Q0i8f", "Q4i4f")}
     assert error["Q4i0f"] == error["Q8i0f"] == 1.0
     assert error["Q0i8f"] == pytest.approx(0.003, abs=5e-4)
     assert error["Q4i4f"] == pytest.approx(0.68, abs=0.01)
@@ -174,7 +175,8 @@ def test_published_facts_of_the_released_form():
     for form in ("Q8i0f", "Q4i4f", "Q8i8f"):
         assert np.array_equal(quantized(f"pow2:{form}", w), reference)
     wide = draw(1, 10_000, std=100.0)
-    bounds = {"Q0i4f": 0.9375, "Q0i8f": 0.99609375, "Q4i0f": 8, "Q8i0f": 128, "Q4i4f": 8.9375, "Q8i8f": 128.99609375}
+    bounds = {"Q0i4f": 0.9375, "Q0i8f": 0.99609375, "Q4i0f": 8, "Q8i0f": 128, "Q4i4f": 8.9375,
+              "Q8i8f": 128.99609375}
     for form, bound in bounds.items():
         assert np.abs(quantized(f"pow2:{form}", wide)).max() == bound
     uniform = torch.rand(1, 200_000, generator=torch.Generator().manual_seed(0)) * 2 - 1

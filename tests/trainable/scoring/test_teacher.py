@@ -15,7 +15,8 @@ from spaces.errors import UserError
 from trainable.scoring.teacher import Teacher, length_batches, train_teacher
 
 WORDS = ["a", "b", "c", "d"]
-TINY = TeacherConfig(hidden=16, layers=1, heads=2, optim=OptimConfig(steps=150, batch_size=32, lr=1e-2, warmup=10))
+TINY = TeacherConfig(hidden=16, layers=1, heads=2,
+                     optim=OptimConfig(steps=150, batch_size=32, lr=1e-2, warmup=10))
 
 
 def corpus_of(train, valid, words=WORDS, length=10):
@@ -29,7 +30,8 @@ def corpus_of(train, valid, words=WORDS, length=10):
         for row, sentence in zip(ids, rows, strict=True):
             row[:len(sentence) + 2] = [0, *encode(sentence), 1]
         table[split] = ids
-    sizes = {split: np.array([len(row) for row in rows]) for split, rows in (("train", train), ("valid", valid))}
+    sizes = {split: np.array([len(row) for row in rows])
+             for split, rows in (("train", train), ("valid", valid))}
     return SimpleNamespace(vocab=vocab, encode=encode, ids=table.__getitem__, lengths=sizes.__getitem__)
 
 
@@ -40,7 +42,8 @@ def uniform_sentences(n, length, seed):
 
 @pytest.fixture(scope="module")
 def corpus():
-    """Three words drawn evenly from four, then END: 3 log 4 / 4 = 1.0397 nats per token, and nothing can do better."""
+    """Three words drawn evenly from four, then END: 3 log 4 / 4 = 1.0397 nats per token, and nothing
+    can do better."""
     return corpus_of(uniform_sentences(2000, 3, 0), uniform_sentences(400, 3, 1))
 
 
@@ -53,8 +56,10 @@ def trained(corpus, tmp_path_factory):
 def untrained(corpus, positions=10, seed=0):
     torch.manual_seed(seed)
     words = len(corpus.vocab)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=words, n_positions=positions, n_embd=16, n_layer=1, n_head=2))
-    return Teacher(model, lambda words: [0, *corpus.encode(words), 1], {"name": "untrained"}, positions, batch=2)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=words, n_positions=positions, n_embd=16, n_layer=1,
+                                       n_head=2))
+    return Teacher(model, lambda words: [0, *corpus.encode(words), 1], {"name": "untrained"},
+                   positions, batch=2)
 
 
 def test_learns_the_entropy_of_a_known_source(trained):
@@ -98,9 +103,11 @@ def test_averaged_weights_learn_too(corpus, tmp_path):
 
 
 def test_keeps_the_best_weights_when_it_overfits(tmp_path, monkeypatch):
-    """Random sentences are learned by heart; the weights of the last step are then worse than earlier ones."""
+    """Random sentences are learned by heart; the weights of the last step are then worse
+    than earlier ones."""
     corpus = corpus_of(uniform_sentences(16, 8, 0), uniform_sentences(200, 8, 1))
-    config = TeacherConfig(hidden=64, layers=2, heads=2, optim=OptimConfig(steps=120, batch_size=8, lr=2e-3, warmup=5))
+    config = TeacherConfig(hidden=64, layers=2, heads=2,
+                           optim=OptimConfig(steps=120, batch_size=8, lr=2e-3, warmup=5))
     *_, kept = train_teacher(config, corpus, tmp_path)
     monkeypatch.setattr("trainable.scoring.teacher.CHECKS", 1)
     *_, last = train_teacher(config, corpus, tmp_path)
@@ -157,7 +164,8 @@ def test_damaged_file_is_named(trained, corpus, tmp_path, name, harm):
     for file in trained[0].iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     content = (tmp_path / name).read_bytes()
-    (tmp_path / name).unlink() if harm == "missing" else (tmp_path / name).write_bytes(content[:len(content) // 2])
+    (tmp_path / name).unlink() if harm == "missing" else (tmp_path / name).write_bytes(
+        content[:len(content) // 2])
     with pytest.raises(UserError, match=name) as error:
         Teacher.load(tmp_path, corpus)
     assert "\n" not in str(error.value)
@@ -207,7 +215,8 @@ def test_batches_hold_sentences_of_like_length_and_cover_an_epoch():
 
 
 def test_hugging_face_teacher_scores_plain_text(tmp_path):
-    tokenizer = Tokenizer(models.WordLevel({"<|end|>": 0, "[UNK]": 1, "tea": 2, "for": 3, "two": 4}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel({"<|end|>": 0, "[UNK]": 1, "tea": 2, "for": 3, "two": 4},
+                                           unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", bos_token="<|end|>",
                             eos_token="<|end|>").save_pretrained(tmp_path)

@@ -19,4 +19,5 @@ CHEAP = {"size_bytes", "bits_per_weight", "generation_flops", "trainable_params"
     (("controllability_length_count",), CHEAP | {"controllability"}),
 ])
 def test_what_is_wanted(columns, expected):
-    assert {name for name in METRICS if wanted(METRICS.build_default(name), columns)} - {"unk_share"} == expected
+    assert ({name for name in METRICS if wanted(METRICS.build_default(name), columns)} - {"unk_share"}
+            == expected)

@@ -24,14 +24,15 @@ from trainable.workers.jobs import JOBS
 SETTINGS = {
     "corpus": {"source": {"name": "restaurant", "sentences": 400, "valid_sentences": 60, "max_words": 24},
                "max_length": 26, "min_count": 1},
-    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8, "dropout": 0.0,
-              "self_conditioning": True, "normalize_embeddings": True},
+    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8,
+              "dropout": 0.0, "self_conditioning": True, "normalize_embeddings": True},
     "diffusion": {"timesteps": 100, "loss": "ce"},
     "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 20, "lr": 3e-3}},
     "base": {"optim": {"steps": 25, "lr": 5e-3, "ema": 0.9}},
     "adapt": {"optim": {"batch_size": 8, "lr": 1e-3}},
     "sampling": {"steps": 5},
-    "evaluation": {"samples": 8, "heldout": 8, "times": 2, "control_samples": 4, "latency_batch": 2, "latency_repeats": 2},
+    "evaluation": {"samples": 8, "heldout": 8, "times": 2, "control_samples": 4, "latency_batch": 2,
+                   "latency_repeats": 2},
 }
 
 
@@ -61,7 +62,8 @@ QUANTIZED = {"quantization": {"quantizer": {"name": "fixed", "int_bits": 0, "fra
 def finished(prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trial")
     settings = config(**QUANTIZED)
-    events = job("trial", config=settings.model_dump(mode="json"), prepared=prepared, rungs=[3, 8], folder=str(folder))
+    events = job("trial", config=settings.model_dump(mode="json"), prepared=prepared, rungs=[3, 8],
+                 folder=str(folder))
     return settings, folder, events
 
 
@@ -70,7 +72,8 @@ def test_trial_reports_ready_then_each_rung_with_json_able_measurements(finished
     assert [event.get("rung") for event in events] == [None, 0, 1] and events[0] == {"ready": True}
     low, top = events[1:]
     assert (low["steps"], top["steps"], low["final"], top["final"]) == (3, 8, False, True)
-    assert {"perplexity", "nll_bound", "diversity", "size_bytes", "trainable_params", "train_seconds"} <= low.keys()
+    assert ({"perplexity", "nll_bound", "diversity", "size_bytes", "trainable_params", "train_seconds"}
+            <= low.keys())
     assert {"latency_ms", "controllability"} <= top.keys() and "latency_ms" not in low
     json.dumps(events, allow_nan=False)
     assert not (folder / CHECKPOINT).exists()
@@ -120,12 +123,14 @@ def test_trials_leave_no_trace_in_each_other(prepared, tmp_path, finished):
     job("trial", context, config=plain, prepared=prepared, rungs=[5], folder=str(tmp_path / "other"))
     again = job("trial", context, config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8],
                 folder=str(tmp_path / "again"))
-    for name in ("perplexity", "nll_bound", "diversity", "controllability", "train_loss", "size_bytes_weights"):
+    for name in ("perplexity", "nll_bound", "diversity", "controllability", "train_loss",
+                 "size_bytes_weights"):
         assert again[-1][name] == finished[2][-1][name], name
 
 
 def test_a_killed_trial_continues_from_its_last_rung(prepared, tmp_path, finished):
-    payload = dict(config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8], folder=str(tmp_path))
+    payload = dict(config=finished[0].model_dump(mode="json"), prepared=prepared, rungs=[3, 8],
+                   folder=str(tmp_path))
     killed = JOBS["trial"](payload, WorkerContext())
     next(killed), next(killed)
     state = (tmp_path / CHECKPOINT).read_bytes()
@@ -278,6 +283,7 @@ def test_rows_stored_at_another_rms_change_what_a_format_sees_and_nothing_else(p
     fine, _ = adapted_model(config(quantization={"quantizer": "fixed:Q4i0f", "embedding_rms": 8.0}), base)
     exact = base.model.embed(ids)
     assert (fine.embed(ids) - exact).square().mean() < 0.1 * (coarse.embed(ids) - exact).square().mean()
-    free = config(model={**SETTINGS["model"], "normalize_embeddings": False}, quantization={"embedding_rms": 8.0})
+    free = config(model={**SETTINGS["model"], "normalize_embeddings": False},
+                  quantization={"embedding_rms": 8.0})
     with pytest.raises(UserError, match="needs model.normalize_embeddings"):
         adapted_model(completed(free), base)

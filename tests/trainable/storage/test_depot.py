@@ -36,8 +36,8 @@ def make(folder, text="shared"):
     return folder
 
 
-@pytest.mark.parametrize("place, uri", [("runs", False), ("/mnt/runs", False), ("s3://bucket/runs", True), ("C://x", True),
-                                        ("file:///tmp/x", True), ("a/b://c", False)])
+@pytest.mark.parametrize("place, uri", [("runs", False), ("/mnt/runs", False), ("s3://bucket/runs", True),
+                                        ("C://x", True), ("file:///tmp/x", True), ("a/b://c", False)])
 def test_what_is_a_uri(place, uri):
     assert is_uri(place) is uri
 
@@ -50,7 +50,8 @@ def test_a_slash_too_few_is_a_mistake_and_no_folder(typo):
 
 def test_uris_are_joined_and_taken_apart_before_their_query():
     uri = "s3://bucket/runs?endpoint_override=host:9000&scheme=http"
-    assert joined(uri, "name", "artifacts/x") == "s3://bucket/runs/name/artifacts/x?endpoint_override=host:9000&scheme=http"
+    assert (joined(uri, "name", "artifacts/x")
+            == "s3://bucket/runs/name/artifacts/x?endpoint_override=host:9000&scheme=http")
     assert parent(joined(uri, "name")) == (uri, "name")
     for wrong in ("s3://bucket", "s3://bucket/"):
         with pytest.raises(UserError, match="names no run"):
@@ -60,15 +61,19 @@ def test_uris_are_joined_and_taken_apart_before_their_query():
 def test_a_copy_knows_what_it_is_a_copy_of(tmp_path, monkeypatch):
     monkeypatch.setenv(HOME, str(tmp_path))
     folder = node_folder("mirrors", "s3://bucket/runs/?region=x")
-    assert folder == node_folder("mirrors", "s3://bucket/runs?region=x") != node_folder("stores", "s3://bucket/runs?region=x")
-    assert origin(folder / "name" / "front.csv") == "s3://bucket/runs/name/front.csv?region=x" and origin(tmp_path) is None
+    assert (folder == node_folder("mirrors", "s3://bucket/runs?region=x")
+            != node_folder("stores", "s3://bucket/runs?region=x"))
+    assert (origin(folder / "name" / "front.csv") == "s3://bucket/runs/name/front.csv?region=x"
+            and origin(tmp_path) is None)
 
 
-@pytest.mark.parametrize("wrong", ["nonsense://bucket/x", "s3://key:secret@bucket/x", "s3://bucket/x?secret_key=hidden"])
+@pytest.mark.parametrize("wrong", ["nonsense://bucket/x", "s3://key:secret@bucket/x",
+                                   "s3://bucket/x?secret_key=hidden"])
 def test_places_that_cannot_be_are_one_line_without_secrets(wrong):
     with pytest.raises(UserError) as caught:
         opened(wrong)
-    assert "secret@" not in str(caught.value) and "hidden" not in str(caught.value) and "\n" not in str(caught.value)
+    assert ("secret@" not in str(caught.value) and "hidden" not in str(caught.value)
+            and "\n" not in str(caught.value))
 
 
 def test_what_one_node_made_the_other_fetches_once_and_whole(uri, tmp_path, monkeypatch):
@@ -89,8 +94,10 @@ def test_workers_of_one_node_fetch_once(uri, tmp_path, monkeypatch):
     fetches = []
     for depot in depots:
         fetch = depot.store.get_folder
-        monkeypatch.setattr(depot.store, "get_folder", lambda *given, fetch=fetch: (fetches.append(given), fetch(*given)))
-    threads = [threading.Thread(target=depot.need, args=(Path(depot.root) / "cache" / "base-1",)) for depot in depots]
+        monkeypatch.setattr(depot.store,
+                            "get_folder", lambda *given, fetch=fetch: (fetches.append(given), fetch(*given)))
+    threads = [threading.Thread(target=depot.need, args=(Path(depot.root) / "cache" / "base-1",))
+               for depot in depots]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -108,7 +115,8 @@ def test_a_damaged_copy_is_fetched_anew_and_a_damaged_original_is_a_mistake(uri,
     assert (copy / "part" / "text").read_text() == "shared"
     one.store.write("cache/base-1/part/text", b"wrong!")
     three = node("three", uri, tmp_path, monkeypatch)
-    with pytest.raises(StoreError, match=r"cannot read cache/base-1: it is damaged .* its checksum\); delete it there"):
+    with pytest.raises(StoreError,
+                       match=r"cannot read cache/base-1: it is damaged .* its checksum\); delete it there"):
         three.need(Path(three.root) / "cache" / "base-1")
     assert not (Path(three.root) / "cache" / "base-1").exists()
 
@@ -116,7 +124,8 @@ def test_a_damaged_copy_is_fetched_anew_and_a_damaged_original_is_a_mistake(uri,
 def test_what_was_half_put_is_not_there(uri, tmp_path, monkeypatch):
     one, two = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two"))
     made, put = make(Path(one.root) / "cache" / "base-1"), one.store.put
-    monkeypatch.setattr(one.store, "put", lambda source, name: put(source, name) if "manifest" not in name else 1 / 0)
+    monkeypatch.setattr(one.store,
+                        "put", lambda source, name: put(source, name) if "manifest" not in name else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         one.publish(made)
     assert not two.present(Path(two.root) / "cache" / "base-1")
@@ -139,7 +148,8 @@ def trial(payload, context):
         yield event
 
 
-PAYLOAD = {"folder": "/driver/root/run/trials/trial-0001", "keep": "/driver/root/run/artifacts/trial-0001", "prepared": {}}
+PAYLOAD = {"folder": "/driver/root/run/trials/trial-0001", "keep": "/driver/root/run/artifacts/trial-0001",
+           "prepared": {}}
 
 
 def test_a_trial_goes_on_elsewhere_and_its_artifact_ends_at_its_place(uri, tmp_path, monkeypatch):
@@ -153,7 +163,8 @@ def test_a_trial_goes_on_elsewhere_and_its_artifact_ends_at_its_place(uri, tmp_p
     assert not (Path(two.root) / "run" / "trials" / "trial-0001").exists(), "nodes are left as they were"
 
 
-def test_a_checkpoint_that_cannot_be_stored_is_told_and_an_artifact_is_the_trials_end(uri, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_stored_is_told_and_an_artifact_is_the_trials_end(uri, tmp_path,
+                                                                                      monkeypatch):
     one = node("one", uri, tmp_path, monkeypatch)
 
     def full(source, name):
@@ -161,7 +172,8 @@ def test_a_checkpoint_that_cannot_be_stored_is_told_and_an_artifact_is_the_trial
 
     monkeypatch.setattr(one.store, "put", full)
     events = with_depot({"trial": trial}, one)["trial"](PAYLOAD, SimpleNamespace(rank=0))
-    assert [next(events), next(events)] == [{"ready": True}, {"notice": "a checkpoint was not stored: no room"}]
+    assert [next(events), next(events)] == [{"ready": True},
+                                            {"notice": "a checkpoint was not stored: no room"}]
     assert next(events)["rung"] == 0
     with pytest.raises(StoreError, match="no room"):
         next(events)
@@ -187,11 +199,13 @@ def test_errors_are_tried_again_with_growing_pauses(uri):
 
     assert store._tried("read", "x", act) == "done" and pauses == [1.0, 2.0]
     with pytest.raises(StoreError, match="cannot read x: reset"):
-        Store(uri, tries=2, sleep=pauses.append)._tried("read", "x", lambda: (_ for _ in ()).throw(OSError("reset\nmore")))
+        Store(uri, tries=2,
+              sleep=pauses.append)._tried("read", "x", lambda: (_ for _ in ()).throw(OSError("reset\nmore")))
 
 
 def test_the_storage_says_what_is_made_and_every_rank_has_what_rank_0_finds(uri, tmp_path, monkeypatch):
-    ranks = [WorkerContext(torch.device("cpu"), rank, 2, 1, depot=node(f"node{rank}", uri, tmp_path, monkeypatch))
+    ranks = [WorkerContext(torch.device("cpu"), rank, 2, 1,
+                           depot=node(f"node{rank}", uri, tmp_path, monkeypatch))
              for rank in range(2)]
     folders = [Path(context.depot.root) / "cache" / "base-1" for context in ranks]
     sent = []
@@ -236,19 +250,22 @@ def test_a_base_goes_on_training_on_another_node(uri, tmp_path, monkeypatch):
     one, two = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two"))
     lost = with_depot({"base": base}, one)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
     assert [next(lost)["done"], next(lost)["done"]] == [0, 0]
-    first, last = with_depot({"base": base}, two)["base"]({"cache": "/driver/root/cache"}, SimpleNamespace(rank=0))
+    first, last = with_depot({"base": base}, two)["base"]({"cache": "/driver/root/cache"},
+                                                          SimpleNamespace(rank=0))
     assert first["done"] == 2 and last["path"] == "/driver/root/cache/base-1"
     assert set(Store(uri).sizes()) == {"cache/base-1/manifest.json", "cache/base-1/part/text"}
 
 
 def test_one_trial_over_three_nodes_with_the_products_own_jobs(uri, tmp_path, monkeypatch):
     config = TrialConfig.model_validate({
-        "corpus": {"source": {"name": "restaurant", "sentences": 200, "max_words": 28}, "max_length": 32, "min_count": 0},
-        "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 32, "positions": 32, "time_dim": 16},
+        "corpus": {"source": {"name": "restaurant", "sentences": 200, "max_words": 28}, "max_length": 32,
+                   "min_count": 0}, "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2,
+                                              "ffn": 32, "positions": 32, "time_dim": 16},
         "diffusion": {"timesteps": 20}, "sampling": {"steps": 2}, "adapt": {"optim": {"batch_size": 8}},
         "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 2, "batch_size": 8}},
         "base": {"optim": {"steps": 2, "batch_size": 8}}, "quantization": {"quantizer": "binary"},
-        "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_samples": 1, "latency_repeats": 2, "latency_batch": 1},
+        "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_samples": 1, "latency_repeats": 2,
+                       "latency_batch": 1},
     }).model_dump(mode="json")
     one, two, three = (node(name, uri, tmp_path, monkeypatch) for name in ("one", "two", "three"))
 
@@ -257,8 +274,9 @@ def test_one_trial_over_three_nodes_with_the_products_own_jobs(uri, tmp_path, mo
 
     cache = "/driver/root/cache"
     corpus = work(one, "corpus", config=config, cache=cache)["path"]
-    prepared = {"corpus": corpus, **{kind: work(depot, kind, config=config, cache=cache, corpus=corpus)["path"]
-                                     for kind, depot in (("teacher", one), ("base", two))}}
+    prepared = {"corpus": corpus,
+                **{kind: work(depot, kind, config=config, cache=cache, corpus=corpus)["path"]
+                   for kind, depot in (("teacher", one), ("base", two))}}
     assert all(path.startswith(cache) for path in prepared.values())
     last = work(three, "trial", config=config, prepared=prepared, rungs=[2, 4], **{
         name: path for name, path in PAYLOAD.items() if name != "prepared"})

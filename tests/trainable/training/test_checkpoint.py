@@ -1,4 +1,5 @@
-"""A killed training run goes on where it was: bases from the cache, ranks from rank 0's file, torn files from the start."""
+"""A killed training run goes on where it was: bases from the cache, ranks from rank 0's file, torn files
+from the start."""
 
 import os
 import signal
@@ -29,9 +30,10 @@ STEPS = 6
 
 
 def fresh(rank: int = 0, world_size: int = 1) -> TrainingRun:
-    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
-                        GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
-    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2, ema=0.9),
+    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8,
+                                          dropout=0.0), GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
+    return TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS,
+                       OptimConfig(steps=STEPS, batch_size=8, lr=1e-2, ema=0.9),
                        RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
 
 
@@ -45,7 +47,8 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 
 
 def rank_with_storage_of_its_own(rank: int, port: int, folder: str) -> None:
-    """Train in one go, then half, then the rest in a new run; only rank 0 finds the checkpoint on its disk."""
+    """Train in one go, then half, then the rest in a new run; only rank 0 finds the checkpoint
+    on its disk."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     whole = fresh(rank, 2)
@@ -98,8 +101,10 @@ def test_saving_waits_until_it_is_due(tmp_path, monkeypatch):
 
 
 SETTINGS = {
-    "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 20, "max_words": 24}, "max_length": 26},
-    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8, "dropout": 0.0},
+    "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 20, "max_words": 24},
+               "max_length": 26},
+    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8,
+              "dropout": 0.0},
     "diffusion": {"timesteps": 100, "loss": "ce"},
     "base": {"optim": {"steps": 400, "batch_size": 8, "lr": 5e-3, "ema": 0.9}},
 }
@@ -123,20 +128,24 @@ for event in jobs.JOBS["base"](payload, WorkerContext()):
 
 def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
     def base(cache: str) -> tuple[str, list[str]]:
-        events = list(JOBS["base"]({"config": config, "cache": str(tmp_path / cache), "corpus": corpus}, WorkerContext()))
+        events = list(JOBS["base"]({"config": config, "cache": str(tmp_path / cache), "corpus": corpus},
+                                   WorkerContext()))
         return events[-1]["path"], [event.get("detail", "") for event in events]
 
     config = TrialConfig.model_validate(SETTINGS).model_dump(mode="json")
-    corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")}, WorkerContext()))[-1]["path"]
-    process = subprocess.Popen([sys.executable, "-c", KILLED.replace("SETTINGS", repr(config)), tmp_path / "killed", corpus],
-                               stdout=subprocess.PIPE, text=True, cwd=Path(__file__).resolve().parents[3], env=os.environ)
+    corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")},
+                                 WorkerContext()))[-1]["path"]
+    process = subprocess.Popen([sys.executable, "-c", KILLED.replace("SETTINGS", repr(config)),
+                                tmp_path / "killed", corpus], stdout=subprocess.PIPE, text=True,
+                               cwd=Path(__file__).resolve().parents[3], env=os.environ)
     begun = [process.stdout.readline() for _ in range(3)]
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     assert begun[2].startswith("step 300")
     path, details = base("killed")
-    assert details[0] == "going on from step 200" and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."]
+    assert (details[0] == "going on from step 200"
+            and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."])
     expected, _ = base("whole")
     first, second = load(path).model.state_dict(), load(expected).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in second)

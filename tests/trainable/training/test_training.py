@@ -21,11 +21,13 @@ IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
 
 
 def run(steps=20, precision="fp32", ema=0.0, ids=IDS, **model):
-    shape = dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0, self_conditioning=True)
-    denoiser = DiffusionLM(DiffusionLMConfig(**{**shape, **model}), GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
+    shape = dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0,
+                 self_conditioning=True)
+    denoiser = DiffusionLM(DiffusionLMConfig(**{**shape, **model}),
+                           GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
     optim = OptimConfig(steps=steps, batch_size=8, lr=5e-3, warmup=3, ema=ema)
-    return TrainingRun(denoiser, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, optim, RuntimeConfig(precision=precision), 7,
-                       torch.device("cpu"))
+    return TrainingRun(denoiser, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids, optim,
+                       RuntimeConfig(precision=precision), 7, torch.device("cpu"))
 
 
 def test_training_learns_constant_text():
@@ -54,10 +56,11 @@ def test_only_trainable_parameters_move():
     learner = run()
     learner.model.body.requires_grad_(False)
     before = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    fresh = TrainingRun(learner.model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=5, batch_size=8, lr=1e-2),
-                        RuntimeConfig(), 0, torch.device("cpu"))
+    fresh = TrainingRun(learner.model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS,
+                        OptimConfig(steps=5, batch_size=8, lr=1e-2), RuntimeConfig(), 0, torch.device("cpu"))
     fresh.advance(5)
-    moved = {name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {name
+             for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and not any(name.startswith("body.") for name in moved)
 
 
@@ -87,7 +90,8 @@ def test_learning_rate_warms_up_and_ends_at_its_share():
     config = OptimConfig(steps=100, lr=1.0, warmup=10, final_lr=0.1)
     rates = [learning_rate(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(rates[9], rel=0.02)
-    assert rates[99] == pytest.approx(0.1 + 0.9 * 0.01) and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert (rates[99] == pytest.approx(0.1 + 0.9 * 0.01)
+            and all(a > b for a, b in zip(rates[10:], rates[11:], strict=False)))
 
 
 def test_workers_share_each_batch_and_epochs_cover_everything():

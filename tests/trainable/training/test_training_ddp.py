@@ -23,12 +23,14 @@ STEPS = 6
 
 
 def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
-    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0,
-                                    self_conditioning=True), GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
+    model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8,
+                                          dropout=0.0, self_conditioning=True),
+                        GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
     apply(model, QuantizationConfig(quantizer="ternary_twn", sites=("embedding", "attention")))
     add_lora(model, LoraConfig(rank=2))
     set_trainable(model, AdaptConfig())
-    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS, OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
+    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS,
+                      OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
                       RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
     run.advance(STEPS)
     return {name: value.detach().clone() for name, value in run.trained.items()}
@@ -50,4 +52,5 @@ def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     alone = train(0, 1)
-    assert any(not torch.equal(first[name], alone[name]) for name in first)  # half the batch each, other noise
+    # half the batch each, other noise
+    assert any(not torch.equal(first[name], alone[name]) for name in first)

@@ -1,4 +1,5 @@
-"""A base that begins as a base of another corpus: what is taken over, what is not, and what decides its cache key."""
+"""A base that begins as a base of another corpus: what is taken over, what is not, and what decides
+its cache key."""
 
 import pytest
 import torch
@@ -16,23 +17,26 @@ from trainable.stages.prepare import base_key, corpus_key, teacher_key
 from trainable.storage.folders import content_key
 from trainable.training.transfer import begin_from, start_key
 
-SHAPE = {"model": {"embedding_dim": 4, "hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "time_dim": 4, "positions": 64},
-         "diffusion": {"timesteps": 20}}
+SHAPE = {"model": {"embedding_dim": 4, "hidden": 8, "layers": 1, "heads": 2, "ffn": 8, "time_dim": 4,
+                   "positions": 64}, "diffusion": {"timesteps": 20}}
 THEIRS = ["START", "END", "UNK", "PAD", "pub", "the", "cheap"]
 OURS = ["START", "END", "UNK", "PAD", "the", "river", "cheap", "inn"]
 
 
 def config(start=None, **model):
-    return TrialConfig.model_validate({**SHAPE, "model": {**SHAPE["model"], **model}, "base": {"start": start}})
+    return TrialConfig.model_validate({**SHAPE, "model": {**SHAPE["model"], **model},
+                                       "base": {"start": start}})
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """An exported model over other words."""
     settings = config()
-    model = DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), THEIRS, seed=1)
+    model = DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion),
+                        THEIRS, seed=1)
     torch.nn.init.normal_(model.rounding.bias)
-    return model, str(export(model, settings, Lexicon(THEIRS, 12, {}, "words"), tmp_path_factory.mktemp("a") / "base", {}))
+    return model, str(export(model, settings, Lexicon(THEIRS, 12, {}, "words"),
+                             tmp_path_factory.mktemp("a") / "base", {}))
 
 
 def test_shared_words_and_the_body_are_taken_over_and_new_words_stay_fresh(source):
@@ -49,7 +53,8 @@ def test_shared_words_and_the_body_are_taken_over_and_new_words_stay_fresh(sourc
         assert model.rounding.bias[i] == (theirs.rounding.bias[THEIRS.index(word)] if known else 0)
     held = theirs.state_dict()
     for name, value in model.state_dict().items():
-        assert value.shape != held[name].shape or name.startswith(("word_emb", "rounding")) or torch.equal(value, held[name])
+        assert (value.shape != held[name].shape or name.startswith(("word_emb", "rounding"))
+                or torch.equal(value, held[name]))
 
 
 WIDE = {"embedding_dim": 512, "hidden": 64, "ffn": 128}
@@ -84,7 +89,8 @@ def test_an_artifact_that_runs_on_its_codes_is_decoded(body, tmp_path):
 def test_another_shape_is_refused(source):
     settings = config(source[1], hidden=16)
     with pytest.raises(UserError, match=r"base.start: .* has model.hidden=8, the space asks for 16"):
-        begin_from(DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), OURS), settings, OURS)
+        begin_from(DiffusionLM(BACKBONES.params(settings.model), PROCESSES.params(settings.diffusion), OURS),
+                   settings, OURS)
 
 
 def test_what_is_no_artifact_is_told(tmp_path):

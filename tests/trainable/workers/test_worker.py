@@ -38,9 +38,12 @@ def reply_to(act):
 
 @pytest.mark.parametrize("act", [wrapped, told_only])
 def test_a_full_disk_is_not_the_trials_fault_and_ends_the_run(act):
-    with pytest.raises(DiskError, match=r"^a worker cannot write: RuntimeError: .*; make room, then go on with --resume$"):
+    with pytest.raises(
+            DiskError,
+            match=r"^a worker cannot write: RuntimeError: .*; make room, then go on with --resume$"):
         _checked(reply_to(act))
-    assert issubclass(DiskError, PoolError), "a slot hands it to the driver, which ends the run; the trial stays open"
+    assert issubclass(DiskError, PoolError), ("a slot hands it to the driver, which ends the run; "
+                                              "the trial stays open")
 
 
 def test_any_other_error_is_the_trials_own():

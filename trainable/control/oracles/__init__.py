@@ -1,1 +1,2 @@
-"""Oracles: what says which tag each word has and how a text is bracketed. Every control score names its oracle."""
+"""Oracles: what says which tag each word has and how a text is bracketed. Every control score
+names its oracle."""

@@ -9,12 +9,12 @@ from typing import ClassVar, NamedTuple
 from spaces.errors import UserError
 from trainable import registry
 
-UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM",
-        "VERB", "X")
+UPOS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT",
+        "SCONJ", "SYM", "VERB", "X")
 """Universal part-of-speech tags (universaldependencies.org/u/pos)."""
 
-PHRASES = ("ADJP", "ADVP", "CONJP", "FRAG", "INTJ", "LST", "NAC", "NML", "NP", "NX", "PP", "PRN", "PRT", "QP", "RRC", "S",
-           "SBAR", "SBARQ", "SINV", "SQ", "UCP", "VP", "WHADJP", "WHADVP", "WHNP", "WHPP", "X")
+PHRASES = ("ADJP", "ADVP", "CONJP", "FRAG", "INTJ", "LST", "NAC", "NML", "NP", "NX", "PP", "PRN", "PRT", "QP",
+           "RRC", "S", "SBAR", "SBARQ", "SINV", "SQ", "UCP", "VP", "WHADJP", "WHADVP", "WHNP", "WHPP", "X")
 """Labels of phrases (Penn Treebank II, Bies et al. 1995; NML from its 2012 revision)."""
 
 Span = tuple[int, int, str]
@@ -27,13 +27,15 @@ class Reading(NamedTuple):
     tags: tuple[str, ...]
     """A tag for each word, of `UPOS`."""
     spans: tuple[Span, ...]
-    """Every labeled constituent but the words themselves, outer before inner; a span may have several labels."""
+    """Every labeled constituent but the words themselves, outer before inner; a span may have
+    several labels."""
     whole: bool
     """Whether the oracle could read the text as one piece."""
 
 
 class Oracle(ABC):
-    """Reads text that is cut into words. A subclass has `name`, a one-sentence docstring and what it `provides`."""
+    """Reads text that is cut into words. A subclass has `name`, a one-sentence docstring and
+    what it `provides`."""
 
     name: ClassVar[str]
     Params: ClassVar[type[registry.Params]] = registry.Params
@@ -45,8 +47,8 @@ class Oracle(ABC):
     takes_model: ClassVar[bool] = False
     """Whether it is written `name:MODEL`."""
     languages: tuple[str, ...] = ("en",)
-    """ISO 639 codes of the languages that it reads; empty where that is not known, or all of them. An instance may know
-    better: its model's."""
+    """ISO 639 codes of the languages that it reads; empty where that is not known, or all of them.
+    An instance may know better: its model's."""
 
     def __init__(self, model: str = ""):
         """Raises `UserError` when what it needs is not installed, saying how to get it."""

@@ -24,7 +24,8 @@ def reading_of(tree: str, whole: bool = True) -> Reading:
             if not open_nodes:
                 raise ValueError(f"a word outside of brackets: {word!r} in {tree[:60]!r}")
             tags.append(open_nodes[-1][0])
-            open_nodes[-1] = ("", open_nodes[-1][1], open_nodes[-1][2])  # a word's own bracket is a tag, no span
+            # a word's own bracket is a tag, no span
+            open_nodes[-1] = ("", open_nodes[-1][1], open_nodes[-1][2])
         else:
             if not open_nodes:
                 raise ValueError(f"a bracket too many in {tree[:60]!r}")

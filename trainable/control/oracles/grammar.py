@@ -1,8 +1,9 @@
-"""Reads text back with the grammar that wrote the built-in corpus: the most probable derivation, or the best cover.
+"""Reads text back with the grammar that wrote the built-in corpus: the most probable derivation,
+or the best cover.
 
-The productions are those of `corpora.restaurant.rules`, taken as a probabilistic context-free grammar (weights of a symbol's
-productions, an optional slot filled as often as the generator fills it). That a field is said only once is not asked
-for, so the reader accepts a little more than the generator writes.
+The productions are those of `corpora.restaurant.rules`, taken as a probabilistic context-free grammar
+(weights of a symbol's productions, an optional slot filled as often as the generator fills it). That a field
+is said only once is not asked for, so the reader accepts a little more than the generator writes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class _Rule(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The best derivation of a symbol over some words: log-probability, its rule, and its slots' ends (-1: left out)."""
+    """The best derivation of a symbol over some words: log-probability, its rule, and its slots' ends
+    (-1: left out)."""
 
     log_p: float
     rule: _Rule
@@ -56,7 +58,8 @@ def folded(word: str) -> str:
 
 @cache
 def _alone() -> dict[str, str]:
-    """The tag that each (folded) word has most often among the productions: what it is where nothing tells more."""
+    """The tag that each (folded) word has most often among the productions: what it is where
+    nothing tells more."""
     counts: dict[str, Counter[str]] = {}
     for rules in _rules()[0].values():
         for rule in rules:
@@ -68,13 +71,15 @@ def _alone() -> dict[str, str]:
 @cache
 def _rules() -> tuple[dict[str, tuple[_Rule, ...]], dict[str, frozenset[str]]]:
     """Every symbol's rules, and the (folded) words that each symbol can begin with."""
-    table = {symbol: [(entry.weight, entry.template) for entry in entries] for symbol, entries in productions().items()}
+    table = {symbol: [(entry.weight, entry.template) for entry in entries]
+             for symbol, entries in productions().items()}
     for symbol, leaf in LEAVES.items():
         table[symbol] = [(1, parse(text)) for say in leaf.say.values() for text in say]
     rules: dict[str, tuple[_Rule, ...]] = {}
     for symbol, entries in table.items():
         total = sum(weight for weight, _ in entries)
-        rules[symbol] = tuple(_Rule(math.log(weight / total), template, _items(template)) for weight, template in entries)
+        rules[symbol] = tuple(_Rule(math.log(weight / total), template, _items(template))
+                              for weight, template in entries)
     first: dict[str, frozenset[str]] = {}
 
     def begin(symbol: str) -> frozenset[str]:
@@ -106,7 +111,8 @@ def _items(template: tuple[str | Slot, ...]) -> tuple[_Item, ...]:
 
 
 class _Chart:
-    """All best derivations over one text, found on demand: the grammar has no recursion and no empty symbol."""
+    """All best derivations over one text, found on demand: the grammar has no recursion and
+    no empty symbol."""
 
     def __init__(self, words: Sequence[str]):
         self.words = [folded(word) for word in words]
@@ -173,7 +179,8 @@ Step = tuple[str | None, int, int]
 
 
 def _cover(chart: _Chart, symbols: Sequence[str], alone: bool) -> list[Step] | None:
-    """The fewest derivations of `symbols` that cover the text in order, the most probable of these; None without one.
+    """The fewest derivations of `symbols` that cover the text in order, the most probable of these;
+    None without one.
 
     With `alone`, a word may stand for itself, which counts as two pieces: only where no symbol covers it.
     """
@@ -187,8 +194,10 @@ def _cover(chart: _Chart, symbols: Sequence[str], alone: bool) -> list[Step] | N
         for symbol in symbols:
             if word in chart.first[symbol]:
                 options += [(rest[0] + 1, rest[1] + found.log_p, (symbol, start, end))
-                            for end, found in chart.find(symbol, start).items() if (rest := best[end]) is not None]
-        best[start] = min(options, key=lambda option: (option[0], -option[1], option[2][1:])) if options else None
+                            for end, found in chart.find(symbol, start).items()
+                            if (rest := best[end]) is not None]
+        best[start] = (min(options, key=lambda option: (option[0], -option[1], option[2][1:])) if options
+                       else None)
     steps: list[Step] = []
     at = 0
     while at < size:
@@ -201,7 +210,8 @@ def _cover(chart: _Chart, symbols: Sequence[str], alone: bool) -> list[Step] | N
 
 
 class GrammarOracle(Oracle):
-    """The grammar of the built-in corpus: exact on its own texts, the fewest readable pieces on texts with mistakes."""
+    """The grammar of the built-in corpus: exact on its own texts, the fewest readable pieces on
+    texts with mistakes."""
 
     name = "grammar"
     provides = frozenset({"tags", "spans"})
@@ -209,14 +219,16 @@ class GrammarOracle(Oracle):
     def read(self, words: Sequence[str]) -> Reading:
         """The most probable derivation. Case and a/an are not looked at.
 
-        A text that is not a row of whole sentences is covered by the fewest pieces that the grammar can write (the most
-        probable of these), hung under one S; a word that no piece covers stands without a bracket, with the tag that it has
-        most often in the grammar, X where the grammar does not know it. `whole` tells such texts apart.
+        A text that is not a row of whole sentences is covered by the fewest pieces that the grammar can write
+        (the most probable of these), hung under one S; a word that no piece covers stands without a bracket,
+        with the tag that it has most often in the grammar, X where the grammar does not know it. `whole`
+        tells such texts apart.
         """
         return _read(tuple(words)) if words else Reading((), (), False)
 
 
-@lru_cache(maxsize=1024)  # tasks ask for the tags and the spans of the same text, and for several targets of it
+# tasks ask for the tags and the spans of the same text, and for several targets of it
+@lru_cache(maxsize=1024)
 def _read(words: tuple[str, ...]) -> Reading:
     chart = _Chart(words)
     steps = _cover(chart, SENTENCES, alone=False)
@@ -224,7 +236,8 @@ def _read(words: tuple[str, ...]) -> Reading:
     if steps is None:
         steps = _cover(chart, tuple(chart.rules), alone=True) or []
     pieces = [chart.brackets(symbol, start, end) if symbol is not None
-              else f"({_alone().get(chart.words[start], UNREAD)} {chart.words[start]})" for symbol, start, end in steps]
+              else f"({_alone().get(chart.words[start], UNREAD)} {chart.words[start]})"
+              for symbol, start, end in steps]
     text = pieces[0] if whole and len(pieces) == 1 else f"(S {' '.join(pieces)})"
     return reading_of(text, whole)._replace(whole=whole)
 

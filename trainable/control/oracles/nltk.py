@@ -1,4 +1,5 @@
-"""nltk's averaged perceptron tagger: between textblob's rules and spaCy's networks, offline once its data is there."""
+"""nltk's averaged perceptron tagger: between textblob's rules and spaCy's networks, offline once
+its data is there."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ DATA = "averaged_perceptron_tagger_eng"
 
 
 class NltkOracle(Oracle):
-    """nltk's perceptron tagger (Honnibal's averaged perceptron, trained on WSJ), Penn tags as universal ones; no spans."""
+    """nltk's perceptron tagger (Honnibal's averaged perceptron, trained on WSJ), Penn tags as universal
+    ones; no spans."""
 
     name = "nltk"
     provides = frozenset({"tags"})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 _TAGS = {
-    "ADJ": "JJ JJR JJS AFX", "ADP": "IN", "ADV": "RB RBR RBS WRB", "AUX": "MD", "CCONJ": "CC", "DET": "DT PDT WDT",
-    "INTJ": "UH",
+    "ADJ": "JJ JJR JJS AFX", "ADP": "IN", "ADV": "RB RBR RBS WRB", "AUX": "MD", "CCONJ": "CC",
+    "DET": "DT PDT WDT", "INTJ": "UH",
     "NOUN": "NN NNS", "NUM": "CD", "PART": "POS RP TO", "PRON": "EX PRP PRP$ WP WP$", "PROPN": "NNP NNPS",
     "PUNCT": ". , : `` '' -LRB- -RRB- HYPH NFP ( ) \"", "SYM": "# $ SYM", "VERB": "VB VBD VBG VBN VBP VBZ",
     "X": "FW LS ADD GW XX",
@@ -20,7 +20,8 @@ _BETWEEN = ("ADV", "PART", "PRON")
 
 
 def to_upos(words: Sequence[str], penn: Sequence[str]) -> tuple[str, ...]:
-    """A universal tag per word. Forms of `be` are AUX; `have` and `do` where a verb follows; `if`, `although` SCONJ."""
+    """A universal tag per word. Forms of `be` are AUX; `have` and `do` where a verb follows; `if`,
+    `although` SCONJ."""
     tags = [_UPOS.get(tag.split("-")[0] if tag[:1].isalpha() else tag, "X") for tag in penn]
     folded = [word.lower() for word in words]
     for i, word in enumerate(folded):

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
 READ = 1024
-"""Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several targets of it."""
+"""Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several
+targets of it."""
 
 
 class SpacyOracle(Oracle):
-    """A spaCy pipeline's universal tags, written `spacy:en_core_web_sm`: an installed package, or a folder by `nlp.to_disk`."""
+    """A spaCy pipeline's universal tags, written `spacy:en_core_web_sm`: an installed package,
+    or a folder by `nlp.to_disk`."""
 
     name = "spacy"
     provides = frozenset({"tags"})
@@ -42,8 +44,8 @@ class SpacyOracle(Oracle):
         tags = _spacy_tags(self.model, tuple(words)) if words else ()
         if not all(tags):
             parts = ", ".join(_spacy(self.model).pipe_names) or "empty"
-            raise UserError(f"control oracle {self.full_name!r}: the pipeline ({parts}) gives no universal tags; it needs "
-                            "a morphologizer, or a tagger and an attribute_ruler")
+            raise UserError(f"control oracle {self.full_name!r}: the pipeline ({parts}) gives no universal "
+                            "tags; it needs a morphologizer, or a tagger and an attribute_ruler")
         return Reading(tuple(tag if tag != "SPACE" else "X" for tag in tags), (), bool(words))
 
     @classmethod
@@ -51,12 +53,14 @@ class SpacyOracle(Oracle):
         """spaCy itself comes with qdlm; the pipeline does not."""
         model = model or "en_core_web_sm"
         if not model.isidentifier():
-            return None if (Path(model) / "config.cfg").is_file() else f"nlp.to_disk({model!r}) of a trained pipeline"
+            return (None if (Path(model) / "config.cfg").is_file()
+                    else f"nlp.to_disk({model!r}) of a trained pipeline")
         return None if importlib.util.find_spec(model) else f"{python()} -m spacy download {model}"
 
 
 class BeneparOracle(Oracle):
-    """The Berkeley parser's trees and tags, written `benepar:benepar_en3`; the published oracle for trees and spans."""
+    """The Berkeley parser's trees and tags, written `benepar:benepar_en3`; the published oracle for
+    trees and spans."""
 
     name = "benepar"
     sample = 600
@@ -78,7 +82,8 @@ class BeneparOracle(Oracle):
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
-        """The package, and its model: a path, or the name of one that `benepar.download` put among nltk's data."""
+        """The package, and its model: a path, or the name of one that `benepar.download` put
+        among nltk's data."""
         model = model or "benepar_en3"
         if not importlib.util.find_spec("benepar"):
             return extra_command("parse")
@@ -95,7 +100,8 @@ class BeneparOracle(Oracle):
 
 @lru_cache(maxsize=8)
 def _language(model: str) -> tuple[str, ...]:
-    """The language of a model: of a spaCy folder as its meta.json says, else by its name, `de_core_news_sm`, `en3`."""
+    """The language of a model: of a spaCy folder as its meta.json says, else by its name,
+    `de_core_news_sm`, `en3`."""
     try:
         told = str(json.loads((Path(model) / "meta.json").read_text(encoding="utf-8"))["lang"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,7 +110,8 @@ def _language(model: str) -> tuple[str, ...]:
     return (told,) if told not in ("", "xx") else ()
 
 
-# Oracles come and go with the targets they are asked for; what takes seconds to load, or was just read, is kept.
+# Oracles come and go with the targets they are asked for; what takes seconds to load, or was
+# just read, is kept.
 
 @lru_cache(maxsize=2)
 def _spacy(model: str) -> Language:
@@ -142,4 +149,5 @@ def _benepar_tree(model: str, words: tuple[str, ...]) -> str:
 
 
 def _unusable(name: str, what: str, error: Exception) -> UserError:
-    return UserError(f"control oracle {name!r}: the {what} cannot be loaded ({str(error).strip().splitlines()[0]})")
+    return UserError(f"control oracle {name!r}: the {what} cannot be loaded "
+                     f"({str(error).strip().splitlines()[0]})")

@@ -1,4 +1,5 @@
-"""TextBlob's lexicon-and-rules tagger and chunker (Brill's rules; from `pattern`): needs no download and no model."""
+"""TextBlob's lexicon-and-rules tagger and chunker (Brill's rules; from `pattern`): needs no download
+and no model."""
 
 from __future__ import annotations
 
@@ -10,17 +11,20 @@ from trainable.control.oracles.penn import to_upos
 
 
 class TextBlobOracle(Oracle):
-    """TextBlob offline: Penn tags as universal ones, and flat chunks (NP, VP, PP, ADJP, ADVP) as spans; no whole trees."""
+    """TextBlob offline: Penn tags as universal ones, and flat chunks (NP, VP, PP, ADJP, ADVP) as spans;
+    no whole trees."""
 
     name = "textblob"
     provides = frozenset({"tags", "spans"})
 
     def read(self, words: Sequence[str]) -> Reading:
-        """Tags and chunks; PP is a chunk with the noun chunk that follows it. `whole` is always true: rules never fail."""
+        """Tags and chunks; PP is a chunk with the noun chunk that follows it. `whole` is always true:
+        rules never fail."""
         return _read(tuple(words)) if words else Reading((), (), False)
 
 
-@lru_cache(maxsize=1024)  # tasks ask for the tags and the spans of the same text, and for several targets of it
+# tasks ask for the tags and the spans of the same text, and for several targets of it
+@lru_cache(maxsize=1024)
 def _read(words: tuple[str, ...]) -> Reading:
     from textblob.en import parser  # loads its lexicon, 0.1 s
 
@@ -39,6 +43,7 @@ def _spans(marks: Sequence[str]) -> tuple[Span, ...]:
             while end + 1 < len(marks) and marks[end + 1] == f"I-{label}":
                 end += 1
             found.append((i, end, label))
-    joined = [(start, after[1], label) if label == "PP" and after is not None and after[2] == "NP" and after[0] == end + 1
-              else (start, end, label) for (start, end, label), after in zip(found, [*found[1:], None], strict=False)]
+    joined = [(start, after[1], label) if label == "PP" and after is not None and after[2] == "NP"
+              and after[0] == end + 1 else (start, end, label)
+              for (start, end, label), after in zip(found, [*found[1:], None], strict=False)]
     return tuple(sorted(joined, key=lambda span: (span[0], -span[1], span[2])))

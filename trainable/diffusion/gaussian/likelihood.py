@@ -3,10 +3,10 @@
 -log p(w) <= E[-log p(w | x_0)] + sum_t w_t E|embedding - x0(x_t)|^2 + KL(q(x_T | w) || N(0, I)), the middle sum by
 importance sampling over times.
 
-The released `calc_bpd_loop_e2e` sums other terms and is looser on the same model: at t = 0 it charges a KL between two
-narrow Gaussians, around the embedding and around the predicted mean, and at t > 0 its target is a noisy latent, whose noise
-no prediction can know, where here it is the embedding. It tells bits per dimension, padding included, and this tells nats
-per word. So its figures and these do not compare.
+The released `calc_bpd_loop_e2e` sums other terms and is looser on the same model: at t = 0 it charges a KL
+between two narrow Gaussians, around the embedding and around the predicted mean, and at t > 0 its target is a
+noisy latent, whose noise no prediction can know, where here it is the embedding. It tells bits per dimension,
+padding included, and this tells nats per word. So its figures and these do not compare.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from trainable.diffusion.gaussian.schedule import Schedule, randn
 
 
 def levels(schedule: Schedule, loss: str) -> tuple[Tensor, Tensor]:
-    """Signal a_t and variance s2_t [T] (float64) of q(x_t | word embedding): x_t = a_t * embedding + s_t * noise.
+    """Signal a_t and variance s2_t [T] (float64) of q(x_t | word embedding): x_t = a_t
+    * embedding + s_t * noise.
 
-    Under `mse` the clean latent itself is the embedding plus noise of variance 1 - alpha_bar_0 (Diffusion-LM, section
-    4.2), which travels along: s2_t = alpha_bar_t (1 - alpha_bar_0) + 1 - alpha_bar_t, and level 0 is that latent.
+    Under `mse` the clean latent itself is the embedding plus noise of variance 1 - alpha_bar_0 (Diffusion-LM,
+    section 4.2), which travels along: s2_t = alpha_bar_t (1 - alpha_bar_0) + 1 - alpha_bar_t, and
+    level 0 is that latent.
     """
     alpha_bar = schedule.alpha_bar
     if loss == "ce":
@@ -35,9 +37,11 @@ def levels(schedule: Schedule, loss: str) -> tuple[Tensor, Tensor]:
 
 
 def time_weights(signal: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """KL weights w_t = (SNR_{t-1} - SNR_t) / 2 for t = 1..T-1 (VDM, arXiv 2107.00630, equation 15), and a proposal q_t.
+    """KL weights w_t = (SNR_{t-1} - SNR_t) / 2 for t = 1..T-1 (VDM, arXiv 2107.00630, equation 15),
+    and a proposal q_t.
 
-    q is half uniform and half proportional to w, so that no importance ratio w_t / q_t exceeds twice the sum of w.
+    q is half uniform and half proportional to w, so that no importance ratio w_t / q_t exceeds
+    twice the sum of w.
     """
     snr = signal**2 / variance
     weights = (snr[:-1] - snr[1:]) / 2
@@ -46,7 +50,8 @@ def time_weights(signal: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stratified_times(proposal: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` times in 1..T-1, one draw from each of `count` equal slices of the proposal's cumulative distribution."""
+    """`count` times in 1..T-1, one draw from each of `count` equal slices of the proposal's cumulative
+    distribution."""
     u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return torch.searchsorted(proposal.cumsum(0), u.double()).clamp(max=len(proposal) - 1) + 1
 

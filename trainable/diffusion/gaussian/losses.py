@@ -21,8 +21,9 @@ def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
                    x0_prev=None, condition: Tensor | None = None) -> dict[str, Tensor]:
     """Diffusion-LM's `mse` loss (arXiv 2205.14217, equation 2; released code): three unweighted terms.
 
-    (a) squared error of the predicted against the noisy x0 (against the clean embedding at t = 0), mean over positions
-    and dimensions; (b) cross-entropy of the rounding head on the noisy true x0; (c) mean square of the mean of x_T.
+    (a) squared error of the predicted against the noisy x0 (against the clean embedding at t = 0),
+    mean over positions and dimensions; (b) cross-entropy of the rounding head on the noisy true x0; (c)
+    mean square of the mean of x_T.
     """
     table = model.table()
     clean = F.embedding(ids, table)
@@ -81,7 +82,8 @@ def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: 
                   condition: Tensor | None = None) -> dict[str, Tensor]:
     """One draw of times and noise, and with self-conditioning a first guess half the time.
 
-    Args: ids [B, L]; condition as the model takes it. Returns scalars: `loss` to differentiate, and its parts.
+    Args: ids [B, L]; condition as the model takes it. Returns scalars: `loss` to differentiate,
+    and its parts.
     """
     t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
     x0_prev = None

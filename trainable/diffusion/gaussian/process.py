@@ -46,6 +46,7 @@ class Gaussian(Process):
         """From pure noise to words."""
         return GaussianSampling(model, self.schedule, config)
 
-    def bound(self, model: Backbone, ids: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def bound(self, model: Backbone, ids: Tensor, count: int,
+              generator: torch.Generator) -> dict[str, Tensor]:
         """See `likelihood`."""
         return bound_parts(model, self.schedule, ids, count, generator)

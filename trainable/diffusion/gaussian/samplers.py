@@ -29,7 +29,8 @@ class Sampler(ABC):
 
 
 class Ancestral(Sampler):
-    """Draws from the forward process's own posterior q(x_s | x_t, x0) (DDPM, arXiv 2006.11239, equation 7)."""
+    """Draws from the forward process's own posterior q(x_s | x_t, x0) (DDPM, arXiv 2006.11239,
+    equation 7)."""
 
     name = "ancestral"
 
@@ -47,7 +48,8 @@ class DDIM(Sampler):
     name = "ddim"
 
     class Params(registry.Params):
-        eta: float = Field(0.0, ge=0, le=1, description="0 = deterministic; 1 = as much fresh noise as ancestral")
+        eta: float = Field(0.0, ge=0, le=1,
+                           description="0 = deterministic; 1 = as much fresh noise as ancestral")
 
     params: Params
 

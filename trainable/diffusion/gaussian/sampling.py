@@ -27,20 +27,23 @@ Guide = Callable[..., Tensor]
 class GaussianSampling:
     """Samples sentences from a denoiser under one `SamplingConfig`.
 
-    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
+    The model is put in eval mode for the call and its mode restored; quantized weights are
+    computed once per call.
     """
 
-    def __init__(self, model: DiffusionLM, schedule: Schedule, config: SamplingConfig, condition: Tensor | None = None,
-                 scale: float = 0.0):
-        """`condition` [n, K, L] as the model takes it, for the n sentences that will be sampled; `scale`: how far to go
-        beyond it, away from the prediction without (classifier-free guidance; 0 = the condition alone)."""
+    def __init__(self, model: DiffusionLM, schedule: Schedule, config: SamplingConfig,
+                 condition: Tensor | None = None, scale: float = 0.0):
+        """`condition` [n, K, L] as the model takes it, for the n sentences that will be sampled;
+        `scale`: how far to go beyond it, away from the prediction without (classifier-free guidance;
+        0 = the condition alone)."""
         self.model, self.schedule, self.config = model, schedule, config
         self.condition, self.scale = condition, scale
         self.sampler = GAUSSIAN_SAMPLERS.build(config.sampler)
 
     def under(self, condition: Tensor, scale: float) -> GaussianSampling:
         """The same sampler for sentences that the model is told something of."""
-        return GaussianSampling(self.model, self.schedule, self.config, condition.to(next(self.model.parameters()).device), scale)
+        return GaussianSampling(self.model, self.schedule, self.config,
+                                condition.to(next(self.model.parameters()).device), scale)
 
     @property
     def steps(self) -> int:
@@ -51,10 +54,12 @@ class GaussianSampling:
                prompt: Tensor | None = None) -> Tensor:
         """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
 
-        Noise comes from `generator` alone, so that a guide with no inner step equals plain sampling bit for bit.
+        Noise comes from `generator` alone, so that a guide with no inner step equals plain
+        sampling bit for bit.
         """
         if prompt is not None:
-            raise UserError("diffusion gaussian keeps no prompt: steer it by evaluation.guidance.by: gradient")
+            raise UserError("diffusion gaussian keeps no prompt: "
+                            "steer it by evaluation.guidance.by: gradient")
         device = next(self.model.parameters()).device
         training = self.model.training
         self.model.eval()
@@ -78,7 +83,8 @@ class GaussianSampling:
             mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
             x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
             if guide is not None:
-                def predict(latent: Tensor, time: Tensor, first_guess: Tensor | None = previous) -> Prediction:
+                def predict(latent: Tensor, time: Tensor,
+                            first_guess: Tensor | None = previous) -> Prediction:
                     return self.predict(latent, time, first_guess)
                 x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), predict, step)
         return prediction.log_probs.argmax(-1)
@@ -88,8 +94,8 @@ class GaussianSampling:
         return self.schedule.noise(self.model.embed(ids), t, generator)
 
     def flops(self, length: int) -> float:
-        """The steps times one forward pass, traced by `torch.utils.flop_counter` on one sentence (2 per multiply-add).
-        With a condition that is exceeded, a pass is told and untold."""
+        """The steps times one forward pass, traced by `torch.utils.flop_counter` on one sentence (2
+        per multiply-add). With a condition that is exceeded, a pass is told and untold."""
         device = next(self.model.parameters()).device
         latents = torch.zeros(1, length, self.model.params.embedding_dim, device=device)
         time = torch.full((1,), self.schedule.timesteps - 1, device=device)
@@ -99,7 +105,8 @@ class GaussianSampling:
         return float(counter.get_total_flops() * self.steps)
 
     def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
-        """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured. Differentiable in x."""
+        """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured.
+        Differentiable in x."""
         prediction = self._believed(x, t, x0_prev)
         if self.model.diffusion.loss == "mse" and self.config.clamp:
             clamped = self.model.nearest(prediction.x0)

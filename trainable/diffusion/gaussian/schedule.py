@@ -1,7 +1,7 @@
 """Noise schedules: how much of the clean latent is left at each time.
 
-A schedule is a function alpha_bar(u), u in [0, 1]; T steps are cut from it as in the released Diffusion-LM code:
-beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999).
+A schedule is a function alpha_bar(u), u in [0, 1]; T steps are cut from it as in the released Diffusion-LM
+code: beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Schedule:
         return len(self.alpha_bar)
 
     def noise(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-        """q(x_t | x_0): [B, L, d] clean latents at times t [B] or [B, L] -> noisy latents of the same shape."""
+        """q(x_t | x_0): [B, L, d] clean latents at times t [B] or [B, L] -> noisy latents
+        of the same shape."""
         alpha_bar = per_position(self.alpha_bar.to(x0.device)[t])
         signal, std = alpha_bar.sqrt().to(x0.dtype), (1 - alpha_bar).sqrt().to(x0.dtype)
         return signal * x0 + std * randn(x0.shape, generator, x0.device, x0.dtype)
@@ -70,4 +71,5 @@ def per_position(values: Tensor) -> Tensor:
 
 def randn(shape, generator: torch.Generator, device, dtype=torch.float32) -> Tensor:
     """Standard normal noise from an explicit generator, on any device (drawn where the generator lives)."""
-    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device, dtype)
+    return torch.randn(shape, generator=generator, device=generator.device,
+                       dtype=torch.float32).to(device, dtype)

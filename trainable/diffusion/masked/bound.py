@@ -1,8 +1,9 @@
-"""The variational bound of masked diffusion on -log p(row), with little noise and the same masks for every model.
+"""The variational bound of masked diffusion on -log p(row), with little noise and the same
+masks for every model.
 
--log p(x) <= E over k uniform in 1..M and over sets of k of the M maskable positions of (M / k) sum of -log p(x_i | seen)
-(the bound of arXiv 2406.07524 with the count drawn exactly, as LLaDA's get_log_likelihood.py does; LLaDA permutes rows by
-a global generator there, so that its scores change from run to run).
+-log p(x) <= E over k uniform in 1..M and over sets of k of the M maskable positions of (M / k) sum of -log
+p(x_i | seen) (the bound of arXiv 2406.07524 with the count drawn exactly, as LLaDA's get_log_likelihood.py
+does; LLaDA permutes rows by a global generator there, so that its scores change from run to run).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ BATCH = 64
 def exact_counts(free: Tensor, draws: int, seeds: Tensor) -> Tensor:
     """[B, draws] counts, each uniform in 1..M (M [B]: free positions), spread evenly over the draws of a row.
 
-    Draws come in antithetic pairs, k and M + 1 - k; the first of the pairs lie M / pairs apart (LLaDA's spacing).
+    Draws come in antithetic pairs, k and M + 1 - k; the first of the pairs lie M / pairs apart
+    (LLaDA's spacing).
     """
     total = free.sum(1)
     pairs = -(-draws // 2)
@@ -34,8 +36,8 @@ def exact_counts(free: Tensor, draws: int, seeds: Tensor) -> Tensor:
 
 
 def paired_mask(free: Tensor, counts: Tensor, draw: int, seeds: Tensor) -> Tensor:
-    """[B, L] bool: `counts` [B] of the free positions. The second draw of a pair masks from the other end of the order of
-    the first, so that between them they mask every position (one of them twice)."""
+    """[B, L] bool: `counts` [B] of the free positions. The second draw of a pair masks from the other end
+    of the order of the first, so that between them they mask every position (one of them twice)."""
     order = uniforms(seeds, draw // 2, MASKS, free.shape[1])
     return lowest(order if draw % 2 == 0 else -order, counts, free)
 
@@ -45,16 +47,18 @@ def bound_per_row(backbone: MaskedLM, ids: Tensor, generator: torch.Generator, d
                   rows: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
     """Upper bound on -log p of each row, nats, [B] float64: an unbiased estimate from `draws` masks.
 
-    Masks depend on the generator, the row's number (`rows` [B]; 0.. when not given) and the free positions, not on the
-    model nor on the batch: compare models by the difference of their bounds under generators of one seed, row by row.
-    START and a prompt before it are given and cost nothing; END and PAD must be explained.
+    Masks depend on the generator, the row's number (`rows` [B]; 0.. when not given) and the free positions,
+    not on the model nor on the batch: compare models by the difference of their bounds under generators
+    of one seed, row by row. START and a prompt before it are given and cost nothing; END and PAD
+    must be explained.
     """
     rows = torch.arange(len(ids), device=ids.device) if rows is None else rows
     seeds = row_seeds(generator, rows)
     total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
     for start in range(0, len(ids), BATCH):
         part = slice(start, start + BATCH)
-        total[part] = _bound(backbone, ids[part], seeds[part], draws, None if condition is None else condition[part])
+        total[part] = _bound(backbone, ids[part], seeds[part], draws,
+                             None if condition is None else condition[part])
     return total
 
 

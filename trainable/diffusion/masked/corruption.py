@@ -14,8 +14,9 @@ from trainable.corpora.tokenize import START
 class State:
     """Rows in which some tokens are MASK.
 
-    `ids` [B, L], `masked` [B, L] bool, `t` [B]: the time, where there is one (training). While sampling, `rows` [B] are
-    the numbers of the samples that the rows belong to (finished ones leave the batch) and `step` counts passes.
+    `ids` [B, L], `masked` [B, L] bool, `t` [B]: the time, where there is one (training). While sampling,
+    `rows` [B] are the numbers of the samples that the rows belong to (finished ones leave the batch)
+    and `step` counts passes.
     """
 
     ids: Tensor
@@ -26,8 +27,8 @@ class State:
 
 
 def maskable(ids: Tensor) -> Tensor:
-    """[B, L] bool: every position behind START; all positions of a row without one. START itself and a prompt before it
-    are never masked."""
+    """[B, L] bool: every position behind START; all positions of a row without one. START itself and
+    a prompt before it are never masked."""
     start = ids == START
     return (start.cumsum(1).bool() | ~start.any(1, keepdim=True)) & ~start
 
@@ -39,10 +40,11 @@ def bernoulli_mask(share: Tensor, free: Tensor, generator: torch.Generator) -> T
 
 
 def lowest(scores: Tensor, counts: Tensor, free: Tensor) -> Tensor:
-    """[B, L] bool: in each row the `counts` [B] positions of `free` with the lowest scores (all, if there are fewer).
-    Ties go to the left."""
+    """[B, L] bool: in each row the `counts` [B] positions of `free` with the lowest scores (all, if there
+    are fewer). Ties go to the left."""
     order = torch.where(free, scores, torch.inf).argsort(dim=1, stable=True)
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(free.shape[1], device=free.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(1, order,
+                                            torch.arange(free.shape[1], device=free.device).expand_as(order))
     return free & (rank < counts[:, None])
 
 

@@ -33,16 +33,17 @@ def generate(backbone: MaskedLM, sampler: Sampler, template: Tensor, seeds: Tens
              condition: Tensor | None = None) -> Samples:
     """Fill the MASKs of `template` [n, L]; everything else is kept bit for bit.
 
-    `seeds` [n]: where each row's random numbers come from; a row's tokens depend on its own seed, template and condition
-    [n, K, L], and on no other row. Raises `UserError` for a template that no well-formed row has, and for blocks into which
-    rows do not divide.
+    `seeds` [n]: where each row's random numbers come from; a row's tokens depend on its own seed, template
+    and condition [n, K, L], and on no other row. Raises `UserError` for a template that no well-formed row
+    has, and for blocks into which rows do not divide.
     """
     n, length = template.shape
     per_block = steps_per_block(sampler.block, length, request.steps)
     result, passes = template.clone(), torch.zeros(n, dtype=torch.long, device=template.device)
     masked = template == backbone.mask_id
     rows = Rows(template.clone(), masked, ~masked, seeds, torch.arange(n, device=template.device),
-                 torch.full((n,), per_block, device=template.device), torch.full((n,), -1, device=template.device),
+                 torch.full((n,), per_block, device=template.device),
+                torch.full((n,), -1, device=template.device),
                  torch.ones(template.shape, device=template.device), passes.clone(),
                  _no_guess(backbone, template), condition)
     if request.structured:
@@ -68,11 +69,13 @@ def steps_per_block(block: int | None, length: int, steps: int) -> int:
         return steps
     if length % block:
         fitting = [size for size in range(1, length + 1) if length % size == 0]
-        raise UserError(f"sampler block: {block} does not divide rows of {length} positions; what does: {fitting}")
+        raise UserError(f"sampler block: {block} does not divide rows of {length} positions; "
+                        f"what does: {fitting}")
     return -(-steps // (length // block))
 
 
-def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request, steps: int, number: int) -> None:
+def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request, steps: int,
+              number: int) -> None:
     active = _open_block(rows, sampler.block, steps)
     left = rows.left.clamp(min=1)  # words of one pass may clash and leave a position over: one pass more
     step = Step(active, left, steps, rows.seeds, number, fixed=rows.fixed, sureness=rows.sureness)
@@ -103,9 +106,10 @@ def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request
     rows.left = rows.left - 1
 
 
-def _ask(backbone: MaskedLM, sampler: Sampler, rows: Rows, wanted: Tensor, request: Request, number: int) -> Proposals:
-    """[B, L] proposals at the masked positions that are `wanted` (or all, with self-conditioning); elsewhere the row's own
-    tokens, with a score of -inf."""
+def _ask(backbone: MaskedLM, sampler: Sampler, rows: Rows, wanted: Tensor, request: Request,
+         number: int) -> Proposals:
+    """[B, L] proposals at the masked positions that are `wanted` (or all, with self-conditioning);
+    elsewhere the row's own tokens, with a score of -inf."""
     log_probs, at = look(backbone, rows, wanted, request, number)
     u = uniforms(rows.seeds, number, VALUE, at.shape[1])[at]
     found = propose(log_probs, u, request.temperature, sampler.params.top_p, sampler.score)
@@ -115,7 +119,8 @@ def _ask(backbone: MaskedLM, sampler: Sampler, rows: Rows, wanted: Tensor, reque
 
 
 def _open_block(rows: Rows, block: int | None, steps: int) -> Tensor:
-    """[B, L] masked positions that may be filled: those of the block of the first masked one. A new block gets its steps."""
+    """[B, L] masked positions that may be filled: those of the block of the first masked one. A new
+    block gets its steps."""
     if block is None:
         return rows.masked
     now = rows.masked.int().argmax(1) // block
@@ -125,14 +130,16 @@ def _open_block(rows: Rows, block: int | None, steps: int) -> Tensor:
 
 
 def _in_order(values: Tensor, masked: Tensor, left: Tensor) -> Tensor:
-    """[B, L] bool: proposals that are no END or PAD, or have nothing masked to their left; all in the last pass."""
+    """[B, L] bool: proposals that are no END or PAD, or have nothing masked to their left; all
+    in the last pass."""
     first = masked & (masked.cumsum(1) == 1)
     return ~layout.is_mark(values) | first | (left == 1)[:, None]
 
 
 def _draw_ends(backbone: MaskedLM, rows: Rows, request: Request) -> None:
-    """Draw the place of END in rows that have none: proportional to the model's chance of END at each place where it may
-    stand, one pass. This is the model's own law of lengths, whatever the order and temperature of the words."""
+    """Draw the place of END in rows that have none: proportional to the model's chance of END at each
+    place where it may stand, one pass. This is the model's own law of lengths, whatever the order and
+    temperature of the words."""
     may = layout.allowed(rows.ids, rows.masked).end
     asked = may.any(1).nonzero()[:, 0]
     if not len(asked):
@@ -142,7 +149,8 @@ def _draw_ends(backbone: MaskedLM, rows: Rows, request: Request) -> None:
     ends = torch.full(at.shape, -torch.inf, device=at.device)
     ends[at] = log_probs[:, layout.END]
     ends = ends.masked_fill(~may[asked], -torch.inf)
-    ends = torch.where((ends > -torch.inf).any(1, keepdim=True), ends, torch.where(may[asked], 0.0, -torch.inf))
+    ends = torch.where((ends > -torch.inf).any(1, keepdim=True), ends,
+                       torch.where(may[asked], 0.0, -torch.inf))
     place = draw(ends, uniforms(some.seeds, 0, ENDS, 1)[:, 0])
     chosen = torch.zeros_like(rows.masked)
     chosen[asked, place] = True

@@ -1,7 +1,7 @@
 """Rows that read START words END PAD...: kept well-formed while they are filled in, in whatever order.
 
-From the tokens that are seen, END can only stand in one stretch of masked positions: behind the last word, before the
-first PAD. Words go before the last place of that stretch, PAD behind its first.
+From the tokens that are seen, END can only stand in one stretch of masked positions: behind the last word,
+before the first PAD. Words go before the last place of that stretch, PAD behind its first.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def allowed(ids: Tensor, masked: Tensor) -> Allowed:
 
 
 def forbid(log_probs: Tensor, at: Tensor, may: Allowed) -> Tensor:
-    """[N, V] log-posteriors of the positions that `at` [B, L] marks -> the same without what they may not become,
-    normalized. START is never an answer."""
+    """[N, V] log-posteriors of the positions that `at` [B, L] marks -> the same without what they may not
+    become, normalized. START is never an answer."""
     log_probs = log_probs.clone()
     end, pad = log_probs[:, END].clone(), log_probs[:, PAD].clone()
     log_probs.masked_fill_(~may.word[at][:, None], -torch.inf)
@@ -75,8 +75,8 @@ def _any_of(may: Allowed, at: Tensor, vocabulary: int) -> Tensor:
 def settle(ids: Tensor, masked: Tensor, chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Put `values` [B, L] at the `chosen` positions of rows `ids`; returns the new ids and masked.
 
-    Each value alone is allowed; together they may clash. Then words win: an END or PAD to the left of a word of the same
-    step stays masked. Behind the first END or PAD everything is PAD at once, which costs no pass.
+    Each value alone is allowed; together they may clash. Then words win: an END or PAD to the left of a word
+    of the same step stays masked. Behind the first END or PAD everything is PAD at once, which costs no pass.
     """
     seen = ~masked
     end_of_words = torch.maximum(last_word(ids, seen), last_word(values, chosen))
@@ -105,7 +105,9 @@ def check_template(template: Tensor, mask_id: int) -> None:
     ended = (seen & (template == END)).sum(1)
     mark, word = first_mark(template, seen), last_word(template, seen)
     at_mark = template.gather(1, mark.clamp(max=template.shape[1] - 1)[:, None])[:, 0]
-    wrong = (word >= mark) | (ended > 1) | ((ended == 1) & (at_mark != END)) | ((ended == 0) & (mark - 1 <= word))
+    wrong = ((word >= mark) | (ended > 1) | ((ended == 1) & (at_mark != END))
+             | ((ended == 0) & (mark - 1 <= word)))
     if wrong.any():
         row = int(wrong.int().argmax())
-        raise UserError(f"row {row} of the prompt keeps {template[row].tolist()}: no START words END PAD... has that")
+        raise UserError(f"row {row} of the prompt keeps {template[row].tolist()}: no START words END PAD... "
+                        "has that")

@@ -14,8 +14,8 @@ from trainable.diffusion.masked.corruption import State
 from trainable.models.masked_lm.backbone import MaskedLM
 
 Reweight = Callable[[Tensor, State], Tensor]
-"""`reweight(log_probs, state) -> log_probs`: [B, L, V] log-posterior of each position, in which seen positions are sure of
-their token. What comes back is normalized again; -inf forbids a token."""
+"""`reweight(log_probs, state) -> log_probs`: [B, L, V] log-posterior of each position, in which seen
+positions are sure of their token. What comes back is normalized again; -inf forbids a token."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Request:
     temperature: float = 1.0
     guide: Reweight | None = None
     scale: float = 0.0
-    """Classifier-free guidance: log p = (1 + scale) log p(told) - scale log p(untold), normalized (arXiv 2412.10193,
-    equation 8, with gamma = 1 + scale). 0: as told, one pass instead of two."""
+    """Classifier-free guidance: log p = (1 + scale) log p(told) - scale log p(untold), normalized (arXiv
+    2412.10193, equation 8, with gamma = 1 + scale). 0: as told, one pass instead of two."""
     structured: bool = True
     """Rows read START words END PAD... and are kept well-formed."""
 
@@ -59,8 +59,9 @@ class Rows:
 
 
 def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: int) -> tuple[Tensor, Tensor]:
-    """Log-posteriors [N, V] of the positions in the second result [B, L]: `at`; all masked ones for a guide, which may
-    look at a row as a whole, and with self-conditioning, where each of them feeds the next guess."""
+    """Log-posteriors [N, V] of the positions in the second result [B, L]: `at`; all masked ones for
+    a guide, which may look at a row as a whole, and with self-conditioning, where each of them feeds
+    the next guess."""
     feeds = backbone.params.self_conditioning
     at = rows.masked if feeds or request.guide is not None else at
     log_probs = _posterior(backbone, rows, at, request.scale)
@@ -84,7 +85,8 @@ def _posterior(backbone: MaskedLM, rows: Rows, at: Tensor, scale: float) -> Tens
     logits = backbone(torch.cat([rows.ids, rows.ids]), torch.cat([at, at]), previous, both).float()
     told, untold = logits.log_softmax(-1).chunk(2)
     mixed = (1 + scale) * told - scale * untold
-    return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)  # inf - inf where MASK has a logit
+    # inf - inf where MASK has a logit
+    return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)
 
 
 def _guided(guide: Reweight, log_probs: Tensor, at: Tensor, rows: Rows, number: int) -> Tensor:

@@ -1,4 +1,5 @@
-"""Masked diffusion over tokens (MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992; Dream, arXiv 2508.15487) as a process."""
+"""Masked diffusion over tokens (MDLM, arXiv 2406.07524; LLaDA, arXiv 2502.09992; Dream, arXiv 2508.15487)
+as a process."""
 
 from __future__ import annotations
 
@@ -36,11 +37,13 @@ class Masked(Process):
         return 100
 
     def corrupt(self, model: MaskedLM, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
-        """[B, L] ids with MASK among them: each token behind START hidden with the schedule's share at level t [B]."""
+        """[B, L] ids with MASK among them: each token behind START hidden with the schedule's share
+        at level t [B]."""
         return self.state(model, ids, t / self.levels, generator).ids
 
     def state(self, model: MaskedLM, ids: Tensor, time: Tensor, generator: torch.Generator) -> State:
-        """The same at times [B] in 0..1, with what is hidden. `masking: exact` hides that share, rounded up."""
+        """The same at times [B] in 0..1, with what is hidden. `masking: exact` hides that
+        share, rounded up."""
         free, share = maskable(ids), self.schedule.masked_share(time).to(ids.device)
         if self.params.masking == "exact":
             masked = exact_mask((share * free.sum(1)).ceil().long(), free, generator)
@@ -50,17 +53,21 @@ class Masked(Process):
 
     def loss(self, model: MaskedLM, ids: Tensor, generator: torch.Generator,
              condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Scalars: `loss`, as the recipe weighs it; `ce`, the mean over hidden tokens. With self-conditioning, half of the
-        batches are shown a first guess. Raises `UserError` where the recipe asks for logits that the model does not give.
+        """Scalars: `loss`, as the recipe weighs it; `ce`, the mean over hidden tokens. With
+        self-conditioning, half of the batches are shown a first guess. Raises `UserError` where the recipe
+        asks for logits that the model does not give.
         """
         recipe = self.params.as_recipe
         if recipe.shift not in (None, model.shift):
-            raise UserError(f"diffusion.recipe {self.params.recipe} needs model.shift: {str(recipe.shift).lower()}")
+            raise UserError(f"diffusion.recipe {self.params.recipe} needs model.shift: "
+                            f"{str(recipe.shift).lower()}")
         time = draw_times(len(ids), recipe.times, self.params.epsilon, generator)
         state, free = self.state(model, ids, time, generator), maskable(ids)
-        weights = normalize(token_weights(state, free, self.params, self.schedule), state.masked, free, recipe.norm)
+        weights = normalize(token_weights(state, free, self.params, self.schedule), state.masked, free,
+                            recipe.norm)
         previous = None
-        if model.params.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
+        if (model.params.self_conditioning
+                and torch.rand((), generator=generator, device=generator.device) < 0.5):
             previous = first_guess(model, state, condition)
         return masked_loss(model, ids, state, weights, previous, condition)
 
@@ -68,6 +75,7 @@ class Masked(Process):
         """From rows of MASK to words."""
         return MaskedSampling(model, config)
 
-    def bound(self, model: MaskedLM, ids: Tensor, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def bound(self, model: MaskedLM, ids: Tensor, count: int,
+              generator: torch.Generator) -> dict[str, Tensor]:
         """See `bound`: the same masks for every model, whatever the recipe it was trained by."""
         return {"tokens": bound_per_row(model, ids, generator, count).cpu()}

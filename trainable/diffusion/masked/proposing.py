@@ -1,4 +1,5 @@
-"""From a backbone's logits to one proposed token for each masked position, and how sure the model is of it."""
+"""From a backbone's logits to one proposed token for each masked position, and how sure
+the model is of it."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Proposals(NamedTuple):
 def propose(log_probs: Tensor, u: Tensor, temperature: float, top_p: float, score: Score) -> Proposals:
     """One token for each of the N log-posteriors [N, V], drawn by the uniform numbers u [N].
 
-    Scores are of the posterior itself: a temperature changes what is drawn and not how sure the model is of it.
+    Scores are of the posterior itself: a temperature changes what is drawn and not how sure
+    the model is of it.
     """
     rows = max(1, CHUNK // max(1, log_probs.shape[1]))
     parts = [_propose(part, noise, temperature, top_p, score)
@@ -45,8 +47,9 @@ def _propose(log_probs: Tensor, u: Tensor, temperature: float, top_p: float, sco
 
 
 def draw(log_probs: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """[N] tokens by inversion of the cumulative distribution in float64 (in float32, rare tokens would never come; the
-    same reason why LLaDA draws Gumbel noise in float64). Temperature 0: the likeliest. `top_p`: the nucleus only."""
+    """[N] tokens by inversion of the cumulative distribution in float64 (in float32, rare tokens would
+    never come; the same reason why LLaDA draws Gumbel noise in float64). Temperature 0: the likeliest.
+    `top_p`: the nucleus only."""
     if temperature == 0:
         return log_probs.argmax(1)
     tempered = (log_probs.double() / temperature).softmax(1)

@@ -25,15 +25,18 @@ COUNTED = 16
 
 
 class MaskedSampling:
-    """Fills in masked rows under one `SamplingConfig`, of which `steps` is the most passes that a text may take.
+    """Fills in masked rows under one `SamplingConfig`, of which `steps` is the most passes
+    that a text may take.
 
-    The model is put in eval mode for the call and its mode restored; quantized weights are computed once per call.
+    The model is put in eval mode for the call and its mode restored; quantized weights are
+    computed once per call.
     """
 
-    def __init__(self, model: MaskedLM, config: SamplingConfig, condition: Tensor | None = None, scale: float = 0.0,
-                 structured: bool = True):
-        """`condition` [n, K, L] as the model takes it, for the n texts that will be drawn, and `scale` beyond it
-        (classifier-free guidance; 0 = as told). `structured`: rows read START words END PAD... and stay so."""
+    def __init__(self, model: MaskedLM, config: SamplingConfig, condition: Tensor | None = None,
+                 scale: float = 0.0, structured: bool = True):
+        """`condition` [n, K, L] as the model takes it, for the n texts that will be drawn,
+        and `scale` beyond it (classifier-free guidance; 0 = as told). `structured`: rows read START words END
+        PAD... and stay so."""
         self.model, self.config = model, config
         self.condition, self.scale, self.structured = condition, scale, structured
         self.sampler = MASKED_SAMPLERS.build(config.sampler)
@@ -57,9 +60,10 @@ class MaskedSampling:
                  prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
         """`n` texts, and the passes that each took.
 
-        Args: `prompt`, ids [n, P] or [P], P up to `length`, -1 where the text is free: what is given is kept bit for bit.
-        `guide` reweights the posterior of tokens before they are drawn. `rows` [n]: the numbers of these texts, 0..n-1
-        when not given: text 7 is the same whatever is drawn beside it. Raises `UserError` for a prompt that does not fit.
+        Args: `prompt`, ids [n, P] or [P], P up to `length`, -1 where the text is free: what is given is
+        kept bit for bit. `guide` reweights the posterior of tokens before they are drawn. `rows` [n]:
+        the numbers of these texts, 0..n-1 when not given: text 7 is the same whatever is drawn beside it.
+        Raises `UserError` for a prompt that does not fit.
         """
         device = next(self.model.parameters()).device
         numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
@@ -69,7 +73,8 @@ class MaskedSampling:
                             row_seeds(generator, numbers), request, self.condition)
 
     def flops(self, length: int) -> float:
-        """Of one text, traced by `torch.utils.flop_counter` (2 per multiply-add) and meant over `COUNTED` texts."""
+        """Of one text, traced by `torch.utils.flop_counter` (2 per multiply-add) and meant over
+        `COUNTED` texts."""
         generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
         plain = MaskedSampling(self.model, self.config, structured=self.structured)
         # The counter does not know every fused attention kernel; the plain products are the same number.
@@ -84,7 +89,8 @@ class MaskedSampling:
         template = torch.full((n, length), self.model.mask_id)
         if prompt is not None:
             if prompt.shape[-1] > length:
-                raise UserError(f"a prompt of {prompt.shape[-1]} tokens is longer than the {length} positions of a text")
+                raise UserError(f"a prompt of {prompt.shape[-1]} tokens is longer than the {length} "
+                                "positions of a text")
             given = prompt.expand(n, -1).cpu()
             template[:, :given.shape[1]] = torch.where(given < 0, self.model.mask_id, given)
         if self.structured:  # a row begins with START, unless a prompt says something else there

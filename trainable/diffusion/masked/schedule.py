@@ -13,8 +13,8 @@ from trainable.diffusion.masked.config import ScheduleName, Times
 
 @dataclass(frozen=True)
 class Schedule:
-    """`linear`: share t (MDLM's log-linear noise). `cosine`: share sin(pi t / 2), that is alpha = 1 - cos(pi/2 (1 - t)),
-    which lingers where most is masked (dllm, schedulers/alpha.py)."""
+    """`linear`: share t (MDLM's log-linear noise). `cosine`: share sin(pi t / 2), that is alpha = 1 -
+    cos(pi/2 (1 - t)), which lingers where most is masked (dllm, schedulers/alpha.py)."""
 
     name: ScheduleName = "linear"
 
@@ -27,8 +27,8 @@ class Schedule:
         return torch.ones_like(t) if self.name == "linear" else math.pi / 2 * torch.cos(math.pi / 2 * t)
 
     def weight(self, t: Tensor, guard: float = 0.0) -> Tensor:
-        """-alpha'(t) / (1 - alpha(t)): the weight of cross-entropies in the bound (arXiv 2406.07524, equation 10).
-        1/t under `linear`. `guard` is added to the share (dllm: 1e-6)."""
+        """-alpha'(t) / (1 - alpha(t)): the weight of cross-entropies in the bound (arXiv 2406.07524,
+        equation 10). 1/t under `linear`. `guard` is added to the share (dllm: 1e-6)."""
         return self.rate(t) / (self.masked_share(t) + guard)
 
     def leaves(self, t: Tensor, s: Tensor) -> Tensor:
@@ -37,11 +37,12 @@ class Schedule:
 
 
 def draw_times(count: int, how: Times, epsilon: float, generator: torch.Generator) -> Tensor:
-    """Times [count] in [epsilon, 1]: (1 - epsilon) u + epsilon, u uniform, or `antithetic`: one u spread evenly over
-    the batch, (u + i / count) mod 1 (MDLM)."""
+    """Times [count] in [epsilon, 1]: (1 - epsilon) u + epsilon, u uniform, or `antithetic`: one u spread
+    evenly over the batch, (u + i / count) mod 1 (MDLM)."""
     device = generator.device
     if how == "uniform":
         u = torch.rand(count, generator=generator, device=device)
     else:
-        u = (torch.rand((), generator=generator, device=device) + torch.arange(count, device=device) / count) % 1
+        u = ((torch.rand((), generator=generator, device=device) + torch.arange(count, device=device) / count)
+             % 1)
     return (1 - epsilon) * u + epsilon

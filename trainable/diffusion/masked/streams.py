@@ -1,8 +1,9 @@
-"""Random numbers that belong to a row: a function of its seed, the step, and what they are for, and of nothing else.
+"""Random numbers that belong to a row: a function of its seed, the step, and what they are for,
+and of nothing else.
 
-A row's text must not depend on which other rows are in the batch, nor on how a batch is split; one generator for a batch
-cannot give that. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) is a counter put through a hash, so that all numbers
-of all rows are computed at once, on any device, with the same result.
+A row's text must not depend on which other rows are in the batch, nor on how a batch is split; one generator
+for a batch cannot give that. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) is a counter put through a hash,
+so that all numbers of all rows are computed at once, on any device, with the same result.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ PURPOSES, WIDTH = 8, 1 << 24
 
 
 def splitmix64(seeds: Tensor, counters: Tensor) -> Tensor:
-    """Output number `counters` (from 0) of SplitMix64 started at `seeds`: int64 of the broadcast shape, all 64 bits used."""
+    """Output number `counters` (from 0) of SplitMix64 started at `seeds`: int64 of the broadcast shape,
+    all 64 bits used."""
     x = seeds + (counters + 1) * _signed(GAMMA)  # int64 arithmetic wraps around, as the algorithm wants
     x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)

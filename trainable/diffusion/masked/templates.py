@@ -1,7 +1,9 @@
-"""Control by construction: prompts that fix how long a text is, or what stands around a gap, and how likely each choice is.
+"""Control by construction: prompts that fix how long a text is, or what stands around a gap, and how
+likely each choice is.
 
-A prompt holds ids that are kept and -1 where the text is free. A row is kept well-formed while it is filled in, so a fixed
-END makes the number of words exact, and a fixed context stands word for word, at no extra pass.
+A prompt holds ids that are kept and -1 where the text is free. A row is kept well-formed while it is
+filled in, so a fixed END makes the number of words exact, and a fixed context stands word for word,
+at no extra pass.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ FREE = -1
 
 
 def of_length(words: Sequence[int], length: int) -> Tensor:
-    """[n, length] prompts of texts with exactly `words` words each. Raises `UserError` for a number that does not fit."""
+    """[n, length] prompts of texts with exactly `words` words each. Raises `UserError` for a number
+    that does not fit."""
     prompt = torch.full((len(words), length), PAD)
     for row, count in zip(prompt, words, strict=True):
         _fits(count, length)
@@ -37,8 +40,8 @@ def at_most(words: int, n: int, length: int) -> Tensor:
 
 
 def with_gap(left: Sequence[int], right: Sequence[int], gap: int, length: int) -> Tensor:
-    """[length] prompt: START, the words of `left`, `gap` free words, those of `right`, END, PAD. Raises `UserError` where
-    they do not fit."""
+    """[length] prompt: START, the words of `left`, `gap` free words, those of `right`, END, PAD. Raises
+    `UserError` where they do not fit."""
     words = len(left) + gap + len(right)
     _fits(words, length)
     row = [START, *left, *[FREE] * gap, *right, END, *[PAD] * (length - words - 2)]
@@ -53,8 +56,8 @@ def continued(left: Sequence[int], length: int) -> Tensor:
 
 @torch.no_grad()
 def length_log_probs(model: MaskedLM, prompts: Tensor) -> Tensor:
-    """[n, L] log-probability that a text has 0, 1, .. L - 1 words, given a prompt [n, L]: the model's chance of END at each
-    free place, normalized. One pass. `ends: drawn` draws from this law."""
+    """[n, L] log-probability that a text has 0, 1, .. L - 1 words, given a prompt [n, L]: the model's
+    chance of END at each free place, normalized. One pass. `ends: drawn` draws from this law."""
     ids = torch.where(prompts < 0, model.mask_id, prompts)
     masked = prompts < 0
     log_probs = torch.full(prompts.shape, -torch.inf, device=ids.device)
@@ -66,11 +69,14 @@ def length_log_probs(model: MaskedLM, prompts: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gap_log_probs(model: MaskedLM, left: Sequence[int], right: Sequence[int], gaps: Sequence[int], length: int) -> Tensor:
-    """[len(gaps)] log p(a gap of that many words, then `right`, then END | `left`), nats, by the chain rule over END and
-    the words of `right` from the last to the first; the words of the gap are summed over, since they stay masked.
+def gap_log_probs(model: MaskedLM, left: Sequence[int], right: Sequence[int], gaps: Sequence[int],
+                  length: int) -> Tensor:
+    """[len(gaps)] log p(a gap of that many words, then `right`, then END | `left`), nats, by the chain
+    rule over END and the words of `right` from the last to the first; the words of the gap are summed over,
+    since they stay masked.
 
-    Normalized over `gaps` this is the posterior of the gap's length: len(right) + 1 passes for all gaps together.
+    Normalized over `gaps` this is the posterior of the gap's length: len(right) + 1 passes for
+    all gaps together.
     """
     device = next(model.parameters()).device
     ids = torch.full((len(gaps), length), model.mask_id, device=device)

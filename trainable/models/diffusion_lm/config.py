@@ -11,15 +11,18 @@ from trainable.registry import Params, Rule
 
 
 class DiffusionLMConfig(Params):
-    """Shape of the denoiser. The defaults are the published E2E model (87,129,749 parameters at 821 words)."""
+    """Shape of the denoiser. The defaults are the published E2E model (87,129,749 parameters
+    at 821 words)."""
 
     name: ClassVar[str] = "diffusion_lm"
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("diffusion.name", lambda name, own: name == "gaussian",
              "adds noise that model diffusion_lm does not read; legal: gaussian"),
-        Rule("corpus.max_length", lambda length, own: length <= own.positions, "should be at most model.positions={positions}"),
+        Rule("corpus.max_length", lambda length, own: length <= own.positions,
+             "should be at most model.positions={positions}"),
         Rule("quantization.embedding_rms", lambda rms, own: rms is None or own.normalize_embeddings,
-             "needs model.normalize_embeddings: true, since without it the scale of the rows is part of what the model computes"),
+             "needs model.normalize_embeddings: true, since without it the scale of the rows is part of what "
+             "the model computes"),
     )
 
     embedding_dim: int = Field(16, ge=2, description="width of a word's embedding, where the noise is added")
@@ -34,11 +37,15 @@ class DiffusionLMConfig(Params):
     self_conditioning: bool = Field(False, description="the previous x0 prediction is an input")
     normalize_embeddings: bool = Field(False, description="rows scaled to norm sqrt(d) before noise is added")
     rounding: Literal["softmax", "cosine"] = Field("softmax", description="how latents become words")
-    embeddings: Literal["learned", "pretrained"] = Field("learned", description="where the word table comes from")
-    pretrained_path: str | None = Field(None, description="HF model folder or .safetensors file with the matrix")
-    pretrained_trainable: bool = Field(False, description="fine-tune the pretrained rows instead of freezing them")
+    embeddings: Literal["learned", "pretrained"] = Field("learned",
+                                                         description="where the word table comes from")
+    pretrained_path: str | None = Field(None,
+                                        description="HF model folder or .safetensors file with the matrix")
+    pretrained_trainable: bool = Field(False,
+                                       description="fine-tune the pretrained rows instead of freezing them")
     conditions: tuple[PluginRef, ...] = Field(
-        (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
+        (), description="control tasks whose targets the model is told while it trains, "
+                        "for classifier-free guidance")
 
     @model_validator(mode="after")
     def _consistent(self) -> DiffusionLMConfig:

@@ -1,8 +1,8 @@
 """Diffusion-LM's denoiser: a transformer over noisy word latents (Li et al., arXiv 2205.14217, appendix B).
 
-up-projection(x_t) + time embedding + positions -> LayerNorm -> BERT encoder -> down-projection. The output is the clean latent
-x0 under the published `mse` loss. Under `ce` it is the query of the rounding head, whose posterior over words gives
-x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
+up-projection(x_t) + time embedding + positions -> LayerNorm -> BERT encoder -> down-projection. The output
+is the clean latent x0 under the published `mse` loss. Under `ce` it is the query of the rounding head,
+whose posterior over words gives x0 as the expected embedding (score interpolation, CDCD, arXiv 2211.15089).
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from spaces.config import Site, TrialConfig
 from spaces.errors import UserError
 from trainable.models.backbone import Backbone, Table, linear_names
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
-from trainable.models.diffusion_lm.embedding import STORED_RMS, RoundingHead, initial_table, nearest_rows, normalize_rows
+from trainable.models.diffusion_lm.embedding import (
+    STORED_RMS,
+    RoundingHead,
+    initial_table,
+    nearest_rows,
+    normalize_rows,
+)
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
 from trainable.models.prediction import Prediction
 
@@ -41,7 +47,8 @@ class Noise(Protocol):
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Times of any shape, on the scale 0..1000 -> sinusoids [..., dim] with periods from 2 pi to 20,000 pi."""
+    """Times of any shape, on the scale 0..1000 -> sinusoids [..., dim] with periods from
+    2 pi to 20,000 pi."""
     half = dim // 2
     rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[..., None] * rates
@@ -55,7 +62,8 @@ def _projection(inputs: int, hidden: int, outputs: int, depth: int) -> nn.Sequen
 
 
 class DiffusionLM(Backbone):
-    """Diffusion-LM's denoiser: a BERT encoder over noisy word latents, with its embedding table and rounding head."""
+    """Diffusion-LM's denoiser: a BERT encoder over noisy word latents, with its embedding table
+    and rounding head."""
 
     name = "diffusion_lm"
     Params = DiffusionLMConfig
@@ -63,14 +71,16 @@ class DiffusionLM(Backbone):
 
     def __init__(self, model: DiffusionLMConfig, diffusion: Noise, vocabulary: Sequence[str], seed: int = 0,
                  symbols: Sequence[str] = ()):
-        """`symbols`: what a condition can say (`trainable.control.conditions`); none in a model that is told nothing."""
+        """`symbols`: what a condition can say (`trainable.control.conditions`); none in a model that
+        is told nothing."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.params, self.diffusion = model, diffusion
         d, hidden = model.embedding_dim, model.hidden
         self._packed_lengths: tuple[Tensor, Tensor] | None = None
         self.word_embedding: nn.Embedding | PackedTable = nn.Embedding(len(vocabulary), d)
-        blank = self.word_embedding.weight.is_meta  # built under torch.device("meta"): weights will be assigned
+        # built under torch.device("meta"): weights will be assigned
+        blank = self.word_embedding.weight.is_meta
         if not blank:
             self.word_embedding.weight.data.copy_(initial_table(model, vocabulary, generator))
             if model.normalize_embeddings:
@@ -78,7 +88,8 @@ class DiffusionLM(Backbone):
         frozen = model.embeddings == "pretrained" and not model.pretrained_trainable
         self.word_embedding.weight.requires_grad_(not frozen)
         self.rounding = RoundingHead(len(vocabulary), model.rounding)
-        self.up = _projection(d * (2 if model.self_conditioning else 1), hidden, hidden, model.projection_depth)
+        self.up = _projection(d * (2 if model.self_conditioning else 1), hidden, hidden,
+                              model.projection_depth)
         self.time = nn.Sequential(nn.Linear(model.time_dim, 4 * model.time_dim), nn.SiLU(),
                                   nn.Linear(4 * model.time_dim, hidden))
         self.position_embedding = nn.Embedding(model.positions, hidden)
@@ -97,16 +108,17 @@ class DiffusionLM(Backbone):
             self._initialize_body(generator)
 
     @classmethod
-    def from_config(cls, params: DiffusionLMConfig, process: Noise, vocabulary: Sequence[str], *, seed: int = 0,
-                    symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
+    def from_config(cls, params: DiffusionLMConfig, process: Noise, vocabulary: Sequence[str], *,
+                    seed: int = 0, symbols: Sequence[str] = (), pretrained: bool = True) -> Self:
         """As the constructor; `pretrained=False` draws the table where it would be read from a file."""
         if not pretrained:
             params = params.model_copy(update={"embeddings": "learned"})
         return cls(params, process, vocabulary, seed, symbols)
 
     def sites(self) -> dict[Site, list[str]]:
-        """embedding: the word table, which the rounding head shares. projection: all Linear in `up`, `time`, `down`.
-        attention: query, key, value and output of every layer of `body`. ffn: its feed-forward layers."""
+        """embedding: the word table, which the rounding head shares. projection: all Linear in `up`,
+        `time`, `down`. attention: query, key, value and output of every layer of `body`. ffn: its
+        feed-forward layers."""
         linear = {site: linear_names(self, roots, pattern) for site, (roots, pattern) in SITES.items()}
         return {"embedding": ["word_embedding"], **linear}
 
@@ -143,10 +155,11 @@ class DiffusionLM(Backbone):
         self.word_embedding.weight.requires_grad_(not frozen)
 
     def _initialize_body(self, generator: torch.Generator) -> None:
-        """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden).
+        """BERT's rule for body and positions, N(0, 0.02) at hidden 768, scaled to other widths
+        as 1 / sqrt(hidden).
 
-        Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps. The projections follow
-        torch's fan-in rule, seeded.
+        Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps.
+        The projections follow torch's fan-in rule, seeded.
         """
         std = 0.02 * (768 / self.params.hidden) ** 0.5
         for module in [*self.body.modules(), self.position_embedding]:
@@ -163,12 +176,14 @@ class DiffusionLM(Backbone):
 
     @torch.no_grad()
     def rescale_table(self, rms: float = STORED_RMS) -> None:
-        """Store normalized rows at this RMS. Changes nothing that the model computes, only what quantizers see."""
+        """Store normalized rows at this RMS. Changes nothing that the model computes, only what
+        quantizers see."""
         weight = self.word_embedding.weight
         weight.copy_(normalize_rows(weight) * rms)
 
     def table(self) -> Tensor:
-        """[V, d] rows as the model uses them: quantized where the site is, then normalized where asked for."""
+        """[V, d] rows as the model uses them: quantized where the site is, then normalized
+        where asked for."""
         weight = self.word_embedding.weight
         return normalize_rows(weight) if self.params.normalize_embeddings else weight
 
@@ -201,24 +216,28 @@ class DiffusionLM(Backbone):
         return nearest_rows(latent, self.table())
 
     def _lengths(self) -> tuple[Tensor, Tensor]:
-        """Of a packed table: what a stored row is multiplied by to be the row that the model uses, and its length then."""
+        """Of a packed table: what a stored row is multiplied by to be the row that the model uses,
+        and its length then."""
         if self._packed_lengths is None:
-            stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1) for _, rows in self.word_embedding.parts()])
+            stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1)
+                                for _, rows in self.word_embedding.parts()])
             factor = torch.ones_like(stored)
             if self.params.normalize_embeddings:
                 factor = self.params.embedding_dim**0.5 / stored.clamp(min=1e-6)
             self._packed_lengths = factor, stored * factor
         return self._packed_lengths
 
-    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None,
+                condition: Tensor | None = None) -> Tensor:
         """[B, L, d] noisy latents at integer times t -> [B, L, d] raw output (x0 for `mse`, query for `ce`).
 
-        `t` is [B], or [B, L] where each word has a time of its own. `condition` [B, K, L] are ids of `symbols`, K of them at
-        each position, 0 for none; None is a condition of zeros.
+        `t` is [B], or [B, L] where each word has a time of its own. `condition` [B, K, L] are ids of
+        `symbols`, K of them at each position, 0 for none; None is a condition of zeros.
         """
         return self.down(self.hidden(x_t, t, x0_prev, condition))
 
-    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+    def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None,
+               condition: Tensor | None = None) -> Tensor:
         """The body's last state [B, L, hidden], for the same arguments."""
         if self.params.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
@@ -233,7 +252,8 @@ class DiffusionLM(Backbone):
 
     def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
                 condition: Tensor | None = None) -> Prediction:
-        """What the denoiser believes of x_t: clean latent and log-posterior over words, both differentiable in x_t."""
+        """What the denoiser believes of x_t: clean latent and log-posterior over words, both
+        differentiable in x_t."""
         table = None if isinstance(self.word_embedding, PackedTable) else self.table()
         hidden = self.hidden(x_t, t, x0_prev, condition)
         raw = self.down(hidden)
@@ -247,12 +267,13 @@ class DiffusionLM(Backbone):
         """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598, equation 6): (1 + scale) conditional
         - scale unconditional.
 
-        Under `mse` of x0, which is linear in the predicted noise at equal x_t; under `ce` of the log-posterior, that is
-        p(conditional)^(1 + scale) / p(unconditional)^scale, normalized.
+        Under `mse` of x0, which is linear in the predicted noise at equal x_t; under `ce` of the
+        log-posterior, that is p(conditional)^(1 + scale) / p(unconditional)^scale, normalized.
         """
         if self.diffusion.loss == "mse":
             x0 = (1 + scale) * conditional.x0 - scale * unconditional.x0
             log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
             return Prediction(x0, log_probs, conditional.hidden)
-        log_probs = torch.log_softmax((1 + scale) * conditional.log_probs - scale * unconditional.log_probs, dim=-1)
+        log_probs = torch.log_softmax((1 + scale) * conditional.log_probs - scale * unconditional.log_probs,
+                                      dim=-1)
         return Prediction(self.expected(log_probs.exp()), log_probs, conditional.hidden)

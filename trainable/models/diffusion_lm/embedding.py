@@ -1,6 +1,7 @@
 """The word-embedding table and its tied rounding head.
 
-Diffusion-LM (arXiv 2205.14217, section 4.2) learns the table jointly and rounds with softmax over `x0 @ table.T + bias`.
+Diffusion-LM (arXiv 2205.14217, section 4.2) learns the table jointly and rounds with softmax over
+`x0 @ table.T + bias`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.packed_embedding import PackedTable
 
 STORED_RMS = 0.5
-"""RMS of the stored rows when `normalize_embeddings` is on: training drifts around it, quantizers see this range."""
+"""RMS of the stored rows when `normalize_embeddings` is on: training drifts around it, quantizers
+see this range."""
 
 
 class RoundingHead(nn.Module):
-    """Word logits of a latent, tied to the table. `softmax`: dot product + bias. `cosine`: scaled cosine, no bias."""
+    """Word logits of a latent, tied to the table. `softmax`: dot product + bias. `cosine`: scaled
+    cosine, no bias."""
 
     def __init__(self, vocabulary: int, kind: str):
         super().__init__()
@@ -41,7 +44,8 @@ class RoundingHead(nn.Module):
         """The same from a packed table, whose rows times `factor` [V] have these lengths [V]."""
         if self.kind == "softmax":
             return packed.dot(latent, factor) + self.bias
-        return packed.dot(F.normalize(latent, dim=-1), factor / length.clamp(min=1e-12)) * self.log_scale.exp()
+        return (packed.dot(F.normalize(latent, dim=-1), factor / length.clamp(min=1e-12))
+                * self.log_scale.exp())
 
 
 def normalize_rows(table: Tensor) -> Tensor:
@@ -56,11 +60,13 @@ def nearest_rows(x0: Tensor, table: Tensor) -> Tensor:
 
 
 def pretrained_rows(path: str, vocabulary: list[str], dim: int, generator: torch.Generator) -> Tensor:
-    """[V, dim] rows for `vocabulary` from a Hugging Face model (mean over a word's pieces), projected to `dim`.
+    """[V, dim] rows for `vocabulary` from a Hugging Face model (mean over a word's pieces),
+    projected to `dim`.
 
-    `path` is a folder or hub id that `transformers` can load. The projection keeps the `dim` leading principal
-    directions of the picked rows (best rank-`dim` fit), then rows are scaled to unit RMS. Words without a piece get
-    N(0, 1) rows. Raises `UserError` when the model cannot be read or is narrower than `dim`.
+    `path` is a folder or hub id that `transformers` can load. The projection keeps the `dim` leading
+    principal directions of the picked rows (best rank-`dim` fit), then rows are scaled to unit RMS.
+    Words without a piece get N(0, 1) rows. Raises `UserError` when the model cannot be read or is
+    narrower than `dim`.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -78,7 +84,8 @@ def pretrained_rows(path: str, vocabulary: list[str], dim: int, generator: torch
     rows = rows - rows[known].mean(0)
     _, _, directions = torch.linalg.svd(rows[known], full_matrices=False)
     if directions.shape[0] < dim:
-        raise UserError(f"model.embedding_dim: {dim} exceeds the {directions.shape[0]} words found in {path!r}")
+        raise UserError(f"model.embedding_dim: {dim} exceeds the {directions.shape[0]} words found "
+                        f"in {path!r}")
     projected = rows @ directions[:dim].T
     projected = projected / projected[known].pow(2).mean().sqrt()
     noise = torch.randn(projected.shape, generator=generator)
@@ -86,7 +93,8 @@ def pretrained_rows(path: str, vocabulary: list[str], dim: int, generator: torch
 
 
 def matrix_file(path: Path, rows: int, dim: int) -> Tensor:
-    """[rows, dim] matrix from a .safetensors file whose only tensor has exactly that shape, else `UserError`."""
+    """[rows, dim] matrix from a .safetensors file whose only tensor has exactly that shape,
+    else `UserError`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -1,9 +1,9 @@
 """A word table that stays codes: rows are looked up from them, and the rounding head multiplies them.
 
-For formats with integer levels and a scale per row or table (`Quantizer.integer_rows`): a byte a value instead of four.
-A lookup equals the decoded table bit for bit. The head rounds the latent to two int8 numbers a value, coarse and rest,
-so that logits are within 2^-15 of the largest |latent| times the row's sum of |values|; see docs/quantizers.md for what
-this does to the words that are chosen, and for where it is faster.
+For formats with integer levels and a scale per row or table (`Quantizer.integer_rows`): a byte a value
+instead of four. A lookup equals the decoded table bit for bit. The head rounds the latent to two int8 numbers
+a value, coarse and rest, so that logits are within 2^-15 of the largest |latent| times the row's sum of
+|values|; see docs/quantizers.md for what this does to the words that are chosen, and for where it is faster.
 """
 
 from __future__ import annotations
@@ -24,29 +24,35 @@ DECODED = 4096
 
 
 PACKED_FROM = 512
-"""Values of a row from which on products with codes are faster than with floats: benchmarks/quantizers_latency.py."""
+"""Values of a row from which on products with codes are faster than with floats:
+benchmarks/quantizers_latency.py."""
 
-def packed_table(choice: Table, entry: dict, parts: dict[str, Tensor], loss: str, device: torch.device) -> PackedTable | None:
+def packed_table(choice: Table, entry: dict, parts: dict[str, Tensor], loss: str,
+                 device: torch.device) -> PackedTable | None:
     """The table as codes where it is asked for, or worth it; None = decode it.
 
-    Args: `entry`, its line in an artifact's packing ({} = not quantized), and its stored arrays. Raises `TableError`.
+    Args: `entry`, its line in an artifact's packing ({} = not quantized), and its stored arrays.
+    Raises `TableError`.
     """
     if choice == "decoded" or "quantizer" not in entry:
         if choice == "packed":
-            raise TableError("the word table is not quantized, so it has no codes to compute with; legal: decoded")
+            raise TableError("the word table is not quantized, so it has no codes to compute with; "
+                             "legal: decoded")
         return None
     quantizer, shape = QUANTIZERS.build(PluginRef(**entry["quantizer"])), tuple(entry["shape"])
     if choice == "auto" and (loss != "mse" or shape[1] < PACKED_FROM):
         return None
     found = quantizer.integer_rows(parts, shape) if device.type == "cpu" else None
     if found is None and choice == "packed":
-        raise TableError(f"a word table stored by {quantizer.label} on {device.type} cannot stay packed, which takes whole "
+        raise TableError(f"a word table stored by {quantizer.label} on {device.type} cannot stay packed, "
+                         "which takes whole "
                          "levels of at most 8 bits, a scale per row or table, and a CPU; legal: decoded")
     return None if found is None else PackedTable(quantizer.label, *found)
 
 
 class PackedTable(nn.Module):
-    """Stands where the model has its `nn.Embedding`. `dot` and `rows` know the table as it is stored, times `factor`."""
+    """Stands where the model has its `nn.Embedding`. `dot` and `rows` know the table as it is stored,
+    times `factor`."""
 
     def __init__(self, label: str, levels: Tensor, scale: Tensor):
         super().__init__()
@@ -64,7 +70,8 @@ class PackedTable(nn.Module):
         return nn.functional.embedding(ids, self.levels) * nn.functional.embedding(ids, self.scale)
 
     def parts(self):
-        """Runs of words: (first word, float rows), so that a table is gone through without being decoded whole."""
+        """Runs of words: (first word, float rows), so that a table is gone through without
+        being decoded whole."""
         for start in range(0, self.num_embeddings, DECODED):
             yield start, self.levels[start:start + DECODED] * self.scale[start:start + DECODED]
 
@@ -72,15 +79,18 @@ class PackedTable(nn.Module):
         return self.rows(ids)
 
     def dot(self, latent: Tensor, factor: Tensor) -> Tensor:
-        """[..., d] latents -> [..., V] products with all rows, each times its `factor` [V]; differentiable in the latent."""
+        """[..., d] latents -> [..., V] products with all rows, each times its `factor` [V];
+        differentiable in the latent."""
         flat = latent.reshape(-1, self.embedding_dim).float()
-        return _Dot.apply(flat, self, (self.scale[:, 0] * factor)).view(*latent.shape[:-1], self.num_embeddings)
+        return _Dot.apply(flat, self, (self.scale[:, 0] * factor)).view(*latent.shape[:-1],
+                                                                        self.num_embeddings)
 
     def expected(self, probabilities: Tensor, factor: Tensor) -> Tensor:
         """[..., V] -> [..., d] mean row under the probabilities, each row times its `factor`."""
         total = 0.0
         for start, rows in self.parts():
-            total = total + probabilities[..., start:start + len(rows)] @ (rows * factor[start:start + len(rows), None])
+            total = (total + probabilities[..., start:start + len(rows)]
+                     @ (rows * factor[start:start + len(rows), None]))
         return total
 
     def extra_repr(self) -> str:

@@ -1,7 +1,7 @@
 """The masked language model: a bidirectional transformer that says what stands where a row is masked.
 
-It is not told the time: with masks, the row itself shows how much is hidden, and an absorbing denoiser needs no more
-(MDLM, arXiv 2406.07524, section 3.5; LLaDA, arXiv 2502.09992).
+It is not told the time: with masks, the row itself shows how much is hidden, and an absorbing denoiser needs
+no more (MDLM, arXiv 2406.07524, section 3.5; LLaDA, arXiv 2502.09992).
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ NEVER = -1e4
 class MaskedLM(Backbone):
     """A bidirectional transformer over tokens and MASK, its head over the tokens.
 
-    Tokens are 0..V-1; MASK is one more row of the table, V unless said otherwise. MASK is never an answer: where it lies
-    within the V (a pretrained vocabulary), its logit is -inf; where it is the row behind them, it has none.
+    Tokens are 0..V-1; MASK is one more row of the table, V unless said otherwise. MASK is never an answer:
+    where it lies within the V (a pretrained vocabulary), its logit is -inf; where it is the row behind
+    them, it has none.
     """
 
     name = "masked_lm"
@@ -35,8 +36,8 @@ class MaskedLM(Backbone):
 
     def __init__(self, params: MaskedLMConfig, vocabulary: int, seed: int = 0, symbols: Sequence[str] = (),
                  mask_id: int | None = None, shift: bool = False):
-        """`vocabulary`: V. `symbols`: what a condition can say; none in a model that is told nothing. `shift`: as
-        `params` has it, where that says something."""
+        """`vocabulary`: V. `symbols`: what a condition can say; none in a model that is told nothing.
+        `shift`: as `params` has it, where that says something."""
         super().__init__()
         self.params, self.vocabulary = params, vocabulary
         self.shift = shift if params.shift is None else params.shift
@@ -66,19 +67,22 @@ class MaskedLM(Backbone):
     def _initialize(self, generator: torch.Generator) -> None:
         initialize(self, self.params.hidden, generator)
         with torch.no_grad():
-            for name in ("feedback", "condition_embedding"):  # what is fed back or told begins by changing nothing
+            # what is fed back or told begins by changing nothing
+            for name in ("feedback", "condition_embedding"):
                 if hasattr(self, name):
                     getattr(self, name).weight.zero_()
 
     # ---- where things are ----
 
     def sites(self) -> dict[Site, list[str]]:
-        """embedding: the token table, which a tied head shares. projection: what is neither table nor body: the way of
-        the last guess into the body, the layer before the head, an untied head. attention, ffn: the body's."""
+        """embedding: the token table, which a tied head shares. projection: what is neither table nor
+        body: the way of the last guess into the body, the layer before the head, an untied head. attention,
+        ffn: the body's."""
         outside = {"feedback": self.params.self_conditioning, "transform.0": self.params.transform,
                    "head": not self.params.tied}
         names = NAMES[self.params.body]
-        return {"embedding": ["word_embedding"], "projection": [name for name, there in outside.items() if there],
+        return {"embedding": ["word_embedding"],
+                "projection": [name for name, there in outside.items() if there],
                 "attention": linear_names(self, {"body"}, names.site("attention")),
                 "ffn": linear_names(self, {"body"}, names.site("ffn"))}
 
@@ -97,8 +101,8 @@ class MaskedLM(Backbone):
     # ---- computing ----
 
     def table(self) -> Tensor:
-        """[V, hidden] rows of the tokens as the model uses them (quantized where the site is); MASK's is left out when it
-        stands behind them."""
+        """[V, hidden] rows of the tokens as the model uses them (quantized where the site is); MASK's
+        is left out when it stands behind them."""
         return self.word_embedding.weight[:self.vocabulary]
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -109,11 +113,12 @@ class MaskedLM(Backbone):
                condition: Tensor | None = None) -> Tensor:
         """The body's last state [B, L, hidden] on rows `ids` [B, L]; the time is not read.
 
-        `previous` [B, L, hidden]: the expected embedding of an earlier guess (`expected`), read where a row is masked, by
-        a model with self-conditioning; none: zeros. `condition` [B, K, L]: ids of `symbols`.
+        `previous` [B, L, hidden]: the expected embedding of an earlier guess (`expected`), read where a row
+        is masked, by a model with self-conditioning; none: zeros. `condition` [B, K, L]: ids of `symbols`.
         """
         inputs = self.embed(ids)
-        if self.params.self_conditioning:  # always through the layer, so that every step uses the same parameters
+        # always through the layer, so that every step uses the same parameters
+        if self.params.self_conditioning:
             seen = (ids != self.mask_id)[..., None]
             inputs = inputs + self.feedback(torch.zeros_like(inputs) if previous is None
                                             else previous.masked_fill(seen, 0.0))
@@ -133,8 +138,9 @@ class MaskedLM(Backbone):
 
     def forward(self, ids: Tensor, at: Tensor | None = None, previous: Tensor | None = None,
                 condition: Tensor | None = None) -> Tensor:
-        """Logits at the positions asked for: [N, V] for the N positions that `at` [B, L] (bool) marks, in row order;
-        [B, L, V] for all of them when there is no `at`. The head is the dear part where the vocabulary is large."""
+        """Logits at the positions asked for: [N, V] for the N positions that `at` [B, L] (bool)
+        marks, in row order; [B, L, V] for all of them when there is no `at`. The head is the dear part where
+        the vocabulary is large."""
         hidden = self.hidden(ids, None, previous, condition)
         return self.logits(hidden if at is None else hidden[at])
 
@@ -145,7 +151,8 @@ class MaskedLM(Backbone):
 
     def predict(self, state: Tensor, t: Tensor, previous: Tensor | None = None, temperature: float = 1.0,
                 condition: Tensor | None = None) -> Prediction:
-        """Of rows [B, L] with MASKs: a seen token is itself (SUBS, MDLM), a masked one is as the head says."""
+        """Of rows [B, L] with MASKs: a seen token is itself (SUBS, MDLM), a masked one is
+        as the head says."""
         hidden = self.hidden(state, t, previous, condition)
         masked = state == self.mask_id
         own = F.one_hot(state.masked_fill(masked, 0), self.vocabulary)

@@ -1,4 +1,5 @@
-"""Transformer bodies for the masked LM, built from their configurations; attention sees both sides in all of them."""
+"""Transformer bodies for the masked LM, built from their configurations; attention sees both sides
+in all of them."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ class Names:
 NAMES = {
     "bert": Names(
         r"attention\.(?:self\.(?:query|key|value)|output\.dense)", r"\d+\.(?:intermediate|output)\.dense",
-        {"query": r"self\.query", "key": r"self\.key", "value": r"self\.value", "output": r"attention\.output\.dense",
-         "ffn": r"\d+\.(?:intermediate|output)\.dense"}),
+        {"query": r"self\.query", "key": r"self\.key", "value": r"self\.value",
+         "output": r"attention\.output\.dense", "ffn": r"\d+\.(?:intermediate|output)\.dense"}),
     # One matrix holds query, key and value: an adapter on any of them is one on all.
     "modernbert": Names(
         r"attn\.(?:Wqkv|Wo)", r"mlp\.(?:Wi|Wo)",
@@ -45,8 +46,9 @@ NAMES = {
 def make_body(params: MaskedLMConfig) -> nn.Module:
     """A transformers model without a token table: it reads embeddings.
 
-    Weights are meant to be drawn anew by `initialize`; what transformers draws comes from torch's global generator, which
-    is put back. On the meta device everything stays there but what is computed and not saved (rotary frequencies).
+    Weights are meant to be drawn anew by `initialize`; what transformers draws comes from torch's global
+    generator, which is put back. On the meta device everything stays there but what is computed and not saved
+    (rotary frequencies).
     """
     with torch.random.fork_rng(devices=[]):
         body = _MAKERS[params.body](params)
@@ -61,14 +63,16 @@ def make_body(params: MaskedLMConfig) -> nn.Module:
 
 
 def run_body(body: nn.Module, inputs: Tensor) -> Tensor:
-    """[B, L, hidden] embeddings -> the last state. Positions are told, not read from a buffer, which may lie elsewhere."""
+    """[B, L, hidden] embeddings -> the last state. Positions are told, not read from a buffer, which
+    may lie elsewhere."""
     positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
     told = {"token_type_ids": torch.zeros_like(positions)} if isinstance(body, BertModel) else {}
     return body(inputs_embeds=inputs, position_ids=positions, **told).last_hidden_state
 
 
 def initialize(module: nn.Module, hidden: int, generator: torch.Generator) -> None:
-    """BERT's rule, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden); biases 0, norms as they are.
+    """BERT's rule, N(0, 0.02) at hidden 768, scaled to other widths as 1 / sqrt(hidden); biases 0,
+    norms as they are.
 
     Unscaled, a narrow body starts almost linear and stays word salad for thousands of steps.
     """
@@ -82,8 +86,9 @@ def initialize(module: nn.Module, hidden: int, generator: torch.Generator) -> No
 
 def _bert(params: MaskedLMConfig) -> nn.Module:
     return BertModel(BertConfig(
-        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers, num_attention_heads=params.heads,
-        intermediate_size=params.ffn, max_position_embeddings=params.positions, hidden_dropout_prob=params.dropout,
+        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
+        num_attention_heads=params.heads, intermediate_size=params.ffn,
+        max_position_embeddings=params.positions, hidden_dropout_prob=params.dropout,
         attention_probs_dropout_prob=params.dropout, type_vocab_size=1, pad_token_id=None,
         attn_implementation="sdpa"), add_pooling_layer=False)
 
@@ -91,7 +96,8 @@ def _bert(params: MaskedLMConfig) -> nn.Module:
 def _modernbert(params: MaskedLMConfig) -> nn.Module:
     # Every layer attends to the whole row: rows are short here, and a local window would hide the prompt.
     return ModernBertModel(ModernBertConfig(
-        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers, num_attention_heads=params.heads,
+        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
+        num_attention_heads=params.heads,
         intermediate_size=params.ffn, max_position_embeddings=params.positions,
         layer_types=["full_attention"] * params.layers, embedding_dropout=params.dropout,
         attention_dropout=params.dropout, mlp_dropout=params.dropout, pad_token_id=None, bos_token_id=None,
@@ -100,10 +106,10 @@ def _modernbert(params: MaskedLMConfig) -> nn.Module:
 
 def _llama(params: MaskedLMConfig) -> nn.Module:
     config = LlamaConfig(
-        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers, num_attention_heads=params.heads,
-        num_key_value_heads=params.kv_heads or params.heads, intermediate_size=params.ffn,
-        max_position_embeddings=params.positions, use_cache=False, pad_token_id=None, bos_token_id=None,
-        eos_token_id=None, attn_implementation="sdpa")
+        vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
+        num_attention_heads=params.heads, num_key_value_heads=params.kv_heads or params.heads,
+        intermediate_size=params.ffn, max_position_embeddings=params.positions, use_cache=False,
+        pad_token_id=None, bos_token_id=None, eos_token_id=None, attn_implementation="sdpa")
     config.is_causal = False  # transformers then builds a bidirectional mask
     return LlamaModel(config)
 

@@ -25,22 +25,28 @@ class MaskedLMConfig(Params):
              "is for models that normalize their rows; model masked_lm does not"),
     )
 
-    body: BodyName = Field("bert", description="bert: learned positions, norm after each block; modernbert: rotary, "
-                                               "gated feed-forward; llama: rotary, RMS norm, attention on both sides")
-    hidden: int = Field(768, ge=8, description="width of the body and of the token table; a multiple of heads")
+    body: BodyName = Field("bert",
+                           description="bert: learned positions, norm after each block; modernbert: rotary, "
+                                       "gated feed-forward; llama: rotary, RMS norm, attention on both sides")
+    hidden: int = Field(768, ge=8,
+                        description="width of the body and of the token table; a multiple of heads")
     layers: int = Field(12, ge=1, description="transformer layers")
     heads: int = Field(12, ge=1, description="attention heads")
-    kv_heads: int | None = Field(None, ge=1, description="heads of keys and values (llama); null: as many as heads")
+    kv_heads: int | None = Field(None, ge=1,
+                                 description="heads of keys and values (llama); null: as many as heads")
     ffn: int = Field(3072, ge=8, description="width of the feed-forward layers")
     positions: int = Field(512, ge=4, description="longest row, and rows of a learned position table")
     dropout: float = Field(0.0, ge=0, lt=1, description="in the body, while training (bert, modernbert)")
     tied: bool = Field(True, description="the head's matrix is the token table")
-    transform: bool = Field(False, description="a linear layer, gelu and norm before the head, as BERT's own head has")
-    self_conditioning: bool = Field(False, description="the expected embedding of the previous guess is an input")
-    shift: bool | None = Field(None, description="logits of a position come from the state one to its left (Dream, A2D); "
-                                                 "null: as diffusion.recipe has it")
+    transform: bool = Field(False, description="a linear layer, gelu and norm before the head, "
+                                               "as BERT's own head has")
+    self_conditioning: bool = Field(False,
+                                    description="the expected embedding of the previous guess is an input")
+    shift: bool | None = Field(None, description="logits of a position come from the state one to its left "
+                                                 "(Dream, A2D); null: as diffusion.recipe has it")
     conditions: tuple[PluginRef, ...] = Field(
-        (), description="control tasks whose targets the model is told while it trains, for classifier-free guidance")
+        (), description="control tasks whose targets the model is told while it trains, "
+                        "for classifier-free guidance")
 
     @model_validator(mode="after")
     def _consistent(self) -> MaskedLMConfig:

@@ -21,8 +21,8 @@ WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(16))]
 
 
 def model(loss="ce", **changes):
-    config = DiffusionLMConfig(**{**dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0),
-                            **changes})
+    config = DiffusionLMConfig(**{**dict(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8,
+                                         dropout=0.0), **changes})
     return DiffusionLM(config, GaussianConfig(loss=loss, timesteps=100), WORDS).eval()
 
 
@@ -40,7 +40,8 @@ def test_schedules_fall_and_times_run_from_last_to_first(name):
     assert (schedule.alpha_bar.diff() < 0).all() and 0 < schedule.alpha_bar[-1] < schedule.alpha_bar[0] < 1
     for steps in (2, 7, 300, 999):
         times = schedule.times(steps)
-        assert len(times) == min(steps, 300) and times[0] == 299 and times[-1] == 0 and times == sorted(times)[::-1]
+        assert (len(times) == min(steps, 300) and times[0] == 299 and times[-1] == 0
+                and times == sorted(times)[::-1])
     assert schedule.times(1) == [299]
 
 
@@ -101,11 +102,13 @@ def test_ddim_with_eta_one_is_ancestral():
     x, x0 = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
     first = GAUSSIAN_SAMPLERS.build(PluginRef(name="ancestral")).step(x, x0, alpha[40], alpha[20])
     second = GAUSSIAN_SAMPLERS.build(PluginRef(name="ddim", eta=1.0)).step(x, x0, alpha[40], alpha[20])
-    assert torch.allclose(first[0], second[0], atol=1e-5) and float(first[1]) == pytest.approx(float(second[1]))
+    assert (torch.allclose(first[0], second[0], atol=1e-5)
+            and float(first[1]) == pytest.approx(float(second[1])))
 
 
 def test_sampling_is_a_function_of_its_generator_and_restores_the_mode():
-    process = GaussianSampling(model(self_conditioning=True), Schedule.make("sqrt", 100), SamplingConfig(steps=7))
+    process = GaussianSampling(model(self_conditioning=True), Schedule.make("sqrt", 100),
+                               SamplingConfig(steps=7))
     process.model.down[0].weight.data.mul_(30)  # an untrained denoiser says one word whatever it sees
     process.model.train()
     first = process.sample(3, 9, torch.Generator().manual_seed(1))
@@ -132,7 +135,8 @@ def test_clamped_latents_are_rows_of_the_table():
     process = GaussianSampling(denoiser, Schedule.make("sqrt", 100), SamplingConfig(clamp=True))
     x0 = process.predict(torch.randn(2, 5, 6), torch.tensor([50, 50]), None).x0
     rows = denoiser.table()
-    assert torch.allclose(torch.cdist(x0, rows[None].expand(2, -1, -1)).min(-1).values, torch.zeros(2, 5), atol=1e-3)
+    assert torch.allclose(torch.cdist(x0, rows[None].expand(2, -1, -1)).min(-1).values, torch.zeros(2, 5),
+                          atol=1e-3)
     latents = torch.randn(4, 3, 6)
     brute = torch.cdist(latents.double(), rows.double()[None].expand(4, -1, -1)).argmin(-1)
     assert torch.equal(nearest_rows(latents, rows), rows[brute])
@@ -178,7 +182,8 @@ def test_bound_weights_telescope_to_the_total_snr_and_times_are_stratified(loss)
 
 
 def test_bound_equals_the_exact_likelihood_of_a_model_that_knows_the_answer():
-    """One-word sentences, posterior computed by Bayes' rule: the bound must lie above -log p(w) and near it."""
+    """One-word sentences, posterior computed by Bayes' rule: the bound must lie above -log
+    p(w) and near it."""
     table = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) * 2**0.5
 
     class Bayes(torch.nn.Module):
@@ -232,5 +237,6 @@ def test_one_time_per_word_equals_one_time_per_sentence_when_they_agree():
     t = torch.tensor([2, 50, 99])
     assert torch.allclose(denoiser(x, t), denoiser(x, t[:, None].expand(3, 5)), atol=1e-6)
     schedule = Schedule.make("sqrt", 100)
-    both = [schedule.noise(x, times, torch.Generator().manual_seed(0)) for times in (t, t[:, None].expand(3, 5))]
+    both = [schedule.noise(x, times, torch.Generator().manual_seed(0))
+            for times in (t, t[:, None].expand(3, 5))]
     assert torch.equal(*both)

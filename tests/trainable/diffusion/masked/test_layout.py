@@ -1,4 +1,5 @@
-"""Rows that stay well-formed: what a masked position may become, against brute force over all ways to finish a row."""
+"""Rows that stay well-formed: what a masked position may become, against brute force over all ways
+to finish a row."""
 
 import itertools
 
@@ -48,7 +49,8 @@ def test_a_template_is_refused_just_when_no_finished_row_fits():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([row for row in EVERY if row[0] == START and fitting(row)]), st.randoms(use_true_random=False))
+@given(st.sampled_from([row for row in EVERY if row[0] == START and fitting(row)]),
+       st.randoms(use_true_random=False))
 def test_any_choice_of_allowed_values_leaves_a_row_that_can_be_finished(row, random):
     ids = torch.tensor([row])
     masked = ids == MASK
@@ -83,7 +85,8 @@ def test_a_posterior_is_cut_to_what_is_allowed_and_normalized():
     assert torch.allclose(cut.sum(1), torch.ones(3))
     words = torch.tensor([False, False, True, False, True, True, True, True, True])
     assert ((cut[0] > 0) == words).all()  # left of a word
-    assert (cut[1] > 0).tolist() == [False, True, True, False] + [True] * 5  # the first place where END may stand
+    # the first place where END may stand
+    assert (cut[1] > 0).tolist() == [False, True, True, False] + [True] * 5
     assert (cut[2] > 0).tolist() == [False, True, False, True] + [False] * 5  # the last position
     hopeless = torch.full((3, 9), -torch.inf)
     hopeless[:, START] = 0

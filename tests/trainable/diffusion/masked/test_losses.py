@@ -37,7 +37,8 @@ def test_uniform_weight_on_a_fixed_mask_is_the_plain_masked_lm_loss_bit_for_bit(
 
 
 def written_out(recipe, ids, masked, t, nll):
-    """The loss of each published program in float64, from its own description. M tokens of a row can be masked."""
+    """The loss of each published program in float64, from its own description. M tokens of a row
+    can be masked."""
     batch, total = len(ids), ids.shape[1] - 1
     nll = nll * masked
     if recipe == "mdlm":  # 1/t, divided by all tokens
@@ -87,25 +88,31 @@ def test_cart_says_nothing_of_a_row_without_seen_tokens_and_divides_by_counts():
     everything = state_of(ids, maskable(ids), torch.ones(2))
     hidden_start = State(torch.full_like(ids, 20), torch.ones_like(masked), torch.ones(2))
     for state in (everything, hidden_start):
-        weights = normalize(token_weights(state, state.masked, params, Schedule()), state.masked, state.masked, "token")
+        weights = normalize(token_weights(state, state.masked, params, Schedule()), state.masked,
+                            state.masked, "token")
         assert math.isfinite(float(masked_loss(model, ids, state, weights)["loss"].detach()))
 
 
 def test_row_mean_is_the_bound_of_exact_counts():
-    """With k of M masked exactly, the weight M/k is the mean over the masked ones: `row_mean` and `nelbo` are one."""
+    """With k of M masked exactly, the weight M/k is the mean over the masked ones: `row_mean` and
+    `nelbo` are one."""
     model, ids = tiny(), rows()
     losses = [Masked(MaskedConfig(recipe="llada", masking="exact", loss_weight=weight))
-              .loss(model, ids, torch.Generator().manual_seed(2))["loss"].detach() for weight in ("nelbo", "row_mean")]
+              .loss(model, ids, torch.Generator().manual_seed(2))["loss"].detach()
+              for weight in ("nelbo", "row_mean")]
     assert float(losses[0]) == pytest.approx(float(losses[1]), rel=1e-6)
 
 
 @pytest.mark.parametrize("masking", ["bernoulli", "exact"])
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_bounds_weight_gives_the_true_entropy_under_every_schedule(masking, schedule):
-    """For a model that knows the law of its rows, the loss of a row is -log p of it, whatever path of shares is taken."""
+    """For a model that knows the law of its rows, the loss of a row is -log p of it, whatever path
+    of shares is taken."""
     law = sentences(12, 6, 4)
-    chosen = torch.multinomial(law.chances, 40_000, replacement=True, generator=torch.Generator().manual_seed(1))
-    process = Masked(MaskedConfig(recipe="mdlm", masking=masking, schedule=schedule, loss_norm="batch", epsilon=1e-4))
+    chosen = torch.multinomial(law.chances, 40_000, replacement=True,
+                               generator=torch.Generator().manual_seed(1))
+    process = Masked(MaskedConfig(recipe="mdlm", masking=masking, schedule=schedule, loss_norm="batch",
+                                  epsilon=1e-4))
     found = float(process.loss(law, law.rows[chosen], torch.Generator().manual_seed(0))["loss"])
     entropy = float(-(law.chances * law.chances.log()).sum())
     assert found == pytest.approx(entropy, rel=0.03)
@@ -121,7 +128,8 @@ def test_masks_have_exact_counts_and_leave_start_and_prompt():
     masked = exact_mask(counts, free, torch.Generator().manual_seed(0))
     assert masked.sum(1).tolist() == [0, 1, 2, 5, 6, 6] and not (masked & ~free).any()
     scores = torch.tensor([[3.0, 1.0, 2.0, 1.0]])
-    assert lowest(scores, torch.tensor([2]), torch.ones(1, 4, dtype=torch.bool)).tolist() == [[False, True, False, True]]
+    assert (lowest(scores, torch.tensor([2]), torch.ones(1, 4, dtype=torch.bool)).tolist()
+            == [[False, True, False, True]])
     process = Masked(MaskedConfig(masking="exact"))
     state = process.state(tiny(), ids, torch.full((6,), 0.5), torch.Generator().manual_seed(0))
     assert state.masked.sum(1).tolist() == [3] * 6 and ((state.ids == 20) == state.masked).all()
@@ -148,19 +156,22 @@ def test_self_conditioning_sees_its_first_guess_in_half_of_the_batches():
         parts = process.loss(model, ids, generator)
     assert 75 <= len(passes) <= 105
     parts["loss"].backward()
-    assert all(value.grad is not None for value in model.parameters())  # DDP wants every parameter used in each step
+    # DDP wants every parameter used in each step
+    assert all(value.grad is not None for value in model.parameters())
 
 
 def test_with_everything_masked_training_finds_the_entropy_of_words():
     """Independent words: the best that can be known of a row of masks is the frequency of each word."""
     chances = torch.tensor([0.4, 0.3, 0.2, 0.1])
-    ids = 4 + torch.multinomial(chances, 200 * 8, True, generator=torch.Generator().manual_seed(0)).view(200, 8)
+    ids = 4 + torch.multinomial(chances, 200 * 8, True,
+                                generator=torch.Generator().manual_seed(0)).view(200, 8)
     ids[:, 0] = START
     model = tiny(8).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
     masked = maskable(ids)
     state = state_of(ids, masked, torch.ones(200), 8)
-    weights = normalize(token_weights(state, masked, MaskedConfig(recipe="mdlm"), Schedule()), masked, masked, "token")
+    weights = normalize(token_weights(state, masked, MaskedConfig(recipe="mdlm"), Schedule()), masked,
+                        masked, "token")
     for _ in range(60):
         loss = masked_loss(model, ids, state, weights)["loss"]
         optimizer.zero_grad()

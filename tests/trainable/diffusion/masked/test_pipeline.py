@@ -18,15 +18,17 @@ from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
 SETTINGS = {
-    "corpus": {"source": {"name": "restaurant", "sentences": 300, "max_words": 12}, "max_length": 14, "min_count": 0},
+    "corpus": {"source": {"name": "restaurant", "sentences": 300, "max_words": 12},
+               "max_length": 14, "min_count": 0},
     "model": {"name": "masked_lm", "hidden": 16, "layers": 1, "heads": 2, "ffn": 24, "positions": 16,
               "self_conditioning": True, "tied": False},
-    "diffusion": {"name": "masked"},
-    "teacher": {"hidden": 8, "layers": 1, "heads": 1, "optim": {"steps": 4}},
+    "diffusion": {"name": "masked"}, "teacher": {"hidden": 8, "layers": 1, "heads": 1, "optim": {"steps": 4}},
     "base": {"optim": {"steps": 30, "batch_size": 16, "lr": 0.01}},
-    "quantization": {"quantizer": "uniform:4", "sites": ["embedding", "projection", "attention", "ffn"]}, "lora": {"rank": 2},
+    "quantization": {"quantizer": "uniform:4", "sites": ["embedding", "projection", "attention", "ffn"]},
+    "lora": {"rank": 2},
     "adapt": {"optim": {"batch_size": 8}}, "sampling": {"sampler": "entropy_bound", "steps": 5},
-    "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_tasks": [], "latency_batch": 2, "latency_repeats": 2},
+    "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_tasks": [], "latency_batch": 2,
+                   "latency_repeats": 2},
 }
 
 
@@ -37,7 +39,8 @@ def test_from_corpus_to_generated_text(tmp_path, capsys):
         payload[name] = list(JOBS[name](payload, context))[-1]["path"]
     prepared = Prepared(payload["corpus"], payload["teacher"], payload["base"])
     final = list(run_trial(config, prepared, [4, 8], tmp_path / "trial", context.device, context.cache))[-1]
-    assert final["perplexity"] > 1 and final["nll_bound"] > 0 and final["nll_bound_tokens"] == final["nll_bound"]
+    assert (final["perplexity"] > 1 and final["nll_bound"] > 0
+            and final["nll_bound_tokens"] == final["nll_bound"])
     assert final["generation_flops"] > 0 and final["latency_ms"] > 0
     artifact = Path(final["artifact"])
     assert 0 < final["file_bytes"] < (Path(prepared.base) / "model.safetensors").stat().st_size
@@ -54,11 +57,14 @@ search: {lora.rank: {choice: [0, 2]}}
 
 
 @pytest.mark.parametrize(("model", "diffusion", "sampler", "message"), [
-    ("{name: masked_lm}", "{name: gaussian}", "ancestral", "diffusion.name=gaussian corrupts text in a way that model masked"),
+    ("{name: masked_lm}", "{name: gaussian}", "ancestral",
+     "diffusion.name=gaussian corrupts text in a way that model masked"),
     ("{}", "{name: masked}", "quota", "model diffusion_lm does not read; legal: gaussian"),
-    ("{name: masked_lm}", "{name: masked}", "ddim", "unknown sampler 'ddim'.*; legal: ancestral, quota, threshold"),
+    ("{name: masked_lm}", "{name: masked}", "ddim",
+     "unknown sampler 'ddim'.*; legal: ancestral, quota, threshold"),
     ("{name: masked_lm, positions: 16}", "{name: masked}", "quota", "should be at most model.positions=16"),
-    ("{name: masked_lm}", "{name: masked}", "{name: quota, order: sure}", "sampler 'quota', parameter 'order'"),
+    ("{name: masked_lm}", "{name: masked}", "{name: quota, order: sure}",
+     "sampler 'quota', parameter 'order'"),
     ("{name: masked_lm, hidden: 20}", "{name: masked}", "quota", "hidden=20 is not a multiple of heads=12"),
 ])
 def test_what_does_not_go_together_is_one_line(model, diffusion, sampler, message):

@@ -29,7 +29,8 @@ def test_a_sampler_says_what_it_is_and_what_its_settings_mean(name):
 
 @pytest.mark.parametrize("masked, steps", [(10, 4), (17, 16), (3, 8), (8, 8), (5, 1)])
 def test_quota_commits_base_and_one_more_while_there_is_a_remainder(masked, steps):
-    """LLaDA's get_num_transfer_tokens: masked // steps each, one more in the first masked % steps steps; never none."""
+    """LLaDA's get_num_transfer_tokens: masked // steps each, one more in the first masked % steps
+    steps; never none."""
     quota, left, counts = build("quota"), masked, []
     for i in range(steps):
         if left:
@@ -51,7 +52,8 @@ def test_quota_takes_the_surest_and_each_row_counts_for_itself():
 
 def test_a_set_temperature_draws_the_set_by_softmax_of_the_scores():
     scores = torch.tensor([0.9, 0.5, 0.1, 0.4]).double().expand(20_000, 4)
-    one = Step(torch.ones_like(scores, dtype=torch.bool), torch.full((20_000,), 4), 4, torch.arange(20_000) * 977, 1, scores)
+    one = Step(torch.ones_like(scores, dtype=torch.bool), torch.full((20_000,), 4), 4,
+               torch.arange(20_000) * 977, 1, scores)
     chosen = build("quota", set_temperature=0.5).choose(one)
     assert (chosen.sum(1) == 1).all()
     assert torch.allclose(chosen.double().mean(0), (scores[0] / 0.5).softmax(0), atol=0.015)
@@ -67,7 +69,8 @@ def test_threshold_takes_all_that_reach_it_and_at_least_one():
 def test_adaptive_rules_finish_in_time_all_the_same():
     scores = [[0.3, 0.2, 0.1, 0.25]]
     for name, params in (("threshold", {"threshold": 0.99}), ("factor", {"factor": 0.01})):
-        assert [int(build(name, **params).choose(step(scores, left, 4)).sum()) for left in (4, 2, 1)] == [1, 2, 4]
+        assert ([int(build(name, **params).choose(step(scores, left, 4)).sum()) for left in (4, 2, 1)]
+                == [1, 2, 4])
 
 
 def test_factor_takes_the_longest_prefix_of_ranks():
@@ -96,7 +99,8 @@ def test_entropy_bound_takes_the_prefix_whose_other_entropies_sum_to_the_bound()
 def test_entropy_bound_goes_from_one_token_a_pass_to_one_pass():
     model, length = tiny(), 12
     for bound, most in ((0.0, None), (1e9, 2)):
-        found = drawing(model, "entropy_bound", 99, bound=bound).generate(30, length, torch.Generator().manual_seed(0))
+        found = drawing(model, "entropy_bound", 99, bound=bound).generate(30, length,
+                                                                          torch.Generator().manual_seed(0))
         words = (found.ids >= 4).sum(1) + (found.ids == 2).sum(1)
         expected = words + 1 if most is None else words.clamp(max=1) + 1  # one pass more for the place of END
         assert torch.equal(found.passes, expected)
@@ -131,7 +135,8 @@ def test_remdm_hides_seen_tokens_as_often_as_it_says_and_never_fixed_ones(strate
     fixed = torch.zeros_like(open_)
     fixed[:, 0] = True
     left = torch.full((rows,), 5)  # of 10: t = 0.5, s = 0.4
-    state = Step(open_, left, 10, torch.arange(rows) * 977, 1, fixed=fixed, sureness=torch.full((rows, length), 0.5))
+    state = Step(open_, left, 10, torch.arange(rows) * 977, 1, fixed=fixed,
+                 sureness=torch.full((rows, length), 0.5))
     again = remdm.remask(state)
     assert not again[:, 0].any() and not again[:, 5:].any()
     sigma_max = min(1.0, 0.4 / 0.5)
@@ -146,7 +151,8 @@ def test_remdm_hides_seen_tokens_as_often_as_it_says_and_never_fixed_ones(strate
 def test_remdm_hides_the_unsure_rather():
     sureness = torch.tensor([[0.99, 0.01, 0.99, 0.99]]).expand(5000, 4)
     open_ = torch.zeros(5000, 4, dtype=torch.bool)
-    state = Step(open_, torch.full((5000,), 5), 10, torch.arange(5000) * 31, 1, fixed=open_, sureness=sureness)
+    state = Step(open_, torch.full((5000,), 5), 10, torch.arange(5000) * 31, 1, fixed=open_,
+                 sureness=sureness)
     rates = build("remdm", strategy="confidence").remask(state).double().mean(0)
     expected = (-sureness[0].double()).softmax(0) * 0.8
     assert torch.allclose(rates, expected, atol=0.02)

@@ -10,11 +10,13 @@ from trainable.diffusion.masked import layout, looking
 from trainable.diffusion.masked.proposing import draw, propose
 from trainable.registry import MASKED_SAMPLERS
 
-SETTINGS = [(name, {"ends": ends, **more}) for name in MASKED_SAMPLERS for ends in ("drawn", "ordered", "free")
+SETTINGS = [(name, {"ends": ends, **more}) for name in MASKED_SAMPLERS
+            for ends in ("drawn", "ordered", "free")
             for more in ({}, {"block": 6}) if name != "remdm" or not more]
 
 
-def generated(model, name="quota", n=24, length=12, steps=8, seed=0, told=None, scale=0.0, params=None, **kwargs):
+def generated(model, name="quota", n=24, length=12, steps=8, seed=0, told=None, scale=0.0, params=None,
+              **kwargs):
     """Samples of one call; `params` are the sampler's."""
     sampling = drawing(model, name, steps, **(params or {}))
     sampling = sampling if told is None else sampling.under(told, scale)
@@ -27,11 +29,13 @@ def total_variation(found, law):
 
 
 @pytest.mark.parametrize("ends", ["drawn", "free"])
-@pytest.mark.parametrize("name, params", [("ancestral", {}), ("quota", {"order": "random"}), ("quota", {"order": "entropy"}),
-                                          ("quota", {"order": "margin"}), ("entropy_bound", {"bound": 0.0}),
-                                          ("quota", {"order": "random", "block": 2})])
+@pytest.mark.parametrize("name, params",
+                         [("ancestral", {}), ("quota", {"order": "random"}), ("quota", {"order": "entropy"}),
+                          ("quota", {"order": "margin"}), ("entropy_bound", {"bound": 0.0}),
+                          ("quota", {"order": "random", "block": 2})])
 def test_one_token_a_pass_samples_the_law_of_the_model(name, params, ends):
-    """Whatever the order, as long as it does not look at what was drawn. Ancestral steps are many, so that few coincide."""
+    """Whatever the order, as long as it does not look at what was drawn. Ancestral steps are many,
+    so that few coincide."""
     law = sentences(9, 6, 3)
     steps = 80 if name == "ancestral" else 99
     found = generated(law, name, params={"ends": ends, **params}, n=3000, length=6, steps=steps)
@@ -73,7 +77,8 @@ def test_rows_that_are_finished_leave_the_batch():
     found = generated(law, params={"order": "random"}, n=200, length=6, steps=99)
     assert law.asked == int(found.passes.sum()) < 200 * int(found.passes.max())
     nfe = found.nfe()
-    assert nfe["nfe"] == float(found.passes.double().mean()) and nfe["nfe"] < nfe["nfe_p95"] <= float(found.passes.max())
+    assert (nfe["nfe"] == float(found.passes.double().mean())
+            and nfe["nfe"] < nfe["nfe_p95"] <= float(found.passes.max()))
 
 
 def test_ancestral_steps_in_which_nothing_is_filled_cost_no_pass():
@@ -97,7 +102,9 @@ def test_blocks_are_filled_from_left_to_right_and_one_block_is_none():
     for name in ("ancestral", "quota", "threshold"):
         plain, one = (generated(model, name, params={"block": block, "ends": "free"}) for block in (None, 12))
         assert torch.equal(plain.ids, one.ids)
-    with pytest.raises(UserError, match=r"block: 5 does not divide rows of 12 positions; what does: \[1, 2, 3, 4, 6, 12\]"):
+    with pytest.raises(
+            UserError,
+            match=r"block: 5 does not divide rows of 12 positions; what does: \[1, 2, 3, 4, 6, 12\]"):
         generated(model, params={"block": 5})
 
 
@@ -115,7 +122,8 @@ def test_a_guide_that_changes_nothing_equals_plain_sampling_and_sees_sure_tokens
             assert log_probs.shape == (*state.ids.shape, 20)
             assert (log_probs[seen].gather(1, state.ids[seen][:, None]) == 0).all()
             assert (log_probs[seen].exp().sum(1) == 1).all() and len(state.rows) == len(state.ids)
-            assert torch.allclose(log_probs[state.masked].exp().sum(1), torch.ones(int(state.masked.sum())), atol=1e-5)
+            assert torch.allclose(log_probs[state.masked].exp().sum(1), torch.ones(int(state.masked.sum())),
+                                  atol=1e-5)
             return log_probs
         assert torch.equal(generated(model, name).ids, generated(model, name, guide=same).ids)
 
@@ -148,7 +156,8 @@ def test_guidance_without_a_classifier_is_a_power_of_told_over_untold():
     ids = random_rows(3, 12)
     at = torch.zeros(3, 12, dtype=torch.bool)
     at[:, 4] = True
-    rows = looking.Rows(ids, at, ~at, *(torch.arange(3) for _ in range(4)), at.float(), torch.arange(3), None, told[:3])
+    rows = looking.Rows(ids, at, ~at, *(torch.arange(3) for _ in range(4)), at.float(), torch.arange(3),
+                        None, told[:3])
     conditional, free = (model(ids, at, condition=c).log_softmax(-1) for c in (told[:3], None))
     for scale in (0.0, 1.0, 2.5):
         expected = conditional.exp() ** (1 + scale) / free.exp() ** scale
@@ -178,7 +187,8 @@ def test_draws_are_the_same_in_chunks(monkeypatch):
     u = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     whole = propose(log_probs, u, 0.7, 0.9, "margin")
     monkeypatch.setattr("trainable.diffusion.masked.proposing.CHUNK", 21)
-    assert all(torch.equal(a, b) for a, b in zip(whole, propose(log_probs, u, 0.7, 0.9, "margin"), strict=True))
+    assert all(torch.equal(a, b)
+               for a, b in zip(whole, propose(log_probs, u, 0.7, 0.9, "margin"), strict=True))
 
 
 def test_self_conditioning_feeds_the_last_guess():
@@ -186,7 +196,8 @@ def test_self_conditioning_feeds_the_last_guess():
     with torch.no_grad():
         model.feedback.weight.copy_(torch.eye(16) * 2)
     fed = []
-    model.feedback.register_forward_hook(lambda module, inputs, output: fed.append(float(inputs[0].detach().abs().sum())))
+    model.feedback.register_forward_hook(lambda module, inputs, output: fed.append(float(
+        inputs[0].detach().abs().sum())))
     generated(model, params={"order": "random"}, steps=4)
     assert fed[0] == 0 and all(value > 0 for value in fed[1:])
 
@@ -204,7 +215,8 @@ def test_what_cannot_be_written_is_refused_in_one_line():
     with pytest.raises(UserError, match="a prompt of 13 tokens is longer than the 12 positions"):
         sampling.sample(1, 12, torch.Generator(), prompt=torch.zeros(13, dtype=torch.long))
     with pytest.raises(UserError, match="row 1 of the prompt keeps"):
-        sampling.sample(2, 4, torch.Generator(), prompt=torch.tensor([[START, -1, -1, -1], [START, END, 7, -1]]))
+        sampling.sample(2, 4, torch.Generator(),
+                        prompt=torch.tensor([[START, -1, -1, -1], [START, END, 7, -1]]))
 
 
 def test_a_short_prompt_is_continued_and_the_mode_restored():
@@ -217,5 +229,6 @@ def test_operations_are_those_of_the_passes_that_a_text_takes():
     """Of rows that are whole but for one position: one pass of the body, and one row of the head."""
     model = tiny()
     few, many = (drawing(model, "quota", steps).flops(12) for steps in (2, 12))
-    body = 2 * 12 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 2 * 12 * 12 * 16  # one layer: six matrices, two attention products
+    # one layer: six matrices, two attention products
+    body = 2 * 12 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 2 * 12 * 12 * 16
     assert body * 2 < few < body * 2 + 2 * 12 * 2 * 16 * 20 + 1 and few * 2 < many < few * 6

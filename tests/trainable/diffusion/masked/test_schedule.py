@@ -23,9 +23,11 @@ def test_weights_are_those_of_the_published_programs():
     t = torch.tensor([0.001, 0.1, 0.5, 1.0], dtype=torch.float64)
     assert torch.equal(Schedule("linear").weight(t), 1 / t)
     assert torch.allclose(Schedule("linear").weight(t, 1e-6), 1 / (t + 1e-6))
-    # dllm: alpha = 1 - cos(pi/2 (1 - t)), alpha' = -(pi/2) sin(pi/2 (1 - t)), w = -alpha' / (1 - alpha + 1e-6)
+    # dllm: alpha = 1 - cos(pi/2 (1 - t)), alpha' = -(pi/2) sin(pi/2 (1 - t)), w = -alpha'
+    # / (1 - alpha + 1e-6)
     angle = math.pi / 2 * (1 - t)
-    assert torch.allclose(Schedule("cosine").weight(t, 1e-6), math.pi / 2 * angle.sin() / (angle.cos() + 1e-6))
+    assert torch.allclose(Schedule("cosine").weight(t, 1e-6),
+                          math.pi / 2 * angle.sin() / (angle.cos() + 1e-6))
     assert float(Schedule("cosine").masked_share(torch.tensor(0.5))) == pytest.approx(math.cos(math.pi / 4))
 
 

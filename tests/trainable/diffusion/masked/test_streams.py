@@ -8,7 +8,8 @@ from trainable.diffusion.masked.streams import MASKS, ORDER, VALUE, WIDTH, row_s
 
 def test_splitmix64_gives_the_published_numbers():
     numbers = splitmix64(torch.tensor(1234567), torch.arange(5)).tolist()
-    assert [n & (2**64 - 1) for n in numbers] == [6457827717110365317, 3203168211198807973, 9817491932198370423,
+    assert [n & (2**64 - 1) for n in numbers] == [6457827717110365317, 3203168211198807973,
+                                                  9817491932198370423,
                                                   4593380528125082431, 16408922859458223821]
 
 
@@ -18,7 +19,8 @@ def test_numbers_are_even_and_differ_by_row_step_and_purpose():
     assert u.shape == (200, 500) and u.min() >= 0 and u.max() < 1
     counts = torch.histc(u.flatten(), 50, 0, 1)
     assert float(((counts - 2000) ** 2 / 2000).sum()) < 90  # chi-square of 49 degrees of freedom: p near 3e-4
-    assert float(u.mean(0).std()) == pytest.approx((1 / 12 / 200) ** 0.5, rel=0.15)  # columns are independent,
+    # columns are independent,
+    assert float(u.mean(0).std()) == pytest.approx((1 / 12 / 200) ** 0.5, rel=0.15)
     assert float(u.mean(1).std()) == pytest.approx((1 / 12 / 500) ** 0.5, rel=0.15)  # and rows
     others = [uniforms(seeds, 4, VALUE, 500), uniforms(seeds, 3, ORDER, 500), uniforms(seeds, 3, MASKS, 500)]
     for other in others:
@@ -28,7 +30,8 @@ def test_numbers_are_even_and_differ_by_row_step_and_purpose():
 def test_a_row_has_the_same_numbers_in_any_batch():
     everything = uniforms(row_seeds(torch.Generator().manual_seed(5), torch.arange(40)), 7, VALUE, 9)
     some = torch.tensor([31, 2, 17])
-    assert torch.equal(uniforms(row_seeds(torch.Generator().manual_seed(5), some), 7, VALUE, 9), everything[some])
+    assert torch.equal(uniforms(row_seeds(torch.Generator().manual_seed(5), some), 7, VALUE, 9),
+                       everything[some])
     other = uniforms(row_seeds(torch.Generator().manual_seed(6), torch.arange(40)), 7, VALUE, 9)
     assert not torch.equal(other, everything)
 

@@ -6,7 +6,14 @@ from masked_models import drawing, sentences, tiny
 
 from spaces.errors import UserError
 from trainable.corpora.tokenize import END, PAD, START
-from trainable.diffusion.masked.templates import at_most, continued, gap_log_probs, length_log_probs, of_length, with_gap
+from trainable.diffusion.masked.templates import (
+    at_most,
+    continued,
+    gap_log_probs,
+    length_log_probs,
+    of_length,
+    with_gap,
+)
 from trainable.registry import MASKED_SAMPLERS
 
 EVERY = [(name, {"ends": ends}) for name in MASKED_SAMPLERS for ends in ("drawn", "ordered", "free")]
@@ -20,10 +27,12 @@ def words_of(row):
 def test_every_text_has_the_length_and_the_context_asked_for(name, params):
     model = tiny()
     lengths = [i % 11 for i in range(44)]
-    texts = drawing(model, name, 4, **params).sample(44, 12, torch.Generator().manual_seed(0), prompt=of_length(lengths, 12))
+    texts = drawing(model, name, 4, **params).sample(44, 12, torch.Generator().manual_seed(0),
+                                                     prompt=of_length(lengths, 12))
     assert [len(words_of(row)) for row in texts.tolist()] == lengths
     assert all(word >= 2 and word != PAD for row in texts.tolist() for word in words_of(row))
-    short = drawing(model, name, 4, **params).sample(40, 12, torch.Generator().manual_seed(0), prompt=at_most(3, 40, 12))
+    short = drawing(model, name, 4, **params).sample(40, 12, torch.Generator().manual_seed(0),
+                                                     prompt=at_most(3, 40, 12))
     assert max(len(words_of(row)) for row in short.tolist()) <= 3
     left, right = [7, 8, 9], [10, 11]
     gapped = drawing(model, name, 4, **params).sample(20, 12, torch.Generator().manual_seed(0),
@@ -31,7 +40,8 @@ def test_every_text_has_the_length_and_the_context_asked_for(name, params):
     for row in gapped.tolist():
         words = words_of(row)
         assert words[:3] == left and words[-2:] == right and len(words) == 9 and row[0] == START
-    begun = drawing(model, name, 4, **params).sample(20, 12, torch.Generator().manual_seed(0), prompt=continued(left, 12))
+    begun = drawing(model, name, 4, **params).sample(20, 12, torch.Generator().manual_seed(0),
+                                                     prompt=continued(left, 12))
     assert all(words_of(row)[:3] == left for row in begun.tolist())
 
 
@@ -62,7 +72,8 @@ def test_gaps_have_the_law_of_the_rows():
 
 
 def test_what_does_not_fit_is_refused():
-    for call in (lambda: of_length([3, 11], 12), lambda: at_most(11, 2, 12), lambda: with_gap([4] * 5, [4] * 5, 1, 12),
+    for call in (lambda: of_length([3, 11],
+                                   12), lambda: at_most(11, 2, 12), lambda: with_gap([4] * 5, [4] * 5, 1, 12),
                  lambda: continued([4] * 11, 12), lambda: gap_log_probs(tiny(), [4], [5], [9], 12)):
         with pytest.raises(UserError, match="11 words do not fit: rows of 12 positions hold 0 to 10"):
             call()

@@ -20,7 +20,8 @@ WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(26))]
 
 
 def small(seed=0, loss="ce", **changes) -> DiffusionLM:
-    return DiffusionLM(DiffusionLMConfig(**{**SMALL, **changes}), GaussianConfig(loss=loss), WORDS, seed).eval()
+    return DiffusionLM(DiffusionLMConfig(**{**SMALL, **changes}), GaussianConfig(loss=loss), WORDS,
+                       seed).eval()
 
 
 def test_published_e2e_shape_has_87129749_parameters():
@@ -39,7 +40,8 @@ def test_lora_on_query_and_value_adds_two_matrices_per_layer():
     assert trainable == total - sum(value.numel() for name, value in body.items() if "lora_" not in name)
 
 
-@pytest.mark.parametrize(("target", "modules"), [("query", 1), ("key", 1), ("value", 1), ("output", 1), ("ffn", 2)])
+@pytest.mark.parametrize(("target", "modules"),
+                         [("query", 1), ("key", 1), ("value", 1), ("output", 1), ("ffn", 2)])
 def test_lora_targets_name_the_right_layers(target, modules):
     model = small()
     add_lora(model, LoraConfig(rank=1, targets=(target,)))
@@ -65,7 +67,8 @@ def test_same_seed_same_model_whatever_the_global_generator():
     torch.manual_seed(2)
     second = small(seed=3)
     other = small(seed=4)
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b)
+               for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
     assert not torch.equal(first.down[0].weight, other.down[0].weight)
 
 
@@ -130,10 +133,12 @@ def test_pretrained_rows_of_a_hugging_face_model_keep_their_geometry(tmp_path):
                                   num_attention_heads=2, intermediate_size=32))
     source.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["hidden_size"] == 32
-    table = small(embeddings="pretrained", pretrained_path=str(tmp_path), embedding_dim=26).word_embedding.weight
+    table = small(embeddings="pretrained", pretrained_path=str(tmp_path),
+                  embedding_dim=26).word_embedding.weight
     rows = source.get_input_embeddings().weight.detach()[1:].double().numpy()
     ours = table.detach()[4:].double().numpy()
     rows, ours = rows - rows.mean(0), ours - ours.mean(0)
-    np.testing.assert_allclose(np.corrcoef((rows @ rows.T).ravel(), (ours @ ours.T).ravel())[0, 1], 1, atol=0.02)
+    np.testing.assert_allclose(np.corrcoef((rows @ rows.T).ravel(), (ours @ ours.T).ravel())[0, 1], 1,
+                               atol=0.02)
     with pytest.raises(UserError, match="cannot load embeddings"):
         small(embeddings="pretrained", pretrained_path=str(tmp_path / "none"))

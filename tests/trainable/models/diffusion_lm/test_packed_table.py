@@ -1,4 +1,5 @@
-"""Word tables that stay codes: equal rows bit for bit, products within their bound, the same sentences, and what is refused."""
+"""Word tables that stay codes: equal rows bit for bit, products within their bound, the same sentences,
+and what is refused."""
 
 import pytest
 import torch
@@ -23,7 +24,8 @@ def weights(seed=0, shape=SHAPE):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.5
 
 
-@pytest.mark.parametrize(("name", "params"), EVERY, ids=[QUANTIZERS.get(name)(params).label for name, params in EVERY])
+@pytest.mark.parametrize(("name", "params"), EVERY,
+                         ids=[QUANTIZERS.get(name)(params).label for name, params in EVERY])
 def test_levels_times_scales_are_the_decoded_weight_bit_for_bit(name, params):
     quantizer = QUANTIZERS.get(name)(params)
     packed = quantizer.encode(weights())
@@ -39,7 +41,8 @@ def test_levels_times_scales_are_the_decoded_weight_bit_for_bit(name, params):
 
 def test_integer_families_have_such_a_form():
     found = {name for name, params in EVERY
-             if QUANTIZERS.get(name)(params).integer_rows(QUANTIZERS.get(name)(params).encode(weights()), SHAPE) is not None}
+             if QUANTIZERS.get(name)(params).integer_rows(QUANTIZERS.get(name)(params).encode(weights()),
+                                                          SHAPE) is not None}
     assert found == {"binary", "ternary_twn", "ternary_absmean", "fixed", "uniform", "adapt"}
 
 
@@ -50,33 +53,39 @@ def test_products_and_gradients_are_those_of_the_floats():
     factor = weights(2, (300,)).abs()
     exact = latent.detach().double() @ (table.weight.double() * factor[:, None].double()).T
     found = table.dot(latent, factor)
-    bound = 2**-15 * latent.detach().abs().amax(-1, keepdim=True) * (table.weight.abs().sum(1) * factor) * 1.01 + 1e-6
+    bound = (2**-15 * latent.detach().abs().amax(-1, keepdim=True) * (table.weight.abs().sum(1) * factor)
+             * 1.01 + 1e-6)
     assert ((found.double() - exact).abs() <= bound).all() and (found.double() - exact).abs().max() > 0
     pull = weights(3, found.shape)
     found.backward(pull)
     torch.testing.assert_close(latent.grad, pull @ (table.weight * factor[:, None]), rtol=1e-5, atol=1e-5)
     probabilities = found.detach().softmax(-1)
-    torch.testing.assert_close(table.expected(probabilities, factor), probabilities @ (table.weight * factor[:, None]))
+    torch.testing.assert_close(table.expected(probabilities, factor),
+                               probabilities @ (table.weight * factor[:, None]))
 
 
 def artifact(tmp_path, quantizer, **model):
     config = TrialConfig.model_validate({
         "corpus": {"max_length": 20}, "quantization": {"quantizer": quantizer}, "sampling": {"steps": 10},
-        "model": {"embedding_dim": 16, "hidden": 32, "layers": 2, "heads": 2, "ffn": 32, "dropout": 0.0, **model},
+        "model": {"embedding_dim": 16, "hidden": 32, "layers": 2, "heads": 2, "ffn": 32, "dropout": 0.0,
+                  **model},
         "diffusion": {"timesteps": 100, "loss": "ce" if model.get("self_conditioning") else "mse"}})
-    net = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS, seed=3).eval()
+    net = DiffusionLM(BACKBONES.params(config.model), PROCESSES.params(config.diffusion), WORDS,
+                      seed=3).eval()
     with torch.no_grad():
         net.down[-1].weight.mul_(12)  # as decided as a trained model: an untrained one has ties everywhere
     sites.apply(net, QuantizationConfig(quantizer=quantizer))
     return export(net, config, Lexicon(WORDS, 20, {}, "words"), tmp_path / "artifact", {})
 
 
-@pytest.mark.parametrize("model", [{}, {"normalize_embeddings": True, "self_conditioning": True}, {"rounding": "cosine"}])
+@pytest.mark.parametrize("model", [{}, {"normalize_embeddings": True, "self_conditioning": True},
+                                   {"rounding": "cosine"}])
 @pytest.mark.parametrize("quantizer", ["uniform:4", "ternary_twn", "fixed:Q2i5f"])
 def test_a_packed_table_says_what_the_decoded_one_does(tmp_path, quantizer, model):
     folder = artifact(tmp_path, quantizer, **model)
     plain, packed = load(folder, table="decoded"), load(folder, table="packed")
-    assert isinstance(packed.model.word_embedding, PackedTable) and not isinstance(plain.model.word_embedding, PackedTable)
+    assert (isinstance(packed.model.word_embedding, PackedTable)
+            and not isinstance(plain.model.word_embedding, PackedTable))
     ids = torch.arange(300)[None]
     assert torch.equal(packed.model.embed(ids), plain.model.embed(ids))
     assert torch.equal(packed.model.table(), plain.model.table())

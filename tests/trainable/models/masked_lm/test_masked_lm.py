@@ -22,7 +22,8 @@ def hidden_rows(count=3, length=9):
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("extras", [{}, EXTRAS])
 def test_every_position_sees_both_sides_and_rows_do_not_see_each_other(body, extras):
-    """Attention modules of transformers may keep `is_causal`; what counts is the mask, so the logits are asked."""
+    """Attention modules of transformers may keep `is_causal`; what counts is the mask, so the
+    logits are asked."""
     model, ids = tiny(body=body, **extras), hidden_rows()
     changed = ids.clone()
     changed[0, -1], changed[0, 1] = 9, 10
@@ -49,7 +50,8 @@ def test_shifted_logits_come_from_the_state_to_the_left():
     dream = MaskedConfig(recipe="dream")
     assert MaskedLM.from_config(plain.params, dream, words).shift and not MaskedLM(plain.params, 20).shift
     assert not MaskedLM.from_config(MaskedLMConfig(shift=False, layers=1), dream, words).shift
-    assert torch.equal(shifted(ids)[:, 1:], plain(ids)[:, :-1]) and torch.equal(shifted(ids)[:, 0], plain(ids)[:, 0])
+    assert (torch.equal(shifted(ids)[:, 1:], plain(ids)[:, :-1])
+            and torch.equal(shifted(ids)[:, 0], plain(ids)[:, 0]))
 
 
 def test_mask_is_never_an_answer():
@@ -95,14 +97,16 @@ def test_a_condition_adds_to_what_is_read_and_starts_by_saying_nothing():
 
 
 def test_a_narrow_body_starts_with_the_scale_of_a_wide_one():
-    """The spread of activations of the first layer does not depend on the width: N(0, 0.02) would give 4 times less."""
+    """The spread of activations of the first layer does not depend on the width: N(0, 0.02) would
+    give 4 times less."""
     spreads = []
     for hidden in (48, 768):
         model = MaskedLM(MaskedLMConfig(hidden=hidden, layers=1, heads=4, ffn=64, positions=16), 50, seed=3)
         inside = model.body.encoder.layer[0].intermediate.dense(torch.nn.functional.layer_norm(
             torch.randn(200, hidden, generator=torch.Generator().manual_seed(0)), (hidden,)))
         spreads.append(float(inside.std().detach()))
-    assert spreads[0] == pytest.approx(spreads[1], rel=0.1) and spreads[1] == pytest.approx(0.02 * 768**0.5, rel=0.1)
+    assert (spreads[0] == pytest.approx(spreads[1], rel=0.1)
+            and spreads[1] == pytest.approx(0.02 * 768**0.5, rel=0.1))
 
 
 def test_the_size_is_that_of_the_parts():

@@ -150,7 +150,8 @@ def test_plug_ins_are_named_and_say_what_they_are(name):
     assert cls.Params.model_config["frozen"]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if "group" in METHODS.get(name).Params.model_fields])
+@pytest.mark.parametrize("name",
+                         [name for name in METHODS if "group" in METHODS.get(name).Params.model_fields])
 def test_groups_that_do_not_fill_the_width_are_refused_in_one_line(name):
     method = METHODS.build(PluginRef(name=name, group=24))
     weight, statistics, _ = problem(4, 32)

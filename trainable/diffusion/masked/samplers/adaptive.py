@@ -25,7 +25,8 @@ class _Adaptive(Sampler):
 
     @abstractmethod
     def safe(self, scores: Tensor, there: Tensor) -> Tensor:
-        """[B, L] bool for scores sorted from high to low, of which those `there` count: may it be filled, too?"""
+        """[B, L] bool for scores sorted from high to low, of which those `there` count: may
+        it be filled, too?"""
 
 
 class Threshold(_Adaptive):
@@ -44,7 +45,8 @@ class Threshold(_Adaptive):
 
 
 class Factor(_Adaptive):
-    """The r surest at once while the r-th has probability at least 1 - factor / (r + 1) (Fast-dLLM, arXiv 2505.22618)."""
+    """The r surest at once while the r-th has probability at least 1 - factor / (r + 1) (Fast-dLLM,
+    arXiv 2505.22618)."""
 
     name = "factor"
 
@@ -60,7 +62,8 @@ class Factor(_Adaptive):
 
 
 class EntropyBound(_Adaptive):
-    """The least entropies at once while all but the last sum to at most a bound (arXiv 2505.24857; DiffusionGemma)."""
+    """The least entropies at once while all but the last sum to at most a bound (arXiv 2505.24857;
+    DiffusionGemma)."""
 
     name = "entropy_bound"
     score = "entropy"

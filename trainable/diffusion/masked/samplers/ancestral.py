@@ -12,14 +12,16 @@ from trainable.diffusion.masked.streams import ORDER
 
 
 class Ancestral(Sampler):
-    """Each masked token is filled by chance, as the forward process run backwards has it (MDLM, arXiv 2406.07524)."""
+    """Each masked token is filled by chance, as the forward process run backwards has it (MDLM,
+    arXiv 2406.07524)."""
 
     name = "ancestral"
 
     class Params(BlockParams):
         """`schedule`: how the chances are spread over the steps."""
 
-        schedule: ScheduleName = Field("linear", description="linear: as many in each step; cosine: few at first")
+        schedule: ScheduleName = Field("linear",
+                                       description="linear: as many in each step; cosine: few at first")
 
     def plan(self, step: Step) -> Tensor:
         """Fills with chance 1 - share(s) / share(t); everything in the last step."""

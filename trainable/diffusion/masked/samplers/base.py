@@ -1,7 +1,8 @@
-"""What a sampler of masked diffusion decides: which masked positions take their token in a pass, which go back to MASK.
+"""What a sampler of masked diffusion decides: which masked positions take their token in a pass,
+which go back to MASK.
 
-A rule sees one row at a time: counts, scores and random numbers of a row never mix with those of its neighbors (Dream's
-own quota is a mean over the batch, so that a text there changes with the batch it is in).
+A rule sees one row at a time: counts, scores and random numbers of a row never mix with those of its
+neighbors (Dream's own quota is a mean over the batch, so that a text there changes with the batch it is in).
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ Score = Literal["confidence", "margin", "entropy"]
 class Step:
     """What a rule may look at, for the B rows that are at work.
 
-    `open` [B, L]: masked positions that may be filled now; `left` [B]: passes left to fill them, this one included, of
-    `steps`; `scores` [B, L]: how sure the model is of its proposal there (`Sampler.score`), None in `plan`; `seeds` [B]
-    and `number` give a row its random numbers; `fixed` [B, L]: what is never masked again; `sureness` [B, L]:
-    probability of each token when it was put there.
+    `open` [B, L]: masked positions that may be filled now; `left` [B]: passes left to fill them, this one
+    included, of `steps`; `scores` [B, L]: how sure the model is of its proposal there (`Sampler.score`),
+    None in `plan`; `seeds` [B] and `number` give a row its random numbers; `fixed` [B, L]: what is never
+    masked again; `sureness` [B, L]: probability of each token when it was put there.
     """
 
     open: Tensor
@@ -49,7 +50,8 @@ class Step:
 
     @property
     def quota(self) -> Tensor:
-        """[B] how many must be filled now so that even steps suffice: the open ones over the passes left, rounded up."""
+        """[B] how many must be filled now so that even steps suffice: the open ones over the passes
+        left, rounded up."""
         return -(-self.open.sum(1) // self.left)
 
 
@@ -57,21 +59,24 @@ class SamplerParams(registry.Params):
     """What every sampler takes."""
 
     ends: Literal["drawn", "ordered", "free"] = Field(
-        "drawn", description="END. drawn: its place is drawn first, from the model's own posterior; ordered: END and PAD "
-                             "only where all to the left is filled; free: like any word, early where the model is sure")
-    top_p: float = Field(1.0, gt=0, le=1, description="tokens are drawn from the likeliest ones of this total probability")
+        "drawn",
+        description="END. drawn: its place is drawn first, from the model's own posterior; ordered: END and "
+        "PAD only where all to the left is filled; free: like any word, early where the model is sure")
+    top_p: float = Field(1.0, gt=0, le=1,
+                         description="tokens are drawn from the likeliest ones of this total probability")
 
 
 class BlockParams(SamplerParams):
     """What samplers that may go block by block take."""
 
-    block: int | None = Field(None, ge=1, description="positions of a block; blocks are filled from left to right, and "
-                                                      "the row must divide into them. null: the whole row at once")
+    block: int | None = Field(None, ge=1,
+                              description="positions of a block; blocks are filled from left to right, and "
+                                          "the row must divide into them. null: the whole row at once")
 
 
 class Sampler(ABC):
-    """One rule. `plan` may name the positions before the model is asked, which saves the pass where there are none;
-    otherwise `choose` does when `score` is known."""
+    """One rule. `plan` may name the positions before the model is asked, which saves the pass where there
+    are none; otherwise `choose` does when `score` is known."""
 
     name: ClassVar[str]
     Params: ClassVar[type[SamplerParams]] = BlockParams
@@ -87,7 +92,8 @@ class Sampler(ABC):
         return getattr(self.params, "block", None)
 
     def plan(self, step: Step) -> Tensor | None:
-        """[B, L] bool positions to fill in this pass, whatever the model says; None: it depends on the scores."""
+        """[B, L] bool positions to fill in this pass, whatever the model says; None: it depends
+        on the scores."""
         return None
 
     @abstractmethod
@@ -95,5 +101,6 @@ class Sampler(ABC):
         """[B, L] bool positions to fill, given the scores."""
 
     def remask(self, step: Step) -> Tensor | None:
-        """[B, L] bool seen positions that become MASK after this pass (`open` are then the masked ones before it)."""
+        """[B, L] bool seen positions that become MASK after this pass (`open` are then the masked
+        ones before it)."""
         return None

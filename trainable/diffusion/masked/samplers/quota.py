@@ -15,7 +15,8 @@ from trainable.diffusion.masked.streams import ORDER
 
 
 class Quota(Sampler):
-    """As many in each step as it takes to finish in time, the surest first or at random (LLaDA, arXiv 2502.09992; Dream)."""
+    """As many in each step as it takes to finish in time, the surest first or at random (LLaDA, arXiv
+    2502.09992; Dream)."""
 
     name = "quota"
 
@@ -23,11 +24,14 @@ class Quota(Sampler):
         """Which go first, and how many."""
 
         order: Literal["confidence", "margin", "entropy", "random"] = Field(
-            "confidence", description="confidence: probability of the proposal; margin: best minus second best; entropy: "
-                                      "the lowest; random: the law that the model is trained under")
-        schedule: ScheduleName = Field("linear", description="linear: as many in each step; cosine: few at first")
+            "confidence",
+            description="confidence: probability of the proposal; margin: best minus second best; entropy: "
+                        "the lowest; random: the law that the model is trained under")
+        schedule: ScheduleName = Field("linear",
+                                       description="linear: as many in each step; cosine: few at first")
         set_temperature: float = Field(
-            0.0, ge=0, description="above 0 the set is drawn, by softmax(score / set_temperature), without replacement")
+            0.0, ge=0,
+            description="above 0 the set is drawn, by softmax(score / set_temperature), without replacement")
 
     def __init__(self, params: Params):
         super().__init__(params)
@@ -41,12 +45,14 @@ class Quota(Sampler):
         return lowest(step.random(ORDER), self._count(step), step.open)
 
     def choose(self, step: Step) -> Tensor:
-        """The highest scores; with a set temperature, scores with Gumbel noise (a draw without replacement)."""
+        """The highest scores; with a set temperature, scores with Gumbel noise (a draw
+        without replacement)."""
         scores = step.scores
         if scores is None:
             return self.plan(step)
         if self.params.set_temperature:
-            scores = scores / self.params.set_temperature - (-step.random(ORDER).clamp(min=1e-300).log()).log()
+            scores = (scores / self.params.set_temperature
+                      - (-step.random(ORDER).clamp(min=1e-300).log()).log())
         return lowest(-scores, self._count(step), step.open)
 
     def _count(self, step: Step) -> Tensor:

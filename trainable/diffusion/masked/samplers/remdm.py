@@ -13,7 +13,8 @@ from trainable.diffusion.masked.streams import ORDER, REMASK
 
 
 class ReMDM(Sampler):
-    """Ancestral steps that also hide some tokens again, so that early mistakes can be mended (arXiv 2503.00307)."""
+    """Ancestral steps that also hide some tokens again, so that early mistakes can be mended
+    (arXiv 2503.00307)."""
 
     name = "remdm"
     remasks = True
@@ -22,8 +23,8 @@ class ReMDM(Sampler):
         """How likely a seen token is hidden again."""
 
         strategy: Literal["cap", "rescale", "confidence", "loop"] = Field(
-            "cap", description="cap: at most eta; rescale: eta times what the process allows; confidence: the unsure ones "
-                               "rather; loop: eta while t_off < t <= t_on, at a constant share of masks")
+            "cap", description="cap: at most eta; rescale: eta times what the process allows; confidence: "
+            "the unsure ones rather; loop: eta while t_off < t <= t_on, at a constant share of masks")
         eta: float = Field(0.02, ge=0, le=1, description="0: plain ancestral sampling")
         t_on: float = Field(0.55, gt=0, le=1, description="loop: time at which hiding begins")
         t_off: float = Field(0.05, ge=0, lt=1, description="loop: time at which it ends")
@@ -43,7 +44,8 @@ class ReMDM(Sampler):
         return self.plan(step)
 
     def remask(self, step: Step) -> Tensor:
-        """A seen token is hidden with chance sigma; `confidence`: sigma spread by softmax(-probability when filled)."""
+        """A seen token is hidden with chance sigma; `confidence`: sigma spread by
+        softmax(-probability when filled)."""
         sigma = self._levels(step)[2]
         seen = ~step.open & ~step.fixed
         chance = sigma[:, None].expand(seen.shape)
@@ -62,7 +64,8 @@ class ReMDM(Sampler):
         most = ((1 - alpha_s) / alpha_t.clamp(min=1e-12)).clamp(max=1)
         if own.strategy == "rescale":
             return alpha_t, alpha_s, own.eta * most
-        return alpha_t, alpha_s, (most if own.strategy == "confidence" and own.eta else most.clamp(max=own.eta))
+        return (alpha_t, alpha_s,
+                (most if own.strategy == "confidence" and own.eta else most.clamp(max=own.eta)))
 
     def _loop(self, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """From 1 to t_on alpha goes from 0 to alpha_on, stays there until t_off, and goes on to 1."""
