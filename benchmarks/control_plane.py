@@ -1,7 +1,7 @@
 """How many trials a second the driver can keep up with.
 
-    python -m benchmarks.control_plane --case one-node-1000        1,000 trials of one second on 16 slots of one Ray node
-    python -m benchmarks.control_plane --case four-nodes-1000      the same on 4 nodes of Ray's own test cluster, 4 slots each
+    python -m benchmarks.control_plane --case one-node-1000    1,000 trials of 1 s on 16 slots of a Ray node
+    python -m benchmarks.control_plane --case four-nodes-1000  on 4 nodes of Ray's test cluster, 4 slots each
     python -m benchmarks.control_plane --case one-node-10000 --case four-nodes-10000
 
 The real driver (searcher, scheduler, records, Ray Tune's event loop, one actor process per slot)

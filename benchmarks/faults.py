@@ -2,7 +2,7 @@
 
     python -m benchmarks.faults                          every fault that has not been drilled ten times yet
     python -m benchmarks.faults --faults driver,worker   these alone
-    python -m benchmarks.faults --minutes 4.5            stop between two faults after that long; call it again to go on
+    python -m benchmarks.faults --minutes 4.5  stop between two faults after that long; call it again to go on
 
 After every fault the records are audited (`faults_audit`): no trial lost, none run twice, the searcher where
 it would have been. Trials sleep instead of training; driver, pool, Tune, engine and records are the product's

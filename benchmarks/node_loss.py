@@ -1,8 +1,8 @@
 """A node is lost in the middle of a search: do its trials run again elsewhere, and does anything
 that ended get lost?
 
-    python -m benchmarks.node_loss            Ray's test cluster: a head without trials and two nodes of one CPU
-    python -m benchmarks.node_loss --uri      the same on a bucket (a server on this machine): nodes share no folder
+    python -m benchmarks.node_loss         Ray's test cluster: a head without trials, two nodes of one CPU
+    python -m benchmarks.node_loss --uri   the same on a bucket (a server here): nodes share no folder
 
 Trials sleep instead of training; everything else (pool, Tune, engine, records) is the product's own.
 """

@@ -1,7 +1,7 @@
 """How long a stranger takes: clone, `make quickstart`, the front; then the same space to a cluster,
 in one more command.
 
-    python -m benchmarks.stranger FOLDER      an empty folder, which keeps the clone; 10 to 15 minutes on 2 idle cores
+    python -m benchmarks.stranger FOLDER  an empty folder, which keeps the clone; 10 to 15 minutes on 2 cores
 """
 
 from __future__ import annotations

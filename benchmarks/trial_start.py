@@ -69,7 +69,7 @@ def starts(cache: str, warm: int) -> dict[str, Any]:
 
 def prepared(client: Any, space: Any, cache: str) -> dict[str, Any]:
     """The payload of the space's unquantized trial; what it needs is made unless the cache holds it."""
-    from search.run.sweep import unquantized_point
+    from search.run.first_points import unquantized_point
     from spaces import points
 
     config = space.config(points.complete(space.dimensions, unquantized_point(space))).model_dump(mode="json")

@@ -92,11 +92,13 @@ def test_a_click_shows_the_record_and_three_dimensions_turn_on(browser):
 
 
 def test_a_trial_far_off_does_not_press_the_front_into_a_corner(browser):
-    ranges = """const at = state.data.trials.state.indexOf("stopped"), values = state.data.trials.perplexity, own = values[at];
+    ranges = """const at = state.data.trials.state.indexOf("stopped"), values = state.data.trials.perplexity;
+      const own = values[at];
       values[at] = arguments[0] ?? own;
       const {traces, layout} = FIGURES.front(), note = document.getElementById("frontnote").textContent;
       values[at] = own;
-      return [layout.yaxis.range, traces.find(item => item.name.startsWith("front")).y, note, layout.yaxis.type];"""
+      return [layout.yaxis.range, traces.find(item => item.name.startsWith("front")).y, note,
+              layout.yaxis.type];"""
     browser.execute_script("const up = document.getElementById('ay'); up.value = 'perplexity'; "
                            "up.dispatchEvent(new Event('change'))")
     (low, high), members, _, _ = browser.execute_script(ranges)

@@ -1,9 +1,9 @@
 """Every message between driver, broker, slots and workers: who says it to whom, and what its keys mean.
 
-    driver -> slot      `Work`, laid out in the broker's slot queue; the slot answers each piece with an `Outcome`
+    driver -> slot      `Work`, laid out in the broker's slot queue; the slot answers each with an `Outcome`
     slot -> broker      a lease is asked for and answered by a `Lease`; the group then takes commands
-    slot -> worker      a `Command`, by way of the broker; the worker's `Reply` comes back, or the broker's own word
-    job -> driver       a job is called with a payload and yields `JobEvent`s, which travel in replies and outcomes
+    slot -> worker      a `Command`, by way of the broker; the worker's `Reply` comes back, or the broker's
+    job -> driver       a job gets a payload and yields `JobEvent`s, which travel in replies and outcomes
 
 Messages are plain dicts, which Ray, torch.distributed and JSON carry as they are; the types say what is in
 them. A reader passes over keys that it does not know.

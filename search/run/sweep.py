@@ -24,10 +24,10 @@ from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
 from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
+from search.run.first_points import first_points
 from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
-from spaces import points
 from spaces.errors import UserError, one_line
 from spaces.schema import Space
 from spaces.shared import demand
@@ -43,7 +43,6 @@ State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
 SAMPLES, READABLE = "samples.json", "samples"
 PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
-UNQUANTIZED = "unquantized"
 
 
 @dataclass(frozen=True)
@@ -341,45 +340,6 @@ class RunStages:
     def _warn(self, message: str) -> None:
         self.folder.event({"event": "warning", "message": message})
         self.engine.emit("warning", message=message)
-
-
-def first_points(space: Space) -> list[tuple[dict[str, Any], str | None]]:
-    """The points to try before the sampler's, with their tags: the unquantized arm, then the space's own.
-
-    A point of the space that is the unquantized arm, and says more about it, is that arm.
-    """
-    plain, points_ = unquantized_point(space), space.start
-    if plain is None:
-        return [(point, None) for point in points_]
-    arm = next((point for point in points_ if plain.items() <= point.items()), plain)
-    return [(arm, UNQUANTIZED), *((point, None) for point in points_ if point != arm)]
-
-
-def unquantized_point(space: Space) -> dict[str, Any] | None:
-    """The point of the space without a quantizer, post-training or not, and without an adapter, the arm that
-    all others are
-    compared with.
-
-    None when a quantizer is fixed or the space cannot do without one. Dimensions left out are the sampler's.
-    """
-    plain: dict[str, Any] = {}
-    for path, dimension in space.dimensions.items():
-        names_one = path.startswith(("quantization.", "calibration.method"))
-        for value in dimension.choice or () if names_one else ():
-            if value == "none" or (isinstance(value, dict) and value.get("name") == "none"):
-                plain[path] = value
-    if not plain:
-        return None
-    for path, without in (("lora.rank", 0), ("calibration.activation_bits", 16)):
-        if path in space.dimensions and space.dimensions[path].contains(without):
-            plain[path] = without
-    point = points.complete(space.dimensions, plain)
-    config = space.config(point)
-    at = config.quantization
-    sites = ("embedding", "projection", "attention", "ffn")
-    if config.calibration.active or any(at.at(site).name != "none" for site in sites):
-        return None
-    return {path: value for path, value in plain.items() if path in point}
 
 
 def versions() -> str:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
 from search.run.calibration_rules import check_calibration
+from search.run.plugin_uses import KINDS, unusable, uses, uses_of
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from search.schedulers.successive_halving import Problem
@@ -28,34 +27,16 @@ from spaces.paths import settings_in
 from spaces.rules import reached, tree_at, trial_tree
 from spaces.schema import Space, load
 from spaces.shared import PLURAL, combinations, deciding, demand
-from spaces.values import did_you_mean, show
+from spaces.values import did_you_mean
 from trainable.registry import (
     BACKBONES,
-    BODIES,
     CORPORA,
     METRICS,
-    POST_TRAINING,
     PROCESSES,
-    QUANTIZERS,
     TASKS,
-    TOKEN_WEIGHTS,
-    Registry,
 )
 
-_KINDS: tuple[tuple[str, Registry], ...] = (
-    ("model", BACKBONES),
-    ("diffusion", PROCESSES),
-    ("corpus.source", CORPORA),
-    ("quantization.quantizer", QUANTIZERS),
-    ("quantization.per_site", QUANTIZERS),
-    ("quantization.body", BODIES),
-    ("calibration.method", POST_TRAINING),
-    ("calibration.transforms", POST_TRAINING),
-    ("calibration.token_weight", TOKEN_WEIGHTS),
-    ("evaluation.control_tasks", TASKS),
-)
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
-_LONG = 80  # characters of a plug-in's parameters in a message
 _WORKERS = 1000  # most that a message proposes
 _NEVER_EMPTY = {
     "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; "
@@ -64,35 +45,6 @@ _NEVER_EMPTY = {
                           "or use per_site",
 }
 """Lists whose emptiness would make a trial another one than its settings say."""
-
-
-@dataclass(frozen=True)
-class _PluginUse:
-    """A plug-in that the space reaches: its path, what it is there, and the searched values
-    that lead to it."""
-
-    path: str
-    registry: Registry
-    value: Any
-    point: points.Point
-    index: int | None = None
-
-    @property
-    def ref(self) -> PluginRef:
-        return PluginRef.model_validate(self.value)
-
-    @property
-    def fixed(self) -> set[str]:
-        """The parameters that are not searched."""
-        return {name for name in self.ref.params if f"{self.path}.{name}" not in self.point}
-
-    @property
-    def label(self) -> str:
-        """`fixed Q0i0f`, or the name with its parameters."""
-        params = self.ref.params
-        if params.keys() == {"int_bits", "frac_bits"}:
-            return f"{self.ref.name} Q{params['int_bits']}i{params['frac_bits']}f"
-        return f"{self.ref.name} {show(params, _LONG)}" if params else self.ref.name
 
 
 def load_checked(path_or_name: str | Path, changes: Mapping[str, Any] | None = None) -> Space:
@@ -160,7 +112,7 @@ def completed(space: Space) -> Space:
     Where the name itself is searched nothing is written: what there is depends on the name.
     """
     trial = dict(space.form.trial)
-    for path, registry in _KINDS[:2]:
+    for path, registry in KINDS[:2]:
         if path in space.dimensions or f"{path}.name" in space.dimensions:
             continue
         ref = PluginRef.model_validate(tree_at(trial_tree(space.form, {}), path))
@@ -259,7 +211,7 @@ def problem(space: Space) -> Problem:
 def check_plugins(space: Space) -> None:
     """Every plug-in that the space reaches can be built."""
     done: set[tuple[str, str]] = set()
-    for use in _uses(space):
+    for use in uses(space):
         mark = (use.registry.kind, json.dumps(use.value, sort_keys=True))
         if mark in done:
             continue
@@ -267,13 +219,13 @@ def check_plugins(space: Space) -> None:
         try:
             use.registry.params(use.ref) if use.registry is BACKBONES else use.registry.build(use.ref)
         except UserError as error:
-            raise _unusable(space, use, str(error)) from None
+            raise unusable(space, use, str(error)) from None
 
 
 def check_rules(space: Space) -> None:
     """What backbone and process ask of other settings holds at every combination that the space reaches."""
-    names = {(path, use.ref.name) for path, registry in _KINDS[:2] for use in _uses_of(space, path, registry)}
-    for path, registry in _KINDS[:2]:
+    names = {(path, use.ref.name) for path, registry in KINDS[:2] for use in uses_of(space, path, registry)}
+    for path, registry in KINDS[:2]:
         asked = {rule.setting for kind, name in names if kind == path
                  for rule in registry.get(name).Params.rules}
         inside = [name for name in space.dimensions
@@ -328,7 +280,7 @@ def check_sources(space: Space) -> None:
     """Raises `UserError` when a corpus or a control task of the space reads a file that is not there,
     or a task names an oracle that is not installed. Asked on the machine that runs it."""
     positions = tree_at(trial_tree(space.form, {}), "corpus.max_length")
-    for use in _uses(space):
+    for use in uses(space):
         key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
         try:
             if use.registry is CORPORA:
@@ -338,80 +290,3 @@ def check_sources(space: Space) -> None:
         except UserError as error:
             raise space.error(key, str(error)) from None
 
-
-def _uses(space: Space) -> Iterator[_PluginUse]:
-    """Plug-ins at every combination of the searched values that decide about them; see `points.reachable`."""
-    for base, registry in _KINDS:
-        yield from _uses_of(space, base, registry)
-    inside = [path for path in space.dimensions if f"{path}.".startswith(("sampling.sampler.", "diffusion."))]
-    for point in points.reachable(space.dimensions, inside):
-        tree = trial_tree(space.form, point)
-        process = PROCESSES.get(tree_at(tree, "diffusion.name"))
-        yield _PluginUse("sampling.sampler", process.samplers, tree_at(tree, "sampling.sampler"), point)
-
-
-def _uses_of(space: Space, base: str, registry: Registry) -> Iterator[_PluginUse]:
-    """The plug-ins at one path."""
-    inside = [path for path in space.dimensions if f"{path}.".startswith(f"{base}.")]
-    for point in points.reachable(space.dimensions, inside):
-        found = tree_at(trial_tree(space.form, point), base)
-        if base == "quantization.per_site":
-            yield from (_PluginUse(f"{base}.{site}", registry, value, point) for site, value in found.items())
-        elif isinstance(found, list):
-            yield from (_PluginUse(base, registry, value, point, index) for index, value in enumerate(found))
-        else:
-            yield _PluginUse(base, registry, found, point)
-
-
-def _unusable(space: Space, use: _PluginUse, message: str) -> UserError:
-    """Blames the key that the user has to change: a choice, a searched parameter, or a fixed setting."""
-    parameter, kind = _failing_parameter(use)
-    hint = _condition(space, use, parameter) if kind == "extra_forbidden" else ""
-    for path, value in use.point.items():
-        if f"{use.path}.".startswith(f"{path}."):
-            choices = [json.dumps(choice) for choice in space.dimensions[path].choice]
-            return space.error(("search", path, "choice", choices.index(json.dumps(value))), message)
-    searched = [path for path in use.point if path.startswith(f"{use.path}.")]
-    culprit = f"{use.path}.{parameter}"
-    if culprit in searched or searched and parameter not in use.fixed:
-        key = culprit if culprit in searched else searched[-1]
-        return space.error(("search", key),
-                           f"the space reaches {use.label}: {message}{hint or '; narrow it'}")
-    key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
-    needed = _needed(use, parameter, kind)
-    if needed:
-        word = "DIR" if "path" in needed else "VALUE"
-        why = (f"{use.registry.kind} {use.ref.name!r} needs it" if parameter
-               else message.partition("; parameters:")[0])
-        return space.error((*key, needed), f"{why}; give it with --set trial.{use.path}.{needed}={word}")
-    return space.error((*key, parameter) if parameter else key, message + hint)
-
-
-def _failing_parameter(use: _PluginUse) -> tuple[str, str]:
-    """Which parameter is wrong and pydantic's word for how; empty where it is the combination."""
-    if use.ref.name not in use.registry.entries:
-        return "name", ""
-    try:
-        use.registry.get(use.ref.name).Params(**use.ref.params)
-    except ValidationError as error:
-        first = error.errors()[0]
-        return str(first["loc"][0]) if first["loc"] else "", first["type"]
-    return "", ""
-
-
-def _needed(use: _PluginUse, parameter: str, kind: str) -> str | None:
-    """The required parameter that was left out or null, if that is what is wrong."""
-    empty = [name for name, value in use.ref.params.items() if value is None]
-    if kind == "missing" or parameter in empty:
-        return parameter
-    return empty[0] if empty and not parameter else None
-
-
-def _condition(space: Space, use: _PluginUse, parameter: str) -> str:
-    """Where the plug-in's name is searched: the condition that keeps a parameter with those that have it."""
-    name, entries = f"{use.path}.name", use.registry.entries
-    if name not in space.dimensions:
-        return ""
-    known = [value for value in space.dimensions[name].values() if value in entries]
-    have = [value for value in known if parameter in use.registry.get(value).Params.model_fields]
-    return f"; search it with when: {{{name}: [{', '.join(have)}]}}" if have else ""

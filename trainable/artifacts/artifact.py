@@ -8,8 +8,8 @@
 and, for people and other programs, what it does not need to run:
 
     tokenizer.json     the words as a Hugging Face tokenizer
-    adapter/           the low-rank adapter in peft's format, where there is one (its effect is in model.safetensors)
-    measurements.json, samples.json, MODEL_CARD.md  what was measured, a few sentences (by the exporter's caller)
+    adapter/           the low-rank adapter in peft's format, if any (its effect is in model.safetensors)
+    measurements.json, samples.json, MODEL_CARD.md  what was measured, a few sentences (by the caller)
 """
 
 from __future__ import annotations

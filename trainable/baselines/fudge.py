@@ -1,8 +1,8 @@
 """FUDGE (Yang and Klein, arXiv 2104.05218): an autoregressive LM whose next words a future
 discriminator weighs.
 
-p(word | prefix, target) is proportional to p_LM(word | prefix) * p(target will be met | prefix, word), over the LM's most
-likely words. The discriminator sees every prefix of training texts, with targets that the text
+p(word | prefix, target) is proportional to p_LM(word | prefix) * p(target will be met | prefix, word), over
+the LM's most likely words. The discriminator sees every prefix of training texts, with targets that the text
 meets and others.
 """
 

@@ -3,9 +3,9 @@
 | rule | gradient that the weight w gets for an incoming g, with q the quantized values |
 |---|---|
 | plain | g (Bengio et al., arXiv 1308.3432) |
-| clipped | g where w lies within the format's range, or within the largest \\|q\\| of its row; zero elsewhere |
+| clipped | g where w lies within the format's range, or within its row's largest \\|q\\|; else zero |
 | affine | g times the slope of the least-squares line from a row of w to its q, not below zero |
-| rotation | g turned and scaled as the map that rotates a row of w onto its q (rotation trick, arXiv 2410.06424) |
+| rotation | g turned and scaled as the map that rotates a row of w onto its q (arXiv 2410.06424) |
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ and comes from it.
 Nodes share no folder. Each has a root of its own (`spaces.uris.node_folder`), and a path below the driver's
 root means the same place below each node's. `with_depot` puts this around a job, which knows nothing of it:
 
-    what trials share   fetched when it is asked for, put there when it was made; known by its hash, so once is enough
+    what trials share   fetched when it is asked for, put there when made; known by its hash, once is enough
     a trial's folder    put there after each rung, fetched before the trial goes on elsewhere
     an artifact         put at its last place, `payload["keep"]`, before the trial's end is told
 """

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from search.run.sweep import unquantized_point
+from search.run.first_points import unquantized_point
 from search.run.validation import check
 from spaces.config import TrialConfig
 from spaces.errors import UserError

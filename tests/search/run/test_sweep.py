@@ -18,7 +18,7 @@ import pytest
 
 from search.cli.main import main
 from search.records.run_folder import RunFolder
-from search.run import sweep
+from search.run import first_points, sweep
 from spaces.errors import RunError, UserError
 from spaces.schema import Space, load
 
@@ -270,12 +270,13 @@ def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp
 
 def test_the_unquantized_arm_is_the_point_without_quantizer_and_adapter():
     quantizer = {"quantization.quantizer": {"choice": ["binary", "none"]}}
-    assert sweep.unquantized_point(make_space(search={**quantizer, "lora.rank": {"choice": [0, 4]}})) == {
+    searched = {**quantizer, "lora.rank": {"choice": [0, 4]}}
+    assert first_points.unquantized_point(make_space(search=searched)) == {
         "quantization.quantizer": "none", "lora.rank": 0}
-    assert sweep.unquantized_point(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
-    assert sweep.unquantized_point(make_space()) is None
-    assert (sweep.unquantized_point(make_space(search={"quantization.quantizer": {"choice": ["binary"]}}))
-            is None)
+    assert first_points.unquantized_point(make_space(search=quantizer)) == {"quantization.quantizer": "none"}
+    assert first_points.unquantized_point(make_space()) is None
+    always = make_space(search={"quantization.quantizer": {"choice": ["binary"]}})
+    assert first_points.unquantized_point(always) is None
 
 
 def test_a_start_point_that_is_the_unquantized_arm_settles_it():

@@ -155,7 +155,8 @@ from search.study.searcher import StudySearcher
 from spaces.dimensions import Dimension
 from spaces.objectives import Objective
 found = StudySearcher({{"a": Dimension(choice=["x", "y"]), "lr": Dimension(log=[1e-4, 1.0])}},
-                      [Objective("loss", "minimize"), Objective("ok", "maximize")], storage=Path({str(path)!r}), seed=7)
+                      [Objective("loss", "minimize"), Objective("ok", "maximize")],
+                      storage=Path({str(path)!r}), seed=7)
 found.enqueue({{"a": "x", "lr": 0.5}}, tag="reference")
 for _ in range(4):
     proposal = found.ask()

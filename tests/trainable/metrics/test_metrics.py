@@ -20,7 +20,7 @@ from spaces.config import (
 from trainable.control.guidance import Guide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.base import Metric, scaled
-from trainable.metrics.controllability import mean_scores, share_error
+from trainable.metrics.controllability import mean_scores
 from trainable.metrics.diversity import distinct_n
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.metrics.size import folder_bytes
@@ -315,11 +315,6 @@ def test_scores_are_means_over_the_targets_that_have_them():
     assert mean_scores(task, [["x"], [], ["x"]], targets) == {"success": 2 / 3, "a_b": 1 / 2, "c": 1.0}
 
 
-def test_error_of_a_share():
-    assert [share_error(0, 8), share_error(8, 8)] == pytest.approx([math.sqrt(0.09 / 8)] * 2)
-    assert share_error(5000, 10_000) == pytest.approx(0.005, rel=1e-3)
-
-
 # ---- latency ----
 
 class VirtualClock:
@@ -400,8 +395,3 @@ def test_trainable_parameters_are_counted_from_the_model():
 def test_train_seconds_are_the_loops_own():
     assert METRICS.build(PluginRef(name="train_seconds")).measure(Small()) == {"train_seconds": 1.5}
 
-
-@pytest.mark.parametrize(("count", "share", "expected"),
-                         [(128, 0.5, 64), (32, 1.0, 32), (1, 0.1, 1), (5, 0.5, 2)])
-def test_scaled_counts(count, share, expected):
-    assert scaled(count, share) == expected

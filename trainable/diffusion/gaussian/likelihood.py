@@ -1,7 +1,7 @@
 """The variational bound of Gaussian diffusion in embedding space, part by part.
 
--log p(w) <= E[-log p(w | x_0)] + sum_t w_t E|embedding - x0(x_t)|^2 + KL(q(x_T | w) || N(0, I)), the middle sum by
-importance sampling over times.
+-log p(w) <= E[-log p(w | x_0)] + sum_t w_t E|embedding - x0(x_t)|^2 + KL(q(x_T | w) || N(0, I)), the middle
+sum by importance sampling over times.
 
 The released `calc_bpd_loop_e2e` sums other terms and is looser on the same model: at t = 0 it charges a KL
 between two narrow Gaussians, around the embedding and around the predicted mean, and at t > 0 its target is a
