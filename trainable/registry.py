@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainable.control.oracles.base import Oracle
     from trainable.corpora.base import Corpus
     from trainable.diffusion.gaussian.samplers import Sampler
+    from trainable.diffusion.masked.samplers.base import Sampler as MaskedSampler
     from trainable.diffusion.process import Process
     from trainable.metrics.base import Metric
     from trainable.models.backbone import Backbone
@@ -178,7 +179,7 @@ GAUSSIAN_SAMPLERS: Registry[Sampler] = Registry("sampler", {
     "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
     "ddim": "trainable.diffusion.gaussian.samplers:DDIM",
 })
-MASKED_SAMPLERS = Registry("sampler", {
+MASKED_SAMPLERS: Registry[MaskedSampler] = Registry("sampler", {
     "ancestral": "trainable.diffusion.masked.samplers.ancestral:Ancestral",
     "quota": "trainable.diffusion.masked.samplers.quota:Quota",
     "threshold": "trainable.diffusion.masked.samplers.adaptive:Threshold",

@@ -219,7 +219,7 @@ def test_not_a_space_at_all(text, part):
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UserError,
-                       match=r"no such space file \(did you mean 'quickstart'\?\); shipped spaces: e2e"):
+                       match=r"no such space file \(did you mean 'quickstart'\?\); shipped spaces: dllm"):
         load("quikstart.yaml")
     with pytest.raises(UserError, match="is a folder"):
         load(tmp_path)

@@ -50,8 +50,8 @@ class ComparisonSetup:
         """Texts of the diffusion model; unguided ones (`by` None) are the same plain samples
         for every task."""
         guidance = self.model.config.evaluation.guidance
-        if by == "gradient" and by not in self.model.process.guides:
-            by = "reweight"  # how a process without latents is guided
+        if by == "gradient" and by not in self.model.process.guides:  # a process without latents
+            by = "reweight"
         if by:
             check_conditioned(task, by, getattr(self.model.model.params, "conditions", ()))
             guidance = task.guidance(guidance).model_copy(update={"by": by})
@@ -133,9 +133,10 @@ def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]
         targets = task.targets(setup.corpus, setup.targets, stream("table targets", name, setup.seed))
         baselines = _Baselines(setup, task)
         for method in methods:
-            conditions = getattr(setup.model.model.params, "conditions", ())
-            if method == CLASSIFIER_FREE and not is_applicable(method, task, conditions):
-                continue
+            if method == CLASSIFIER_FREE:
+                conditions = getattr(setup.model.model.params, "conditions", ())
+                if not is_applicable(method, task, conditions):
+                    continue
             began = time.perf_counter()
             setup.tell(f"{name}, {method}")
             texts = METHODS[method](setup, baselines, targets)

@@ -18,6 +18,7 @@ from spaces.errors import UserError
 from trainable import registry
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
+from trainable.control.syntax import Syntax
 from trainable.control.target_files import Entry, read_entries
 from trainable.corpora.base import Split
 from trainable.corpora.tokenize import TokenizedCorpus
@@ -161,11 +162,15 @@ class ControlTask(ABC):
                if (value := getattr(self.params, name)) is not None}
         return config.model_copy(update=own)
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """What the target fixes and prefers, for a process whose state is words. Raises `UserError`
         where it fixes nothing of the kind, or does not fit into `length` positions."""
         raise UserError(f"control task '{self.name}': has no reweighting; guide it by: "
                         "gradient or classifier_free")
+
+    def tag_counts(self) -> Syntax | None:
+        """Counts over tagged text, of a task that goes by them."""
+        return None
 
     # ---- telling a model ----
 

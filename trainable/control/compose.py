@@ -12,6 +12,7 @@ from spaces.config import PluginRef
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
 from trainable.control.layouts import Layout, merged
 from trainable.control.lexicon import AnyCorpus
+from trainable.control.syntax import Syntax
 from trainable.corpora.base import Split
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.models.prediction import Prediction
@@ -83,17 +84,16 @@ class Compose(ControlTask):
         losses = [part.loss(prediction, own, corpus) for part, own in zip(self.parts, held[1], strict=True)]
         return torch.stack(losses).sum(0)
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """The parts', laid over each other."""
         return merged([part.layout(own, length, corpus)
                        for part, own in zip(self.parts, target["parts"], strict=True)])
 
-    @property
-    def syntax(self):
+    def tag_counts(self) -> Syntax | None:
         """Of the part that counts tags."""
-        return next((part.syntax for part in self.parts if getattr(part, "syntax", None) is not None), None)
+        return next((counts for part in self.parts if (counts := part.tag_counts()) is not None), None)
 
-    def check_file(self, corpus, generator: torch.Generator) -> None:
+    def check_file(self, corpus: TokenizedCorpus, generator: torch.Generator) -> None:
         """Every part's."""
         super().check_file(corpus, generator)
         for part in self.parts:

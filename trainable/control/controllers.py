@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic import Field
 
-from trainable.control.base import TaskContext
+from spaces.errors import UserError
+from trainable.control.base import ControlTask, TaskContext
 from trainable.control.heads import Annotated, Heads, fit
 from trainable.control.oracles.base import Oracle
 from trainable.control.syntax import Syntax
@@ -31,6 +32,16 @@ class Steered(Protocol):
     params: Any
     syntax: Syntax | None
     heads: Heads | None
+
+
+def counted(task: ControlTask) -> Syntax:
+    """The counts that reweighting goes by. Raises `UserError` where a trained controller stands in their
+    place."""
+    syntax = task.tag_counts()
+    if syntax is None:
+        raise UserError(f"control task '{task.name}': reweighting goes by counts; leave out "
+                        "controller: trained")
+    return syntax
 
 
 def prepare_controller(task: Steered, context: TaskContext, oracle: Oracle) -> None:

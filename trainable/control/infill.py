@@ -78,7 +78,7 @@ class Infill(ControlTask):
         each = log_probs.gather(2, wanted.clamp(min=0)[..., None])[..., 0] * used
         return -each.sum(1)
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """Both contexts word for word, as many free words between them as were left out."""
         left, right = corpus.encode(target["left"]), corpus.encode(target["right"])
         made = Layout.of_length(len(left) + len(target["reference"]) + len(right), length)

@@ -70,7 +70,7 @@ class Length(ControlTask):
         words = (word_log_prob(log_probs) * inside).sum(1) / lengths.clamp(min=1)
         return -end - words
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last word: exact."""
         return Layout.of_length(target["length"], length)
 

@@ -24,7 +24,7 @@ def oracle_of(corpus: AnyCorpus) -> str:
     return "grammar" if corpus.stats.get("corpus") == GRAMMAR_CORPUS else "words"
 
 
-def language_of(corpus) -> str:
+def language_of(corpus: AnyCorpus) -> str:
     """ISO 639 code of the text's language, as the corpus was told or tells it; empty where
     it is not known."""
     return "" if isinstance(corpus, Lexicon) else corpus.stats.get("language", "")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
-from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.controllers import CONTROLLER, Controller, counted, prepare_controller
 from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
@@ -107,11 +107,15 @@ class Pos(ControlTask):
         end = prediction.log_probs[..., END].gather(1, sizes[:, None] + 1)[:, 0]
         return -(tags + end)
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def tag_counts(self) -> Syntax | None:
+        """Of training text; none with a trained controller."""
+        return self.syntax
+
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last tag; each word weighs as often as it carries its tag in text. Counts,
         even where a trained controller was asked for."""
         made = Layout.of_length(len(target["tags"]), length)
-        share = self.syntax.tag_given_word
+        share = counted(self).tag_given_word
         made.weights = torch.zeros(length, len(share))
         tags = torch.tensor([INDEX[tag] for tag in target["tags"]])
         made.weights[1:len(tags) + 1] = tag_weights(share, tags)

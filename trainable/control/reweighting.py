@@ -9,23 +9,30 @@ to chance, rows that their oracle finds short of the target may be masked in par
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
 
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
+from trainable.control.controllers import counted
 from trainable.control.layouts import FREE, Layout
+from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import FLOOR, tag_weights
 from trainable.corpora.tokenize import END, PAD
 from trainable.diffusion.process import Sampling
+
+if TYPE_CHECKING:
+    from trainable.diffusion.masked.corruption import State
+    from trainable.models.masked_lm.backbone import MaskedLM
 
 REMASKED = 0.5
 """Share of the free positions that a repair fills in anew."""
 
 
 def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
-               corpus, length: int, generator: torch.Generator) -> Tensor:
+               corpus: AnyCorpus, length: int, generator: torch.Generator) -> Tensor:
     """One text per target: ids [n, length]. `task.prepare` must have been called."""
     layouts = [task.layout(target, length, corpus) for target in targets]
     _settle(sampling, task, layouts, generator)
@@ -63,7 +70,7 @@ def _guide(layouts: Sequence[Layout], power: float) -> Callable | None:
     table = (torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts])
              * power)
 
-    def guide(log_probs: Tensor, state) -> Tensor:
+    def guide(log_probs: Tensor, state: State) -> Tensor:
         return log_probs + table.to(log_probs.device)[state.rows]
 
     return guide
@@ -81,7 +88,7 @@ def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
     rows = torch.stack([each.prompt for each in chosen]).to(device)
     training = sampling.model.training
     sampling.model.eval()
-    rows = torch.where(rows == FREE, sampling.model.mask_id, rows)
+    rows = torch.where(rows == FREE, cast("MaskedLM", sampling.model).mask_id, rows)
     posterior = sampling.model.predict(rows, torch.zeros(len(rows), device=device)).log_probs.cpu()
     sampling.model.train(training)
     for each, log_probs in zip(chosen, posterior, strict=True):
@@ -106,7 +113,7 @@ def _aim(layout: Layout, task: ControlTask, first: int, tags: Tensor, weight: Te
          generator: torch.Generator) -> None:
     """Draw one of the tag rows [K, n] that may stand from position `first` on, and prefer words
     of its tags there."""
-    share = task.syntax.tag_given_word
+    share = counted(task).tag_given_word
     here = (log_probs[first:first + tags.shape[1]].exp() @ share).clamp(min=FLOOR).log()
     likely = here[torch.arange(tags.shape[1]), tags].sum(1) + weight
     drawn = tags[int(torch.multinomial(likely.softmax(0), 1, generator=generator))]

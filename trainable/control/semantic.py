@@ -144,7 +144,7 @@ class Semantic(ControlTask):
             losses.append(-counts.logsumexp(0).clamp(max=0.0))
         return torch.stack(losses)
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """One of the value's phrases, somewhere."""
         made = Layout.free(length)
         made.phrases = [list(corpus.encode(phrase)) for phrase in target["phrases"]]

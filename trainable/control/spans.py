@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
-from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
+from trainable.control.controllers import CONTROLLER, Controller, counted, prepare_controller
 from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
@@ -112,13 +112,17 @@ class Spans(ControlTask):
             return prediction.log_probs.new_zeros(0), wanted.sentences
         return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def tag_counts(self) -> Syntax | None:
+        """Of training text; none with a trained controller."""
+        return self.syntax
+
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """A tag row seen as such a phrase, drawn where the model finds it likely. A phrase that text
         never showed is left to chance, as it is under gradients."""
-        made = Layout.free(length)
+        made, syntax = Layout.free(length), counted(self)
         for first, last, label in self.requested_spans(target):
-            if self.syntax.known(label, last - first + 1) and last + 3 <= length:
-                made.patterns.append((first, *self.syntax.phrases[label, last - first + 1]))
+            if syntax.known(label, last - first + 1) and last + 3 <= length:
+                made.patterns.append((first, *syntax.phrases[label, last - first + 1]))
         return made
 
     def requested_spans(self, target: Target) -> list[Span]:

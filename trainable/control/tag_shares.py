@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from trainable.corpora.tokenize import TokenizedCorpus
 
-def tag_shares(corpus) -> dict[str, dict[str, float]]:
+
+def tag_shares(corpus: TokenizedCorpus) -> dict[str, dict[str, float]]:
     """Word -> share of each tag in training text, by the oracle that suits the corpus; words never seen
     are left out. Empty where no oracle at hand reads the corpus's language."""
     from trainable.control.lexicon import language_of, oracle_of

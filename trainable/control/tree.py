@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from trainable.control.base import Target
+from trainable.control.controllers import counted
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.oracles.base import Oracle, Span
@@ -53,19 +54,20 @@ class Tree(Spans):
         """Every span."""
         return [(first, last, label) for first, last, label in target["spans"]]
 
-    def layout(self, target: Target, length: int, corpus) -> Layout:
+    def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last word, and tag rows for the widest phrases that text showed, those first
         that hold the phrases inside them, too."""
         made, covered = Layout.of_length(target["words"], length), list[Span]()
+        syntax = counted(self)
         spans = sorted(self.requested_spans(target), key=lambda span: span[0] - span[1])
         for first, last, label in spans:
-            if (not self.syntax.known(label, last - first + 1)
+            if (not syntax.known(label, last - first + 1)
                     or any(a <= first and last <= b for a, b, _ in covered)):
                 continue
             inside = [span for span in spans
                       if first <= span[0] and span[1] <= last and span != (first, last, label)]
-            tags, share = self.syntax.phrases[label, last - first + 1]
-            made.patterns.append((first, tags, share + self.syntax.explained(tags, first, inside)))
+            tags, share = syntax.phrases[label, last - first + 1]
+            made.patterns.append((first, tags, share + syntax.explained(tags, first, inside)))
             covered.append((first, last, label))
         return made
 
@@ -111,8 +113,10 @@ class Tree(Spans):
         return symbols
 
 
-def bracketing_f1(found, wanted, worth: Callable[[tuple], float] = lambda span: 1.0) -> float:
+def bracketing_f1(found: Iterable[tuple], wanted: Iterable[tuple],
+                  worth: Callable[[tuple], float] = lambda span: 1.0) -> float:
     """F1 of two multisets of brackets, a shared one counting what it is `worth`; 0 when either is empty
     and the other is not."""
+    found, wanted = list(found), list(wanted)
     shared = sum(count * worth(span) for span, count in (Counter(found) & Counter(wanted)).items())
     return 2 * shared / max(1, len(found) + len(wanted))

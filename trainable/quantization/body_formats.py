@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -305,5 +305,6 @@ def _int8_weight_product(x: Tensor, layer: CodedLinear) -> Tensor:
 
 
 def _int4_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    out = int4_weight_matmul(x.bfloat16(), layer.codes, layer.form.params.group, layer.scale)
+    form = cast(Int4Weight, layer.form)
+    out = int4_weight_matmul(x.bfloat16(), layer.codes, form.params.group, layer.scale)
     return out.float().add_(layer.bias)

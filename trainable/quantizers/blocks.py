@@ -174,7 +174,7 @@ class BlockScaled(Quantizer):
 
     def _quantize(self, w: Tensor, learned: Learned | None) -> Tensor:
         levels, scale = self._parts(w.detach().float())
-        values = self._finite(join(levels.mul_(scale), w.shape))
+        values = self._finite(join(levels.mul_(scale), shape_of(w)))
         if not self.clips:
             return straight_through(w, values)
         inside = split(w.detach().float(), *self._where).abs() <= scale * self.highest

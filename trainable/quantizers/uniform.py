@@ -83,6 +83,10 @@ class Uniform(IntegerLevels):
         return f"int{params.bits}{'' if params.symmetric else '_affine'}{scale}{params.blocks}"
 
     @property
+    def idempotent(self) -> bool:  # type: ignore[override]  # a constant in other families
+        return self.learns or (self.params.scale == "absmax" and self.params.symmetric)
+
+    @property
     def bits(self) -> int:
         return self.params.bits
 

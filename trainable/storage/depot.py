@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from spaces.uris import node_folder
 from trainable.storage.folders import MANIFEST, damage
@@ -162,7 +162,8 @@ def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
                     stack.callback(shutil.rmtree, folder, ignore_errors=True)
             cache = Path(payload["cache"]) if trains and context.rank == 0 else None
             known = depot.training(cache) if cache else {}
-            for event in stack.enter_context(closing(job(payload, context))):
+            events = cast("Generator[Any, None, None]", job(payload, context))
+            for event in stack.enter_context(closing(events)):
                 known = depot.save_training(cache, known) if cache else known
                 yield from _publish_event(event, depot, folder, keep, context.rank)
 

@@ -14,7 +14,7 @@ from docs_world import Jobs, artifact
 
 from search.cli.format import out
 from search.cli.main import main
-from search.cli.session import Here, Watch, report
+from search.cli.session import LocalSession, SessionObserver, report
 from search.records.run_folder import RunFolder
 from spaces.schema import Space
 from spaces.shell import program
@@ -84,7 +84,7 @@ def test_text_from_the_member_that_is_named(run, capsys, request):
 def test_going_on(run, capsys):
     """The search itself is not begun: what is wrong with the settings is told once the run was found."""
     told = [printed(capsys, "status", str(run))]
-    watch = Watch(lambda event: None, lambda place: Here.how_to_go_on(None, place))
+    watch = SessionObserver(lambda event: None, lambda place: LocalSession.resume_command(None, place))
     watch({"event": "run_started", "run": str(run.resolve())})
     watch.say_how_to_go_on()
     told.append(capsys.readouterr().err)

@@ -12,7 +12,7 @@ from spaces.schema import Space
 
 TINY = {
     "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 24},
-               "max_length": 26},
+               "max_length": 26, "min_count": 0},
     "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8},
     "diffusion": {"timesteps": 50, "loss": "ce"},
     "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}},

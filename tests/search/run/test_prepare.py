@@ -125,7 +125,7 @@ class Records:
     def emit(self, event, **more):
         self.said.append((more["stage"], more["progress"]))
 
-    def add_busy(self, seconds):
+    def add_shared_seconds(self, seconds):
         self.busy = seconds
 
     def event(self, event):

@@ -130,7 +130,7 @@ def test_brackets_that_do_not_close(tree):
 
 @pytest.mark.parametrize(("name", "needs", "message"), [
     ("gramar", None, "did you mean 'grammar'"), ("grammar:x", None, "takes no model"),
-    ("benepar", None, "is not installed; get it with: (pip install|python -c .import benepar)"),
+    ("benepar", None, "is not installed; get it with: .*(pip install|python -c .import benepar)"),
     ("nltk", "tags", "python -m nltk.downloader averaged_perceptron_tagger_eng"),
     ("spacy:no/such/folder", "tags", "nlp.to_disk\\('no/such/folder'\\) of a trained pipeline"),
     ("spacy:xx_no_such_model", "tags", "python -m spacy download xx_no_such_model"),

@@ -93,8 +93,8 @@ class Small:
                                {"name": "toy"}, 16)
         self.artifact, self.base_artifact = artifact, base_artifact
         self.facts = {"train_seconds": 1.5, "bits_per_weight": 4.5, "file_bytes": 1200,
-                      "exported_bytes": 1234}
-        self.notes, self.cache = {}, {}
+                      "exported_bytes": 1234, "base": "base"}
+        self.notes, self.cache = {}, {("kl_to_base", "base"): (str(base_artifact or "base"), self.model)}
 
     def generator(self, purpose):
         return torch.Generator().manual_seed(sum(map(ord, purpose)))

@@ -184,7 +184,7 @@ def test_a_worker_killed_inside_measuring_loses_no_rung(prepared, tmp_path, fini
     for event, whole in zip(events[1:], finished[2][1:], strict=True):
         assert event.keys() == whole.keys()
         for name in ("steps", "final", "train_loss", "perplexity", "nll_bound", "size_bytes_weights"):
-            assert event[name] == whole[name], name
+            assert event[name] == pytest.approx(whole[name], rel=1e-6), name  # another process, other sums
     assert not (tmp_path / CHECKPOINT).exists()
 
 

@@ -102,7 +102,7 @@ def test_saving_waits_until_it_is_due(tmp_path, monkeypatch):
 
 SETTINGS = {
     "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 20, "max_words": 24},
-               "max_length": 26},
+               "max_length": 26, "min_count": 0},
     "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8,
               "dropout": 0.0},
     "diffusion": {"timesteps": 100, "loss": "ce"},

@@ -17,7 +17,8 @@ from trainable.workers.jobs import JOBS
 
 SOURCE = {"name": "restaurant", "sentences": 200, "valid_sentences": 20, "max_words": 24}
 CONFIG = TrialConfig.model_validate({
-    "corpus": {"source": SOURCE, "max_length": 26}, "diffusion": {"timesteps": 20, "loss": "ce"},
+    "corpus": {"source": SOURCE, "max_length": 26, "min_count": 0},
+    "diffusion": {"timesteps": 20, "loss": "ce"},
     "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8},
     "base": {"optim": {"steps": 2, "batch_size": 8}}}).model_dump(mode="json")
 

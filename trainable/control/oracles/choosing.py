@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spaces.errors import UserError
-from trainable.control.lexicon import language_of, oracle_of
+from trainable.control.lexicon import AnyCorpus, language_of, oracle_of
 from trainable.control.oracles.base import Oracle
 from trainable.corpora.language import UNDETERMINED, readable
 from trainable.registry import ORACLES
@@ -27,7 +27,7 @@ def oracle_named(name: str, needs: str | None = None) -> Oracle:
     return found(model)
 
 
-def oracle_for(name: str, corpus, needs: str | None = None) -> Oracle:
+def oracle_for(name: str, corpus: AnyCorpus, needs: str | None = None) -> Oracle:
     """The named oracle; for `auto` the one that suits the corpus. Raises `UserError` also where it cannot
     read the corpus's language, as the corpus was told or tells it."""
     oracle, language = (oracle_named(DEFAULT[oracle_of(corpus)] if name == AUTO else name, needs),

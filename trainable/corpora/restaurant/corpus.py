@@ -50,8 +50,6 @@ class Restaurant(Corpus):
                 raise ValueError(f"max_words={self.max_words} must be at least min_words + 4 = {self.min_words + 4}")
             return self
 
-    params: Params
-
     def examples(self, split: Split) -> Iterator[Example]:
         """The texts of one split; a shorter corpus is the beginning of a longer one with the same seed.
 

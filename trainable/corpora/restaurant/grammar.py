@@ -83,9 +83,7 @@ def productions() -> dict[str, tuple[Production, ...]]:
     for entry in re.sub(r"\n\s+", " ", rules.WORDS.strip()).splitlines():
         symbol, _, choices = entry.partition(":")
         for choice in choices.split(" | "):
-            match = re.fullmatch(r"\s*(\d+\s)?\s*(.+?)\s*", choice)
-            assert match, f"an empty choice of {symbol}"
-            weight, template = match.groups()
+            weight, template = re.fullmatch(r"\s*(\d+\s)?\s*(.+?)\s*", choice).groups()
             table.setdefault(symbol.strip(), []).append(_production(int(weight or 1), template))
     return {symbol: tuple(entries) for symbol, entries in table.items()}
 
@@ -99,11 +97,10 @@ class Grammar:
     the open leaves that it can reach, and is remembered for each such set.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._rules = productions()
         self._bit = {symbol: 1 << i for i, symbol in enumerate(LEAVES)}
-        self._field = {field: sum(self._bit[symbol] for symbol, leaf in LEAVES.items() if leaf.field == field)
-                       for field in FIELDS}
+        self._field = {field: self._bits(lambda leaf, field=field: leaf.field == field) for field in FIELDS}
         self._again = self._bits(lambda leaf: leaf.again)
         self._reach = dict(self._bit)
         for symbol in self._rules:

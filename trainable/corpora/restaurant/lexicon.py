@@ -7,7 +7,6 @@ words; the one exception is `family friendly`, whose yes and no are said by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -102,7 +101,7 @@ class Leaf:
     """
 
     field: str
-    say: Mapping[str, tuple[str, ...]]
+    say: dict[str, tuple[str, ...]]
     again: bool = False
 
 
@@ -123,7 +122,7 @@ def _leaves() -> dict[str, Leaf]:
     areas = {value: (f"the/DET {words}",) for value, (words, _) in AREAS.items()}
     family = {form: {value: forms[form] for value, forms in FAMILY.items()} for form in FAMILY["yes"]}
 
-    def only(say: Mapping[str, tuple[str, ...]], *values: str) -> dict[str, tuple[str, ...]]:
+    def only(say: dict[str, tuple[str, ...]], *values: str) -> dict[str, tuple[str, ...]]:
         return {value: say[value] for value in values}
 
     words = {value: (f"{value}/ADJ",) for value in ("cheap", "moderate", "expensive")}

@@ -19,7 +19,7 @@ def step(scores, left=1, steps=1, open_=None):
 @pytest.mark.parametrize("name", list(MASKED_SAMPLERS))
 def test_a_sampler_says_what_it_is_and_what_its_settings_mean(name):
     cls = MASKED_SAMPLERS.get(name)
-    assert cls.__doc__.count(".") >= 1 and "\n" not in cls.__doc__.strip()
+    assert cls.__doc__.count(".") >= 1 and "\n\n" not in cls.__doc__.strip()
     assert all(field.description for field in cls.Params.model_fields.values())
     with pytest.raises(ValidationError):
         cls.Params(unheard_of=1)
