@@ -29,8 +29,11 @@ def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generat
     first. Workers are held only while something is made. Raises JobError when something cannot be made,
     whoever tried; PoolError.
     """
-    paths, wanted = payload["prepared"], payload.get("shared")
-    for kind, settings in wanted["settings"].items() if wanted else ():
+    wanted = payload.get("shared")
+    if not wanted:
+        return
+    paths = payload["prepared"]
+    for kind, settings in wanted["settings"].items():
         if kind in paths:
             continue
         corpus = {} if kind == "corpus" else {"corpus": paths["corpus"]}

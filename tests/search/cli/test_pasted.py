@@ -86,7 +86,7 @@ def test_going_on(run, capsys):
     told = [printed(capsys, "status", str(run))]
     watch = SessionObserver(lambda event: None, lambda place: LocalSession.resume_command(None, place))
     watch({"event": "run_started", "run": str(run.resolve())})
-    watch.say_how_to_go_on()
+    watch.print_resume_hint()
     told.append(capsys.readouterr().err)
     for text in told:
         command, = commands(text)

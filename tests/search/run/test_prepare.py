@@ -163,9 +163,9 @@ def test_what_a_trial_made_is_known_to_later_ones(shared):
     assert things.engine.said[-2:] == [("teacher for trial 7", 0.5), ("teacher for trial 7", 1.0)]
     assert things.engine.recorded == {"kind": "base", "failed": "it diverged", "event": "prepare",
                                       "stage": "base for trial 7", "seconds": 3.0}
-    later = things.request(space.config({SEED: 3, "lora.rank": 4}))
-    assert later["prepared"] == {"corpus": "/corpus-1", "teacher": "/t"}
-    assert list(later["shared"]["settings"]) == ["corpus", "teacher", "base"]
+    prepared, request = things.request(space.config({SEED: 3, "lora.rank": 4}))
+    assert prepared == {"corpus": "/corpus-1", "teacher": "/t"}
+    assert list(request["settings"]) == ["corpus", "teacher", "base"]
 
 
 def test_settings_that_nothing_depends_on_make_no_further_base(tmp_path):

@@ -135,7 +135,7 @@ def test_nltks_tagger_is_used_once_its_data_is_there(tmp_path, monkeypatch):
                        match="'nltk' is not installed; get it with: .*python -m nltk.downloader averaged"):
         oracle_named("nltk", "tags")
     finding = next(found for found in findings(tmp_path) if found.name == "nltk")
-    assert finding.status == "note" and "python -m nltk.downloader" in finding.detail
+    assert finding.status == "note" and "python -m nltk.downloader" in finding.remedy
     folder = tmp_path / "taggers" / "averaged_perceptron_tagger_eng"
     random.seed(0)  # nltk shuffles by the global generator
     tagger = PerceptronTagger(load=False)

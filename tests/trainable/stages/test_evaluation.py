@@ -11,7 +11,7 @@ CHEAP = {"size_bytes", "bits_per_weight", "generation_flops", "trainable_params"
 
 
 @pytest.mark.parametrize(("columns", "expected"), [
-    (None, set(METRICS) - {"kl_to_base"}),
+    (None, set(METRICS) - {"kl_to_base", "unk_share"}),
     (("kl_to_base_flips",), CHEAP | {"kl_to_base"}),
     ((), CHEAP),
     (("latency_ms_p95",), CHEAP | {"latency_ms"}),
