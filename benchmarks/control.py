@@ -68,8 +68,8 @@ class ControlBenchmark:
         self.base = load(shared["base"])
         self.teacher = Teacher.load(shared["teacher"], self.corpus, torch.device("cpu"))
         self.length, self.cache = config.corpus.max_length, {}
-        self.context = TaskContext(self.corpus, self.cache, self.base.model, self.base.schedule)
-        self.process = self.base.process(sampling)
+        self.context = TaskContext(self.corpus, self.cache, self.base.model, self.base.process)
+        self.process = self.base.sampling(sampling)
 
     def task(self, name: str, context: TaskContext | None = None, **params):
         """A prepared task and its fixed targets."""
@@ -96,7 +96,7 @@ class ControlBenchmark:
 
     def ranking(self, task, targets, process=None) -> list[float]:
         """Accuracy by noise level."""
-        times = [int(level * self.base.schedule.timesteps) for level in LEVELS]
+        times = [int(level * self.base.process.levels) for level in LEVELS]
         return ranking_accuracy(task, process or self.process, self.corpus, targets, times,
                                 stream("benchmark ranking"))
 
@@ -174,8 +174,8 @@ def adapted(bench: ControlBenchmark, quantizer: str, names: list[str]) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(config, bench.shared, [ADAPT_STEPS], Path(folder), torch.device("cpu"), {})
         trial.run.advance(ADAPT_STEPS)
-    process = type(bench.process)(trial.model, bench.base.schedule, bench.config.sampling)
-    there = TaskContext(bench.corpus, bench.cache, trial.model, bench.base.schedule)
+    process = bench.base.process.sampling(trial.model, bench.config.sampling)
+    there = TaskContext(bench.corpus, bench.cache, trial.model, bench.base.process)
     rows = {"ranking": {}, "heads": {}}
     for name in names:
         rows["ranking"][name] = bench.ranking(*bench.task(name, there), process)
@@ -183,9 +183,9 @@ def adapted(bench: ControlBenchmark, quantizer: str, names: list[str]) -> dict:
               + " ".join(f"{value:.2f}" for value in rows["ranking"][name]), flush=True)
     task, targets = bench.task(HEADS, bench.context, controller="trained")
     ways = {"moved": lambda: task.heads,
-            f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.schedule, data,
+            f"moved, {MORE_STEPS} steps more": lambda: fit(trial.model, bench.base.process, data,
                                                            steps=MORE_STEPS, heads=copy.deepcopy(moved)),
-            "fitted there": lambda: fit(trial.model, bench.base.schedule, data)}
+            "fitted there": lambda: fit(trial.model, bench.base.process, data)}
     data = bench.cache["control", "annotated", id(bench.corpus),
                        oracle_for("auto", bench.corpus).full_name][0]
     moved = task.heads
@@ -208,7 +208,7 @@ def one_trial(bench: ControlBenchmark, names: list[str]) -> dict:
     evaluation = bench.config.evaluation.model_copy(update={"control_tasks": tasks})
     config, cache, seconds = bench.config.model_copy(update={"evaluation": evaluation}), {}, []
     for _ in range(2):
-        measurement = Measurement(config=config, model=bench.base.model, schedule=bench.base.schedule,
+        measurement = Measurement(config=config, model=bench.base.model, process=bench.base.process,
                                   corpus=bench.corpus,
                                   teacher=bench.teacher, facts={}, device=torch.device("cpu"), cache=cache)
         began = time.perf_counter()

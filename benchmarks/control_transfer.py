@@ -64,7 +64,7 @@ def measured(args, start: str | None) -> dict:
     shared = prepared(config, args.cache, WorkerContext())
     corpus, base = TokenizedCorpus.open(Path(shared["corpus"])), load(shared["base"])
     teacher = Teacher.load(shared["teacher"], corpus, torch.device("cpu"))
-    measurement = Measurement(config=config, model=base.model, schedule=base.schedule, corpus=corpus,
+    measurement = Measurement(config=config, model=base.model, process=base.process, corpus=corpus,
                               teacher=teacher, facts={}, device=torch.device("cpu"))
     found = Perplexity(Perplexity.Params()).measure(measurement)
     found |= Controllability(Controllability.Params()).measure(measurement)

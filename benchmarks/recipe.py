@@ -48,7 +48,7 @@ def main() -> None:
                "base": base.facts, "real_text": teacher.facts["heldout_perplexity"], "perplexity": {}}
     for steps, temperature in SAMPLERS:
         sampling = config.sampling.model_copy(update={"steps": steps, "temperature": temperature})
-        ids = base.process(sampling).sample(args.samples, config.corpus.max_length, stream("recipe", 0))
+        ids = base.sampling(sampling).sample(args.samples, config.corpus.max_length, stream("recipe", 0))
         words = base.words(ids)
         value, error = pooled_perplexity(*teacher.nll(words))
         figures["perplexity"][f"{steps} steps, temperature {temperature}"] = [value, error]
