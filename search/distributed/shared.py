@@ -46,7 +46,7 @@ def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generat
             raise JobError(answer["failed"], answer.get("traceback", ""))
         paths[kind] = answer["path"]
 
-    """Run the job that makes it, twice if its workers die. What came of it (all learn it), and a traceback."""
+
 def _make(client: PoolClient, owner: str, name: str, kind: str,
           job: dict[str, Any]) -> Generator[Event, None, Event]:
     """Run the job that makes it, twice if its workers die. {"path"} or {"failed"}; all learn it."""
