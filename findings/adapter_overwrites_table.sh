@@ -12,7 +12,8 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-peft==0.21.2 transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile \
+    ${PIN:-peft==0.21.2 transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
 cd "$work" && HF_HUB_OFFLINE=1 venv/bin/python -I -W ignore - <<'PY'
 import importlib.metadata
 import os

@@ -11,7 +11,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
 cd "$work" && HF_HUB_OFFLINE=1 venv/bin/python -I - <<'PY'
 import torch
 import transformers

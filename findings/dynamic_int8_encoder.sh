@@ -14,7 +14,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-torch==2.13.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I -W ignore - <<'PY'
 import torch
 from torch import nn

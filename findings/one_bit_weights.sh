@@ -12,7 +12,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet \
+"$work/venv/bin/pip" install --quiet --no-compile \
     ${PIN:-torchao==0.18.0 hqq==0.2.8.post1 torch==2.13.0 transformers==5.23.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I - <<'PY' 2>warnings.txt || { tail -5 "$work/warnings.txt" >&2; exit 1; }
 import importlib.metadata

@@ -13,7 +13,7 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-ray[tune]==2.60.0 optuna==5.0.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-ray[tune]==2.60.0 optuna==5.0.0 numpy==2.4.6}
 export RAY_USAGE_STATS_ENABLED=0 RAY_AIR_NEW_OUTPUT=0
 cd "$work" && venv/bin/python -I -W ignore - 2>log.txt <<'PY' || { tail -5 "$work/log.txt" >&2; exit 1; }
 import collections
