@@ -8,10 +8,21 @@
 # field that does not exist, since two messages print self.entropy_bound. Lengths, tokens per forward pass
 # and times are read off these; a search space over (t_min, t_max) must leave the diagonal out.
 # Source: transformers/models/diffusion_gemma/generation_diffusion_gemma.py, generate() 0.b, validate().
+#
+# Output seen, in an environment of the same versions made before:
+#   transformers 5.23.0, torch 2.13.0+cpu
+#   expected: max_new_tokens=3 gives at most 3; seen: 32 (canvas of 32), tokens_per_forward 16
+#   expected: max_new_tokens=33 gives at most 33; seen: 64 (canvas of 32), tokens_per_forward 16
+#   expected: t_min = t_max = 0.5 is a constant temperature; a wrong type is named in a ValueError
+#   seen: {'t_min': 0.5, 't_max': 0.5}: ValueError: `t_max` must be >= t_min` (got 0.5 < 0.5)
+#   seen: {'stability_threshold': 1.0}: AttributeError: 'DiffusionGemmaGenerationConfig' object has no
+#     attribute 'entropy_bound'
+#   seen: {'confidence_threshold': 1}: AttributeError: 'DiffusionGemmaGenerationConfig' object has no
+#     attribute 'entropy_bound'
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
 cd "$work" && HF_HUB_OFFLINE=1 venv/bin/python -I - <<'PY'
 import torch
 import transformers

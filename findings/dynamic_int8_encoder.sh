@@ -11,10 +11,19 @@
 # body" are then those of its feed-forward half.
 # Source: torch/nn/modules/transformer.py TransformerEncoderLayer.forward; torch/nn/modules/activation.py
 # NonDynamicallyQuantizableLinear.
+#
+# Output seen, in an environment of the same versions made before:
+#   torch 2.13.0+cpu
+#   expected: the quantized encoder runs in eval mode, whatever batch_first is
+#   seen: batch_first=True, eval: AttributeError: 'function' object has no attribute 'device'
+#   seen: batch_first=True, train: runs, relative error 0.0057
+#   seen: batch_first=False, eval: runs, relative error 0.0057
+#   seen: batch_first=False, train: runs, relative error 0.0057
+#   seen: weights of a layer left in float32: 65536 of 196608, all of the attention
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-torch==2.13.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I -W ignore - <<'PY'
 import torch
 from torch import nn

@@ -9,10 +9,18 @@
 # axis needs the operator with reduce_range=False.
 # Source: torch/ao/nn/quantized/dynamic/modules/linear.py (reduce_range=True). On x86-64; other processors
 # use qnnpack.
+#
+# Output seen, in an environment of the same versions made before:
+#   torch 2.13.0+cpu, engine x86
+#   expected: 255 steps: relative error 0.0039; largest distance of the layer's output from this
+#     reference 1.0e-02
+#   seen: 127 steps: relative error 0.0080; largest distance of the layer's output from this reference
+#     6.0e-07
+#   the layer's own relative error 0.0080
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-torch==2.13.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I -W ignore - <<'PY'
 import torch
 

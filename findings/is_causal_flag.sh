@@ -4,18 +4,28 @@
 #
 # Turning an autoregressive body into the bidirectional body of a masked diffusion LM takes one flag since
 # transformers builds the bidirectional mask from it. An expert expects `sdpa` and `eager` to agree. For
-# Llama they do. For StableLM and Nemotron (own attention classes) eager becomes bidirectional; sdpa, the
-# default, stays causal when no row is padded, because the mask is then skipped and the module's own
-# is_causal = True decides; with one padded row in the batch the *other* row becomes bidirectional as well.
-# GPT-Neo ignores the flag. A masked LM trained on such a body sees the left half of its context, except in
-# batches that hold a padded row.
-# Source: transformers/masking_utils.py, create_causal_mask and the mask skip;
-# models/stablelm/modeling_stablelm.py, models/nemotron/modeling_nemotron.py,
+# Llama they do: the flag reaches the attention call as a keyword. The decoder layers of StableLM and
+# Nemotron do not hand it on: eager becomes bidirectional, sdpa, the default, stays causal when no row is
+# padded, because the mask is then left out and the module's own is_causal = True decides; with one padded
+# row in the batch the *other* rows become bidirectional as well. GPT-Neo ignores the flag. A masked LM
+# trained on such a body sees the left half of its context, except in batches that hold a padded row.
+# Source: transformers/masking_utils.py create_causal_mask; utils/generic.py merge_with_config_defaults;
+# models/stablelm/modeling_stablelm.py and models/nemotron/modeling_nemotron.py, decoder layers;
 # models/gpt_neo/modeling_gpt_neo.py.
+#
+# Output seen, in an environment of the same versions made before:
+#   transformers 5.23.0, torch 2.13.0+cpu
+#   seen: llama: eager sees, eager + a padded neighbor sees, sdpa sees, sdpa + a padded neighbor sees
+#   seen: qwen3: eager sees, eager + a padded neighbor sees, sdpa sees, sdpa + a padded neighbor sees
+#   seen: stablelm: eager sees, eager + a padded neighbor sees, sdpa blind, sdpa + a padded neighbor
+#     sees
+#   seen: nemotron: eager sees, eager + a padded neighbor sees, sdpa blind, sdpa + a padded neighbor
+#     sees
+#   seen: gpt_neo: eager blind, eager + a padded neighbor blind
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-transformers==5.23.0 torch==2.13.0 numpy==2.4.6}
 cd "$work" && HF_HUB_OFFLINE=1 venv/bin/python -I - <<'PY'
 import torch
 import transformers

@@ -8,10 +8,16 @@
 # searches under a size or latency limit sees points on the dashboard's front that the search itself
 # rejects.
 # Source: optuna_dashboard/_serializer.py CONSTRAINTS_KEY; optuna/trial/_trial.py set_constraint.
+#
+# Output seen:
+#   optuna 5.0.0, optuna-dashboard 0.21.0
+#   expected: constraints [[-0.25], [0.25]] served, trial 0 alone feasible
+#   seen: constraints_func: best_trials of Optuna [0], constraints served [[-0.25], [0.25]]
+#   seen: set_constraint: best_trials of Optuna [0], constraints served [[], []]
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet ${PIN:-optuna==5.0.0 optuna-dashboard==0.21.0 numpy==2.4.6}
+"$work/venv/bin/pip" install --quiet --no-compile ${PIN:-optuna==5.0.0 optuna-dashboard==0.21.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I -W ignore - <<'PY'
 import importlib.metadata
 import json

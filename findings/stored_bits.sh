@@ -8,10 +8,20 @@
 # one computed from the names is a promise no file keeps.
 # Source: torchao/quantization/quant_api.py IntxWeightOnlyConfig.intx_packing_format; hqq/core/bitpack.py
 # pack_3bit_32.
+#
+# Output seen, in an environment of the same versions made before:
+#   torchao 0.18.0, hqq 0.2.8.post1, torch 2.13.0+cpu
+#   expected: the named bits a weight for the codes, without scales
+#   seen: torchao int1: 8 bits a weight, file of 285007 bytes (the same line up to int8)
+#   seen: hqq nbits=8: 8 bits a weight
+#   seen: hqq nbits=4: 4 bits a weight
+#   seen: hqq nbits=3: 3.5 bits a weight
+#   seen: hqq nbits=2: 2 bits a weight
+#   seen: hqq nbits=1: 1 bits a weight
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet \
+"$work/venv/bin/pip" install --quiet --no-compile \
     ${PIN:-torchao==0.18.0 hqq==0.2.8.post1 torch==2.13.0 transformers==5.23.0 numpy==2.4.6}
 cd "$work" && venv/bin/python -I - <<'PY' 2>warnings.txt || { tail -5 "$work/warnings.txt" >&2; exit 1; }
 import importlib.metadata
