@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,29 @@ def _forward_events(events: Any, observer: Callable[[dict[str, Any]], None]) -> 
         observer(event)
 
 
+def _connect(ray: Any, address: str, settings: dict[str, Any], attempts: int = 3) -> None:
+    """`ray.init`. The head starts a server for every client; on a busy machine that can fail once and
+    work the next time, so a failure of that start alone is tried again."""
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(address, runtime_env=settings, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            with suppress(Exception):
+                ray.shutdown()
+            if attempt == attempts or "Initialization failure" not in str(error):
+                raise UserError(f"--address {address}: {_reason(error)}") from error
+            time.sleep(2.0 * attempt)
+
+
+def _reason(error: BaseException) -> str:
+    """One line. Where the head answers with a traceback, what it ends with is the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback (") for line in lines):
+        lines = [lines[0], lines[-1]]
+    return " ".join(lines[:2]) or type(error).__name__
+
+
 @contextmanager
 def _client(address: str) -> Iterator[Any]:
     """A Ray Client connection. Raises `UserError` when nothing, or another version, answers."""
@@ -77,11 +101,7 @@ def _client(address: str) -> Iterator[Any]:
     root = Path(__file__).resolve().parents[2]
     settings = {"py_modules": [str(root / name) for name in _PACKAGES], "excludes": ["__pycache__"],
                 "env_vars": {name: os.environ[name] for name in environment.DEFAULTS}}
-    try:
-        ray.init(address, runtime_env=settings, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise UserError(f"--address {address}: {' '.join(lines[:2]) or type(error).__name__}") from error
+    _connect(ray, address, settings)
     try:
         yield ray
     finally:

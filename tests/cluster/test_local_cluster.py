@@ -102,6 +102,12 @@ def qdlm(env, *arguments):
     return start(env, [sys.executable, "-m", "search", *arguments])
 
 
+def logs(env):
+    """The ends of what Ray's servers for clients wrote, for a failure that is seen on another machine."""
+    found = Path(env["RAY_TMPDIR"]).glob("ray/session_*/logs/ray_client_server*")
+    return "".join(f"\n{path.name}:\n{path.read_text()[-2000:]}" for path in sorted(set(found)))
+
+
 def finished(run):
     """Whether a run ended as it should."""
     return (len((run / "front.csv").read_text().splitlines()) >= 2
@@ -145,7 +151,7 @@ def test_runs_attached_and_by_ray_client(cluster):
     assert call("start", env=env).returncode == 2
     for address in ("auto", f"ray://127.0.0.1:{env['QDLM_RAY_CLIENT_PORT']}"):
         run = qdlm(env, "run", space, "--address", address, "--storage", env["QDLM_STORAGE"], "--quiet")
-        assert run.returncode == 0 and "Front: " in run.stdout, run.stdout + run.stderr
+        assert run.returncode == 0 and "Front: " in run.stdout, run.stdout + run.stderr + logs(env)
     runs = [path for path in Path(env["QDLM_STORAGE"]).iterdir() if path.name.startswith("tiny")]
     assert len(runs) == 2
     assert all(finished(run) for run in runs)
