@@ -23,7 +23,7 @@ quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the
 	$(BIN)/qdlm run spaces/quickstart.yaml
 
 test: $(VENV)/dev.stamp  ## install and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/dev.stamp  ## style, types and mistakes that can be seen without running
 	$(BIN)/ruff check .

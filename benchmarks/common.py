@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+KERNEL_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16",
+                "asimddp", "i8mm", "sve")
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft")
 
 
@@ -21,9 +23,20 @@ def host() -> dict:
     """The machine and the versions, without its name."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                             cwd=Path(__file__).parent, check=False).stdout.strip()
-    return {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version(),
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "cpu_flags": cpu_flags(),
+            "python": platform.python_version(),
             "load": round(os.getloadavg()[0], 1), "commit": commit, "date": time.strftime("%Y-%m-%d"),
             **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def cpu_flags() -> list[str]:
+    """The instruction sets that decide which kernels run; empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return sorted(set(KERNEL_FLAGS) & set(found[1].split())) if found else []
 
 
 def save(name: str, figures: dict) -> Path:
