@@ -9,10 +9,11 @@ import torch
 torch.set_num_threads(1)
 
 LONG = ("search/run/test_sweep.py", "cluster/test_local_cluster.py", "search/run/test_killed_measuring.py",
-        "search/run/test_uri_storage.py", "search/distributed/test_worker_pool.py", "search/run/test_prepare.py",
-        "search/study/test_replay.py", "trainable/training/test_checkpoint.py", "search/cli/test_pasted.py",
-        "search/cli/test_bench.py", "test_docs.py")
-"""Files that mostly wait for processes to start. They go first: none is what everything waits for at the end."""
+        "search/run/test_uri_storage.py", "search/distributed/test_worker_pool.py",
+        "search/run/test_prepare.py", "search/study/test_replay.py", "trainable/training/test_checkpoint.py",
+        "search/cli/test_pasted.py", "search/cli/test_bench.py", "test_docs.py")
+"""Files that mostly wait for processes to start. They go first: none is what everything waits
+for at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import torch
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
 from trainable.control.conditions import encode_conditions
-from trainable.control.guidance import Guide
+from trainable.control.guidance import GradientGuide
 from trainable.control.infill import bleu4
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.reweighting import reweighted
@@ -38,7 +38,7 @@ def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], con
             ids = reweighted(sampling, task, batch, config, corpus, length, generator)
             words += [corpus.decode(row) for row in ids.tolist()]
             continue
-        guide = None if config.by == "classifier_free" else Guide(task, batch, config, corpus, total)
+        guide = None if config.by == "classifier_free" else GradientGuide(task, batch, config, corpus, total)
         under = sampling
         if condition is not None:
             under = sampling.under(condition.repeat_interleave(each, 0)[start:start + BATCH], config.scale)

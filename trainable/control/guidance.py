@@ -11,13 +11,14 @@ from torch import Tensor
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
 from trainable.control.lexicon import AnyCorpus
+from trainable.diffusion.guide import LatentGuide
 from trainable.models.prediction import Prediction
 
 EPSILON = 1e-10
 """Adagrad's, as in torch."""
 
 
-class Guide:
+class GradientGuide(LatentGuide):
     """Called after each denoising step; moves the latent so that the task's loss falls.
 
     Each of `inner_steps` updates follows g = gradient of task loss + fluency * |x - mean|^2 / sigma^2.
@@ -36,26 +37,26 @@ class Guide:
         self.guided_steps = total_steps - math.ceil(self.config.stop * total_steps)
         self._squares: Tensor | None = None
 
-    def __call__(self, x_prev: Tensor, t_prev: Tensor, mean: Tensor, sigma: Tensor | float,
-                 predict: Callable[[Tensor, Tensor], Prediction], step_index: int) -> Tensor:
-        """[B, L, d] latents after step `step_index` (from 0) -> the same, guided.
+    def __call__(self, x: Tensor, t: Tensor, mean: Tensor, sigma: Tensor | float,
+                 predict: Callable[[Tensor, Tensor], Prediction], step: int) -> Tensor:
+        """[B, L, d] latents after step `step` (from 0) -> the same, guided.
 
-        `t_prev` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn
-        from. A step without noise has sigma 0 and counts as 1, as released. With nothing to do, `x_prev`
+        `t` [B] is their time; `mean` and `sigma` (broadcastable) are of the Gaussian they were drawn
+        from. A step without noise has sigma 0 and counts as 1, as released. With nothing to do, `x`
         itself is returned.
         """
         if (self.config.inner_steps == 0 or self.config.strength == 0
-                or not self.first <= step_index < self.guided_steps):
-            return x_prev
-        if len(x_prev) != len(self.targets):
-            raise ValueError(f"{len(x_prev)} latents but {len(self.targets)} targets")
-        variance = torch.as_tensor(sigma, dtype=x_prev.dtype, device=x_prev.device) ** 2
+                or not self.first <= step < self.guided_steps):
+            return x
+        if len(x) != len(self.targets):
+            raise ValueError(f"{len(x)} latents but {len(self.targets)} targets")
+        variance = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) ** 2
         variance = torch.where(variance > 0, variance, torch.ones_like(variance))
-        x = x_prev.detach()
+        x = x.detach()
         for _ in range(self.config.inner_steps):
             with torch.enable_grad():
                 x.requires_grad_(True)
-                loss = self.task.loss(predict(x, t_prev), self.targets, self.corpus).sum()
+                loss = self.task.loss(predict(x, t), self.targets, self.corpus).sum()
                 pull = ((x - mean) ** 2 / variance).sum()
                 gradient, = torch.autograd.grad(loss + self.config.fluency * pull, x)
             x = x.detach() - self.config.strength * self._direction(gradient)

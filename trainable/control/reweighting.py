@@ -8,7 +8,7 @@ to chance, rows that their oracle finds short of the target may be masked in par
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -21,10 +21,10 @@ from trainable.control.layouts import FREE, Layout
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import FLOOR, tag_weights
 from trainable.corpora.tokenize import END, PAD
+from trainable.diffusion.guide import Rows, TokenGuide
 from trainable.diffusion.process import Sampling
 
 if TYPE_CHECKING:
-    from trainable.diffusion.masked.corruption import State
     from trainable.models.masked_lm.backbone import MaskedLM
 
 REMASKED = 0.5
@@ -62,18 +62,24 @@ def _open_end(kept: Tensor, prompt: Tensor) -> Tensor:
     return torch.where(free, FREE, kept)
 
 
-def _guide(layouts: Sequence[Layout], power: float) -> Callable | None:
-    """Adds each row's weights to its log-posterior; None where no row has any."""
+class LayoutGuide(TokenGuide):
+    """Adds each text's own weights [B, L, V] to its log-posterior."""
+
+    def __init__(self, weights: Tensor):
+        self.weights = weights
+
+    def __call__(self, log_probs: Tensor, rows: Rows) -> Tensor:
+        """See `TokenGuide`."""
+        return log_probs + self.weights.to(log_probs.device)[rows.rows]
+
+
+def _guide(layouts: Sequence[Layout], power: float) -> LayoutGuide | None:
+    """The layouts' weights, raised to `power`; None where no row has any."""
     if all(each.weights is None for each in layouts):
         return None
     size = next(each.weights.shape for each in layouts if each.weights is not None)
-    table = (torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts])
-             * power)
-
-    def guide(log_probs: Tensor, state: State) -> Tensor:
-        return log_probs + table.to(log_probs.device)[state.rows]
-
-    return guide
+    table = torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts])
+    return LayoutGuide(table * power)
 
 
 @torch.no_grad()

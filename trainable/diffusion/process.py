@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig
 from trainable import registry
+from trainable.diffusion.guide import Guide
 from trainable.models.backbone import Backbone
 
 
@@ -27,7 +28,7 @@ class Sampling(Protocol):
     def steps(self) -> int:
         """Denoising steps of a generation, at most."""
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Any = None,
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
                prompt: Tensor | None = None) -> Tensor:
         """`n` texts of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
 

@@ -7,7 +7,7 @@ import torch
 
 from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
 from trainable.control.generating import guided, least_risk
-from trainable.control.guidance import Guide
+from trainable.control.guidance import GradientGuide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
@@ -43,7 +43,7 @@ def rounding(x, t):
 
 def guide_of(name="length", targets=({"length": 4},), total=10, **settings):
     defaults = {"strength": 0.1, "inner_steps": 1, "fluency": 0.0, "stop": 0.0}
-    return Guide(task_of(name), targets, GuidanceConfig(**{**defaults, **settings}), Face(), total)
+    return GradientGuide(task_of(name), targets, GuidanceConfig(**{**defaults, **settings}), Face(), total)
 
 
 def latents(batch=1, seed=1):
@@ -241,7 +241,7 @@ def test_guided_latents_are_nearer_to_the_target_and_the_model_keeps_no_gradient
     """The loss falls at (nearly) every step of the real sampler, seen by the denoiser itself."""
     targets, falls = [{"length": 4}] * 4, []
 
-    class Watching(Guide):
+    class Watching(GradientGuide):
         def __call__(self, x, t, mean, sigma, predict, step):
             moved = super().__call__(x, t, mean, sigma, predict, step)
             loss = [self.task.loss(predict(latent, t), targets, None).sum().item() for latent in (x, moved)]

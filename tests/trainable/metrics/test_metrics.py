@@ -17,7 +17,7 @@ from spaces.config import (
     SamplingConfig,
     TrialConfig,
 )
-from trainable.control.guidance import Guide
+from trainable.control.guidance import GradientGuide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.base import Metric, scaled
 from trainable.metrics.controllability import mean_scores
@@ -105,7 +105,8 @@ class Small:
         return [self.corpus.decode(row) for row in ids.numpy()]
 
     def controlled(self, task, targets):
-        guide = Guide(task, targets, self.config.evaluation.guidance, self.corpus, self.config.sampling.steps)
+        guide = GradientGuide(task, targets, self.config.evaluation.guidance, self.corpus,
+                              self.config.sampling.steps)
         ids = self.sampling.sample(len(targets), LENGTH, self.generator("control"), guide)
         return [self.corpus.decode(row) for row in ids.numpy()]
 

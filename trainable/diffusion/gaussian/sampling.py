@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,15 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.diffusion.gaussian.schedule import Schedule, randn
+from trainable.diffusion.guide import Guide, LatentGuide, check_guide
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import GAUSSIAN_SAMPLERS
 
 if TYPE_CHECKING:
     from trainable.models.diffusion_lm.denoiser import DiffusionLM
-
-Guide = Callable[..., Tensor]
-"""`guide(x_s, s, mean, sigma, predict, step) -> x_s`: see `trainable.control.guidance`."""
 
 
 class GaussianSampling:
@@ -57,6 +54,7 @@ class GaussianSampling:
         Noise comes from `generator` alone, so that a guide with no inner step equals plain
         sampling bit for bit.
         """
+        check_guide(guide, "gaussian", LatentGuide)
         if prompt is not None:
             raise UserError("diffusion gaussian keeps no prompt: "
                             "steer it by evaluation.guidance.by: gradient")

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from trainable.diffusion.guide import TokenGuide
 from trainable.diffusion.masked import layout
 from trainable.diffusion.masked.corruption import State
 from trainable.models.masked_lm.backbone import MaskedLM
-
-Reweight = Callable[[Tensor, State], Tensor]
-"""`reweight(log_probs, state) -> log_probs`: [B, L, V] log-posterior of each position, in which seen
-positions are sure of their token. What comes back is normalized again; -inf forbids a token."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class Request:
 
     steps: int
     temperature: float = 1.0
-    guide: Reweight | None = None
+    guide: TokenGuide | None = None
     scale: float = 0.0
     """Classifier-free guidance: log p = (1 + scale) log p(told) - scale log p(untold), normalized (arXiv
     2412.10193, equation 8, with gamma = 1 + scale). 0: as told, one pass instead of two."""
@@ -89,7 +85,7 @@ def _posterior(backbone: MaskedLM, rows: Rows, at: Tensor, scale: float) -> Tens
     return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)
 
 
-def _guided(guide: Reweight, log_probs: Tensor, at: Tensor, rows: Rows, number: int) -> Tensor:
+def _guided(guide: TokenGuide, log_probs: Tensor, at: Tensor, rows: Rows, number: int) -> Tensor:
     dense = torch.full((*at.shape, log_probs.shape[1]), -torch.inf, device=at.device)
     dense.scatter_(2, rows.ids.masked_fill(rows.masked, 0)[..., None], 0.0)
     dense[at] = log_probs

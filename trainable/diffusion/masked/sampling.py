@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenize import START
+from trainable.diffusion.guide import Guide, TokenGuide, check_guide
 from trainable.diffusion.masked.filling import Samples, generate
-from trainable.diffusion.masked.looking import Request, Reweight
+from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.quantization.sites import frozen_weights
@@ -51,12 +52,12 @@ class MaskedSampling:
         """Passes of a generation, at most (twice as many with a condition that is exceeded)."""
         return self.config.steps
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
                prompt: Tensor | None = None) -> Tensor:
         """`n` texts of `length` positions: ids [n, length] (START ... END PAD); see `generate`."""
         return self.generate(n, length, generator, guide, prompt).ids
 
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Reweight | None = None,
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
                  prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
         """`n` texts, and the passes that each took.
 
@@ -65,6 +66,7 @@ class MaskedSampling:
         the numbers of these texts, 0..n-1 when not given: text 7 is the same whatever is drawn beside it.
         Raises `UserError` for a prompt that does not fit.
         """
+        check_guide(guide, "masked", TokenGuide)
         device = next(self.model.parameters()).device
         numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
         request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)

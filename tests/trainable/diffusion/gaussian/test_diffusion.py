@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from guides import Latents
 
 from spaces.config import PluginRef, SamplingConfig
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -126,7 +127,7 @@ def test_guide_sees_every_step_but_the_last_and_can_steer():
         assert predict(x, t).log_probs.shape == (2, 9, 20)
         return x
     plain = process.sample(2, 9, torch.Generator().manual_seed(1))
-    assert torch.equal(plain, process.sample(2, 9, torch.Generator().manual_seed(1), guide))
+    assert torch.equal(plain, process.sample(2, 9, torch.Generator().manual_seed(1), Latents(guide)))
     assert seen == list(enumerate(Schedule.make("sqrt", 100).times(6)[1:]))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from guides import Tokens
 from masked_models import Joint, drawing, random_rows, sentences, tiny
 
 from spaces.errors import UserError
@@ -93,7 +94,7 @@ def test_blocks_are_filled_from_left_to_right_and_one_block_is_none():
     def watch(log_probs, state):
         seen.append(state)
         return log_probs
-    generated(model, params={"order": "random", "block": 3, "ends": "free"}, guide=watch)
+    generated(model, params={"order": "random", "block": 3, "ends": "free"}, guide=Tokens(watch))
     for state in seen:
         first = state.masked.int().argmax(1)
         behind = torch.arange(12) >= ((first // 3 + 1) * 3)[:, None]
@@ -125,7 +126,7 @@ def test_a_guide_that_changes_nothing_equals_plain_sampling_and_sees_sure_tokens
             assert torch.allclose(log_probs[state.masked].exp().sum(1), torch.ones(int(state.masked.sum())),
                                   atol=1e-5)
             return log_probs
-        assert torch.equal(generated(model, name).ids, generated(model, name, guide=same).ids)
+        assert torch.equal(generated(model, name).ids, generated(model, name, guide=Tokens(same)).ids)
 
 
 def test_a_guide_reweights_and_knows_which_rows_it_sees():
@@ -135,11 +136,11 @@ def test_a_guide_reweights_and_knows_which_rows_it_sees():
         words = torch.full_like(log_probs, -torch.inf)
         words[..., [END, PAD, 5]] = 0.0
         return torch.where(wanted[state.rows][:, None, None], log_probs + words, log_probs)
-    found = generated(model, guide=only_five).ids
+    found = generated(model, guide=Tokens(only_five)).ids
     words = found >= 4
     assert (found[wanted][words[wanted]] == 5).all() and (found[~wanted][words[~wanted]] != 5).any()
     with pytest.raises(ValueError, match="all tokens of a position were forbidden"):
-        generated(model, guide=lambda log_probs, state: log_probs - torch.inf)
+        generated(model, guide=Tokens(lambda log_probs, state: log_probs - torch.inf))
 
 
 def test_guidance_without_a_classifier_is_a_power_of_told_over_untold():
