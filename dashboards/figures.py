@@ -123,6 +123,7 @@ def _dimensions(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
         _scatter(panel, x, y, kinds)
         panel.set(xlabel=item["path"], ylabel=first["metric"])
     paths = [item["path"] for item in dimensions]
+    rows: list[Sequence[Any]]
     rows = [(trials["trial"][place],
              *(trials[f"config.{path}"][place] for path in paths), trials[first["metric"]][place])
             for place in complete]
@@ -146,7 +147,7 @@ def _curves(content: Mapping[str, Any]) -> tuple[Figure, Table] | None:
     if not curves:
         return None
     figure, panels = _panels(len(objectives))
-    rows = []
+    rows: list[Sequence[Any]] = []
     for panel, item in zip(panels, objectives, strict=True):
         metric = item["metric"]
         for curve in curves:

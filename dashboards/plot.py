@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import pandas as pd
@@ -17,7 +18,10 @@ from dashboards.plot_axes import label
 from dashboards.plot_panel import INK, Picture, fill, name, outline
 from spaces.errors import UserError
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+STYLE: dict[RcKeyType, Any] = {
     "font.size": 12, "axes.labelsize": 13, "xtick.labelsize": 11, "ytick.labelsize": 11,
     "axes.edgecolor": "#888888",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
@@ -67,7 +71,7 @@ def read(run: Path) -> Picture:
         early=last[last["state"].isin(["stopped", "rung"])], arm=last[tagged])
 
 
-def holds(row: dict[str, Any], bound: dict[str, Any]) -> bool:
+def holds(row: Mapping[Hashable, Any], bound: dict[str, Any]) -> bool:
     """Whether a row keeps to a constraint."""
     value = row.get(bound["metric"], math.nan)
     return bool(value <= bound["bound"] if bound["op"] == "<=" else value >= bound["bound"])

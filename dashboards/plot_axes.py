@@ -3,6 +3,8 @@ round ticks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import matplotlib.ticker as ticks
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ WIDE = 20.0
 """Ratio of the largest to the smallest value above which an axis is logarithmic."""
 
 
-def label(objective: dict[str, str]) -> str:
+def label(objective: Mapping[str, str]) -> str:
     """Name, unit and an arrow to the better side; turned with the text of a vertical axis,
     it points up or down."""
     metric = objective["metric"]

@@ -3,9 +3,10 @@ and trial numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,7 @@ def _finite(rows: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     """Rows that have all the metrics; none when a metric was never measured."""
     if not set(metrics) <= set(rows.columns):
         return rows.iloc[:0].reindex(columns=[*rows.columns, *(set(metrics) - set(rows.columns))])
-    return rows[np.isfinite(rows[list(metrics)].astype(float)).all(axis=1)]
+    return rows.loc[rows[list(metrics)].astype(float).map(math.isfinite).all(axis=1)]
 
 
 def _in_reach(rows: pd.DataFrame, core: pd.DataFrame) -> pd.DataFrame:
@@ -121,6 +122,7 @@ def _attained(panel: Axes, rows: pd.DataFrame, across: dict[str, str], down: dic
     best = _unbeaten(rows, across, down)
     x, y = best[across["metric"]].to_list(), best[down["metric"]].to_list()
     limits, worst = panel.get_xlim(), panel.get_ylim()[0 if down["direction"] == "maximize" else 1]
+    step: Literal["pre", "post"]
     if across["direction"] == "maximize":
         x, y, step = [limits[0], *x], [y[0], *y], "pre"
     else:
@@ -133,8 +135,9 @@ def _interval(panel: Axes, members: pd.DataFrame, x: str, y: str, metric: str, v
     """95% intervals, where a standard error was measured beside the metric."""
     if f"{metric}_se" in members:
         size = 1.96 * members[f"{metric}_se"].astype(float).fillna(0.0)
-        panel.errorbar(members[x], members[y], **{"yerr" if vertical else "xerr": size}, fmt="none",
-                       ecolor=LIT, elinewidth=1.2, alpha=0.55, zorder=6)
+        panel.errorbar(members[x], members[y], yerr=size if vertical else None,
+                       xerr=None if vertical else size, fmt="none", ecolor=LIT, elinewidth=1.2, alpha=0.55,
+                       zorder=6)
 
 
 def name(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
@@ -147,7 +150,7 @@ def name(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
     members = _finite(picture.members, x, y)
     right, up = (1 if item["direction"] == "maximize" else -1 for item in (across, down))
     spots = panel.transData.transform(members[[x, y]].to_numpy(float)) if len(members) else np.empty((0, 2))
-    boxes = [Bbox.from_bounds(*(spot - 8), 16, 16) for spot in spots]
+    boxes = [Bbox.from_bounds(left - 8, low - 8, 16, 16) for left, low in spots]
     scale = panel.figure.dpi / 72
     for index, (spot, trial) in enumerate(zip(spots, members["trial"], strict=True)):
         wide, high = 7.5 * len(str(trial)) * scale, 10 * scale
@@ -155,11 +158,12 @@ def name(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
             middle = spot + np.array([side * (wide / 2 + 6 * scale), rise * (high / 2 + 6 * scale)])
             if side == 0 or rise == 0:
                 middle += np.array([side, rise]) * 3 * scale
-            box = Bbox.from_bounds(*(middle - (wide / 2, high / 2)), wide, high)
+            box = Bbox.from_bounds(middle[0] - wide / 2, middle[1] - high / 2, wide, high)
             if not any(box.overlaps(other) for place, other in enumerate(boxes) if place != index):
                 boxes.append(box)
-                panel.text(*panel.transData.inverted().transform(middle), str(trial), ha="center",
-                           va="center", fontsize=10, color=LIT, fontweight="bold", zorder=9, in_layout=False)
+                at = panel.transData.inverted().transform(middle)
+                panel.text(at[0], at[1], str(trial), ha="center", va="center",
+                           fontsize=10, color=LIT, fontweight="bold", zorder=9, in_layout=False)
                 break
 
 

@@ -4,7 +4,7 @@ on the diagonals."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,10 +24,17 @@ LINEAR, WORST = 0.02, 3.0
 class Panel(Protocol):
     """`search.reporting.integer_fraction.Splits`."""
 
-    family: str
-    title: str
-    rms: float
-    costs: dict[tuple[int, int], Any]
+    @property
+    def title(self) -> str:
+        """Family and what else was chosen."""
+
+    @property
+    def rms(self) -> float:
+        """RMS of the unquantized table; NaN where it is not known."""
+
+    @property
+    def costs(self) -> Mapping[tuple[int, int], Any]:
+        """(integer bits, fraction bits) -> costs by seed."""
 
     def mean(self, split: tuple[int, int]) -> float:
         """Nats a word above the unquantized arm."""

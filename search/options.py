@@ -79,6 +79,6 @@ class Methods(Mapping[str, Callable[..., Any]]):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = str(first["loc"][0])
-            raise OptionError(f"{self.kind} {name!r}: option {key!r} {meaning(dict(first))}", key) from None
+            raise OptionError(f"{self.kind} {name!r}: option {key!r} {meaning(first)}", key) from None
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.kind} {name!r}: {error}") from error

@@ -65,7 +65,7 @@ def bench(
     from search.cli.generate import waiting
 
     with waiting("measuring memory"):
-        forms = (table, "auto")
+        forms: tuple[measuring.Table, ...] = (table, "auto")
         found["memory"] = [measuring.weight(side, device, max(batches), min(counts), form)
                            for side, form in zip(sides, forms, strict=False)]
     with waiting("timing"):
@@ -89,7 +89,7 @@ def other(artifact: Path, against: str | None) -> str | None:
     uri = origin(artifact)
     base = uri and json.loads((artifact / "config.json").read_text(encoding="utf-8")).get("facts",
                                                                                           {}).get("base")
-    if not base or Path(base).is_dir():
+    if not uri or not base or Path(base).is_dir():
         return against
     storage = parent(parent(parent(uri)[0])[0])[0]  # of STORAGE/RUN/artifacts/trial-NNNN
     return str(artifact_folder(joined(storage, "cache", Path(base).name)))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
+from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -23,7 +24,9 @@ def page() -> str:
         return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
 
     blocks = ["# The qdlm command", "Written by `make docs` from `--help`.", f"```text\n{shown()}\n```"]
-    for name in get_command(app).commands:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name in group.commands:
         blocks.append(f"## qdlm {name}\n\n```text\n{shown(name)}\n```")
     return "\n\n".join(blocks)
 

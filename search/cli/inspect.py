@@ -33,8 +33,8 @@ def spaces() -> None:
         aims = ", ".join(f"{ARROWS[aim.direction]} {aim.metric}" for aim in space.objectives)
         bounds = "".join(f"; {bound}" for bound in space.constraints)
         points = "infinite" if size is None else f"{size:,} points"
-        size = f"{len(space.dimensions)} dimensions, {points}"
-        rows.append((f"[bold cyan]{name}[/]", space.description, size, aims + bounds))
+        rows.append((f"[bold cyan]{name}[/]", space.description,
+                     f"{len(space.dimensions)} dimensions, {points}", aims + bounds))
     console = out()
     console.print(grid(None, ("space", "what for", "size", "objectives"), rows))
     console.print(f"\nRun one by its name or its file: [cyan]{escape(command('run', 'quickstart'))}[/]",

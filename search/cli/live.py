@@ -40,7 +40,8 @@ class LivePanel:
     def __init__(self, console: Console, objectives: Sequence[Any],
                  now: Callable[[], float] = time.monotonic):
         self.console, self.objectives, self.now = console, list(objectives), now
-        self.name, self.summary, self.updated = "qdlm", {}, now()
+        self.name, self.updated = "qdlm", now()
+        self.summary: dict[str, Any] = {}
         self.stages: dict[str, tuple[float, str]] = {}
         self.running: dict[int, Running] = {}
         self.volumes: list[float] = []

@@ -88,8 +88,8 @@ def describe(name: str, plugin: type) -> dict[str, Any]:
     """One plug-in class as plain data."""
     words = {fact: getattr(plugin, fact, None) for fact in ("unit", "direction", "stage", "oracle")}
     facts: dict[str, Any] = {fact: word for fact, word in words.items() if isinstance(word, str) and word}
-    if getattr(plugin, "ideal", None) is not None:
-        facts["ideal"] = plugin.ideal
+    if (ideal := getattr(plugin, "ideal", None)) is not None:
+        facts["ideal"] = ideal
     return {"name": name, "doc": first_sentence(plugin.__doc__), **facts,
             "parameters": parameters(plugin.Params.model_json_schema()) if hasattr(plugin, "Params") else []}
 

@@ -222,7 +222,9 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
     """The front for programs: trial, objectives and constrained metrics with errors and repeats,
     config, artifact."""
-    metrics = dict.fromkeys(item.metric for item in (*space.objectives, *found.constraints))
+    from search.pareto.objectives import judged
+
+    metrics = dict.fromkeys(judged(space.objectives, found.constraints))
     rows = found.member_rows()
     known = {name for row in rows for name in row}
     ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
@@ -259,18 +261,18 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
         return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
     varied = apart(found.members)
     names = short_names([f"config.{path}" for path in space.dimensions])
-    best = {item.metric: found.best(item.metric)[item.metric] for item in space.objectives}
+    best = {item.metric: row[item.metric] for item in space.objectives if (row := found.best(item.metric))}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives),
                "differs in"]
     rows, tight, settings = [], [], []
     for row, place in zip(found, found.stability, strict=True):
-        cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place, '')}"
+        cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place or '', '')}"
         for item in space.objectives:
             style = "bold green" if row[item.metric] == best[item.metric] else "default"
             fresh = repeated(row, item.metric)
             anew = "" if fresh is None else ranged(item.metric, fresh.mean, fresh.half)
             cells.append(f"[{style}]{interval(item.metric, row)}[/]"
-                         + (f"\n[dim]{fresh.of} {anew}[/]" if anew else ""))
+                         + (f"\n[dim]{fresh.of} {anew}[/]" if fresh is not None and anew else ""))
             small.append(f"[{style}]{interval(item.metric, row)}[/]"
                          + (f"\n[dim]({anew})[/]" if anew else ""))
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ class ClientSession:
         return command("run", "--resume", run, "--address", self.address)
 
 
-def run_request(request: Request, tell: Callable[[dict[str, Any]], None]) -> tuple[str, str]:
+def run_request(request: Request, tell: Callable[[Mapping[str, Any]], None]) -> tuple[str, str]:
     """On the cluster: search; the state in which the run ended and the front as text."""
     from search.run import sweep
     from search.run.validation import check_sources

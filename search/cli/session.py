@@ -96,7 +96,8 @@ class SessionObserver:
 
     def __init__(self, observer: Callable[[Mapping[str, Any]], None],
                  resume_command: Callable[[str], str] | None = None):
-        self.observer, self.resume_command, self.run, self.said = observer, resume_command, None, False
+        self.observer, self.resume_command, self.said = observer, resume_command, False
+        self.run: str | None = None
         self.exit_notice: ExitNotice | None = None
         self._guarded = False
 
@@ -118,8 +119,9 @@ class SessionObserver:
         if event.get("run"):
             self.run = event["run"]
             if self._guarded and self.exit_notice is None:
-                self.exit_notice = ExitNotice(self._line("the search was ended from outside (killed, "
-                                                         "out of memory, or its Ray node died)"))
+                self.exit_notice = ExitNotice(self._line(
+                    self.run, "the search was ended from outside (killed, "
+                    "out of memory, or its Ray node died)"))
         self.observer(event)
 
     @contextmanager
@@ -149,10 +151,11 @@ class SessionObserver:
         if self.run is None:
             print(f"qdlm: {why}, before the run began; nothing was kept", file=sys.stderr)
         else:
-            print(self._line(why), file=sys.stderr)
+            print(self._line(self.run, why), file=sys.stderr)
 
-    def _line(self, why: str) -> str:
-        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.resume_command(self.run)}"
+    def _line(self, run: str, why: str) -> str:
+        assert self.resume_command is not None, "a snapshot is never read"
+        return f"qdlm: {why}; every finished trial is kept. Go on with: {self.resume_command(run)}"
 
 
 def report(run: Path, console: Console, call: str | None = None) -> None:

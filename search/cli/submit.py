@@ -56,11 +56,17 @@ def submit(
     never the job."""
     if sum(item is not None for item in (space, resume, attach, stop)) != 1:
         raise UserError("give one of: a SPACE to send, --resume RUN, --attach JOB, --stop JOB")
-    if space is None and resume is None:
+    text: str | None = None
+    if space is not None:
+        if storage is None:
+            raise UserError("--storage: name a folder that all nodes share, or a URI; "
+                            "a job's own folder is deleted with the job")
+        text = _checked_space(space, storage, changes(settings, trials, budget, within=within))
+        arguments = ["--storage", storage]
+    elif resume is not None:
+        arguments = _resume_arguments(resume, settings, trials, budget, within)
+    else:
         return _attach_or_stop(address, attach, stop)
-    text, arguments = (None, _resume_arguments(resume, settings, trials, budget, within)) if resume else (
-        _checked_space(space, storage, changes(settings, trials, budget, within=within)),
-        ["--storage", storage])
     from cluster import submitting
     from search.cli.format import command
 
@@ -72,13 +78,10 @@ def submit(
     return _follow(jobs, job, address) if follow else 0
 
 
-def _checked_space(space: str, storage: str | None, wanted: Mapping[str, Any]) -> str:
+def _checked_space(space: str, storage: str, wanted: Mapping[str, Any]) -> str:
     """The space as it is sent. What cannot work is refused here, before anything travels."""
     from search.run.validation import load_checked
 
-    if storage is None:
-        raise UserError("--storage: name a folder that all nodes share, or a URI; "
-                        "a job's own folder is deleted with the job")
     if is_uri(storage):
         checked(storage)
     return load_checked(space, wanted).to_yaml()
@@ -90,8 +93,9 @@ def _resume_arguments(run: str, settings: list[str], trials: int | None, budget:
     if not (checked(run) if is_uri(run) else Path(run).is_absolute()):
         raise UserError(f"--resume {run}: give its full path on the cluster, or its URI")
     given = [("--set", item) for item in settings] + [("--within", item) for item in within]
-    given += [("--trials", trials)] * (trials is not None) + [("--budget", budget)] * (budget is not None)
-    return ["--resume", run, *(str(word) for pair in given for word in pair)]
+    given += [] if trials is None else [("--trials", str(trials))]
+    given += [] if budget is None else [("--budget", budget)]
+    return ["--resume", run, *(word for pair in given for word in pair)]
 
 
 def _attach_or_stop(address: str, attach: str | None, stop: str | None) -> int:
@@ -105,6 +109,7 @@ def _attach_or_stop(address: str, attach: str | None, stop: str | None) -> int:
             raise UserError(f"the cluster knows no job {stop}") from error
         typer.echo(f"job {stop} is being ended")
         return 0
+    assert attach is not None, "one of the two"
     return _follow(jobs, attach, address)
 
 

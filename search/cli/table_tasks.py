@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ def layout(request: TableRequest) -> TableContent:
     return TableContent(title, rows, notes, files)
 
 
-def chosen(kind: str, wanted: Sequence[str], legal: Sequence[str]) -> list[str]:
+def chosen(kind: str, wanted: Sequence[str], legal: Collection[str]) -> list[str]:
     """The wanted names, all where none is wanted. A name that holds a comma may come in two pieces."""
     if not wanted:
         return list(legal)

@@ -54,13 +54,15 @@ def watch(
     from search.records.follow import Tally, follow
 
     space, console = recorded_space(run), out()
-    again = refreshed(run) if origin(run) else time.sleep
-    tally, event_text, recent = Tally(), EventText(space.objectives, remind=True), deque(maxlen=LINES)
+    uri = origin(run)
+    again = refreshed(uri) if uri else time.sleep
+    tally, event_text = Tally(), EventText(space.objectives, remind=True)
+    recent: deque[str] = deque(maxlen=LINES)
     screen = Live(console=console, auto_refresh=False) if console.is_terminal else None
     try:
         if screen is not None:
             screen.start()
-        for batch in follow(run, max(every, FETCH_S) if origin(run) else every, once, again):
+        for batch in follow(run, max(every, FETCH_S) if uri else every, once, again):
             for entry in batch:
                 tally.add(entry)
                 line = line_of(entry, event_text, tally)
@@ -78,13 +80,13 @@ def watch(
         console.print(run_panel(run, space, tally, list(recent) if once else []))
 
 
-def refreshed(run: Path) -> Callable[[float], None]:
+def refreshed(uri: str) -> Callable[[float], None]:
     """Waiting, for a copy of a run at a URI: what is new there comes at the end."""
     from search.records.sync import fetch_run
 
     def wait(seconds: float) -> None:
         time.sleep(seconds)
-        fetch_run(origin(run))
+        fetch_run(uri)
 
     return wait
 

@@ -46,33 +46,34 @@ class SchedulerContract:
         """The decisions on reports in order."""
         return [scheduler.report(*report) for report in reports]
 
-    def test_good_news_goes_on(self):
+    def test_good_news_goes_on(self) -> None:
         found = self.decide(self.build(self.problem()),
                             [(trial, 0, {"loss": 5.0 - trial}) for trial in range(5)])
         assert found == ["continue"] * 5
 
     @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "broken"])
-    def test_an_objective_that_is_no_finite_number_stops_the_trial_and_is_no_rival(self, value):
+    def test_an_objective_that_is_no_finite_number_stops_the_trial_and_is_no_rival(
+            self, value: float | str) -> None:
         scheduler = self.build(self.problem())
         assert scheduler.report(0, 0, {"loss": value, "ok": 1.0}) == "stop"
         assert scheduler.report(1, 0, {"loss": 1.0, "ok": 1.0}) == "continue"
 
-    def test_the_last_rung_ends_nobody(self):
+    def test_the_last_rung_ends_nobody(self) -> None:
         scheduler = self.build(self.problem())
         assert [scheduler.report(trial, 2, {"loss": float(trial)}) for trial in range(9)] == ["continue"] * 9
 
-    def test_nothing_to_compare_stops_nobody(self):
+    def test_nothing_to_compare_stops_nobody(self) -> None:
         scheduler = self.build(self.problem())
         assert [scheduler.report(trial, 0, {"other": 1.0}) for trial in range(9)] == ["continue"] * 9
 
-    def test_a_protected_trial_goes_on_whatever_it_measures(self):
+    def test_a_protected_trial_goes_on_whatever_it_measures(self) -> None:
         scheduler = self.build(self.problem())
         for trial in range(20):
             scheduler.report(trial, 0, {"loss": 1.0, "ok": 1.0, "ms": 1.0})
         scheduler.protected.add(20)
         assert scheduler.report(20, 0, {"loss": 99.0, "ok": -99.0, "ms": 99.0}) == "continue"
 
-    def test_the_same_reports_get_the_same_decisions_and_restore_goes_on_from_there(self):
+    def test_the_same_reports_get_the_same_decisions_and_restore_goes_on_from_there(self) -> None:
         first, second, third = (self.build(self.problem()) for _ in range(3))
         reports = self.reports()
         decided = self.decide(first, reports)
@@ -82,7 +83,7 @@ class SchedulerContract:
                       for trial, rung, metrics in reports[:half])
         assert self.decide(third, reports[half:]) == decided[half:]
 
-    def test_with_a_horizon_the_order_of_reports_behind_it_decides_nothing(self):
+    def test_with_a_horizon_the_order_of_reports_behind_it_decides_nothing(self) -> None:
         """Trials t - 3 .. t may report in any order; a deterministic run rests on this."""
         reports = self.reports(rungs=1)
         shuffled = [report for start in range(0, len(reports), 4)
@@ -93,7 +94,7 @@ class SchedulerContract:
             found.append({report[0]: scheduler.report(*report) for report in order})
         assert found[0] == found[1]
 
-    def test_a_trial_is_not_stopped_for_what_only_the_top_rung_can_tell(self):
+    def test_a_trial_is_not_stopped_for_what_only_the_top_rung_can_tell(self) -> None:
         """The cheap half is worse at `loss` and best at `cost`, which has a proxy below the top rung."""
         scheduler = self.build(self.problem(objectives=[LOSS, COST], constraints=(),
                                             proxies={"cost": "flops"}))
@@ -110,7 +111,7 @@ class StoreContract:
         """A fresh store, ready to be written."""
         raise NotImplementedError
 
-    def test_rows_come_back_in_order_with_every_value(self):
+    def test_rows_come_back_in_order_with_every_value(self) -> None:
         store = self.build()
         rows = [{"trial": 1, "rung": 0, "state": "rung", "config.q": {"name": "fixed"}, "loss": 0.1 + 0.2,
                  "label": "é"},
@@ -123,12 +124,12 @@ class StoreContract:
                 == rows)
         assert all(row["time"] > 1.6e9 for row in store.rows())
 
-    def test_a_number_that_is_none_stays_one(self):
+    def test_a_number_that_is_none_stays_one(self) -> None:
         store = self.build()
         store.append({"trial": 0, "rung": 0, "state": "failed", "loss": math.nan})
         assert math.isnan(store.rows()[0]["loss"])
 
-    def test_events_and_rows_stand_in_one_order_synced_or_not(self):
+    def test_events_and_rows_stand_in_one_order_synced_or_not(self) -> None:
         store = self.build()
         store.event({"event": "ask", "trial": 0}, sync=False)
         store.append({"trial": 0, "rung": 0, "state": "complete"})
@@ -139,13 +140,13 @@ class StoreContract:
         with pytest.raises(AssertionError, match="rows go through append"):
             store.event({"event": "row", "trial": 9})
 
-    def test_what_a_reader_changes_does_not_reach_the_store(self):
+    def test_what_a_reader_changes_does_not_reach_the_store(self) -> None:
         store = self.build()
         store.append({"trial": 0, "rung": 0, "state": "complete"})
         store.rows()[0]["state"] = "changed"
         assert store.rows()[0]["state"] == "complete"
 
-    def test_meta_data_is_merged(self):
+    def test_meta_data_is_merged(self) -> None:
         store = self.build()
         store.update(box={"loss": [0, 1]})
         assert (store.update(spent=3.0)["box"] == store.meta["box"] == {"loss": [0, 1]}

@@ -76,7 +76,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
         yield Cluster(ray.get_runtime_context().gcs_address, local=False)
         return
     local = address in (None, "local")
-    if local:
+    if address is None or local:
         _start(cpus)
     else:
         _attach(address)

@@ -8,13 +8,13 @@ send a job: `ray job submit`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from spaces.errors import RunError, UserError
 
-Event = dict[str, Any]
+Event = Mapping[str, Any]
 Work = Callable[[Any, Callable[[Event], None]], Any]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import cast
 
 from search.distributed.client import GroupDiedError, JobError, PoolClient, get
-from search.distributed.single_flight import SUFFIX
+from search.distributed.single_flight import SUFFIX, Answer
 from spaces.errors import UserError
+from trainable.messages import PreparePayload, Progress, SharedWord, TrialPayload
 
-Event = dict[str, Any]
 EVERY = 1.0
 """Seconds at least between two words on how far it is."""
 
@@ -20,7 +20,7 @@ def key(kind: str, settings: str, corpus: str = "") -> str:
     return f"{kind} {corpus} {settings}"
 
 
-def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generator[Event, None, None]:
+def prepared(client: PoolClient, owner: str, payload: TrialPayload) -> Generator[SharedWord, None, None]:
     """Have made what `payload["prepared"]` lacks, and fill it in. What the trial makes itself, it tells of:
     {"kind", "progress", "detail"} now and then, at the end {"kind", "seconds"} with "path" and facts, or with
     "failed".
@@ -36,11 +36,13 @@ def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generat
     for kind, settings in wanted["settings"].items():
         if kind in paths:
             continue
-        corpus = {} if kind == "corpus" else {"corpus": paths["corpus"]}
-        name = key(kind, settings, **corpus)
+        corpus = "" if kind == "corpus" else paths["corpus"]
+        name = key(kind, settings, corpus)
         answer = get(client.broker.claim.remote(name, owner))
         if "make" in answer:
-            job = {"config": payload["config"], "cache": wanted["cache"], **corpus}
+            job: PreparePayload = {"config": payload["config"], "cache": wanted["cache"]}
+            if corpus:
+                job["corpus"] = corpus
             answer = yield from _make(client, owner, name, kind, job)
         if "failed" in answer:
             raise JobError(answer["failed"], answer.get("traceback", ""))
@@ -48,19 +50,21 @@ def prepared(client: PoolClient, owner: str, payload: dict[str, Any]) -> Generat
 
 
 def _make(client: PoolClient, owner: str, name: str, kind: str,
-          job: dict[str, Any]) -> Generator[Event, None, Event]:
+          job: PreparePayload) -> Generator[SharedWord, None, Answer]:
     """Run the job that makes it, twice if its workers die. {"path"} or {"failed"}; all learn it."""
     for last in (False, True):
-        event: Event = {}
+        word: SharedWord = {}
+        answer: SharedWord
         trace, begun = "", time.monotonic()
         try:
             with client.lease(owner + SUFFIX) as group:
                 begun = told = time.monotonic()  # waiting for workers is not work
-                for event in group.run(kind, job):
-                    if time.monotonic() - told >= EVERY and "path" not in event:
+                for event in cast(Iterator[Progress], group.run(kind, job)):  # as every prepare job's
+                    word = {"kind": kind, **event}
+                    if time.monotonic() - told >= EVERY and "path" not in word:
                         told = time.monotonic()
-                        yield {"kind": kind, **event}
-            answer = {"path": event["path"]}
+                        yield word
+            answer = {"path": word["path"]}
         except GroupDiedError as died:
             if not last:
                 continue
@@ -71,6 +75,6 @@ def _make(client: PoolClient, owner: str, name: str, kind: str,
         except JobError as failed:
             answer, trace = {"failed": f"{kind}: {failed}"}, failed.traceback
         get(client.broker.settle.remote(name, answer))
-        yield {**event, "kind": kind, "seconds": time.monotonic() - begun, **answer}
+        yield {**word, "kind": kind, "seconds": time.monotonic() - begun, **answer}
         return {**answer, "traceback": trace}
     raise AssertionError("unreachable")

@@ -36,7 +36,8 @@ class Slot(tune.Trainable):
     """Runs the job `trial` on leased groups, one rung per step. What goes wrong is a result too,
     not an exception."""
 
-    def setup(self, config: dict[str, Any], client: PoolClient) -> None:
+    def setup(self, config: dict[str, Any],  # type: ignore[override]  # more comes of tune.with_parameters
+              client: PoolClient) -> None:
         """Called once per process. `config`: {"slot"}."""
         self.client, self.slot, self.fresh = client, config["slot"], True
 

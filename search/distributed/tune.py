@@ -129,7 +129,7 @@ class Driver:
         for number, seconds in zip(late, self.client.seconds_silent([owner_of(number) for number in late]),
                                    strict=True):
             self.engine.heartbeat(number, seconds or 0.0)
-            if seconds is not None and seconds > most:
+            if seconds is not None and most is not None and seconds > most:
                 reason = f"it said nothing for {most:g} s (budget.trial_time)"
                 self.engine.fail(number, reason, seconds=self.engine.live[number].seconds + seconds)
                 self.client.terminate(owner_of(number), reason)
@@ -143,7 +143,7 @@ class _SlotSearcher(Searcher):
         self.driver, self.slots = driver, slots
         self.known: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # FINISHED is a string
         if len(self.known) == self.slots or self.driver.error:
             return Searcher.FINISHED
         self.known[trial_id] = slot = len(self.known)

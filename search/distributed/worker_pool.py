@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
@@ -45,7 +45,7 @@ class WorkerPool:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._current: dict[int, str] = {}
-        self.client: PoolClient | None = None
+        self._client: PoolClient | None = None
 
     def start(self) -> WorkerPool:
         """Start all groups in the background (once); `lease` waits for the first that is ready."""
@@ -53,13 +53,19 @@ class WorkerPool:
         calls = 1000 + 8 * self.size * self.hardware.workers  # each slot and each worker waits in one
         # no other node's loss
         broker = ray.remote(Broker).options(num_cpus=0, max_concurrency=calls, scheduling_strategy=here)
-        self.client = PoolClient(broker.remote())
+        self._client = PoolClient(broker.remote())
         self._threads = [threading.Thread(target=self._keep_group, args=(slot, self._broker), daemon=True)
                          for slot in range(self.size)]
         self._threads.append(threading.Thread(target=self._warn_while_waiting, daemon=True))
         for thread in self._threads:
             thread.start()
         return self
+
+    @property
+    def client(self) -> PoolClient:
+        """For whoever uses the groups, between `start` and `close`."""
+        assert self._client is not None, "start comes first"
+        return self._client
 
     @property
     def _broker(self) -> Any:
@@ -77,7 +83,7 @@ class WorkerPool:
         process, and with it whatever was still to be printed.
         """
         self._closing.set()
-        if self.client is None or not ray.is_initialized():
+        if self._client is None or not ray.is_initialized():
             return
         self._broker.shut_down.remote()
         _join(self._threads, _GRACE)
@@ -88,7 +94,7 @@ class WorkerPool:
                         ray.kill(worker["actor"])
             _join(self._threads, _STARTING)
         ray.kill(self._broker)
-        self.client = None
+        self._client = None
 
     def __enter__(self) -> WorkerPool:
         return self.start()
@@ -141,14 +147,15 @@ class WorkerPool:
                                 "folder": str(Path.cwd()), "store": self.store}
         trainer = TorchTrainer(
             _train_loop,
-            train_loop_config=config,
+            train_loop_config=dict(config),
             scaling_config=ray.train.ScalingConfig(num_workers=hardware.workers, use_gpu=hardware.gpus > 0,
                                                    resources_per_worker=resources),
             torch_config=TorchConfig(backend="nccl" if hardware.gpus >= 1 else "gloo"),
             run_config=ray.train.RunConfig(
                 name=group, storage_path=str(self.storage),
-                failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=0,
-                                                       max_preemption_failures=0)),
+                # the types are those of Ray Train's first version
+                failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
+                    max_failures=0, controller_failure_limit=0, max_preemption_failures=0)),
         )
         try:
             trainer.fit()
@@ -162,11 +169,11 @@ class WorkerPool:
         return "the workers left", False
 
 
-def _train_loop(config: WorkerConfig) -> None:
+def _train_loop(config: dict[str, Any]) -> None:
     """Imported in the worker alone: the driver needs no model code."""
     from trainable.workers.loop import worker_loop
 
-    worker_loop(config)
+    worker_loop(cast(WorkerConfig, config))
 
 
 def _join(threads: list[threading.Thread], seconds: float) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from search.engine.cost import Rate
+from spaces.form import BudgetConfig
 
 
 @dataclass
@@ -26,7 +26,7 @@ class NoImprovement:
         self.best = volume if grown else self.best
 
 
-def reached(budget: Any, *, started: float, most: float, elapsed: float, held: float, rate: Rate,
+def reached(budget: BudgetConfig, *, started: float, most: float, elapsed: float, held: float, rate: Rate,
             no_improvement: NoImprovement) -> str | None:
     """The limit that is used up, in words for the user; None while there is room for another trial.
 
@@ -41,7 +41,7 @@ def reached(budget: Any, *, started: float, most: float, elapsed: float, held: f
     return None
 
 
-def spent(budget: Any, *, elapsed: float, held: float, rate: Rate) -> str | None:
+def spent(budget: BudgetConfig, *, elapsed: float, held: float, rate: Rate) -> str | None:
     """Which of the limits that also end running trials (at their next rung) is used up: time,
     device_hours or money."""
     hours = held * rate.devices / 3600
@@ -50,7 +50,7 @@ def spent(budget: Any, *, elapsed: float, held: float, rate: Rate) -> str | None
     return next((name for name, value, most in limits if most is not None and value >= most), None)
 
 
-def seconds_left(budget: Any, *, elapsed: float, held: float, groups: int, rate: Rate) -> float:
+def seconds_left(budget: BudgetConfig, *, elapsed: float, held: float, groups: int, rate: Rate) -> float:
     """Wall seconds until `spent` says something, all groups being held; infinite without such a limit."""
     left = [math.inf if budget.time is None else budget.time - elapsed]
     for most, per_hour in ((budget.device_hours, 1.0), (budget.money, budget.price or 0.0)):

@@ -12,42 +12,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from search.engine import budget as limits
 from search.engine.cost import ENDED, Ledger, Rate
 from search.engine.events import EngineEvent
 from search.engine.incumbents import Incumbents
+from search.engine.protocols import Records, SearchSpace, Study
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, fault
 from search.pareto.reference_box import Box, choose_box
-from search.records.events import Summary
-from spaces.config import HardwareConfig, TrialConfig
+from search.records.events import State, Summary
+from search.schedulers.successive_halving import Scheduler
+from spaces.config import TrialConfig
 from spaces.errors import UserError
-from spaces.objectives import Constraint, Objective
 from trainable.messages import RungResult
 
 Row = dict[str, Any]
 Observer = Callable[[EngineEvent], None]
 Decision = Literal["continue", "stop"]
 _CONTROL = ("rung", "steps", "final", "device", "seconds")
-
-
-class SearchSpace(Protocol):
-    """What the engine needs to know of a space; `spaces.schema.Space` is one."""
-
-    objectives: Sequence[Objective]
-    constraints: Sequence[Constraint]
-    hardware: HardwareConfig
-    budget: Any
-    rungs: Sequence[int]
-    box: Mapping[str, Sequence[float]]
-
-    def config(self, values: Mapping[str, Any]) -> TrialConfig:
-        """The trial at a point."""
-
-    def size(self) -> int | None:
-        """Number of points."""
 
 
 @dataclass
@@ -70,11 +54,10 @@ class Engine:
     """One run's decisions. `ask`, then `report` for each rung or `fail`; each of the three may be
     called at any time."""
 
-    def __init__(self, space: SearchSpace, study, scheduler, folder,
+    def __init__(self, space: SearchSpace, study: Study, scheduler: Scheduler, folder: Records,
                  *, observer: Observer | None = None, versions: str = "", spent: float = 0.0, groups: int = 1,
                  keep: Callable[[int, str], str] | None = None, clock: Callable[[], float] = time.monotonic):
-        """`study`: a StudySearcher or an Ordered one; `scheduler`: of `schedulers`; `folder`:
-        a RunFolder, whose rows are taken over; `spent`: seconds that earlier sessions of this run took,
+        """`folder`: its rows are taken over; `spent`: seconds that earlier sessions of this run took,
         where its events do not tell; `groups`: trials that can run at once; `keep`: moves the artifact of
         a complete trial to its place and returns what is recorded of it."""
         self.space, self.study, self.scheduler, self.folder = space, study, scheduler, folder
@@ -145,7 +128,7 @@ class Engine:
         self.folder.event({"event": "enqueue", "values": dict(values), "tag": tag, "again": again})
         return True
 
-    def learn(self, values: Mapping[str, Any], state: str, metrics: Mapping[str, Any],
+    def learn(self, values: Mapping[str, Any], state: State, metrics: Mapping[str, Any],
               rungs: Sequence[tuple[float, Mapping[str, Any]]] = ()) -> None:
         """Teach the study a result of another run, before the first ask; recorded as well."""
         self.study.learn(values, state, metrics, rungs)
@@ -299,7 +282,7 @@ class Engine:
         present = [objective for objective in self.space.objectives if objective.metric in metrics]
         return fault(metrics, present)
 
-    def _close(self, trial: RunningTrial, state: str, metrics: Row, reason: str | None = None,
+    def _close(self, trial: RunningTrial, state: State, metrics: Row, reason: str | None = None,
                trace: str = "") -> Decision:
         self.live.pop(trial.number, None)
         row = self._row(trial, state, metrics, reason)

@@ -67,7 +67,7 @@ class Incumbents:
         no_worse, better_somewhere = (self._vectors <= new).all(axis=1), (self._vectors < new).any(axis=1)
         if (no_worse & better_somewhere).any():
             return False
-        kept = ~((self._vectors >= new).all(axis=1) & (self._vectors > new).any(axis=1))
+        kept = ~np.logical_and(np.all(self._vectors >= new, axis=1), np.any(self._vectors > new, axis=1))
         self._members = [*(member for member, stays in zip(self._members, kept, strict=True) if stays), trial]
         self._vectors = np.vstack([self._vectors[kept], new])
         self._volume = None

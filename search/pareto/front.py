@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from search.pareto.geometry import contributions, crowding, layers
-from search.pareto.objectives import Constraint, Objective, feasible, finished, matrix, vector
+from search.pareto.objectives import Constraint, Objective, feasible, finished, judged, matrix, vector
 from search.pareto.reference_box import Box
 from search.pareto.stability import Stability, interval, stability
 from search.pareto.table import to_table
@@ -154,9 +154,9 @@ class Front:
         """One row per member (`member_rows`), place, objectives and constrained metrics first; `columns`: see
         `search.pareto.table.column_types`."""
         rows = self.member_rows()
-        first = [name for item in (*self.objectives, *self.constraints)
-                 for name in (item.metric, *(f"{item.metric}_{end}" for end in ("low", "high") if rows
-                              and any(f"{item.metric}_{end}" in row for row in rows)))]
+        first = [name for metric in judged(self.objectives, self.constraints)
+                 for name in (metric, *(f"{metric}_{end}" for end in ("low", "high") if rows
+                                        and any(f"{metric}_{end}" in row for row in rows)))]
         placed = ["place"] if any("place" in row for row in rows) else []
         return to_table(rows, columns, placed + first)
 

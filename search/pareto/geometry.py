@@ -110,8 +110,8 @@ def _front(points: np.ndarray) -> np.ndarray:
     if points.shape[1] == 2:  # already sorted by the first axis: a row stays when it lowers the second
         lowest = np.minimum.accumulate(points[:, 1])
         return points[np.r_[True, points[1:, 1] < lowest[:-1]]]
-    worse = (points[:, None] >= points[None]).all(axis=2) & (points[:, None] > points[None]).any(axis=2)
-    return points[~worse.any(axis=1)]
+    beaten = np.all(points[:, None] >= points[None], axis=2) & np.any(points[:, None] > points[None], axis=2)
+    return points[~np.any(beaten, axis=1)]
 
 
 def _enclosed(front: np.ndarray, reference: np.ndarray) -> float:

@@ -51,6 +51,11 @@ def searched(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name.removeprefix(CONFIG): value for name, value in row.items() if name.startswith(CONFIG)}
 
 
+def judged(objectives: Iterable[Objective], constraints: Iterable[Constraint]) -> list[str]:
+    """The metrics that a result is judged by: those of the objectives, then those of the constraints."""
+    return [*(objective.metric for objective in objectives), *(bound.metric for bound in constraints)]
+
+
 def vector(row: Mapping[str, Any], objectives: Sequence[Objective]) -> np.ndarray:
     """Objectives of one row in minimization form, float [k]; NaN where one is missing."""
     signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from search.pareto.objectives import measured, total_violation, vector
+from search.pareto.objectives import judged, measured, total_violation, vector
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
@@ -71,16 +71,16 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
     member's new means lie within its reach, so that at the bad ends of its intervals it would be beaten.
     `held`: neither.
     """
-    fresh = [{**row, **{item.metric: found.mean for item in (*objectives, *constraints)
-                        if (found := interval(row, item.metric))}} for row in rows]
+    fresh = [{**row, **{metric: found.mean for metric in judged(objectives, constraints)
+                        if (found := interval(row, metric))}} for row in rows]
     means = [vector(row, objectives) for row in fresh]
     marks: list[Stability | None] = []
     for index, row in enumerate(rows):
-        found = [interval(row, item.metric) for item in objectives]
-        if not any(found):
+        own = [interval(row, item.metric) for item in objectives]
+        if not any(own):
             marks.append(None)
             continue
-        bad = means[index] + np.array([one.half if one else 0.0 for one in found])
+        bad = means[index] + np.array([one.half if one else 0.0 for one in own])
         others = [mean for other, mean in enumerate(means) if other != index]
         if (total_violation(fresh[index], constraints) > 0
                 or any(_beats(mean, means[index]) for mean in others)):

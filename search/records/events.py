@@ -85,10 +85,11 @@ class RunStartedEvent(Studied):
 
 @final
 class RunEndedEvent(Entry, Summary):
-    """A session ends: finished, interrupted or failed."""
+    """A session ends: finished, interrupted or failed, and in one line why."""
 
     event: Literal["run_ended"]
     state: str
+    reason: NotRequired[str]
 
 
 @final

@@ -65,7 +65,7 @@ def _goes_on(folder: RunFolder) -> bool:
 class Tally:
     """What the entries so far add up to."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.states: dict[int, str] = {}
         self.started: float | None = None

@@ -55,7 +55,7 @@ class RunFolder:
         time on rewriting."""
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
-        self._rows: list[dict[str, Any]] | None = None
+        self._rows: list[dict[str, Any]] = []
         self._stale, self._due = False, -float("inf")
 
     @classmethod
@@ -83,7 +83,6 @@ class RunFolder:
             folder._lock.release()
             shutil.rmtree(path, ignore_errors=True)
             raise UserError(f"cannot write to the storage {storage}: {error.strerror or error}") from error
-        folder._rows = []
         return folder
 
     @classmethod

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ def unquantized(arm: Arm, among: Sequence[Arm]) -> Arm | None:
     return next((other for other in plain if other.rest == arm.rest), plain[0] if plain else None)
 
 
-def table(found: Sequence[Arm], cell) -> list[dict[str, Any]]:
+def table(found: Sequence[Arm], cell: Callable[[str, float, float], Any]) -> list[dict[str, Any]]:
     """A row for each arm with a finished trial. `cell(metric, mean, half)` writes a figure
     with its interval."""
     metrics = [metric for metric in METRICS if any(values_of(arm, metric) for arm in found)]

@@ -50,9 +50,11 @@ def retrain(engine: Engine, client: PoolClient, seeds: int,
     rung = list(engine.space.rungs)[-1:]
     tasks: list[tuple[str, Payload]] = [
         ("trial",
-         {"config": config.model_dump(mode="json"), "prepared": prepared_of(config), "rungs": rung,
+         {"config": config.model_dump(mode="json"), "rungs": rung,
+          "prepared": {"corpus": paths["corpus"], "teacher": paths["teacher"], "base": paths["base"]},
           "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
-        for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]]
+        for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]
+        for paths in [prepared_of(config)]]
     if not tasks:
         return
     done = 0
@@ -84,13 +86,14 @@ def record_repeats(engine: Engine, members: Sequence[Row], found: Sequence[Any],
             engine.add_measurements(row["trial"], repeat_statistics(mine, suffix))
 
 
-def repeat_statistics(measured: list[dict[str, Any]], suffix: str) -> dict[str, float]:
+def repeat_statistics(measured: Sequence[dict[str, Any]], suffix: str) -> dict[str, float]:
     """Means and standard deviations of repeated measurements, as columns NAME_SUFFIX and NAME_SUFFIX_sd;
     SUFFIX is how many there were. What is no number, or not in all of them, is left out."""
     columns: dict[str, float] = {suffix: len(measured)}
     for name in [name for name in measured[0] if name not in _CONTROL]:
-        values = [one.get(name) for one in measured]
-        if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        values = [value for one in measured if isinstance(value := one.get(name), (int, float))
+                  and not isinstance(value, bool)]
+        if len(values) == len(measured):
             columns[f"{name}_{suffix}"] = statistics.fmean(values)
             if len(values) > 1:
                 columns[f"{name}_{suffix}_sd"] = statistics.stdev(values)

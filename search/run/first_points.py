@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spaces import points
+from spaces.config import Site
 from spaces.schema import Space
 
 UNQUANTIZED = "unquantized"
@@ -43,7 +44,7 @@ def unquantized_point(space: Space) -> dict[str, Any] | None:
     point = points.complete(space.dimensions, plain)
     config = space.config(point)
     at = config.quantization
-    sites = ("embedding", "projection", "attention", "ffn")
+    sites: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
     if config.calibration.active or any(at.at(site).name != "none" for site in sites):
         return None
     return {path: value for path, value in plain.items() if path in point}

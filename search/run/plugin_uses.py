@@ -103,13 +103,13 @@ def unusable(space: Space, use: PluginUse, message: str) -> UserError:
     hint = _condition(space, use, parameter) if kind == "extra_forbidden" else ""
     for path, value in use.point.items():
         if f"{use.path}.".startswith(f"{path}."):
-            choices = [json.dumps(choice) for choice in space.dimensions[path].choice]
+            choices = [json.dumps(choice) for choice in space.dimensions[path].choice or ()]
             return space.error(("search", path, "choice", choices.index(json.dumps(value))), message)
     searched = [path for path in use.point if path.startswith(f"{use.path}.")]
     culprit = f"{use.path}.{parameter}"
     if culprit in searched or searched and parameter not in use.fixed:
-        key = culprit if culprit in searched else searched[-1]
-        return space.error(("search", key),
+        blamed = culprit if culprit in searched else searched[-1]
+        return space.error(("search", blamed),
                            f"the space reaches {use.label}: {message}{hint or '; narrow it'}")
     key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
     needed = _needed(use, parameter, kind)

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from search.distributed.client import PoolClient
 from search.distributed.shared import key
@@ -121,8 +121,9 @@ class SharedFolders:
 
     def _record(self, label: str, event: Mapping[str, Any], seconds: float) -> None:
         self.engine.add_shared_seconds(seconds)
-        made: PrepareEvent = {**event, "event": "prepare", "stage": label, "seconds": seconds}
-        self.engine.folder.event(made)
+        # facts stand beside its keys
+        made = {**event, "event": "prepare", "stage": label, "seconds": seconds}
+        self.engine.folder.event(cast(PrepareEvent, made))
 
     def _tell(self, label: str, event: Mapping[str, Any], **more: Any) -> None:
         progress = float(event.get("progress", 0.0))

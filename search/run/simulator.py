@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from search.engine.engine import Engine, RunningTrial
+from trainable.messages import RungResult
 
-Rungs = Iterator[tuple[float, Mapping[str, Any]]]
+Rungs = Iterator[tuple[float, RungResult]]
 Evaluate = Callable[[RunningTrial], Rungs]
 """A trial -> per rung, the seconds it takes (infinite: it hangs) and what it measures. May raise,
 as a real trial may."""
@@ -45,18 +46,19 @@ def simulate(engine: Engine, clock: VirtualClock, evaluate: Evaluate, workers: i
     that hangs is ended after `budget.trial_time`; without one, a hang is an error in the simulated problem.
     """
     order = itertools.count()
-    queue: list[tuple[float, int, RunningTrial, Rungs, Any]] = []
+    queue: list[tuple[float, int, RunningTrial, Rungs, RungResult | None]] = []
     most = engine.space.budget.trial_time
 
     def advance(trial: RunningTrial, rungs: Rungs) -> None:
         try:
-            seconds, measured = next(rungs)
+            seconds, event = next(rungs)
         except StopIteration:
             engine.fail(trial.number, "the trial ended before its last rung")
             return
         except Exception as error:
             engine.fail(trial.number, f"{type(error).__name__}: {error}")
             return
+        measured: RungResult | None = event
         if most is not None and seconds > most:
             seconds, measured = most + 1e-9, None
         assert seconds < float("inf"), "a trial that hangs needs budget.trial_time"
@@ -69,7 +71,8 @@ def simulate(engine: Engine, clock: VirtualClock, evaluate: Evaluate, workers: i
     start()
     while queue:
         clock.now, _, trial, rungs, measured = heapq.heappop(queue)
-        if measured is None and trial.number in engine.overdue():
+        if measured is None:
+            assert trial.number in engine.overdue()
             engine.fail(trial.number, f"no word for {most:g} s")
         elif engine.report(trial.number, measured) == "continue":
             advance(trial, rungs)

@@ -18,6 +18,7 @@ from search.engine.events import EngineEvent
 from search.pareto.front import Front
 from search.pareto.table import column_types
 from search.records import mirror
+from search.records.events import RunEndedEvent
 from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
@@ -28,6 +29,7 @@ from search.run.first_points import first_points
 from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
+from spaces.config import TrialConfig
 from spaces.errors import UserError, one_line
 from spaces.schema import Space
 from spaces.shared import demand
@@ -218,8 +220,10 @@ class RunStages:
         engine = self.engine
         self.study.flush()
         self.folder.update(spent=engine.elapsed)
-        why = {"reason": reason} if reason else {}
-        self.folder.event({"event": "run_ended", "state": state, **why, **engine.summary()})
+        ended: RunEndedEvent = {"event": "run_ended", "state": state, **engine.summary()}
+        if reason:
+            ended["reason"] = reason
+        self.folder.event(ended)
         self.folder.write_front(engine.front)
         # the picture is drawn from it, and a killed session may have left an old one
         self.folder.write_parquet()
@@ -323,7 +327,7 @@ class RunStages:
         return [dict(row) for row in self.engine.front
                 if self.space.finish.repeats and row.get("artifact") and "again" not in row]
 
-    def _config(self, row: dict[str, Any]):
+    def _config(self, row: dict[str, Any]) -> TrialConfig:
         from search.pareto.objectives import searched
 
         values = {path: value for path, value in searched(row).items() if path in self.space.dimensions}

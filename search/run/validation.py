@@ -135,6 +135,7 @@ def check_metrics(space: Space) -> None:
             raise space.error(("trial", "evaluation", "metrics", index),
                               f"unknown metric {metric!r}{did_you_mean(metric, METRICS)}; legal: "
                               f"{', '.join(METRICS)}")
+    named: list[tuple[tuple[str | int, ...], str]]
     named = [(("objectives", objective.metric), objective.metric) for objective in space.objectives]
     named += [(("constraints", index), constraint.metric)
               for index, constraint in enumerate(space.constraints)]

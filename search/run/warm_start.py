@@ -17,6 +17,7 @@ from typing import Any
 from search.engine.engine import Engine
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, curve, fault, measurements, searched
+from search.records.events import State
 from spaces.errors import UserError
 
 Row = Mapping[str, Any]
@@ -31,7 +32,7 @@ class PriorResult:
     and all its rungs."""
 
     values: dict[str, Any]
-    state: str
+    state: State
     metrics: dict[str, Any]
     rows: tuple[Row, ...]
 
@@ -42,7 +43,8 @@ def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[Pri
     by_trial: dict[int, list[Row]] = {}
     for row in rows:
         by_trial.setdefault(row["trial"], []).append(row)
-    found, left = [], Counter()
+    found: list[PriorResult] = []
+    left: Counter[str] = Counter()
     for own in by_trial.values():
         last = next((row for row in reversed(own) if row["state"] != "failed"), None)
         if last is None or own[-1]["state"] == "failed":

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -26,6 +26,7 @@ FAR = 2.0
 LEAST_HELD_OUT = 8
 """Held-out results below which quantiles are left uncorrected."""
 Space = Mapping[str, BaseDistribution]
+Range = IntDistribution | FloatDistribution
 
 
 class ConformalSampler(BaseSampler):
@@ -76,7 +77,7 @@ class ConformalSampler(BaseSampler):
         for index in range(self.candidates):
             from_front = index % 2
             parents = front if from_front else complete
-            params = dict(parents[self._rng.integers(len(parents))].params)
+            params = dict(parents[int(self._rng.integers(len(parents)))].params)
             names = list(params)
             count = min(len(names), int(self._rng.integers(1, 3))) if from_front else len(names)
             changed = self._rng.choice(names, count, replace=False) if from_front else names
@@ -159,15 +160,15 @@ def encoded(params: Mapping[str, Any], space: Space, complete: bool) -> list[flo
     active; last, whether the trial ran to its full budget."""
     found: list[float] = []
     for name, spread in space.items():
-        value = params.get(name)
         if isinstance(spread, CategoricalDistribution):
-            found += [float(name in params and spread.to_internal_repr(value) == index)
+            found += [float(name in params and spread.to_internal_repr(params[name]) == index)
                       for index in range(len(spread.choices))]
         elif name not in params:
             found.append(-1.0)
         else:
+            assert isinstance(spread, Range)
             low, high, at = (np.log(end) if spread.log else float(end)
-                             for end in (spread.low, spread.high, value))
+                             for end in (spread.low, spread.high, params[name]))
             found.append(float((at - low) / (high - low)) if high > low else 0.0)
     return [*found, float(complete)]
 
@@ -176,10 +177,11 @@ def uniform(spread: BaseDistribution, rng: np.random.Generator) -> Any:
     """A value drawn evenly from a distribution."""
     if isinstance(spread, CategoricalDistribution):
         return spread.choices[int(rng.integers(len(spread.choices)))]
-    if type(spread).__name__ == "IntDistribution" and not spread.log:
+    assert isinstance(spread, Range)
+    if isinstance(spread, IntDistribution) and not spread.log:
         return int(spread.low
                    + (spread.step or 1) * rng.integers((spread.high - spread.low) // (spread.step or 1) + 1))
     low, high = (np.log(end) if spread.log else float(end) for end in (spread.low, spread.high))
     at = rng.uniform(low, high)
     value = float(np.clip(np.exp(at) if spread.log else at, spread.low, spread.high))
-    return round(value) if type(spread).__name__ == "IntDistribution" else value
+    return round(value) if isinstance(spread, IntDistribution) else value

@@ -32,7 +32,7 @@ class Axis:
         """The axis of a dimension. Labels are the values themselves where these are all strings
         or all numbers."""
         if dimension.kind == "int":
-            low, high = dimension.low, dimension.high
+            low, high = int(dimension.low), int(dimension.high)
             return cls(path, dimension, IntDistribution(low, high, step=dimension.step or 1), {}, {})
         if dimension.kind in ("float", "log"):
             log = dimension.kind == "log"
@@ -62,6 +62,7 @@ class Axis:
             return self.values[trial.suggest_categorical(self.path, spread.choices)]
         if isinstance(spread, IntDistribution):
             return trial.suggest_int(self.path, spread.low, spread.high, step=spread.step)
+        assert isinstance(spread, FloatDistribution)
         return trial.suggest_float(self.path, spread.low, spread.high, log=spread.log)
 
 
@@ -87,7 +88,8 @@ class Axes:
         unknown = [path for path in values if path not in self.axes]
         if unknown:
             raise ValueError(f"{unknown[0]} is not searched; searched: {', '.join(self.axes)}")
-        kept, point = {}, {}
+        kept: dict[str, Any] = {}
+        point: dict[str, Any] = {}
         for path, axis in self.axes.items():
             if not is_active(axis.dimension, point):
                 continue

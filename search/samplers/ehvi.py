@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from search.pareto.objectives import judged
 from search.samplers.acquisition import AcquisitionProblem, Curve, Surrogate, one_thread
 from search.samplers.distributions import Axes
 
@@ -28,7 +29,6 @@ WIDTHS = (0.2, 0.1, 0.05, 0.1, 0.05, 0.02, 0.05, 0.02, 0.01, 0.005)
 KEPT, NEIGHBORS = 8, 16
 """Candidates that go into a round, and what each is moved to."""
 Rungs = Sequence[tuple[float, Mapping[str, Any]]]
-Space = Mapping[str, BaseDistribution]
 
 
 class EHVISampler(BaseSampler):
@@ -44,23 +44,32 @@ class EHVISampler(BaseSampler):
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
         self._rng = np.random.default_rng(seed)
-        self._axes: Axes | None = None
-        self._problem: AcquisitionProblem | None = None
+        self._attached: tuple[Axes, AcquisitionProblem] | None = None
         self._progress: Mapping[int, Rungs] = {}
         self._decided: tuple[int, bool] | None = None
 
     def attach(self, axes: Axes, problem: AcquisitionProblem, progress: Mapping[int, Rungs]) -> None:
         """Take the space, what results are judged by, and what running trials have measured so far."""
-        self._axes, self._problem, self._progress = axes, problem, progress
+        self._attached, self._progress = (axes, problem), progress
+
+    @property
+    def _axes(self) -> Axes:
+        assert self._attached is not None, "attach comes first"
+        return self._attached[0]
+
+    @property
+    def _problem(self) -> AcquisitionProblem:
+        assert self._attached is not None, "attach comes first"
+        return self._attached[1]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All dimensions while the processes propose; then what `fallback` takes together."""
-        assert self._axes is not None, "attach comes first"
         if not self._due(study, trial):
             return self._fallback.infer_relative_search_space(study, trial)
         return {path: axis.distribution for path, axis in self._axes.axes.items()}
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial,
+                        search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """The candidate with the largest expected gain, as Optuna parameters of its active dimensions."""
         if not self._due(study, trial):
             return self._fallback.sample_relative(study, trial, search_space)
@@ -114,9 +123,9 @@ class EHVISampler(BaseSampler):
                                  points.neighbors(start, width, self._rng)])
             options = points.fixed(options, part, self._rng)
             scores = gain(points.features(options))
-            for width in WIDTHS:
+            for share in WIDTHS:
                 best = options[np.argsort(-scores, kind="stable")[:KEPT]]
-                more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), width, self._rng),
+                more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), share, self._rng),
                                     part, self._rng)
                 options, scores = np.vstack([options, more]), np.r_[scores, gain(points.features(more))]
         return next((options[at] for at in np.argsort(-scores, kind="stable")
@@ -131,7 +140,7 @@ class EHVISampler(BaseSampler):
         tops = [rungs[-1][0] for one, rungs in zip(ended, curves, strict=True)
                 if rungs and one.state == TrialState.COMPLETE]
         top = self._problem.top or max(tops, default=1.0)
-        metrics = [item.metric for item in (*self._problem.objectives, *self._problem.constraints)]
+        metrics = judged(self._problem.objectives, self._problem.constraints)
         plain = [(top if one.state == TrialState.COMPLETE else top / 2,
                   {name: one.user_attrs.get(name) for name in metrics})
                  for one in ended]

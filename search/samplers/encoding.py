@@ -70,7 +70,7 @@ class PointEncoder:
         """All points of a finite space that has `LISTED` of them at most, else None."""
         if not all(item.finite for item in self._list):
             return None
-        found = []
+        found: list[dict[str, Any]] = []
         for point in walk(self.dimensions):
             if len(found) == LISTED:
                 return None
@@ -147,7 +147,7 @@ def _ranged(dimension: Dimension, share: np.ndarray) -> np.ndarray:
 
 
 def _draw(dimension: Dimension, count: int, rng: np.random.Generator) -> np.ndarray:
-    if dimension.finite:
+    if dimension.count is not None:
         picked = rng.integers(dimension.count, size=count)
         return (picked.astype(float) if dimension.choice
                 else float(dimension.low) + (dimension.step or 1) * picked)

@@ -48,7 +48,7 @@ class Features:
         return (matern(np.abs(self.values[:, ~self.categorical, None] - _knots()[0]) / EFFECT_LENGTH)
                 @ _knots()[1])
 
-    def __getitem__(self, index) -> Features:
+    def __getitem__(self, index: np.ndarray) -> Features:
         return Features(self.values[index], self.categorical)
 
 

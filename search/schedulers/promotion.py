@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from search.pareto.objectives import measured, searched
+from search.pareto.objectives import judged, measured, searched
 from search.samplers.acquisition import AcquisitionProblem, Surrogate, one_thread
 from search.samplers.encoding import PointEncoder
 from search.schedulers.successive_halving import Decision, Problem, Row, SuccessiveHalving, has_nonfinite
@@ -75,7 +75,7 @@ class Promotion:
                 self._end(trial)
 
     def _note(self, trial: int, rung: int, row: Row) -> None:
-        names = {item.metric for item in (*self.problem.objectives, *self.problem.constraints)}
+        names = set(judged(self.problem.objectives, self.problem.constraints))
         self._curves.setdefault(trial, {})[rung] = {name: row[name]
                                                     for name in names if row.get(name) is not None}
         point = {path: value for path, value in searched(row).items() if path in self.problem.dimensions and
@@ -93,23 +93,24 @@ class Promotion:
         if self.problem.horizon is not None:
             ended = sorted(other for other in ended if other <= self.problem.horizon(trial))
         complete = [self._ended[other] for other in ended]
-        if (self._acquisition_problem is None or trial not in self._points
+        problem = self._acquisition_problem
+        if (problem is None or trial not in self._points
             or not self.startup <= sum(complete) or len(ended) > self.most):
             return simple
         rng = np.random.default_rng([self.problem.seed, trial, rung])
         with one_thread():
-            mine, new = self._gains([*ended, trial], [*complete, False], rng)
+            mine, new = self._gains(problem, [*ended, trial], [*complete, False], rng)
         if new <= LEAST:
             return simple
         return "continue" if mine >= self.caution * self._left(rung) * new else "stop"
 
-    def _gains(self, trials: list[int], complete: list[bool],
+    def _gains(self, problem: AcquisitionProblem, trials: list[int], complete: list[bool],
                rng: np.random.Generator) -> tuple[float, float]:
         """What the last of the trials is expected to add, and the best point that is none of them."""
-        points = self._acquisition_problem.points
+        points = problem.points
         curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())]
                   for trial in trials]
-        surrogate = Surrogate(self._acquisition_problem, [self._points[trial] for trial in trials],
+        surrogate = Surrogate(problem, [self._points[trial] for trial in trials],
                               curves, complete)
         gain = surrogate.acquisition()
         if points.every is not None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from search.pareto.geometry import contributions, crowding, layers, spread_order
-from search.pareto.objectives import matrix, measured, total_violation
+from search.pareto.objectives import judged, matrix, measured, total_violation
 from spaces.dimensions import Dimension
 from spaces.objectives import Constraint, Objective
 
@@ -112,8 +112,7 @@ class SuccessiveHalving:
         self.spare_front = spare_front
         self.brackets = min(brackets, self.rungs)
         self._reports: list[dict[int, Row]] = [{} for _ in range(self.rungs)]
-        self._kept = [*(item.metric for item in (*self.objectives, *self.constraints)),
-                      *problem.proxies.values()]
+        self._kept = [*judged(self.objectives, self.constraints), *problem.proxies.values()]
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """`stop` when an objective is not finite, or when the trial is not among the best 1/eta
@@ -194,7 +193,7 @@ def rank(rows: Sequence[Row], objectives: Sequence[Objective], constraints: Sequ
     amounts = np.array([total_violation(row, constraints) for row in rows])
     layer, lonely = np.zeros(len(rows)), np.zeros(len(rows))
     allowed = np.flatnonzero(amounts == 0)
-    vectors = matrix([rows[index] for index in allowed], objectives)
+    vectors = matrix([rows[index] for index in allowed.tolist()], objectives)
     layer[allowed] = layers(vectors)
     levels, sizes = np.unique(layer[allowed], return_counts=True)
     for level in levels[sizes > 1]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from search.pareto.objectives import curve, measurements
 from search.records.events import RecordedEvent
 from search.study.searcher import OUTCOMES, Proposal, Restored, Rungs, State, StudySearcher
+from spaces.dimensions import Dimension
 from spaces.errors import UserError
 
 
@@ -41,7 +42,7 @@ class DeterministicSearcher:
         self.blocked = False
 
     @property
-    def dimensions(self) -> Mapping[str, Any]:
+    def dimensions(self) -> Mapping[str, Dimension]:
         """Of the study."""
         return self.study.dimensions
 

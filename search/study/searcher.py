@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from optuna.study import Study
@@ -28,6 +28,9 @@ from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
 from spaces.points import count, walk
 
+if TYPE_CHECKING:
+    from search.samplers.acquisition import AcquisitionProblem
+
 REDRAWS = 3
 """Times that a proposal which was tried before is drawn anew, before an untried point is picked at random."""
 LISTABLE = 100_000
@@ -42,9 +45,9 @@ TAUGHT = "taught"
 class SpaceAwareSampler(Protocol):
     """A sampler that wants the space and what results are judged by, before every proposal."""
 
-    def attach(self, axes: Axes, problem: Any,
+    def attach(self, axes: Axes, problem: AcquisitionProblem,
                progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
-        """`problem`: a `acquisition.AcquisitionProblem`; `progress`: what running trials measured
+        """`progress`: what running trials measured
         so far, by number."""
         ...
 
@@ -102,7 +105,7 @@ class StudySearcher:
             raise UserError(f"sampler 'grid' needs a finite space; continuous: {', '.join(endless)}")
         self.study: Study = open_study(name, self.objectives, storage)
         self._axes = Axes(self.dimensions)
-        self._problem = None
+        self._problem: AcquisitionProblem | None = None
         self._corners, self._top, self._ideals = dict(box or {}), top, dict(ideals or {})
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
@@ -206,7 +209,7 @@ class StudySearcher:
             for key, amount in self._encoder.violations(metrics or {}).items():
                 if key not in done:
                     trial.set_constraint(key, amount)
-        self.study.tell(number, self._encoder.values(metrics) if state == "complete" else None,
+        self.study.tell(number, self._encoder.values(metrics or {}) if state == "complete" else None,
                         state=OUTCOMES[state])
         return state
 
@@ -266,7 +269,7 @@ class StudySearcher:
                  and mark in self._stopped(trial.number))
         return Proposal(trial.number, values, trial.user_attrs.get("tag"), again)
 
-    def _acquisition_problem(self) -> Any:
+    def _acquisition_problem(self) -> AcquisitionProblem:
         """The space and what results are judged by, for a sampler that wants to know."""
         if self._problem is None:
             # scipy's solvers and their like take a moment to import

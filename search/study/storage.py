@@ -43,7 +43,7 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
         if study.metric_names is None:
             study.set_metric_names([metric for metric, _ in wanted])
         found = [(metric, direction.name.lower())
-                 for metric, direction in zip(study.metric_names, study.directions, strict=True)]
+                 for metric, direction in zip(study.metric_names or (), study.directions, strict=True)]
     if found != wanted:
         raise UserError(f"{path}: holds a study of other objectives: {_describe(found)}; "
                         f"this space has {_describe(wanted)}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.pareto.objectives import fault, measured, violation
+from search.pareto.objectives import fault, judged, measured, violation
 from spaces.objectives import Constraint, Objective
 
 State = Literal["complete", "stopped", "failed"]
@@ -50,10 +50,10 @@ class TrialEncoder:
         """User attributes: each objective and constrained metric by its name, other numbers together
         under `measured` (every attribute costs a synced write), those of a trial that has more than one rung
         by rung under `curve`, and the reason. A number that JSON cannot hold is written out."""
-        numbers = {name: measured(metrics, name) for name in metrics or {}}
+        numbers = {name: measured(metrics or {}, name) for name in metrics or {}}
         kept = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()
                 if not math.isnan(value)}
-        own = {item.metric for item in (*self.objectives, *self.constraints)}
+        own = set(judged(self.objectives, self.constraints))
         found: dict[str, Any] = {name: value for name, value in kept.items() if name in own}
         if others := {name: value for name, value in kept.items() if name not in own}:
             found["measured"] = others
@@ -64,7 +64,7 @@ class TrialEncoder:
 
     def by_rung(self, rungs: Rungs) -> list[tuple[float, dict[str, Any]]]:
         """Steps, and the finite objectives and constrained metrics, rung by rung."""
-        names = [item.metric for item in (*self.objectives, *self.constraints)]
+        names = judged(self.objectives, self.constraints)
         return [(steps,
                  {name: row[name] for name in dict.fromkeys(names) if math.isfinite(measured(row, name))})
                 for steps, row in rungs]

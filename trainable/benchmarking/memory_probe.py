@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from trainable.artifacts.artifact import load
 from trainable.compat import int8_matmul, int8_weight_matmul
+from trainable.models.backbone import Table
 from trainable.seeds import stream
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -36,7 +38,7 @@ def warm_up() -> None:
         (x.bfloat16() @ x.bfloat16()).float()
 
 
-def probe(artifact: str, device: str, batch: int, steps: int, table: str = "auto") -> dict[str, int | None]:
+def probe(artifact: str, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, int | None]:
     """`resident` and `peak` bytes: see `trainable.benchmarking.bench.weight`."""
     warm_up()
     cuda = torch.device(device).type == "cuda"
@@ -59,4 +61,5 @@ def probe(artifact: str, device: str, batch: int, steps: int, table: str = "auto
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(json.dumps(probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])))
+    print(json.dumps(probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]),
+                           *cast(list[Table], sys.argv[5:]))))
