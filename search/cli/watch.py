@@ -94,7 +94,7 @@ def refreshed(uri: str) -> Callable[[float], None]:
 def line_of(entry: Mapping[str, Any], event_text: Any, tally: Tally) -> str | None:
     """An entry of the run's record as a line of text; None for what says nothing new."""
     kind = entry.get("event")
-    at = {"elapsed": max(0.0, float(entry.get("time") or 0.0) - (tally.started or 0.0))}
+    at = {"elapsed": tally.worked.total}
     if kind == "row":
         settings = {name.removeprefix("config."): value for name, value in entry.items()
                     if name.startswith("config.") and value is not None}
@@ -125,7 +125,7 @@ def run_panel(run: Path, space: Space, tally: Tally, recent: list[str]) -> Rende
 
     folder, counts = RunFolder.open(run), tally.counts
     ended = sum(counts[state] for state in ("complete", "stopped", "failed"))
-    spent = max(0.0, tally.latest - (tally.started or tally.latest))
+    spent = tally.worked.total
     goal = space.budget.trials or space.size()
     pace = f", {3600 * ended / spent:,.0f} trials an hour" if ended and spent else ""
     state = folder.state

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.records.events import RecordedEvent
+from search.records.spans import WorkedSeconds
 from spaces.config import HardwareConfig
 
 ENDED = ("complete", "stopped", "failed")
@@ -56,16 +57,19 @@ class Ledger:
     @classmethod
     def from_events(cls, events: Iterable[RecordedEvent], now: float | None = None) -> Ledger:
         """The account of a run folder's events. A session lasts from `run_started` to the last
-        event before the next one, so a killed driver's time counts too. `now` (Unix seconds): the last
-        session still goes on."""
-        ledger, began, last, groups = cls(), None, 0.0, 1
+        event before the next one, so a killed driver's time counts too, by its monotonic clock
+        (`search.records.spans`). `now` (Unix seconds): the last session still goes on."""
+        ledger, worked, began, last, groups = cls(), WorkedSeconds(), False, 0.0, 1
         unfinished: dict[int, float] = {}
         for event in events:
+            before = worked.total
+            more = worked.add(event) - before
+            last = event.get("time") or last
             if event["event"] == "run_started":
-                ledger._hold(began, last, groups)
-                began, groups = event["time"], int(event.get("groups") or 1)
+                began, groups = True, int(event.get("groups") or 1)
                 ledger._lose(unfinished)
-            last = max(last, event.get("time") or 0.0)
+            elif began:
+                ledger._hold(more, groups)
             if event["event"] == "row":
                 if event["state"] in ENDED:
                     ledger.end(event["trial"], event["state"], event.get("seconds") or 0.0)
@@ -74,15 +78,15 @@ class Ledger:
                     unfinished[event["trial"]] = event.get("seconds") or 0.0
             elif event["event"] == "prepare":
                 ledger.shared += event.get("seconds") or 0.0
-        ledger._hold(began, last if now is None else max(now, last), groups)
+        if began and now is not None:
+            ledger._hold(max(0.0, now - last), groups)
         if now is None:
             ledger._lose(unfinished)
         return ledger
 
-    def _hold(self, began: float | None, last: float, groups: int) -> None:
-        if began is not None:
-            self.elapsed += max(0.0, last - began)
-            self.held += max(0.0, last - began) * groups
+    def _hold(self, seconds: float, groups: int) -> None:
+        self.elapsed += seconds
+        self.held += seconds * groups
 
     def _lose(self, unfinished: dict[int, float]) -> None:
         """Trials of a session that was cut off run again under other numbers; what they had taken is gone."""

@@ -1,7 +1,8 @@
 """What events.jsonl holds, one type an event: keys, units, and who reads them. The file is
 the truth about a run.
 
-Every entry has `event` and, but in memory, `time` (Unix seconds). A reader passes over events and keys that
+Every entry has `event` and, but in memory, `time` (Unix seconds, for people) and `clock` (seconds since
+the session's writer took the run, by a clock that nobody sets: `spans`). A reader passes over events and keys that
 it does not know, and does without those that older runs lack; no key changes its meaning.
 """
 
@@ -18,6 +19,7 @@ class Entry(TypedDict):
     """What every entry may have."""
 
     time: NotRequired[float]
+    clock: NotRequired[float]
 
 
 class Studied(Entry):

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 from search.records.events import RecordedEvent
 from search.records.journal import loads
-from search.records.run_folder import EVENTS, RunFolder
+from search.records.run_folder import EVENTS, RunFolder, row_of
+from search.records.spans import WorkedSeconds
 from spaces.errors import UserError
 
 ENDED = ("complete", "stopped", "failed")
@@ -68,17 +69,13 @@ class Tally:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.states: dict[int, str] = {}
-        self.started: float | None = None
-        self.latest = 0.0
+        self.worked = WorkedSeconds()
 
     def add(self, entry: RecordedEvent) -> None:
         """Take one entry in."""
-        now = float(entry.get("time") or 0.0)
-        self.latest = max(self.latest, now)
-        if entry["event"] == "run_started" and self.started is None:
-            self.started = now
+        self.worked.add(entry)
         if entry["event"] == "row":
-            self.rows.append({name: value for name, value in entry.items() if name != "event"})
+            self.rows.append(row_of(entry))
             self.states[entry["trial"]] = entry.get("state", "")
 
     @property

@@ -29,6 +29,7 @@ from search.pareto.table import to_table
 from search.records.events import OtherEvent, RecordedEvent
 from search.records.files import RunLock, replacing, sync, unwritable, write_text
 from search.records.journal import append_line, dumps, mend_tail, read_lines
+from search.records.spans import CLOCK
 from spaces.errors import UserError
 
 SPACE, META, EVENTS, TRIALS, STUDY = ("space.yaml", "run.json", "events.jsonl", "trials.parquet",
@@ -56,6 +57,7 @@ class RunFolder:
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
         self._rows: list[dict[str, Any]] = []
+        self._taken = time.monotonic()
         self._stale, self._due = False, -float("inf")
 
     @classmethod
@@ -101,6 +103,7 @@ class RunFolder:
         """Become the only writer and cut off what a killed one left torn. Raises `UserError` when
         another one lives."""
         self._lock.acquire()
+        self._taken = time.monotonic()
         torn = mend_tail(self.path / EVENTS)
         self._cut_study()
         self._rows = self.rows()
@@ -128,10 +131,10 @@ class RunFolder:
         """Add a row (keys: see `objectives`). It is on disk when this returns; the table
         follows, throttled."""
         self._check_writable()
-        entry = {"event": "row", "time": time.time(), **row}
+        entry = {"event": "row", "time": time.time(), **row, CLOCK: self._since()}
         with self._writing():
             append_line(self.path / EVENTS, entry)
-        self._rows.append({name: value for name, value in entry.items() if name != "event"})
+        self._rows.append(row_of(entry))
         self._stale = True
         if self._clock() >= self._due:
             self.write_parquet()
@@ -143,7 +146,7 @@ class RunFolder:
         assert event.get("event", "row") != "row", "rows go through append"
         more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
         with self._writing():
-            append_line(self.path / EVENTS, {"time": time.time(), **event, **more}, sync)
+            append_line(self.path / EVENTS, {"time": time.time(), CLOCK: self._since(), **event, **more}, sync)
 
     def events(self) -> Iterator[RecordedEvent]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""
@@ -151,8 +154,7 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""
-        return [{name: value for name, value in entry.items() if name != "event"}
-                for entry in self.events() if entry.get("event") == "row"]
+        return [row_of(entry) for entry in self.events() if entry["event"] == "row"]
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -245,8 +247,17 @@ class RunFolder:
         if known is not None and not finished and _size(self.path / STUDY) > known:
             os.truncate(self.path / STUDY, known)
 
+    def _since(self) -> float:
+        """Seconds of this session."""
+        return round(time.monotonic() - self._taken, 3)
+
     def _check_writable(self) -> None:
         assert self._lock.owned, f"{self.path} is written without its lock"
+
+
+def row_of(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The row that an entry of the records holds, without what is the records' own."""
+    return {name: value for name, value in entry.items() if name not in ("event", CLOCK)}
 
 
 def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, measured, measurements, searched, violation
 from search.pareto.reference_box import Box, choose_box
 from search.records.events import RecordedEvent
-from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
+from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
 from search.reporting.corpora import corpus_lines
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
@@ -46,8 +46,7 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     text = (folder.path / SPACE).read_text(encoding="utf-8")
     space = Space.from_yaml(text, str(folder.path / SPACE))
     meta, events = folder.meta, list(folder.events())
-    rows = [{name: value for name, value in entry.items() if name != "event"}
-            for entry in events if entry.get("event") == "row"]
+    rows = [row_of(entry) for entry in events if entry["event"] == "row"]
     latest, first_end = last_rows(rows), ended_rows(rows)
     complete = [row for row in latest if row.get("state") == "complete"]
     front = front_of(complete, space)
@@ -56,13 +55,13 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     rate = Rate.of(space.hardware, space.budget.price)
     box = (Box.of(meta["box"], space.objectives) if meta.get("box")
            else choose_box(complete, space.objectives, first=2))
-    worked = working_seconds(events)
+    worked, seconds = working_seconds(events)
     knee = front.knee()
     return {
         "run": {"name": space.name, "description": space.description, "folder": folder.path.name,
                 "state": folder.state, "path": origin(folder.path) or str(folder.path),
                 "started": meta.get("started"), "ended": meta.get("ended"),
-                "seconds": max((worked(float(event.get("time") or 0)) for event in events), default=0.0),
+                "seconds": seconds,
                 "made": datetime.now().astimezone().isoformat(timespec="seconds")},
         "objectives": [{"metric": item.metric, "direction": item.direction} for item in space.objectives],
         "constraints": [{"metric": item.metric, "op": item.op, "bound": item.bound}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from search.pareto.geometry import hypervolume
 from search.pareto.objectives import feasible, matrix
 from search.pareto.reference_box import Box
 from search.records.events import RecordedEvent
+from search.records.follow import ENDED
+from search.records.spans import WorkedSeconds
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
@@ -22,34 +24,27 @@ DRAWS = 20_000
 values found and the box's worst corner."""
 
 
-def working_seconds(events: Sequence[RecordedEvent]) -> Callable[[float], float]:
-    """Maps a moment (seconds since 1970) to the seconds that the run had worked by then, pauses between
-    sessions left out.
-
-    A session runs from `run_started` to `run_ended`, or to its last entry when it was killed.
-    """
-    spans: list[list[float]] = []
+def working_seconds(events: Sequence[RecordedEvent]) -> tuple[dict[int, float], float]:
+    """Trial -> the seconds that the run had worked when it first ended, and those of the whole run, pauses
+    between sessions left out (`search.records.spans`)."""
+    worked, ends = WorkedSeconds(), {}
     for event in events:
-        now = float(event.get("time") or 0.0)
-        if event.get("event") == "run_started" or not spans:
-            spans.append([now, now])
-        spans[-1][1] = max(spans[-1][1], now)
-
-    def worked(moment: float) -> float:
-        return sum(max(0.0, min(moment, end) - start) for start, end in spans)
-
-    return worked
+        seconds = worked.add(event)
+        if event["event"] == "row" and event["state"] in ENDED:
+            ends.setdefault(event["trial"], seconds)
+    return ends, worked.total
 
 
 def progress(ended: Sequence[Row], objectives: Sequence[Objective], constraints: Sequence[Constraint],
-             box: Box | None, worked: Callable[[float], float], devices: float) -> dict[str, Any]:
+             box: Box | None, worked: Mapping[int, float], devices: float) -> dict[str, Any]:
     """The run as curves over its ended trials: {"trials", "seconds", "device_hours", "hypervolume", "exact"}.
 
-    `ended`: the first row of each trial that ended, in order; `devices` that one trial holds. `hypervolume`
+    `ended`: the first row of each trial that ended, in order; `worked`: see `working_seconds`; `devices` that
+    one trial holds. `hypervolume`
     is the share of the run's box, empty without one. A device-hour is one hour of one device, from a trial's
     start on its workers to its end.
     """
-    seconds = [worked(float(row.get("time") or 0.0)) for row in ended]
+    seconds = [worked[row["trial"]] for row in ended]
     hours = np.cumsum([float(row.get("seconds") or 0.0) for row in ended]) * devices / 3600
     volume, exact = volumes(ended, objectives, constraints, box) if box else ([], True)
     return {"trials": list(range(1, len(ended) + 1)), "seconds": seconds, "device_hours": hours.tolist(),

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from search.pareto.objectives import curve, measurements
 from search.records.events import RecordedEvent
+from search.records.run_folder import row_of
 from search.study.searcher import OUTCOMES, Proposal, Restored, Rungs, State, StudySearcher
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
@@ -177,7 +178,7 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Record
             if event["trial"] not in asked:
                 return ReplayResult(same, f"trial {event['trial']} has a result, and the records do not tell "
                                           "that it was proposed", tags)
-            rows.append({name: value for name, value in event.items() if name != "event"})
+            rows.append(row_of(event))
             own.setdefault(event["trial"], []).append(rows[-1])
             if event["state"] == "rung":
                 study.progress(event["trial"], curve(own[event["trial"]]))

@@ -48,7 +48,7 @@ def test_a_run_is_followed_to_its_end_and_not_beyond(tmp_path):
     tally = Tally()
     for entry in seen:
         tally.add(entry)
-    assert tally.counts == {"complete": 6} and tally.started == 990.0
+    assert tally.counts == {"complete": 6} and tally.worked.total == 30.0
 
 
 def test_watch_tells_what_ended_and_the_front(tmp_path, capsys):

@@ -72,10 +72,13 @@ def test_curves_stops_and_samples(content):
 
 
 def test_pauses_between_sessions_are_not_work():
-    events = [{"event": "run_started", "time": 100.0}, {"event": "row", "time": 110.0},
-              {"event": "run_started", "time": 500.0}, {"event": "run_ended", "time": 520.0}]
-    worked = working_seconds(events)
-    assert [worked(moment) for moment in (100, 105, 300, 505, 520, 900)] == [0, 5, 10, 15, 30, 30]
+    def ended(trial, time):
+        return {"event": "row", "trial": trial, "state": "complete", "time": time}
+
+    events = [{"event": "run_started", "time": 100.0}, ended(0, 105.0), ended(1, 110.0),
+              {"event": "run_started", "time": 500.0}, ended(2, 505.0), ended(0, 510.0),
+              {"event": "run_ended", "time": 520.0}]
+    assert working_seconds(events) == ({0: 5.0, 1: 10.0, 2: 15.0}, 30.0)
 
 
 def test_volume_by_hand():
