@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("spaces", "trainable", "search", "cluster", "dashboards", "benchmarks", "tests")
-PRODUCT = ("spaces", "trainable", "search", "cluster", "dashboards")
+PACKAGES = ("qdlm", "spaces", "trainable", "search", "cluster", "dashboards", "benchmarks", "tests")
+PRODUCT = ("qdlm", "spaces", "trainable", "search", "cluster", "dashboards")
 
 # Floors from the top of the house to the ground. A file imports from its own room and from floors below;
 # rooms that share a floor do not know each other.
 FLOORS = (
-    ("search.__main__",),
+    ("search.__main__", "qdlm"),
     ("search.cli",),
     ("search.run", "search.reporting", "search.contracts"),
     ("search.distributed", "dashboards", "cluster"),
@@ -51,7 +51,7 @@ KNOWS_NO_MODEL = {"search.engine", "search.study", "search.schedulers", "search.
 HOMES = {
     "ray": r"trainable\.workers\.loop|search\.distributed\..*|cluster\..*",
     "optuna": r"search\.(samplers|study)\..*|search\.run\.simulator|search\.contracts\..*|dashboards\..*",
-    "torch": r"trainable\..*|search\.cli\.(doctor|generate|bench)",
+    "torch": r"trainable\..*|search\.cli\.(doctor|generate|bench)|qdlm\.generation",
     "transformers": r"trainable\..*",
     "peft": r"trainable\..*",
     "datasets": r"trainable\..*",

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from search.cli.arguments import artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-
-    from trainable.artifacts.artifact import Loaded
-
-BATCH = 32  # sentences generated at once: bounds memory, and lets a long request print as it goes
 
 
 def register(app: typer.Typer) -> None:
@@ -56,15 +49,12 @@ def generate(
     if not artifact.is_dir():
         raise UserError(f"{artifact}: no such folder; expected an artifact, such as RUN/artifacts/trial-0003")
     from trainable.artifacts.artifact import load, seeded
+    from trainable.artifacts.texts import texts
 
     with waiting(f"loading {artifact.name}"):
         loaded = load(artifact)
-    generator = seeded(artifact, seed)
-    if not control:
-        rows = freely(loaded, count, generator, steps)
-    else:
-        given = {name: value for name, value in (("by", by), ("scale", scale)) if value is not None}
-        rows = under(loaded, control, count, generator, steps, given)
+    given = {name: value for name, value in (("by", by), ("scale", scale)) if value is not None}
+    rows = shown(texts(loaded, count, seeded(artifact, seed), controls=control, steps=steps, guidance=given))
     met = made = 0
     for row in rows:
         typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
@@ -73,45 +63,14 @@ def generate(
         typer.echo(f"{', '.join(control)}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)
 
 
-def freely(loaded: Loaded, count: int, generator: torch.Generator,
-           steps: int | None) -> Iterator[dict[str, Any]]:
-    """`count` sentences without a wish."""
-    for size in batches(count):
+def shown(batches: Iterator[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The rows of all batches, a spinner turning while one is made."""
+    while True:
         with waiting("generating"):
-            ids = loaded.generate(size, generator, steps=steps)
-        for words in loaded.words(ids):
-            yield {"text": " ".join(words)}
-
-
-def under(loaded: Loaded, controls: Sequence[str], count: int, generator: torch.Generator,
-          steps: int | None, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`count` sentences under all controls, each scored by the tasks' own oracles; `given` guidance
-    settings win over the exported ones. Raises `UserError` for a bad control, or one that the model
-    was never told."""
-    from trainable.control.base import TaskContext
-    from trainable.control.conditions import check_conditioned
-    from trainable.control.generating import guided
-    from trainable.control.parsing import parse_controls
-
-    task, target = parse_controls(controls, loaded.lexicon)
-    control = ", ".join(controls)
-    task.prepare(TaskContext(loaded.lexicon))
-    guidance = loaded.config.evaluation.guidance.model_copy(update=given)
-    check_conditioned(task, guidance.by, getattr(loaded.model.params, "conditions", ()))
-    sampling = loaded.config.sampling.model_copy(update={"steps": steps} if steps else {})
-    drawing, length = loaded.sampling(sampling), loaded.config.corpus.max_length
-    for size in batches(count):
-        with waiting(f"generating under {control}"):
-            sentences = guided(drawing, task, [target] * size, guidance, loaded.lexicon, length, generator)
-        for words in sentences:
-            yield {"text": " ".join(words), "control": control, "oracle": task.oracle(target),
-                   **task.score(words, target)}
-
-
-def batches(count: int) -> Iterator[int]:
-    """`count` in parts of at most `BATCH`."""
-    for start in range(0, count, BATCH):
-        yield min(BATCH, count - start)
+            rows = next(batches, None)
+        if rows is None:
+            return
+        yield from rows
 
 
 def waiting(text: str) -> Any:

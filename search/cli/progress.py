@@ -32,7 +32,7 @@ def choose(objectives: Sequence[Any], quiet: bool, as_json: bool) -> Silent | Js
         return JsonLines(sys.stdout)
     if quiet:
         return Silent()
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, force_jupyter=False)  # in a notebook, plain lines
     return LiveDisplay(console, objectives) if console.is_terminal else Lines(console, objectives)
 
 

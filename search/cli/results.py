@@ -77,24 +77,25 @@ def front(
     return 0 if len(found) or not (within or best) else 1
 
 
-def check_bounds(folder: RunFolder, within: Sequence[Constraint]) -> None:
-    """Raises `UserError` for a bound on what is no metric and no column of the run."""
+def check_bounds(folder: RunFolder, within: Sequence[Constraint], label: str = "--within ") -> None:
+    """Raises `UserError` for a bound on what is no metric and no column of the run; `label` begins it."""
     from trainable.registry import METRICS
 
     known = dict.fromkeys([*METRICS, *(name for row in folder.rows() for name in row)]) if within else {}
     for bound in within:
         if bound.metric not in known:
-            raise UserError(f"--within {bound}: "
+            raise UserError(f"{label}{bound}: "
                             f"unknown metric {bound.metric!r}{did_you_mean(bound.metric, METRICS)}; legal: "
                             f"{', '.join(METRICS)}, or a column of the run's trials.parquet")
 
 
-def chosen(found: Front, best: str) -> Mapping[str, Any] | None:
-    """The row that `--best` names; None where there is none. Raises `UserError` for what is no objective."""
+def chosen(found: Front, best: str, label: str = "--best ") -> Mapping[str, Any] | None:
+    """The row that `--best` names; None where there is none. Raises `UserError`, which `label` begins, for
+    what is no objective."""
     metrics = [objective.metric for objective in found.objectives]
     if best != "knee" and best not in metrics:
         hint = did_you_mean(best, metrics)
-        raise UserError(f"--best {best}: not an objective of the run{hint}; legal: knee, "
+        raise UserError(f"{label}{best}: not an objective of the run{hint}; legal: knee, "
                         f"{', '.join(metrics)}")
     return found.knee() if best == "knee" else found.best(best)
 

@@ -72,23 +72,9 @@ def resolve(given: Space | None, resume: str | None, wanted: Mapping[str, Any],
             raise no_space()
         return given
     from search.cli.results import recorded_space
-    from search.run.validation import check
+    from search.run.resuming import resumed
 
-    recorded = recorded_space(run_folder(resume))
-    if given is not None:
-        agree(given, recorded, f"{label or 'the space given'} does not agree with the run {resume}")
-    asked = recorded.with_overrides(wanted) if wanted else recorded
-    agree(asked, recorded, f"the run {resume} cannot go on with other settings")
-    check(asked)
-    return asked
-
-
-def agree(space: Space, recorded: Space, complaint: str) -> None:
-    """Raises `UserError` naming the first difference that a resumed run cannot have."""
-    found = space.difference(recorded)
-    if found:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{complaint}: {found[0]}{more}; only the budget may change")
+    return resumed(recorded_space(run_folder(resume)), resume, given, wanted, label)
 
 
 class SessionObserver:

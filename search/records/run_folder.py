@@ -123,6 +123,11 @@ class RunFolder:
         return time.time() - lease["time"] < LEASE_S
 
     @property
+    def is_writer(self) -> bool:
+        """Whether this object may write the run: it has made or locked it, and not closed it."""
+        return self._lock.owned
+
+    @property
     def is_copy(self) -> bool:
         """Whether this is a copy of what lies at a URI, to be read."""
         return (self.path / LEASE).is_file()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +23,7 @@ from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
+from search.run.callbacks import Callbacks
 from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.first_points import first_points
@@ -59,14 +60,16 @@ class RunResult:
 def run(space: Space, *, storage: Path | str | None = None, address: str | None = None,
         max_concurrent: int | None = None,
         resume: Path | str | None = None, warm_start: Path | None = None, observer: Observer | None = None,
-        cpus: int | None = None, jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
+        callbacks: Sequence[Observer] = (), cpus: int | None = None,
+        jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
     `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the
     shared cache lie (of a resumed run: where it lies), a folder that all nodes share or a URI: then RUN/ is a
     folder of this node, which the URI follows (see `search.records.mirror`). `max_concurrent`: trials at
-    once, default as many as there is room for. `cpus`: size of a local cluster. `jobs`: import path of
-    the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left behind that
+    once, default as many as there is room for. `observer` is told what happens, and what it raises ends
+    the run; what `callbacks` raise is recorded instead. `cpus`: size of a local cluster. `jobs`: import path
+    of the jobs that workers run. Raises `UserError` for what the user can mend, with nothing left behind that
     a next run would stumble over; KeyboardInterrupt (and any bug) after the run folder was brought in order,
     so that `resume` goes on.
     """
@@ -93,7 +96,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         folder = folder or stack.enter_context(_created(storage, space))
         try:
             metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
-            stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri)
+            stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri, callbacks)
         except BaseException:
             if not resume:
                 folder.discard()
@@ -126,10 +129,11 @@ class RunStages:
     """The stages of one run on one folder."""
 
     def __init__(self, space: Space, folder: RunFolder, cache: Path, groups: int, observer: Observer,
-                 uri: str | None = None):
+                 uri: str | None = None, callbacks: Sequence[Observer] = ()):
         """`uri`: of the storage, when that is no folder that all nodes share."""
         self.space, self.folder, self.cache, self.groups, self.observer = (space, folder, cache,
                                                                            groups, observer)
+        self.callbacks = Callbacks(callbacks, self._warn)
         self.place = joined(uri, folder.path.name) if uri else str(folder.path)
         self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
         rows = folder.rows()
@@ -286,6 +290,7 @@ class RunStages:
             if self.mirror:
                 self.mirror.trial_ended(event["trial"], {*self.engine.members, *self.engine.live})
         self.observer(event)
+        self.callbacks(event)
 
     def _tidy(self) -> None:
         """Drop artifacts of trials that are not on the front, and leavings of trials that do not run."""
@@ -342,7 +347,8 @@ class RunStages:
         front_png(self.folder.path, self.folder.path / FRONT_PNG)
 
     def _warn(self, message: str) -> None:
-        self.folder.event({"event": "warning", "message": message})
+        if self.folder.is_writer:  # the mirror still speaks when the records are closed
+            self.folder.event({"event": "warning", "message": message})
         self.engine.emit("warning", message=message)
 
 

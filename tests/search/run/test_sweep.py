@@ -50,7 +50,13 @@ def faulty(ray_session, tmp_path_factory):
     """A run with trials that raise, return NaN, and kill their worker once or twice."""
     storage = tmp_path_factory.mktemp("faulty")
     space = make_space(search={FAULTS: {"choice": [0, 1, 2, 3, 4]}, WORTH: {"choice": [2]}})
-    return run(space, storage, max_concurrent=2)
+    return run(space, storage, max_concurrent=2, callbacks=[broken])
+
+
+def broken(event):
+    """A callback with a bug."""
+    if event["event"] == "trial_finished":
+        raise KeyError("loss")
 
 
 def by_fault(result):
@@ -92,6 +98,12 @@ def test_events_tell_the_whole_story(faulty):
     last = events[-1]
     assert (last["complete"], last["failed"], last["running"], last["trials"]) == (2, 3, 0, 5)
     assert last["best"] == {"loss": pytest.approx(1 / 3), "size": 2.0} and last["cpu_hours"] > 0
+
+
+def test_a_callback_that_raises_is_recorded_and_the_search_goes_on(faulty):
+    warned = [entry["message"] for entry in RunFolder.open(faulty[0].run_folder).events()
+              if entry["event"] == "warning" and entry["message"].startswith("callback ")]
+    assert warned[0] == "callback broken raised KeyError: 'loss' at trial_finished" and len(warned) == 3
 
 
 def test_front_members_have_artifacts_and_are_measured_again(faulty):
