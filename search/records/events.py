@@ -2,8 +2,8 @@
 the truth about a run.
 
 Every entry has `event` and, but in memory, `time` (Unix seconds, for people) and `clock` (seconds since
-the session's writer took the run, by a clock that nobody sets: `spans`). A reader passes over events and keys that
-it does not know, and does without those that older runs lack; no key changes its meaning.
+the session's writer took the run, by a clock that nobody sets: `spans`). A reader passes over events and keys
+that it does not know, and does without those that older runs lack; no key changes its meaning.
 """
 
 from __future__ import annotations

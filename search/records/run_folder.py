@@ -151,7 +151,8 @@ class RunFolder:
         assert event.get("event", "row") != "row", "rows go through append"
         more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
         with self._writing():
-            append_line(self.path / EVENTS, {"time": time.time(), CLOCK: self._since(), **event, **more}, sync)
+            stamps = {"time": time.time(), CLOCK: self._since()}
+            append_line(self.path / EVENTS, {**stamps, **event, **more}, sync)
 
     def events(self) -> Iterator[RecordedEvent]:
         """All entries in order, rows too (event = "row"). A torn last line is left out."""

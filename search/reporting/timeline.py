@@ -27,7 +27,8 @@ values found and the box's worst corner."""
 def working_seconds(events: Sequence[RecordedEvent]) -> tuple[dict[int, float], float]:
     """Trial -> the seconds that the run had worked when it first ended, and those of the whole run, pauses
     between sessions left out (`search.records.spans`)."""
-    worked, ends = WorkedSeconds(), {}
+    worked = WorkedSeconds()
+    ends: dict[int, float] = {}
     for event in events:
         seconds = worked.add(event)
         if event["event"] == "row" and event["state"] in ENDED:
