@@ -15,8 +15,9 @@ from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
 from trainable.diffusion.process import Process
-from trainable.models.backbone import Backbone, linear_names
+from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.denoiser import SITES, DiffusionLM
+from trainable.models.parts import linear_names
 from trainable.models.prediction import Prediction
 from trainable.registry import Params, Registry, Rule
 

@@ -30,7 +30,8 @@ from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.process import Process, Sampling
-from trainable.models.backbone import Backbone, Table, TableError
+from trainable.models.backbone import Backbone
+from trainable.models.parts import Table, TableError
 from trainable.registry import PROCESSES, completed
 from trainable.seeds import stream
 from trainable.storage.folders import damage

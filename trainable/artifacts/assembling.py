@@ -9,7 +9,8 @@ from spaces.config import PluginRef, TrialConfig
 from trainable.artifacts.packing import SPLIT, decoded, parts_of
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
-from trainable.models.backbone import Backbone, Table
+from trainable.models.backbone import Backbone
+from trainable.models.parts import Table
 from trainable.quantization.body_formats import BodyFormat
 from trainable.quantization.post_training.stored import KEY, RoundedLinear, restored
 from trainable.registry import BACKBONES, BODIES, PROCESSES

@@ -13,18 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spaces.config import SITES, TrialConfig
+from spaces.config import TrialConfig
 from trainable.artifacts.assembling import assembled
 from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
-from trainable.artifacts.packing import SPLIT, bytes_and_values, file_bytes, packed_tensors, site_names
+from trainable.artifacts.packing import SPLIT, file_bytes, packed_tensors, weight_facts
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
 from trainable.quantization.post_training.stored import Stored
 from trainable.registry import completed
 from trainable.storage.folders import whole_folder
 
-FORMAT = 2
-WEIGHTS, CONFIG, LEXICON = "model.safetensors", "config.json", "lexicon.json"
+FORMAT, WEIGHTS, CONFIG, LEXICON = 2, "model.safetensors", "config.json", "lexicon.json"
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,10 @@ class Packed:
         """The same with some float weights, by name, replaced by what a post-training method stores for
         them."""
         tensors = {name: value for name, value in self.tensors.items() if name not in weights}
-        for name, weight in weights.items():
-            arrays = weight.arrays.items()
-            tensors |= {name + SPLIT + part: value.cpu().contiguous() for part, value in arrays}
-        packing = self.packing | {name: weight.entry for name, weight in weights.items()}
+        for name, stored in weights.items():
+            tensors |= {name + SPLIT + part: array.cpu().contiguous()
+                        for part, array in stored.arrays.items()}
+        packing = self.packing | {name: stored.entry for name, stored in weights.items()}
         return Packed(self.model, self.config, self.lexicon, tensors, packing)
 
     @cached_property
@@ -60,20 +59,10 @@ class Packed:
         return file_bytes(self.tensors)
 
     def facts(self, known: Mapping[str, Any]) -> dict[str, float]:
-        """`packed_bytes` of all tensors, `file_bytes` of the weights' file, `exported_bytes` of
-        all that is needed to run, `bits_per_weight` over all deployed values, `bits_per_weight_SITE` over
-        the weights of each site.
-
-        `known` are the other facts; config.json holds them too, so the digits of those that still change are
-        what `exported_bytes` can be off by.
-        """
-        total, values = bytes_and_values(self.tensors, self.packing, None)
-        found: dict[str, float] = {"packed_bytes": total, "file_bytes": self.bytes,
-                                   "bits_per_weight": 8 * total / values}
-        for site in SITES:
-            stored, values = bytes_and_values(self.tensors, self.packing, set(site_names(self.model, site)))
-            if values:
-                found[f"bits_per_weight_{site}"] = 8 * stored / values
+        """`file_bytes` of the weights' file, `exported_bytes` of all that is needed to run, and
+        `weight_facts`. `known`, the other facts, stand in config.json too: the digits of those that still
+        change are what `exported_bytes` can be off by."""
+        found = {"file_bytes": self.bytes, **weight_facts(self.model, self.tensors, self.packing)}
         texts = self._texts({**known, **found, "exported_bytes": self.bytes})
         return {**found, "exported_bytes": self.bytes + sum(len(text.encode()) for text in texts.values())}
 
@@ -90,8 +79,8 @@ class Packed:
 
     def run(self, device: torch.device) -> Backbone:
         """The model that the files give, in eval mode; the packed tensors stay as they are."""
-        return assembled(self.config, self.lexicon, dict(self.tensors), self.packing,
-                         device).requires_grad_(False)
+        tensors = dict(self.tensors)
+        return assembled(self.config, self.lexicon, tensors, self.packing, device).requires_grad_(False)
 
     def _texts(self, facts: Mapping[str, Any]) -> dict[str, str]:
         """The files that a model needs beside its weights."""

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from spaces.config import PluginRef, Site
-from trainable.models.backbone import Backbone, plain_name
+from spaces.config import SITES, PluginRef, Site
+from trainable.models.backbone import Backbone
+from trainable.models.parts import plain_name
 from trainable.quantization.post_training.stored import KEY, restored
 from trainable.quantization.sites import quantized_state, site_weights
 from trainable.registry import BODIES, QUANTIZERS
@@ -101,6 +102,18 @@ def bytes_and_values(tensors: dict[str, Tensor], packing: dict[str, dict],
     packed = sum(math.prod(entry["shape"])
                  for name, entry in packing.items() if names is None or name in names)
     return sum(value.numel() * value.element_size() for value in chosen.values()), plain + packed
+
+
+def weight_facts(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]) -> dict[str, float]:
+    """`packed_bytes` of all tensors, `bits_per_weight` over all deployed values, `bits_per_weight_SITE` over
+    the weights of each site."""
+    total, values = bytes_and_values(tensors, packing, None)
+    found: dict[str, float] = {"packed_bytes": total, "bits_per_weight": 8 * total / values}
+    for site in SITES:
+        stored, values = bytes_and_values(tensors, packing, set(site_names(model, site)))
+        if values:
+            found[f"bits_per_weight_{site}"] = 8 * stored / values
+    return found
 
 
 def parts_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

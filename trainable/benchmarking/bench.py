@@ -21,7 +21,7 @@ from trainable.artifacts.artifact import Loaded, load
 from trainable.artifacts.packed import CONFIG, WEIGHTS
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
-from trainable.models.backbone import Table
+from trainable.models.parts import Table
 from trainable.seeds import stream
 
 BASE = "base"

@@ -12,7 +12,7 @@ import torch
 
 from trainable.artifacts.artifact import load
 from trainable.compat import int8_matmul, int8_weight_matmul
-from trainable.models.backbone import Table
+from trainable.models.parts import Table
 from trainable.seeds import stream
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

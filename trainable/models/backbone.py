@@ -7,36 +7,17 @@ it for roles and never know an architecture's own names.
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from spaces.config import Site, TrialConfig
 from trainable import registry
+from trainable.models.parts import Table, TableError
 from trainable.models.prediction import Prediction
-
-Table = Literal["auto", "decoded", "packed"]
-"""How an artifact's word table is kept: as codes where that is faster, as floats, as codes."""
-
-
-class TableError(ValueError):
-    """A table cannot be kept in the form that was asked for."""
-
-
-def plain_name(name: str) -> str:
-    """A module's name as it is without peft: `base_layer` and the wrapping model's prefix removed."""
-    return name.replace("base_model.model.", "").removesuffix(".base_layer")
-
-
-def linear_names(model: nn.Module, roots: Collection[str], pattern: re.Pattern[str]) -> list[str]:
-    """Linear modules below the attributes `roots` of a model whose plain names match, in model order;
-    adapters' own Linears are never meant."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
-            and "lora_" not in name and name.split(".")[0] in roots and pattern.search(plain_name(name))]
 
 
 class Backbone(nn.Module, ABC):

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from spaces.config import SITES, QuantizationConfig, Site
-from trainable.models.backbone import Backbone, plain_name
+from trainable.models.backbone import Backbone
+from trainable.models.parts import plain_name
 from trainable.quantizers.base import Quantizer, shape_of
 from trainable.registry import QUANTIZERS
 

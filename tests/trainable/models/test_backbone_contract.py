@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from spaces.config import SITES, LoraConfig, PluginRef
-from trainable.models.backbone import Backbone, plain_name
+from trainable.models.backbone import Backbone
 from trainable.models.lora import add_lora
+from trainable.models.parts import plain_name
 from trainable.registry import BACKBONES, PROCESSES
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(20))]

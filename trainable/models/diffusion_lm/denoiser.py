@@ -19,7 +19,7 @@ from transformers.models.bert.modeling_bert import BertEncoder
 
 from spaces.config import Site, TrialConfig
 from spaces.errors import UserError
-from trainable.models.backbone import Backbone, Table, linear_names
+from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.embedding import (
     STORED_RMS,
@@ -29,6 +29,7 @@ from trainable.models.diffusion_lm.embedding import (
     normalize_rows,
 )
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
+from trainable.models.parts import Table, linear_names
 from trainable.models.prediction import Prediction
 
 SITES: dict[Site, tuple[tuple[str, ...], re.Pattern[str]]] = {

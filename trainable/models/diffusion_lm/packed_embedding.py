@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spaces.config import PluginRef
 from trainable.compat import int8_matmul
-from trainable.models.backbone import Table, TableError
+from trainable.models.parts import Table, TableError
 from trainable.quantizers.blocks import SMALLEST
 from trainable.registry import QUANTIZERS
 

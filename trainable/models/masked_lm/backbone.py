@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.config import Site
-from trainable.models.backbone import Backbone, linear_names
+from trainable.models.backbone import Backbone
 from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_body
 from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.parts import linear_names
 from trainable.models.prediction import Prediction
 
 NEVER = -1e4
