@@ -15,6 +15,7 @@ and, for people and other programs, what it does not need to run:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class Loaded:
         """The sampler over this model, by the artifact's own settings unless others are given."""
         return self.process.sampling(self.model, config or self.config.sampling)
 
-    def generate(self, n: int, generator: torch.Generator, steps: int | None = None, guide=None) -> Tensor:
+    def generate(self, n: int, generator: torch.Generator, steps: int | None = None,
+                 guide: Callable[..., Tensor] | None = None) -> Tensor:
         """`n` sentences: ids [n, max_length]."""
         sampling = self.config.sampling
         if steps is not None:

@@ -58,8 +58,8 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     for name, form in running.items():
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
-        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name],
-                                                state.pop(module + ".bias", None)))
+        bias = state.pop(module + ".bias", None)
+        model.set_submodule(module, form.linear(form.checked(parts, shapes[name]), shapes[name], bias))
         state |= {f"{module}.{key}": value for key, value in model.get_submodule(module).state_dict().items()}
     for name in rounding:
         module = name.removesuffix(".weight")

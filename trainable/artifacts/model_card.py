@@ -59,7 +59,7 @@ def _plugin(settings: Mapping[str, Any]) -> str:
 def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple]:
     quantization = QuantizationConfig.model_validate(config["quantization"])
     calibration = CalibrationConfig.model_validate(config.get("calibration", {}))
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for site in SITES:
         label = QUANTIZERS.build(quantization.at(site)).label
         if site in ("attention", "ffn") and quantization.body.name != "float32":

@@ -51,10 +51,10 @@ def packed_tensors(model: Backbone,
     if body is not None and body.name != "float32":
         form = BODIES.build(body)
         for name in site_names(model, "attention", "ffn"):
-            weight = tensors.pop(name)
+            plain_weight = tensors.pop(name)
             packing[name] = {"body": {"name": form.name, **form.params.model_dump()},
-                             "shape": list(weight.shape)}
-            tensors |= {name + SPLIT + part: value for part, value in form.encode(weight).items()}
+                             "shape": list(plain_weight.shape)}
+            tensors |= {name + SPLIT + part: value for part, value in form.encode(plain_weight).items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, packing
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import PAD
+from trainable.corpora.tokenize import PAD, TokenizedCorpus
 
 Tell = Callable[[str], None]
 TELL_EVERY = 20
@@ -21,7 +21,7 @@ TELL_EVERY = 20
 class Codebook:
     """Word ids and, behind them, ids of the codes' other symbols. A code's words keep their ids."""
 
-    def __init__(self, corpus, codes: Sequence[Sequence[str]]):
+    def __init__(self, corpus: TokenizedCorpus, codes: Sequence[Sequence[str]]):
         self.words = len(corpus.vocab)
         known = {word: i for i, word in enumerate(corpus.vocab)}
         extra = dict.fromkeys(symbol for code in codes for symbol in code if symbol not in known)
@@ -38,18 +38,19 @@ class Codebook:
 class Pairs:
     """The first `rows` texts of the training split that give a target, each with its code."""
 
-    def __init__(self, task: ControlTask, corpus, rows: int, generator: torch.Generator):
-        self.ids, codes = [], []
+    def __init__(self, task: ControlTask, corpus: TokenizedCorpus, rows: int, generator: torch.Generator):
+        texts: list[np.ndarray] = []
+        codes: list[Sequence[str]] = []
         split = corpus.ids("train")
         for row in range(min(rows, len(split))):
             target = task.target(corpus, "train", row, generator)
             if target is not None:
-                self.ids.append(split[row])
+                texts.append(split[row])
                 codes.append(task.code(target))
         if not codes:
             raise UserError(f"control task '{task.name}': no training text gives a target, "
                             "so no baseline can learn it")
-        self.ids = torch.from_numpy(np.asarray(self.ids, dtype=np.int64))
+        self.ids = torch.from_numpy(np.asarray(texts, dtype=np.int64))
         self.book = Codebook(corpus, codes)
         self.codes = [self.book.ids(code) for code in codes]
 

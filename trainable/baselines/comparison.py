@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from transformers import GPT2LMHeadModel
 
 from spaces.config import PluginRef
 from spaces.errors import UserError
@@ -32,7 +33,7 @@ class ComparisonSetup:
     """What all cells share. `model` is the diffusion model with the settings that it generates by."""
 
     model: Loaded
-    corpus: object
+    corpus: TokenizedCorpus
     teacher: Teacher
     targets: int
     seed: int = 0
@@ -62,7 +63,7 @@ class ComparisonSetup:
         return [self.corpus.decode(row) for row in ids.tolist()]
 
     @property
-    def own_words(self):
+    def own_words(self) -> GPT2LMHeadModel:
         """The teacher's network, where it is a GPT-2 over the corpus's words. Raises `UserError`
         where it is not."""
         if "vocabulary" not in self.teacher.facts:
@@ -143,9 +144,10 @@ def compare(setup: ComparisonSetup, tasks: Sequence[str], methods: Sequence[str]
             asked = human_words(setup.corpus, targets)[1] if method == "human" else targets
             scores = all_scores(task, texts, asked)
             success = scores.pop("success")
+            nats, counts = setup.teacher.nll(texts)
             yield {"task": name, "oracle": "+".join(sorted({task.oracle(target) for target in targets})),
                    "method": method, "control": list(mean_interval(success)),
-                   "lm_score": list(perplexity_interval(*setup.teacher.nll(texts))),
+                   "lm_score": list(perplexity_interval(nats.tolist(), counts.tolist())),
                    "teacher": setup.teacher.name, "targets": len(targets), "example": " ".join(texts[0]),
                    "seconds": round(time.perf_counter() - began, 2),
                    **{f"score {key}": sum(found) / len(found) for key, found in scores.items()}}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenize import END, PAD, START, TokenizedCorpus
 from trainable.seeds import stream, stream_seed
 from trainable.training.optimizer import adamw, set_rate
 
@@ -50,8 +50,8 @@ class Discriminator(nn.Module):
 class Fudge:
     """A teacher with the discriminator of one task."""
 
-    def __init__(self, task: ControlTask, corpus, teacher: nn.Module, seed: int = 0, steps: int = STEPS,
-                 rows: int = ROWS, tell: Tell = lambda text: None):
+    def __init__(self, task: ControlTask, corpus: TokenizedCorpus, teacher: nn.Module, seed: int = 0,
+                 steps: int = STEPS, rows: int = ROWS, tell: Tell = lambda text: None):
         self.task, self.corpus, self.teacher, self.seed = task, corpus, teacher, seed
         self.pairs = Pairs(task, corpus, rows, stream("fudge", task.name, seed))
         with torch.random.fork_rng(devices=[]):

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenize import END, PAD, START, TokenizedCorpus
 from trainable.seeds import stream, stream_seed
 from trainable.training.optimizer import adamw, set_rate
 
@@ -23,8 +23,8 @@ BEAMS = 4
 class Prompted:
     """Fine-tuned for one task; the code is the prompt, the loss is on the text alone."""
 
-    def __init__(self, task: ControlTask, corpus, teacher: torch.nn.Module, seed: int = 0, steps: int = STEPS,
-                 rows: int = ROWS, tell: Tell = lambda text: None):
+    def __init__(self, task: ControlTask, corpus: TokenizedCorpus, teacher: GPT2LMHeadModel, seed: int = 0,
+                 steps: int = STEPS, rows: int = ROWS, tell: Tell = lambda text: None):
         """`teacher` is a GPT-2 over the corpus's words; it is copied, and gets rows for
         the codes' symbols."""
         self.task, self.corpus, self.seed = task, corpus, seed
@@ -33,7 +33,7 @@ class Prompted:
         self.model = self._grown(teacher)
         self._fit(steps, tell)
 
-    def _grown(self, teacher: torch.nn.Module) -> GPT2LMHeadModel:
+    def _grown(self, teacher: GPT2LMHeadModel) -> GPT2LMHeadModel:
         """The teacher with more words and positions; the new rows start as small noise."""
         longest = max(len(code) for code in self.pairs.codes)
         positions = 2 * longest + teacher.config.n_positions

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -111,7 +112,7 @@ class Conditions:
         save_file({str(i): draw_conditions(TASKS.build(ref), corpus, symbols, lexicon.max_length)
                    for i, ref in enumerate(conditions)}, folder / "told.safetensors")
 
-    def at(self, rows: Sequence[int], generator: torch.Generator) -> Tensor:
+    def at(self, rows: Sequence[int] | np.ndarray, generator: torch.Generator) -> Tensor:
         """[B, K, L] what is told of these texts in one step.
 
         Of a share `drop` nothing; else what one task asks, any of them equally often, and now and then

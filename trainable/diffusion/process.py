@@ -7,7 +7,7 @@ tests/trainable/diffusion/test_process_contract.py then runs it. Its noise sched
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,12 +17,18 @@ from trainable import registry
 from trainable.diffusion.guide import Guide
 from trainable.models.backbone import Backbone
 
+M = TypeVar("M", bound=Backbone)
+"""The backbones that a process is for."""
+
 
 class Sampling(Protocol):
     """One backbone under one `SamplingConfig`: draws texts."""
 
-    model: Backbone
     config: SamplingConfig
+
+    @property
+    def model(self) -> Backbone:
+        """The network that texts are drawn from."""
 
     @property
     def steps(self) -> int:
@@ -44,7 +50,7 @@ class Sampling(Protocol):
         """Floating-point operations of the matrix products of one text, guidance not counted."""
 
 
-class Process(ABC):
+class Process(ABC, Generic[M]):
     """How texts become noise and come back. A subclass has `name`, a one-sentence docstring and `Params`."""
 
     name: ClassVar[str]
@@ -63,20 +69,20 @@ class Process(ABC):
         """Noise levels: times are 0 .. levels - 1, noisier upwards."""
 
     @abstractmethod
-    def loss(self, model: Backbone, ids: Tensor, generator: torch.Generator,
+    def loss(self, model: M, ids: Tensor, generator: torch.Generator,
              condition: Tensor | None = None) -> dict[str, Tensor]:
         """One draw of times and noise for ids [B, L]. Scalars: `loss` to differentiate, and its parts."""
 
     @abstractmethod
-    def corrupt(self, model: Backbone, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    def corrupt(self, model: M, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """ids [B, L] at times t [B] or [B, L] -> the state that the backbone reads."""
 
     @abstractmethod
-    def sampling(self, model: Backbone, config: SamplingConfig) -> Sampling:
+    def sampling(self, model: M, config: SamplingConfig) -> Sampling:
         """Drawing from `model`. Raises `UserError` for a sampler that is not one of `samplers`."""
 
     @abstractmethod
-    def bound(self, model: Backbone, ids: Tensor, count: int,
+    def bound(self, model: M, ids: Tensor, count: int,
               generator: torch.Generator) -> dict[str, Tensor]:
         """Parts of an upper bound on -log p(ids), nats per text [B] (float64, CPU), by `count`
         draws of the time."""

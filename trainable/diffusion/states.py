@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainable.diffusion.process import Process, Sampling
 from trainable.models.backbone import Backbone
+from trainable.models.prediction import Prediction
 
 
 class States(NamedTuple):
@@ -34,7 +35,8 @@ class States(NamedTuple):
 
     def rows(self, which: Tensor | slice) -> States:
         """Some of the rows."""
-        return States(*(None if part is None else part[which] for part in self))
+        return States(self.state[which], self.t[which], self.level[which], self.corrupted[which],
+                      None if self.previous is None else self.previous[which])
 
     def split(self, size: int) -> list[States]:
         """Batches of at most `size` rows."""
@@ -44,10 +46,9 @@ class States(NamedTuple):
 def joined(parts: list[States]) -> States:
     """Rows of several batches."""
     previous = [part.previous for part in parts if part.previous is not None]
-    fields = [
-        torch.cat([getattr(part, name) for part in parts]) for name in ("state", "t", "level", "corrupted")
-    ]
-    return States(*fields, torch.cat(previous) if previous else None)
+    return States(torch.cat([part.state for part in parts]), torch.cat([part.t for part in parts]),
+                  torch.cat([part.level for part in parts]), torch.cat([part.corrupted for part in parts]),
+                  torch.cat(previous) if previous else None)
 
 
 def spread(count: int, levels: int, process: Process) -> Tensor:
@@ -109,11 +110,13 @@ def _recorded(model: Backbone, process: Process, found: list[States]) -> Iterato
             )
         )
 
-    def predict(state, t, previous=None, *rest, **named):
+    def predict(
+        state: Tensor, t: Tensor, previous: Tensor | None = None, *rest: Any, **named: Any
+    ) -> Prediction:
         keep(state, t, previous)
         return plain(state, t, previous, *rest, **named)
 
-    def before(_, args, named):
+    def before(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
         at = dict(zip(("ids", "at", "previous"), args, strict=False)) | named
         keep(at["ids"], None, at.get("previous"))
 

@@ -1,5 +1,7 @@
 """What a denoiser says about a noisy latent."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,3 +15,8 @@ class Prediction(NamedTuple):
     x0: Tensor | None
     log_probs: Tensor
     hidden: Tensor | None = None
+
+    def rows(self, which: slice) -> Prediction:
+        """Of some of the texts."""
+        return Prediction(None if self.x0 is None else self.x0[which], self.log_probs[which],
+                          None if self.hidden is None else self.hidden[which])

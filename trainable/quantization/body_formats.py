@@ -63,7 +63,7 @@ class BodyFormat(ABC):
         """Whether there is a product for this shape on this device."""
         return False
 
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
+    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         """A layer that computes with the codes; call only where `runs`."""
         raise NotImplementedError(f"{self.name} has no product of its own")
 
@@ -108,7 +108,7 @@ class BFloat16(Float32):
     def runs(self, shape: Shape, device: torch.device) -> bool:
         return True
 
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
+    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         return CodedLinear(self, parts, shape, bias, _bf16_product)
 
 
@@ -134,7 +134,7 @@ class Int8Weight(BodyFormat):
     def runs(self, shape: Shape, device: torch.device) -> bool:
         return device.type == "cpu" and shape[0] % 16 == 0 and shape[1] % 16 == 0
 
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
+    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         held = {**parts, "codes": aligned(parts["codes"]), "scale_bf16": parts["scale"].bfloat16()}
         return CodedLinear(self, held, shape, bias, _int8_weight_product)
 
@@ -149,7 +149,7 @@ class Int8Dynamic(Int8Weight):
         # CUDA's product wants multiples of 8.
         return device.type == "cpu" or device.type == "cuda" and shape[0] % 8 == 0 and shape[1] % 8 == 0
 
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
+    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         return CodedLinear(self, parts, shape, bias, _int8_product)
 
 
@@ -198,7 +198,7 @@ class Int4Weight(BodyFormat):
     def runs(self, shape: Shape, device: torch.device) -> bool:
         return device.type == "cpu" and shape[0] % 32 == 0 and shape[1] % self.params.group == 0
 
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor) -> nn.Module:
+    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         parts = self.checked(parts, shape)
         scale = parts["scale"].view(shape[0], -1).t()
         held = {"codes": _int4_panels(parts["codes"], shape),
@@ -243,9 +243,9 @@ class CodedLinear(nn.Module):
     codes: Tensor
     scale: Tensor
     scale_bf16: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
-    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor,
+    def __init__(self, form: BodyFormat, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None,
                  product: Product):
         super().__init__()
         self.form, self.shape, self.product = form, shape, product
@@ -262,8 +262,8 @@ class CodedLinear(nn.Module):
         """The decoded weight, made anew: only gradients (guidance) need it."""
         if self.product is not _int4_product:
             return self.form.decode(dict(self.named_buffers()), self.shape)
-        eye = torch.eye(self.in_features, device=self.bias.device)
-        return (self.product(eye, self) - self.bias).t()
+        rows = self.product(torch.eye(self.in_features, device=self.codes.device), self)
+        return (rows if self.bias is None else rows - self.bias).t()
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.form.name}"
@@ -285,6 +285,10 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.layer.weight_float(), None
 
 
+def _biased(out: Tensor, layer: CodedLinear) -> Tensor:
+    return out if layer.bias is None else out.add_(layer.bias)
+
+
 def _int8_product(x: Tensor, layer: CodedLinear) -> Tensor:
     scale = (x.abs().amax(1, keepdim=True) / 127).clamp_(min=SMALLEST)
     codes = (x / scale).round_().to(torch.int8)
@@ -292,19 +296,19 @@ def _int8_product(x: Tensor, layer: CodedLinear) -> Tensor:
     if len(codes) < least:
         codes = nn.functional.pad(codes, (0, 0, 0, least - len(codes)))
     sums = int8_matmul(codes, layer.codes.view(layer.shape).t())[: len(x)]
-    return sums.float().mul_(scale).mul_(layer.scale).add_(layer.bias)
+    return _biased(sums.float().mul_(scale).mul_(layer.scale), layer)
 
 
 def _bf16_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    return nn.functional.linear(x.bfloat16(), layer.codes.view(layer.shape)).float().add_(layer.bias)
+    return _biased(nn.functional.linear(x.bfloat16(), layer.codes.view(layer.shape)).float(), layer)
 
 
 def _int8_weight_product(x: Tensor, layer: CodedLinear) -> Tensor:
     out = int8_weight_matmul(x.bfloat16(), layer.codes.view(layer.shape), layer.scale_bf16)
-    return out.float().add_(layer.bias)
+    return _biased(out.float(), layer)
 
 
 def _int4_product(x: Tensor, layer: CodedLinear) -> Tensor:
     form = cast(Int4Weight, layer.form)
     out = int4_weight_matmul(x.bfloat16(), layer.codes, form.params.group, layer.scale)
-    return out.float().add_(layer.bias)
+    return _biased(out.float(), layer)

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from spaces.config import OptimConfig, TeacherConfig
 from spaces.errors import UserError
 from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import END, PAD, START, UNK
+from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
 from trainable.training.optimizer import configured, learning_rate, set_rate
 
 FACTS, SHAPE, WEIGHTS = "teacher.json", "config.json", "model.safetensors"
@@ -78,7 +78,7 @@ def _token_nll(model: torch.nn.Module, ids: Tensor, scored: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _corpus_nll(model: torch.nn.Module, ids: np.ndarray, lengths: np.ndarray, rows: np.ndarray,
-                device) -> float:
+                device: torch.device | str) -> float:
     """Mean nats per token (END included) over `rows`."""
     model.eval()
     total, tokens = 0.0, 0
@@ -151,8 +151,8 @@ def _heldout_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return order[:choosing], order[choosing:choosing + REPORTING]
 
 
-def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, seed: int, choosing: np.ndarray,
-         device) -> Iterator[dict]:
+def _fit(model: torch.nn.Module, keeper: _Keeper, corpus: TokenizedCorpus, optim: OptimConfig, seed: int,
+         choosing: np.ndarray, device: torch.device | str) -> Iterator[dict]:
     """The training loop. Yields progress events that also hold `tokens`, the number of tokens
     scored so far."""
     ids, lengths = corpus.ids("train"), np.asarray(corpus.lengths("train"))
@@ -186,9 +186,9 @@ def _fit(model: torch.nn.Module, keeper: _Keeper, corpus, optim: OptimConfig, se
             keeper.check(lambda: _corpus_nll(model, held_ids, held_lengths, choosing, device))
 
 
-def train_teacher(config: TeacherConfig, corpus, out: Path, *, device: torch.device | str = "cpu",
-                  seed: int = 0) -> Iterator[dict]:
-    """Train a teacher on the training split of `corpus` (a `TokenizedCorpus`) and write it
+def train_teacher(config: TeacherConfig, corpus: TokenizedCorpus, out: Path, *,
+                  device: torch.device | str = "cpu", seed: int = 0) -> Iterator[dict]:
+    """Train a teacher on the training split of `corpus` and write it
     into the folder `out`.
 
     Yields `{"progress": 0..1, "detail", "loss": nats per token, "tokens"}` now and then, and last the facts
@@ -254,7 +254,8 @@ class Teacher:
         return self.facts["name"]
 
     @classmethod
-    def load(cls, path: Path | str, corpus, device: torch.device | str = "cpu") -> Teacher:
+    def load(cls, path: Path | str, corpus: TokenizedCorpus | None,
+             device: torch.device | str = "cpu") -> Teacher:
         """A teacher written by `train_teacher`, or any causal LM that transformers can load
         (scores plain text).
 
@@ -264,11 +265,12 @@ class Teacher:
         folder = Path(path)
         if ((folder / FACTS).is_file()
                 or (folder.is_dir() and not (folder / "tokenizer_config.json").is_file())):
+            assert corpus is not None, "a teacher of our own reads the corpus's words"
             return cls._load_own(folder, corpus, device)
         return cls._load_pretrained(str(path), corpus, device)
 
     @classmethod
-    def _load_own(cls, folder: Path, corpus, device) -> Teacher:
+    def _load_own(cls, folder: Path, corpus: TokenizedCorpus, device: torch.device | str) -> Teacher:
         facts, shape = _read_json(folder / FACTS), _read_json(folder / SHAPE)
         if facts.get("vocabulary") != _fingerprint(corpus.vocab):
             raise UserError(
@@ -287,7 +289,8 @@ class Teacher:
                    unknown=lambda words: corpus.encode(words).count(UNK), charged=unknown_nats(corpus.vocab))
 
     @classmethod
-    def _load_pretrained(cls, path: str, corpus, device) -> Teacher:
+    def _load_pretrained(cls, path: str, corpus: TokenizedCorpus | None,
+                         device: torch.device | str) -> Teacher:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
             model = AutoModelForCausalLM.from_pretrained(path)

@@ -210,7 +210,7 @@ def _collect(
     left: set[str] = set()
     current: list[Tensor | None] = [None]
 
-    def count(_, args, name: str) -> None:
+    def count(_: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
         x, weight = args[0], current[0]
         statistics.add(
             name, x, weights=weight if weight is not None and weight.shape == x.shape[:-1] else None

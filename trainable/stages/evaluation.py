@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
-from trainable.control.base import TaskContext
+from trainable.control.base import ControlTask, Target, TaskContext
 from trainable.control.generating import guided
 from trainable.corpora.tokenize import TokenizedCorpus
 from trainable.diffusion.process import Process
@@ -52,7 +52,8 @@ class Measurement:
                  cache: dict | None = None):
         self.config, self.model, self.process, self.corpus, self.teacher = (config, model, process,
                                                                             corpus, teacher)
-        self.facts, self.notes, self.device, self.share = facts, {}, device, share
+        self.facts, self.device, self.share = facts, device, share
+        self.notes: dict[str, str] = {}
         self.artifact, self.base_artifact = artifact, base_artifact
         self.cache = {} if cache is None else cache
         self.seed = config.evaluation_seed if seed is None else seed
@@ -84,7 +85,7 @@ class Measurement:
         """Generated sentences as words."""
         return self._sentences
 
-    def controlled(self, task, targets: list) -> list[list[str]]:
+    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> list[list[str]]:
         """One guided sentence per target."""
         task.prepare(self._task_context)
         words = guided(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
@@ -92,7 +93,7 @@ class Measurement:
         self.note_examples(task, targets, words)
         return words
 
-    def note_examples(self, task, targets: list, words: list[list[str]]) -> None:
+    def note_examples(self, task: ControlTask, targets: Sequence[Target], words: list[list[str]]) -> None:
         """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
         for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
             target_text = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)

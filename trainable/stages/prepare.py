@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -163,10 +164,11 @@ def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
     if not verified(folder):
         with whole_folder(folder) as aside:
             Conditions.write(refs, TokenizedCorpus.open(corpus), lexicon_of(corpus), aside)
-    return Conditions.open(folder, PROCESSES.params(config.diffusion).condition_drop)
+    return Conditions.open(folder, PROCESSES.build(config.diffusion).params.condition_drop)
 
 
-def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device, rank: int, world_size: int):
+def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device: torch.device, rank: int,
+                world_size: int) -> Iterator[dict[str, Any]]:
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
     config = completed(config)

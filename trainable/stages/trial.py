@@ -7,10 +7,12 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from spaces.config import TrialConfig
 from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
@@ -32,10 +34,11 @@ from trainable.storage.folders import write_manifest
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
 
+T = TypeVar("T")
 CHECKPOINT, ARTIFACT = "checkpoint.pt", "artifact"
 
 
-def shared(cache: dict, kind: str, key: str, make):
+def shared(cache: dict, kind: str, key: str, make: Callable[[], T]) -> T:
     """Read-only objects that a worker keeps from trial to trial, newest of each kind only."""
     if cache.get(kind, (None,))[0] != key:
         cache[kind] = (key, make())
@@ -168,7 +171,9 @@ class Trial:
 
     def _embedding_rms(self) -> float:
         _, table = site_weights(self.model, "embedding")[0]
-        return float(table.weight.detach().float().pow(2).mean().sqrt())
+        weight = table.weight
+        assert isinstance(weight, Tensor)
+        return float(weight.detach().float().pow(2).mean().sqrt())
 
 
 def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:

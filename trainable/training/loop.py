@@ -111,13 +111,14 @@ class TrainingRun:
         Raises `FloatingPointError` when the loss is not finite.
         """
         self.model.train()
-        started, sums, count = time.perf_counter(), {}, 0
+        started, count = time.perf_counter(), 0
+        sums: dict[str, Tensor] = {}
         # a frozen body is quantized once, not at every step
         with frozen_weights(self.model, trainable=False):
             while self.step < until:
                 parts = self._one_step()
                 for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach()
+                    sums[name] = (sums[name] if name in sums else 0.0) + value.detach()
                 count += 1
                 if self.step % CHECK_EVERY == 0 or self.step == until:
                     self._check(parts["loss"])
@@ -143,6 +144,7 @@ class TrainingRun:
 
     def _condition(self) -> Tensor:
         """The condition of this step's batch, drawn apart from times and noise."""
+        assert self.conditions is not None
         generator = torch.Generator().manual_seed(stream_seed("condition", self.seed, self.step, self.rank))
         return self.conditions.at(self.batches.rows(self.step), generator).to(self.device)
 

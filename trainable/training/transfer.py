@@ -31,6 +31,7 @@ def begin_from(model: Backbone, config: TrialConfig, vocabulary: list[str]) -> d
     Words that the artifact does not know keep their fresh rows. Returns `words_shared`, the share of the
     vocabulary whose rows were taken over. Raises `UserError` when the shapes differ.
     """
+    assert config.base.start is not None, "there is nothing to begin from"
     source = load(Path(config.base.start).expanduser(), run_codes=False)
     _same_shape(config, source)
     theirs = {word: i for i, word in enumerate(source.lexicon.vocab)}

@@ -6,15 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from spaces.config import LoraConfig, PluginRef, QuantizationConfig
+from spaces.config import LoraConfig, PluginRef, QuantizationConfig, TrialConfig
 from trainable.artifacts.artifact import assembled
 from trainable.artifacts.packed import Packed
 from trainable.artifacts.packing import packed_tensors
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.masked.config import MaskedConfig
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora
+from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.models.masked_lm.config import MaskedLMConfig
 from trainable.quantization import sites
 from trainable.quantization.body_formats import CodedLinear
 from trainable.registry import BODIES, QUANTIZERS
@@ -60,6 +63,8 @@ class TestBodyContract:
         out = layer(x.view(1, rows, -1))
         assert out.shape == (1, rows, 128) and out.dtype == torch.float32
         assert (out[0] - expected).norm() < 0.015 * expected.norm()
+        bare = form.linear(parts, shape, None)  # as most of today's transformers have them
+        assert torch.equal(bare(x), form.linear(parts, shape, torch.zeros(128))(x))
         # a scale per token, not per batch
         assert torch.equal(layer(x[:1]), layer(x)[:1]) or form.name != "int8_dynamic"
 
@@ -69,8 +74,10 @@ class TestBodyContract:
             return
         parts, x, g = (form.encode(draw(*shape, std=0.05)), draw(9, 128, seed=2).requires_grad_(),
                        draw(9, 64, seed=3))
-        form.linear(parts, shape, torch.zeros(64))(x).backward(g)
-        torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
+        for bias in (torch.zeros(64), None):
+            x.grad = None
+            form.linear(parts, shape, bias)(x).backward(g)
+            torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
 
     def test_codes_may_lie_anywhere_in_a_file(self, form):
         """Misaligned arrays, as a file mapped into memory gives them, are multiplied like others
@@ -140,6 +147,24 @@ def test_the_body_computes_with_codes_and_the_merged_adapter(body):
     assert torch.equal(plain.get_submodule(key).weight,
                        BODIES.build(ref).decode(BODIES.build(ref).encode(merged), (64, 64)))
     assert torch.equal(coded.word_embedding.weight, model.word_embedding.weight)
+
+
+@pytest.mark.parametrize("architecture", ["modernbert", "llama"])
+@torch.no_grad()
+def test_a_body_without_biases_computes_with_codes(architecture):
+    ref, words = PluginRef(name="int8_dynamic"), [f"w{i}" for i in range(40)]
+    shape = MaskedLMConfig(body=architecture, hidden=64, layers=1, heads=2, ffn=128, dropout=0.0,
+                           positions=16)
+    config = TrialConfig(model=shape, diffusion=MaskedConfig(), quantization=QuantizationConfig(body=ref))
+    model = MaskedLM(shape, len(words)).eval()
+    tensors, packing = packed_tensors(model, ref)
+    lexicon = Lexicon(words, 8, {}, "words")
+    coded, plain = (assembled(config, lexicon, dict(tensors), packing, CPU, run_codes=run)
+                    for run in (True, False))
+    layers = [module for module in coded.modules() if isinstance(module, CodedLinear)]
+    assert layers and all(layer.bias is None for layer in layers)
+    ids = torch.tensor([[0, 40, 7, 40, 1]])
+    assert (coded(ids) - plain(ids)).norm() < 0.05 * plain(ids).norm()
 
 
 def test_bits_are_counted_from_what_is_packed():

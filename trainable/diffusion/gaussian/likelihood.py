@@ -12,11 +12,15 @@ padding included, and this tells nats per word. So its figures and these do not 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainable.diffusion.gaussian.schedule import Schedule, randn
+
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
 
 def levels(schedule: Schedule, loss: str) -> tuple[Tensor, Tensor]:
@@ -56,7 +60,7 @@ def stratified_times(proposal: Tensor, count: int, generator: torch.Generator) -
     return torch.searchsorted(proposal.cumsum(0), u.double()).clamp(max=len(proposal) - 1) + 1
 
 
-def bound_parts(model: nn.Module, schedule: Schedule, ids: Tensor, count: int,
+def bound_parts(model: DiffusionLM, schedule: Schedule, ids: Tensor, count: int,
                 generator: torch.Generator) -> dict[str, Tensor]:
     """Nats per text [B] (float64, CPU) of the three terms, for ids [B, L]."""
     signal, variance = levels(schedule, model.diffusion.loss)
@@ -70,13 +74,14 @@ def bound_parts(model: nn.Module, schedule: Schedule, ids: Tensor, count: int,
     diffusion = torch.zeros_like(prior)
     for t in stratified_times(proposal, count, generator).tolist():
         x_t = noisy(clean, signal[t], variance[t], generator)
-        predicted = model.predict(x_t, torch.full((len(ids),), t, device=ids.device)).x0.float()
-        error = (predicted - clean).double().pow(2).sum(dim=(1, 2)).cpu()
+        predicted = model.predict(x_t, torch.full((len(ids),), t, device=ids.device)).x0
+        assert predicted is not None
+        error = (predicted.float() - clean).double().pow(2).sum(dim=(1, 2)).cpu()
         diffusion += float(weights[t - 1] / proposal[t - 1]) * error / count
     return {"rounding": rounding, "diffusion": diffusion, "prior": prior}
 
 
-def _rounding(model: nn.Module, ids: Tensor, clean: Tensor, signal: Tensor, variance: Tensor,
+def _rounding(model: DiffusionLM, ids: Tensor, clean: Tensor, signal: Tensor, variance: Tensor,
               generator: torch.Generator) -> Tensor:
     """-log p(w | x_0): the rounding head on x_0 (`mse`), the denoiser's posterior at time 0 (`ce`)."""
     x_0 = noisy(clean, signal[0], variance[0], generator)

@@ -5,11 +5,20 @@ Times are [B], one per sentence, or [B, L], one per word.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainable.diffusion.gaussian.schedule import Schedule, per_position, randn
+
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
+
+FirstGuess = Callable[[Tensor, Tensor], Tensor | None]
+"""`x0_prev(x_t, t)`: what a model with self-conditioning is told."""
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
@@ -17,8 +26,8 @@ def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
 
 
-def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
-                   x0_prev=None, condition: Tensor | None = None) -> dict[str, Tensor]:
+def published_loss(model: DiffusionLM, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
+                   x0_prev: FirstGuess | None = None, condition: Tensor | None = None) -> dict[str, Tensor]:
     """Diffusion-LM's `mse` loss (arXiv 2205.14217, equation 2; released code): three unweighted terms.
 
     (a) squared error of the predicted against the noisy x0 (against the clean embedding at t = 0),
@@ -39,8 +48,8 @@ def published_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule,
     return {"loss": mse + rounding + prior, "mse": mse, "rounding": rounding, "prior": prior}
 
 
-def posterior_loss(model: nn.Module, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
-                   x0_prev=None, condition: Tensor | None = None) -> dict[str, Tensor]:
+def posterior_loss(model: DiffusionLM, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
+                   x0_prev: FirstGuess | None = None, condition: Tensor | None = None) -> dict[str, Tensor]:
     """`ce`: cross-entropy of the denoiser's token posterior (score interpolation, CDCD, arXiv 2211.15089)."""
     table = model.table()
     clean = F.embedding(ids, table)
@@ -63,22 +72,26 @@ def draw_times(ids: Tensor, timesteps: int, mixed: float, generator: torch.Gener
     variance and nothing else.
     """
     batch, length = ids.shape
-    draw = {"generator": generator, "device": generator.device}
+    device = generator.device
+
+    def rand(*size: int) -> Tensor:
+        return torch.rand(size, generator=generator, device=device)
+
     if not mixed:
-        u = (torch.rand((), **draw) + torch.arange(batch, device=generator.device) / batch) % 1
+        u = (rand() + torch.arange(batch, device=device) / batch) % 1
     else:
-        place = torch.randperm(batch, **draw)
-        alone = place + torch.rand((), **draw) < mixed * batch
+        place = torch.randperm(batch, generator=generator, device=device)
+        alone = place + rand() < mixed * batch
         others = (~alone).sum().clamp(min=1)  # a tensor: to read the count would make the CPU wait for a GPU
-        shared = (torch.rand((), **draw) + (batch - 1 - place) / others) % 1
-        u = torch.where(alone[:, None], torch.rand((batch, length), **draw), shared[:, None])
+        shared = (rand() + (batch - 1 - place) / others) % 1
+        u = torch.where(alone[:, None], rand(batch, length), shared[:, None])
     return (u.to(ids.device) * timesteps).long().clamp(max=timesteps - 1)
 
 
 LOSSES = {"mse": published_loss, "ce": posterior_loss}
 
 
-def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: torch.Generator,
+def training_loss(model: DiffusionLM, ids: Tensor, schedule: Schedule, generator: torch.Generator,
                   condition: Tensor | None = None) -> dict[str, Tensor]:
     """One draw of times and noise, and with self-conditioning a first guess half the time.
 
@@ -86,10 +99,11 @@ def training_loss(model: nn.Module, ids: Tensor, schedule: Schedule, generator: 
     and its parts.
     """
     t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
-    x0_prev = None
+    x0_prev: FirstGuess | None = None
     if model.params.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
-        def x0_prev(x_t: Tensor, t: Tensor) -> Tensor:
+        def guess(x_t: Tensor, t: Tensor) -> Tensor | None:
             with torch.no_grad():
                 return model.predict(x_t, t, condition=condition).x0
+        x0_prev = guess
     parts = LOSSES[model.diffusion.loss](model, ids, t, schedule, generator, x0_prev, condition)
     return {name: value.mean() for name, value in parts.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,13 @@ from trainable.diffusion.gaussian.losses import training_loss
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
 from trainable.diffusion.process import Process
-from trainable.models.backbone import Backbone
 from trainable.registry import GAUSSIAN_SAMPLERS
 
+if TYPE_CHECKING:
+    from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
-class Gaussian(Process):
+
+class Gaussian(Process["DiffusionLM"]):
     """Gaussian noise on word latents, taken away step by step."""
 
     name = "gaussian"
@@ -33,20 +37,20 @@ class Gaussian(Process):
         """`timesteps`."""
         return self.schedule.timesteps
 
-    def loss(self, model: Backbone, ids: Tensor, generator: torch.Generator,
+    def loss(self, model: DiffusionLM, ids: Tensor, generator: torch.Generator,
              condition: Tensor | None = None) -> dict[str, Tensor]:
         """See `losses.training_loss`."""
         return training_loss(model, ids, self.schedule, generator, condition)
 
-    def corrupt(self, model: Backbone, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+    def corrupt(self, model: DiffusionLM, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """[B, L, d] noisy latents."""
         return self.schedule.noise(model.embed(ids), t, generator)
 
-    def sampling(self, model: Backbone, config: SamplingConfig) -> GaussianSampling:
+    def sampling(self, model: DiffusionLM, config: SamplingConfig) -> GaussianSampling:
         """From pure noise to words."""
         return GaussianSampling(model, self.schedule, config)
 
-    def bound(self, model: Backbone, ids: Tensor, count: int,
+    def bound(self, model: DiffusionLM, ids: Tensor, count: int,
               generator: torch.Generator) -> dict[str, Tensor]:
         """See `likelihood`."""
         return bound_parts(model, self.schedule, ids, count, generator)

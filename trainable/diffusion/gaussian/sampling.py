@@ -67,7 +67,8 @@ class GaussianSampling:
         finally:
             self.model.train(training)
 
-    def _denoise(self, n: int, length: int, generator: torch.Generator, guide, device) -> Tensor:
+    def _denoise(self, n: int, length: int, generator: torch.Generator, guide: Guide | None,
+                 device: torch.device) -> Tensor:
         x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)
         alpha_bar = self.schedule.alpha_bar
@@ -77,6 +78,7 @@ class GaussianSampling:
             previous = prediction.x0 if self.model.params.self_conditioning else None
             if step + 1 == len(times):
                 break
+            assert prediction.x0 is not None
             s = times[step + 1]
             mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
             x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
@@ -107,6 +109,7 @@ class GaussianSampling:
         Differentiable in x."""
         prediction = self._believed(x, t, x0_prev)
         if self.model.diffusion.loss == "mse" and self.config.clamp:
+            assert prediction.x0 is not None
             clamped = self.model.nearest(prediction.x0)
             straight_through = prediction.x0 + (clamped - prediction.x0).detach()
             prediction = prediction._replace(x0=straight_through)
@@ -120,6 +123,5 @@ class GaussianSampling:
         both = torch.cat([self.condition, torch.zeros_like(self.condition)])
         previous = None if x0_prev is None else torch.cat([x0_prev, x0_prev])
         found = self.model.predict(torch.cat([x, x]), torch.cat([t, t]), previous, temperature, both)
-        conditional, unconditional = (Prediction(*(value[part] for value in found))
-                                      for part in (slice(len(x)), slice(len(x), None)))
+        conditional, unconditional = found.rows(slice(len(x))), found.rows(slice(len(x), None))
         return self.model.extrapolated(conditional, unconditional, self.scale, temperature)

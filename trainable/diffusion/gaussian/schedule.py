@@ -7,6 +7,7 @@ code: beta_i = min(1 - alpha_bar((i + 1) / T) / alpha_bar(i / T), 0.999).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,7 +70,8 @@ def per_position(values: Tensor) -> Tensor:
     return values[:, None, None] if values.dim() == 1 else values[..., None]
 
 
-def randn(shape, generator: torch.Generator, device, dtype=torch.float32) -> Tensor:
+def randn(shape: Sequence[int], generator: torch.Generator, device: torch.device | str,
+          dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal noise from an explicit generator, on any device (drawn where the generator lives)."""
     return torch.randn(shape, generator=generator, device=generator.device,
                        dtype=torch.float32).to(device, dtype)

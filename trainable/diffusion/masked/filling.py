@@ -94,7 +94,7 @@ def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request
         chosen[asked], values[asked] = taken, said.values
         rows.sureness[asked] = torch.where(taken, said.sureness, some.sureness)
         rows.passes[asked] += request.passes(rows.condition)
-        if rows.previous is not None:
+        if rows.previous is not None and some.previous is not None:
             rows.previous[asked] = some.previous
     if request.structured:
         _settle(rows, chosen, values)
@@ -158,7 +158,7 @@ def _draw_ends(backbone: MaskedLM, rows: Rows, request: Request) -> None:
     _settle(rows, chosen, torch.full_like(rows.ids, layout.END))
     rows.fixed = rows.fixed | (before & ~rows.masked)
     rows.passes[asked] += request.passes(rows.condition)
-    if rows.previous is not None:
+    if rows.previous is not None and some.previous is not None:
         rows.previous[asked] = some.previous
     rows.left = (rows.left - 1).clamp(min=1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,8 +51,10 @@ class Rows:
 
     def take(self, index: Tensor) -> Rows:
         """Some of them."""
-        return Rows(**{field.name: None if (value := getattr(self, field.name)) is None else value[index]
-                        for field in dataclasses.fields(self)})
+        parts: dict[str, Any] = {
+            field.name: None if (value := getattr(self, field.name)) is None else value[index]
+            for field in dataclasses.fields(self)}
+        return Rows(**parts)
 
 
 def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: int) -> tuple[Tensor, Tensor]:

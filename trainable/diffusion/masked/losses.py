@@ -33,6 +33,7 @@ def token_weights(state: State, free: Tensor, params: MaskedConfig, schedule: Sc
     if recipe.weight == "cart":
         return cart_weights(state.masked, params.cart_p)
     if recipe.weight == "nelbo":
+        assert state.t is not None
         # the count k stands for the time: M/k, and how densely the schedule lies there
         if params.masking == "exact":
             weight = schedule.rate(state.t) * free.sum(1) / state.masked.sum(1).clamp(min=1)

@@ -19,7 +19,7 @@ from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.registry import MASKED_SAMPLERS
 
 
-class Masked(Process):
+class Masked(Process[MaskedLM]):
     """Tokens hidden behind MASK, filled in again a few at a time."""
 
     name = "masked"

@@ -45,6 +45,7 @@ class Noise(Protocol):
 
     timesteps: int
     loss: Literal["mse", "ce"]
+    mixed_times: float
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
@@ -166,7 +167,7 @@ class DiffusionLM(Backbone):
         for module in [*self.body.modules(), self.position_embedding]:
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=std, generator=generator)
-                if getattr(module, "bias", None) is not None:
+                if isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         for part in (self.up, self.time, self.down):
             for module in part.modules():
@@ -220,6 +221,7 @@ class DiffusionLM(Backbone):
         """Of a packed table: what a stored row is multiplied by to be the row that the model uses,
         and its length then."""
         if self._packed_lengths is None:
+            assert isinstance(self.word_embedding, PackedTable)
             stored = torch.cat([torch.linalg.vector_norm(rows, dim=-1)
                                 for _, rows in self.word_embedding.parts()])
             factor = torch.ones_like(stored)
@@ -272,6 +274,7 @@ class DiffusionLM(Backbone):
         log-posterior, that is p(conditional)^(1 + scale) / p(unconditional)^scale, normalized.
         """
         if self.diffusion.loss == "mse":
+            assert conditional.x0 is not None and unconditional.x0 is not None
             x0 = (1 + scale) * conditional.x0 - scale * unconditional.x0
             log_probs = torch.log_softmax(self.logits(x0).float() / temperature, dim=-1)
             return Prediction(x0, log_probs, conditional.hidden)

@@ -6,6 +6,7 @@ Diffusion-LM (arXiv 2205.14217, section 4.2) learns the table jointly and rounds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -59,7 +60,7 @@ def nearest_rows(x0: Tensor, table: Tensor) -> Tensor:
     return F.embedding(distance.argmin(-1), table)
 
 
-def pretrained_rows(path: str, vocabulary: list[str], dim: int, generator: torch.Generator) -> Tensor:
+def pretrained_rows(path: str, vocabulary: Sequence[str], dim: int, generator: torch.Generator) -> Tensor:
     """[V, dim] rows for `vocabulary` from a Hugging Face model (mean over a word's pieces),
     projected to `dim`.
 
@@ -108,12 +109,13 @@ def matrix_file(path: Path, rows: int, dim: int) -> Tensor:
     return next(iter(tensors.values())).float()
 
 
-def initial_table(config: DiffusionLMConfig, vocabulary: list[str], generator: torch.Generator) -> Tensor:
+def initial_table(config: DiffusionLMConfig, vocabulary: Sequence[str], generator: torch.Generator) -> Tensor:
     """[V, d] starting table: N(0, 1) rows (Diffusion-LM) or pretrained rows."""
     shape = (len(vocabulary), config.embedding_dim)
     if config.embeddings == "learned":
         return torch.randn(shape, generator=generator)
     path = config.pretrained_path
+    assert path is not None, "the settings' own rule"
     if path.endswith(".safetensors"):
         return matrix_file(Path(path), *shape)
     return pretrained_rows(path, vocabulary, config.embedding_dim, generator)

@@ -8,6 +8,9 @@ a value, coarse and rest, so that logits are within 2^-15 of the largest |latent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +57,9 @@ class PackedTable(nn.Module):
     """Stands where the model has its `nn.Embedding`. `dot` and `rows` know the table as it is stored,
     times `factor`."""
 
+    levels: Tensor
+    scale: Tensor
+
     def __init__(self, label: str, levels: Tensor, scale: Tensor):
         super().__init__()
         self.label, self.num_embeddings, self.embedding_dim = label, *levels.shape
@@ -69,7 +75,7 @@ class PackedTable(nn.Module):
         """Ids of any shape -> float32 [..., d], equal to `weight[ids]` bit for bit."""
         return nn.functional.embedding(ids, self.levels) * nn.functional.embedding(ids, self.scale)
 
-    def parts(self):
+    def parts(self) -> Iterator[tuple[int, Tensor]]:
         """Runs of words: (first word, float rows), so that a table is gone through without
         being decoded whole."""
         for start in range(0, self.num_embeddings, DECODED):
@@ -87,7 +93,7 @@ class PackedTable(nn.Module):
 
     def expected(self, probabilities: Tensor, factor: Tensor) -> Tensor:
         """[..., V] -> [..., d] mean row under the probabilities, each row times its `factor`."""
-        total = 0.0
+        total = probabilities.new_zeros(())
         for start, rows in self.parts():
             total = (total + probabilities[..., start:start + len(rows)]
                      @ (rows * factor[start:start + len(rows), None]))
@@ -99,7 +105,7 @@ class PackedTable(nn.Module):
 
 class _Dot(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows: Tensor, table: PackedTable, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, table: PackedTable, scale: Tensor) -> Tensor:
         ctx.table, ctx.scale = table, scale
         out = rows.new_empty(len(rows), table.num_embeddings)
         for start in range(0, len(rows), ROWS):
@@ -107,8 +113,8 @@ class _Dot(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        scaled, total = grad * ctx.scale, 0.0
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        scaled, total = grad * ctx.scale, grad.new_zeros(())
         for start in range(0, ctx.table.num_embeddings, DECODED):
             levels = ctx.table.levels[start:start + DECODED]
             total = total + scaled[:, start:start + DECODED] @ levels.float()

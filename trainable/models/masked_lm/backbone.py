@@ -34,6 +34,7 @@ class MaskedLM(Backbone):
 
     name = "masked_lm"
     Params = MaskedLMConfig
+    params: MaskedLMConfig
 
     def __init__(self, params: MaskedLMConfig, vocabulary: int, seed: int = 0, symbols: Sequence[str] = (),
                  mask_id: int | None = None, shift: bool = False):

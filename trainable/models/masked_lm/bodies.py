@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, ModernBertConfig, ModernBertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaModel,
+    ModernBertConfig,
+    ModernBertModel,
+    PreTrainedModel,
+)
 
 from trainable.models.masked_lm.config import MaskedLMConfig
 
@@ -43,7 +51,7 @@ NAMES = {
 }
 
 
-def make_body(params: MaskedLMConfig) -> nn.Module:
+def make_body(params: MaskedLMConfig) -> PreTrainedModel:
     """A transformers model without a token table: it reads embeddings.
 
     Weights are meant to be drawn anew by `initialize`; what transformers draws comes from torch's global
@@ -80,11 +88,11 @@ def initialize(module: nn.Module, hidden: int, generator: torch.Generator) -> No
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=std, generator=generator)
-            if getattr(part, "bias", None) is not None:
+            if isinstance(part, nn.Linear) and part.bias is not None:
                 nn.init.zeros_(part.bias)
 
 
-def _bert(params: MaskedLMConfig) -> nn.Module:
+def _bert(params: MaskedLMConfig) -> PreTrainedModel:
     return BertModel(BertConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, intermediate_size=params.ffn,
@@ -93,7 +101,7 @@ def _bert(params: MaskedLMConfig) -> nn.Module:
         attn_implementation="sdpa"), add_pooling_layer=False)
 
 
-def _modernbert(params: MaskedLMConfig) -> nn.Module:
+def _modernbert(params: MaskedLMConfig) -> PreTrainedModel:
     # Every layer attends to the whole row: rows are short here, and a local window would hide the prompt.
     return ModernBertModel(ModernBertConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
@@ -104,7 +112,7 @@ def _modernbert(params: MaskedLMConfig) -> nn.Module:
         eos_token_id=None, cls_token_id=None, sep_token_id=None, attn_implementation="sdpa"))
 
 
-def _llama(params: MaskedLMConfig) -> nn.Module:
+def _llama(params: MaskedLMConfig) -> PreTrainedModel:
     config = LlamaConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, num_key_value_heads=params.kv_heads or params.heads,

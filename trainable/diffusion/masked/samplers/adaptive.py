@@ -16,6 +16,7 @@ class _Adaptive(Sampler):
     """As many as the rule finds safe: at least one, and at least what even steps need to end in time."""
 
     def choose(self, step: Step) -> Tensor:
+        assert step.scores is not None, "it has no plan"
         order = torch.where(step.open, step.scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
         sorted_scores = step.scores.double().gather(1, order)
         there = step.open.gather(1, order)
@@ -39,6 +40,8 @@ class Threshold(_Adaptive):
 
         threshold: float = Field(0.9, gt=0, le=1, description="probability from which on a proposal is taken")
 
+    params: Params
+
     def safe(self, scores: Tensor, there: Tensor) -> Tensor:
         """At or above the threshold."""
         return scores >= self.params.threshold
@@ -54,6 +57,8 @@ class Factor(_Adaptive):
         """The factor."""
 
         factor: float = Field(1.0, gt=0, description="larger: more tokens at once")
+
+    params: Params
 
     def safe(self, scores: Tensor, there: Tensor) -> Tensor:
         """Rank by rank."""
@@ -72,6 +77,8 @@ class EntropyBound(_Adaptive):
         """The bound. It caps what the tokens of one pass can tell about each other."""
 
         bound: float = Field(0.5, ge=0, description="nats; 0: one token a pass; DiffusionGemma: 0.1")
+
+    params: Params
 
     def safe(self, scores: Tensor, there: Tensor) -> Tensor:
         """cumsum(H) - H_k <= bound; scores are -H."""

@@ -23,6 +23,8 @@ class Ancestral(Sampler):
         schedule: ScheduleName = Field("linear",
                                        description="linear: as many in each step; cosine: few at first")
 
+    params: Params
+
     def plan(self, step: Step) -> Tensor:
         """Fills with chance 1 - share(s) / share(t); everything in the last step."""
         leaves = Schedule(self.params.schedule).leaves(*step.times)

@@ -33,6 +33,8 @@ class Quota(Sampler):
             0.0, ge=0,
             description="above 0 the set is drawn, by softmax(score / set_temperature), without replacement")
 
+    params: Params
+
     def __init__(self, params: Params):
         super().__init__(params)
         if params.order != "random":
@@ -49,7 +51,9 @@ class Quota(Sampler):
         without replacement)."""
         scores = step.scores
         if scores is None:
-            return self.plan(step)
+            planned = self.plan(step)
+            assert planned is not None, "only a random set needs no scores"
+            return planned
         if self.params.set_temperature:
             scores = (scores / self.params.set_temperature
                       - (-step.random(ORDER).clamp(min=1e-300).log()).log())

@@ -30,6 +30,8 @@ class ReMDM(Sampler):
         t_off: float = Field(0.05, ge=0, lt=1, description="loop: time at which it ends")
         alpha_on: float = Field(0.9, gt=0, lt=1, description="loop: share of seen tokens meanwhile")
 
+    params: Params
+
     def plan(self, step: Step) -> Tensor:
         """A masked token is filled with chance (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t)."""
         alpha_t, alpha_s, sigma = self._levels(step)
@@ -47,9 +49,11 @@ class ReMDM(Sampler):
         """A seen token is hidden with chance sigma; `confidence`: sigma spread by
         softmax(-probability when filled)."""
         sigma = self._levels(step)[2]
+        assert step.fixed is not None
         seen = ~step.open & ~step.fixed
         chance = sigma[:, None].expand(seen.shape)
         if self.params.strategy == "confidence":
+            assert step.sureness is not None
             unsure = torch.where(seen, -step.sureness.double(), -torch.inf).softmax(1).nan_to_num(0.0)
             chance = chance * unsure
         return seen & (step.random(REMASK) < chance) & (step.left > 1)[:, None]
