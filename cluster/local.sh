@@ -33,6 +33,7 @@ start() {
   running && fail "a cluster started here is running already (pid $(cat "$state/pid")); cluster/local.sh stop ends it"
   mkdir -p "$state"; chmod 700 "$state"
   [[ -s $HOME/.ray/auth_token ]] || ray get-auth-token --generate >/dev/null
+  chmod 600 "$HOME/.ray/auth_token"  # ray leaves it as the umask has it
   # The agent takes the jobs. Its default port is taken wherever another Ray runs on the machine, and then jobs are refused.
   local agent client
   agent=$(free_port); client=${QDLM_RAY_CLIENT_PORT:-$(free_port)}

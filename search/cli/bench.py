@@ -44,7 +44,8 @@ def bench(
         "auto", help="The word table as floats or as codes; auto: codes where that is faster."),
     out: Path | None = typer.Option(None, metavar="PREFIX", show_default=False,
                                     help="Where PREFIX.json and PREFIX.png go; bench-ARTIFACT unless given."),
-    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON."),
+    form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Measure latency, throughput, memory and bytes of an exported model; write them as JSON and a plot."""
     batches, counts = numbers("--batch", batch), None if steps is None else numbers("--steps", steps)
@@ -75,7 +76,7 @@ def bench(
     picture = bench_png(found, Path(f"{out}.png"))
     written = Path(f"{out}.json")
     written.write_text(json.dumps(found, indent=1) + "\n")
-    if as_json:
+    if as_json or form == "json":
         typer.echo(json.dumps(found, indent=1))
     else:
         show(found, written, picture)

@@ -43,7 +43,8 @@ def generate(
         help="What leads to the control, instead of the exported evaluation.guidance.by."),
     scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
                                        help="Of classifier-free guidance, instead of the exported setting."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object per sentence."),
+    form: Literal["text", "json"] = typer.Option("text", "--format", help="json: one object per sentence."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Generate text with an exported model, freely or under a control. Needs no Ray."""
     if not artifact.is_dir():
@@ -51,6 +52,7 @@ def generate(
     from trainable.artifacts.artifact import load, seeded
     from trainable.artifacts.texts import texts
 
+    as_json = as_json or form == "json"
     with waiting(f"loading {artifact.name}"):
         loaded = load(artifact)
     given = {name: value for name, value in (("by", by), ("scale", scale)) if value is not None}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from search.cli.examples import examples
+
+if TYPE_CHECKING:
+    from spaces.schema import Space
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +24,9 @@ def register(app: typer.Typer) -> None:
     ))(doctor)
 
 
-def spaces() -> None:
+def spaces(
+    form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+) -> None:
     """List the search spaces that are shipped: what each is for, its size and its objectives."""
     from rich.markup import escape
 
@@ -28,6 +34,9 @@ def spaces() -> None:
     from search.cli.overrides import shipped
 
     rows = []
+    if form == "json":
+        typer.echo(json.dumps([described(name, space) for name, space in shipped().items()], indent=1))
+        return
     for name, space in shipped().items():
         size = space.size()
         aims = ", ".join(f"{ARROWS[aim.direction]} {aim.metric}" for aim in space.objectives)
@@ -41,9 +50,17 @@ def spaces() -> None:
                   soft_wrap=True)
 
 
+def described(name: str, space: Space) -> dict[str, Any]:
+    """A space for programs; `size` is None where it is infinite."""
+    return {"name": name, "description": space.description, "dimensions": list(space.dimensions),
+            "size": space.size(), "objectives": {aim.metric: aim.direction for aim in space.objectives},
+            "constraints": [str(bound) for bound in space.constraints]}
+
+
 def doctor(
     storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs are to be written."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON list."),
+    form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Report versions, devices, room and what optional parts are missing. Connects to a storage URI
     alone; always exits 0."""
@@ -55,7 +72,7 @@ def doctor(
     from search.cli.format import grid, out
 
     report = findings(storage)
-    if as_json:
+    if as_json or form == "json":
         typer.echo(json.dumps([asdict(finding) for finding in report], indent=1))
         return
     marks = {BAD: "[bold red]x[/]", NOTE: "[yellow]![/]"}

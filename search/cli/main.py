@@ -25,6 +25,7 @@ from search.cli import (
     submit,
     sync,
     table,
+    trials,
     watch,
 )
 from search.cli.examples import examples
@@ -34,7 +35,7 @@ from spaces.shell import program
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
 app = typer.Typer(
-    name="qdlm", rich_markup_mode="rich", add_completion=False, pretty_exceptions_enable=False,
+    name="qdlm", rich_markup_mode="rich", pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=examples(
         "qdlm run spaces/quickstart.yaml",
@@ -65,7 +66,7 @@ def qdlm(
     """
 
 
-for module in (run, submit, results, replay, report, watch, compare, sync, table, generate, bench,
+for module in (run, submit, results, trials, replay, report, watch, compare, sync, table, generate, bench,
                inspect, plugins):
     module.register(app)
 for command in app.registered_commands:  # the list of commands would keep the line breaks of the docstrings

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -20,6 +22,7 @@ def register(app: typer.Typer) -> None:
 def replay(
     run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
+    form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
 ) -> None:
     """Check that a run's proposals come out again when a fresh searcher is told the same in the same
     order. Trains nothing.
@@ -34,6 +37,11 @@ def replay(
 
     folder, space = RunFolder.open(run), recorded_space(run)
     found = replayed(space, problem(space), folder)
+    if form == "json":
+        typer.echo(json.dumps({"run": str(run), "same": found.same, "different": found.different,
+                               "sampler": space.sampler.name, "seed": space.seed,
+                               "versions": folder.meta.get("versions")}, indent=1, default=str))
+        raise typer.Exit(0 if found.different is None else 1)
     what = f"{shown(run)}: {found.same} proposal{'' if found.same == 1 else 's'}"
     if found.different is None:
         typer.echo(f"{what}, all the same again (sampler {space.sampler.name}, seed {space.seed})")

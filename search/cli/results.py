@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Search", epilog=examples(
         "qdlm status runs/NAME", "how far it is, what failed and why",
         "watch -n 5 qdlm status runs/NAME", "from another terminal",
+        "qdlm status runs/NAME --format json", "for programs",
     ))(status)
 
 
@@ -125,8 +126,10 @@ def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) 
 def status(
     run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
+    form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
 ) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    import json
     import time
     from collections import Counter
 
@@ -142,6 +145,9 @@ def status(
     ended = {row["trial"]: row for row in rows if row.get("state") in ("complete", "stopped", "failed")}
     counts = Counter(row["state"] for row in ended.values())
     state = folder.state
+    if form == "json":
+        typer.echo(json.dumps(standing(folder, space, found, counts), indent=1, default=str))
+        return
     goal = space.budget.trials or space.size()
     why = folder.meta.get("reason")
     lines = [
@@ -170,6 +176,27 @@ def status(
     if state in ("interrupted", "failed"):
         console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]",
                       soft_wrap=True)
+
+
+def standing(folder: RunFolder, space: Space, found: Front, counts: Mapping[str, int]) -> dict[str, Any]:
+    """How far a run is, for programs. `cost`: device-seconds, see `search.engine.cost`."""
+    import time
+
+    from search.engine.cost import Ledger, Rate
+    from search.pareto.reference_box import Box
+
+    state, box = folder.state, folder.meta.get("box")
+    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
+    best = {item.metric: found.best(item.metric) for item in space.objectives}
+    return {"run": str(folder.path), "state": state, "reason": folder.meta.get("reason"),
+            "of": space.budget.trials or space.size(),
+            **{name: counts.get(name, 0) for name in ("complete", "stopped", "failed")},
+            "front": [row["trial"] for row in found],
+            "best": {metric: row and {"trial": row["trial"], "value": row[metric]}
+                     for metric, row in best.items()},
+            "hypervolume": found.hypervolume(Box.of(box, space.objectives)) if box else None,
+            "seconds": account.elapsed,
+            "cost": account.breakdown(Rate.of(space.hardware, space.budget.price))}
 
 
 def cost_table(account: Ledger, space: Space) -> RenderableType:

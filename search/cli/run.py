@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
+from typing import Literal
 
 import typer
 
@@ -58,10 +59,13 @@ def run(
                                           help="Learn from an earlier run: its folder or URI."),
     quiet: bool = typer.Option(False, "--quiet", "-q",
                                help="Print nothing but the front and the paths at the end."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per event, and nothing else."),
+    form: Literal["table", "json"] = typer.Option("table", "--format", help="json: one object per event, and "
+                                                  "nothing else."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> int:
     """Search a space and print its Pareto front. Ctrl-C keeps every finished trial;
     `--resume RUN` goes on."""
+    as_json = as_json or form == "json"
     if quiet and as_json:
         raise UserError("--quiet and --json contradict each other; give one")
     if resume and warm_start:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Literal
+
 import typer
 
 from search.cli.examples import examples
@@ -19,10 +22,12 @@ def sync(
     source: str = typer.Argument(help="A run: a folder or a URI.", metavar="FROM", show_default=False),
     target: str = typer.Argument(help="Where to: a folder or a URI (s3://, gs://, hdfs://, file://).",
                                  metavar="TO", show_default=False),
+    form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
 ) -> None:
     """Copy what is new of a run between folders and object stores. Credentials are those that
     pyarrow finds."""
     from search.records.sync import sync as copied
 
     files, size = copied(source, target)
-    typer.echo(f"{files} files, {size / 1e6:.1f} MB")
+    typer.echo(json.dumps({"files": files, "bytes": size}) if form == "json"
+               else f"{files} files, {size / 1e6:.1f} MB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 DEFAULTS = {
@@ -42,5 +43,15 @@ def apply(attach: bool = False) -> None:
     """
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if attach and "ray" not in sys.modules and (Path.home() / ".ray" / "auth_token").is_file():
+    token = Path.home() / ".ray" / "auth_token"
+    keep_secret(token)
+    if attach and "ray" not in sys.modules and token.is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def keep_secret(path: Path) -> None:
+    """Take a file of ours from the eyes of others, where it is there. Ray writes its token, with which
+    anybody can run code on the cluster, as the umask has it."""
+    with suppress(OSError):  # of another user, or on a file system without modes
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)

@@ -80,6 +80,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield aside
         write_manifest(aside)
+        _share(aside)
         try:
             aside.rename(target)
         except OSError:
@@ -87,6 +88,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give every file the mode of one that was plainly opened: safetensors writes 0600 whatever the umask,
+    and others who share the storage could not read the weights."""
+    mode = (folder / MANIFEST).stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o777 != mode:
+            path.chmod(mode)
 
 
 def verified(folder: Path) -> bool:

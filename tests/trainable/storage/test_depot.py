@@ -1,11 +1,13 @@
 """Two nodes that share no folder, and what they bring each other through a storage."""
 
+import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
@@ -103,6 +105,21 @@ def test_workers_of_one_node_fetch_once(uri, tmp_path, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(fetches) == 1
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_files_have_the_mode_of_this_place(tmp_path, umask):
+    """safetensors writes 0600 whatever the umask: whoever else reads the storage could not load a model."""
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "model") as aside:
+            (aside / "adapter").mkdir()
+            save_file({"weight": torch.zeros(2)}, aside / "adapter" / "model.safetensors")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "model").rglob("*") if path.is_file()]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in files}
+    assert modes == dict.fromkeys(("model.safetensors", "manifest.json"), 0o666 & ~umask)
 
 
 def test_a_damaged_copy_is_fetched_anew_and_a_damaged_original_is_a_mistake(uri, tmp_path, monkeypatch):
