@@ -92,12 +92,13 @@ def table(space: Space, found: Sequence[Trial], count: int) -> RenderableType:
 
     from search.cli import format as shapes
     from search.cli.format import compact, duration, figure, grid, interval, label, plain
+    from search.pareto.objectives import judged
 
     if not found:
         return Text.from_markup("[yellow]No trial has begun yet.[/]" if not count
                                 else f"[yellow]None of {count} trials is meant.[/]")
     names = shapes.short_names([f"config.{path}" for path in space.dimensions])
-    metrics = list(dict.fromkeys(item.metric for item in (*space.objectives, *space.constraints)))
+    metrics = list(dict.fromkeys(judged(space.objectives, space.constraints)))
     money = any(trial.money is not None for trial in found)
     columns = ["trial", "state", *map(label, metrics), "time", f"{found[0].device}-hours",
                *(["money"] if money else [])]
@@ -142,8 +143,9 @@ def parts(space: Space, trial: Trial, whole: dict[str, Any]) -> list[RenderableT
     from rich.markup import escape
 
     from search.cli.format import compact, duration, figure, grid, interval, label, plain, shown
+    from search.pareto.objectives import judged
 
-    own = [item.metric for item in (*space.objectives, *space.constraints)]
+    own = judged(space.objectives, space.constraints)
     facts = [("state", f"[{STATES[trial.state]}]{trial.state}[/]: {escape(trial.why)}"),
              ("rung", "-" if trial.rung is None else f"{trial.rung + 1} of {len(space.rungs)}, "
                                                      f"{trial.steps or 0} steps"),

@@ -15,7 +15,6 @@ and, for people and other programs, what it does not need to run:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from trainable.artifacts.assembling import assembled
 from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
 from trainable.control.lexicon import Lexicon
+from trainable.diffusion.guide import Guide
 from trainable.diffusion.process import Process, Sampling
 from trainable.models.backbone import Backbone
 from trainable.models.parts import Table, TableError
@@ -67,7 +67,7 @@ class Loaded:
         return self.process.sampling(self.model, config or self.config.sampling)
 
     def generate(self, n: int, generator: torch.Generator, steps: int | None = None,
-                 guide: Callable[..., Tensor] | None = None) -> Tensor:
+                 guide: Guide | None = None) -> Tensor:
         """`n` sentences: ids [n, max_length]."""
         sampling = self.config.sampling
         if steps is not None:

@@ -68,10 +68,7 @@ class TokenGuide(Guide):
         all of a position."""
 
 
-def check_guide(guide: Guide | None, process: str, *kinds: type[Guide]) -> None:
-    """Raise `UserError` unless there is no guide or one of `kinds`."""
-    if guide is None or isinstance(guide, kinds):
-        return
+def refused(guide: object, process: str, legal: str) -> UserError:
+    """The error for a guide of a kind that a process does not take."""
     given = f"by {guide.by}" if isinstance(guide, Guide) else f"of type {type(guide).__name__}"
-    legal = ", ".join(f"by {kind.by}" for kind in kinds) or "none"
-    raise UserError(f"diffusion {process}: takes no guide {given}; legal: {legal}")
+    return UserError(f"diffusion {process}: takes no guide {given}; legal: by {legal}")

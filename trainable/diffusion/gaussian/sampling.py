@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.diffusion.gaussian.schedule import Schedule, randn
-from trainable.diffusion.guide import Guide, LatentGuide, check_guide
+from trainable.diffusion.guide import Guide, LatentGuide, refused
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import GAUSSIAN_SAMPLERS
@@ -54,7 +54,8 @@ class GaussianSampling:
         Noise comes from `generator` alone, so that a guide with no inner step equals plain
         sampling bit for bit.
         """
-        check_guide(guide, "gaussian", LatentGuide)
+        if guide is not None and not isinstance(guide, LatentGuide):
+            raise refused(guide, "gaussian", LatentGuide.by)
         if prompt is not None:
             raise UserError("diffusion gaussian keeps no prompt: "
                             "steer it by evaluation.guidance.by: gradient")
@@ -67,7 +68,7 @@ class GaussianSampling:
         finally:
             self.model.train(training)
 
-    def _denoise(self, n: int, length: int, generator: torch.Generator, guide: Guide | None,
+    def _denoise(self, n: int, length: int, generator: torch.Generator, guide: LatentGuide | None,
                  device: torch.device) -> Tensor:
         x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenize import START
-from trainable.diffusion.guide import Guide, TokenGuide, check_guide
+from trainable.diffusion.guide import Guide, TokenGuide, refused
 from trainable.diffusion.masked.filling import Samples, generate
 from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
@@ -66,7 +66,8 @@ class MaskedSampling:
         the numbers of these texts, 0..n-1 when not given: text 7 is the same whatever is drawn beside it.
         Raises `UserError` for a prompt that does not fit.
         """
-        check_guide(guide, "masked", TokenGuide)
+        if guide is not None and not isinstance(guide, TokenGuide):
+            raise refused(guide, "masked", TokenGuide.by)
         device = next(self.model.parameters()).device
         numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
         request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)
