@@ -68,6 +68,13 @@ class CorpusConfig(Settings):
                               description="the corpus plug-in and its parameters")
     max_length: int = Field(64, ge=8, le=512, description="positions per sentence, START and END included")
     min_count: int = Field(10, ge=0, description="a word is in the vocabulary when seen more often than this")
+    tokenizer: str | None = Field(None, description="folder of a Hugging Face tokenizer: ids are of its "
+                                                    "tokens, texts stay words; null: ids are of words")
+    tokens: Literal["all", "seen"] = Field(
+        "all", description="with a tokenizer, what the vocabulary has of its tokens: all, or those that "
+                           "training text has more often than min_count")
+    mask: str | None = Field(None, description="with a tokenizer: the token of it that is MASK; new: a row "
+                                               "of its own; null: the one that it names")
     language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$",
                           description="ISO 639 code of the text's language (en, de): control oracles that "
                                       "cannot read it are refused; auto: told from its commonest words")
@@ -115,8 +122,13 @@ class OptimConfig(Settings):
 
 
 class TeacherConfig(Settings):
-    """The autoregressive LM behind lm-score: a small GPT-2 trained on the corpus, or any
-    Hugging Face path."""
+    """The autoregressive LM behind lm-score: a small GPT-2 trained on the corpus, an n-gram model counted
+    in it, or any Hugging Face path."""
+
+    name: Literal["gpt2", "kneser_ney"] = Field(
+        "gpt2",
+        description="gpt2: trained; kneser_ney: counts alone, modified Kneser-Ney, the same for every seed")
+    order: int = Field(5, ge=1, le=8, description="kneser_ney: words of the longest n-gram")
 
     path: str | None = Field(None, description="HF folder or hub id; then nothing below is used")
     hidden: int = Field(128, ge=8, description="width; a multiple of heads")
@@ -292,9 +304,14 @@ class BaseConfig(Settings):
     """The full-precision model that trials start from, trained once per corpus, model and
     diffusion setting."""
 
-    path: str | None = Field(None, description="an artifact folder to start from instead of training")
-    start: str | None = Field(None, description="an artifact of another corpus: training begins with its "
-                                                "body and shared words")
+    path: str | None = Field(
+        None,
+        description="what trials start from, nothing trained: an artifact, or a Hugging Face checkpoint "
+                    "(BERT, ModernBERT, Llama, Qwen2, LLaDA, Dream)")
+    start: str | None = Field(
+        None,
+        description="what training begins with: body and shared words of an artifact of another corpus, or "
+                    "of a Hugging Face checkpoint")
     optim: OptimConfig = OptimConfig(steps=5000, lr=5e-3, ema=0.995)
     seed: int = Field(0, ge=0, description="of the initial weights, the batches and the noise")
 
@@ -327,6 +344,8 @@ class TrialConfig(Settings):
     @property
     def problem(self) -> str | None:
         """Why groups of settings do not go together, in one line; None where they do."""
+        if self.corpus.tokenizer is None and (self.corpus.mask is not None or self.corpus.tokens != "all"):
+            return "corpus.mask and corpus.tokens are of a tokenizer, and corpus.tokenizer is null"
         if not self.adapt.train and self.lora.rank:
             return f"lora.rank={self.lora.rank} needs training, and adapt.train is false; legal: lora.rank: 0"
         return self.calibration.problem(self.quantization)

@@ -30,8 +30,11 @@ def memory_corpus(kind, count=80):
         return {"text": " ".join(example.words), "words": list(example.words), "fields": example.fields,
                 **gold}
 
+    def encode(words):
+        return [index.get(word, UNK) for word in words]
+
     return SimpleNamespace(
-        vocab=vocab, stats={"corpus": kind}, encode=lambda words: [index.get(word, UNK) for word in words],
+        vocab=vocab, stats={"corpus": kind}, tokens=None, encode=encode, word_ids=encode,
         decode=lambda row: [vocab[i]
                             for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)],
         ids=ids.__getitem__, lengths=lambda split: np.array([len(row.words) for row in table[split]]),

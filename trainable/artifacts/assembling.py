@@ -54,7 +54,8 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     done = running.keys() | set(rounding) | ({f"{words}.weight"} if packed else set())
     state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
                     {name: entry for name, entry in packing.items() if name not in done})
-    state = {name: value.to(device) for name, value in state.items()}
+    plain = next((value.dtype for name, value in tensors.items() if SPLIT not in name), torch.float32)
+    state = {name: value.to(device, plain) for name, value in state.items()}
     for name, form in running.items():
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}

@@ -73,7 +73,9 @@ class Packed:
             save_file(self.tensors, folder / WEIGHTS)
             for name, text in self._texts(facts).items():
                 (folder / name).write_text(text, encoding="utf-8")
-            (folder / TOKENIZER).write_text(tokenizer(self.lexicon.vocab).to_str())
+            tokens = self.lexicon.tokens
+            (folder / TOKENIZER).write_text(tokenizer(self.lexicon.vocab).to_str() if tokens is None
+                                            else tokens.source, encoding="utf-8")
             write_adapter(self.model, self.config.lora, folder / ADAPTER)
         return out
 

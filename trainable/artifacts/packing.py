@@ -55,6 +55,9 @@ def packed_tensors(model: Backbone,
             packing[name] = {"body": {"name": form.name, **form.params.model_dump()},
                              "shape": list(plain_weight.shape)}
             tensors |= {name + SPLIT + part: value for part, value in form.encode(plain_weight).items()}
+    if model.stored != torch.float32:
+        tensors = {name: value if SPLIT in name else value.to(model.stored)
+                   for name, value in tensors.items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, packing
 
 

@@ -25,6 +25,7 @@ from trainable.metrics.controllability import all_scores, human_words
 from trainable.metrics.intervals import mean_interval, perplexity_interval
 from trainable.registry import TASKS
 from trainable.scoring.teacher import Teacher
+from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream
 
 
@@ -66,9 +67,10 @@ class ComparisonSetup:
     def own_words(self) -> GPT2LMHeadModel:
         """The teacher's network, where it is a GPT-2 over the corpus's words. Raises `UserError`
         where it is not."""
-        if "vocabulary" not in self.teacher.facts:
-            raise UserError("table: FUDGE and fine-tuned rows need a teacher over the corpus's own words; "
-                            f"{self.teacher.name} has its own tokens (leave these methods out)")
+        if "vocabulary" not in self.teacher.facts or self.teacher.model is None:
+            why = "has no network" if self.teacher.model is None else "has its own tokens"
+            raise UserError("table: FUDGE and fine-tuned rows need a GPT-2 over the corpus's own words as "
+                            f"teacher; {self.teacher.name} {why} (leave these methods out)")
         return self.teacher.model
 
     def options(self) -> dict:
@@ -82,7 +84,7 @@ def open_comparison(artifact: Path | str, corpus: Path | str, teacher: str, targ
     if threads:
         torch.set_num_threads(threads)
     words = TokenizedCorpus.open(corpus)
-    return ComparisonSetup(load(artifact), words, Teacher.load(teacher, words), targets, tell=tell)
+    return ComparisonSetup(load(artifact), words, load_teacher(teacher, words), targets, tell=tell)
 
 
 class _Baselines:
@@ -93,12 +95,12 @@ class _Baselines:
 
     @cached_property
     def fudge(self) -> Fudge:
-        return Fudge(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed,
+        return Fudge(self.task, self.ground.corpus.words, self.ground.own_words, self.ground.seed,
                      **self.ground.options())
 
     @cached_property
     def prompted(self) -> Prompted:
-        return Prompted(self.task, self.ground.corpus, self.ground.own_words, self.ground.seed,
+        return Prompted(self.task, self.ground.corpus.words, self.ground.own_words, self.ground.seed,
                         **self.ground.options())
 
 

@@ -62,6 +62,14 @@ def check_conditioned(task: ControlTask, by: str, conditions: Sequence[PluginRef
                         f"({', '.join(names) or 'none'}): add it there, or give the task by: gradient")
 
 
+def check_positions(task: str, by: str, tokenizer: str | None) -> None:
+    """Raises `UserError` where a task led in this way takes each position for a word, and positions are
+    tokens."""
+    if tokenizer is not None and by != "reweight" and (task != "semantic" or by != "classifier_free"):
+        raise UserError(f"control task {task!r} led by {by} takes each position for a word, and with "
+                        f"corpus.tokenizer it is a token; legal: reweight")
+
+
 def encode_conditions(task: ControlTask, targets: Sequence[Target], symbols: dict[str, int],
                       positions: int) -> Tensor:
     """[n, K, positions] ids of what a model with these symbols is told of each target, 0 for nothing.

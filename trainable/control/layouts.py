@@ -32,6 +32,14 @@ class Layout:
     patterns: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
     """(first position, [K, n] tag rows, [K] log-weights): one of the rows is drawn where the model
     finds it likely."""
+    words: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    """[length] bool: free positions at which a word begins, so that where positions are counted each holds
+    one. It says nothing where ids are words; of a tokenizer's tokens, only those that begin a word may stand
+    there."""
+
+    def __post_init__(self) -> None:
+        if not len(self.words):
+            self.words = torch.zeros(len(self.prompt), dtype=torch.bool)
 
     @classmethod
     def free(cls, length: int) -> Layout:
@@ -47,11 +55,17 @@ class Layout:
             raise UserError(f"{words} words do not fit: texts of {length} positions hold 0 to {length - 2}")
         made = cls.free(length)
         made.prompt[words + 1], made.prompt[words + 2:] = END, PAD
+        made.words[:words + 1] = True
         return made
 
     def keep(self, first: int, ids: Sequence[int]) -> None:
-        """Fix words from a position on."""
+        """Fix words from a position on; behind them another begins."""
         self.prompt[first:first + len(ids)] = torch.tensor(list(ids), dtype=torch.long)
+        self.words[first + len(ids):first + len(ids) + 1] = True
+
+    def count_words(self, upto: int) -> None:
+        """Every position before `upto` holds one word."""
+        self.words[:upto] = True
 
     def places(self, size: int) -> list[int]:
         """First positions at which `size` free words lie together, before the last place of END."""
@@ -72,6 +86,7 @@ def merged(parts: Sequence[Layout]) -> Layout:
             raise UserError("two controls that each place a phrase cannot be asked for together")
         first.phrases = first.phrases or other.phrases
         first.patterns += other.patterns
+        first.words = first.words | other.words
         if other.weights is not None:
             first.weights = other.weights if first.weights is None else first.weights + other.weights
     return first

@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from trainable.corpora.base import SPLITS
 from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
+from trainable.corpora.tokens import Tokens
 
 GRAMMAR_CORPUS = "restaurant"
 
@@ -62,6 +64,8 @@ class Lexicon:
     tags: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     """Word -> share of each part-of-speech tag, by the oracle that suits the corpus; empty where
     none was counted."""
+    tokenizer: dict[str, Any] | None = None
+    """What `Tokens.to_json` gives, where ids are of a tokenizer's tokens."""
 
     @classmethod
     def of(cls, corpus: AnyCorpus, tags: dict[str, dict[str, float]] | None = None) -> Lexicon:
@@ -81,7 +85,8 @@ class Lexicon:
                           for value in sorted(found) if (ways := phrases_for(field, value, oracle))}
                   for field, found in seen.items()}
         sayable = {field: ways for field, ways in values.items() if ways}
-        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tags or {})
+        return cls(list(corpus.vocab), int(corpus.ids("valid").shape[1]), sayable, oracle, tags or {},
+                   None if corpus.tokens is None else corpus.tokens.to_json())
 
     @classmethod
     def from_json(cls, value: dict) -> Lexicon:
@@ -90,20 +95,32 @@ class Lexicon:
 
     def to_json(self) -> dict:
         """Plain lists, dicts and strings."""
-        return asdict(self)
+        plain = asdict(self)
+        if self.tokenizer is None:
+            del plain["tokenizer"]
+        return plain
+
+    @cached_property
+    def tokens(self) -> Tokens | None:
+        """The tokenizer, where ids are of its tokens."""
+        return None if self.tokenizer is None else Tokens.from_json(self.tokenizer, self.vocab)
 
     @cached_property
     def _index(self) -> dict[str, int]:
         return {word: index for index, word in enumerate(self.vocab)}
 
     def encode(self, words: Sequence[str]) -> list[int]:
-        """Word ids; words outside the vocabulary become UNK."""
+        """Ids of words; words outside the vocabulary become UNK. Of a tokenizer, a word may have several."""
+        if self.tokens is not None:
+            return self.tokens.encode(words)
         return [self._index.get(word, UNK) for word in words]
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """Words of a row of ids, up to its first END; START and PAD are left out."""
         ids = list(ids)
         ids = ids[:ids.index(END)] if END in ids else ids
+        if self.tokens is not None:
+            return self.tokens.decode([i for i in ids if i not in (START, PAD)])
         return [self.vocab[i] for i in ids if i not in (START, PAD)]
 
 

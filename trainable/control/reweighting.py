@@ -35,9 +35,10 @@ def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
                corpus: AnyCorpus, length: int, generator: torch.Generator) -> Tensor:
     """One text per target: ids [n, length]. `task.prepare` must have been called."""
     layouts = [task.layout(target, length, corpus) for target in targets]
-    _settle(sampling, task, layouts, generator)
+    begins = None if corpus.tokens is None else torch.from_numpy(corpus.tokens.starts)
+    _settle(sampling, task, layouts, generator, begins)
     prompt = torch.stack([each.prompt for each in layouts])
-    guide = _guide(layouts, config.power)
+    guide = _guide(layouts, config.power, begins)
     ids = sampling.sample(len(layouts), length, generator, guide, prompt)
     for _ in range(config.repairs):
         score = [task.score(corpus.decode(row), target)["success"]
@@ -48,7 +49,7 @@ def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
         again = torch.rand(len(short), length, generator=generator) < REMASKED
         kept = torch.where(again & (prompt[short] == FREE), FREE, ids[short].cpu())
         kept = _open_end(kept, prompt[short])
-        guide = _guide([layouts[i] for i in short.tolist()], config.power)
+        guide = _guide([layouts[i] for i in short.tolist()], config.power, begins)
         fresh = sampling.sample(len(short), length, generator, guide, kept)
         for i, row in zip(short.tolist(), fresh, strict=True):
             if task.score(corpus.decode(row.tolist()), targets[i])["success"] > score[i]:
@@ -63,28 +64,37 @@ def _open_end(kept: Tensor, prompt: Tensor) -> Tensor:
 
 
 class LayoutGuide(TokenGuide):
-    """Adds each text's own weights [B, L, V] to its log-posterior."""
+    """Adds each text's own weights to its log-posterior; where ids are not words, forbids what begins no word
+    where one is to begin."""
 
-    def __init__(self, weights: Tensor):
-        self.weights = weights
+    def __init__(self, layouts: Sequence[Layout], power: float, begins: Tensor | None):
+        """`power`: of the weights. `begins` [V] bool: tokens that begin a word; None where each is one."""
+        size = next((each.weights.shape for each in layouts if each.weights is not None), None)
+        self.weights = None if size is None else power * torch.stack(
+            [torch.zeros(size) if each.weights is None else each.weights for each in layouts])
+        self.words, self.begins = torch.stack([each.words for each in layouts]), begins
 
     def __call__(self, log_probs: Tensor, rows: Rows) -> Tensor:
         """See `TokenGuide`."""
-        return log_probs + self.weights.to(log_probs.device)[rows.rows]
+        device = log_probs.device
+        if self.weights is not None:
+            log_probs = log_probs + self.weights.to(device)[rows.rows]
+        if self.begins is None:
+            return log_probs
+        here = self.words.to(device)[rows.rows]
+        return log_probs.masked_fill(here[..., None] & ~self.begins.to(device), -torch.inf)
 
 
-def _guide(layouts: Sequence[Layout], power: float) -> LayoutGuide | None:
-    """The layouts' weights, raised to `power`; None where no row has any."""
-    if all(each.weights is None for each in layouts):
+def _guide(layouts: Sequence[Layout], power: float, begins: Tensor | None) -> LayoutGuide | None:
+    """None where there is nothing to add and nothing to forbid."""
+    if begins is None and all(each.weights is None for each in layouts):
         return None
-    size = next(each.weights.shape for each in layouts if each.weights is not None)
-    table = torch.stack([torch.zeros(size) if each.weights is None else each.weights for each in layouts])
-    return LayoutGuide(table * power)
+    return LayoutGuide(layouts, power, begins)
 
 
 @torch.no_grad()
 def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
-            generator: torch.Generator) -> None:
+            generator: torch.Generator, begins: Tensor | None) -> None:
     """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One
     pass, where needed."""
     chosen = [each for each in layouts if each.phrases or each.patterns]
@@ -101,18 +111,26 @@ def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
         for first, tags, weight in each.patterns:
             _aim(each, task, first, tags, weight, log_probs, generator)
         if each.phrases:
-            _place(each, log_probs, generator)
+            _place(each, log_probs, generator, begins)
 
 
-def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator) -> None:
-    """Fix one of the phrases at a place drawn by the product of its words' probabilities there."""
+def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator, begins: Tensor | None) -> None:
+    """Fix one of the phrases at a place drawn by the product of its words' probabilities there. Where it has
+    more tokens than words and the end of the text is fixed, that moves behind them, as far as there is
+    room."""
     places = [(start, phrase) for phrase in layout.phrases for start in layout.places(len(phrase))]
     if not places:
         return
     likely = torch.stack([log_probs[start:start + len(phrase)].gather(1, torch.tensor(phrase)[:, None]).sum()
                           for start, phrase in places])
     start, phrase = places[int(torch.multinomial(likely.softmax(0), 1, generator=generator))]
+    more = 0 if begins is None else int((~begins[phrase]).sum())
     layout.keep(start, phrase)
+    ends = (layout.prompt == END).nonzero()[:, 0]
+    if more and len(ends) and int(ends[0]) + more < len(layout.prompt):
+        end = int(ends[0])
+        layout.prompt[end:end + more], layout.prompt[end + more] = FREE, END
+        layout.words[end:end + more] = True
 
 
 def _aim(layout: Layout, task: ControlTask, first: int, tags: Tensor, weight: Tensor, log_probs: Tensor,

@@ -123,6 +123,7 @@ class Spans(ControlTask):
         for first, last, label in self.requested_spans(target):
             if syntax.known(label, last - first + 1) and last + 3 <= length:
                 made.patterns.append((first, *syntax.phrases[label, last - first + 1]))
+                made.count_words(last + 3)
         return made
 
     def requested_spans(self, target: Target) -> list[Span]:

@@ -43,7 +43,7 @@ def readings(corpus: TokenizedCorpus, oracle: Oracle,
         for i, row in zip(part, corpus.rows(split, part), strict=True):
             words = corpus.decode(ids[i])
             gold = oracle.name == "grammar" and row.get("tree")
-            yield corpus.encode(words), reading_of(row["tree"]) if gold else oracle.read(words)
+            yield corpus.word_ids(words), reading_of(row["tree"]) if gold else oracle.read(words)
 
 
 @dataclass

@@ -23,10 +23,14 @@ from spaces.config import CorpusConfig
 from spaces.errors import UserError
 from trainable.corpora.base import SPLITS, UNKNOWN, Example, Split
 from trainable.corpora.language import language_of, uncut
+from trainable.corpora.tokens import Tokens
 from trainable.registry import CORPORA
 
 START, END, UNK, PAD = range(4)
 SPECIALS = ("START", "END", UNKNOWN, "PAD")
+TOKENS, WORDS = "tokens.json", "words"
+"""In the folder of a corpus in a tokenizer's tokens (`trainable.corpora.subwords`): the tokenizer, and the
+same text in words."""
 BATCH = 4096
 """Examples that are held as Python objects at a time."""
 
@@ -92,8 +96,8 @@ def build(config: CorpusConfig, out: Path) -> None:
             taken.kept, taken.long = taken.kept + len(kept), taken.long + len(ids) - len(kept)
             if len(kept) < len(ids):
                 taken.first = taken.first or next(batch[i].where for i in range(len(ids)) if i not in kept)
-            taken.parts.append(_record_batch([batch[i] for i in kept], [ids[i] for i in kept],
-                                             config.max_length))
+            taken.parts.append(record_batch([batch[i] for i in kept], [ids[i] for i in kept],
+                                            config.max_length))
         if split == "train":
             seen = Counter(dict(zip(index.words, counts[len(SPECIALS):].tolist(), strict=False)))
             _check_cut(seen, taken, name)
@@ -109,15 +113,19 @@ def build(config: CorpusConfig, out: Path) -> None:
     for split, taken in splits.items():
         table = pa.Table.from_batches(taken.parts, _schema(config.max_length))
         batch = _renumber(table.combine_chunks(), final, config.max_length)
-        with (pa.OSFile(str(out / f"{split}.arrow"), "wb") as file,
-              pa.ipc.new_file(file, batch.schema) as writer):
-            writer.write_batch(batch)
+        write_split(batch, out / f"{split}.arrow")
         lengths, ids = batch.column("length").to_numpy(), batch.column("ids").values.to_numpy()
         stats["sentences"][split] = len(lengths)
         stats["mean_words"][split] = round(float(lengths.mean()), 3)
         stats["unk_rate"][split] = round(float((ids == UNK).sum() / lengths.sum()), 6)
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     (out / "stats.json").write_text(json.dumps(stats, indent=1), encoding="utf-8")
+
+
+def write_split(batch: pa.RecordBatch, path: Path) -> None:
+    """One split's file."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def _with_words(examples: Iterable[Example], taken: _Taken) -> Iterator[Example]:
@@ -165,7 +173,10 @@ def _schema(max_length: int) -> pa.Schema:
     ])
 
 
-def _record_batch(examples: list[Example], ids: list[np.ndarray], max_length: int) -> pa.RecordBatch:
+def record_batch(examples: list[Example], ids: list[np.ndarray], max_length: int,
+                 lengths: Sequence[int] | None = None) -> pa.RecordBatch:
+    """Rows START ids END PAD... with what is known of each text. `lengths`: their words, where an id is not
+    a word."""
     rows = np.full((len(ids), max_length), PAD, dtype=np.int32)
     rows[:, 0] = START
     for row, words in zip(rows, ids, strict=True):
@@ -174,7 +185,7 @@ def _record_batch(examples: list[Example], ids: list[np.ndarray], max_length: in
     schema = _schema(max_length)
     columns = [
         pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), max_length),
-        [len(words) for words in ids],
+        [len(words) for words in ids] if lengths is None else list(lengths),
         [" ".join(e.words) for e in examples],
         [None if e.fields is None else json.dumps(e.fields, ensure_ascii=False) for e in examples],
         [e.upos for e in examples],
@@ -205,9 +216,15 @@ class TokenizedCorpus:
 
     START, END, UNK, PAD = START, END, UNK, PAD
 
-    def __init__(self, vocab: list[str], stats: dict[str, Any], batches: dict[str, pa.RecordBatch]):
+    def __init__(self, vocab: list[str], stats: dict[str, Any], batches: dict[str, pa.RecordBatch],
+                 tokens: Tokens | None = None, words: TokenizedCorpus | None = None):
+        """`tokens`: the tokenizer that ids are of, where they are not of words; then `words` is the same text
+        in words."""
         self.vocab = vocab
         self.stats = stats
+        self.tokens = tokens
+        self.words = words or self
+        """The text in words, whatever the ids are: what a teacher reads."""
         self._batches = batches = {split: _worded(batch) for split, batch in batches.items()}
         self._index = {word: i for i, word in enumerate(vocab[len(SPECIALS) :], len(SPECIALS))}
         self._ids, self._lengths = {}, {}
@@ -226,7 +243,15 @@ class TokenizedCorpus:
         if not isinstance(vocab, list) or tuple(vocab[: len(SPECIALS)]) != SPECIALS:
             raise UserError(f"{folder / 'vocab.json'}: not a word list that begins with "
                             f"{', '.join(SPECIALS)}; {_REBUILD}")
-        return cls(vocab, stats, {split: _map(folder / f"{split}.arrow") for split in SPLITS})
+        batches = {split: _map(folder / f"{split}.arrow") for split in SPLITS}
+        if not (folder / TOKENS).is_file():
+            return cls(vocab, stats, batches)
+        try:
+            tokens = Tokens.from_json(_read_json(folder / TOKENS), vocab)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / TOKENS}: does not fit vocab.json ({_line(error)}); "
+                            f"{_REBUILD}") from None
+        return cls(vocab, stats, batches, tokens, cls.open(folder / WORDS))
 
     def ids(self, split: Split) -> np.ndarray:
         """[N, max_length] int32, a read-only view of the mapped file."""
@@ -248,12 +273,23 @@ class TokenizedCorpus:
         return rows
 
     def encode(self, words: Sequence[str]) -> list[int]:
-        """Ids of words, without START and END; words outside the vocabulary become UNK."""
+        """Ids of words, without START and END; words outside the vocabulary become UNK. Of a tokenizer, a
+        word may have several."""
+        if self.tokens is not None:
+            return self.tokens.encode(words)
         return [self._index.get(word, UNK) for word in words]
+
+    def word_ids(self, words: Sequence[str]) -> list[int]:
+        """One id for each word: UNK where none alone says it."""
+        return self.encode(words) if self.tokens is None else self.tokens.word_rows(words)
 
     def decode(self, ids: Sequence[int]) -> list[str]:
         """Words of a row of ids up to its first END; START and PAD are skipped."""
-        words = []
+        words: list[str] = []
+        if self.tokens is not None:
+            row = np.asarray(ids).tolist()
+            row = row[:row.index(END)] if END in row else row
+            return self.tokens.decode([i for i in row if i not in (START, PAD)])
         for i in np.asarray(ids).tolist():
             if i == END:
                 break

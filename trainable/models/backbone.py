@@ -29,6 +29,8 @@ class Backbone(nn.Module, ABC):
     params: registry.Params
     symbols: dict[str, int]
     """What a condition can say, by id; empty in a model that is told nothing."""
+    stored: torch.dtype = torch.float32
+    """Dtype of the weights that an export keeps as floats, where the model itself is in float32."""
     body: nn.Module
     """The part that a trial freezes, adapts and rounds at export; the rest always trains."""
 

@@ -95,7 +95,8 @@ def unknown_nats(vocab: Sequence[str]) -> float:
     return math.log(len(vocab))
 
 
-def _fingerprint(vocab: Sequence[str]) -> str:
+def fingerprint(vocab: Sequence[str]) -> str:
+    """Of a word list."""
     return hashlib.sha256("\n".join(vocab).encode()).hexdigest()[:16]
 
 
@@ -144,7 +145,7 @@ class _Keeper:
             self.model.load_state_dict(live)
 
 
-def _heldout_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def heldout_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Disjoint held-out rows: for choosing the weights, and for the perplexity that is reported."""
     order = np.random.default_rng(seed).permutation(count)
     choosing = min(CHOOSING, count // 2)
@@ -188,7 +189,7 @@ def _fit(model: torch.nn.Module, keeper: _Keeper, corpus: TokenizedCorpus, optim
 
 def train_teacher(config: TeacherConfig, corpus: TokenizedCorpus, out: Path, *,
                   device: torch.device | str = "cpu", seed: int = 0) -> Iterator[dict]:
-    """Train a teacher on the training split of `corpus` and write it
+    """Train a teacher on the training split of `corpus`, in words whatever its ids are, and write it
     into the folder `out`.
 
     Yields `{"progress": 0..1, "detail", "loss": nats per token, "tokens"}` now and then, and last the facts
@@ -196,11 +197,12 @@ def train_teacher(config: TeacherConfig, corpus: TokenizedCorpus, out: Path, *,
     the perplexity reported is that of other held-out sentences. Raises `UserError` when training diverges,
     or when a split of the corpus is empty.
     """
+    corpus = corpus.words
     begun, sizes = time.perf_counter(), (len(corpus.lengths("train")), len(corpus.lengths("valid")))
     if sizes[0] < 1 or sizes[1] < 2:
         raise UserError(f"teacher: the corpus has {sizes[0]} training and {sizes[1]} held-out sentences; "
                         "at least 1 and 2 are needed")
-    choosing, reporting = _heldout_rows(sizes[1], seed)
+    choosing, reporting = heldout_rows(sizes[1], seed)
     # Two more than the corpus has: a generated text may fill every position with a word, START and
     # END are added to it.
     model = _gpt2(config, len(corpus.vocab), corpus.ids("train").shape[1] + 2, seed).to(device)
@@ -213,7 +215,7 @@ def train_teacher(config: TeacherConfig, corpus: TokenizedCorpus, out: Path, *,
     nll = _corpus_nll(model, held_ids, held_lengths, reporting, device)
     charged = unknown_nats(corpus.vocab)
     nll += charged * float((held_ids[reporting] == UNK).sum() / (held_lengths[reporting] + 1).sum())
-    facts = {"name": f"gpt2-{config.layers}x{config.hidden}-words", "vocabulary": _fingerprint(corpus.vocab),
+    facts = {"name": f"gpt2-{config.layers}x{config.hidden}-words", "vocabulary": fingerprint(corpus.vocab),
              "heldout_nll": nll, "heldout_perplexity": math.exp(nll), "heldout_sentences": len(reporting),
              "unknown_nats": charged,
              "parameters": sum(p.numel() for p in model.parameters()), "steps": config.optim.steps,
@@ -262,7 +264,7 @@ class Teacher:
         Raises `UserError` naming the file that is missing or damaged, and when the vocabulary
         is not the corpus's.
         """
-        folder = Path(path)
+        folder = Path(path).expanduser()
         if ((folder / FACTS).is_file()
                 or (folder.is_dir() and not (folder / "tokenizer_config.json").is_file())):
             assert corpus is not None, "a teacher of our own reads the corpus's words"
@@ -271,8 +273,9 @@ class Teacher:
 
     @classmethod
     def _load_own(cls, folder: Path, corpus: TokenizedCorpus, device: torch.device | str) -> Teacher:
-        facts, shape = _read_json(folder / FACTS), _read_json(folder / SHAPE)
-        if facts.get("vocabulary") != _fingerprint(corpus.vocab):
+        facts, shape = read_json(folder / FACTS), read_json(folder / SHAPE)
+        corpus = corpus.words  # whatever the ids of a model are
+        if facts.get("vocabulary") != fingerprint(corpus.vocab):
             raise UserError(
                 f"{folder / FACTS}: this teacher was trained on another vocabulary than the corpus has "
                 f"({len(corpus.vocab)} words); train it anew or set teacher.path to a Hugging Face model")
@@ -291,11 +294,14 @@ class Teacher:
     @classmethod
     def _load_pretrained(cls, path: str, corpus: TokenizedCorpus | None,
                          device: torch.device | str) -> Teacher:
+        local = Path(path).expanduser().is_dir()
+        place = str(Path(path).expanduser()) if local else path
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(place, local_files_only=local,
+                                                         trust_remote_code=False, use_safetensors=True)
         except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip().splitlines() or ["?"])[0]
             raise UserError(f"teacher.path={path}: not a folder or hub id of a causal "
                             f"LM ({reason})") from error
         end = tokenizer.eos_token_id
@@ -308,8 +314,9 @@ class Teacher:
             return [start, *tokenizer(" ".join(words), add_special_tokens=False)["input_ids"], end]
 
         limit = getattr(model.config, "max_position_embeddings", None)
-        charged = 0.0 if corpus is None else unknown_nats(corpus.vocab)
-        return cls(model, encode, {"name": path}, limit, device, charged=charged)
+        charged = 0.0 if corpus is None else unknown_nats(corpus.words.vocab)
+        return cls(model, encode, {"name": Path(place).resolve().name if local else path}, limit, device,
+                   charged=charged)
 
     @torch.no_grad()
     def nll(self, sentences: list[list[str]]) -> tuple[Tensor, Tensor]:
@@ -340,7 +347,8 @@ class Teacher:
         return sums + extra, counts
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """A JSON object. Raises `UserError` naming the file."""
     try:
         value = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

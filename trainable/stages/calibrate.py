@@ -56,7 +56,7 @@ def rounded(
 
     Raises `UserError`: too few texts, a site without a layer, statistics that a method cannot work with.
     """
-    model = packed.run(device)
+    model = packed.run(device).float()  # statistics and rounding are done in float32
     states = calibration_states(model, process, corpus, packed.config, share)
     done = calibrate(model, states, packed.config.calibration)
     return packed.rounded(done.weights), done.facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spaces.config import OptimConfig, TrialConfig
+from trainable.models.masked_lm.config import LATER, MaskedLMConfig
 from trainable.registry import completed
 
 
@@ -19,6 +20,9 @@ def base_settings(config: TrialConfig) -> dict[str, Any]:
     if not groups["model"].get("conditions"):
         groups["model"].pop("conditions", None)
         groups["diffusion"].pop("condition_drop", None)
+    for name in LATER:
+        if groups["model"].get(name) == MaskedLMConfig.model_fields[name].default:
+            groups["model"].pop(name, None)
     for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):
         if groups[group]["name"] == first:
             del groups[group]["name"]

@@ -23,17 +23,21 @@ from trainable.artifacts.packed import CONFIG, LEXICON
 from trainable.control.conditions import Conditions, encode_conditions, symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
-from trainable.corpora import shares
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora import shares, subwords
+from trainable.corpora.tokenize import TOKENS, TokenizedCorpus, build
+from trainable.corpora.tokens import tokenizer_key
+from trainable.models.pretrained.loading import is_checkpoint, opened
 from trainable.registry import BACKBONES, CORPORA, PROCESSES, TASKS, completed
-from trainable.scoring.teacher import Teacher, train_teacher
+from trainable.scoring.kneser_ney import count_teacher
+from trainable.scoring.teacher import train_teacher
+from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream, stream_seed
 from trainable.stages.keys import base_settings, without_default_betas
 from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
-from trainable.training.transfer import begin_from, start_key
+from trainable.training.transfer import adopted, begin_from, start_key
 
 Present = Callable[[Path], bool]
 REPORT_EVERY = 100
@@ -56,17 +60,29 @@ class Prepared:
 
 def corpus_key(config: TrialConfig) -> str:
     """Depends on the text (its bytes, or the grammar's version) and on how it is cut."""
-    source, told = (CORPORA.build(config.corpus.source),
-                    {"language"} if config.corpus.language == "auto" else set())
-    return content_key(CODE, config.corpus.model_dump(mode="json", exclude={"source", *_JUDGED, *told}),
-                       source.fingerprint())
+    source, corpus = CORPORA.build(config.corpus.source), config.corpus
+    told = {"language"} if corpus.language == "auto" else set()
+    cut = []
+    if corpus.tokenizer is None:
+        told |= {"tokenizer", "tokens", "mask"}
+    else:
+        told.add("tokenizer")
+        cut = [TOKENS, tokenizer_key(corpus.tokenizer, corpus.mask)]
+    return content_key(CODE, corpus.model_dump(mode="json", exclude={"source", *_JUDGED, *told}),
+                       source.fingerprint(), *cut)
 
 
 def teacher_key(config: TrialConfig) -> str:
-    """Depends on the corpus, the teacher's settings and the seed that it starts from."""
+    """Depends on the corpus in words, the teacher's settings and the seed that it starts from."""
     teacher = config.teacher.model_dump(mode="json")
     without_default_betas(teacher["optim"])
-    return content_key(CODE, corpus_key(config), teacher, config.base.seed)
+    if config.teacher.name == "kneser_ney":
+        teacher = {name: teacher[name] for name in ("name", "order")}
+    else:
+        del teacher["name"], teacher["order"]
+    in_words = {"tokenizer": None, "tokens": "all", "mask": None}
+    words = config.model_copy(update={"corpus": config.corpus.model_copy(update=in_words)})
+    return content_key(CODE, corpus_key(words), teacher, config.base.seed)
 
 
 def base_key(config: TrialConfig) -> str:
@@ -75,6 +91,8 @@ def base_key(config: TrialConfig) -> str:
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
+    if is_checkpoint(config.base.path):
+        groups["base"] = {"path": opened(config.base.path, "base.path")[0].key_of_content()}
     if groups["diffusion"].get("mixed_times"):
         groups["diffusion"]["times"] = MIXED
     return content_key(CODE, corpus_key(config), groups)
@@ -87,7 +105,7 @@ def prepare_corpus(config: TrialConfig, cache: Path, present: Present = verified
     if not present(folder):
         yield {"progress": 0.0, "detail": f"tokenizing {config.corpus.source.name}"}
         with whole_folder(folder) as aside:
-            build(config.corpus, aside)
+            (build if config.corpus.tokenizer is None else subwords.build)(config.corpus, aside)
             tokenized = TokenizedCorpus.open(aside)
             (aside / LEXICON).write_text(json.dumps(Lexicon.of(tokenized, tag_shares(tokenized)).to_json()))
     stats = TokenizedCorpus.open(folder).stats
@@ -113,16 +131,20 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
 
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
                     present: Present = verified) -> Iterator[dict]:
-    """Train the autoregressive teacher, or check that the given Hugging Face one loads."""
+    """Train the autoregressive teacher, or count it, or check that the given Hugging Face one loads."""
     tokenized = TokenizedCorpus.open(corpus)
     if config.teacher.path:
-        teacher = Teacher.load(config.teacher.path, tokenized, device)
+        teacher = load_teacher(config.teacher.path, tokenized, device)
         yield {"progress": 1.0, "path": config.teacher.path, "name": teacher.name}
         return
     folder = cache / f"teacher-{teacher_key(config)}"
     if not present(folder):
         with whole_folder(folder) as aside:
-            yield from train_teacher(config.teacher, tokenized, aside, device=device, seed=config.base.seed)
+            if config.teacher.name == "kneser_ney":
+                yield from count_teacher(config.teacher.order, tokenized, aside, seed=config.base.seed)
+            else:
+                yield from train_teacher(config.teacher, tokenized, aside, device=device,
+                                         seed=config.base.seed)
     facts = json.loads((folder / "teacher.json").read_text())
     yield {"progress": 1.0, "path": str(folder), **facts}
 
@@ -131,6 +153,9 @@ def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.d
                  rank: int = 0, world_size: int = 1, present: Present = verified) -> Iterator[dict]:
     """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run
     that is killed leaves a checkpoint in the cache, from which the next one goes on."""
+    if config.base.path and is_checkpoint(config.base.path):
+        yield from _adopt(config, cache, corpus, rank, present)
+        return
     if config.base.path:
         loaded = load(config.base.path)
         _check_base(config, loaded.config, TokenizedCorpus.open(corpus).vocab == loaded.lexicon.vocab)
@@ -141,6 +166,23 @@ def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.d
         yield from _train_base(config, folder, corpus, device, rank, world_size)
     facts = json.loads((folder / CONFIG).read_text())["facts"] if rank == 0 else {}
     yield {"progress": 1.0, "path": str(folder), **facts}
+
+
+def _adopt(config: TrialConfig, cache: Path, corpus: Path, rank: int, present: Present) -> Iterator[dict]:
+    """A Hugging Face checkpoint as an artifact in the cache; nothing is trained."""
+    folder = cache / f"base-{base_key(config)}"
+    if not present(folder) and rank == 0:
+        yield {"progress": 0.0, "detail": f"reading {config.base.path}"}
+        lexicon = lexicon_of(corpus)
+        model, facts = adopted(config, TokenizedCorpus.open(corpus), lexicon)
+        export(model, _of_base(config), lexicon, folder, facts)
+    yield {"progress": 1.0, "path": str(folder)}
+
+
+def _of_base(config: TrialConfig) -> TrialConfig:
+    """The settings that a base is exported with."""
+    return TrialConfig(**completed(config).model_dump(include={"corpus", "model", "diffusion", "base",
+                                                               "runtime", "sampling"}))
 
 
 def lexicon_of(corpus: Path) -> Lexicon:
@@ -176,7 +218,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device: 
     symbols = symbols_of(condition_refs(config), lexicon_of(corpus_folder)) if condition_refs(config) else ()
     model = backbone.from_config(BACKBONES.params(config.model), process.params, corpus.vocab,
                                  seed=stream_seed("base", seed), symbols=symbols).to(device)
-    begun = begin_from(model, config, corpus.vocab) if config.base.start else {}
+    begun = begin_from(model, config, corpus) if config.base.start else {}
     if symbols:
         yield {"progress": 0.0, "detail": "what the model is told of each text"}
     run = TrainingRun(model, process, corpus.ids("train"), optim, config.runtime, seed, device, rank,
@@ -203,9 +245,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device: 
         model.finish_base()
         facts = {"steps": run.step, "train_seconds": run.seconds, "workers": world_size, "seed": seed,
                  **parts, **begun}
-        export(model, TrialConfig(**config.model_dump(include={"corpus", "model", "diffusion",
-                                                               "base", "runtime", "sampling"})),
-               lexicon_of(corpus_folder), folder, facts)
+        export(model, _of_base(config), lexicon_of(corpus_folder), folder, facts)
     checkpoint.drop()
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from spaces.config import TrialConfig
+from spaces.config import SITES, TrialConfig
 from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
 from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.model_card import CARD, model_card
@@ -26,6 +26,7 @@ from trainable.models.lora import add_lora, count_parameters, set_trainable
 from trainable.quantization.sites import apply, site_weights
 from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
+from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream_seed
 from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
@@ -149,7 +150,8 @@ class Trial:
             shutil.rmtree(artifact, ignore_errors=True)
             packed.write(artifact, facts)
         # The trained model computes what is exported, unless some of it is rounded on the way.
-        changed = self.config.quantization.body.name != "float32" or self.config.calibration.active
+        changed = (self.config.quantization.body.name != "float32" or self.config.calibration.active
+                   or self.model.stored != torch.float32)
         measurement = Measurement(
             config=self.config, model=packed.run(self.device) if changed else self.model,
             process=self.process, corpus=self.corpus,
@@ -167,7 +169,7 @@ class Trial:
 
     def _teacher(self) -> Teacher:
         return shared(self.cache, "teacher", self.prepared.teacher,
-                      lambda: Teacher.load(self.prepared.teacher, self.corpus, self.device))
+                      lambda: load_teacher(self.prepared.teacher, self.corpus, self.device))
 
     def _embedding_rms(self) -> float:
         _, table = site_weights(self.model, "embedding")[0]
@@ -177,10 +179,16 @@ class Trial:
 
 
 def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
-    """The base with this trial's quantizers and adapter in place, and what was counted on the way."""
-    model = blank_model(config, base.lexicon)
-    model.load_state_dict({name: value.clone() for name, value in base.model.state_dict().items()},
-                          assign=True)
+    """The base with this trial's quantizers and adapter in place, and what was counted on the way. A base
+    in another dtype stays in it where nothing acts on its weights; whatever trains or rounds them does so in
+    float32, and what is left as floats is stored in the base's dtype."""
+    model, state = blank_model(config, base.lexicon), base.model.state_dict()
+    acts = (config.adapt.train or config.calibration.active or config.quantization.body.name != "float32"
+            or any(config.quantization.at(site).name != "none" for site in SITES))
+    if acts and config.quantization.body.name == "float32" and config.calibration.activation_bits == 16:
+        model.stored = next(iter(state.values())).dtype
+    model.load_state_dict({name: value.to(torch.float32 if acts else value.dtype, copy=True)
+                           for name, value in state.items()}, assign=True)
     model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)
     add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
@@ -224,7 +232,7 @@ def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.devic
     loaded = load(artifact, device)
     corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
     teacher = shared(cache, "teacher",
-                     prepared.teacher, lambda: Teacher.load(prepared.teacher, corpus, device))
+                     prepared.teacher, lambda: load_teacher(prepared.teacher, corpus, device))
     measurement = Measurement(config=loaded.config, model=loaded.model, process=loaded.process, corpus=corpus,
                               teacher=teacher, facts=loaded.facts, device=device, artifact=artifact,
                               base_artifact=Path(prepared.base), seed=seed, cache=cache)

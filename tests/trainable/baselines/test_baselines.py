@@ -38,10 +38,12 @@ def corpus_of(n=300, seed=0):
         row[:size + 2] = [START, *rng.integers(4, 7, size), END]
     decode = lambda row: [VOCAB[i]  # noqa: E731
                           for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)]
-    return SimpleNamespace(
-        vocab=VOCAB, stats={"corpus": "toy"}, ids=lambda split: ids, lengths=lambda split: sizes,
+    made = SimpleNamespace(
+        vocab=VOCAB, tokens=None, stats={"corpus": "toy"}, ids=lambda split: ids, lengths=lambda split: sizes,
         encode=lambda words: [VOCAB.index(word) if word in VOCAB else UNK for word in words],
         decode=decode, rows=lambda split, indices: [{"fields": None} for _ in indices])
+    made.words = made
+    return made
 
 
 CORPUS = corpus_of()

@@ -57,10 +57,12 @@ def corpus_of(rows):
     ids = np.full((len(rows), LENGTH), PAD, dtype=np.int32)
     for place, row in zip(ids, rows, strict=True):
         place[:len(row) + 2] = [START, *(VOCAB.index(word) for word in row), END]
+    def encode(words):
+        return [VOCAB.index(word) if word in VOCAB else UNK for word in words]
+
     return SimpleNamespace(
-        vocab=VOCAB, stats={"corpus": "toy"},
+        vocab=VOCAB, stats={"corpus": "toy"}, tokens=None, encode=encode, word_ids=encode,
         ids=lambda split: ids, lengths=lambda split: np.array([len(row) for row in rows]),
-        encode=lambda words: [VOCAB.index(word) if word in VOCAB else UNK for word in words],
         decode=lambda row: [VOCAB[i]
                             for i in itertools.takewhile(lambda i: i != END, row) if i not in (START, PAD)],
         rows=lambda split, indices: [{"text": " ".join(rows[i])} for i in indices])

@@ -40,7 +40,7 @@ def corpus_of(rows=ROWS, kind="e2e", length=16, words=None):
     for row, (sentence, _) in zip(ids, rows, strict=True):
         row[:len(sentence) + 2] = [START, *encode(sentence), END]
     return SimpleNamespace(
-        vocab=vocab, encode=encode, stats={"corpus": kind}, ids=lambda split: ids,
+        vocab=vocab, tokens=None, encode=encode, stats={"corpus": kind}, ids=lambda split: ids,
         lengths=lambda split: np.array([len(sentence) for sentence, _ in rows]),
         rows=lambda split, indices: [{"text": " ".join(rows[i][0]), "fields": rows[i][1]} for i in indices],
         decode=lambda row: [vocab[i] for i in itertools.takewhile(lambda i: i != END, row[1:])])

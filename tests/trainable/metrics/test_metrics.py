@@ -44,7 +44,7 @@ class Corpus:
     stats = {"corpus": "e2e"}
 
     def __init__(self):
-        self.vocab = ["START", "END", "UNK", "PAD", *WORDS]
+        self.vocab, self.tokens, self.words = ["START", "END", "UNK", "PAD", *WORDS], None, self
         self.table = {"train": TRAIN, "valid": VALID}
         self._ids = {split: np.array([self._row(words) for words, _ in rows], dtype=np.int32)
                      for split, rows in self.table.items()}
@@ -55,6 +55,8 @@ class Corpus:
 
     def encode(self, words):
         return [self.vocab.index(word) if word in self.vocab else 2 for word in words]
+
+    word_ids = encode
 
     def decode(self, row):
         words = itertools.takewhile(lambda i: i != 1, (int(i) for i in row))

@@ -32,7 +32,9 @@ def corpus_of(train, valid, words=WORDS, length=10):
         table[split] = ids
     sizes = {split: np.array([len(row) for row in rows])
              for split, rows in (("train", train), ("valid", valid))}
-    return SimpleNamespace(vocab=vocab, encode=encode, ids=table.__getitem__, lengths=sizes.__getitem__)
+    made = SimpleNamespace(vocab=vocab, encode=encode, ids=table.__getitem__, lengths=sizes.__getitem__)
+    made.words = made
+    return made
 
 
 def uniform_sentences(n, length, seed):
@@ -230,7 +232,7 @@ def test_hugging_face_teacher_scores_plain_text(tmp_path):
         expected = model(input_ids=ids, labels=ids).loss.item() * 4
     assert counts.tolist() == [4, 2]
     assert sums[0].item() == pytest.approx(expected, rel=1e-5)
-    assert teacher.name == str(tmp_path) and "heldout_perplexity" not in teacher.facts
+    assert teacher.name == tmp_path.name and "heldout_perplexity" not in teacher.facts
 
 
 def test_hugging_face_path_that_is_none(tmp_path, monkeypatch):

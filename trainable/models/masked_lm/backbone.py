@@ -48,7 +48,8 @@ class MaskedLM(Backbone):
         self.word_embedding = nn.Embedding(max(vocabulary, self.mask_id + 1), hidden)
         self.body = make_body(params)
         if params.transform:
-            self.transform = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(), nn.LayerNorm(hidden))
+            self.transform = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(),
+                                           nn.LayerNorm(hidden, eps=params.norm_eps or 1e-5))
         if not params.tied:
             self.head = nn.Linear(hidden, vocabulary, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocabulary))

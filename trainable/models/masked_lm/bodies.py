@@ -16,9 +16,11 @@ from transformers import (
     ModernBertConfig,
     ModernBertModel,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2Model,
 )
 
-from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.masked_lm.config import USUAL, MaskedLMConfig
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def make_body(params: MaskedLMConfig) -> PreTrainedModel:
         body.set_input_embeddings(nn.Identity())
         if next(body.parameters()).is_meta:
             with torch.device("cpu"):
-                computed = make_body(params.model_copy(update={"layers": 1}))
+                few = min(params.layers, params.global_every + 1)
+                computed = make_body(params.model_copy(update={"layers": few}))
             for name, buffer in computed.named_buffers():
                 owner, _, leaf = name.rpartition(".")
                 setattr(body.get_submodule(owner), leaf, buffer)
@@ -92,34 +95,54 @@ def initialize(module: nn.Module, hidden: int, generator: torch.Generator) -> No
                 nn.init.zeros_(part.bias)
 
 
+def usual(params: MaskedLMConfig, name: str) -> float:
+    """A setting, or what null means for the body."""
+    value = getattr(params, name)
+    return USUAL[params.body][name] if value is None else value
+
+
+def _rotary(theta: float) -> dict[str, str | float]:
+    return {"rope_type": "default", "rope_theta": theta}
+
+
 def _bert(params: MaskedLMConfig) -> PreTrainedModel:
     return BertModel(BertConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, intermediate_size=params.ffn,
         max_position_embeddings=params.positions, hidden_dropout_prob=params.dropout,
         attention_probs_dropout_prob=params.dropout, type_vocab_size=1, pad_token_id=None,
-        attn_implementation="sdpa"), add_pooling_layer=False)
+        layer_norm_eps=usual(params, "norm_eps"), attn_implementation="sdpa"), add_pooling_layer=False)
 
 
 def _modernbert(params: MaskedLMConfig) -> PreTrainedModel:
-    # Every layer attends to the whole row: rows are short here, and a local window would hide the prompt.
+    # Unless asked for, every layer attends to the whole row: rows are short here, and a local window would
+    # hide the prompt.
+    wide, near = "full_attention", "sliding_attention"
+    kinds = [near if i % params.global_every else wide for i in range(params.layers)]
+    rotary = {wide: usual(params, "rope_theta"), near: params.local_rope_theta}
     return ModernBertModel(ModernBertConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads,
         intermediate_size=params.ffn, max_position_embeddings=params.positions,
-        layer_types=["full_attention"] * params.layers, embedding_dropout=params.dropout,
+        layer_types=kinds, local_attention=params.local_window, norm_eps=usual(params, "norm_eps"),
+        rope_parameters={kind: _rotary(theta) for kind, theta in rotary.items()},
+        embedding_dropout=params.dropout,
         attention_dropout=params.dropout, mlp_dropout=params.dropout, pad_token_id=None, bos_token_id=None,
         eos_token_id=None, cls_token_id=None, sep_token_id=None, attn_implementation="sdpa"))
 
 
 def _llama(params: MaskedLMConfig) -> PreTrainedModel:
-    config = LlamaConfig(
+    # With a bias on query, key and value alone, a Llama is a Qwen2, part by part.
+    make, body = (Qwen2Config, Qwen2Model) if params.qkv_bias else (LlamaConfig, LlamaModel)
+    config = make(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, num_key_value_heads=params.kv_heads or params.heads,
         intermediate_size=params.ffn, max_position_embeddings=params.positions, use_cache=False,
-        pad_token_id=None, bos_token_id=None, eos_token_id=None, attn_implementation="sdpa")
+        rms_norm_eps=usual(params, "norm_eps"),
+        rope_parameters=_rotary(usual(params, "rope_theta")), pad_token_id=None, bos_token_id=None,
+        eos_token_id=None, attn_implementation="sdpa")
     config.is_causal = False  # transformers then builds a bidirectional mask
-    return LlamaModel(config)
+    return body(config)
 
 
 _MAKERS = {"bert": _bert, "modernbert": _modernbert, "llama": _llama}

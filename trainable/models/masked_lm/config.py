@@ -12,6 +12,14 @@ from trainable.registry import Params, Rule
 BodyName = Literal["bert", "modernbert", "llama"]
 
 
+LATER = ("norm_eps", "rope_theta", "qkv_bias", "global_every", "local_window", "local_rope_theta")
+"""Settings that came after the first bases: at their defaults, keys of bases do not name them."""
+USUAL: dict[str, dict[str, float]] = {
+    "bert": {"norm_eps": 1e-12}, "modernbert": {"norm_eps": 1e-5, "rope_theta": 160000.0},
+    "llama": {"norm_eps": 1e-6, "rope_theta": 10000.0}}
+"""What null means for a body."""
+
+
 class MaskedLMConfig(Params):
     """Shape of a masked LM. The defaults are BERT base's, the size of MDLM's "small" (arXiv 2406.07524)."""
 
@@ -44,6 +52,17 @@ class MaskedLMConfig(Params):
                                     description="the expected embedding of the previous guess is an input")
     shift: bool | None = Field(None, description="logits of a position come from the state one to its left "
                                                  "(Dream, A2D); null: as diffusion.recipe has it")
+    norm_eps: float | None = Field(
+        None, gt=0, description="added to the variance in norms; null: as usual for the body (bert 1e-12, "
+                                "modernbert 1e-5, llama 1e-6)")
+    rope_theta: float | None = Field(
+        None, gt=0, description="base of rotary positions; null: as usual for the body (modernbert 160000, "
+                                "llama 10000)")
+    qkv_bias: bool = Field(False, description="llama: query, key and value have a bias (Qwen2, Dream)")
+    global_every: int = Field(1, ge=1, description="modernbert: one layer of so many attends to the whole "
+                                                   "row, the others to local_window positions")
+    local_window: int = Field(128, ge=2, description="modernbert: positions that the other layers attend to")
+    local_rope_theta: float = Field(10000.0, gt=0, description="modernbert: rope_theta of the other layers")
     conditions: tuple[PluginRef, ...] = Field(
         (), description="control tasks whose targets the model is told while it trains, "
                         "for classifier-free guidance")
@@ -56,6 +75,10 @@ class MaskedLMConfig(Params):
             raise ValueError(f"rotary positions need an even hidden / heads, not {self.hidden // self.heads}")
         if self.kv_heads and (self.body != "llama" or self.heads % self.kv_heads):
             raise ValueError(f"kv_heads={self.kv_heads} is for body llama and must divide heads={self.heads}")
+        if self.qkv_bias and self.body != "llama":
+            raise ValueError("qkv_bias is for body llama")
+        if self.global_every > 1 and self.body != "modernbert":
+            raise ValueError("global_every is for body modernbert")
         if self.body == "llama" and self.dropout:
             raise ValueError("body llama has no dropout: set dropout 0")
         return self
