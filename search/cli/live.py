@@ -78,8 +78,8 @@ class LivePanel:
             self.running[event["trial"]] = Running(event.get("values", {}), self.now())
         elif kind == "rung" and event["trial"] in self.running:
             trial = self.running[event["trial"]]
-            trial.rung, trial.metrics = (f"rung {event['rung'] + 1}/{event.get('of', '?')}",
-                                         event.get("metrics", {}))
+            trial.rung = f"rung {event['rung']} of {event.get('of', '?')}"
+            trial.metrics = event.get("metrics", {})
         elif kind == "trial_finished":
             self.running.pop(event["trial"], None)
             mine = f" for trial {event['trial']}"

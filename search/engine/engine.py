@@ -181,12 +181,13 @@ class Engine:
                 metrics["artifact"] = self.keep(number, metrics["artifact"])
             return self._close(trial, "complete", metrics)
         if self.scheduler.report(number, trial.rung, reported) == "stop":
-            return self._close(trial, "stopped", metrics, f"dominated at rung {trial.rung}")
+            return self._close(trial, "stopped", metrics, self.scheduler.reason)
         if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
             return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
         self._append(self._row(trial, "rung", metrics))
         self.study.progress(number, trial.rungs)
-        self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs), metrics=metrics)
+        self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs),
+                   steps=[event.get("steps"), list(self.space.rungs)[-1]], metrics=metrics)
         return "continue"
 
     def fail(self, number: int, reason: str, trace: str = "", seconds: float | None = None) -> None:
@@ -268,7 +269,7 @@ class Engine:
     def summary(self) -> Summary:
         """Counts, front, best values, time and cost; part of every event."""
         cost, hardware = self.cost(), self.space.hardware
-        hours = (cost["held"] - cost["overhead"]) / self.rate.devices / 3600
+        hours = cost["held"] / self.rate.devices / 3600  # of one group
         return {
             "running": len(self.live), "complete": self.counts["complete"], "stopped": self.counts["stopped"],
             "failed": self.counts["failed"], "trials": int(self.limit) if math.isfinite(self.limit) else None,
