@@ -119,6 +119,7 @@ class EventText:
         """`remind`: say a trial's settings again when it ends, for a display that does not keep its start."""
         self.objectives, self.remind = list(objectives), remind
         self.quarters_said: dict[str, int] = {}
+        self.estimated: set[str] = set()
         self.elapsed = 0.0
 
     def line(self, event: Event) -> str | None:
@@ -136,11 +137,15 @@ class EventText:
 
     def _prepare(self, event: Event) -> str | None:
         stage, progress = str(event.get("stage", "")), float(event.get("progress") or 0)
-        quarter = int(progress * 4)
-        if self.quarters_said.get(stage) == quarter:
+        quarter, left = int(progress * 4), event.get("left")
+        new = left is not None and progress < 1 and stage not in self.estimated
+        if self.quarters_said.get(stage) == quarter and not new:
             return None
+        if left is not None:
+            self.estimated.add(stage)
         self.quarters_said[stage] = quarter
         detail = f", {escape(str(event['detail']))}" if event.get("detail") else ""
+        detail += f", about {duration(left)} to go" if left is not None else ""
         if event.get("after"):  # nothing is prepared: the search is over
             return f"{escape(stage)} " + ("[green]done[/]" if progress >= 1 else f"{progress:.0%}{detail}")
         if progress >= 1:

@@ -182,7 +182,7 @@ class Engine:
             return self._close(trial, "complete", metrics)
         if self.scheduler.report(number, trial.rung, reported) == "stop":
             return self._close(trial, "stopped", metrics, self.scheduler.reason)
-        if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
+        if over := self.spent:
             return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
         self._append(self._row(trial, "rung", metrics))
         self.study.progress(number, trial.rungs)
@@ -197,6 +197,11 @@ class Engine:
             trial.seconds = self.clock() - trial.started if seconds is None else seconds
             trial.rung = min(trial.rung + 1, len(self.space.rungs) - 1)  # the rung that it was on
             self._close(trial, "failed", {}, reason, trace)
+
+    def stop(self, number: int, reason: str) -> None:
+        """End a trial that has not come to its first rung. Nothing happens when it has ended already."""
+        if trial := self.live.get(number):
+            self._close(trial, "stopped", {}, reason)
 
     def overdue(self) -> list[int]:
         """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends
@@ -229,6 +234,17 @@ class Engine:
         return limits.reached(self.space.budget, started=self._started,
                               most=self.space.budget.trials or math.inf, elapsed=self.elapsed, held=self.held,
                               rate=self.rate, no_improvement=self.no_improvement)
+
+    @property
+    def spent(self) -> str | None:
+        """Which of time, device_hours and money is used up; None while none is."""
+        return limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until `spent` says something; infinite without such a limit."""
+        return limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held,
+                                   groups=self.groups, rate=self.rate)
 
     @property
     def limit(self) -> float:
@@ -362,8 +378,7 @@ class Engine:
     def _eta(self) -> float | None:
         """Seconds to the end of the trials: those that remain at the pace so far, or what is left
         of time and money."""
-        left = limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held,
-                                   groups=self.groups, rate=self.rate)
+        left = self.seconds_left
         if self.ended:
             remaining = self.limit - len(self.ended)
             left = min(left, sum(self.ledger.sums.values()) / len(self.ended) * remaining / self.groups)

@@ -27,13 +27,14 @@ class RunStarted(Summary):
 @final
 class PrepareProgress(Summary):
     """How far something is that trials share, or what is done with the front when the search
-    is over (`after`): 0 to 1."""
+    is over (`after`): 0 to 1. `left`: seconds that it still takes, at the pace so far."""
 
     event: Literal["prepare"]
     stage: str
     progress: float
     detail: NotRequired[str | None]
     after: NotRequired[bool]
+    left: NotRequired[float | None]
 
 
 @final

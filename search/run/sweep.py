@@ -208,7 +208,8 @@ class RunStages:
         self._tidy()
         self._write_cards()
         complete = "complete" in self.engine.ended.values()
-        state: State = "finished" if complete or not self.engine.ended else "failed"
+        begun = self.engine.ended or self.engine.spent
+        state: State = "finished" if complete or not begun else "failed"
         self.engine.emit("run_finished", state=state, run=self.place)
         self.close(state)
         return RunResult(self.folder.path, self.engine.front, state)
