@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("untimed")
 
 LONG = ("search/run/test_sweep.py", "cluster/test_local_cluster.py", "search/run/test_killed_measuring.py",
         "search/run/test_uri_storage.py", "search/distributed/test_worker_pool.py",

@@ -46,8 +46,8 @@ def rows(count, seed=0, start=1000.0):
                    "seconds": 1.0}
             continue
         if trial % 3 == 2 and trial > 3:
-            yield {**row, "state": "stopped", "reason": "dominated at rung 0", "time": begun + 1,
-                   "seconds": 1.0}
+            yield {**row, "state": "stopped", "time": begun + 1, "seconds": 1.0,
+                   "reason": f"beaten by trial {trial - 1} at rung 0: 1 of 3 go on"}
             continue
         yield {**row, "state": "rung", "perplexity": row["perplexity"] * 2, "time": begun + 1, "seconds": 1.0}
         yield {**row, "state": "complete", "rung": 1, "fidelity": 40, "time": begun + 3, "seconds": 3.0}

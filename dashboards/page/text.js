@@ -74,19 +74,32 @@ function write() {
   if (front.length || state.data.trials.trial.length) choose(state.data.knee ?? state.data.trials.trial[0], false);
 }
 
+const member = trial => state.data.members[state.data.front.indexOf(trial)];
+const PLACES = {open: " ?", lost: " ✗"};
+const VERDICTS = {held: "held its place when measured again", open: "its place is open", lost: "lost its place when measured again"};
+const anew = (trial, metric) => member(trial)?.fresh[metric];
+const fresh = (trial, metric) => { const [mean, half] = anew(trial, metric); return half ? `${inUnits(metric, mean)} ± ${inUnits(metric, +half.toPrecision(2))}` : inUnits(metric, mean); };
+const goBy = (trial, metric) => anew(trial, metric)?.[0] ?? cell(metric, place(trial));
+
 function writeMembers() {
-  const {front, objectives, knee, dimensions} = state.data;
+  const {front, objectives, knee, dimensions, members} = state.data;
   const rows = front.map(trial => [trial, place(trial)]).filter(([, index]) => index >= 0);
-  const best = objectives.map(item => Math[item.direction === "minimize" ? "min" : "max"](...rows.map(([, index]) => cell(item.metric, index))));
+  const kept = rows.filter(([trial]) => member(trial).place !== "lost"), measured = kept.filter(([trial]) => member(trial).of !== "own");
+  const best = objectives.map(item => Math[item.direction === "minimize" ? "min" : "max"](...(measured.length ? measured : kept).map(([trial]) => goBy(trial, item.metric))));
   const differs = dimensions.filter(item => rows.length < 2 || new Set(rows.map(([, index]) => JSON.stringify(cell(`config.${item.path}`, index)))).size > 1);
   table($("membertable"), [["trial", "n"], ...objectives.map(item => [`${item.metric} ${arrow(item)}`, "n"]), ...differs.map(item => [short(item.path)])], rows.map(([trial, index]) =>
     el("tr", {tabindex: 0, "data-trial": trial, onclick: () => choose(trial, true), onkeydown: event => { if (event.key === "Enter") choose(trial, true); }},
-      el("td", {class: "n"}, trial, trial === knee ? " ◆" : ""),
-      objectives.map((item, place) => el("td", {class: cell(item.metric, index) === best[place] ? "n best" : "n"}, interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index)))),
+      el("td", {class: "n"}, trial, trial === knee ? " ◆" : "", PLACES[member(trial).place] || ""),
+      objectives.map((item, column) => {
+        const lit = member(trial).place !== "lost" && goBy(trial, item.metric) === best[column] ? "best" : "";
+        const own = interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index));
+        return anew(trial, item.metric) ? el("td", {class: "n"}, own, el("br"), el("span", {class: lit}, `${member(trial).of} ${fresh(trial, item.metric)}`)) : el("td", {class: `n ${lit}`}, own);
+      }),
       differs.map(item => el("td", {}, compact(cell(`config.${item.path}`, index)))))));
   const real = rows.length ? objectives.map(item => [item.metric, cell(`${item.metric}_heldout`, rows[0][1])]).filter(([, value]) => typeof value === "number") : [];
   const unknown = rows.map(([trial, index]) => [trial, cell("unk_share", index), cell("unk_share_heldout", index)]).filter(([, share]) => typeof share === "number").sort((one, other) => other[1] - one[1])[0];
   $("membernote").textContent = "◆ knee: the member that gives up least, all objectives scaled to the front. Bold: the best value. ±: 95 % interval from the measurement's own standard error."
+    + (members.some(item => item.of !== "own") ? " again: measured anew from the exported files, seeds: trained anew with other seeds. These are the figures to go by; knee and bold do. ?: another member's new figures lie within this one's intervals. ✗: beaten by another member, or beyond a constraint, when measured anew." : members.length ? " No member was measured again: each was chosen by one measurement, so the figures are a little too good." : "")
     + (unknown ? ` Unknown words (UNK), which help no score: at most ${percent(unknown[1])} of the words of a member's generated text (trial ${unknown[0]}); in real held-out text ${percent(unknown[2])}.` : "")
     + (real.length ? ` Real held-out text, for scale: ${real.map(([name, value]) => `${name} ${inUnits(name, value)}`).join(", ")}.` : "");
 }
@@ -144,7 +157,8 @@ function choose(trial, byHand) {
   const lines = (pairs) => el("table", {}, el("tbody", {}, pairs.map(([name, value]) => el("tr", {}, el("td", {}, name), el("td", {class: "n"}, value)))));
   const rest = Object.keys(data.trials).filter(name => !own.has(name) && !name.startsWith("config.") && cell(name, index) !== null && cell(name, index) !== undefined);
   fill($("detail"), el("h2", {}, `Trial ${trial}`), el("p", {}, chip(cell("state", index)), data.front.includes(trial) ? chip("front", true) : "", trial === data.knee ? chip("knee", true) : "", cell("tag", index) ? chip(cell("tag", index)) : "", cell("feasible", index) ? "" : chip("breaks a constraint")),
-    lines(data.objectives.map(item => [`${item.metric} ${arrow(item)}`, interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index))])),
+    lines(data.objectives.flatMap(item => [[`${item.metric} ${arrow(item)}`, interval(item.metric, cell(item.metric, index), cell(`${item.metric}_se`, index))], ...(anew(trial, item.metric) ? [[member(trial).of, fresh(trial, item.metric)]] : [])])),
+    member(trial)?.place ? el("p", {class: "note"}, VERDICTS[member(trial).place]) : "",
     el("h3", {}, "Settings"), lines(settings(index).map(([name, value]) => [name, compact(value)])),
     cell("reason", index) ? el("p", {class: "note"}, cell("reason", index)) : "",
     ...sampleNodes(trial),

@@ -69,8 +69,10 @@ class LivePanel:
             self.name = str(event.get("name") or event.get("run") or "")
         elif kind == "prepare":
             self.moving = True
-            self.stages[str(event.get("stage"))] = (float(event.get("progress") or 0),
-                                                    str(event.get("detail") or ""))
+            left, detail = event.get("left"), str(event.get("detail") or "")
+            told = [detail] if detail else []
+            told += [f"about {duration(left)} to go"] if left is not None else []
+            self.stages[str(event.get("stage"))] = float(event.get("progress") or 0), ", ".join(told)
             if event.get("trial") is not None and event.get("progress", 0) >= 1:
                 del self.stages[str(event.get("stage"))]  # its trial goes on
         elif kind == "trial_started":
@@ -79,8 +81,8 @@ class LivePanel:
             self.running[event["trial"]] = Running(event.get("values", {}), self.now())
         elif kind == "rung" and event["trial"] in self.running:
             trial = self.running[event["trial"]]
-            trial.rung, trial.metrics = (f"rung {event['rung'] + 1}/{event.get('of', '?')}",
-                                         event.get("metrics", {}))
+            trial.rung = f"rung {event['rung']} of {event.get('of', '?')}"
+            trial.metrics = event.get("metrics", {})
         elif kind == "trial_finished":
             self.running.pop(event["trial"], None)
             mine = f" for trial {event['trial']}"

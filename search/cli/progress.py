@@ -119,6 +119,7 @@ class EventText:
         """`remind`: say a trial's settings again when it ends, for a display that does not keep its start."""
         self.objectives, self.remind = list(objectives), remind
         self.quarters_said: dict[str, int] = {}
+        self.estimated: set[str] = set()
         self.elapsed = 0.0
 
     def line(self, event: Event) -> str | None:
@@ -136,11 +137,17 @@ class EventText:
 
     def _prepare(self, event: Event) -> str | None:
         stage, progress = str(event.get("stage", "")), float(event.get("progress") or 0)
-        quarter = int(progress * 4)
-        if self.quarters_said.get(stage) == quarter:
+        quarter, left = int(progress * 4), event.get("left")
+        new = left is not None and progress < 1 and stage not in self.estimated
+        if self.quarters_said.get(stage) == quarter and not new:
             return None
+        if left is not None:
+            self.estimated.add(stage)
         self.quarters_said[stage] = quarter
         detail = f", {escape(str(event['detail']))}" if event.get("detail") else ""
+        detail += f", about {duration(left)} to go" if left is not None else ""
+        if event.get("after"):  # nothing is prepared: the search is over
+            return f"{escape(stage)} " + ("[green]done[/]" if progress >= 1 else f"{progress:.0%}{detail}")
         if progress >= 1:
             return (f"prepare {escape(stage)} [green]ready[/]"
                     + (f": {corpus_line(event)}" if has_facts(event) else ""))
@@ -155,7 +162,7 @@ class EventText:
                 f"{event['tried_first']} of its front are tried first")
 
     def _rung(self, event: Event) -> str:
-        return (f"trial {event['trial']:<3} rung {event['rung'] + 1}/{event.get('of', '?')}  "
+        return (f"trial {event['trial']:<3} {rung_text(event)}  "
                 f"{self.measured(event.get('metrics', {}))}")
 
     def _trial_finished(self, event: Event) -> str:
@@ -185,6 +192,12 @@ class EventText:
         """The objectives that a result holds: `perplexity 12.3, latency 4.1 ms`."""
         return ", ".join(f"{label(item.metric)} {figure(item.metric, metrics[item.metric])}"
                          for item in self.objectives if item.metric in metrics)
+
+
+def rung_text(event: Event) -> str:
+    """`rung 0 (10 of 40 steps)`: rungs are counted from 0, as in the records."""
+    steps, whole = event.get("steps") or (None, None)
+    return f"rung {event['rung']}" + (f" ({steps:,} of {whole:,} steps)" if steps and whole else "")
 
 
 def settings(values: Mapping[str, Any]) -> str:

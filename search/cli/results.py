@@ -63,16 +63,19 @@ def front(
     from search.cli.format import command, emit, out
     from search.cli.overrides import bounds
 
-    folder, space, found = opened(run, bounds(within))
+    folder, space, found = opened(run)
     check_bounds(folder, bounds(within))
+    found = found.within(bounds(within)) if within else found
     if best is not None:
         found = found.only(chosen(found, best))
     if form != "table":
         typer.echo(emit(members(folder, space, found), form))
     elif within and not len(found):
-        out().print(nearest(folder, space, found.constraints))
+        out().print(nearest(folder, space, found))
     else:
         out().print(front_table(folder, space, found))
+        if best is not None and len(found):
+            out().print(f"[dim]{escape(chosen_by(found))}[/]")
         if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
             out().print(f"[cyan]{escape(command('generate', artifact))}[/]", soft_wrap=True)
     return 0 if len(found) or not (within or best) else 1
@@ -101,16 +104,42 @@ def chosen(found: Front, best: str, label: str = "--best ") -> Mapping[str, Any]
     return found.knee() if best == "knee" else found.best(best)
 
 
-def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) -> RenderableType:
+def chosen_by(found: Front) -> str:
+    """By which figures the one member was chosen."""
+    from search.pareto.stability import source
+
+    return {
+        "seeds": "chosen by the figures of models trained anew with other seeds",
+        "again": "chosen by the figures that were measured anew from the exported files",
+        "own": "chosen by the trial's own figures: it was not measured again, so they may be too good",
+    }[source(found.members[0], (*found.objectives, *found.constraints))]
+
+
+def left_out(found: Front) -> list[str]:
+    """Whom the bounds left out though their own figures keep to them, and why, one line each."""
+    from search.cli.format import figure
+    from search.pareto.stability import figure as figure_of
+
+    lines = []
+    for row, bound in found.left_out:
+        why = "it is beaten by another member"
+        if bound is not None:
+            anew = figure_of(row, bound.metric)
+            why = f"its {bound.metric} is {figure(bound.metric, anew.mean)} ({anew.of})"
+        lines.append(f"trial {row['trial']} is left out: measured anew, {why}")
+    return lines
+
+
+def nearest(folder: RunFolder, space: Space, found: Front) -> RenderableType:
     """What to tell when no complete trial keeps to all bounds: how near to each bound one came."""
     from rich.text import Text
 
     from search.cli.format import figure
     from search.pareto.objectives import finished, violation
 
-    rows = finished(folder.rows(), space.objectives)
+    rows = found.trusted(finished(folder.rows(), space.objectives))
     lines = ["[yellow]No complete trial is within all of these bounds.[/]"]
-    for bound in constraints:
+    for bound in found.constraints:
         measured = [row for row in rows if not math.isnan(violation(row, bound))]
         asked = f"{bound.metric} {bound.op} {figure(bound.metric, bound.bound)}"
         if not measured:
@@ -120,7 +149,7 @@ def nearest(folder: RunFolder, space: Space, constraints: Sequence[Constraint]) 
         kept = sum(violation(row, bound) <= 0 for row in measured)
         lines.append(f"{asked}: kept by {kept} of {len(measured)}; the best is trial {row['trial']} with "
                      f"{figure(bound.metric, row[bound.metric])}")
-    return Text.from_markup("\n".join(lines))
+    return Text.from_markup("\n".join([*lines, *left_out(found)]))
 
 
 def status(
@@ -138,6 +167,7 @@ def status(
     from search.cli.format import command, duration, figure, grid, out, shown
     from search.engine.cost import Ledger
     from search.pareto.reference_box import Box
+    from search.pareto.stability import figure as figure_of
     from search.reporting.corpora import corpus_lines
 
     folder, space, found = opened(run)
@@ -159,7 +189,8 @@ def status(
     for objective in space.objectives:
         best = found.best(objective.metric)
         if best is not None:
-            value = figure(objective.metric, best[objective.metric])
+            by = figure_of(best, objective.metric)
+            value = figure(objective.metric, by.mean) + (f" ({by.of})" if by.of != "own" else "")
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
     if folder.meta.get("box"):
         lines.append(("hypervolume",
@@ -224,14 +255,13 @@ def recorded_space(run: Path) -> Space:
     return Space.from_yaml(path.read_text(encoding="utf-8"), str(path))
 
 
-def opened(run: Path, within: Sequence[Constraint] = ()) -> tuple[RunFolder, Space, Front]:
-    """A run folder, its space and its front as of now, within further bounds. Raises `UserError`
-    when it is no run."""
+def opened(run: Path) -> tuple[RunFolder, Space, Front]:
+    """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
     from search.pareto.front import Front
     from search.records.run_folder import RunFolder
 
     space, folder = recorded_space(run), RunFolder.open(run)
-    return folder, space, Front.from_rows(folder.rows(), space.objectives, [*space.constraints, *within])
+    return folder, space, Front.from_rows(folder.rows(), space.objectives, space.constraints)
 
 
 def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:
@@ -248,19 +278,20 @@ def apart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any]]:
-    """The front for programs: trial, objectives and constrained metrics with errors and repeats,
-    config, artifact."""
+    """The front for programs: trial, whether it held its place, by which figures it goes, objectives and
+    constrained metrics with errors, repeats and intervals, config, artifact."""
+    from search.pareto.front import figure_columns
     from search.pareto.objectives import judged
 
     metrics = dict.fromkeys(judged(space.objectives, found.constraints))
     rows = found.member_rows()
     known = {name for row in rows for name in row}
-    ends = ("", "_se", "_again", "_again_sd", "_seeds", "_seeds_sd", "_low", "_high")
     metrics |= {"unk_share": None} if "unk_share" in known else {}  # stands beside perplexity
     columns = [column for name in metrics
-               for column in (name + end for end in ends) if column == name or column in known]
+               for column in (*figure_columns(name), f"{name}_se", f"{name}_again_sd", f"{name}_seeds_sd")
+               if column == name or column in known]
     config = [f"config.{path}" for path in space.dimensions]
-    placed = ["place"] if "place" in known else []
+    placed = [name for name in ("place", "figures") if name in known]
     return [{"trial": row["trial"], **{name: row.get(name) for name in [*placed, *columns, *config]},
              "artifact": artifact_of(folder, row)} for row in rows]
 
@@ -282,27 +313,34 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from rich.text import Text
 
     from search.cli.format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
+    from search.pareto.stability import figure as figure_of
     from search.pareto.stability import interval as repeated
     from search.reporting.corpora import unknown_line
 
     if not len(found):
-        return Text.from_markup("[yellow]No complete trial is feasible yet: there is no front.[/]")
+        why = ("No member of the front held its place when it was measured anew." if found.candidates
+               else "No complete trial is feasible yet: there is no front.")
+        return Text.from_markup(f"[yellow]{why}[/]")
     varied = apart(found.members)
     names = short_names([f"config.{path}" for path in space.dimensions])
-    best = {item.metric: row[item.metric] for item in space.objectives if (row := found.best(item.metric))}
+    best = {item.metric: figure_of(row, item.metric).mean for item in space.objectives
+            if (row := found.best(item.metric)) is not None}
     columns = ["trial", *(f"{label(item.metric)} {ARROWS[item.direction]}" for item in space.objectives),
                "differs in"]
     rows, tight, settings = [], [], []
     for row, place in zip(found, found.stability, strict=True):
         cells, small, trial = [], [], f"{row['trial']}{MARKS.get(place or '', '')}"
         for item in space.objectives:
-            style = "bold green" if row[item.metric] == best[item.metric] else "default"
+            is_best = place != "lost" and figure_of(row, item.metric).mean == best.get(item.metric)
             fresh = repeated(row, item.metric)
-            anew = "" if fresh is None else ranged(item.metric, fresh.mean, fresh.half)
-            cells.append(f"[{style}]{interval(item.metric, row)}[/]"
-                         + (f"\n[dim]{fresh.of} {anew}[/]" if fresh is not None and anew else ""))
-            small.append(f"[{style}]{interval(item.metric, row)}[/]"
-                         + (f"\n[dim]({anew})[/]" if anew else ""))
+            if fresh is None:
+                shown_value = f"[{'bold green' if is_best else 'default'}]{interval(item.metric, row)}[/]"
+                cells.append(shown_value)
+                small.append(shown_value)
+                continue
+            style, anew = "bold green" if is_best else "dim", ranged(item.metric, fresh.mean, fresh.half)
+            cells.append(f"{interval(item.metric, row)}\n[{style}]{fresh.of} {anew}[/]")
+            small.append(f"{interval(item.metric, row)}\n[{style}]({anew})[/]")
         differs = " ".join(f"{names[key]}={compact(row[key])}" for key in varied if row.get(key) is not None)
         rows.append((trial, *cells, f"[dim]{escape(differs)}[/]"))
         tight.append((trial, *small))
@@ -321,16 +359,17 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
         notes.append(f"[dim]UNK, a word outside the vocabulary, in generated text: {unknown}; "
                      "it helps no score[/]")
     if any("again" in row for row in found):
-        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise; "
-                     "it chose nothing[/]")
+        notes.append("[dim]again, or in brackets: measured anew from the exported files, with fresh noise: "
+                     "the figure to go by[/]")
     if any("seeds" in row for row in found):
-        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds; "
-                     "it chose nothing[/]")
+        notes.append("[dim]seeds, or in brackets: trained anew at the full budget with other seeds: "
+                     "the figure to go by[/]")
     for place, note in (("open", "[yellow]?[/] another member's new figures lie within this one's intervals"),
                         ("lost",
                          "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
         if place in found.stability:
             notes.append(note)
+    notes += [f"[dim]{escape(line)}[/]" for line in left_out(found)]
     if any(artifact_of(folder, row) for row in found):
         notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts' / 'trial-NNNN'))}[/]")
     return Group(table, "", *(Text.from_markup(note) for note in notes))

@@ -83,6 +83,12 @@ class SchedulerContract:
                       for trial, rung, metrics in reports[:half])
         assert self.decide(third, reports[half:]) == decided[half:]
 
+    def test_every_stop_has_a_reason_that_names_the_rung(self) -> None:
+        scheduler = self.build(self.problem())
+        for trial, rung, metrics in self.reports():
+            if scheduler.report(trial, rung, metrics) == "stop":
+                assert f"rung {rung}" in scheduler.reason and "\n" not in scheduler.reason
+
     def test_with_a_horizon_the_order_of_reports_behind_it_decides_nothing(self) -> None:
         """Trials t - 3 .. t may report in any order; a deterministic run rests on this."""
         reports = self.reports(rungs=1)

@@ -156,23 +156,26 @@ class PoolClient:
         self.release(owner)
 
     def map(self, tasks: Sequence[tuple[str, Payload]], on_event: Callable[[int, JobEvent], None]
-            | None = None, *, patience: float | None = None, forgiving: bool = False) -> list[Any]:
+            | None = None, *, patience: float | None = None, forgiving: bool = False,
+            watch: Callable[[], None] | None = None) -> list[Any]:
         """Run several jobs on as many groups as are free; the last event of each, in order.
 
         `on_event(i, event)` sees every event of task i. A task whose group dies runs once more from its
         start; one that says nothing for `patience` seconds is ended and has failed. The first failure
         abandons the other tasks and is raised; if `forgiving`, it stands in the place of the task's event
-        and the others go on.
+        and the others go on. `watch` is called twice a second; what it raises abandons all.
         """
         owners = [uuid.uuid4().hex for _ in tasks]
         routines = {i: self._routine(i, *task, on_event or (lambda i, event: None), owners[i])
                     for i, task in enumerate(tasks)}
         results: dict[int, Any] = {}
         waiting = {next(routine): i for i, routine in routines.items()}
-        looked = time.monotonic()
+        looked, timeout = time.monotonic(), None if patience is None and watch is None else _LOOK
         try:
             while waiting:
-                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=None if patience is None else _LOOK)
+                ready, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+                if watch is not None:
+                    watch()
                 if patience is not None and time.monotonic() - looked >= _LOOK:
                     self._end_silent([owners[i] for i in waiting.values()], patience)
                     looked = time.monotonic()

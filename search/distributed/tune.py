@@ -101,9 +101,12 @@ class Driver:
         if "shared" in outcome:
             if number in self.engine.live:
                 self.shared(self.engine.live[number], outcome["shared"])
-            self._assign(slot, {"op": "next"})
-            return
-        if "failed" in outcome:
+                if over := self.engine.spent:  # it would not come to a rung, where this is looked at
+                    self.engine.stop(number, f"the {over} budget was used up before the first rung")
+            if number in self.engine.live:
+                self._assign(slot, {"op": "next"})
+                return
+        elif "failed" in outcome:
             self._fail(number, outcome["failed"], outcome["traceback"], outcome["seconds"])
         else:
             for notice in outcome["notices"]:

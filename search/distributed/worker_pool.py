@@ -27,6 +27,9 @@ from trainable.messages import DepotSettings, GroupInfo, WorkerConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
 _PATIENCE = 60.0  # seconds without any group ready, after which the user hears of it
+_WAITING = {False: "others may be using the cluster, or nodes were lost",
+            True: "this machine is busy, or short of memory"}
+"""What may be the reason, by whether the cluster is the run's own."""
 _STARTING = 60.0  # seconds that a closing pool waits for groups that are still starting
 _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool closes
 
@@ -34,13 +37,15 @@ _GRACE = 3.0  # seconds that a group gets to leave by itself when the pool close
 class WorkerPool:
     """`groups` warm worker groups on the connected cluster. `storage`: a folder for Ray Train's
     own small files; `store`: settings of the workers' `trainable.storage.depot.Depot` when the run's
-    storage is a URI."""
+    storage is a URI; `private`: nobody else uses the cluster."""
 
     def __init__(self, groups: int, hardware: HardwareConfig, storage: Path, *,
                  jobs: str = "trainable.workers.jobs:JOBS",
-                 on_notice: Callable[[str], None] | None = None, store: DepotSettings | None = None):
+                 on_notice: Callable[[str], None] | None = None, store: DepotSettings | None = None,
+                 private: bool = False):
         self.size, self.hardware, self.storage, self.jobs = groups, hardware, Path(storage).resolve(), jobs
         self.on_notice, self.store = on_notice or (lambda reason: None), store
+        self.private = private
         self.name = uuid.uuid4().hex[:8]
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -115,7 +120,7 @@ class WorkerPool:
                 each = (f"{self.hardware.workers} x {self.hardware.cpus:g} CPU(s), "
                         f"{self.hardware.gpus:g} GPU(s)")
                 self.on_notice(f"still waiting for a worker group to start ({each}); "
-                               "others may be using the cluster, or nodes were lost")
+                               + _WAITING[self.private])
 
     def _keep_group(self, slot: int, broker: Any) -> None:
         """Thread of one slot: run a group; when it dies, tell the broker and run the next one."""

@@ -164,12 +164,13 @@ class Engine:
                 metrics["artifact"] = self.keep(number, metrics["artifact"])
             return self._close(trial, "complete", metrics)
         if self.scheduler.report(number, trial.rung, reported) == "stop":
-            return self._close(trial, "stopped", metrics, f"dominated at rung {trial.rung}")
-        if over := limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate):
+            return self._close(trial, "stopped", metrics, self.scheduler.reason)
+        if over := self.spent:
             return self._close(trial, "stopped", metrics, f"the {over} budget was used up")
         self._append(self._row(trial, "rung", metrics))
         self.study.progress(number, trial.rungs)
-        self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs), metrics=metrics)
+        self._emit("rung", trial=number, rung=trial.rung, of=len(self.space.rungs),
+                   steps=[event.get("steps"), list(self.space.rungs)[-1]], metrics=metrics)
         return "continue"
 
     def fail(self, number: int, reason: str, trace: str = "", seconds: float | None = None) -> None:
@@ -179,6 +180,11 @@ class Engine:
             trial.seconds = self.clock() - trial.started if seconds is None else seconds
             trial.rung = min(trial.rung + 1, len(self.space.rungs) - 1)  # the rung that it was on
             self._close(trial, "failed", {}, reason, trace)
+
+    def stop(self, number: int, reason: str) -> None:
+        """End a trial that has not come to its first rung. Nothing happens when it has ended already."""
+        if trial := self.live.get(number):
+            self._close(trial, "stopped", {}, reason)
 
     def overdue(self) -> list[int]:
         """Trials that have said nothing for longer than `budget.trial_time`; whoever runs them ends
@@ -211,6 +217,17 @@ class Engine:
         return limits.reached(self.space.budget, started=self._started,
                               most=self.space.budget.trials or math.inf, elapsed=self.elapsed, held=self.held,
                               rate=self.rate, no_improvement=self.no_improvement)
+
+    @property
+    def spent(self) -> str | None:
+        """Which of time, device_hours and money is used up; None while none is."""
+        return limits.spent(self.space.budget, elapsed=self.elapsed, held=self.held, rate=self.rate)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until `spent` says something; infinite without such a limit."""
+        return limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held,
+                                   groups=self.groups, rate=self.rate)
 
     @property
     def limit(self) -> float:
@@ -251,7 +268,7 @@ class Engine:
     def summary(self) -> Summary:
         """Counts, front, best values, time and cost; part of every event."""
         cost, hardware = self.cost(), self.space.hardware
-        hours = (cost["held"] - cost["overhead"]) / self.rate.devices / 3600
+        hours = cost["held"] / self.rate.devices / 3600  # of one group
         return {
             "running": len(self.live), "complete": self.counts["complete"], "stopped": self.counts["stopped"],
             "failed": self.counts["failed"], "trials": int(self.limit) if math.isfinite(self.limit) else None,
@@ -344,8 +361,7 @@ class Engine:
     def _eta(self) -> float | None:
         """Seconds to the end of the trials: those that remain at the pace so far, or what is left
         of time and money."""
-        left = limits.seconds_left(self.space.budget, elapsed=self.elapsed, held=self.held,
-                                   groups=self.groups, rate=self.rate)
+        left = self.seconds_left
         if self.ended:
             remaining = self.limit - len(self.ended)
             left = min(left, sum(self.ledger.sums.values()) / len(self.ended) * remaining / self.groups)

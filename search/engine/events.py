@@ -27,12 +27,14 @@ class RunStarted(Summary):
 @final
 class PrepareProgress(Summary):
     """How far something is that trials share, or what is done with the front when the search
-    is over: 0 to 1."""
+    is over (`after`): 0 to 1. `left`: seconds that it still takes, at the pace so far."""
 
     event: Literal["prepare"]
     stage: str
     progress: float
     detail: NotRequired[str | None]
+    after: NotRequired[bool]
+    left: NotRequired[float | None]
 
 
 @final
@@ -58,12 +60,14 @@ class TrialStarted(Summary):
 
 @final
 class RungMeasured(Summary):
-    """A trial goes on after rung `rung` (0 = first) `of` all."""
+    """A trial goes on after rung `rung` (0 = first) `of` all; `steps`: training steps so far, and
+    of a whole trial."""
 
     event: Literal["rung"]
     trial: int
     rung: int
     of: int
+    steps: list[int | None]
     metrics: Mapping[str, Any]
 
 

@@ -16,7 +16,7 @@ import pyarrow.csv
 from search.pareto.geometry import contributions, crowding, layers
 from search.pareto.objectives import Constraint, Objective, feasible, finished, judged, matrix, vector
 from search.pareto.reference_box import Box
-from search.pareto.stability import Stability, interval, stability
+from search.pareto.stability import Stability, ends, source, stability, trusted
 from search.pareto.table import to_table
 
 Row = Mapping[str, Any]
@@ -25,15 +25,20 @@ Row = Mapping[str, Any]
 @dataclass(frozen=True)
 class Front:
     """`members` are the non-dominated rows, ordered by the first objective; `candidates` all rows
-    that were eligible.
+    that were eligible, both by the one measurement of each that the search went by.
 
     Rows with equal objectives are all members: none of them beats another, and their configs differ.
+    `best`, `knee` and `within` go by the figures of `search.pareto.stability.figure`, fresh where there are
+    any, and pass over members that lost their place. `left_out`: what `within` left out though its own
+    figures keep to the bounds, each with the bound that its fresh figure breaks, or None for one that was
+    beaten.
     """
 
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     candidates: tuple[Row, ...]
     members: tuple[Row, ...]
+    left_out: tuple[tuple[Row, Constraint | None], ...] = ()
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row], objectives: Sequence[Objective],
@@ -91,35 +96,65 @@ class Front:
             raise KeyError(f"no objective: {', '.join(sorted(unknown))}")
         return bool((matrix(self.members, named) <= vector(goal, named)).all(axis=1).any())
 
+    @property
+    def standing(self) -> list[Row]:
+        """The members to choose from: those that did not lose their place; where some of these were measured
+        again, only they."""
+        kept = [row for row, place in zip(self.members, self.stability, strict=True) if place != "lost"]
+        return [row for row in kept if source(row, self.objectives) != "own"] or kept
+
+    def trusted(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
+        """Rows with objectives and constrained metrics at the figures to go by."""
+        return [trusted(row, (*self.objectives, *self.constraints)) for row in rows]
+
     def knee(self) -> Row | None:
         """The member that gives up least: smallest sum of objectives after each is scaled to
-        0..1 over the front.
+        0..1 over the members to choose from (`standing`), by the figures to go by.
 
         With two objectives it is the member farthest below the line through the two ends (Das 1999).
-        None when empty.
+        None when there is none.
         """
-        if not self.members:
+        rows = self.standing
+        if not rows:
             return None
-        return self.members[int(np.argmin(_scaled(self.vectors).sum(axis=1)))]
+        return rows[int(np.argmin(_scaled(matrix(self.trusted(rows), self.objectives)).sum(axis=1)))]
 
     def best(self, metric: str, constraints: Sequence[Constraint] = ()) -> Row | None:
-        """The candidate that is best on one objective among those that satisfy `constraints` too;
-        None when none does.
+        """The member to choose from (`standing`) that is best on one objective by the figures to go by, of
+        the front `within` constraints; None when there is none. Ties go to the first on the front.
 
-        All candidates are looked at, not only members: a bound on something that is not an objective
-        can rule out every member that dominates a given row. Ties go to the row that is not dominated,
-        then to the lower trial.
+        Raises KeyError for a metric that is not an objective.
         """
         wanted = [objective for objective in self.objectives if objective.metric == metric]
         if not wanted:
             raise KeyError(f"{metric} is not an objective: "
                            f"{[objective.metric for objective in self.objectives]}")
-        rows = [row for row in self.candidates if feasible(row, constraints)]
+        rows = (self.within(constraints) if constraints else self).standing
         if not rows:
             return None
-        rank = layers(matrix(rows, self.objectives))
-        order = np.lexsort((rank, matrix(rows, wanted)[:, 0]))
-        return rows[int(order[0])]
+        return rows[int(np.argmin(matrix(self.trusted(rows), wanted)[:, 0]))]
+
+    def within(self, bounds: Sequence[Constraint]) -> Front:
+        """The front of the candidates that keep to `bounds`, and to the constraints that there are, by the
+        figures to go by; members that lose their place among these are left out as well.
+
+        All candidates are looked at, not only members: a bound can rule out every member that dominates
+        a given row. Such a row was never measured again, so its own figures count.
+        """
+        limits = (*self.constraints, *bounds)
+        kept, left = [], []
+        for row in self.candidates:
+            fresh = trusted(row, limits)
+            broken = next((bound for bound in limits if not feasible(fresh, [bound])), None)
+            if broken is None:
+                kept.append(row)
+            elif feasible(row, limits):
+                left.append((row, broken))
+        found = replace(Front.from_rows(kept, self.objectives, ()), constraints=limits)
+        marks = found.stability
+        members = tuple(row for row, mark in zip(found, marks, strict=True) if mark != "lost")
+        beaten = [(row, None) for row, mark in zip(found, marks, strict=True) if mark == "lost"]
+        return replace(found, members=members, left_out=(*left, *beaten))
 
     def only(self, row: Row | None) -> Front:
         """This front with `row` as its one member, or with none."""
@@ -140,24 +175,25 @@ class Front:
         }
 
     def member_rows(self) -> list[dict[str, Any]]:
-        """The members' rows, those that were measured again with `place` and each objective's
-        `METRIC_low`, `_high`."""
+        """The members' rows with `figures`, what to go by (`own`, `again` or `seeds`), and the intervals of
+        objectives and constrained metrics (`search.pareto.stability.ends`); `place` for those that were
+        measured again."""
         rows = []
         for row, place in zip(self.members, self.stability, strict=True):
-            found = {item.metric: interval(row, item.metric) for item in self.objectives}
-            ends = {f"{metric}_{end}": getattr(one, end) for metric, one in found.items() if one
-                    for end in ("low", "high")}
-            rows.append({**row, **({"place": place} if place else {}), **ends})
+            items: list[Objective | Constraint] = [*self.objectives, *self.constraints]
+            found = {name: value for item in items for name, value in ends(row, item.metric).items()}
+            marks = {"figures": source(row, items), **({"place": place} if place else {})}
+            rows.append({**row, **marks, **found})
         return rows
 
     def to_arrow(self, columns: Mapping[str, str] | None = None) -> pa.Table:
         """One row per member (`member_rows`), place, objectives and constrained metrics first; `columns`: see
         `search.pareto.table.column_types`."""
         rows = self.member_rows()
+        known = {name for row in rows for name in row}
         first = [name for metric in judged(self.objectives, self.constraints)
-                 for name in (metric, *(f"{metric}_{end}" for end in ("low", "high") if rows
-                                        and any(f"{metric}_{end}" in row for row in rows)))]
-        placed = ["place"] if any("place" in row for row in rows) else []
+                 for name in figure_columns(metric) if name == metric or name in known]
+        placed = [name for name in ("place", "figures") if name in known]
         return to_table(rows, columns, placed + first)
 
     def to_pandas(self) -> pd.DataFrame:
@@ -168,6 +204,11 @@ class Front:
         """Write `to_arrow` as CSV, strings quoted where needed."""
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         pyarrow.csv.write_csv(self.to_arrow(columns), path, options)
+
+
+def figure_columns(metric: str) -> list[str]:
+    """The columns that tell a metric of a member, where they are there, its own figure first."""
+    return [f"{metric}{of}{end}" for of in ("", "_again", "_seeds") for end in ("", "_low", "_high")]
 
 
 def attainment(fronts: Sequence[Front], goals: Sequence[Mapping[str, float]]) -> np.ndarray:

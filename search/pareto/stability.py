@@ -1,38 +1,42 @@
-"""Whether a member of the front holds its place when it is measured again.
+"""Which figure of a row to go by, and whether a member of the front holds its place when measured again.
 
 A trial wins its place by one measurement each, so the best of many are a little too good. What `finish`
-measures anew was not chosen: its interval says how far the place can be trusted.
+measures anew was not chosen: its interval says how far the place can be trusted. Whoever picks among members
+or shows them (`Front.best`, `.knee`, `.within`, tables, report, model card) goes by `figure`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
-from search.pareto.objectives import judged, measured, total_violation, vector
+from search.pareto.objectives import measured, total_violation, vector
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
 Stability = Literal["held", "open", "lost"]
+Source = Literal["seeds", "again", "own"]
+SOURCES: tuple[Literal["seeds", "again"], ...] = ("seeds", "again")
+"""What counts as fresh, what counts most first."""
 NORMAL = 1.959964
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean of `n` fresh measurements and its 95 % interval, in the metric's own unit. `of` says
-    what was repeated: `seeds` (trained again, so training counts) or `again` (the same exported model,
-    fresh noise)."""
+    """A mean of `n` measurements and its 95 % interval, in the metric's own unit. `of` says what was
+    repeated: `seeds` (trained again, so training counts), `again` (the same exported model, fresh noise), or
+    nothing: `own`, the one measurement by which the trial was judged in the search."""
 
     mean: float
     low: float
     high: float
     n: int
-    of: Literal["seeds", "again"]
+    of: Source
 
     @property
     def half(self) -> float:
@@ -41,26 +45,63 @@ class Interval:
 
 
 def interval(row: Row, metric: str) -> Interval | None:
-    """The interval of a metric from the columns that `finish` left; None where there are none.
+    """The fresh figure of a metric from the columns that `finish` left; None where there are none.
 
     `METRIC_seeds`, `METRIC_seeds_sd` and `seeds` (how many) win over `METRIC_again`, `METRIC_again_sd` and
     `again`. Over seeds it is Student's t. Over repeats of one model it is normal where each repeat told
     its own standard error (`METRIC_se_again`; two or three repeats say less about the spread than that),
     else Student's t. Without any spread the interval is a point.
     """
-    for of in ("seeds", "again"):
-        mean, count = measured(row, f"{metric}_{of}"), measured(row, of)
-        if math.isnan(mean) or not count >= 1:
-            continue
-        error, spread, n = measured(row, f"{metric}_se_{of}"), measured(row, f"{metric}_{of}_sd"), int(count)
-        if of == "again" and math.isfinite(error):
-            half = NORMAL * error / math.sqrt(n)
-        elif n > 1 and math.isfinite(spread):
-            half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
-        else:
-            half = NORMAL * error if math.isfinite(error) else 0.0
-        return Interval(mean, mean - half, mean + half, n, of)
-    return None
+    return next((found for of in SOURCES if (found := _repeated(row, metric, of))), None)
+
+
+def _repeated(row: Row, metric: str, of: Literal["seeds", "again"]) -> Interval | None:
+    mean, count = measured(row, f"{metric}_{of}"), measured(row, of)
+    if math.isnan(mean) or not count >= 1:
+        return None
+    error, spread, n = measured(row, f"{metric}_se_{of}"), measured(row, f"{metric}_{of}_sd"), int(count)
+    if of == "again" and math.isfinite(error):
+        half = NORMAL * error / math.sqrt(n)
+    elif n > 1 and math.isfinite(spread):
+        half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
+    else:
+        half = NORMAL * error if math.isfinite(error) else 0.0
+    return Interval(mean, mean - half, mean + half, n, of)
+
+
+def own(row: Row, metric: str) -> Interval:
+    """The trial's one measurement, with the interval of its own standard error `METRIC_se`: a point without
+    one, NaN where it was not measured."""
+    value, error = measured(row, metric), measured(row, f"{metric}_se")
+    half = NORMAL * error if math.isfinite(error) else 0.0
+    return Interval(value, value - half, value + half, 1, "own")
+
+
+def figure(row: Row, metric: str) -> Interval:
+    """The figure to go by: the fresh one where there is one (`interval`), else the trial's own."""
+    return interval(row, metric) or own(row, metric)
+
+
+def trusted(row: Row, items: Iterable[Objective | Constraint]) -> dict[str, Any]:
+    """The row with each metric at the figure to go by."""
+    return {**row, **{item.metric: found.mean for item in items if (found := interval(row, item.metric))}}
+
+
+def source(row: Row, items: Iterable[Objective | Constraint]) -> Source:
+    """What the row's figures come from: `seeds` or `again` where one of them does, else `own`."""
+    found = {one.of for item in items if (one := interval(row, item.metric))}
+    return next((of for of in SOURCES if of in found), "own")
+
+
+def ends(row: Row, metric: str) -> dict[str, float]:
+    """The 95 % intervals of a metric as columns, each named after what it is around: `METRIC_low` and `_high`
+    around the trial's own `METRIC` (where it told an error), `METRIC_again_low` around `METRIC_again`,
+    `METRIC_seeds_low` around `METRIC_seeds`."""
+    found = {f"{metric}_{of}": _repeated(row, metric, of) for of in SOURCES}
+    if math.isfinite(measured(row, f"{metric}_se")):
+        found[metric] = own(row, metric)
+    return {f"{name}_{end}": getattr(one, end) for name, one in found.items() if one
+            for end in ("low", "high")}
 
 
 def stability(rows: Sequence[Row], objectives: Sequence[Objective],
@@ -69,23 +110,24 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
 
     `lost`: at its new means another member beats it, or a constraint no longer holds. `open`: another
     member's new means lie within its reach, so that at the bad ends of its intervals it would be beaten.
-    `held`: neither.
+    `held`: neither. Only members that were measured again can take a place from each other: a figure that
+    was chosen for being good is no rival of one that was not.
     """
-    fresh = [{**row, **{metric: found.mean for metric in judged(objectives, constraints)
-                        if (found := interval(row, metric))}} for row in rows]
+    fresh = [trusted(row, (*objectives, *constraints)) for row in rows]
     means = [vector(row, objectives) for row in fresh]
+    anew = [source(row, objectives) != "own" for row in rows]
     marks: list[Stability | None] = []
     for index, row in enumerate(rows):
-        own = [interval(row, item.metric) for item in objectives]
-        if not any(own):
+        if not anew[index]:
             marks.append(None)
             continue
-        bad = means[index] + np.array([one.half if one else 0.0 for one in own])
-        others = [mean for other, mean in enumerate(means) if other != index]
+        reach = np.array([one.half if (one := interval(row, item.metric)) else 0.0 for item in objectives])
+        others = [mean for other, mean in enumerate(means) if other != index and anew[other]]
         if (total_violation(fresh[index], constraints) > 0
                 or any(_beats(mean, means[index]) for mean in others)):
             marks.append("lost")
         else:
+            bad = means[index] + reach
             marks.append("open" if any(_beats(mean, bad) for mean in others) else "held")
     return marks
 

@@ -31,7 +31,8 @@ class Studied(Entry):
 class Summary(TypedDict, total=False):
     """Trials by state, the front, time in seconds and cost. `trials`: how many there can be;
     `hypervolume`: share of the box, None before there is one; `best`: objective -> value; `ended_by`:
-    the limit that is reached; `cost`: see `search.engine.cost.Ledger.breakdown`."""
+    the limit that is reached; `cost`: see `search.engine.cost.Ledger.breakdown`;
+    `cpu_hours`, `gpu_hours`: of all that was held, as in `cost` (older runs: without its overhead)."""
 
     running: int
     complete: int

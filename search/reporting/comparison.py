@@ -12,6 +12,7 @@ import numpy as np
 from search.pareto.front import Front
 from search.pareto.objectives import matrix, measured
 from search.pareto.reference_box import Box
+from search.pareto.stability import figure
 from search.records.run_folder import SPACE, RunFolder
 from search.reporting.report import ended_rows, front_of, last_rows
 from spaces.errors import UserError
@@ -82,7 +83,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
             "run": str(side.folder.path), "state": side.folder.state, "trials": len(side.rows),
             "front": len(side.front), "trial_seconds": side.seconds, "share": volume, "low": low,
             "high": high, "joint": int((~beaten & (owner == place)).sum()),
-            "best": {metric: measured(row, metric) if row is not None else None
+            "best": {metric: figure(row, metric).mean if row is not None else None
                      for metric, row in best.items()}})
     return {"box": box.corners(), "runs": entries, "warnings": warnings(sides),
             "changes": [{"run": side.folder.path.name, "lines": side.space.difference(first)}

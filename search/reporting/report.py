@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from search.engine.cost import PARTS, Ledger, Rate
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, measured, measurements, searched, violation
 from search.pareto.reference_box import Box, choose_box
+from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
 from search.reporting.corpora import corpus_lines
@@ -70,7 +72,8 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
                         if item.kind == "choice" else None} for path, item in space.dimensions.items()],
         "counts": {"trials": len(latest), "shown": len(kept),
                    **{state: sum(row.get("state") == state for row in latest) for state in ENDED}},
-        "trials": table(kept, space), "front": lit, "knee": knee["trial"] if knee is not None else None,
+        "trials": table(kept, space), "front": lit, "members": members(front),
+        "knee": knee["trial"] if knee is not None else None,
         "box": box.corners() if box else None,
         "progress": thinned(progress(first_end, space.objectives, space.constraints, box, worked,
                                      rate.devices), shown),
@@ -84,6 +87,18 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
                                            knee["trial"] if knee is not None else lit[0] if lit else None),
                       "devices": sorted({str(row["device"]) for row in latest if row.get("device")})},
     }
+
+
+def members(front: Front) -> list[dict[str, Any]]:
+    """Of each member: `place`, what the figures to go by come from (`seeds`, `again` or `own`), and of
+    what was measured again, metric -> [mean, half-width of its 95 % interval]."""
+    found = []
+    for row, place in zip(front, front.stability, strict=True):
+        anew = {item.metric: one for item in front.objectives if (one := interval(row, item.metric))}
+        found.append({"place": place, "of": source(row, front.objectives),
+                      "fresh": {metric: [_short(one.mean), _short(one.half)]
+                                for metric, one in anew.items()}})
+    return found
 
 
 def commands(run: Path, space: Space, member: int | None) -> list[str]:
@@ -195,10 +210,18 @@ def _finite(value: float) -> float | None:
 
 
 def stops(latest: Sequence[Row], space: Space) -> list[dict[str, Any]]:
-    """How many trials ended how, and why, the most frequent first."""
-    counts = Counter((str(row.get("state")), str(row.get("reason") or "")[:TEXT]) for row in latest)
+    """How many trials ended how, and why, the most frequent first; of those that were stopped, the kind of
+    reason (which rival, and by how much, stands in each trial's record)."""
+    counts = Counter((str(row.get("state")), _kind(row)[:TEXT]) for row in latest)
     return [{"state": state, "reason": reason, "trials": count}
             for (state, reason), count in counts.most_common(40)]
+
+
+def _kind(row: Row) -> str:
+    reason = str(row.get("reason") or "")
+    if row.get("state") != "stopped":
+        return reason
+    return re.sub(r"by trial \d+", "by another trial", reason.split(":")[0])
 
 
 def cost(events: Sequence[RecordedEvent], ended: Sequence[Row], meta: Mapping[str, Any], rate: Rate,

@@ -63,7 +63,7 @@ def retrain(engine: Engine, client: PoolClient, seeds: int,
         nonlocal done
         if "rung" in event and event.get("final"):
             done += 1
-            engine.emit("prepare", stage="training the front again", progress=done / len(tasks))
+            engine.emit("prepare", stage="training the front again", progress=done / len(tasks), after=True)
 
     try:
         found = client.map(tasks, on_event, patience=engine.space.budget.trial_time, forgiving=True)

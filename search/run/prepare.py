@@ -14,8 +14,9 @@ from search.distributed.client import PoolClient
 from search.distributed.shared import key
 from search.engine.engine import Engine, RunningTrial
 from search.records.events import PrepareEvent
+from search.run.pace import Pace, spoken
 from spaces.config import TrialConfig
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 from spaces.schema import Space
 from spaces.shared import DECIDING, KINDS, deciding
 from trainable.messages import JobEvent, PreparePayload, SharedPaths, SharedRequest, SharedWord
@@ -45,6 +46,8 @@ class SharedFolders:
     def __init__(self, space: Space, client: PoolClient, cache: Path, engine: Engine):
         self.space, self.client, self.cache, self.engine = space, client, cache, engine
         self.paths: dict[str, str] = {}
+        self.pace, self._warned = Pace(), False
+        self._unready: dict[str, float] = {}
 
     def made(self, config: TrialConfig) -> dict[str, str]:
         """The folders of what one trial uses, by kind, of those that are made."""
@@ -78,11 +81,14 @@ class SharedFolders:
 
     def make_common(self) -> None:
         """Make what all trials share."""
-        self.make([self.space.example], [kind for kind in KINDS if not deciding(self.space.dimensions, kind)])
+        self.make([self.space.example], [kind for kind in KINDS if not deciding(self.space.dimensions, kind)],
+                  budgeted=True)
 
-    def make(self, configs: Iterable[TrialConfig], kinds: Sequence[str] = KINDS) -> None:
+    def make(self, configs: Iterable[TrialConfig], kinds: Sequence[str] = KINDS,
+             budgeted: bool = False) -> None:
         """Make what is missing: corpora first, then teachers and bases side by side on the free groups. What
-        the cache holds already is quick. Raises what the first job that fails raises."""
+        the cache holds already is quick. Raises what the first job that fails raises; if `budgeted`,
+        `RunError` when the budget is used up before all is there."""
         configs = list(configs)
         for stage in (KINDS[:1], KINDS[1:]):
             tasks: dict[str, Task] = {}
@@ -95,13 +101,13 @@ class SharedFolders:
                         if kind != "corpus":
                             job["corpus"] = made["corpus"]
                         tasks[self._name(kind, settings(config), made)] = kind, job
-            self._run(tasks)
+            self._run(tasks, budgeted)
 
     @staticmethod
     def _name(kind: str, wanted: dict[str, str], made: dict[str, str]) -> str:
         return key(kind, wanted[kind], "" if kind == "corpus" else made.get("corpus", ""))
 
-    def _run(self, tasks: dict[str, Task]) -> None:
+    def _run(self, tasks: dict[str, Task], budgeted: bool) -> None:
         """Run prepare jobs, telling the observer how far each is."""
         kinds = [kind for kind, _ in tasks.values()]
         many = Counter(kinds)
@@ -116,8 +122,17 @@ class SharedFolders:
                 self._record(labels[i], event, seconds)
             self._tell(labels[i], event)
 
-        last = self.client.map(list(tasks.values()), on_event)
+        last = self.client.map(list(tasks.values()), on_event,
+                               watch=self._check_budget if budgeted and tasks else None)
         self.paths |= {name: event["path"] for name, event in zip(tasks, last, strict=True)}
+
+    def _check_budget(self) -> None:
+        """Raises `RunError` when the budget is used up and something is still to be made."""
+        if over := self.engine.spent:
+            far = ", ".join(f"{label} {progress:.0%}" for label, progress in self._unready.items())
+            raise RunError(f"the {over} budget was used up before the first trial, while what trials share "
+                           f"was made ({far or 'nothing'} ready): give more, such as with --budget TIME; "
+                           "what is made is kept")
 
     def _record(self, label: str, event: Mapping[str, Any], seconds: float) -> None:
         self.engine.add_shared_seconds(seconds)
@@ -128,8 +143,19 @@ class SharedFolders:
     def _tell(self, label: str, event: Mapping[str, Any], **more: Any) -> None:
         progress = float(event.get("progress", 0.0))
         facts = {name: event[name] for name in _CORPUS_FACTS if name in event}
-        self.engine.emit("prepare", stage=label, progress=progress, detail=event.get("detail"),
+        left = self.pace.left(label, progress)
+        self._unready[label] = progress
+        if progress >= 1:
+            del self._unready[label]
+        self.engine.emit("prepare", stage=label, progress=progress, detail=event.get("detail"), left=left,
                          **facts, **more)
+        if left is not None and left > self.engine.seconds_left and not self._warned:
+            self._warned = True
+            self._warn(f"{label} takes about {spoken(left)} more, and the budget ends in "
+                       f"{spoken(self.engine.seconds_left)}: give more time, or train it for fewer steps")
         for message in event.get("warnings", ()):
-            self.engine.folder.event({"event": "warning", "message": message})
-            self.engine.emit("warning", message=message)
+            self._warn(message)
+
+    def _warn(self, message: str) -> None:
+        self.engine.folder.event({"event": "warning", "message": message})
+        self.engine.emit("warning", message=message)

@@ -109,6 +109,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
             if warm_start:
                 stages.learn(Path(warm_start))
             pool = WorkerPool(groups, space.hardware, scratch, jobs=jobs, on_notice=stages.notice,
+                              private=cluster.local,
                               store=mirror.depot_settings(uri) if uri else None)
             stack.callback(pool.close)
             if stages.unfinished:
@@ -211,8 +212,10 @@ class RunStages:
     def finish(self) -> RunResult:
         """Leave the folder in order."""
         self._tidy()
+        self._write_cards()
         complete = "complete" in self.engine.ended.values()
-        state: State = "finished" if complete or not self.engine.ended else "failed"
+        begun = self.engine.ended or self.engine.spent
+        state: State = "finished" if complete or not begun else "failed"
         self.engine.emit("run_finished", state=state, run=self.place)
         self.close(state)
         return RunResult(self.folder.path, self.engine.front, state)
@@ -322,7 +325,8 @@ class RunStages:
         def on_event(i: int, event: JobEvent) -> None:
             nonlocal done
             done += 1
-            self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks))
+            self.engine.emit("prepare", stage="measuring the front again", progress=done / len(tasks),
+                             after=True)
 
         found = client.map(tasks, on_event, patience=self.space.budget.trial_time, forgiving=True)
         record_repeats(self.engine, members, found, repeats, "again", "measured", self._warn)
@@ -337,6 +341,15 @@ class RunStages:
 
         values = {path: value for path, value in searched(row).items() if path in self.space.dimensions}
         return self.space.config(values)
+
+    def _write_cards(self) -> None:
+        """The cards say what was measured when the search was over."""
+        if not any(row.get("artifact") and ("again" in row or "seeds" in row) for row in self.engine.front):
+            return
+        from search.run.cards import FolderFiles, write_cards  # imports torch
+
+        files = self.mirror.store if self.mirror else FolderFiles(self.folder.path)
+        write_cards(self.engine.front, self.space.name, files, self._warn)
 
     def _plot(self) -> None:
         try:

@@ -41,6 +41,7 @@ class Promotion:
         self.problem, self.startup, self.caution, self.most = problem, startup, caution, most
         self.halving = SuccessiveHalving(problem, eta=eta)
         self.protected = self.halving.protected
+        self.reason = ""
         self.last = problem.rungs - 1
         self._acquisition_problem = AcquisitionProblem(
             PointEncoder(problem.dimensions), problem.objectives, problem.constraints, problem.box,
@@ -53,6 +54,7 @@ class Promotion:
         """`stop` when an objective is not finite, or when going on is expected to add less
         than starting anew."""
         simple = self.halving.report(trial, rung, metrics)
+        self.reason = self.halving.reason
         if has_nonfinite(metrics, self.problem.objectives):
             self._curves.get(trial, {}).pop(rung, None)
             return "stop"
@@ -102,7 +104,12 @@ class Promotion:
             mine, new = self._gains(problem, [*ended, trial], [*complete, False], rng)
         if new <= LEAST:
             return simple
-        return "continue" if mine >= self.caution * self._left(rung) * new else "stop"
+        worth = self.caution * self._left(rung) * new
+        if mine >= worth:
+            return "continue"
+        self.reason = (f"predicted at rung {rung} to add less than a new trial: {mine:.2g} of the box, "
+                       f"where going on asks for {worth:.2g}")
+        return "stop"
 
     def _gains(self, problem: AcquisitionProblem, trials: list[int], complete: list[bool],
                rng: np.random.Generator) -> tuple[float, float]:

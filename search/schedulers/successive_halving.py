@@ -27,6 +27,7 @@ Row = Mapping[str, Any]
 WINDOW = 400
 """Rivals that a trial is compared with at most: the latest at its rung, so that a decision costs the same at
 the ten thousandth trial as at the thousandth."""
+NONFINITE = "an objective is not a finite number"
 MOST_EXACT = 24
 """Rows up to which hypervolume contributions are computed; a larger layer is cut by crowding first."""
 
@@ -59,6 +60,8 @@ class Scheduler(Protocol):
     """What the engine asks at every rung."""
 
     protected: set[int]
+    reason: str
+    """Why the last `stop` was said, in one line: `KIND: details`."""
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """Note what `trial` measured at `rung` (0 = first, the last one too) and decide,
@@ -76,6 +79,7 @@ class NoStopping:
 
     def __init__(self, problem: Problem):
         self.objectives, self.protected = tuple(problem.objectives), set[int]()
+        self.reason = NONFINITE
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """`continue`, unless an objective was measured and is not finite."""
@@ -110,6 +114,7 @@ class SuccessiveHalving:
                                                            tuple(problem.constraints))
         self.rungs, self.eta, self.ties, self.protected = problem.rungs, eta, ties, set(protected)
         self.spare_front = spare_front
+        self.reason = ""
         self.brackets = min(brackets, self.rungs)
         self._reports: list[dict[int, Row]] = [{} for _ in range(self.rungs)]
         self._kept = [*judged(self.objectives, self.constraints), *problem.proxies.values()]
@@ -124,11 +129,16 @@ class SuccessiveHalving:
             raise ValueError(f"rung {rung} of trial {trial}: there are rungs 0 to {self.rungs - 1}")
         if has_nonfinite(metrics, self.objectives):
             self._reports[rung].pop(trial, None)
+            self.reason = NONFINITE
             return "stop"
         self._reports[rung][trial] = self._note(metrics)
         if rung == self.rungs - 1 or trial in self.protected or rung < self.bracket(trial):
             return "continue"
-        return "continue" if trial in self.best(rung, trial) else "stop"
+        kept = self.best(rung, trial)
+        if trial in kept:
+            return "continue"
+        self.reason = self._why(rung, trial, len(kept))
+        return "stop"
 
     def bracket(self, trial: int) -> int:
         """The first rung at which the trial can be stopped."""
@@ -140,11 +150,8 @@ class SuccessiveHalving:
 
     def best(self, rung: int, trial: int) -> list[int]:
         """Trials that would go on from `rung`, best first, compared on what the report of `trial` holds."""
-        metrics = self._reports[rung][trial]
-        held = self.compared(metrics)
-        rivals = {number: self._reports[rung][number] for number in self._rivals(rung, trial)}
-        rivals = {number: row
-                  for number, row in rivals.items() if all(row.get(item.metric) is not None for item in held)}
+        held = self.compared(self._reports[rung][trial])
+        rivals = self._comparable(rung, trial, held)
         if len(rivals) < self.eta or not held:
             return list(rivals)
         rows = list(rivals.values())
@@ -154,6 +161,32 @@ class SuccessiveHalving:
             allowed = [row for row in rows if total_violation(row, self.constraints) == 0]
             keep = max(keep, int((layers(matrix(allowed, held)) == 0).sum()))
         return [list(rivals)[index] for index in order[:keep]]
+
+    def _comparable(self, rung: int, trial: int, held: Sequence[Objective]) -> dict[int, Row]:
+        """The reports to compare with that of `trial`, itself the last: those that hold what it holds."""
+        rivals = {number: self._reports[rung][number] for number in self._rivals(rung, trial)}
+        return {number: row
+                for number, row in rivals.items() if all(row.get(item.metric) is not None for item in held)}
+
+    def _why(self, rung: int, trial: int, kept: int) -> str:
+        """Why a trial does not go on from a rung where `kept` do: a constraint that it breaks, or the best
+        of the trials that beat it on all that is compared, or that there are too many others."""
+        metrics = self._reports[rung][trial]
+        for bound in self.constraints:
+            if total_violation(metrics, [bound]) > 0:
+                value = f"{measured(metrics, bound.metric):.6g}"
+                return (f"infeasible on {bound.metric} at rung {rung}: {value} "
+                        f"where {bound.op} {bound.bound:.6g} is asked")
+        held = self.compared(metrics)
+        rivals = self._comparable(rung, trial, held)
+        numbers, rows = list(rivals), list(rivals.values())
+        points = matrix(rows, held)
+        allowed = np.array([total_violation(row, self.constraints) == 0 for row in rows])
+        beats = allowed & (points <= points[-1]).all(axis=1) & (points < points[-1]).any(axis=1)
+        first = next((index for index in rank(rows, held, self.constraints, self.ties) if beats[index]), None)
+        if first is not None:
+            return f"beaten by trial {numbers[first]} at rung {rung}: {kept} of {len(rows)} go on"
+        return f"quota of rung {rung}: {kept} of {len(rows)} go on, those that add more"
 
     def compared(self, metrics: Row) -> list[Objective]:
         """The objectives that a report can be judged by, proxies in the place of those that it lacks."""

@@ -4,6 +4,7 @@ reads it back."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from spaces.config import SITES, CalibrationConfig, QuantizationConfig
@@ -12,15 +13,40 @@ from trainable.registry import METRICS, QUANTIZERS
 CARD = "MODEL_CARD.md"
 
 
-def model_card(name: str, head: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """Markdown from an artifact's config.json (`head`) and its measurements, as flat values."""
+VERDICTS = {
+    "held": "it held its place on the front",
+    "open": "its place on the front is open: another member's new figures lie within its intervals",
+    "lost": "it lost its place on the front: another member beats it, or a constraint is broken",
+}
+SOURCES = {"again": "measured again from these files, with fresh noise",
+           "seeds": "trained again with other seeds, and measured"}
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What was measured when the search was over: it chose nothing, so it is what to go by.
+
+    `figures`: metric -> mean and half-width of its 95 % interval. `of`: `again` or `seeds`. `place`: what
+    it says of the model's place on the front (`search.pareto.stability`)."""
+
+    figures: Mapping[str, tuple[float, float]]
+    of: str
+    place: str | None
+
+
+def model_card(head: Mapping[str, Any], values: Mapping[str, Any], title: str = "",
+               fresh: Fresh | None = None) -> str:
+    """Markdown from an artifact's config.json (`head`) and its measurements, as flat values. `title`: what
+    it is called; by its backbone and corpus where nothing is given."""
     config = head["config"]
+    columns = ("metric", "value", "95 %", *(("fresh", "95 %") if fresh else ()), "unit")
+    name = title or f"{config['model']['name']} on {config['corpus']['source']['name']}"
     return "\n\n".join([
         "---\nlibrary_name: qdlm\ntags: [diffusion-language-model, quantized, controllable-generation]\n---",
         f"# {_text(name)}",
         _what(config),
         "## Weights\n\n" + _table(("part", "format", "bits a value, stored"), _weights(config, values)),
-        "## Measured\n\n" + _table(("metric", "value", "95 %", "unit"), _measured(values)) + "\n\n"
+        "## Measured\n\n" + _table(columns, _measured(values, fresh)) + "\n\n" + _verdict(fresh)
         + _notes(config, values),
         "## Run\n\n```\nqdlm generate PATH -n 4\nqdlm generate PATH --control length=12\nqdlm bench PATH\n"
         "```\n\n"
@@ -84,7 +110,15 @@ def _rounded(calibration: CalibrationConfig) -> str:
     return f"{name}, calibrated on {calibration.source} states{inputs}"
 
 
-def _measured(values: Mapping[str, Any]) -> list[tuple]:
+def _verdict(fresh: Fresh | None) -> str:
+    if fresh is None:
+        return ("Each value is one measurement, by which the model was chosen: the best of many are a little "
+                "too good.\n\n")
+    said = f": {VERDICTS[fresh.place]}" if fresh.place in VERDICTS else ""
+    return f"Fresh: {SOURCES[fresh.of]}; these are the figures to go by{said}.\n\n"
+
+
+def _measured(values: Mapping[str, Any], fresh: Fresh | None) -> list[tuple]:
     rows = []
     for name in METRICS:
         columns = [key
@@ -92,8 +126,10 @@ def _measured(values: Mapping[str, Any]) -> list[tuple]:
         unit = METRICS.get(name).unit
         for key in columns:
             error = values.get(f"{key}_se")
+            mean, half = (fresh.figures.get(key) if fresh else None) or (None, 0.0)
+            anew = (_figure(mean), f"± {_figure(half)}" if half else "") if fresh else ()
             rows.append((key, _figure(values[key]), "" if error is None else f"± {_figure(1.96 * error)}",
-                         unit if key == name else ""))
+                         *anew, unit if key == name else ""))
     return rows
 
 
@@ -108,5 +144,6 @@ def _figure(value: Any) -> str:
 def _notes(config: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     perplexity = "Perplexity is that of generated text under the run's own teacher; teachers do not compare."
     latency = "Latency is wall time a sentence on the machine of the run."
-    return (f"{perplexity} {latency} Seed {config['seed']}; {_figure(values.get('steps', ''))} "
-            "adaptation steps.")
+    steps = values.get("steps")
+    taken = "" if steps is None else f", {_figure(steps)} adaptation steps"
+    return f"{perplexity} {latency} Seed {config['seed']}{taken}."

@@ -243,7 +243,7 @@ class TokenizedCorpus:
         if not isinstance(vocab, list) or tuple(vocab[: len(SPECIALS)]) != SPECIALS:
             raise UserError(f"{folder / 'vocab.json'}: not a word list that begins with "
                             f"{', '.join(SPECIALS)}; {_REBUILD}")
-        batches = {split: _map(folder / f"{split}.arrow") for split in SPLITS}
+        batches: dict[str, pa.RecordBatch] = {split: _map(folder / f"{split}.arrow") for split in SPLITS}
         if not (folder / TOKENS).is_file():
             return cls(vocab, stats, batches)
         try:

@@ -178,7 +178,7 @@ class KneserNeyTeacher(Teacher):
     def __init__(self, model: KneserNey, facts: dict[str, Any], corpus: Any):
         """`corpus`: in words."""
         self.counts, self.facts, self.corpus = model, facts, corpus
-        self.model, self.limit = None, None
+        self.limit = None
         self.charged = unknown_nats(corpus.vocab)
 
     @classmethod

@@ -91,7 +91,7 @@ def base_key(config: TrialConfig) -> str:
     start = groups["base"].pop("start")
     if start:
         groups["base"]["start"] = start_key(start)
-    if is_checkpoint(config.base.path):
+    if config.base.path is not None and is_checkpoint(config.base.path):
         groups["base"] = {"path": opened(config.base.path, "base.path")[0].key_of_content()}
     if groups["diffusion"].get("mixed_times"):
         groups["diffusion"]["times"] = MIXED

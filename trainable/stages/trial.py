@@ -163,7 +163,7 @@ class Trial:
         if artifact is not None:
             (artifact / SAMPLES).write_text(json.dumps(measurement.shown(), ensure_ascii=False, indent=1),
                                             encoding="utf-8")
-            record_measurements(artifact, values)
+            record_measurements(artifact, {**values, "steps": self.steps})
             values["artifact"] = str(artifact)
         return values
 
@@ -206,7 +206,7 @@ def record_measurements(artifact: Path, values: dict) -> None:
     """Put what was measured beside the weights."""
     (artifact / MEASUREMENTS).write_text(json.dumps(values, indent=1, sort_keys=True))
     head = json.loads((artifact / CONFIG).read_text())
-    (artifact / CARD).write_text(model_card(artifact.name, head, values))
+    (artifact / CARD).write_text(model_card(head, values))
     write_manifest(artifact)
 
 

@@ -17,6 +17,7 @@ OBJECTIVES = [Objective("perplexity", "minimize"), Objective("latency_ms", "mini
               Objective("size_bytes", "minimize")]
 VALUES = {"quantization.quantizer": "fixed:Q0i8f",
           "quantization.sites": ["embedding", "projection"], "lora.rank": 4}
+STOPPED = "infeasible on size_bytes at rung 0: 5e+06 where <= 1e+06 is asked"
 
 
 def event_of(event: str, elapsed: float, running: int = 0, complete: int = 0, stopped: int = 0,
@@ -35,7 +36,8 @@ EVENTS = [
     event_of("prepare", 4, stage="base", progress=0.6, detail="step 600, loss 1.2"),
     event_of("prepare", 5, stage="base", progress=1.0, detail=None),
     event_of("trial_started", 6, running=1, trial=0, values=VALUES, tag="unquantized"),
-    event_of("rung", 9, running=1, trial=0, rung=0, of=3, metrics={"perplexity": 20.0, "train_loss": 3.0}),
+    event_of("rung", 9, running=1, trial=0, rung=0, of=3, steps=[10, 40],
+             metrics={"perplexity": 20.0, "train_loss": 3.0}),
     event_of("trial_finished", 12, complete=1, trial=0, state="complete", rung=2, reason=None, values=VALUES,
              seconds=6.0, metrics={"perplexity": 12.34, "latency_ms": 5.5, "size_bytes": 1.5e6}),
     event_of("front", 12, complete=1, trial=0, members=[0]),
@@ -45,7 +47,7 @@ EVENTS = [
     {"event": "warning", "message": "a worker group died and is replaced"},
     event_of("trial_started", 15, running=1, complete=1, failed=1, trial=2, values=VALUES, tag=None),
     event_of("trial_finished", 16, complete=1, failed=1, stopped=1, trial=2, state="stopped", rung=0,
-             values=VALUES, seconds=1.0, reason="dominated at rung 0", metrics={"perplexity": 99.0}),
+             values=VALUES, seconds=1.0, reason=STOPPED, metrics={"perplexity": 99.0}),
     event_of("run_finished", 3605, complete=1, failed=1, stopped=1, state="finished",
              run="/far/runs/quick-1"),
 ]
@@ -92,14 +94,14 @@ def test_lines_tell_the_whole_story():
         "00:04  prepare base 60%, step 600, loss 1.2",
         "00:05  prepare base ready",
         "00:06  trial 0   started   quantizer=fixed:Q0i8f sites=embedding+projection rank=4 (unquantized)",
-        "00:09  trial 0   rung 1/3  perplexity 20",
+        "00:09  trial 0   rung 0 (10 of 40 steps)  perplexity 20",
         "00:12  trial 0   complete  perplexity 12.3, latency 5.5 ms, size 1.5 MB",
         "00:12  front 1 members, hypervolume 50.0%  1 complete, 1 m 30 s to go, 0.25 CPU-hours",
         "00:13  trial 1   started   quantizer=fixed:Q0i8f sites=embedding+projection rank=4",
         "00:14  trial 1   failed    ValueError: [loss] is nan",
         "00:14  warning a worker group died and is replaced",
         "00:15  trial 2   started   quantizer=fixed:Q0i8f sites=embedding+projection rank=4",
-        "00:16  trial 2   stopped   perplexity 99 dominated at rung 0",
+        f"00:16  trial 2   stopped   perplexity 99 {STOPPED}",
         "1:00:05  run finished 1 complete, 1 stopped, 1 failed, 0.25 CPU-hours",
     ]
 
@@ -155,7 +157,7 @@ def test_board_while_searching():
     text = board_after(7, now=3)
     assert "0/4" in text and "1 running" in text and "no complete trial yet" in text
     running = next(line for line in text.splitlines() if line.startswith("trial 0"))
-    assert ("6 s" in running and "rung 1/3" in running and "perplexity 20" in running
+    assert ("6 s" in running and "rung 0 of 3" in running and "perplexity 20" in running
             and "quantizer=fixed:Q0i8f" in running)
 
 

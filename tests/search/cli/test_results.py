@@ -114,7 +114,7 @@ def test_front_csv_and_json_hold_the_same(run_path, capsys):
 
 def test_front_markdown(run_path, capsys):
     lines = table(capsys, "front", str(run_path), "--format", "md").splitlines()
-    assert len(lines) == 4 and lines[0].startswith("| trial | perplexity |")
+    assert len(lines) == 4 and lines[0].startswith("| trial | figures | perplexity |")
 
 
 def test_front_shows_repeated_measurements(run_path, capsys):
@@ -124,8 +124,14 @@ def test_front_shows_repeated_measurements(run_path, capsys):
     folder.close()
     shown = table(capsys, "front", str(run_path))
     assert "again 11.5" in shown and "measured anew" in shown
-    assert (json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]["perplexity_again_sd"]
-            == 0.25)
+    found = json.loads(table(capsys, "front", str(run_path), "--format", "json"))[0]
+    assert found["perplexity_again_sd"] == 0.25 and found["figures"] == "again"
+    assert found["perplexity_again_low"] < 11.5 < found["perplexity_again_high"]
+    assert "11.5 (again), trial 0" in table(capsys, "status", str(run_path))
+    chosen = table(capsys, "front", str(run_path), "--best", "perplexity")
+    assert "chosen by the figures that were measured anew" in chosen
+    assert main(["front", str(run_path), "--within", "perplexity <= 11"]) == 1
+    assert "trial 0 is left out: measured anew, its perplexity is 11.5 (again)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -55,7 +55,7 @@ def test_watch_tells_what_ended_and_the_front(tmp_path, capsys):
     run = write_run(tmp_path, 12)
     assert main(["watch", str(run)]) == 0
     text = capsys.readouterr().out
-    assert "dominated at rung 0" in text and "12 of 12 trials ended" in text and "Front: " in text
+    assert " at rung 0: " in text and "12 of 12 trials ended" in text and "Front: " in text
     assert main(["watch", str(run), "--once"]) == 0
     assert main(["watch", str(tmp_path / "none")]) == 2
 

@@ -139,7 +139,7 @@ def test_a_dominated_trial_is_stopped_and_pruned_but_the_reference_arm_is_not(tm
         trial = harness.engine.ask()
         decision = harness.engine.report(trial.number, rung(0, loss=loss))
     assert decision == "stop"
-    assert harness.folder.rows()[-1]["reason"] == "dominated at rung 0"
+    assert harness.folder.rows()[-1]["reason"] == "beaten by trial 0 at rung 0: 1 of 3 go on"
     assert harness.study.study.trials[trial.number].state.name == "PRUNED"
     harness.study.enqueue({"adapt.optim.warmup": 50}, tag="unquantized")
     arm = harness.engine.ask()
@@ -228,7 +228,8 @@ def test_the_summary_adds_up(tmp_path):
     found = harness.engine.summary()
     assert (found["complete"], found["failed"], found["running"], found["trials"]) == (3, 0, 0, 4)
     assert found["front_size"] == 2 and found["best"] == {"loss": 1.0, "size": 3.0}
-    assert found["cpu_hours"] == pytest.approx(2 * 1.0) and found["gpu_hours"] == 0
+    assert found["cpu_hours"] == pytest.approx(found["cost"]["hours"]) == pytest.approx(2 * 1.0)
+    assert found["gpu_hours"] == 0
     assert found["eta"] == pytest.approx(20.0 * 1 / 2)
     assert found["hypervolume"] > 0
 

@@ -98,7 +98,7 @@ def test_tables_keep_types_and_put_objectives_first(tmp_path):
             row(1, 30.5, 0.95, **{"config.q": "none", "config.rank": 8})]
     front = Front.from_rows(rows, [PPL, OK])
     table = front.to_arrow()
-    assert table.column_names[:6] == ["trial", "rung", "state", "ppl", "ok", "config.q"]
+    assert table.column_names[:7] == ["trial", "rung", "state", "figures", "ppl", "ok", "config.q"]
     assert (table.schema.field("ppl").type == pa.float64()
             and table.schema.field("config.rank").type == pa.int64())
     front.to_csv(tmp_path / "front.csv")

@@ -100,9 +100,10 @@ def test_a_member_is_held_open_or_lost():
 def test_marks_and_intervals_reach_the_table(tmp_path):
     front = Front.from_rows([again(0, 10.0, 0.5, 12.5), again(1, 12.0, 0.6, 12.0, 0.5)], [PPL, OK])
     frame = front.to_pandas()
-    assert list(frame.columns[:7]) == ["trial", "rung", "state", "place", "ppl", "ppl_low", "ppl_high"]
-    assert frame["place"].tolist() == ["lost", "held"]
-    assert frame["ppl_high"].tolist() == pytest.approx([12.5, 12.0 + 0.979982])
+    assert list(frame.columns[:9]) == ["trial", "rung", "state", "place", "figures", "ppl", "ppl_again",
+                                       "ppl_again_low", "ppl_again_high"]
+    assert frame["place"].tolist() == ["lost", "held"] and frame["figures"].tolist() == ["again", "again"]
+    assert frame["ppl_again_high"].tolist() == pytest.approx([12.5, 12.0 + 0.979982])
     front.to_csv(tmp_path / "front.csv")
     assert '"lost"' in (tmp_path / "front.csv").read_text()
     assert [member["place"] for member in front.summary()["members"]] == ["lost", "held"]

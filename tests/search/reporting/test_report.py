@@ -67,7 +67,7 @@ def test_curves_stops_and_samples(content):
     assert (curve["steps"] == [10, 40]
             and curve["perplexity"][0] == pytest.approx(2 * curve["perplexity"][1], rel=1e-4))
     assert {(item["state"], item["reason"], item["trials"]) for item in content["stops"]} == {
-        ("complete", "", 19), ("stopped", "dominated at rung 0", 8), ("failed", HOSTILE, 3)}
+        ("complete", "", 19), ("stopped", "beaten by another trial at rung 0", 8), ("failed", HOSTILE, 3)}
     assert [item["text"] for item in content["samples"]["0"]] == [HOSTILE, "a place to eat"]
 
 

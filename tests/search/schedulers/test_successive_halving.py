@@ -71,6 +71,22 @@ class TestHalving:
         assert [scheduler.report(trial, 0, row) for trial, row in enumerate(rows)] == [
             "continue", "continue", "stop", "continue"]
 
+    def test_a_stop_names_the_constraint_the_rival_or_the_quota(self):
+        rows = [{"loss": 3.0, "ok": 1.0, "ms": 1.0}, {"loss": 1.0, "ok": 0.0, "ms": 1.0},
+                {"loss": 2.0, "ok": 0.5, "ms": 1.0}, {"loss": 0.0, "ok": 1.0, "ms": 50.0},
+                {"loss": 4.0, "ok": 0.9, "ms": 2.0}]
+        found = []
+        for spare in (True, False):
+            scheduler = SuccessiveHalving(Problem([LOSS, OK], [FAST], rungs=3), spare_front=spare)
+            for trial, row in enumerate(rows):
+                scheduler.reason = ""
+                scheduler.report(trial, 0, row)
+                found.append(scheduler.reason)
+        infeasible = "infeasible on ms at rung 0: 50 where <= 40 is asked"
+        assert found == ["", "", "", infeasible, "beaten by trial 0 at rung 0: 3 of 5 go on",
+                         "", "", "quota of rung 0: 1 of 3 go on, those that add more", infeasible,
+                         "beaten by trial 0 at rung 0: 2 of 5 go on"]
+
     def test_ties_are_cut_by_crowding_and_copies_go_last(self):
         rows = [{"loss": 0.0, "ok": 0.0}, {"loss": 1.0, "ok": 1.0}, {"loss": 5.0, "ok": 5.0},
                 {"loss": 10.0, "ok": 10.0}, {"loss": 1.0, "ok": 1.0}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -95,13 +96,10 @@ def gathered(table: Tensor, sources: Sequence[Source]) -> Tensor:
     """[len(sources), ...] rows of a table, in its dtype."""
     alone = torch.tensor([source[0] if len(source) == 1 else 0 for source in sources])
     made = table.index_select(0, alone)
-    mean: Tensor | None = None
+    mean = functools.cache(lambda: table.mean(0, dtype=torch.float32))
     for i, source in enumerate(sources):
-        if len(source) == 1:
-            continue
-        if not source:
-            mean = table.mean(0, dtype=torch.float32) if mean is None else mean
-        made[i] = (mean if not source else table[list(source)].float().mean(0)).to(table.dtype)
+        if len(source) != 1:
+            made[i] = (table[list(source)].float().mean(0) if source else mean()).to(table.dtype)
     return made
 
 
