@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,10 +15,8 @@ from search.distributed import environment
 from search.engine.engine import ENDED, Engine, Observer, RunningTrial
 from search.engine.events import EngineEvent
 from search.pareto.front import Front
-from search.pareto.table import column_types
 from search.records import mirror
 from search.records.events import RunEndedEvent
-from search.records.files import DISK, unwritable
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
@@ -27,6 +24,7 @@ from search.run.callbacks import Callbacks
 from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.first_points import first_points
+from search.run.opening import created, disk_errors, versions
 from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
@@ -45,7 +43,6 @@ if TYPE_CHECKING:  # Ray is imported after `environment.apply`
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
 SAMPLES, READABLE = "samples.json", "samples"
-PACKAGES = ("ray", "optuna", "torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,12 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     else:
         storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
     check_writable(storage)
-    with _disk(storage), ExitStack() as stack:
+    with disk_errors(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
         cluster = stack.enter_context(connected(address, cpus))
         room = cluster.room(space.hardware)
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
-        folder = folder or stack.enter_context(_created(storage, space))
+        folder = folder or stack.enter_context(created(storage, space))
         try:
             metrics = RunMetrics(folder.path.name, observer or (lambda event: None))
             stages = RunStages(space, folder, storage / CACHE, groups, metrics, uri, callbacks)
@@ -365,31 +362,10 @@ class RunStages:
         self.engine.emit("warning", message=message)
 
 
-def versions() -> str:
-    """Versions of what computes, in one string."""
-    return ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-
-
 def _say(observer: Observer | None, text: str) -> None:
     """Something that is worth a line before there is an engine to tell it."""
     if observer:
         observer({"event": "warning", "message": text})
-
-
-@contextmanager
-def _disk(storage: Path) -> Iterator[None]:
-    """An error of the disk, whoever of all that write here met it (the study, the front's picture),
-    in one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        raise unwritable(storage, error) from error
-
-
-def _created(storage: Path, space: Space) -> RunFolder:
-    return RunFolder.create(storage, space.name, space.to_yaml(), {"columns": column_types(space.dimensions)})
 
 
 def _resumed(path: Path, space: Space) -> RunFolder:

@@ -19,6 +19,7 @@ import pytest
 from search.cli.main import main
 from search.records.run_folder import RunFolder
 from search.run import first_points, sweep
+from search.run.opening import disk_errors
 from spaces.errors import RunError, UserError
 from spaces.schema import Space, load
 
@@ -274,9 +275,9 @@ def test_a_run_ends_in_order_where_a_killed_session_left_a_torn_table(tmp_path):
 
 def test_a_full_disk_is_one_line_whoever_meets_it_and_another_error_is_a_bug(tmp_path):
     message = "cannot be written: No space left on device; make room, then go on with --resume"
-    with pytest.raises(RunError, match=message), sweep._disk(tmp_path):
+    with pytest.raises(RunError, match=message), disk_errors(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(FileNotFoundError), sweep._disk(tmp_path):
+    with pytest.raises(FileNotFoundError), disk_errors(tmp_path):
         (tmp_path / "nothing").read_text()
 
 
