@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.ticker
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -48,7 +49,7 @@ def bench_png(found: Mapping[str, Any], out: Path, dots_per_inch: int = 160) -> 
     return out
 
 
-def _times(axes: Any, cells: list[Mapping[str, Any]], names: list[str]) -> None:
+def _times(axes: Axes, cells: list[Mapping[str, Any]], names: list[str]) -> None:
     for which, name in enumerate(names):
         sides = [cell["sides"][which] for cell in cells]
         places = [cell["batch"] * APART ** (which if len(names) == 1 else 2 * which - 1) for cell in cells]
@@ -60,7 +61,7 @@ def _times(axes: Any, cells: list[Mapping[str, Any]], names: list[str]) -> None:
     _batches(axes, cells)
 
 
-def _ratio(axes: Any, cells: list[Mapping[str, Any]]) -> None:
+def _ratio(axes: Axes, cells: list[Mapping[str, Any]]) -> None:
     """Time of the artifact over that of what it is compared with, taken in turns: holds on a busy machine."""
     _whiskers(axes, [cell["batch"] for cell in cells], [cell["ratio"] for cell in cells],
               [cell["ratio_interval"] for cell in cells], RATIO, None)
@@ -72,7 +73,7 @@ def _ratio(axes: Any, cells: list[Mapping[str, Any]]) -> None:
     _batches(axes, cells)
 
 
-def _whiskers(axes: Any, places: list[float], middle: list[float], intervals: list[list[float]], color: str,
+def _whiskers(axes: Axes, places: list[float], middle: list[float], intervals: list[list[float]], color: str,
               name: str | None) -> None:
     below = [max(0.0, value - low) for value, (low, _) in zip(middle, intervals, strict=True)]
     above = [max(0.0, high - value) for value, (_, high) in zip(middle, intervals, strict=True)]
@@ -80,7 +81,7 @@ def _whiskers(axes: Any, places: list[float], middle: list[float], intervals: li
                   label=name)
 
 
-def _batches(axes: Any, cells: list[Mapping[str, Any]]) -> None:
+def _batches(axes: Axes, cells: list[Mapping[str, Any]]) -> None:
     batches = [cell["batch"] for cell in cells]
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from dashboards.plot import STYLE
 
@@ -66,7 +68,7 @@ def splits_png(panels: Sequence[Panel], out: Path, dots_per_inch: int = 160) -> 
     return out
 
 
-def _map(axes: Any, panel: Panel, norm: SymLogNorm) -> Any:
+def _map(axes: Axes, panel: Panel, norm: SymLogNorm) -> AxesImage:
     size = 1 + max(max(split) for split in panel.costs)
     values = np.full((size, size), np.nan)
     for i, f in panel.costs:
@@ -86,7 +88,7 @@ def _map(axes: Any, panel: Panel, norm: SymLogNorm) -> Any:
     return image
 
 
-def _frame(axes: Any, panel: Panel, size: int) -> None:
+def _frame(axes: Axes, panel: Panel, size: int) -> None:
     """Line around the cells that the RMS of the table says are in range, cell border by cell border."""
     def inside(i: int, f: int) -> bool:
         return (i, f) in panel.costs and panel.fault((i, f)) == "in range"

@@ -1,6 +1,6 @@
 """The types of the product and of a user's program (`python_user.py`), as `make lint` checks them.
 
-Rooms that are not checked yet stand in pyproject.toml."""
+What is not checked stands in pyproject.toml."""
 
 from __future__ import annotations
 

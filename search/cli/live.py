@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.cli.format import ARROWS, compact, duration, figure, label, short_names
+from spaces.objectives import Objective
 
 MOST_RUNNING = 6  # lines of running trials; a cluster's further ones are counted
 BARS = "▁▂▃▄▅▆▇█"
@@ -37,7 +38,7 @@ class Running:
 class LivePanel:
     """Keeps what the last events said and draws it twice a second."""
 
-    def __init__(self, console: Console, objectives: Sequence[Any],
+    def __init__(self, console: Console, objectives: Sequence[Objective],
                  now: Callable[[], float] = time.monotonic):
         self.console, self.objectives, self.now = console, list(objectives), now
         self.name, self.updated = "qdlm", now()

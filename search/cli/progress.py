@@ -17,6 +17,7 @@ from rich.markup import escape
 from search.cli.format import compact, duration, figure, label, short_names, shown
 from search.cli.live import LivePanel
 from search.reporting.corpora import corpus_line, has_facts
+from spaces.objectives import Objective
 from spaces.shared import PLURAL
 
 Event = Mapping[str, Any]
@@ -25,7 +26,8 @@ ENDED_BY = {"space": "every point was tried", "trials": "all trials have run",
 COLORS = {"complete": "green", "stopped": "yellow", "failed": "red"}
 
 
-def choose(objectives: Sequence[Any], quiet: bool, as_json: bool) -> Silent | JsonLines | Lines | LiveDisplay:
+def choose(objectives: Sequence[Objective], quiet: bool,
+           as_json: bool) -> Silent | JsonLines | Lines | LiveDisplay:
     """The observer for this terminal: live where standard error is one, plain lines where it is
     a file or a pipe."""
     if as_json:
@@ -72,7 +74,7 @@ class JsonLines:
 class Lines:
     """One readable line per event."""
 
-    def __init__(self, console: Console, objectives: Sequence[Any]):
+    def __init__(self, console: Console, objectives: Sequence[Objective]):
         self.console, self.event_text = console, EventText(objectives)
 
     def __call__(self, event: Event) -> None:
@@ -90,7 +92,7 @@ class Lines:
 class LiveDisplay:
     """Finished trials scroll by; below them a board with what runs, the front so far, time and cost."""
 
-    def __init__(self, console: Console, objectives: Sequence[Any]):
+    def __init__(self, console: Console, objectives: Sequence[Objective]):
         self.console, self.event_text = console, EventText(objectives, remind=True)
         self.live = LivePanel(console, objectives)
 
@@ -115,7 +117,7 @@ class LiveDisplay:
 class EventText:
     """Events as lines of text with rich markup."""
 
-    def __init__(self, objectives: Sequence[Any], remind: bool = False):
+    def __init__(self, objectives: Sequence[Objective], remind: bool = False):
         """`remind`: say a trial's settings again when it ends, for a display that does not keep its start."""
         self.objectives, self.remind = list(objectives), remind
         self.quarters_said: dict[str, int] = {}

@@ -18,6 +18,7 @@ from spaces.uris import origin
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from search.cli.progress import EventText
     from search.records.follow import Tally
     from spaces.schema import Space
 
@@ -91,7 +92,7 @@ def refreshed(uri: str) -> Callable[[float], None]:
     return wait
 
 
-def line_of(entry: Mapping[str, Any], event_text: Any, tally: Tally) -> str | None:
+def line_of(entry: Mapping[str, Any], event_text: EventText, tally: Tally) -> str | None:
     """An entry of the run's record as a line of text; None for what says nothing new."""
     kind = entry.get("event")
     at = {"elapsed": tally.worked.total}

@@ -18,7 +18,9 @@ from search.engine.engine import Engine
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, curve, fault, measurements, searched
 from search.records.events import State
+from spaces.config import TrialConfig
 from spaces.errors import UserError
+from spaces.schema import Space
 
 Row = Mapping[str, Any]
 TAG = "warm"
@@ -37,7 +39,8 @@ class PriorResult:
     rows: tuple[Row, ...]
 
 
-def prior_results(space: Any, other: Any, rows: Iterable[Row]) -> tuple[list[PriorResult], Counter[str]]:
+def prior_results(space: Space, other: Space,
+                  rows: Iterable[Row]) -> tuple[list[PriorResult], Counter[str]]:
     """What the rows of a run of the space `other` teach a run of `space`; and why trials were
     left out, counted."""
     by_trial: dict[int, list[Row]] = {}
@@ -100,7 +103,7 @@ def rival_rows(rungs: Iterable[int], events: Iterable[Row]) -> Iterator[dict[str
                 yield {"trial": -1 - index, "rung": places[steps], "state": state, **point, **metrics}
 
 
-def _settings(config: Any) -> dict[str, Any]:
+def _settings(config: TrialConfig) -> dict[str, Any]:
     """What two trials must share to be comparable: everything but the seed and the budget."""
     tree = config.model_dump(mode="json")
     tree.pop("seed")

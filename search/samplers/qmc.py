@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler
@@ -10,6 +11,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.samplers.distributions import Axes
+
+if TYPE_CHECKING:
+    from search.samplers.acquisition import AcquisitionProblem
 
 
 class SpaceQMCSampler(QMCSampler):
@@ -19,7 +23,8 @@ class SpaceQMCSampler(QMCSampler):
 
     _space: dict[str, BaseDistribution]
 
-    def attach(self, axes: Axes, problem: Any, progress: Any) -> None:
+    def attach(self, axes: Axes, problem: AcquisitionProblem,
+               progress: Mapping[int, Sequence[tuple[float, Mapping[str, Any]]]]) -> None:
         """Take the space."""
         self._space = {path: axis.distribution for path, axis in axes.axes.items() if not axis.dimension.when}
 

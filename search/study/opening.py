@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from search.records.run_folder import STUDY, RunFolder
 from search.schedulers.successive_halving import Problem
 from search.study.replay import DeterministicSearcher, ReplayResult, replay
 from search.study.searcher import Restored, StudySearcher
+from spaces.schema import Space
 
 
-def searcher(space: Any, problem: Problem,
+def searcher(space: Space, problem: Problem,
              storage: Path | None = None) -> StudySearcher | DeterministicSearcher:
-    """The searcher of a `spaces.schema.Space`: fresh, or with the study that the journal file
+    """The searcher of a space: fresh, or with the study that the journal file
     `storage` holds."""
     study = StudySearcher(space.dimensions, space.objectives, space.constraints, storage=storage,
                           sampler=space.sampler.name, sampler_options=space.sampler.options, seed=space.seed,
@@ -23,18 +23,18 @@ def searcher(space: Any, problem: Problem,
     return DeterministicSearcher(study, space.deterministic) if space.deterministic else study
 
 
-def replayed(space: Any, problem: Problem, folder: RunFolder) -> ReplayResult:
+def replayed(space: Space, problem: Problem, folder: RunFolder) -> ReplayResult:
     """What a fresh searcher proposes when it is told what that of the run in `folder` was told,
     in the same order."""
     return replay(searcher(space, problem), folder.events())
 
 
-def open_search(space: Any, folder: RunFolder,
+def open_search(space: Space, folder: RunFolder,
                 problem: Problem) -> tuple[StudySearcher | DeterministicSearcher, Restored, Problem]:
     """The searcher of the run in `folder`, what was restored, and `problem` with the horizon of
     a deterministic run.
 
-    `space`: a `spaces.schema.Space`. A deterministic study is played again from the records, since the order
+    A deterministic study is played again from the records, since the order
     of results is its meaning; its old journal goes. Raises `UserError` when the records do not fit.
     """
     journal = folder.path / STUDY
