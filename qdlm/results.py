@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.cli.results import check_bounds, chosen, opened
+from search.cli.results import check_bounds, chosen, left_out, opened
 from search.pareto.front import Front
 from search.records.run_folder import RunFolder
 from search.reporting.trials import Trial, trials
@@ -61,17 +61,20 @@ class Run:
 
     def best(self, metric: str | None = None, within: Sequence[str] | str = ()) -> Trial:
         """The trial that is best on one objective (None: the first; `knee`: the most balanced member of the
-        front) among those within further bounds: `run.best("perplexity", within=["latency_ms <= 20ms"])`.
+        front) among those within further bounds: `run.best("perplexity", within=["latency_ms <= 20ms"])`. It
+        goes by the figures that were measured again, where there are any, and says which in
+        `metrics["figures"]`: `seeds`, `again` or `own` (see `Front.best`).
 
         Raises `UserError` for what is no objective or no bound, and where nothing is within all bounds.
         """
         asked = bounds([within] if isinstance(within, str) else within)
         check_bounds(self._folder, asked, "within ")
-        front = self._front(asked)
+        front = self._front().within(asked) if asked else self._front()
         row = chosen(front, metric or front.objectives[0].metric, "best: ")
         if row is None:
             texts = ", ".join(map(str, front.constraints)) or "there is none"
-            raise UserError(f"{self.path}: no complete trial is within all bounds: {texts}")
+            lost = "".join(f"; {line}" for line in left_out(front))
+            raise UserError(f"{self.path}: no complete trial is within all bounds: {texts}{lost}")
         found = {trial.number: trial for trial in trials(self._folder, self._space, front)}
         return found[row["trial"]]
 
@@ -82,9 +85,8 @@ class Run:
 
         return pd.DataFrame([trial.values() for trial in self.trials])
 
-    def _front(self, within: Sequence[Constraint] = ()) -> Front:
-        constraints = [*self._space.constraints, *within]
-        return Front.from_rows(self._folder.rows(), self._space.objectives, constraints)
+    def _front(self) -> Front:
+        return Front.from_rows(self._folder.rows(), self._space.objectives, self._space.constraints)
 
     def __repr__(self) -> str:
         return f"qdlm.Run({str(self.path)!r}, {self.state})"

@@ -118,6 +118,8 @@ class OptimConfig(Settings):
     clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")
     ema: float = Field(0.0, ge=0, lt=1,
                        description="decay of the averaged weights used for measuring; 0 = off")
+    ema_warmup: bool = Field(True, description="the decay begins low and grows as (1 + step) / (10 + step); "
+                                               "false: ema from the first step, as in Diffusion-LM")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
 
 

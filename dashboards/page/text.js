@@ -10,18 +10,24 @@ function figures(value) {
   if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2);
   return size >= 100 ? Math.round(value).toLocaleString("en-US") : String(+value.toPrecision(3));
 }
+// The divisor and the unit in which a value reads well; a repeat of a metric has its unit, `seconds_METRIC` is how long it took to measure.
+function scaled(metric, value) {
+  if (metric.startsWith("seconds_")) return [1, "s"];
+  const name = metric.replace(/_(again|seeds)(_sd)?$/, "");
+  if (name.endsWith("_bytes")) return [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]].find(([size]) => Math.abs(value) >= size) || [1, "B"];
+  return [1, Object.entries(UNITS).find(([end]) => name.endsWith(end))?.[1] || ""];
+}
 function inUnits(metric, value) {
   if (typeof value !== "number") return figures(value);
-  if (metric.endsWith("_bytes")) {
-    const [size, unit] = [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"], [1, "B"]].find(([size]) => Math.abs(value) >= size) || [1, "B"];
-    return `${figures(value / size)} ${unit}`;
-  }
-  const unit = Object.entries(UNITS).find(([end]) => metric.endsWith(end))?.[1];
-  return figures(value) + (unit ? ` ${unit}` : "");
+  const [size, unit] = scaled(metric, value);
+  return figures(value / size) + (unit ? ` ${unit}` : "");
 }
-function interval(metric, value, error) {
-  return typeof error === "number" ? `${inUnits(metric, value)} ± ${figures(+(1.96 * error).toPrecision(2))}` : inUnits(metric, value);
+function ranged(metric, value, half) {
+  if (!half || typeof value !== "number") return inUnits(metric, value);
+  const [size, unit] = scaled(metric, value);
+  return `${figures(value / size)} ± ${figures(+(half / size).toPrecision(2))}${unit ? ` ${unit}` : ""}`;
 }
+const interval = (metric, value, error) => ranged(metric, value, typeof error === "number" ? 1.96 * error : 0);
 function compact(value) {
   if (value === null || value === undefined) return "–";
   if (Array.isArray(value)) return value.map(compact).join("+");
@@ -78,7 +84,7 @@ const member = trial => state.data.members[state.data.front.indexOf(trial)];
 const PLACES = {open: " ?", lost: " ✗"};
 const VERDICTS = {held: "held its place when measured again", open: "its place is open", lost: "lost its place when measured again"};
 const anew = (trial, metric) => member(trial)?.fresh[metric];
-const fresh = (trial, metric) => { const [mean, half] = anew(trial, metric); return half ? `${inUnits(metric, mean)} ± ${inUnits(metric, +half.toPrecision(2))}` : inUnits(metric, mean); };
+const fresh = (trial, metric) => ranged(metric, ...anew(trial, metric));
 const goBy = (trial, metric) => anew(trial, metric)?.[0] ?? cell(metric, place(trial));
 
 function writeMembers() {

@@ -106,13 +106,14 @@ def chosen(found: Front, best: str, label: str = "--best ") -> Mapping[str, Any]
 
 def chosen_by(found: Front) -> str:
     """By which figures the one member was chosen."""
+    from search.pareto.objectives import judged
     from search.pareto.stability import source
 
     return {
         "seeds": "chosen by the figures of models trained anew with other seeds",
         "again": "chosen by the figures that were measured anew from the exported files",
         "own": "chosen by the trial's own figures: it was not measured again, so they may be too good",
-    }[source(found.members[0], (*found.objectives, *found.constraints))]
+    }[source(found.members[0], judged(found.objectives, found.constraints))]
 
 
 def left_out(found: Front) -> list[str]:
@@ -215,6 +216,7 @@ def standing(folder: RunFolder, space: Space, found: Front, counts: Mapping[str,
 
     from search.engine.cost import Ledger, Rate
     from search.pareto.reference_box import Box
+    from search.pareto.stability import figure as figure_of
 
     state, box = folder.state, folder.meta.get("box")
     account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
@@ -223,7 +225,8 @@ def standing(folder: RunFolder, space: Space, found: Front, counts: Mapping[str,
             "of": space.budget.trials or space.size(),
             **{name: counts.get(name, 0) for name in ("complete", "stopped", "failed")},
             "front": [row["trial"] for row in found],
-            "best": {metric: row and {"trial": row["trial"], "value": row[metric]}
+            "best": {metric: row and {"trial": row["trial"], "value": figure_of(row, metric).mean,
+                                      "figures": figure_of(row, metric).of}
                      for metric, row in best.items()},
             "hypervolume": found.hypervolume(Box.of(box, space.objectives)) if box else None,
             "seconds": account.elapsed,

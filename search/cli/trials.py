@@ -147,7 +147,7 @@ def parts(space: Space, trial: Trial, whole: dict[str, Any]) -> list[RenderableT
 
     own = judged(space.objectives, space.constraints)
     facts = [("state", f"[{STATES[trial.state]}]{trial.state}[/]: {escape(trial.why)}"),
-             ("rung", "-" if trial.rung is None else f"{trial.rung + 1} of {len(space.rungs)}, "
+             ("rung", "-" if trial.rung is None else f"{trial.rung} of 0 to {len(space.rungs) - 1}, "
                                                      f"{trial.steps or 0} steps"),
              ("took", f"{duration(trial.seconds)}, {plain(trial.device_hours)} {trial.device}-hours"
                       + ("" if trial.money is None else f", {plain(trial.money)} money"))]

@@ -101,11 +101,12 @@ class Front:
         """The members to choose from: those that did not lose their place; where some of these were measured
         again, only they."""
         kept = [row for row, place in zip(self.members, self.stability, strict=True) if place != "lost"]
-        return [row for row in kept if source(row, self.objectives) != "own"] or kept
+        names = [item.metric for item in self.objectives]
+        return [row for row in kept if source(row, names) != "own"] or kept
 
     def trusted(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Rows with objectives and constrained metrics at the figures to go by."""
-        return [trusted(row, (*self.objectives, *self.constraints)) for row in rows]
+        return [trusted(row, judged(self.objectives, self.constraints)) for row in rows]
 
     def knee(self) -> Row | None:
         """The member that gives up least: smallest sum of objectives after each is scaled to
@@ -144,7 +145,7 @@ class Front:
         limits = (*self.constraints, *bounds)
         kept, left = [], []
         for row in self.candidates:
-            fresh = trusted(row, limits)
+            fresh = trusted(row, [bound.metric for bound in limits])
             broken = next((bound for bound in limits if not feasible(fresh, [bound])), None)
             if broken is None:
                 kept.append(row)
@@ -180,9 +181,9 @@ class Front:
         measured again."""
         rows = []
         for row, place in zip(self.members, self.stability, strict=True):
-            items: list[Objective | Constraint] = [*self.objectives, *self.constraints]
-            found = {name: value for item in items for name, value in ends(row, item.metric).items()}
-            marks = {"figures": source(row, items), **({"place": place} if place else {})}
+            metrics = judged(self.objectives, self.constraints)
+            found = {name: value for metric in metrics for name, value in ends(row, metric).items()}
+            marks = {"figures": source(row, metrics), **({"place": place} if place else {})}
             rows.append({**row, **marks, **found})
         return rows
 

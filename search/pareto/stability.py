@@ -82,14 +82,14 @@ def figure(row: Row, metric: str) -> Interval:
     return interval(row, metric) or own(row, metric)
 
 
-def trusted(row: Row, items: Iterable[Objective | Constraint]) -> dict[str, Any]:
+def trusted(row: Row, metrics: Iterable[str]) -> dict[str, Any]:
     """The row with each metric at the figure to go by."""
-    return {**row, **{item.metric: found.mean for item in items if (found := interval(row, item.metric))}}
+    return {**row, **{metric: found.mean for metric in metrics if (found := interval(row, metric))}}
 
 
-def source(row: Row, items: Iterable[Objective | Constraint]) -> Source:
+def source(row: Row, metrics: Iterable[str]) -> Source:
     """What the row's figures come from: `seeds` or `again` where one of them does, else `own`."""
-    found = {one.of for item in items if (one := interval(row, item.metric))}
+    found = {one.of for metric in metrics if (one := interval(row, metric))}
     return next((of for of in SOURCES if of in found), "own")
 
 
@@ -113,15 +113,16 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
     `held`: neither. Only members that were measured again can take a place from each other: a figure that
     was chosen for being good is no rival of one that was not.
     """
-    fresh = [trusted(row, (*objectives, *constraints)) for row in rows]
+    names = [item.metric for item in objectives]
+    fresh = [trusted(row, judged(objectives, constraints)) for row in rows]
     means = [vector(row, objectives) for row in fresh]
-    anew = [source(row, objectives) != "own" for row in rows]
+    anew = [source(row, names) != "own" for row in rows]
     marks: list[Stability | None] = []
     for index, row in enumerate(rows):
         if not anew[index]:
             marks.append(None)
             continue
-        reach = np.array([one.half if (one := interval(row, item.metric)) else 0.0 for item in objectives])
+        reach = np.array([one.half if (one := interval(row, name)) else 0.0 for name in names])
         others = [mean for other, mean in enumerate(means) if other != index and anew[other]]
         if (total_violation(fresh[index], constraints) > 0
                 or any(_beats(mean, means[index]) for mean in others)):

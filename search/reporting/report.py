@@ -18,7 +18,7 @@ from typing import Any
 
 from search.engine.cost import PARTS, Ledger, Rate
 from search.pareto.front import Front
-from search.pareto.objectives import CONFIG, measured, measurements, searched, violation
+from search.pareto.objectives import CONFIG, judged, measured, measurements, searched, violation
 from search.pareto.reference_box import Box, choose_box
 from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
@@ -95,7 +95,7 @@ def members(front: Front) -> list[dict[str, Any]]:
     found = []
     for row, place in zip(front, front.stability, strict=True):
         anew = {item.metric: one for item in front.objectives if (one := interval(row, item.metric))}
-        found.append({"place": place, "of": source(row, front.objectives),
+        found.append({"place": place, "of": source(row, judged(front.objectives, ())),
                       "fresh": {metric: [_short(one.mean), _short(one.half)]
                                 for metric, one in anew.items()}})
     return found

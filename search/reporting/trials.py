@@ -12,12 +12,15 @@ import numpy as np
 from search.engine.cost import ENDED, Rate
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, curve, fault, feasible, measurements, searched, vector, violation
+from search.pareto.stability import figure
 from search.records.run_folder import RunFolder
 from spaces.objectives import Constraint
 from spaces.schema import Space
 
 Row = Mapping[str, Any]
 State = Literal["complete", "stopped", "failed", "running", "lost"]
+PLACES = {"held": ", and held its place when measured anew", "open": ", its place open when measured anew",
+          "lost": ", but lost its place when measured anew"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,8 @@ def _trial(number: int, rows: Sequence[Row], run: Path, members: Mapping[int, Ro
 def why(state: State, row: Row, front: Front, member: bool = False) -> str:
     """What became of a trial, in one line."""
     if member:
-        return "on the front"
+        place = PLACES.get(row.get("place") or "", "")
+        return f"on the front{place}"
     if state in ("stopped", "failed"):
         return str(row.get("reason") or "no reason was recorded")
     if state == "running":
@@ -106,7 +110,7 @@ def why(state: State, row: Row, front: Front, member: bool = False) -> str:
     if state == "lost":
         return "its session was cut off; it ran again, or will, under another number"
     return (fault(row, front.objectives, front.constraints) or beyond(row, front.constraints)
-            or dominated(row, front))
+            or lost(row, front) or dominated(row, front))
 
 
 def beyond(row: Row, constraints: Iterable[Constraint]) -> str | None:
@@ -115,6 +119,17 @@ def beyond(row: Row, constraints: Iterable[Constraint]) -> str | None:
         return None
     parts = [f"{bound} by {violation(row, bound):.1%}" for bound in constraints if violation(row, bound) > 0]
     return "breaks " + ", ".join(parts)
+
+
+def lost(row: Row, front: Front) -> str | None:
+    """Why bounds leave out a trial that keeps to them by its own figures; None where they do not."""
+    found = [bound for one, bound in front.left_out if one["trial"] == row["trial"]]
+    if not found:
+        return None
+    bound = found[0]
+    if bound is None:
+        return "beaten by another member when measured anew"
+    return f"breaks {bound} when measured anew: {figure(row, bound.metric).mean:.6g}"
 
 
 def dominated(row: Row, front: Front) -> str:

@@ -7,16 +7,16 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search.pareto.front import Front
 from search.pareto.stability import interval, source
 from search.records.files import write_text
 from spaces.errors import UserError
-from trainable.artifacts.artifact import MEASUREMENTS
-from trainable.artifacts.model_card import CARD, Fresh, model_card
-from trainable.artifacts.packed import CONFIG
 from trainable.storage.folders import MANIFEST
+
+if TYPE_CHECKING:  # it needs torch, which is imported when there is a card to write
+    from trainable.artifacts.model_card import Fresh
 
 
 class Files(Protocol):
@@ -48,10 +48,13 @@ class FolderFiles:
 def write_cards(front: Front, run: str, files: Files, warn: Callable[[str], None]) -> None:
     """Write the card of each member that was measured again. `run`: its name; `files`: of the run folder. A
     member whose artifact cannot be read is warned of."""
+    metrics = [item.metric for item in front.objectives]
     for row, place in zip(front, front.stability, strict=True):
-        of = source(row, front.objectives)
+        of = source(row, metrics)
         if of == "own" or not row.get("artifact"):
             continue
+        from trainable.artifacts.model_card import Fresh
+
         try:
             _write(row, Fresh(_figures(row), of, place), f"{run}, trial {row['trial']}", files)
         except (OSError, ValueError, KeyError, TypeError, UserError) as error:
@@ -65,6 +68,10 @@ def _figures(row: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 def _write(row: Mapping[str, Any], fresh: Fresh, title: str, files: Files) -> None:
     """The manifest never lists a card that is not there: it loses the entry before, and gets it after."""
+    from trainable.artifacts.artifact import MEASUREMENTS
+    from trainable.artifacts.model_card import CARD, model_card
+    from trainable.artifacts.packed import CONFIG
+
     place = row["artifact"]
     head, values, listed = (files.read(f"{place}/{name}") for name in (CONFIG, MEASUREMENTS, MANIFEST))
     if head is None or values is None or listed is None:

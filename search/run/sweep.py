@@ -21,6 +21,7 @@ from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
 from search.run import warm_start as warm
 from search.run.callbacks import Callbacks
+from search.run.cards import FolderFiles, write_cards
 from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.first_points import first_points
@@ -209,7 +210,8 @@ class RunStages:
     def finish(self) -> RunResult:
         """Leave the folder in order."""
         self._tidy()
-        self._write_cards()
+        files = self.mirror.store if self.mirror else FolderFiles(self.folder.path)
+        write_cards(self.engine.front, self.space.name, files, self._warn)
         complete = "complete" in self.engine.ended.values()
         begun = self.engine.ended or self.engine.spent
         state: State = "finished" if complete or not begun else "failed"
@@ -338,15 +340,6 @@ class RunStages:
 
         values = {path: value for path, value in searched(row).items() if path in self.space.dimensions}
         return self.space.config(values)
-
-    def _write_cards(self) -> None:
-        """The cards say what was measured when the search was over."""
-        if not any(row.get("artifact") and ("again" in row or "seeds" in row) for row in self.engine.front):
-            return
-        from search.run.cards import FolderFiles, write_cards  # imports torch
-
-        files = self.mirror.store if self.mirror else FolderFiles(self.folder.path)
-        write_cards(self.engine.front, self.space.name, files, self._warn)
 
     def _plot(self) -> None:
         try:

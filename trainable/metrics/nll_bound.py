@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +12,9 @@ from torch import Tensor
 from trainable.metrics.base import Measurable, Metric, heldout_rows, scaled
 from trainable.quantization.sites import frozen_weights
 
-BATCH = 64
+BATCH, BATCHES = 64, 8
+"""Sentences that share their times at most, and groups of such sentences at least: what the draw of times
+does to the figure is told from how these differ."""
 
 
 class NLLBound(Metric):
@@ -27,7 +31,8 @@ class NLLBound(Metric):
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`nll_bound`, its `_se` over sentences, and its parts, as the process names them."""
+        """`nll_bound`, its `_se` over sentences and draws of times (`standard_error`), and its parts, as the
+        process names them."""
         e = m.config.evaluation
         generator = m.generator("nll_bound")
         rows = heldout_rows(m.corpus, scaled(e.heldout, m.share), generator)
@@ -37,15 +42,31 @@ class NLLBound(Metric):
         m.model.eval()
         try:
             with torch.no_grad(), frozen_weights(m.model):
+                batches = ids.split(min(BATCH, math.ceil(len(ids) / BATCHES)))
                 parts = sum_parts([m.process.bound(m.model, batch, e.times, generator)
-                                   for batch in ids.split(BATCH)])
+                                   for batch in batches])
         finally:
             m.model.train(training)
         total = functools.reduce(torch.add, parts.values())
         per_word = float(total.sum() / words.sum())
-        residual = (total - per_word * words).pow(2).sum().sqrt() / words.sum()
-        return {"nll_bound": per_word, "nll_bound_se": float(residual),
+        error = standard_error(total.cpu(), words.cpu(), [len(batch) for batch in batches])
+        return {"nll_bound": per_word, "nll_bound_se": error,
                 **{f"nll_bound_{name}": float(value.sum() / words.sum()) for name, value in parts.items()}}
+
+
+def standard_error(total: Tensor, words: Tensor, sizes: Sequence[int]) -> float:
+    """Of the ratio sum of `total` [n] to sum of `words` [n], in its unit, for n sentences in batches of
+    `sizes`, each with a draw of times of its own.
+
+    Sentences of a batch share times, so what these are off by stays in the batch's sum: the spread of sums
+    between batches holds it (the cluster-robust variance, with G / (G - 1) for G batches), that of single
+    sentences does not. The larger of the two: few batches can differ less than their sentences by chance.
+    """
+    residuals = (total - total.sum() / words.sum() * words).double()
+    alone = residuals.pow(2).sum()
+    sums = torch.stack([part.sum() for part in residuals.split(list(sizes))])
+    between = sums.pow(2).sum() * len(sums) / max(1, len(sums) - 1)
+    return float(torch.maximum(alone, between).sqrt() / words.sum())
 
 
 def sum_parts(batches: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -26,11 +26,12 @@ def base_settings(config: TrialConfig) -> dict[str, Any]:
     for group, first in (("model", "diffusion_lm"), ("diffusion", "gaussian")):
         if groups[group]["name"] == first:
             del groups[group]["name"]
-    without_default_betas(groups["base"]["optim"])
+    without_new_defaults(groups["base"]["optim"])
     return groups
 
 
-def without_default_betas(optim: dict[str, Any]) -> None:
+def without_new_defaults(optim: dict[str, Any]) -> None:
     """As it was before they were a setting: older caches stay good."""
-    if optim["betas"] == list(OptimConfig().betas):
-        del optim["betas"]
+    for name, default in OptimConfig().model_dump(mode="json", include={"betas", "ema_warmup"}).items():
+        if optim[name] == default:
+            del optim[name]

@@ -32,7 +32,7 @@ from trainable.scoring.kneser_ney import count_teacher
 from trainable.scoring.teacher import train_teacher
 from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream, stream_seed
-from trainable.stages.keys import base_settings, without_default_betas
+from trainable.stages.keys import base_settings, without_new_defaults
 from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def corpus_key(config: TrialConfig) -> str:
 def teacher_key(config: TrialConfig) -> str:
     """Depends on the corpus in words, the teacher's settings and the seed that it starts from."""
     teacher = config.teacher.model_dump(mode="json")
-    without_default_betas(teacher["optim"])
+    without_new_defaults(teacher["optim"])
     if config.teacher.name == "kneser_ney":
         teacher = {name: teacher[name] for name in ("name", "order")}
     else:

@@ -152,7 +152,8 @@ class TrainingRun:
     def _update_average(self) -> None:
         if self.average:
             # The early average forgets its start quickly (Adam-style bias correction of the decay).
-            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            early = (1 + self.step) / (10 + self.step) if self.config.ema_warmup else 1.0
+            decay = min(self.config.ema, early)
             lerp_all_(list(self.average.values()), list(self.trained.values()), 1 - decay)
 
     def _check(self, loss: Tensor) -> None:

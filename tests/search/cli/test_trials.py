@@ -128,7 +128,7 @@ def test_csv_and_markdown(run_path, capsys):
 
 def test_all_about_one_trial(run_path, capsys):
     text = printed(capsys, "trials", run_path, 1)
-    assert "complete: on the front" in text and "2 of 2, 20 steps" in text
+    assert "complete: on the front" in text and "1 of 0 to 1, 20 steps" in text
     assert "0.667 CPU-hours, 2 money" in text
     assert text.index("rungs") < text.index("99") and "nll_bound" in text and "lora.rank" in text
     failed = printed(capsys, "trials", run_path, 4)
@@ -147,7 +147,8 @@ def test_status_and_spaces_for_programs(run_path, capsys):
     found = json.loads(printed(capsys, "status", run_path, "--format", "json"))
     assert (found["state"], found["of"], found["complete"], found["stopped"], found["failed"]) == (
         "finished", 8, 3, 1, 1)
-    assert found["front"] == [0, 1] and found["best"]["size_bytes"] == {"trial": 1, "value": 1e6}
+    assert found["front"] == [0, 1] and found["best"]["size_bytes"] == {
+        "trial": 1, "value": 1e6, "figures": "own"}
     assert found["cost"]["device"] == "CPU" and found["hypervolume"] is None
     spaces = {space["name"]: space for space in json.loads(printed(capsys, "spaces", "--format", "json"))}
     assert spaces["quickstart"]["objectives"]["perplexity"] == "minimize"

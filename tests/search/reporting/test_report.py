@@ -12,7 +12,7 @@ from report_runs import BOX, HOSTILE, rows, write_run
 from search.cli.main import main
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
-from search.reporting.report import chosen, collect, last_rows
+from search.reporting.report import chosen, collect, last_rows, members
 from search.reporting.timeline import progress, volumes, working_seconds
 from search.study.importance import importances
 from spaces.errors import UserError
@@ -69,6 +69,17 @@ def test_curves_stops_and_samples(content):
     assert {(item["state"], item["reason"], item["trials"]) for item in content["stops"]} == {
         ("complete", "", 19), ("stopped", "beaten by another trial at rung 0", 8), ("failed", HOSTILE, 3)}
     assert [item["text"] for item in content["samples"]["0"]] == [HOSTILE, "a place to eat"]
+
+
+def test_members_tell_their_fresh_figures_and_whether_they_held_their_place():
+    rows = [{"trial": 0, "state": "complete", "a": 1.0, "b": 2.0, "again": 2, "a_again": 3.0,
+             "a_se_again": 0.2, "b_again": 2.0},
+            {"trial": 1, "state": "complete", "a": 2.0, "b": 3.0, "again": 2, "a_again": 2.0, "b_again": 3.0},
+            {"trial": 2, "state": "complete", "a": 9.0, "b": 4.0}]
+    assert members(Front.from_rows(rows, [A, B])) == [
+        {"place": "lost", "of": "again", "fresh": {"a": [3.0, 0.277181], "b": [2.0, 0.0]}},
+        {"place": "held", "of": "again", "fresh": {"a": [2.0, 0.0], "b": [3.0, 0.0]}},
+        {"place": None, "of": "own", "fresh": {}}]
 
 
 def test_pauses_between_sessions_are_not_work():

@@ -109,12 +109,12 @@ def test_the_cache_key_depends_on_the_starts_bytes_and_not_on_its_place(source, 
 def test_a_base_without_a_start_keeps_the_key_that_it_had_before_there_were_starts():
     settings = config()
     groups = completed(settings).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    del groups["base"]["start"], groups["base"]["optim"]["betas"]
+    del groups["base"]["start"], groups["base"]["optim"]["betas"], groups["base"]["optim"]["ema_warmup"]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]  # came later too
     assert base_key(settings) == content_key(2, corpus_key(settings), groups)
     teacher = settings.teacher.model_dump(mode="json")
-    del teacher["optim"]["betas"], teacher["name"], teacher["order"]
+    del teacher["optim"]["betas"], teacher["optim"]["ema_warmup"], teacher["name"], teacher["order"]
     assert teacher_key(settings) == content_key(2, corpus_key(settings), teacher, settings.base.seed)
 
 
@@ -124,10 +124,11 @@ def test_betas_and_the_draw_of_mixed_times_are_in_the_key():
 
     betas = {"optim": {"betas": [0.9, 0.999]}}
     assert base_key(changed(base=betas)) != base_key(config())
+    assert base_key(changed(base={"optim": {"ema_warmup": False}})) != base_key(config())
     assert teacher_key(changed(teacher=betas)) != teacher_key(config())
     mixed = changed(diffusion={**SHAPE["diffusion"], "mixed_times": 0.9})
     groups = completed(mixed).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    del groups["base"]["start"], groups["base"]["optim"]["betas"]
+    del groups["base"]["start"], groups["base"]["optim"]["betas"], groups["base"]["optim"]["ema_warmup"]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
     assert base_key(mixed) != content_key(2, corpus_key(mixed), groups)  # whose times hung on places

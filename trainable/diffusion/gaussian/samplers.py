@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -29,16 +29,25 @@ class Sampler(ABC):
 
 
 class Ancestral(Sampler):
-    """Draws from the forward process's own posterior q(x_s | x_t, x0) (DDPM, arXiv 2006.11239,
-    equation 7)."""
+    """Draws with the mean of the forward process's own posterior q(x_s | x_t, x0) (DDPM, arXiv 2006.11239,
+    equation 7), and with its variance or that of the step."""
 
     name = "ancestral"
+
+    class Params(registry.Params):
+        variance: Literal["small", "large"] = Field(
+            "small", description="small: the posterior's; large: 1 - alpha_t / alpha_s, the step's own beta, "
+                                 "as Diffusion-LM was released (fixed-large)")
+
+    params: Params
 
     def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
         ratio = alpha_t / alpha_s
         weight_x0 = alpha_s.sqrt() * (1 - ratio) / (1 - alpha_t)
         weight_xt = ratio.sqrt() * (1 - alpha_s) / (1 - alpha_t)
-        variance = (1 - ratio) * (1 - alpha_s) / (1 - alpha_t)
+        variance = 1 - ratio
+        if self.params.variance == "small":
+            variance = variance * (1 - alpha_s) / (1 - alpha_t)
         return float(weight_x0) * x0 + float(weight_xt) * x_t, variance.sqrt()
 
 
