@@ -10,7 +10,7 @@ from spaces.config import PluginRef
 from trainable.registry import Params, Rule
 
 BodyName = Literal["bert", "modernbert", "llama"]
-MOST_HEAD = 1024
+MOST_HEAD = 512
 """Values of one attention head."""
 
 
@@ -62,8 +62,9 @@ class MaskedLMConfig(Params):
         None, gt=0, description="base of rotary positions; null: as usual for the body (modernbert 160000, "
                                 "llama 10000)")
     qkv_bias: bool = Field(False, description="llama: query, key and value have a bias (Qwen2, Dream)")
-    global_every: int = Field(1, ge=1, description="modernbert: one layer of so many attends to the whole "
-                                                   "row, the others to local_window positions")
+    global_every: int = Field(1, ge=1, le=16,
+                              description="modernbert: one layer of so many attends to the whole "
+                                          "row, the others to local_window positions")
     local_window: int = Field(128, ge=2, description="modernbert: positions that the other layers attend to")
     local_rope_theta: float = Field(10000.0, gt=0, description="modernbert: rope_theta of the other layers")
     conditions: tuple[PluginRef, ...] = Field(
