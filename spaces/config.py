@@ -247,7 +247,7 @@ class SamplingConfig(Settings):
 
     sampler: PluginRef = Field(PluginRef(name="ancestral"),
                                description="the sampler plug-in and its parameters")
-    steps: int = Field(50, ge=1, description="denoising steps, at most diffusion.timesteps")
+    steps: int = Field(50, ge=1, le=10_000, description="denoising steps, at most diffusion.timesteps")
     temperature: float = Field(1.0, gt=0,
                                description="of the token posterior in ce models and of the final rounding")
     clamp: bool = Field(
@@ -262,22 +262,25 @@ class GuidanceConfig(Settings):
                                 "a model with model.conditions is "
         "told the target; both; reweight: masked diffusion, what is asked for is kept or weighs on each word")
     power: float = Field(1.0, ge=0, description="reweight: exponent of a task's weights on words")
-    repairs: int = Field(0, ge=0, description="reweight: times that texts which their oracle finds short of "
-                                              "the target are masked in part and filled in anew")
+    repairs: int = Field(0, ge=0, le=1000,
+                         description="reweight: times that texts which their oracle finds short of "
+                                     "the target are masked in part and filled in anew")
     scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) "
                                                 "x told - scale x untold; 0: told alone")
     optimizer: Literal["sign", "adagrad"] = Field(
         "sign", description="adagrad: its state lives from the first guided step to the last; sign: "
         "a new Adagrad for every update, as released, which moves by strength times the gradient's sign")
     strength: float = Field(0.1, ge=0, description="step size of one inner update")
-    inner_steps: int = Field(3, ge=0, description="gradient steps per denoising step; 0 = no guidance")
+    inner_steps: int = Field(3, ge=0, le=1000,
+                             description="gradient steps per denoising step; 0 = no guidance")
     fluency: float = Field(0.05, ge=0, description="weight of the pull back to the denoiser's own mean")
     start: float = Field(0.0, ge=0, le=1,
                          description="first share of the denoising steps that is left unguided")
     stop: float = Field(0.05, ge=0, le=1,
                         description="last share of the denoising steps that is left unguided")
-    candidates: int = Field(1, ge=1, description="sentences per target; the one with the highest BLEU "
-                                                 "against the others is kept (minimum Bayes risk)")
+    candidates: int = Field(1, ge=1, le=1000,
+                            description="sentences per target; the one with the highest BLEU "
+                                        "against the others is kept (minimum Bayes risk)")
 
 
 class EvaluationConfig(Settings):

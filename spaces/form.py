@@ -28,26 +28,31 @@ def seconds(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text))
 
 
+MOST = 1e9
+"""Of every limit of a budget: 30 years in seconds."""
+
+
 class BudgetConfig(Settings):
     """When the search ends: at whichever limit comes first. A grid also ends when every point has been tried.
     `bases` ends nothing: a space that may need more is refused before it begins."""
 
-    trials: int | None = Field(None, ge=1, description="trials to start")
-    time: float | None = Field(None, gt=0,
+    trials: int | None = Field(None, ge=1, le=MOST, description="trials to start")
+    time: float | None = Field(None, gt=0, le=MOST,
                                description="wall time: `90s`, `30m`, `2h`, `1h30m`, or a number of seconds")
     device_hours: float | None = Field(
-        None, gt=0,
+        None, gt=0, le=MOST,
         description="hours times devices held (GPUs where trials hold any, else CPUs), idle ones included"
     )
-    price: float | None = Field(None, gt=0,
+    price: float | None = Field(None, gt=0, le=MOST,
                                 description="of one device for one hour; every report then tells the money")
-    money: float | None = Field(None, gt=0, description="most to spend, at `price`")
-    patience: int | None = Field(None, ge=1,
+    money: float | None = Field(None, gt=0, le=MOST, description="most to spend, at `price`")
+    patience: int | None = Field(None, ge=1, le=MOST,
                                  description="trials that may end one after another without a better front")
-    gain: float = Field(0.0, ge=0, description="growth of the hypervolume (a share of its box) "
+    gain: float = Field(0.0, ge=0, le=MOST, description="growth of the hypervolume (a share of its box) "
                                                "that `patience` counts as one")
-    trial_time: float | None = Field(None, gt=0, description="for one rung of a trial, as `time`; "
-                                     "a trial that takes longer has failed")
+    trial_time: float | None = Field(None, gt=0, le=MOST,
+                                     description="for one rung of a trial, as `time`; "
+                                                 "a trial that takes longer has failed")
 
     bases: int = Field(
         8, ge=1,

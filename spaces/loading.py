@@ -6,7 +6,11 @@ from importlib import resources
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.texts import read_text
 from spaces.values import did_you_mean
+
+MOST_BYTES = 16 << 20
+"""Bytes of a space file that is read."""
 
 
 def shipped() -> dict[str, Path]:
@@ -36,7 +40,7 @@ def locate(path_or_name: str | Path) -> tuple[Path, str]:
 def text_of(path: Path, source: str) -> str:
     """The text of a space file. Raises `UserError` when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, MOST_BYTES, "a space file")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: is not UTF-8 text (byte {error.start}); is this a space file?") from None
     except OSError as error:

@@ -8,14 +8,16 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 
 from spaces.shell import program, quoted, relative
+from spaces.texts import visible
 from spaces.uris import is_uri, origin
 
 FORMATS = ("table", "csv", "json", "md")
@@ -122,6 +124,8 @@ def emit(rows: Sequence[Mapping[str, Any]], form: str) -> str:
     columns = list(rows[0]) if rows else []
     if form == "json":
         return json.dumps(list(rows), indent=1, default=str)
+    rows = [{name: visible(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in rows]
     if form == "csv":
         out = io.StringIO()
         writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -168,9 +172,18 @@ def command(*words: str) -> str:
     return f"{program()} {quoted(*words)}"
 
 
+class SafeConsole(Console):
+    """A console on which text from outside (reasons, words, names) moves no cursor and sets no title."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As rich does, with control characters in the text shown."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
 def out(**options: Any) -> Console:
     """The console of results: standard output, wide where it is a pipe or a file."""
-    console = Console(highlight=False, **options)
+    console = SafeConsole(highlight=False, **options)
     if not console.is_terminal and "COLUMNS" not in os.environ and "width" not in options:
         console.width = PIPE_WIDTH
     return console

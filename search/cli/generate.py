@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from search.cli.arguments import artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
+from spaces.texts import visible, visible_json
 
 
 def register(app: typer.Typer) -> None:
@@ -59,7 +59,7 @@ def generate(
     rows = shown(texts(loaded, count, seeded(artifact, seed), controls=control, steps=steps, guidance=given))
     met = made = 0
     for row in rows:
-        typer.echo(json.dumps(row, ensure_ascii=False) if as_json else row["text"])
+        typer.echo(visible_json(row) if as_json else visible(row["text"]))
         made, met = made + 1, met + row.get("success", 0)
     if control and not as_json:
         typer.echo(f"{', '.join(control)}: met by {met:.0f} of {made} (oracle: {row['oracle']})", err=True)

@@ -31,6 +31,7 @@ from search.cli import (
 from search.cli.examples import examples
 from spaces.errors import RunError, UserError
 from spaces.shell import program
+from spaces.texts import visible
 
 OK, FAILED, BAD_INPUT = 0, 1, 2
 
@@ -85,11 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = (context.command_path if context else "qdlm").replace("qdlm", program(), 1)
         message = f"{error.format_message().rstrip('.')} (see: {where} --help)"
     except RunError as error:
-        print(f"qdlm: the run stopped: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"qdlm: the run stopped: {visible(' '.join(str(error).split()))}", file=sys.stderr)
         return FAILED
     except typer.Abort:
         return FAILED
-    print(f"qdlm: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"qdlm: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     return BAD_INPUT
 
 

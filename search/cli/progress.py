@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.markup import escape
 
-from search.cli.format import compact, duration, figure, label, short_names, shown
+from search.cli.format import SafeConsole, compact, duration, figure, label, short_names, shown
 from search.cli.live import LivePanel
 from search.reporting.corpora import corpus_line, has_facts
 from spaces.objectives import Objective
@@ -34,7 +34,7 @@ def choose(objectives: Sequence[Objective], quiet: bool,
         return JsonLines(sys.stdout)
     if quiet:
         return Silent()
-    console = Console(stderr=True, highlight=False, force_jupyter=False)  # in a notebook, plain lines
+    console = SafeConsole(stderr=True, highlight=False, force_jupyter=False)  # in a notebook, plain lines
     return LiveDisplay(console, objectives) if console.is_terminal else Lines(console, objectives)
 
 

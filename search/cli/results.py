@@ -205,6 +205,9 @@ def status(
     console.print(cost_table(account, space), "")
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
+    if folder.space_edited:
+        console.print("[yellow]space.yaml was edited after the run began[/]: objectives and bounds above are "
+                      "those of the edited file")
     if state in ("interrupted", "failed"):
         console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]",
                       soft_wrap=True)
@@ -251,11 +254,10 @@ def cost_table(account: Ledger, space: Space) -> RenderableType:
 
 def recorded_space(run: Path) -> Space:
     """The space that a run recorded. Raises `UserError` when the folder is no run."""
-    from search.records.run_folder import SPACE, RunFolder
+    from search.records.run_folder import RunFolder
     from spaces.schema import Space
 
-    path = RunFolder.open(run).path / SPACE
-    return Space.from_yaml(path.read_text(encoding="utf-8"), str(path))
+    return Space.from_yaml(*RunFolder.open(run).space_text())
 
 
 def opened(run: Path) -> tuple[RunFolder, Space, Front]:

@@ -137,9 +137,9 @@ class StoreContract:
 
     def test_events_and_rows_stand_in_one_order_synced_or_not(self) -> None:
         store = self.build()
-        store.event({"event": "ask", "trial": 0}, sync=False)
+        store.event({"event": "ask", "trial": 0, "values": {}}, sync=False)
         store.append({"trial": 0, "rung": 0, "state": "complete"})
-        store.event({"event": "ask", "trial": 1})
+        store.event({"event": "ask", "trial": 1, "values": {}})
         assert ([(entry["event"], entry["trial"]) for entry in store.events()]
                 == [("ask", 0), ("row", 0), ("ask", 1)])
         assert len(store.rows()) == 1

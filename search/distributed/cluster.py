@@ -10,18 +10,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from search.distributed import environment
-from search.distributed.compat import ANSWERS, recorded_cluster, running_clusters
+from search.distributed.compat import ANSWERS, patient, recorded_cluster, running_clusters
 from spaces.config import HardwareConfig
 from spaces.errors import UserError
 from spaces.shell import called
 
 CONNECT_S = 15.0
 """Seconds within which a cluster has to answer."""
+LONGER_S = 120.0
+"""Seconds by which the last try to start a cluster is more patient."""
 OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory of a local cluster; what goes through it is small (data is mapped from files)."""
 
@@ -87,14 +89,15 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
 
 
 def _start(cpus: int | None) -> None:
-    """Start a cluster here. Twice at most: on a machine that is busy, Ray's own patience (30 s)
-    may not be enough."""
+    """Start a cluster here. Three times at most: on a machine that is busy, Ray's own patience (30 s)
+    may not be enough, so the third try has more."""
     import ray
 
-    for last in (False, True):
+    for last, patience in ((False, nullcontext()), (False, nullcontext()), (True, patient(LONGER_S))):
         try:
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
-                     logging_level=logging.ERROR, object_store_memory=OBJECT_STORE)
+            with patience:
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+                         logging_level=logging.ERROR, object_store_memory=OBJECT_STORE)
             return
         except Exception as error:  # Ray raises its bare Exception when the node takes too long
             with suppress(Exception):

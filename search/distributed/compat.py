@@ -7,6 +7,12 @@ Read in the Ray version below; tests/search/distributed/test_compat.py says what
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 RAY = "2.60.0"
 """Seen in."""
 ANSWERS = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
@@ -19,6 +25,35 @@ def running_clusters() -> set[str]:
     import ray._private.services as services
 
     return set(services.find_gcs_addresses())
+
+
+@contextmanager
+def patient(seconds: float) -> Iterator[None]:
+    """Within the block, a node that is started here may take so many seconds longer to register: Ray's own
+    30 s are a number in its source."""
+    import ray._private.services as services
+
+    original, wait = services.get_node, os.environ.get("RAY_gcs_server_port_wait_time_s")
+
+    def get_node(*given: Any, **named: Any) -> Any:
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return original(*given, **named)
+            except RuntimeError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(0.5)
+
+    services.get_node = get_node
+    os.environ["RAY_gcs_server_port_wait_time_s"] = str(max(1, round(seconds)))
+    try:
+        yield
+    finally:
+        services.get_node = original
+        os.environ.pop("RAY_gcs_server_port_wait_time_s")
+        if wait is not None:
+            os.environ["RAY_gcs_server_port_wait_time_s"] = wait
 
 
 def recorded_cluster() -> str | None:

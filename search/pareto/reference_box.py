@@ -11,6 +11,7 @@ import numpy as np
 
 from search.pareto.geometry import hypervolume
 from search.pareto.objectives import finished, matrix
+from spaces.errors import UserError
 from spaces.objectives import Objective
 
 Corners = Mapping[str, Sequence[float]]
@@ -31,13 +32,16 @@ class Box:
 
     @classmethod
     def of(cls, corners: Corners, objectives: Sequence[Objective]) -> Box:
-        """From metric -> [best, worst] in the metrics' own units. Raises KeyError for an objective
-        that is left out, ValueError where best is not better than worst."""
+        """From metric -> [best, worst] in the metrics' own units. Raises `UserError` for an objective
+        that is left out, or where best is not better than worst."""
+        for item in objectives:
+            if item.metric not in corners:
+                raise UserError(f"box: no corners of {item.metric}")
         best, worst = (matrix([{item.metric: corners[item.metric][end] for item in objectives}],
                               objectives)[0] for end in (0, 1))
         for item, low, high in zip(objectives, best, worst, strict=True):
             if not low < high:
-                raise ValueError(f"{item.metric}: {list(corners[item.metric])} is not [best, "
+                raise UserError(f"{item.metric}: {list(corners[item.metric])} is not [best, "
                                  f"worst] of a metric to {item.direction}")
         return cls(tuple(objectives), tuple(best.tolist()), tuple(worst.tolist()))
 

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow
 from pyarrow import fs
 
-from trainable.storage.object_store import FLAT, opened
+from trainable.storage.object_store import FLAT, opened, plain_names
 
 LISTING = ".synced.json"
 """At the target: name -> {"sha256", "source", "target"}, the last two as `Side.look` gave them."""
@@ -56,7 +56,7 @@ class Side:
         disk that is also its inode and the time of that inode's change, which nobody can set back."""
         found = self.fs.get_file_info(fs.FileSelector(self.base, recursive=True, allow_not_found=True))
         files = (info for info in found if info.type == fs.FileType.File)
-        return {info.path[len(self.base) + 1:]: self._look(info) for info in files}
+        return plain_names({info.path[len(self.base) + 1:]: self._look(info) for info in files}, self.place)
 
     def _look(self, info: fs.FileInfo) -> Look:
         look = [self.name, info.size, info.mtime_ns]

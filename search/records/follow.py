@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from search.records.checking import checked
 from search.records.events import RecordedEvent
 from search.records.journal import loads
 from search.records.run_folder import EVENTS, RunFolder, row_of
@@ -21,7 +22,7 @@ class Tail:
     """The whole lines of events.jsonl that are new since the last look."""
 
     def __init__(self, path: Path):
-        self.path, self.place = path, 0
+        self.path, self.place, self.lines = path, 0, 0
 
     def read(self) -> list[RecordedEvent]:
         """New entries in order; a line still being written is left for the next look."""
@@ -30,11 +31,17 @@ class Tail:
             content = file.read()
         whole = content[:content.rfind(b"\n") + 1]
         self.place += len(whole)
-        try:
-            return [cast(RecordedEvent, loads(line)) for line in whole.splitlines() if line.strip()]
-        except ValueError:
-            raise UserError(f"{self.path}: not a JSON record; the file was damaged after it "
-                            "was written") from None
+        found = []
+        for line in whole.split(b"\n")[:-1]:
+            self.lines += 1
+            try:
+                found.append(checked(self.path, self.lines, loads(line)))
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"{self.path}, line {self.lines}: not a JSON record; the file was damaged "
+                                "after it was written") from None
+        return found
 
 
 def follow(run: Path, every: float = 1.0, once: bool = False,

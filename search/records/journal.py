@@ -43,12 +43,13 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     lines = path.read_bytes().split(b"\n")
     for index, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn, or empty
         try:
-            yield loads(line)
-        except ValueError:
+            entry = loads(line)
+        except (ValueError, RecursionError):
             if index < len(lines) - 1:
                 raise UserError(f"{path}, line {index}: not a JSON record; the file was damaged after it "
-                                "was written"
-                                ) from None
+                                "was written") from None
+            continue
+        yield entry
 
 
 def mend_tail(path: Path) -> int:
@@ -84,9 +85,10 @@ def loads(line: str | bytes) -> dict[str, Any]:
     entry = json.loads(line)
     if not isinstance(entry, dict):
         raise ValueError("not a JSON object")
-    for name, text in entry.pop(NONFINITE, {}).items():
-        entry[name] = float(text)
-    return entry
+    odd = entry.pop(NONFINITE, {})
+    if not isinstance(odd, dict) or not all(isinstance(text, str) for text in odd.values()):
+        raise ValueError(f"{NONFINITE} does not name numbers")
+    return entry | {name: float(text) for name, text in odd.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -111,6 +113,6 @@ def _without_nonfinite(value: Any) -> Any:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

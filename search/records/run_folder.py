@@ -10,6 +10,7 @@ One process writes (it holds `lock`), any number read.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -19,18 +20,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow.parquet
 
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
 from search.pareto.table import to_table
+from search.records.checking import checked, meta_problem
 from search.records.events import OtherEvent, RecordedEvent
 from search.records.files import RunLock, replacing, sync, unwritable, write_text
 from search.records.journal import append_line, dumps, mend_tail, read_lines
 from search.records.spans import CLOCK
 from spaces.errors import UserError
+from spaces.loading import text_of
 
 SPACE, META, EVENTS, TRIALS, STUDY = ("space.yaml", "run.json", "events.jsonl", "trials.parquet",
                                       "study.journal")
@@ -75,7 +78,8 @@ class RunFolder:
             folder._lock.acquire()
             started = datetime.now().astimezone().isoformat(timespec="seconds")
             write_text(path / META,
-                       _pretty({"name": name, "state": "running", "started": started, **(meta or {})}))
+                       _pretty({"name": name, "state": "running", "started": started,
+                                "space_sha256": _sha256(space_yaml.encode()), **(meta or {})}))
             (path / EVENTS).touch()
             write_text(path / SPACE, space_yaml)  # last: a folder without it is not a run
             # rows are on disk when `append` returns; so must be the file's own entry
@@ -103,6 +107,13 @@ class RunFolder:
         """Become the only writer and cut off what a killed one left torn. Raises `UserError` when
         another one lives."""
         self._lock.acquire()
+        try:
+            if self.space_edited:
+                raise UserError(f"{self.path / SPACE} was edited after the run began, and its records are of "
+                                "the space as it was: put that back, or begin a new run with --warm-start")
+        except BaseException:
+            self._lock.release()
+            raise
         self._taken = time.monotonic()
         torn = mend_tail(self.path / EVENTS)
         self._cut_study()
@@ -118,9 +129,9 @@ class RunFolder:
         writer was alive lately."""
         try:
             lease = json.loads((self.path / LEASE).read_text())
-        except (FileNotFoundError, ValueError):
+            return time.time() - float(lease["time"]) < LEASE_S
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return self._lock.is_held()
-        return time.time() - lease["time"] < LEASE_S
 
     @property
     def is_writer(self) -> bool:
@@ -155,8 +166,10 @@ class RunFolder:
             append_line(self.path / EVENTS, {**stamps, **event, **more}, sync)
 
     def events(self) -> Iterator[RecordedEvent]:
-        """All entries in order, rows too (event = "row"). A torn last line is left out."""
-        return cast(Iterator[RecordedEvent], read_lines(self.path / EVENTS))
+        """All entries in order, rows too (event = "row"). A torn last line is left out. Raises `UserError`
+        naming the line that is no record."""
+        for line, entry in enumerate(read_lines(self.path / EVENTS), start=1):
+            yield checked(self.path / EVENTS, line, entry)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""
@@ -166,9 +179,24 @@ class RunFolder:
     def meta(self) -> dict[str, Any]:
         """run.json. Raises `UserError` when it is damaged."""
         try:
-            return json.loads((self.path / META).read_text())
-        except ValueError as error:
-            raise UserError(f"{self.path / META}: not JSON: {error}") from None
+            meta = json.loads((self.path / META).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{self.path / META}: not JSON: {str(error)[:200]}") from None
+        if problem := meta_problem(meta):
+            raise UserError(f"{self.path / META}: not what a run writes: {problem}; the file was edited or "
+                            "damaged")
+        return meta
+
+    def space_text(self) -> tuple[str, str]:
+        """What space.yaml says, and how messages call the file. Raises `UserError`."""
+        path = self.path / SPACE
+        return text_of(path, str(path)), str(path)
+
+    @property
+    def space_edited(self) -> bool:
+        """Whether space.yaml is another than the run began with. Older runs do not tell."""
+        known = self.meta.get("space_sha256")
+        return known is not None and known != _sha256((self.path / SPACE).read_bytes())
 
     def update(self, **changes: Any) -> dict[str, Any]:
         """Set keys of run.json (state, box, ...) and return the whole; None takes a key away. Atomic."""
@@ -276,6 +304,10 @@ def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
         merged[place] = merged.get(place, {}) | {name: value
                                                  for name, value in row.items() if value is not None}
     return [merged[place] for place in sorted(merged)]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _size(path: Path) -> int:

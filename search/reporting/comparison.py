@@ -13,7 +13,7 @@ from search.pareto.front import Front
 from search.pareto.objectives import matrix, measured
 from search.pareto.reference_box import Box
 from search.pareto.stability import figure
-from search.records.run_folder import SPACE, RunFolder
+from search.records.run_folder import RunFolder
 from search.reporting.report import ended_rows, front_of, last_rows
 from spaces.errors import UserError
 from spaces.schema import Space
@@ -36,7 +36,7 @@ class ComparedRun:
     def of(cls, run: Path) -> ComparedRun:
         """Raises `UserError` when the folder is no run."""
         folder = RunFolder.open(run)
-        space = Space.from_yaml((folder.path / SPACE).read_text(encoding="utf-8"), str(folder.path / SPACE))
+        space = Space.from_yaml(*folder.space_text())
         rows = folder.rows()
         latest = last_rows(rows)
         front = front_of([row for row in latest if row.get("state") == "complete"], space)

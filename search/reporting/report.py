@@ -45,8 +45,8 @@ SAMPLES = "samples"
 def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     """The content of a run's report. Raises `UserError` when the folder is no run."""
     folder = RunFolder.open(run)
-    text = (folder.path / SPACE).read_text(encoding="utf-8")
-    space = Space.from_yaml(text, str(folder.path / SPACE))
+    text, source = folder.space_text()
+    space = Space.from_yaml(text, source)
     meta, events = folder.meta, list(folder.events())
     rows = [row_of(entry) for entry in events if entry["event"] == "row"]
     latest, first_end = last_rows(rows), ended_rows(rows)

@@ -18,7 +18,7 @@ from search.pareto.front import Front
 from search.records import mirror
 from search.records.events import RunEndedEvent
 from search.records.mirror import Mirror
-from search.records.run_folder import FRONT_PNG, SPACE, RunFolder
+from search.records.run_folder import FRONT_PNG, RunFolder
 from search.run import warm_start as warm
 from search.run.callbacks import Callbacks
 from search.run.cards import FolderFiles, write_cards
@@ -170,7 +170,7 @@ class RunStages:
     def learn(self, path: Path) -> None:
         """Take over what an earlier run found."""
         earlier = RunFolder.open(path)
-        other = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+        other = Space.from_yaml(*earlier.space_text())
         found, left = warm.prior_results(self.space, other, earlier.rows())
         if not found:
             why = ", ".join(f"{reason} ({count})" for reason, count in left.items()) or "it has no trials"
@@ -365,7 +365,7 @@ def _resumed(path: Path, space: Space) -> RunFolder:
     """The run at `path`, locked. Raises `UserError` when it is no run, or of a space that differs in
     more than its end."""
     folder = RunFolder.open(path)
-    recorded = Space.from_yaml((path / SPACE).read_text(encoding="utf-8"), str(path / SPACE))
+    recorded = Space.from_yaml(*folder.space_text())
     unlike = space.difference(recorded)
     if unlike:
         more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""

@@ -175,6 +175,13 @@ def check_methods(space: Space) -> None:
         catalogue.build(space.sampler.name, space.sampler.options, space.seed)
     except UserError as error:
         raise space.error(("sampler", *_option(error)), str(error)) from None
+    most = catalogue.MOST_VALUES.get(space.sampler.name)
+    for path, dimension in space.dimensions.items():
+        if most and dimension.kind == "int" and (dimension.count or 0) > most:
+            raise space.error(("search", path),
+                              f"{dimension.count:,} whole numbers, of which sampler {space.sampler.name} "
+                              f"lists every one; legal: at most {most:,} (a larger step, or float, log), "
+                              "or another sampler")
     try:
         schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
     except UserError as error:

@@ -117,6 +117,9 @@ def grid(seed: int, draw: int, *, order: Annotated[Literal["given", "random"], F
 
 METHODS = Methods("sampler", (tpe, random, qmc, nsga2, nsga3, gp, cqr, ehvi, grid))
 
+MOST_VALUES = {"gp": 100_000}
+"""Whole numbers of a dimension that a method may meet: Optuna's own process lists them all."""
+
 
 def options(name: str) -> dict[str, Any]:
     """The options of a method with their defaults. Raises `UserError` for an unknown name."""

@@ -37,7 +37,8 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
             storage = InMemoryStorage() if path is None else _journal(str(path.resolve()))
             study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True,
                                         directions=[objective.direction for objective in objectives])
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, LookupError, OSError, TypeError, AttributeError, AssertionError,
+                RecursionError) as error:
             raise UserError(f"{path}: not an Optuna journal that can be opened: {error}") from error
         wanted = [(objective.metric, objective.direction) for objective in objectives]
         if study.metric_names is None:

@@ -15,20 +15,29 @@ and, for people and other programs, what it does not need to run:
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
-from spaces.errors import UserError
-from trainable.artifacts.assembling import assembled
+from spaces.errors import UserError, one_line
+from trainable.artifacts.assembling import blank_model, filled, shapes_of
 from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
+from trainable.artifacts.reading import (
+    Form,
+    check_config,
+    check_fit,
+    check_packing,
+    forms,
+    read_json,
+    read_tensors,
+)
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.guide import Guide
 from trainable.diffusion.process import Process, Sampling
@@ -39,6 +48,9 @@ from trainable.seeds import stream
 from trainable.storage.folders import damage
 
 READABLE = (1, FORMAT)
+HASHED = 256 << 20
+"""Bytes up to which a file is compared with its checksum before anything is read: hashing a file that has
+a size out of all proportion would take hours, and its header tells as much."""
 MEASUREMENTS, SAMPLES = "measurements.json", "samples.json"
 
 
@@ -90,15 +102,22 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
     path, device = Path(path), torch.device(device)
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not an artifact: no {CONFIG} in it")
-    wrong = damage(path)
-    if wrong:
-        raise UserError(f"damaged artifact: {wrong}")
-    head, config, lexicon, tensors = _read(path)
+    _check(path, HASHED)
+    head, config, lexicon, found = _read(path)
+    packing = head["packing"]
     try:
-        model = assembled(config, lexicon, tensors, head["packing"], device, run_codes, table)
+        check_config(config, len(lexicon.vocab), lexicon.max_length, len(found))
+        model = blank_model(config, lexicon)
+        check_fit(found, packing, shapes_of(model), config.lora.rank)
+        _check(path)
+        tensors = read_tensors(path / WEIGHTS)
+        model = filled(model, tensors, packing, device, run_codes, table)
+    except DamageError:
+        raise
     except TableError as error:
         raise UserError(f"{path}: {error}") from None
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration,
+            SafetensorError, UserError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path / WEIGHTS} does not fit its {CONFIG}: {reason}") from None
     del tensors
@@ -107,10 +126,22 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
                   head["facts"])
 
 
-def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
-    """The files of an artifact, each checked for itself. Raises `UserError`."""
+class DamageError(UserError):
+    """Files of an artifact that are not as they were written."""
+
+
+def _check(path: Path, below: float = math.inf) -> None:
+    """Raises `DamageError` unless all files that are read are listed and, up to a size, as they
+    were listed."""
+    wrong = damage(path, (CONFIG, LEXICON, WEIGHTS), below)
+    if wrong:
+        raise DamageError(f"damaged artifact: {wrong}")
+
+
+def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Form]]:
+    """The files of an artifact, each checked for itself; of the weights the header. Raises `UserError`."""
     try:
-        head = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        head = read_json(path / CONFIG)
         if not isinstance(head, dict):
             raise ValueError(f"{CONFIG} is not a JSON object")
         if head.get("format") not in READABLE:
@@ -120,26 +151,17 @@ def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Tensor]]:
         if not isinstance(head["facts"], dict) or not isinstance(head["packing"], dict):
             raise ValueError(f"facts and packing in {CONFIG} are not JSON objects")
         config = completed(TrialConfig.model_validate(head["config"]))
-        lexicon = Lexicon.from_json(json.loads((path / LEXICON).read_text(encoding="utf-8")))
-        return head, config, lexicon, read_tensors(path / WEIGHTS)
-    except (ValidationError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
+        lexicon = Lexicon.from_json(read_json(path / LEXICON))
+        found = forms(path / WEIGHTS)
+        check_packing(head["packing"])
+        return head, config, lexicon, found
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("config", *first["loc"]))
+        raise UserError(f"{path / CONFIG}: {key}: {first['msg']}") from None
+    except (RuntimeError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {(str(error).splitlines() or ['?'])[0]}") from None
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, in memory of its own.
-
-    The file is mapped anew for each: in one mapping all that was read would stay resident until the last
-    tensor goes, beside what kernels make of it.
-    """
-    with safe_open(file, "pt") as opened:
-        names = list(opened.keys())
-    found = {}
-    for name in names:
-        with safe_open(file, "pt") as opened:
-            found[name] = opened.get_tensor(name).clone()
-    return found
+        raise UserError(f"{path}: {one_line(error)}") from None
 
 
 def seeded(path: Path, seed: int) -> torch.Generator:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spaces.config import PluginRef, TrialConfig
 from trainable.artifacts.packing import SPLIT, decoded, parts_of
+from trainable.artifacts.reading import check_fit, finite
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
@@ -26,19 +27,30 @@ def blank_model(config: TrialConfig, lexicon: Lexicon) -> Backbone:
                                     symbols=symbols, pretrained=False)
 
 
-@torch.no_grad()
+def shapes_of(model: Backbone) -> dict[str, tuple[int, ...]]:
+    """Shape of each weight by name."""
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor], packing: dict[str, dict],
               device: torch.device, run_codes: bool = True, table: Table = "decoded") -> Backbone:
-    """The exported model, in eval mode on `device`, from what `packed_tensors` gave.
+    """`filled`, of a blank model, after what there is was found to fit."""
+    model = blank_model(config, lexicon)
+    check_fit(tensors, packing, shapes_of(model), config.lora.rank)
+    return filled(model, tensors, packing, device, run_codes, table)
+
+
+@torch.no_grad()
+def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict], device: torch.device,
+           run_codes: bool = True, table: Table = "decoded") -> Backbone:
+    """The exported model, in eval mode on `device`, from what `packed_tensors` gave. `model` is blank.
 
     Weights are assigned, never copied over random ones, and packed ones are taken out of `tensors` as they
     are used: a large model is built without its float size, or twice its packed size, in memory.
     Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do
     not fit each other.
     """
-    model = blank_model(config, lexicon)
-    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    _check_shapes(tensors, packing, shapes)
+    shapes = shapes_of(model)
     running: dict[str, BodyFormat] = {}
     rounding: list[str] = []
     packed = None
@@ -55,7 +67,7 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
     state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
                     {name: entry for name, entry in packing.items() if name not in done})
     plain = next((value.dtype for name, value in tensors.items() if SPLIT not in name), torch.float32)
-    state = {name: value.to(device, plain) for name, value in state.items()}
+    state = {name: finite(name, value).to(device, plain) for name, value in state.items()}
     for name, form in running.items():
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part).to(device) for part in parts_of(tensors, name)}
@@ -74,23 +86,3 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
         state |= {f"{words}.{key}": value for key, value in packed.state_dict().items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
-
-
-def _check_shapes(tensors: dict[str, Tensor], packing: dict[str, dict],
-                  shapes: dict[str, tuple[int, ...]]) -> None:
-    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape, all of
-    one floating type."""
-    for name, entry in packing.items():
-        if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
-            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, "
-                             f"the model has {shapes.get(name)}")
-    types = {value.dtype for key, value in tensors.items() if SPLIT not in key}
-    if len(types) > 1:
-        raise ValueError(f"tensors of {' and '.join(sorted(map(str, types)))}: all should have one type")
-    for key, value in tensors.items():
-        name, _, part = key.partition(SPLIT)
-        if part and name not in packing or not part and name in packing:
-            raise ValueError(f"tensor {key} does not agree with packing")
-        if not part and (shapes.get(name) != tuple(value.shape) or not value.is_floating_point()):
-            raise ValueError(f"tensor {key}: {value.dtype} {tuple(value.shape)}, "
-                             f"the model has {shapes.get(name)}")

@@ -88,7 +88,8 @@ def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "au
     generating one batch, `peak` the most that it held meanwhile (on CUDA: what torch allocates there). A file
     that is mapped counts where it was read. None where the platform cannot tell.
     """
-    command = [sys.executable, "-m", _PROBE, str(side.path.resolve()), device, str(batch), str(steps), table]
+    command = [sys.executable, "-m", _PROBE, str(os.getpid()), str(side.path.resolve()), device, str(batch),
+               str(steps), table]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()),
                    "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}

@@ -1,5 +1,5 @@
-"""`python -m trainable.benchmarking.memory_probe ARTIFACT DEVICE BATCH STEPS
-TABLE`: memory of one artifact, as JSON."""
+"""`python -m trainable.benchmarking.memory_probe PARENT ARTIFACT DEVICE BATCH STEPS TABLE`: memory
+of one artifact, as JSON. PARENT: the process with which it ends."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import cast
 import torch
 
 from trainable.artifacts.artifact import load
+from trainable.benchmarking.parent import end_with_parent
 from trainable.compat import int8_matmul, int8_weight_matmul
 from trainable.models.parts import Table
 from trainable.seeds import stream
@@ -60,6 +61,7 @@ def probe(artifact: str, device: str, batch: int, steps: int, table: Table = "au
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[1]))
     torch.manual_seed(0)
-    print(json.dumps(probe(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]),
-                           *cast(list[Table], sys.argv[5:]))))
+    print(json.dumps(probe(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]),
+                           *cast(list[Table], sys.argv[6:]))))

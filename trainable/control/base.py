@@ -67,7 +67,8 @@ class TaskParams(registry.Params):
     scale: float | None = Field(None, ge=0, description="evaluation.guidance.scale for this task")
     strength: float | None = Field(None, ge=0, description="evaluation.guidance.strength for this task")
     fluency: float | None = Field(None, ge=0, description="evaluation.guidance.fluency for this task")
-    inner_steps: int | None = Field(None, ge=0, description="evaluation.guidance.inner_steps for this task")
+    inner_steps: int | None = Field(None, ge=0, le=1000,
+                                    description="evaluation.guidance.inner_steps for this task")
 
 
 class ControlTask(ABC):

@@ -17,6 +17,8 @@ from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
 from trainable.corpora.tokens import Tokens
 
 GRAMMAR_CORPUS = "restaurant"
+MOST_POSITIONS = 65_536
+"""Longest text that anything here reads."""
 
 
 def oracle_of(corpus: AnyCorpus) -> str:
@@ -90,8 +92,34 @@ class Lexicon:
 
     @classmethod
     def from_json(cls, value: dict) -> Lexicon:
-        """The inverse of `to_json`."""
-        return cls(**value)
+        """The inverse of `to_json`. Raises ValueError where it is no lexicon."""
+        if not isinstance(value, dict) or not {"vocab", "max_length", "values", "oracle"} <= value.keys():
+            raise ValueError("not a lexicon: a JSON object with vocab, max_length, values, oracle")
+        made = cls(**value)
+        if problem := made._problem():
+            raise ValueError(f"not a lexicon: {problem}")
+        return made
+
+    def _problem(self) -> str | None:
+        """What does not have the type that it should have."""
+        if not _all_are(str, self.vocab) or len(set(self.vocab)) != len(self.vocab) or len(self.vocab) < 4:
+            return "vocab is not a list of at least four different words"
+        if type(self.max_length) is not int or not 2 <= self.max_length <= MOST_POSITIONS:
+            return f"max_length is not a whole number from 2 to {MOST_POSITIONS:,}"
+        if not isinstance(self.oracle, str):
+            return "oracle is not a name"
+        if not isinstance(self.values, dict) or not isinstance(self.tags, dict):
+            return "values or tags is not a mapping"
+        for field, ways in self.values.items():
+            if not isinstance(ways, dict) or not all(
+                    isinstance(said, list) and all(_all_are(str, phrase) for phrase in said)
+                    for said in ways.values()):
+                return f"values of {field!r} are not lists of phrases"
+        for word, shares in self.tags.items():
+            if not isinstance(shares, dict) or not all(isinstance(share, int | float) and 0 <= share <= 1
+                                                       for share in shares.values()):
+                return f"tags of {word!r} are not shares"
+        return None
 
     def to_json(self) -> dict:
         """Plain lists, dicts and strings."""
@@ -122,6 +150,10 @@ class Lexicon:
         if self.tokens is not None:
             return self.tokens.decode([i for i in ids if i not in (START, PAD)])
         return [self.vocab[i] for i in ids if i not in (START, PAD)]
+
+
+def _all_are(kind: type, items: object) -> bool:
+    return isinstance(items, list) and all(isinstance(item, kind) for item in items)
 
 
 AnyCorpus = TokenizedCorpus | Lexicon

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spaces.errors import UserError
+from spaces.texts import read_text
 from trainable.corpora.sources import unreadable
 
+MOST_BYTES = 64 << 20
+"""Bytes of a target file that is read; the released ones are below one megabyte."""
 MARKS = ("START", "END", "\n")
 """Entries of `words_` and `pos` that are no words: the released files keep them."""
 
@@ -55,7 +58,9 @@ class Entry:
 def read_entries(path: Path) -> list[Entry]:
     """Every line that is not empty. Raises `UserError` naming the file, and the line that is no JSON."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_file():  # a device or a pipe, which may have no end
+            raise UserError(f"{path}: is not a file; expected one JSON value per line")
+        text = read_text(path, MOST_BYTES, "a target file")
     except UnicodeDecodeError as error:
         raise unreadable(path, error) from None
     except OSError as error:
@@ -66,8 +71,8 @@ def read_entries(path: Path) -> list[Entry]:
         if line.strip():
             try:
                 entries.append(Entry(path, number, json.loads(line)))
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: not JSON ({str(error)[:100]})") from None
     if not entries:
         raise UserError(f"{path}: holds no targets; expected one JSON value per line")
     return entries

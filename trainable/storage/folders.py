@@ -6,16 +6,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from spaces.errors import UserError
 
 MANIFEST = "manifest.json"
+MOST_MANIFEST = 16 << 20
+"""Bytes of a manifest that is read."""
 ABANDONED = 24 * 3600
 """Seconds after which a half-written folder is taken for a killed process's (its pid may be
 another machine's)."""
@@ -40,6 +43,12 @@ def content_key(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def plain_name(name: str) -> bool:
+    """Whether a name from outside stays below the folder that it is put into: parts between slashes, none of
+    them empty, `.` or `..`, without control characters."""
+    return name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(name.split("/"))
+
+
 def write_manifest(folder: Path) -> None:
     """List every file of `folder` with its size and sha256 in manifest.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
@@ -48,19 +57,29 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(listing, indent=1))
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder written by `whole_folder`, in one phrase, or None."""
+def damage(folder: Path, needed: Sequence[str] = (), below: float = math.inf) -> str | None:
+    """What is wrong with a folder written by `whole_folder`, in one phrase, or None. `needed`: files that
+    will be read, so that they have to be listed; `below`: files of so many bytes are not read."""
     try:
+        if not (folder / MANIFEST).is_file():  # a pipe would be waited for
+            return f"{folder / MANIFEST} is missing or no file"
+        if (folder / MANIFEST).stat().st_size > MOST_MANIFEST:
+            return f"{folder / MANIFEST} has more than {MOST_MANIFEST:,} bytes"
         listing = json.loads((folder / MANIFEST).read_text())
+        for name in needed:
+            if name not in listing:
+                return f"{folder / MANIFEST} does not list {name}"
         for name, entry in listing.items():
             path = folder / name
+            if not plain_name(name):
+                return f"{folder / MANIFEST} names {name!r}, which is not a file of the folder"
             if not path.is_file():
-                return f"{path} is missing"
+                return f"{path} is {'not a file' if path.exists() else 'missing'}"
             if path.stat().st_size != entry["bytes"]:
                 return f"{path} has {path.stat().st_size:,} of {entry['bytes']:,} bytes"
-            if digest(path) != entry["sha256"]:
+            if entry["bytes"] < below and digest(path) != entry["sha256"]:
                 return f"{path} does not match its checksum"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return f"{folder / MANIFEST} cannot be read ({type(error).__name__})"
     return None
 

@@ -20,7 +20,7 @@ from pyarrow import fs
 
 from spaces.errors import UserError
 from spaces.uris import checked, is_uri
-from trainable.storage.folders import MANIFEST, damage
+from trainable.storage.folders import MANIFEST, damage, plain_name
 
 Found = TypeVar("Found")
 TRIES, PAUSE_S = 5, 1.0
@@ -48,6 +48,17 @@ def opened(place: str) -> tuple[fs.FileSystem, str]:
         raise UserError(f"{place}: {_line(error)}") from error
 
 
+Listed = TypeVar("Listed")
+
+
+def plain_names(found: dict[str, Listed], place: str) -> dict[str, Listed]:
+    """A listing whose names all stay below the folder that they would be written to. Raises `StoreError`."""
+    for name in found:
+        if not plain_name(name):
+            raise StoreError(f"{place}: holds a name that no run writes: {name[:200]!r}; delete it there")
+    return found
+
+
 class Store:
     """Files below one URI, by names with slashes."""
 
@@ -65,7 +76,7 @@ class Store:
             found = self.fs.get_file_info(fs.FileSelector(at, recursive=True, allow_not_found=True))
             return {info.path[len(at) + 1:]: info.size for info in found if info.type == fs.FileType.File}
 
-        return self._tried("read", name, look)
+        return plain_names(self._tried("read", name, look), self.uri)
 
     def folders(self, name: str) -> list[str]:
         """Names of the folders directly below `name`."""

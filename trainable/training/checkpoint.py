@@ -30,20 +30,29 @@ class Checkpoint:
     def __init__(self, path: Path, run: TrainingRun):
         self.path, self.run = path, run
         self.notes: dict[str, Any] = {}
+        self._damaged = path.with_name(f"{path.name}.damaged")
         self._aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
         self._saved, self._took = time.monotonic(), 0.0
 
     def restore(self) -> bool:
         """Put the run, on every rank, where the checkpoint left it; False where there is none, or one
-        that cannot be read."""
+        that cannot be read or is of another run: that is moved aside (`NAME.damaged`), for training makes
+        it again."""
         run = self.run
         box = [self._read() if run.rank == 0 else None]
         if run.world_size > 1:
             dist.broadcast_object_list(box, src=0)
         if box[0] is None:
             return False
-        run.load_state(box[0])
-        self.notes = json.loads(box[0].get("notes", "{}"))
+        try:
+            notes = json.loads(box[0].get("notes", "{}"))
+            if not isinstance(notes, dict):
+                raise ValueError("notes are not an object")
+            run.load_state(box[0])
+        except (ValueError, TypeError, RecursionError):  # on every rank alike
+            self._set_aside()
+            return False
+        self.notes = notes
         return True
 
     def save(self, **notes: Any) -> None:
@@ -69,14 +78,23 @@ class Checkpoint:
         """Remove it, and what killed processes left half-written."""
         killed = [path for path in self.path.parent.glob(f"{self.path.name}.*.partial")
                   if time.time() - path.stat().st_mtime > ABANDONED]
-        for path in (self.path, self._aside, *killed):
+        for path in (self.path, self._aside, self._damaged, *killed):
             path.unlink(missing_ok=True)
 
     def _read(self) -> dict | None:
+        if not self.path.is_file():
+            return None
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 - torn or rotten bytes raise whatever they meet in zip and unpickler
+            found = None
+        if not isinstance(found, dict):
+            self._set_aside()
             return None
-        except (RuntimeError, EOFError):  # torn by a disk that lost power
-            self.drop()
-            return None
+        return found
+
+    def _set_aside(self) -> None:
+        if self.run.rank == 0:
+            self.path.replace(self._damaged)

@@ -184,8 +184,39 @@ class TrainingRun:
                 "average": self.average}
 
     def load_state(self, state: dict) -> None:
-        """Continue from `state()`."""
+        """Continue from `state()`. Raises ValueError for what is no state of such a run; nothing has
+        changed then."""
+        try:
+            problem = self._misfit(state)
+        except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            raise ValueError(f"not a state of this training: {problem}")
         self._copy(state["trained"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
         load_state(self.optimizer, self.trained, state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+
+    def _misfit(self, state: dict) -> str | None:
+        """What is wrong with a state. Raises what comes of types that are others still."""
+        for name, own in (("trained", self.trained), ("average", self.average)):
+            found = state[name]
+            if found.keys() != own.keys() or any(found[key].shape != own[key].shape for key in own):
+                return f"{name} holds other weights"
+            if not all(found[key].isfinite().all() for key in own):
+                return f"{name} is not finite"
+        groups, moments = state["optimizer"]["param_groups"], state["optimizer"]["state"]
+        own_groups = self.optimizer.state_dict()["param_groups"]
+        if len(groups) != 1 and [(len(group["params"]), group.keys()) for group in groups] != [
+                (len(group["params"]), group.keys()) for group in own_groups]:
+            return "other groups of the optimizer"
+        known = [index for group in groups for index in group["params"]]
+        if len(known) != len(self.trained) or moments and set(moments) != set(known):
+            return "the optimizer is of other weights"
+        sizes = sorted(value.numel() for value in self.trained.values())
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if moments and sorted(entry[moment].numel() for entry in moments.values()) != sizes:
+                return f"{moment} of other weights"
+        if type(state["step"]) is not int or not 0 <= state["step"] <= self.config.steps:
+            return f"step {state['step']!r} of {self.config.steps}"
+        return None if state["seconds"] >= 0 else "a time below 0"

@@ -18,11 +18,11 @@ from spaces.schema import Space
 
 def test_new_whole_lines_are_read_once(tmp_path):
     path = tmp_path / "events.jsonl"
-    path.write_text('{"event": "row", "trial": 0}\n{"event": "ro')
+    path.write_text('{"event": "row", "trial": 0, "state": "rung"}\n{"event": "ro')
     tail = Tail(path)
     assert [entry["trial"] for entry in tail.read()] == [0] and tail.read() == []
     with open(path, "a") as file:
-        file.write('w", "trial": 1}\n')
+        file.write('w", "trial": 1, "state": "rung"}\n')
     assert [entry["trial"] for entry in tail.read()] == [1]
     with open(path, "a") as file:
         file.write("broken\n")

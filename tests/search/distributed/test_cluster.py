@@ -93,21 +93,30 @@ def test_a_process_that_is_connected_stays_connected(ray_session):
     assert ray_session.is_initialized()
 
 
-@pytest.mark.parametrize("failures", [1, 2])
-def test_a_local_cluster_is_tried_twice(unconnected, monkeypatch, failures):
-    tries = []
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_a_local_cluster_is_tried_three_times_and_the_last_is_patient(unconnected, monkeypatch, failures):
+    import ray._private.services as services
+
+    tries, asked = [], []
+    monkeypatch.setattr("search.distributed.compat.time.sleep", asked.append)
+    monkeypatch.setattr(services, "get_node", lambda: (_ for _ in ()).throw(RuntimeError("not yet"))
+                        if len(asked) < 3 else "node")
 
     def init(**options):
         tries.append(options["address"])
+        if len(tries) == 3:
+            assert services.get_node() == "node" and asked, "it registers late, and is waited for"
         if len(tries) <= failures:
             raise Exception("The current node timed out during startup.\nMore words.")
 
     monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr("ray.shutdown", lambda: None)
-    if failures == 1:
+    if failures < 3:
         ray_cluster._start(None)
     else:
         with pytest.raises(UserError,
                            match=r"could not be started: The current node timed out during startup\.$"):
             ray_cluster._start(None)
-    assert tries == ["local", "local"]
+    assert tries == ["local"] * min(failures + 1, 3)
+    with pytest.raises(RuntimeError):
+        asked.clear() or services.get_node()

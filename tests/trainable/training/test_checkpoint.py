@@ -1,7 +1,10 @@
 """A killed training run goes on where it was: bases from the cache, ranks from rank 0's file, torn files
 from the start."""
 
+import math
 import os
+import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -73,15 +77,58 @@ def test_ranks_go_on_from_the_file_of_rank_0(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.ok")) == ["0.ok", "1.ok"]
 
 
-def test_a_torn_file_is_dropped_and_training_starts_over(tmp_path):
-    run = fresh()
-    kept = Checkpoint(tmp_path / "run.pt", run)
-    run.advance(2)
-    kept.save()
-    (tmp_path / "run.pt").write_bytes((tmp_path / "run.pt").read_bytes()[:-300])
+def changed(change):
+    """A checkpoint whose state was changed and written again."""
+    def damage(path):
+        state = torch.load(path, weights_only=True)
+        torch.save(change(state) or state, path)
+    return damage
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    for place in range(30, len(content), 97):
+        content[place] ^= 0x55
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:-300]), lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(b"\0" * 5000), lambda path: path.write_bytes(b"not a checkpoint\n" * 99),
+    lambda path: path.write_bytes(pickle.dumps({"step": 1})), flipped,
+    lambda path: torch.save([1, 2], path), lambda path: torch.save(torch.ones(3), path),
+    changed(lambda state: state.pop("optimizer") and None), changed(lambda state: state.update(step="2")),
+    changed(lambda state: state.update(step=10**9)), changed(lambda state: state.update(trained=[])),
+    changed(lambda state: state.update(average={})), changed(lambda state: state.update(notes="[1]")),
+    changed(lambda state: state.update(notes="[" * 100_000)),
+    changed(lambda state: state.update(seconds=None)),
+    changed(lambda state: state["trained"].update({
+        name: value * math.nan for name, value in state["trained"].items()})),
+    changed(lambda state: state["optimizer"].update(state={0: {}})),
+    changed(lambda state: state["optimizer"]["param_groups"].pop() and None),
+    changed(lambda state: state.update(trained={
+        name: value[:1] for name, value in state["trained"].items()})),
+])
+def test_a_damaged_file_is_moved_aside_and_training_starts_over(saved, tmp_path, damage):
+    path = Path(shutil.copy(saved, tmp_path / "run.pt"))
+    damage(path)
     other = fresh()
-    assert not Checkpoint(tmp_path / "run.pt", other).restore() and other.step == 0
+    before = weights(other)
+    kept = Checkpoint(path, other)
+    assert not kept.restore() and other.step == 0 and equal(before, weights(other))
+    assert [left.name for left in tmp_path.iterdir()] == ["run.pt.damaged"]
+    kept.save()
+    assert Checkpoint(path, fresh()).restore()
+    kept.drop()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path, run = tmp_path_factory.mktemp("saved") / "run.pt", fresh()
+    run.advance(2)
+    Checkpoint(path, run).save(measured=[1])
+    return path
 
 
 def test_saving_waits_until_it_is_due(tmp_path, monkeypatch):

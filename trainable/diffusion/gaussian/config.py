@@ -18,7 +18,8 @@ class GaussianConfig(Params):
              "should be at most diffusion.timesteps={timesteps}"),
     )
 
-    timesteps: int = Field(2000, ge=10, description="T, noise levels of the forward process")
+    timesteps: int = Field(2000, ge=10, le=10_000,
+                           description="T, noise levels of the forward process")
     schedule: Literal["sqrt", "cosine"] = Field("sqrt", description="how fast noise is added")
     loss: Literal["mse", "ce"] = Field("mse",
                                        description="mse: published; ce: cross-entropy of the token posterior")

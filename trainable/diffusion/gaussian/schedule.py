@@ -42,7 +42,8 @@ class Schedule:
         """Cut `timesteps` steps from the named schedule, in float64."""
         curve = SCHEDULES[name]
         grid = np.array([curve(i / timesteps) for i in range(timesteps + 1)])
-        betas = np.minimum(1 - grid[1:] / grid[:-1], 0.999)
+        with np.errstate(divide="ignore"):  # the sqrt curve reaches 0 one of 10,000 steps before the end
+            betas = np.minimum(1 - grid[1:] / grid[:-1], 0.999)
         return cls(torch.tensor(np.cumprod(1 - betas), dtype=torch.float64))
 
     @property

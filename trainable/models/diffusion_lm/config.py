@@ -25,13 +25,15 @@ class DiffusionLMConfig(Params):
              "the model computes"),
     )
 
-    embedding_dim: int = Field(16, ge=2, description="width of a word's embedding, where the noise is added")
-    hidden: int = Field(768, ge=8, description="width of the transformer body; a multiple of heads")
-    layers: int = Field(12, ge=1, description="transformer layers")
-    heads: int = Field(12, ge=1, description="attention heads")
-    ffn: int = Field(3072, ge=8, description="width of the feed-forward layers")
-    time_dim: int = Field(128, ge=2, description="width of the sinusoidal time embedding")
-    positions: int = Field(512, ge=8, description="rows of the position table")
+    embedding_dim: int = Field(16, ge=2, le=16_384,
+                               description="width of a word's embedding, where the noise is added")
+    hidden: int = Field(768, ge=8, le=65_536,
+                        description="width of the transformer body; a multiple of heads")
+    layers: int = Field(12, ge=1, le=512, description="transformer layers")
+    heads: int = Field(12, ge=1, le=1_024, description="attention heads")
+    ffn: int = Field(3072, ge=8, le=262_144, description="width of the feed-forward layers")
+    time_dim: int = Field(128, ge=2, le=16_384, description="width of the sinusoidal time embedding")
+    positions: int = Field(512, ge=8, le=65_536, description="rows of the position table")
     projection_depth: Literal[1, 2] = Field(2, description="layers of the up and down projections")
     dropout: float = Field(0.1, ge=0, lt=1, description="in the body, while training")
     self_conditioning: bool = Field(False, description="the previous x0 prediction is an input")

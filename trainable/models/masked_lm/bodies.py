@@ -65,8 +65,11 @@ def make_body(params: MaskedLMConfig) -> PreTrainedModel:
         body.set_input_embeddings(nn.Identity())
         if next(body.parameters()).is_meta:
             with torch.device("cpu"):
+                # no larger than the buffers ask for, whatever the widths are: its weights are not wanted
                 few = min(params.layers, params.global_every + 1)
-                computed = make_body(params.model_copy(update={"layers": few}))
+                width = 8 if params.body == "bert" else params.hidden // params.heads
+                computed = make_body(params.model_copy(update={
+                    "layers": few, "heads": 1, "kv_heads": None, "hidden": width, "ffn": 8}))
             for name, buffer in computed.named_buffers():
                 owner, _, leaf = name.rpartition(".")
                 setattr(body.get_submodule(owner), leaf, buffer)

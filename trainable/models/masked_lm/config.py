@@ -10,6 +10,8 @@ from spaces.config import PluginRef
 from trainable.registry import Params, Rule
 
 BodyName = Literal["bert", "modernbert", "llama"]
+MOST_HEAD = 512
+"""Values of one attention head."""
 
 
 LATER = ("norm_eps", "rope_theta", "qkv_bias", "global_every", "local_window", "local_rope_theta")
@@ -36,14 +38,15 @@ class MaskedLMConfig(Params):
     body: BodyName = Field("bert",
                            description="bert: learned positions, norm after each block; modernbert: rotary, "
                                        "gated feed-forward; llama: rotary, RMS norm, attention on both sides")
-    hidden: int = Field(768, ge=8,
+    hidden: int = Field(768, ge=8, le=65_536,
                         description="width of the body and of the token table; a multiple of heads")
-    layers: int = Field(12, ge=1, description="transformer layers")
-    heads: int = Field(12, ge=1, description="attention heads")
-    kv_heads: int | None = Field(None, ge=1,
+    layers: int = Field(12, ge=1, le=512, description="transformer layers")
+    heads: int = Field(12, ge=1, le=1_024, description="attention heads")
+    kv_heads: int | None = Field(None, ge=1, le=1024,
                                  description="heads of keys and values (llama); null: as many as heads")
-    ffn: int = Field(3072, ge=8, description="width of the feed-forward layers")
-    positions: int = Field(512, ge=4, description="longest row, and rows of a learned position table")
+    ffn: int = Field(3072, ge=8, le=262_144, description="width of the feed-forward layers")
+    positions: int = Field(512, ge=4, le=65_536,
+                           description="longest row, and rows of a learned position table")
     dropout: float = Field(0.0, ge=0, lt=1, description="in the body, while training (bert, modernbert)")
     tied: bool = Field(True, description="the head's matrix is the token table")
     transform: bool = Field(False, description="a linear layer, gelu and norm before the head, "
@@ -59,8 +62,9 @@ class MaskedLMConfig(Params):
         None, gt=0, description="base of rotary positions; null: as usual for the body (modernbert 160000, "
                                 "llama 10000)")
     qkv_bias: bool = Field(False, description="llama: query, key and value have a bias (Qwen2, Dream)")
-    global_every: int = Field(1, ge=1, description="modernbert: one layer of so many attends to the whole "
-                                                   "row, the others to local_window positions")
+    global_every: int = Field(1, ge=1, le=16,
+                              description="modernbert: one layer of so many attends to the whole "
+                                          "row, the others to local_window positions")
     local_window: int = Field(128, ge=2, description="modernbert: positions that the other layers attend to")
     local_rope_theta: float = Field(10000.0, gt=0, description="modernbert: rope_theta of the other layers")
     conditions: tuple[PluginRef, ...] = Field(
@@ -71,6 +75,8 @@ class MaskedLMConfig(Params):
     def _consistent(self) -> MaskedLMConfig:
         if self.hidden % self.heads:
             raise ValueError(f"hidden={self.hidden} is not a multiple of heads={self.heads}")
+        if self.hidden // self.heads > MOST_HEAD:
+            raise ValueError(f"heads of {self.hidden // self.heads} values; at most {MOST_HEAD}")
         if self.body != "bert" and (self.hidden // self.heads) % 2:
             raise ValueError(f"rotary positions need an even hidden / heads, not {self.hidden // self.heads}")
         if self.kv_heads and (self.body != "llama" or self.heads % self.kv_heads):

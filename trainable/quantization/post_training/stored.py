@@ -107,6 +107,17 @@ def restored(entry: Mapping[str, Any], arrays: Mapping[str, Tensor], shape: Shap
     return Quantized(encoded, tuple(maps), chain.decode(encoded, shape))
 
 
+def layout_of(entry: Mapping[str, Any], shape: Shape) -> dict[str, int]:
+    """Every array of a weight [out, in] of this entry, with its number of elements. Raises ValueError or
+    KeyError where the entry is none."""
+    if type(entry["activation_bits"]) is not int:
+        raise ValueError(f"activation_bits {entry['activation_bits']!r}: not a whole number")
+    chain = chain_of(PluginRef(**entry[KEY]), [PluginRef(**ref) for ref in entry["transforms"]])
+    scales = [number for number, name in enumerate(entry["maps"]) if name == "scale"]
+    return ({name: part.count for name, part in chain.layout(shape).items()}
+            | {f"map{number}_input_scale": shape[1] for number in scales})
+
+
 class RoundedLinear(nn.Module):
     """A Linear that rounds its inputs, each token by its own range, behind the maps that its weight was made
     for."""

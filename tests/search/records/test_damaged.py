@@ -1,0 +1,71 @@
+"""Run folders that were damaged or edited by hand: one line that names the file, and what can be read
+is read."""
+
+import json
+
+import pytest
+from recorded_run import SPACE as RECORDED
+from recorded_run import record
+
+from benchmarks.faults_folders import FOLDERS, LINES, complaint, damaged
+from search.records.checking import entry_problem, meta_problem
+from search.records.follow import Tail
+from search.records.run_folder import EVENTS, META, SPACE, RunFolder
+from spaces.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.mark.parametrize("number", range(len(LINES)))
+def test_a_line_that_is_no_record_is_one_line_wherever_it_is_read(plain, tmp_path, number):
+    run = damaged(plain, f"line {number}", 0, tmp_path / "run")
+    found = []
+    for read in (RunFolder.open(run).rows, RunFolder.open(run).lock, Tail(run / EVENTS).read):
+        try:
+            read()
+        except UserError as error:
+            found.append(str(error))
+            assert str(run / EVENTS) in found[-1] and ", line " in found[-1] and "\n" not in found[-1]
+    assert len(found) in (0, 3) and len({line.partition(":")[0] for line in found}) < 2
+    assert len(found) == 3 or '"event": "row"' in str(LINES[number]) or entry_problem(
+        json.loads(LINES[number] or b"{}")) is None
+
+
+@pytest.mark.parametrize("kind", ["meta whole", "meta nested", "gone", "lease", "bytes of run.json",
+                                  "entry 1", "key 2", "space 1", "study"])
+@pytest.mark.parametrize("command", [["status"], None])
+def test_a_damaged_folder_gives_one_line(plain, tmp_path, kind, command):
+    assert complaint(damaged(plain, kind, 1, tmp_path / "run"), command) is None
+    assert kind in FOLDERS
+
+
+@pytest.mark.parametrize(("meta", "words"), [
+    ([], "not an object"), ({"spent": "long"}, "spent is not a number"), ({"box": {"a": [1]}}, "box of a"),
+    ({"columns": {"a": "list"}}, "columns are not of the types"), ({"state": 3}, "state is not text"),
+    ({"groups": -1}, "groups is not a whole number"), ({"box": {"a": [0, 1e400]}}, "box of a"),
+])
+def test_run_json_that_was_edited(meta, words):
+    assert words in meta_problem(meta) and meta_problem({"of_the_future": [1], "box": None}) is None
+
+
+def test_a_space_that_was_edited_between_sessions_is_noticed(plain, tmp_path, capsys):
+    from search.cli.main import main
+
+    run = damaged(plain, "front", 0, tmp_path / "run")
+    assert not RunFolder.open(run).space_edited
+    text = (run / SPACE).read_text()
+    (run / SPACE).write_text(text.replace("seed: 4", "seed: 5"))
+    folder = RunFolder.open(run)
+    with pytest.raises(UserError, match="space.yaml was edited after the run began"):
+        folder.lock()
+    assert not folder.is_live() and RECORDED["seed"] == 4
+    assert main(["status", str(run)]) == 0 and "space.yaml was edited" in capsys.readouterr().out
+    (run / SPACE).write_text(text)
+    folder.lock().close()
+    meta = json.loads((run / META).read_text())
+    (run / META).write_text(json.dumps({key: value for key, value in meta.items() if key != "space_sha256"}))
+    (run / SPACE).write_text(text.replace("seed: 4", "seed: 5"))
+    RunFolder.open(run).lock().close()  # older runs do not tell

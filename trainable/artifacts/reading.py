@@ -1,0 +1,168 @@
+"""The files of an artifact, read as what may have been made by anybody: bounded, typed, and complete.
+
+What a file claims is checked before memory is spent on it. JSON has a size limit; the weights' header is read
+once and has to fit the model that the config describes before any weight is read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from spaces.config import PluginRef, TrialConfig
+from trainable.artifacts.packing import SPLIT
+from trainable.quantization.post_training.stored import KEY, layout_of
+from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
+
+MOST_JSON = 64 << 20
+"""Bytes of a JSON file that is read: a million words are 20 MB."""
+REMAP = 64 << 20
+"""Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
+MOST_WORDS = 2_000_000
+"""Words of a vocabulary: eight times the largest of subwords."""
+ADAPTER = ("lora_a", "lora_b")
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+          "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool,
+          "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+"""How safetensors writes types."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Type and shape of a tensor that is not read yet."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of at most `MOST_JSON` bytes. Raises ValueError, OSError or
+    RecursionError."""
+    if file.stat().st_size > MOST_JSON:
+        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes; at most {MOST_JSON:,} are read")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def forms(file: Path) -> dict[str, Form]:
+    """What a safetensors file holds, from its header alone, in the order of the file."""
+    with safe_open(file, "pt") as opened:
+        found = {}
+        for name in opened.offset_keys():
+            view = opened.get_slice(name)
+            kind = DTYPES.get(view.get_dtype())
+            if kind is None:
+                raise ValueError(f"tensor {name} is of type {view.get_dtype()}, which no artifact holds")
+            found[name] = Form(kind, tuple(view.get_shape()))
+        return found
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, in memory of its own. Raises ValueError for NaN and infinity.
+
+    The header is parsed once for each `REMAP` bytes, not once for each tensor.
+    """
+    left = [(name, math.prod(form.shape) * form.dtype.itemsize) for name, form in forms(file).items()]
+    found: dict[str, Tensor] = {}
+    while left:
+        taken = 0
+        with safe_open(file, "pt") as opened:
+            while left and taken < REMAP:
+                name, size = left.pop()
+                taken += size
+                found[name] = finite(name, opened.get_tensor(name).clone())
+    return dict(reversed(found.items()))
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """The tensor, or ValueError where it holds NaN or infinity: such a model says nothing."""
+    if value.is_floating_point():
+        values = value.float() if value.dtype.itemsize == 1 else value
+        if value.numel() and not torch.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+            raise ValueError(f"tensor {name} holds NaN or infinity")
+    return value
+
+
+def check_config(config: TrialConfig, vocabulary: int, positions: int, tensors: int) -> None:
+    """Raises ValueError where settings contradict each other, the lexicon or the file, before a model of them
+    is built. `positions`: of the lexicon; `tensors`: how many the file holds."""
+    for ref, registry in ((config.model, BACKBONES), (config.diffusion, PROCESSES)):
+        params = registry.params(ref)
+        for rule in params.rules:
+            if not rule.setting.startswith(("corpus.", "diffusion.")):
+                continue  # changes nothing of what is built
+            value: Any = config
+            for part in rule.setting.split("."):
+                value = getattr(value, part)
+            if problem := rule.problem(value, params):
+                raise ValueError(problem)
+        layers, rows = getattr(params, "layers", 1), getattr(params, "positions", positions)
+        if layers > tensors:
+            raise ValueError(f"{layers:,} layers, and {tensors:,} tensors in the file")
+        if positions > rows:
+            raise ValueError(f"max_length {positions:,} of the lexicon, and model.positions={rows:,}")
+    if vocabulary > MOST_WORDS:
+        raise ValueError(f"{vocabulary:,} words; at most {MOST_WORDS:,}")
+
+
+def check_packing(packing: Mapping[str, Any]) -> None:
+    """Raises ValueError unless each entry is a mapping with a shape of two positive whole numbers."""
+    for name, entry in packing.items():
+        shape = entry.get("shape") if isinstance(entry, Mapping) else None
+        if not isinstance(shape, list) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+            raise ValueError(f"packing of {name}: shape {str(shape)[:60]}, expected two positive numbers")
+
+
+def check_fit(found: Mapping[str, Form | Tensor], packing: Mapping[str, dict[str, Any]],
+              shapes: Mapping[str, tuple[int, ...]], rank: int) -> None:
+    """Raises ValueError unless every tensor belongs to a weight of the model and has its shape or, of
+    a packed weight, is one of the arrays that its format writes, with its size; plain tensors are all of one
+    floating type. `rank`: of the adapter."""
+    for name, entry in packing.items():
+        if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
+            raise ValueError(f"packing of {name}: shape {entry.get('shape')}, "
+                             f"the model has {shapes.get(name)}")
+    types = {form.dtype for key, form in found.items() if SPLIT not in key}
+    if len(types) > 1:
+        raise ValueError(f"tensors of {' and '.join(sorted(map(str, types)))}: all should have one type")
+    parts = {name: expected_parts(entry, shapes[name], rank) for name, entry in packing.items()}
+    for key, form in found.items():
+        name, _, part = key.partition(SPLIT)
+        if part and name not in packing or not part and name in packing:
+            raise ValueError(f"tensor {key} does not agree with packing")
+        if not part and (shapes.get(name) != tuple(form.shape) or not form.dtype.is_floating_point):
+            raise ValueError(f"tensor {key}: {form.dtype} {tuple(form.shape)}, "
+                             f"the model has {shapes.get(name)}")
+        if part:
+            label, known = parts[name]
+            if part not in known:
+                raise ValueError(f"tensor {key}: expected codes of {label}, which are "
+                                 f"{', '.join(sorted(known))}")
+            count = math.prod(form.shape)
+            if count != known[part]:
+                raise ValueError(f"{name}: {label} {part}, shape {shapes[name]}: expected {known[part]} "
+                                 f"elements, found {count}")
+
+
+def expected_parts(entry: Mapping[str, Any], shape: Sequence[int], rank: int) -> tuple[str, dict[str, int]]:
+    """The format of a packed weight [out, in], and the elements of each array that it writes.
+    Raises KeyError, ValueError or `UserError` for an entry that is none."""
+    out, into = shape
+    if "body" in entry:
+        form = BODIES.build(PluginRef(**entry["body"]))
+        return form.name, {name: part.count for name, part in form.layout((out, into)).items()}
+    if KEY in entry:
+        return entry[KEY]["name"], layout_of(entry, (out, into))
+    quantizer = QUANTIZERS.build(PluginRef(**entry["quantizer"]))
+    parts = {name: part.count for name, part in quantizer.layout((out, into)).items()}
+    factors = dict(zip(ADAPTER, (rank * into, out * rank), strict=True)) if rank else {}
+    return quantizer.label, parts | factors
+
