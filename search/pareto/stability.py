@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from search.pareto.objectives import measured, total_violation, vector
+from search.pareto.objectives import judged, measured, total_violation, vector
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,11 @@ def blank_model(config: TrialConfig, lexicon: Lexicon) -> Backbone:
                                     symbols=symbols, pretrained=False)
 
 
+def is_matrix(shape: tuple[int, ...]) -> TypeGuard[tuple[int, int]]:
+    """Whether it is a weight's of a linear map."""
+    return len(shape) == 2
+
+
 def shapes_of(model: Backbone) -> dict[str, tuple[int, ...]]:
     """Shape of each weight by name."""
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -50,7 +57,7 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
     Raises ValueError, KeyError or RuntimeError where tensors, packing and the model's shape do
     not fit each other.
     """
-    shapes = shapes_of(model)
+    shapes = {name: shape for name, shape in shapes_of(model).items() if is_matrix(shape)}
     running: dict[str, BodyFormat] = {}
     rounding: list[str] = []
     packed = None
