@@ -302,7 +302,7 @@ def test_the_front_is_written_for_people_and_for_programs(run):
     run.update(box={"loss": [0.0, 4.0], "ok": [1.0, 0.0]})
     run.write_front(Front.from_rows(run.rows(), OBJECTIVES))
     table = pd.read_csv(run.path / "front.csv")
-    assert table["trial"].tolist() == [0, 1] and table.columns[3:5].tolist() == ["loss", "ok"]
+    assert table["trial"].tolist() == [0, 1] and table.columns[3:6].tolist() == ["figures", "loss", "ok"]
     summary = json.loads((run.path / "front.json").read_text())
     assert summary["hypervolume"] == pytest.approx((1 * 0.1 + 2 * 0.5) / 4) and summary["candidates"] == 3
     run.write_front(Front.from_rows([], OBJECTIVES))
