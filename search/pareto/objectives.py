@@ -17,6 +17,7 @@ from spaces.objectives import Constraint, Objective
 
 BOOKKEEPING = (
     "trial", "rung", "state", "tag", "fidelity", "seconds", "device", "seed", "versions", "reason", "time",
+    "clock",
 )
 CONFIG = "config."
 
