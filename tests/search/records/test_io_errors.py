@@ -121,9 +121,10 @@ def test_the_last_checkpoint_stands_after_an_error_at_every_call(tmp_path, kind)
         return TrainingRun(DiffusionLM(MODEL, NOISE, WORDS, 1), Gaussian(NOISE), ids,
                            OptimConfig(steps=4, batch_size=8), RuntimeConfig(), 7, torch.device("cpu"))
 
-    disk = FailingDisk(tmp_path)
+    disk, first = FailingDisk(tmp_path), fresh()
+    first.advance(2)
     with disk.failing(kind, 10**9):
-        Checkpoint(tmp_path / "first.pt", fresh()).save(rung=0)
+        Checkpoint(tmp_path / "first.pt", first).save(rung=2)
     # torch writes a checkpoint in hundreds of small pieces: of those, a spread
     for at in [*range(1, disk.count, max(1, disk.count // 20)), disk.count, disk.count + 1]:
         path = tmp_path / f"{at}.pt"
