@@ -279,10 +279,10 @@ def _general(said: str) -> str:
     return re.sub(r"\d+", "N", re.sub(r"/\S*/", ".../", " ".join(said.split())))
 
 
-def drilled() -> dict[str, Any]:
-    """What the results hold."""
+def drilled(part: str = "faults") -> dict[str, Any]:
+    """What the results hold: of this drill, or of `benchmarks.faults_inputs`."""
     path = RESULTS / "faults.json"
-    return json.loads(path.read_text())["faults"] if path.exists() else {}
+    return json.loads(path.read_text()).get(part, {}) if path.exists() else {}
 
 
 def main() -> int:
@@ -319,7 +319,8 @@ def main() -> int:
                         "commit": host()["commit"]}
                 print(name, json.dumps(sums, indent=1), flush=True)
                 found, forgotten = {**drilled(), name: sums}, forgotten - {name}
-                save("faults", {"faults": {key: found[key] for key in FAULTS if key in found}})
+                save("faults", {"faults": {key: found[key] for key in FAULTS if key in found},
+                                "inputs": drilled("inputs")})
     finally:
         CLUSTER.close()
     return 0

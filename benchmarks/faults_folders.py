@@ -126,6 +126,37 @@ def damaged(plain: Path, kind: str, seed: int, to: Path) -> Path:
     return to
 
 
+def example(folder: Path) -> Path:
+    """A run folder of four trials as the engine leaves it; what they measure is made up."""
+    from search.engine.engine import Engine
+    from search.run.validation import problem
+    from search.schedulers import registry
+    from search.study.opening import open_search
+
+    space = Space.from_dict({
+        "name": "recorded", "objectives": {"perplexity": "minimize", "controllability": "maximize"},
+        "search": {"adapt.optim.lr": {"log": [1e-4, 1e-1]}, "lora.rank": {"int": [0, 8]}}, "rungs": [5, 10],
+        "sampler": "random", "budget": {"trials": 4}, "finish": {"repeats": 0},
+        "box": {"perplexity": [1, 40], "controllability": [1, 0]}})
+    with RunFolder.create(folder, space.name, space.to_yaml()) as run:
+        study, _, judged = open_search(space, run, problem(space))
+        engine = Engine(space, study, registry.build("halving", judged), run)
+        run.event({"event": "run_started", "address": "", "run": "", "name": "recorded", "resumed": False})
+        while (trial := engine.ask()) is not None:
+            for rung, steps in enumerate(space.rungs):
+                rank = trial.values["lora.rank"]
+                if engine.report(trial.number, {
+                        "rung": rung, "steps": steps, "final": rung == 1,
+                        "perplexity": 5.0 + (rank - 5) ** 2 + 10 / steps,
+                        "controllability": min(1.0, 0.5 + 0.1 * rank)}) == "stop":
+                    break
+        study.flush()
+        run.event({"event": "run_ended", "state": "finished", **engine.summary()})
+        run.write_front(engine.front)
+        run.close("finished")
+    return run.path
+
+
 def said_by(command: list[str], run: Path) -> tuple[int, str, str]:
     """Exit code, standard output and error of a command on a run, in this process. A bug raises."""
     from search.cli.main import main

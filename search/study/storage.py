@@ -16,6 +16,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+from search.records.files import DISK
 from search.records.journal import mend_tail
 from spaces.errors import UserError
 from spaces.objectives import Objective
@@ -37,7 +38,11 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
             storage = InMemoryStorage() if path is None else _journal(str(path.resolve()))
             study = optuna.create_study(storage=storage, study_name=name, load_if_exists=True,
                                         directions=[objective.direction for objective in objectives])
-        except (ValueError, LookupError, OSError, TypeError, AttributeError, AssertionError,
+        except OSError as error:
+            if error.errno in DISK:
+                raise
+            raise UserError(f"{path}: cannot be opened: {error.strerror or error}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError,
                 RecursionError) as error:
             raise UserError(f"{path}: not an Optuna journal that can be opened: {error}") from error
         wanted = [(objective.metric, objective.direction) for objective in objectives]
@@ -51,9 +56,22 @@ def open_study(name: str, objectives: Sequence[Objective], path: Path | None) ->
     return study
 
 
+class _Lock(JournalFileSymlinkLock):
+    """Optuna's, which tells an error of the disk as if the lock had been another's."""
+
+    def release(self) -> None:
+        """Let go. Raises OSError where the disk does not."""
+        try:
+            super().release()
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError) and error.__context__.errno in DISK:
+                raise error.__context__ from None
+            raise
+
+
 def _journal(path: str) -> JournalStorage:
     """The journal at an absolute path, because Optuna's lock is a symbolic link to it."""
-    return JournalStorage(JournalFileBackend(path, JournalFileSymlinkLock(path, grace_period=GRACE)))
+    return JournalStorage(JournalFileBackend(path, _Lock(path, grace_period=GRACE)))
 
 
 def _tidy(path: Path) -> None:

@@ -61,11 +61,17 @@ class Checkpoint:
             return
         begun = time.monotonic()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._aside.open("wb") as file:
-            torch.save({**self.run.state(), "notes": json.dumps(notes)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        self._aside.replace(self.path)
+        try:
+            with self._aside.open("wb") as file:
+                torch.save({**self.run.state(), "notes": json.dumps(notes)}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            self._aside.replace(self.path)
+        except BaseException as error:
+            self._aside.unlink(missing_ok=True)
+            if isinstance(error.__context__, OSError):  # torch closes its archive, which fails in turn
+                raise error.__context__ from None
+            raise
         self._saved = time.monotonic()
         self._took = self._saved - begun
 
