@@ -68,8 +68,8 @@ def forms(file: Path) -> dict[str, Form]:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, in memory of its own. Raises ValueError for NaN and infinity.
 
-    The header is parsed once for each `REMAP` bytes, not once for each tensor; a larger tensor is read part by
-    part. In one mapping all that was read would stay resident beside the tensors themselves.
+    The header is parsed once for each `REMAP` bytes, not once for each tensor; a larger tensor is read part
+    by part. In one mapping all that was read would stay resident beside the tensors themselves.
     """
     left = [(name, math.prod(form.shape) * form.dtype.itemsize) for name, form in forms(file).items()]
     found: dict[str, Tensor] = {}
