@@ -24,7 +24,7 @@ from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
 
 MOST_JSON = 64 << 20
 """Bytes of a JSON file that is read: a million words are 20 MB."""
-REMAP = 64 << 20
+REMAP = 16 << 20
 """Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
 MOST_WORDS = 2_000_000
 """Words of a vocabulary: eight times the largest of subwords."""
