@@ -3,7 +3,8 @@
 On the built-in corpus: texts that the grammar reads back as they were written, milliseconds a text, and how
 many tags stay right when one word of a text is replaced by another. With `--data` (a folder that holds e2e/):
 agreement of textblob with the released tags and spans, and per field the share of human texts that say
-the field's value literally, which is the ceiling of the oracle `words`.
+the field's value literally, which is the ceiling of the oracle `words`. With `--data` and `--oracle NAME`
+that oracle's agreement alone, in a file of its own.
 """
 
 from __future__ import annotations
@@ -29,11 +30,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data")
     parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--oracle")
     args = parser.parse_args()
+    if args.oracle:
+        found = agreement(Path(args.data) / "e2e" / "control_targets", args.oracle)
+        print(json.dumps(found, indent=1))
+        save(f"control_oracle_{args.oracle.partition(':')[0]}", {args.oracle: found})
+        return
     figures = {"grammar": grammar(args.texts)}
     if args.data:
         released = Path(args.data) / "e2e" / "control_targets"
-        figures |= {"textblob": textblob(released),
+        figures |= {"textblob": agreement(released, "textblob"),
                     "semantic_ceiling": ceilings(str(Path(args.data) / "e2e"))}
     print(json.dumps(figures, indent=1))
     save("control_oracles", figures)
@@ -67,20 +74,24 @@ def grammar(count: int) -> dict:
     return found
 
 
-def textblob(released: Path) -> dict:
-    """Agreement with the released targets."""
-    oracle, same, tags, spans, hits = oracle_named("textblob"), 0, 0, 0, 0
+def agreement(released: Path, name: str) -> dict:
+    """With the released targets: tags, and spans with label and with any, where the oracle gives them."""
+    oracle, same, tags, spans, hits, unlabeled = oracle_named(name), 0, 0, 0, 0, 0
     for entry in read_entries(released / "target_pos.json"):
         pairs = [pair for pair in zip(entry.strings("words_"), entry.strings("pos"), strict=True)
                  if pair[0] not in ("START", "END", "\n")]
         found = oracle.read([word for word, _ in pairs]).tags
         same += sum(tag == gold for tag, (_, gold) in zip(found, pairs, strict=True))
         tags += len(pairs)
+    if "spans" not in oracle.provides:
+        return {"tags": tags, "tags_right": same / tags}
     for entry in read_entries(released / "target_spans.json"):
         read = oracle.read(entry.words()).spans
+        unlabeled += sum(tuple(span[:2]) in {found[:2] for found in read} for span in entry.get("spans"))
         hits += sum(tuple(span) in read for span in entry.get("spans"))
         spans += len(entry.get("spans"))
-    return {"tags": tags, "tags_right": same / tags, "spans": spans, "spans_right": hits / spans}
+    return {"tags": tags, "tags_right": same / tags, "spans": spans, "spans_right": hits / spans,
+            "spans_right_unlabeled": unlabeled / spans}
 
 
 def ceilings(path: str) -> dict:

@@ -24,7 +24,7 @@ from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
 
 MOST_JSON = 64 << 20
 """Bytes of a JSON file that is read: a million words are 20 MB."""
-REMAP = 64 << 20
+REMAP = 16 << 20
 """Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
 MOST_WORDS = 2_000_000
 """Words of a vocabulary: eight times the largest of subwords."""
@@ -68,7 +68,8 @@ def forms(file: Path) -> dict[str, Form]:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file, in memory of its own. Raises ValueError for NaN and infinity.
 
-    The header is parsed once for each `REMAP` bytes, not once for each tensor.
+    The header is parsed once for each `REMAP` bytes, not once for each tensor; a larger tensor is read part
+    by part. In one mapping all that was read would stay resident beside the tensors themselves.
     """
     left = [(name, math.prod(form.shape) * form.dtype.itemsize) for name, form in forms(file).items()]
     found: dict[str, Tensor] = {}
@@ -78,8 +79,27 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             while left and taken < REMAP:
                 name, size = left.pop()
                 taken += size
-                found[name] = finite(name, opened.get_tensor(name).clone())
+                value = opened.get_tensor(name).clone() if size <= REMAP else _by_parts(file, name, size)
+                found[name] = finite(name, value)
     return dict(reversed(found.items()))
+
+
+def _by_parts(file: Path, name: str, size: int) -> Tensor:
+    """A tensor of so many bytes, its rows read through mappings of about `REMAP` bytes each."""
+    made: Tensor | None = None
+    start, count = 0, 1
+    while start < count:
+        with safe_open(file, "pt") as opened:
+            part = opened.get_slice(name)
+            count = part.get_shape()[0]
+            rows = max(1, count * REMAP // size)
+            read = part[start:start + rows]
+            if made is None:
+                made = torch.empty(part.get_shape(), dtype=read.dtype)
+            made[start:start + rows] = read
+        start += rows
+    assert made is not None
+    return made
 
 
 def finite(name: str, value: Tensor) -> Tensor:

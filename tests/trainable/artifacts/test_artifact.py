@@ -186,3 +186,18 @@ def test_the_card_is_safe_to_show(copy):
     record_measurements(copy, {})
     card = (copy / CARD).read_text()
     assert "<script>" not in card and "&lt;script&gt;\\|'x' # title" in card
+
+
+def test_a_large_tensor_is_read_part_by_part(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    from trainable.artifacts import reading
+
+    made = {"a": torch.randn(7, 3), "b": torch.randn(5).bfloat16(), "c": torch.tensor(2.0),
+            "d": torch.zeros(0, 4), "e": torch.arange(24).view(4, 2, 3)}
+    save_file(made, tmp_path / "x.safetensors")
+    for size in (4, 30, 1000):
+        monkeypatch.setattr(reading, "REMAP", size)
+        found = reading.read_tensors(tmp_path / "x.safetensors")
+        assert {name: value.dtype for name, value in found.items()} == {k: v.dtype for k, v in made.items()}
+        assert all(torch.equal(value, made[name]) for name, value in found.items())

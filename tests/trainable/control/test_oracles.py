@@ -142,5 +142,5 @@ def test_an_oracle_that_cannot_be_had_is_one_line(name, needs, message):
 
 
 def test_an_oracle_that_gives_no_spans_is_refused_for_spans():
-    with pytest.raises(UserError, match="'spacy' gives no spans; legal: grammar, textblob, benepar"):
-        oracle_named("spacy", "spans")
+    with pytest.raises(UserError, match="'nltk' gives no spans; legal: grammar, textblob, spacy, benepar"):
+        oracle_named("nltk", "spans")

