@@ -252,5 +252,6 @@ def test_the_examples_of_the_page_run(world, monkeypatch, capsys):
     names: dict = {}
     exec(compile(program, "docs/python.md", "exec"), names)
     assert len(world.searched) == 2 and world.searched[-2]["space"].budget.trials == 16
+    assert sorted(path.name for path in names["folder"].iterdir())[:2] == ["README.md", "config.json"]
     assert len(names["texts"]) == 4 and names["size"] > 100 and len(names["table"]) == 12
     assert capsys.readouterr().out.splitlines()[0] == "finished toy"

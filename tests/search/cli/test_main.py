@@ -39,6 +39,7 @@ FROZEN = {
               "--out", "--format", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale",
                  "--format", "--json"},
+    "export": {"ARTIFACT", "--to", "--out"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": {"--format"},
     "doctor": {"--storage", "--format", "--json"},
