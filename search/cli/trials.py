@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
         "qdlm trials runs/NAME", "every trial: how it ended, why, what it took",
         "qdlm trials runs/NAME 3", "all about trial 3: settings, rungs, measurements, traceback",
         "qdlm trials runs/NAME --where state=failed", "only those",
-        "qdlm trials runs/NAME --where 'size_bytes <= 200kB' --sort perplexity --limit 5", "the five best",
+        "qdlm trials runs/NAME --sort perplexity --limit 5", "the five best",
         "qdlm trials runs/NAME --sort -seconds --format csv", "the dearest first, for a spreadsheet",
     ))(trials)
 

@@ -11,6 +11,8 @@ nor its codes.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from spaces.errors import UserError
 from trainable.artifacts.artifact import Loaded, load, read_files
@@ -52,7 +55,7 @@ def export_transformers(artifact: Path, out: Path) -> Path:
     head, config, lexicon, _ = read_files(artifact)
     tensors = read_tensors(artifact / WEIGHTS)
     adapters = _adapters(tensors)
-    with whole_folder(out) as folder:
+    with whole_folder(out) as folder, quiet():
         made.save_pretrained(folder)
         words_of(loaded).save_pretrained(folder)
         kept = {name: value.contiguous().clone() for name, value in loaded.model.state_dict().items()
@@ -68,6 +71,18 @@ def export_transformers(artifact: Path, out: Path) -> Path:
             bare_body.save_pretrained(folder / BASE)
             _write_adapter(adapters, prefix, folder / ADAPTER)
     return out
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, which are for files of many gigabytes."""
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
 
 
 def plain(artifact: Path) -> Loaded:

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 # The face that users and scripts rely on. A change here is a change for them: make it on purpose.
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed",
-            "--resume", "--quiet", "-q", "--format", "--json", "--deterministic", "--warm-start", "--within"},
+            "--resume", "--track", "--quiet", "-q", "--format", "--json", "--deterministic",
+            "--warm-start", "--within"},
     "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow",
                "--attach", "--stop", "--within", "--resume"},
     "front": {"RUN", "--format", "--within", "--best"},
