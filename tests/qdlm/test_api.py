@@ -190,7 +190,8 @@ def test_what_was_measured_anew_is_believed(tmp_path):
                            "perplexity": own, "perplexity_se": 0.1, "perplexity_again": anew,
                            "perplexity_se_again": 0.1, "again": 1, "seconds": 1.0})
     run = qdlm.open(folder.path)
-    assert [trial.number for trial in run.front] == [0] and run.front[0].why == "on the front"
+    assert [trial.number for trial in run.front] == [0]
+    assert run.front[0].why == "on the front, and held its place when measured anew"
     with pytest.raises(qdlm.UserError, match="trial 0 is left out: measured anew, its perplexity is 9"):
         run.best(within=["perplexity <= 5.5"])
     assert run.best(within=["perplexity <= 6.5"]).number == 1
