@@ -12,7 +12,7 @@ What is heavy is imported when it is first used (PEP 562); `load` needs neither 
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from spaces.errors import RunError, UserError
@@ -59,6 +59,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata
+
         return metadata.version("qdlm")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'qdlm' has no attribute {name!r}")

@@ -73,6 +73,13 @@ class Model:
                         guidance=guidance)
         return (row for batch in batches for row in batch)
 
+    def export(self, out: str | Path, to: str = "hf") -> Path:
+        """Write the model for other programs, as `qdlm export`: `hf` for transformers and peft, `onnx`.
+        Raises `UserError` for what an architecture cannot give."""
+        from trainable.artifacts.exporting import export_to
+
+        return export_to(to, self.path, Path(out))
+
     def __repr__(self) -> str:
         return f"qdlm.Model({str(self.path)!r})"
 

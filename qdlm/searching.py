@@ -18,7 +18,8 @@ from spaces.uris import is_uri
 def run(space: Space | Mapping[str, Any] | str | Path | None = None, *,
         callbacks: Sequence[Callable[[EngineEvent], None]] = (), n_trials: int | None = None,
         timeout: float | None = None, within: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
-        seed: int | None = None, deterministic: int | None = None, storage: str | Path = "runs",
+        seed: int | None = None, deterministic: int | None = None, track: Sequence[str] = (),
+        storage: str | Path = "runs",
         address: str | None = None, max_concurrent: int | None = None, resume: str | Path | Run | None = None,
         warm_start: str | Path | Run | None = None, progress: bool = True) -> Run:
     """Search a space, or go on with the run `resume`. The run's `state` is `failed` where no trial was
@@ -26,7 +27,8 @@ def run(space: Space | Mapping[str, Any] | str | Path | None = None, *,
 
     `space`: a `Space`, the keys of a space file, a file, or a shipped space by name. `n_trials`, `timeout`
     (seconds), `within` (`["size_bytes <= 200kB"]`), `seed`, `deterministic` (trials in flight) and `settings`
-    (any key by its path: `{"trial.adapt.optim.batch_size": 8}`) change it. `callbacks`: see `qdlm.Callback`.
+    (any key by its path: `{"trial.adapt.optim.batch_size": 8}`) change it. `callbacks`: see `qdlm.Callback`;
+    `track`: `["mlflow"]`, tensorboard, wandb.
     `storage`: a folder that all nodes see, or a URI. `address`: a Ray cluster (`auto`, `HOST:PORT`); by
     default one starts here and ends with the run. `progress`: show it on standard error.
 
@@ -49,6 +51,7 @@ def run(space: Space | Mapping[str, Any] | str | Path | None = None, *,
             raise UserError(f"callbacks: {callback!r} cannot be called; legal: functions of one event, "
                             "objects of qdlm.Callback")
     changes = _changes(n_trials, timeout, within, seed, deterministic, settings or {})
+    changes |= {"track": [track] if isinstance(track, str) else list(track)} if track else {}
     given = None if space is None else _space(space, {} if resume is not None else changes)
     if given is not None:
         check(given)

@@ -151,6 +151,8 @@ class SpaceForm(Settings):
                              "at most W trials run at once. 0: use every result at once"
     )
     seed: int = Field(0, ge=0, description="of the sampler; the trials' own seed is trial.seed")
+    track: tuple[str, ...] = Field((), description="trackers that are told of trials as they go: mlflow, "
+                                                   "tensorboard, trackio, wandb (`qdlm plugins trackers`)")
 
     @field_validator("constraints")
     @classmethod

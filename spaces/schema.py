@@ -29,7 +29,7 @@ from spaces.form import BudgetConfig, FinishConfig, SamplerConfig, SchedulerConf
 from spaces.objectives import Constraint, Objective
 from spaces.values import did_you_mean, show
 
-_MAY_CHANGE_ON_RESUME = ("name", "description", "budget")
+_MAY_CHANGE_ON_RESUME = ("name", "description", "budget", "track")
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,11 @@ class Space:
         """The trial with the first value of everything that is searched."""
         return self._build(points.complete(self.form.search, {}))
 
+    @property
+    def track(self) -> tuple[str, ...]:
+        """Trackers that are told of a run."""
+        return self.form.track
+
     def config(self, values: Mapping[str, Any]) -> TrialConfig:
         """The trial at a point: fixed settings, `values` of the active dimensions, the steps
         of the last rung.
@@ -233,7 +238,7 @@ class Space:
     def difference(self, other: Space) -> list[str]:
         """What keeps this space from continuing a run of `other`: one line per key, empty when nothing does.
 
-        The budget, the name and the description may differ.
+        The budget, the trackers, the name and the description may differ.
         """
         here, there = (_flat(space.resolved()) for space in (self, other))
         keys = [key for key in {**here, **there} if key[0] not in _MAY_CHANGE_ON_RESUME]

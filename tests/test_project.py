@@ -22,7 +22,7 @@ FLOORS = (
     ("search.__main__", "qdlm"),
     ("search.cli",),
     ("search.run", "search.reporting", "search.contracts"),
-    ("search.distributed", "dashboards", "cluster"),
+    ("search.distributed", "search.trackers", "dashboards", "cluster"),
     ("search.engine", "search.study"),
     ("search.schedulers",),
     ("search.samplers",),
@@ -45,8 +45,8 @@ LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 # What decides, counts and shows is tried without a model: of trainable/ it knows how folders are written and
 # what messages there are, and no more.
 KNOWS_NO_MODEL = {"search.engine", "search.study", "search.schedulers", "search.samplers", "search.records",
-                  "search.pareto",
-                  "search.options", "search.reporting", "search.contracts", "dashboards", "cluster"}
+                  "search.pareto", "search.options", "search.reporting", "search.trackers",
+                  "search.contracts", "dashboards", "cluster"}
 # Libraries with one home: a regular expression of the modules that may import them (anywhere in the file).
 HOMES = {
     "ray": r"trainable\.workers\.loop|search\.distributed\..*|cluster\..*",

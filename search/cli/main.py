@@ -15,6 +15,7 @@ import typer
 from search.cli import (
     bench,
     compare,
+    export,
     generate,
     inspect,
     plugins,
@@ -67,8 +68,8 @@ def qdlm(
     """
 
 
-for module in (run, submit, results, trials, replay, report, watch, compare, sync, table, generate, bench,
-               inspect, plugins):
+for module in (run, submit, results, trials, replay, report, watch, compare, sync, table, generate, export,
+               bench, inspect, plugins):
     module.register(app)
 for command in app.registered_commands:  # the list of commands would keep the line breaks of the docstrings
     command.short_help = " ".join((getdoc(command.callback) or "").partition("\n\n")[0].split())

@@ -21,7 +21,8 @@ def shipped() -> dict[str, Space]:
 
 
 def changes(assignments: Sequence[str], trials: int | None = None, budget: str | None = None, seed: int
-            | None = None, deterministic: int | None = None, within: Sequence[str] = ()) -> dict[str, Any]:
+            | None = None, deterministic: int | None = None, within: Sequence[str] = (),
+            track: Sequence[str] = ()) -> dict[str, Any]:
     """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one
     given twice, and for a bound (`within`) that is none; bounds come on top of those of the space."""
     from spaces.overrides import parse
@@ -35,6 +36,10 @@ def changes(assignments: Sequence[str], trials: int | None = None, budget: str |
         if key in found:
             raise UserError(f"{option} and --set {key}: the same setting twice; keep one")
         found[key] = value
+    if track:
+        if "track" in found:
+            raise UserError("--track and --set track: the same setting twice; keep one")
+        found["track"] = list(track)
     if within:
         found["constraints+"] = [*_as_list(found.get("constraints+")),
                                  *(str(bound) for bound in bounds(within))]

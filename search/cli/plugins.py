@@ -29,6 +29,7 @@ KINDS = {  # where each kind stands in a space file
     "metrics": "objectives, constraints",
     "searchers": "sampler",
     "schedulers": "scheduler",
+    "trackers": "track",
 }
 
 
@@ -69,6 +70,10 @@ def catalogue(kind: str) -> list[dict[str, Any]]:
         from search.schedulers.registry import SCHEDULERS
 
         return _methods(SCHEDULERS)
+    if kind == "trackers":
+        from search.trackers.registry import TRACKERS, tracker
+
+        return [describe(name, tracker(name)) for name in TRACKERS]
     from trainable.registry import PROCESSES, REGISTRIES
 
     if kind == "samplers":

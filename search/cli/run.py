@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         "qdlm run quickstart --within 'size_bytes <= 200kB'", "only what can be afforded",
         "qdlm run e2e --set trial.corpus.source.path=DIR", "any setting of the file, by its path",
         "qdlm run --resume runs/NAME", "go on where it stopped",
+        "qdlm run quickstart --track tensorboard", "trials in TensorBoard too, below RUN/tensorboard",
         "qdlm run quickstart --address auto --storage s3://BUCKET/runs", "nodes that share no folder",
         "qdlm run quickstart --address auto --json", "on the cluster, for a job's log",
     ))(run)
@@ -57,6 +58,9 @@ def run(
                                       help="Go on with a run: its folder or URI."),
     warm_start: str | None = typer.Option(None, metavar="RUN", show_default=False,
                                           help="Learn from an earlier run: its folder or URI."),
+    track: list[str] = typer.Option([], metavar="NAME", show_default=False,
+                                    help="A tracker that is told of trials: mlflow, tensorboard, trackio, "
+                                         "wandb; may be given again."),
     quiet: bool = typer.Option(False, "--quiet", "-q",
                                help="Print nothing but the front and the paths at the end."),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="json: one object per event, and "
@@ -75,7 +79,7 @@ def run(
     from search.run.validation import load_checked
 
     wanted = changes(settings, trials, budget, seed,
-                     (max_concurrent or IN_FLIGHT) if deterministic else None, within)
+                     (max_concurrent or IN_FLIGHT) if deterministic else None, within, track)
     given = load_checked(space, None if resume else wanted) if space is not None else None
     if address is not None and address.startswith("ray://"):
         from search.cli.run_remote import ClientSession

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 WIDE = 130
 """Columns from which a trial is one row; below, its settings and its end are listed under the table."""
+ENDS = ("_se", "_low", "_high", "_again", "_again_sd", "_seeds", "_seeds_sd", "_se_again")
+"""Of columns that are shown beside another one."""
 STATES = {"complete": "green", "stopped": "yellow", "failed": "red", "running": "cyan", "lost": "magenta"}
 
 
@@ -31,7 +33,7 @@ def register(app: typer.Typer) -> None:
         "qdlm trials runs/NAME", "every trial: how it ended, why, what it took",
         "qdlm trials runs/NAME 3", "all about trial 3: settings, rungs, measurements, traceback",
         "qdlm trials runs/NAME --where state=failed", "only those",
-        "qdlm trials runs/NAME --where 'size_bytes <= 200kB' --sort perplexity --limit 5", "the five best",
+        "qdlm trials runs/NAME --sort perplexity --limit 5", "the five best",
         "qdlm trials runs/NAME --sort -seconds --format csv", "the dearest first, for a spreadsheet",
     ))(trials)
 
@@ -138,6 +140,14 @@ def show_one(folder: RunFolder, space: Space, trial: Trial, form: str) -> None:
             console.print(part)
 
 
+def anew(metric: str, metrics: Mapping[str, Any]) -> str:
+    """What was measured when the search was over: under other seeds where there were any."""
+    from search.cli.format import figure
+
+    found = metrics.get(f"{metric}_seeds", metrics.get(f"{metric}_again"))
+    return "" if found is None else figure(metric, found)
+
+
 def parts(space: Space, trial: Trial, whole: dict[str, Any]) -> list[RenderableType]:
     """One trial for people: how it ended, settings, measurements, rungs, traceback."""
     from rich.markup import escape
@@ -156,12 +166,15 @@ def parts(space: Space, trial: Trial, whole: dict[str, Any]) -> list[RenderableT
     settings = [(path, escape(compact(value))) for path, value in trial.params.items()]
     names = [*dict.fromkeys(name for name in own if name in trial.metrics),
              *sorted(name for name in trial.metrics if name not in own)]
-    measured = [(name, escape(interval(name, trial.metrics))) for name in names
-                if not name.endswith(("_se", "_low", "_high")) and trial.metrics[name] is not None]
+    measured = [(name, escape(interval(name, trial.metrics)), anew(name, trial.metrics)) for name in names
+                if not name.endswith(ENDS) and trial.metrics[name] is not None]
     found: list[Any] = [f"[bold]trial {trial.number}[/]", grid(None, ("", ""), facts, header=False)]
-    for title, rows in (("settings", settings), ("measured", measured)):
-        if rows:
-            found += ["", grid(title, ("", ""), rows, header=False)]
+    if settings:
+        found += ["", grid("settings", ("", ""), settings, header=False)]
+    if measured:
+        again = any(row[2] for row in measured)
+        found += ["", grid("measured", ("", "", "anew"), measured) if again
+                  else grid("measured", ("", ""), [row[:2] for row in measured], header=False)]
     if len(trial.rungs) > 1:
         columns = ["steps", *dict.fromkeys(label(name) for name in own)]
         steps = [(str(count), *(figure(name, metrics.get(name)) for name in dict.fromkeys(own)))

@@ -13,7 +13,7 @@ from search.engine.cost import ENDED, Rate
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, curve, fault, feasible, measurements, searched, vector, violation
 from search.pareto.stability import figure
-from search.records.run_folder import RunFolder
+from search.records.run_folder import RunFolder, row_of
 from spaces.objectives import Constraint
 from spaces.schema import Space
 
@@ -38,7 +38,7 @@ class Trial:
     number: int
     state: State
     params: dict[str, Any]
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = field(repr=False)  # some hundred of them
     rung: int | None
     steps: int | None
     seconds: float
@@ -71,8 +71,7 @@ def trials(folder: RunFolder, space: Space, front: Front) -> list[Trial]:
             point = {CONFIG + path: value for path, value in event["values"].items()}
             by_number.setdefault(event["trial"], [{"trial": event["trial"], **point}])
         elif event["event"] == "row":
-            row = {name: value for name, value in event.items() if name != "event"}
-            by_number.setdefault(event["trial"], []).append(row)
+            by_number.setdefault(event["trial"], []).append(row_of(event))
     members = {row["trial"]: row for row in front.member_rows()}
     live = folder.state == "running"
     rate = Rate.of(space.hardware, space.budget.price)

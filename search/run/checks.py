@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from search.run.validation import check_batches, check_methods, check_shared
+from search.trackers.registry import check_trackers
 from spaces.errors import UserError
 from spaces.schema import Space
 
@@ -22,6 +23,7 @@ def check_request(space: Space, max_concurrent: int | None, cpus: int | None, re
     check_batches(space)
     check_methods(space)
     check_shared(space)
+    check_trackers(space.track)
 
 
 def check_writable(storage: Path) -> None:

@@ -29,6 +29,8 @@ from search.run.opening import created, disk_errors, versions
 from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
+from search.trackers.base import TrackedRun, Tracker
+from search.trackers.registry import close_all, start
 from spaces.config import TrialConfig
 from spaces.errors import UserError, one_line
 from spaces.schema import Space
@@ -103,6 +105,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         scratch = folder.path / SCRATCH
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         try:
+            stack.callback(stages.close_trackers)
             stages.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
             if warm_start:
                 stages.learn(Path(warm_start))
@@ -132,7 +135,7 @@ class RunStages:
         """`uri`: of the storage, when that is no folder that all nodes share."""
         self.space, self.folder, self.cache, self.groups, self.observer = (space, folder, cache,
                                                                            groups, observer)
-        self.callbacks = Callbacks(callbacks, self._warn)
+        self.callbacks, self.trackers = Callbacks(callbacks, self._warn), list[Tracker]()
         self.place = joined(uri, folder.path.name) if uri else str(folder.path)
         self.mirror = Mirror(self.place, folder.path, self.notice) if uri else None
         rows = folder.rows()
@@ -147,6 +150,8 @@ class RunStages:
 
     def open(self, address: str, wanted: int | None, resumed: bool) -> None:
         """Say what begins. The cache folder is made here."""
+        self.trackers = start(self.space.track, TrackedRun(self.folder.path, self.space))
+        self.callbacks = Callbacks([*self.trackers, *self.callbacks.callbacks], self._warn)
         self.folder.update(state="running", reason=None, versions=versions(), groups=self.groups)
         self.cache.mkdir(parents=True, exist_ok=True)
         if self.mirror:
@@ -236,6 +241,10 @@ class RunStages:
         if len(engine.front):
             self._plot()
         self.folder.close(state, reason)
+
+    def close_trackers(self) -> None:
+        """However the session ends, what trackers have open ends too."""
+        close_all(self.trackers, self.folder.state, self.notice)
 
     def finish_mirror(self) -> None:
         """Nothing is left to be done but to wait until the URI has it all."""

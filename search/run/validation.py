@@ -20,6 +20,7 @@ from search.run.plugin_uses import KINDS, unusable, uses, uses_of
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from search.schedulers.successive_halving import Problem
+from search.trackers.registry import tracker
 from spaces import points
 from spaces.config import PluginRef
 from spaces.errors import UserError
@@ -64,6 +65,7 @@ def check(space: Space) -> None:
     check_rules(space)
     check_conditions(space)
     check_methods(space)
+    check_track(space)
     check_batches(space)
     check_shared(space)
 
@@ -186,6 +188,15 @@ def check_methods(space: Space) -> None:
         schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
     except UserError as error:
         raise space.error(("scheduler", *_option(error)), str(error)) from None
+
+
+def check_track(space: Space) -> None:
+    """Trackers are known by name; whether they are installed is seen where the space is run."""
+    for name in space.track:
+        try:
+            tracker(name)
+        except UserError as error:
+            raise space.error(("track",), str(error)) from None
 
 
 def check_shared(space: Space) -> None:

@@ -181,6 +181,22 @@ def test_trials_that_have_not_ended(tmp_path):
     assert {trial.state for trial in qdlm.open(folder.path).trials} == {"lost"}
 
 
+def test_what_was_measured_anew_is_believed(tmp_path):
+    """The better of two by one measurement each is beaten when both are measured again."""
+    space = qdlm.Space.from_dict({**KEYS, **BUDGET})
+    with RunFolder.create(tmp_path, "again", space.to_yaml()) as folder:
+        for trial, (own, anew) in enumerate(((5.0, 9.0), (6.0, 6.0))):
+            folder.append({"trial": trial, "rung": 0, "state": "complete", "config.lora.rank": trial,
+                           "perplexity": own, "perplexity_se": 0.1, "perplexity_again": anew,
+                           "perplexity_se_again": 0.1, "again": 1, "seconds": 1.0})
+    run = qdlm.open(folder.path)
+    assert [trial.number for trial in run.front] == [0]
+    assert run.front[0].why == "on the front, and held its place when measured anew"
+    with pytest.raises(qdlm.UserError, match="trial 0 is left out: measured anew, its perplexity is 9"):
+        run.best(within=["perplexity <= 5.5"])
+    assert run.best(within=["perplexity <= 6.5"]).number == 1
+
+
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
     """A stand-in for the sweep that says what it was asked, and tells callbacks two events."""
@@ -252,5 +268,6 @@ def test_the_examples_of_the_page_run(world, monkeypatch, capsys):
     names: dict = {}
     exec(compile(program, "docs/python.md", "exec"), names)
     assert len(world.searched) == 2 and world.searched[-2]["space"].budget.trials == 16
+    assert sorted(path.name for path in names["folder"].iterdir())[:2] == ["README.md", "config.json"]
     assert len(names["texts"]) == 4 and names["size"] > 100 and len(names["table"]) == 12
     assert capsys.readouterr().out.splitlines()[0] == "finished toy"

@@ -9,7 +9,6 @@ and, for people and other programs, what it does not need to run:
 
     tokenizer.json     the words as a Hugging Face tokenizer; or the one whose tokens the ids are of
                        (lexicon.json holds it too, with the rows of the table that its tokens have)
-    adapter/           the low-rank adapter in peft's format, if any (its effect is in model.safetensors)
     measurements.json, samples.json, MODEL_CARD.md  what was measured, a few sentences (by the caller)
 """
 
@@ -103,7 +102,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
     if not (path / CONFIG).is_file():
         raise UserError(f"{path} is not an artifact: no {CONFIG} in it")
     _check(path, HASHED)
-    head, config, lexicon, found = _read(path)
+    head, config, lexicon, found = read_files(path)
     packing = head["packing"]
     try:
         check_config(config, len(lexicon.vocab), lexicon.max_length, len(found))
@@ -138,7 +137,7 @@ def _check(path: Path, below: float = math.inf) -> None:
         raise DamageError(f"damaged artifact: {wrong}")
 
 
-def _read(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Form]]:
+def read_files(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Form]]:
     """The files of an artifact, each checked for itself; of the weights the header. Raises `UserError`."""
     try:
         head = read_json(path / CONFIG)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from spaces.config import TrialConfig
 from trainable.artifacts.assembling import assembled
-from trainable.artifacts.interchange import ADAPTER, TOKENIZER, tokenizer, write_adapter
 from trainable.artifacts.packing import SPLIT, file_bytes, packed_tensors, weight_facts
+from trainable.artifacts.tokenizer import TOKENIZER, tokenizer
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
 from trainable.quantization.post_training.stored import Stored
@@ -76,7 +76,6 @@ class Packed:
             tokens = self.lexicon.tokens
             (folder / TOKENIZER).write_text(tokenizer(self.lexicon.vocab).to_str() if tokens is None
                                             else tokens.source, encoding="utf-8")
-            write_adapter(self.model, self.config.lora, folder / ADAPTER)
         return out
 
     def run(self, device: torch.device) -> Backbone:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import Site, TrialConfig
+from spaces.errors import UserError
 from trainable import registry
 from trainable.models.parts import Table, TableError
 from trainable.models.prediction import Prediction
@@ -71,6 +72,11 @@ class Backbone(nn.Module, ABC):
             raise TableError(f"model {self.name} cannot compute on the codes of its word table; "
                              "legal: decoded")
         return None
+
+    def as_transformers(self) -> tuple[Any, str]:
+        """The body with its token table as `transformers.AutoModel` has it, and what precedes the names of
+        the body there. Raises `UserError` where transformers has no such architecture."""
+        raise UserError(f"model {self.name} is no architecture of transformers")
 
     def finish_base(self) -> None:  # noqa: B027 - most have nothing to do
         """Called once on a trained base before it is exported."""

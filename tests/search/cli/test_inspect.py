@@ -101,7 +101,8 @@ def test_doctor_reports_all_sections_and_opens_no_connection(capsys, monkeypatch
     monkeypatch.setattr(socket.socket, "connect", refuse)
     report = json.loads(printed(capsys, "doctor", "--json", "--storage", str(tmp_path)))
     assert list(dict.fromkeys(row["section"] for row in report)) == [
-        "software", "devices", "machine", "storage", "ray", "control oracles", "optional", "hub"]
+        "software", "devices", "machine", "storage", "ray", "control oracles",
+        "pretrained models", "optional", "hub"]
     assert not [row for row in report if row["status"] == "bad"]
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 # The face that users and scripts rely on. A change here is a change for them: make it on purpose.
 FROZEN = {
     "run": {"SPACE", "--trials", "--budget", "--max-concurrent", "--storage", "--address", "--set", "--seed",
-            "--resume", "--quiet", "-q", "--format", "--json", "--deterministic", "--warm-start", "--within"},
+            "--resume", "--track", "--quiet", "-q", "--format", "--json", "--deterministic",
+            "--warm-start", "--within"},
     "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow",
                "--attach", "--stop", "--within", "--resume"},
     "front": {"RUN", "--format", "--within", "--best"},
@@ -39,6 +40,7 @@ FROZEN = {
               "--out", "--format", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale",
                  "--format", "--json"},
+    "export": {"ARTIFACT", "--to", "--out"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format"},
     "spaces": {"--format"},
     "doctor": {"--storage", "--format", "--json"},

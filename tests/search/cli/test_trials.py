@@ -154,7 +154,7 @@ def test_status_and_spaces_for_programs(run_path, capsys):
     assert spaces["quickstart"]["objectives"]["perplexity"] == "minimize"
 
 
-PRINT_NO_DATA = {"submit", "report", "watch", "dashboard"}
+PRINT_NO_DATA = {"submit", "report", "export", "watch", "dashboard"}
 """What they say is for people alone: where something lies, or a picture."""
 
 

@@ -50,7 +50,8 @@ def finished_once(storage):
 def faulty(ray_session, tmp_path_factory):
     """A run with trials that raise, return NaN, and kill their worker once or twice."""
     storage = tmp_path_factory.mktemp("faulty")
-    space = make_space(search={FAULTS: {"choice": [0, 1, 2, 3, 4]}, WORTH: {"choice": [2]}})
+    space = make_space(search={FAULTS: {"choice": [0, 1, 2, 3, 4]}, WORTH: {"choice": [2]}},
+                       track=["tensorboard"])
     return run(space, storage, max_concurrent=2, callbacks=[broken])
 
 
@@ -105,6 +106,11 @@ def test_a_callback_that_raises_is_recorded_and_the_search_goes_on(faulty):
     warned = [entry["message"] for entry in RunFolder.open(faulty[0].run_folder).events()
               if entry["event"] == "warning" and entry["message"].startswith("callback ")]
     assert warned[0] == "callback broken raised KeyError: 'loss' at trial_finished" and len(warned) == 3
+
+
+def test_a_tracker_is_told_of_every_trial(faulty):
+    kept = sorted(path.name for path in (faulty[0].run_folder / "tensorboard").iterdir())
+    assert kept == ["search", *(f"trial-{number:04d}" for number in range(5))]
 
 
 def test_front_members_have_artifacts_and_are_measured_again(faulty):

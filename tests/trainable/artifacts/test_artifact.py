@@ -6,14 +6,12 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from spaces.config import LoraConfig, QuantizationConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
-from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.model_card import CARD
 from trainable.artifacts.packed import Packed
 from trainable.control.lexicon import Lexicon
@@ -156,16 +154,10 @@ def test_tokenizer_is_read_by_transformers(made):
     assert fast("w0 w35 never w1")["input_ids"] == [0, 4, 39, 2, 5, 1]
 
 
-def test_adapter_is_read_by_peft(made):
-    model, path = made
-    body = blank_model(CONFIG, Lexicon(WORDS, 8, {}, "words")).body.eval()
-    body.load_state_dict({name.replace(".base_layer", ""): value
-                          for name, value in model.body.state_dict().items() if "lora_" not in name},
-                         assign=True)
-    adapted = PeftModel.from_pretrained(body, path / "adapter")
-    x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.allclose(adapted(x).last_hidden_state, model.body(x).last_hidden_state, atol=1e-5)
+def test_an_artifact_has_no_adapter_beside_its_weights(made):
+    """It would be right on no base that is there: `qdlm export --to hf` gives one with its base."""
+    assert sorted(path.name for path in made[1].iterdir()) == [
+        "config.json", "lexicon.json", "manifest.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_the_card_tells_what_was_measured_and_is_not_counted(made, copy):

@@ -28,6 +28,7 @@ from trainable.models.diffusion_lm.embedding import (
     nearest_rows,
     normalize_rows,
 )
+from trainable.models.diffusion_lm.interchange import bert_of
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
 from trainable.models.parts import Table, linear_names
 from trainable.models.prediction import Prediction
@@ -141,6 +142,15 @@ class DiffusionLM(Backbone):
                      device: torch.device) -> PackedTable | None:
         """See `packed_embedding.packed_table`."""
         return packed_table(choice, entry, parts, self.diffusion.loss, device)
+
+    @torch.no_grad()
+    def as_transformers(self) -> tuple[Any, str]:
+        """BERT with the positions and the norm of this model. Its last state on ids is `hidden` of clean
+        words at time 0; on `inputs_embeds` = up(x_t) + time(t), `hidden` of x_t."""
+        rows = self.table()
+        rows = torch.cat([rows, torch.zeros_like(rows)], -1) if self.params.self_conditioning else rows
+        clean = self.up(rows) + self.time(timestep_embedding(torch.zeros(1), self.params.time_dim))
+        return bert_of(self.body, self.position_embedding.weight, self.norm, clean), "encoder."
 
     def finish_base(self) -> None:
         """Rows that are used normalized are stored at one RMS, whatever training left them at."""

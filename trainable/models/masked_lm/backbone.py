@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spaces.config import Site
 from trainable.models.backbone import Backbone
-from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_body
+from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_body, with_table
 from trainable.models.masked_lm.config import MaskedLMConfig
 from trainable.models.parts import linear_names
 from trainable.models.prediction import Prediction
@@ -100,6 +100,10 @@ class MaskedLM(Backbone):
     def symbol_parameters(self) -> tuple[str, ...]:
         """The condition's table."""
         return ("condition_embedding.weight",)
+
+    def as_transformers(self) -> tuple[Any, str]:
+        """The body with the token table: its last state on ids is `hidden` of a model without `shift`."""
+        return with_table(self.body, self.word_embedding.weight), ""
 
     # ---- computing ----
 

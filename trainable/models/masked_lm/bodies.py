@@ -3,8 +3,10 @@ in all of them."""
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +76,21 @@ def make_body(params: MaskedLMConfig) -> PreTrainedModel:
                 owner, _, leaf = name.rpartition(".")
                 setattr(body.get_submodule(owner), leaf, buffer)
     return body
+
+
+@torch.no_grad()
+def with_table(body: Any, table: Tensor) -> Any:
+    """The body as the transformers model of its class, which reads token ids: with `table` [V, hidden] as its
+    input embeddings. A pooler, which some classes have, is zero: nothing here trains one."""
+    config = copy.deepcopy(body.config)
+    config.vocab_size = len(table)
+    with torch.random.fork_rng(devices=[]):
+        made = type(body)(config).eval()
+    pooler = {name: torch.zeros_like(value) for name, value in made.state_dict().items()
+              if name.startswith("pooler.")}
+    made.load_state_dict({**body.state_dict(), **pooler}, strict=False)
+    made.get_input_embeddings().weight.copy_(table)
+    return made
 
 
 def run_body(body: nn.Module, inputs: Tensor) -> Tensor:
