@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, host, save
+from benchmarks.common import RESULTS, host
 from spaces.errors import UserError
 
 HANG_S = 120
@@ -234,8 +234,9 @@ def main() -> int:
         wrong += sums.get("tracebacks", 1) + sums.get("hangs", 1)
         path = RESULTS / "faults.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        inputs = {**known.get("inputs", {}), kind: sums}
-        save("faults", {"faults": known.get("faults", {}), "inputs": inputs})
+        where = {key: value for key, value in host().items() if key in ("cpus", "machine", "load", "date")}
+        known["inputs"] = {**known.get("inputs", {}), kind: {**sums, "host": where}}
+        path.write_text(json.dumps(known, indent=1) + "\n")
     return 1 if wrong else 0
 
 
