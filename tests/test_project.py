@@ -149,6 +149,7 @@ def test_there_is_one_optimizer():
     assert "torch.optim.AdamW" in {name for name, _ in calls(home)}
 
 
+DOCUMENTED = frozenset({"_exit"})  # os._exit: private by its name alone
 OF_EVERY_TUPLE = {"_replace", "_asdict", "_fields", "_make"}
 
 
@@ -173,7 +174,7 @@ def private_names(path: Path) -> Iterator[str]:
     """Private names of libraries: attributes, imported modules, and programs in strings."""
     for node in ast.walk(tree(path)):
         if (isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr)
-                and node.attr not in own_private_names() | OF_EVERY_TUPLE):
+                and node.attr not in own_private_names() | OF_EVERY_TUPLE | DOCUMENTED):
             yield f"{where(path, node.lineno)}: {ast.unparse(node)}"
         if isinstance(node, ast.Constant) and re.search(r"\b(ray|torch|optuna)\._\w", str(node.value)):
             yield f"{where(path, node.lineno)}: {node.value}"
