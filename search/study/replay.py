@@ -17,6 +17,7 @@ from search.pareto.objectives import curve, measurements
 from search.records.events import RecordedEvent
 from search.records.run_folder import row_of
 from search.study.searcher import OUTCOMES, Proposal, Restored, Rungs, State, StudySearcher
+from search.study.trials import NotRunningError
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 
@@ -98,7 +99,7 @@ class DeterministicSearcher:
              reason: str | None = None, rungs: Rungs = ()) -> State:
         """Keep the result until its turn comes."""
         if number in self.results or number not in self.positions:
-            raise ValueError(f"trial {number} is not running")
+            raise NotRunningError(f"trial {number} is not running")
         self.results[number] = (state, metrics, reason, rungs)
         return state
 
@@ -184,6 +185,10 @@ def replay(study: StudySearcher | DeterministicSearcher, events: Iterable[Record
                 study.progress(event["trial"], curve(own[event["trial"]]))
             if event["state"] in OUTCOMES and event["trial"] not in ended:
                 ended.add(event["trial"])
-                study.tell(event["trial"], cast(State, event["state"]), measurements(rows[-1]) or None,
-                           event.get("reason"), curve(own[event["trial"]]))
+                try:
+                    study.tell(event["trial"], cast(State, event["state"]), measurements(rows[-1]) or None,
+                               event.get("reason"), curve(own[event["trial"]]))
+                except NotRunningError:  # lines in another order than they were written
+                    return ReplayResult(same, f"trial {event['trial']} has a result, and the records tell "
+                                              "that it was not running", tags)
     return ReplayResult(same, None, tags)

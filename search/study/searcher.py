@@ -22,7 +22,7 @@ from search.samplers import registry
 from search.samplers.compat import running_trial
 from search.samplers.distributions import Axes
 from search.study.storage import open_study
-from search.study.trials import OUTCOMES, Rungs, State, TrialEncoder
+from search.study.trials import OUTCOMES, NotRunningError, Rungs, State, TrialEncoder
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.objectives import Constraint, Objective
@@ -196,7 +196,7 @@ class StudySearcher:
 
         `complete` with a missing or non-finite objective (or no number for a constraint) becomes `failed`.
         Metrics are kept as user attributes, and so are objectives and constrained metrics by rung. Raises
-        ValueError for a trial that is not running.
+        `NotRunningError` for a trial that is not running.
         """
         state, reason = self._encoder.settled(state, metrics, reason)
         mine = self._running.pop(number, None)
@@ -345,7 +345,7 @@ class StudySearcher:
         """A running trial of an earlier process."""
         trials = self._trials()
         if number >= len(trials) or trials[number].state != TrialState.RUNNING:
-            raise ValueError(f"trial {number} is not running")
+            raise NotRunningError(f"trial {number} is not running")
         return running_trial(self.study, trials[number])
 
     def _recorded(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,10 @@ Rungs = Iterable[tuple[float, Mapping[str, Any]]]
 """What a trial measured on its way, itself included: steps and metrics, lowest rung first."""
 
 
+class NotRunningError(ValueError):
+    """A result was told of a trial that is not running."""
+
+
 @dataclass(frozen=True)
 class TrialEncoder:
     """What of a result concerns these objectives and constraints."""

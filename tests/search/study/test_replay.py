@@ -242,6 +242,18 @@ def test_records_that_do_not_come_out_again_are_refused(tmp_path):
         open_search(other, RunFolder.open(folder.path), Problem(space.objectives))
 
 
+def test_a_result_of_a_trial_that_is_said_to_be_lost_is_told_and_no_crash():
+    space = make_space()
+    problem = Problem(space.objectives)
+    asked = searcher(space, problem).ask()
+    row = {"event": "row", "trial": 0, "state": "complete", "rung": 2, "steps": 40, "loss": 1.0, "size": 1.0,
+           "ms": 1.0, "config.lora.rank": asked.values["lora.rank"]}
+    events = [{"event": "run_started"}, {"event": "ask", "trial": 0, "values": asked.values},
+              {"event": "run_started"}, row]
+    assert replay(searcher(space, problem), events).different == (
+        "trial 0 has a result, and the records tell that it was not running")
+
+
 def test_a_trial_that_hangs_is_ended_and_the_search_goes_on():
     def evaluate(trial):
         for seconds, measured in trials(faults=False)(trial):
