@@ -25,6 +25,7 @@ from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
 from trainable.baselines.comparison import METHODS, compare, open_comparison
+from trainable.registry import BACKBONES
 from trainable.workers.context import WorkerContext
 
 MODEL = "base"
@@ -51,11 +52,12 @@ def main() -> None:
     sampling = config.sampling.model_copy(update={"steps": args.steps, "temperature": args.temperature})
     own = config.model_copy(update={"sampling": sampling})
     ground = replace(ground, model=replace(ground.model, config=own), baseline_steps=args.baseline_steps)
+    conditions = [ref.name for ref in BACKBONES.params(config.model).conditions]
     settings = {"targets": args.targets, "steps": args.steps, "temperature": args.temperature,
                 "baseline_steps": args.baseline_steps,
                 "guidance": config.evaluation.guidance.model_dump(include={*GRADIENT}),
-                "conditions": [ref.name for ref in config.model.conditions] or None}
-    name = f"control_table_{Path(args.space).stem}{'_told' if config.model.conditions else ''}"
+                "conditions": conditions or None}
+    name = f"control_table_{Path(args.space).stem}{'_told' if conditions else ''}"
     cells = earlier(RESULTS / f"{name}.json", settings)
     for task in args.tasks.split(","):
         held = [cell["method"] for cell in cells if cell["task"] == task]

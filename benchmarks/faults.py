@@ -320,7 +320,7 @@ def main() -> int:
                 print(name, json.dumps(sums, indent=1), flush=True)
                 found, forgotten = {**drilled(), name: sums}, forgotten - {name}
                 save("faults", {"faults": {key: found[key] for key in FAULTS if key in found},
-                                "inputs": drilled("inputs")})
+                                "inputs": drilled("inputs"), "measuring": drilled("measuring")})
     finally:
         CLUSTER.close()
     return 0
