@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--storage", help="keep the run here; by default a folder that is removed")
     parser.add_argument("--summarize", metavar="RUN",
                         help="only write down what an earlier run of the space gave")
+    parser.add_argument("--name", help="of the JSON; run_SPACE unless given")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run, seconds = Path(args.summarize or "."), None
@@ -35,7 +36,7 @@ def main() -> None:
             run, seconds = timed_run(args.space, args.settings, args.seed, Path(args.storage or scratch))
         figures = summary(RunFolder.open(run), seconds)
     print(json.dumps(figures, indent=1))
-    save(f"run_{Path(args.space).stem}", figures)
+    save(args.name or f"run_{Path(args.space).stem}", figures)
 
 
 def timed_run(space: str, settings: list[str], seed: int, storage: Path) -> tuple[Path, float]:
