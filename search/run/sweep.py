@@ -242,9 +242,12 @@ class RunStages:
             self._plot()
         self.folder.close(state, reason)
 
-    def close_trackers(self) -> None:
-        """However the session ends, what trackers have open ends too."""
-        close_all(self.trackers, self.folder.state, self.notice)
+    def close_trackers(self, state: str | None = None) -> None:
+        """However the session ends, what trackers have open ends too, once. `state`: of the run, where its
+        folder will not tell."""
+        trackers, self.trackers = self.trackers, []
+        if trackers:
+            close_all(trackers, state or self.folder.state, self.notice)
 
     def finish_mirror(self) -> None:
         """Nothing is left to be done but to wait until the URI has it all."""
@@ -254,6 +257,7 @@ class RunStages:
     def abandon(self, reason: str, fresh: bool) -> None:
         """After a user's mistake: a new run that has no result yet leaves no folder."""
         if fresh and not self.engine.recorded:
+            self.close_trackers("failed")
             self.folder.discard()
             if self.mirror:
                 self.mirror.discard()
