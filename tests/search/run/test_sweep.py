@@ -204,7 +204,7 @@ def test_a_users_mistake_while_preparing_leaves_nothing_behind(ray_session, tmp_
 def no_ray(monkeypatch):
     """Whoever connects is told of one free place, on no cluster."""
     class Room:
-        address = "nowhere"
+        address, local = "nowhere", True
 
         def room(self, hardware):
             return 1
