@@ -109,7 +109,7 @@ class Makers:
     def __init__(self):
         self.jobs = []
 
-    def map(self, tasks, on_event):
+    def map(self, tasks, on_event, watch=None):
         self.jobs.append([(kind, job["config"]["base"]["seed"], job.get("corpus")) for kind, job in tasks])
         for i in range(len(tasks)):
             on_event(i, {"progress": 0.5})

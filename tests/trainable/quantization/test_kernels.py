@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from spaces.config import LoraConfig, PluginRef, QuantizationConfig, TrialConfig
-from trainable.artifacts.artifact import assembled
+from trainable.artifacts.assembling import assembled
 from trainable.artifacts.packed import Packed
 from trainable.artifacts.packing import packed_tensors
 from trainable.control.lexicon import Lexicon
