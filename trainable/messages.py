@@ -121,12 +121,13 @@ JobEvent = Progress | Ready | Notice | RungResult
 # ---- what workers are told, and answer
 @final
 class StartJob(TypedDict):
-    """Open a job; one that is open is closed first. `seq` is the broker's number of a command,
-    by which it is answered."""
+    """Open a job; one that is open is closed first. `token` names this opening. `seq` is the broker's number of
+    a command, by which it is answered."""
 
     op: Literal["start"]
     job: str
     payload: Payload
+    token: NotRequired[str]
     seq: NotRequired[int]
 
 
@@ -140,9 +141,11 @@ class NextEvent(TypedDict):
 
 @final
 class CloseJob(TypedDict):
-    """Abandon the open job."""
+    """Abandon the open job; with a `token`, only the one that was opened with it: nobody waits for the answer,
+    and what is sent afterwards may overtake it."""
 
     op: Literal["close"]
+    token: NotRequired[str]
     seq: NotRequired[int]
 
 

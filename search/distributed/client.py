@@ -71,9 +71,9 @@ class Group:
         Closing the iterator abandons the job. Raises JobError (or UserError, when the job raised one)
         and GroupDiedError.
         """
-        ended = False
+        ended, token = False, uuid.uuid4().hex
         try:
-            _checked(get(self.call({"op": "start", "job": job, "payload": payload})))
+            _checked(get(self.call({"op": "start", "job": job, "payload": payload, "token": token})))
             while True:
                 reply = _checked(get(self.call({"op": "next"})))
                 if "event" not in reply:
@@ -85,7 +85,7 @@ class Group:
             raise
         finally:
             if not ended:
-                self.call({"op": "close"})
+                self.call({"op": "close", "token": token})
 
     def call(self, command: StartJob | NextEvent | CloseJob) -> ray.ObjectRef[Reply]:
         """Send one command; the reference resolves to the worker's reply."""

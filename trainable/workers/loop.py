@@ -52,6 +52,7 @@ class JobRunner:
     def __init__(self, jobs: dict[str, Job], context: WorkerContext):
         self.jobs, self.context = jobs, context
         self.job: Iterator[JobEvent] | None = None
+        self.token: str | None = None
         self.clean = False
 
     def handle(self, command: Command) -> WorkerReply:
@@ -68,9 +69,11 @@ class JobRunner:
                 raise RuntimeError("no job is open on this worker")
             event = next(self.job, None)
             return {"end": True} if event is None else {"event": event}
+        if command["op"] == "close" and command.get("token", self.token) != self.token:
+            return {"ok": True}  # overtaken: the job that was meant has been closed already
         self.clear()
         if command["op"] == "start":
-            self.clean = False
+            self.clean, self.token = False, command.get("token")
             self.job = self.jobs[command["job"]](command["payload"], self.context)
         return {"ok": True}
 

@@ -49,3 +49,16 @@ def test_a_full_disk_is_not_the_trials_fault_and_ends_the_run(act):
 def test_any_other_error_is_the_trials_own():
     with pytest.raises(JobError, match=r"^FileNotFoundError: \[Errno 2\] No such file or directory"):
         _checked(reply_to(own_fault))
+
+
+def test_a_close_that_was_overtaken_leaves_the_next_job_open():
+    runner = JobRunner({"job": lambda payload, context: iter([{"i": payload}])},
+                       WorkerContext(torch.device("cpu"), 0, 1, 1))
+    for token in ("first", "second"):
+        assert runner.handle({"op": "start", "job": "job", "payload": token, "token": token}) == {"ok": True}
+    assert runner.handle({"op": "close", "token": "first"}) == {"ok": True}
+    assert runner.handle({"op": "next"}) == {"event": {"i": "second"}}
+    for close in ({"op": "close", "token": "second"}, {"op": "close"}):
+        runner.handle({"op": "start", "job": "job", "payload": 3, "token": "second"})
+        assert runner.handle(close) == {"ok": True}
+        assert "no job is open" in runner.handle({"op": "next"})["error"]
