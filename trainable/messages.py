@@ -121,8 +121,8 @@ JobEvent = Progress | Ready | Notice | RungResult
 # ---- what workers are told, and answer
 @final
 class StartJob(TypedDict):
-    """Open a job; one that is open is closed first. `token` names this opening. `seq` is the broker's number of
-    a command, by which it is answered."""
+    """Open a job; one that is open is closed first. `token` names this opening. `seq` is the broker's
+    number of a command, by which it is answered."""
 
     op: Literal["start"]
     job: str
@@ -141,8 +141,8 @@ class NextEvent(TypedDict):
 
 @final
 class CloseJob(TypedDict):
-    """Abandon the open job; with a `token`, only the one that was opened with it: nobody waits for the answer,
-    and what is sent afterwards may overtake it."""
+    """Abandon the open job; with a `token`, only the one that was opened with it: nobody waits for the
+    answer, and what is sent afterwards may overtake it."""
 
     op: Literal["close"]
     token: NotRequired[str]
