@@ -11,19 +11,30 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("untimed")
 
-LONG = ("search/run/test_sweep.py", "cluster/test_local_cluster.py", "search/run/test_killed_measuring.py",
-        "search/run/test_uri_storage.py", "search/distributed/test_worker_pool.py",
-        "search/run/test_prepare.py", "search/study/test_replay.py", "trainable/training/test_checkpoint.py",
-        "search/cli/test_pasted.py", "search/cli/test_bench.py", "test_docs.py")
-"""Files that mostly wait for processes to start. They go first: none is what everything waits
-for at the end."""
+LONG = {"search/run/test_sweep.py": 9.0, "cluster/test_local_cluster.py": 4.0,
+        "search/distributed/test_worker_pool.py": 2.5, "search/run/test_killed_measuring.py": 2.0,
+        "search/run/test_prepare.py": 1.5, "search/run/test_uri_storage.py": 1.0,
+        "search/cli/test_pasted.py": 1.0, "search/study/test_replay.py": 1.0, "trainable/training/test_checkpoint.py": 0.5,
+        "search/cli/test_bench.py": 0.5, "test_docs.py": 0.5}
+"""Files that start many processes, with their rough share of the time. Two at once only hinder each other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; the order is else as collected (with xdist: `--no-loadscope-reorder`)."""
+    """Each long file, then others that take about as long: of two workers of xdist (with
+    `--no-loadscope-reorder`), one mostly starts processes while the other computes."""
     root = Path(__file__).parent
-    places = {root / name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+    long = {root / name: share for name, share in LONG.items()}
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    others = [path for path in files if path not in long]
+    order: list[Path] = []
+    done = 0.0
+    for path in filter(files.__contains__, long):
+        first, done = done, done + long[path] / sum(long.values())
+        order += [path, *others[round(first * len(others)):round(done * len(others))]]
+    order += [path for path in files if path not in order]
+    items[:] = [item for path in order for item in files[path]]
 
 
 @pytest.fixture(scope="session")
