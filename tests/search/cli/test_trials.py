@@ -61,7 +61,8 @@ def numbers(capsys, run: Path, *options: str) -> list[int]:
     return [row["trial"] for row in json.loads(printed(capsys, "trials", run, "--format", "json", *options))]
 
 
-def test_the_table_tells_ends_reasons_and_costs(run_path, capsys):
+def test_the_table_tells_ends_reasons_and_costs(run_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     lines = printed(capsys, "trials", run_path).splitlines()
     assert lines[0].strip() == "5 trials"
     assert lines[1].split() == ["trial", "state", "perplexity", "size", "time", "CPU-hours", "money", "why",
