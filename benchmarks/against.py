@@ -4,7 +4,7 @@
 The commit is checked out beside this tree; both are run by this interpreter, so that only our code differs.
 A probe (benchmarks/probes/NAME.py) prints one line of JSON; each round runs it in both trees, in an order
 that changes from round to round, because machines are shared and get warm. Reported per figure: the medians
-and the median of the paired ratios, with their range. The working copy is measured as it is.
+and the median of the paired ratios, with their range; probes of earlier calls are kept. The working copy is measured as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -40,8 +40,10 @@ def main() -> None:
                        for name in args.probes.split(",")}
         finally:
             git("worktree", "remove", "--force", str(before))
-    save("against_" + git("rev-parse", "--short", args.commit),
-         {"repeats": args.repeats, "threads": args.threads, "probes": figures})
+    name = "against_" + git("rev-parse", "--short", args.commit)
+    path = RESULTS / f"{name}.json"
+    earlier = json.loads(path.read_text())["probes"] if path.exists() else {}
+    save(name, {"threads": args.threads, "probes": earlier | figures})
 
 
 def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, scratch: Path) -> dict:
@@ -54,8 +56,9 @@ def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, scra
             print(name, tree, "warm-up" if repeat < 0 else repeat, json.dumps(line), flush=True)
             if repeat >= 0:
                 found[tree].append(line)
-    return {figure: row([line[figure] for line in found["before"]], [line[figure] for line in found["now"]])
-            for figure in found["now"][0]}
+    figures = {figure: row([line[figure] for line in found["before"]], [line[figure] for line in found["now"]])
+               for figure in found["now"][0]}
+    return {"repeats": repeats, **figures}
 
 
 def probe(name: str, tree: Path, cache: Path, threads: int) -> dict[str, float]:
