@@ -4,7 +4,8 @@
 The commit is checked out beside this tree; both are run by this interpreter, so that only our code differs.
 A probe (benchmarks/probes/NAME.py) prints one line of JSON; each round runs it in both trees, in an order
 that changes from round to round, because machines are shared and get warm. Reported per figure: the medians
-and the median of the paired ratios, with their range; probes of earlier calls are kept. The working copy is measured as it is.
+and the median of the paired ratios, with their range; probes of earlier calls are kept. The working copy is
+measured as it is.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, scra
             print(name, tree, "warm-up" if repeat < 0 else repeat, json.dumps(line), flush=True)
             if repeat >= 0:
                 found[tree].append(line)
-    figures = {figure: row([line[figure] for line in found["before"]], [line[figure] for line in found["now"]])
-               for figure in found["now"][0]}
+    before, now = found["before"], found["now"]
+    figures = {figure: row([line[figure] for line in before], [line[figure] for line in now])
+               for figure in now[0]}
     return {"repeats": repeats, **figures}
 
 
