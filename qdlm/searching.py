@@ -90,12 +90,7 @@ def _changes(n_trials: int | None, timeout: float | None, within: Sequence[str],
     named = {"budget.trials": ("n_trials", n_trials), "budget.time": ("timeout", timeout),
              "seed": ("seed", seed), "deterministic": ("deterministic", deterministic)}
     found = dict(settings)
-    for key, (argument, value) in named.items():
-        if value is None:
-            continue
-        if key in found:
-            raise UserError(f"{argument} and settings[{key!r}]: the same setting twice; keep one")
-        found[key] = value
+    overrides.add_named(found, named, also="settings['{key}']")
     if within:
         asked = [str(bound) for bound in bounds([within] if isinstance(within, str) else within)]
         found["constraints+"] = [*found.get("constraints+", ()), *asked]

@@ -38,6 +38,17 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
     return result
 
 
+def add_named(overrides: dict[str, Any], named: Mapping[str, tuple[str, Any]], also: str) -> None:
+    """Add what stands for a key: `named` maps keys to how they were given and their value (None: not given).
+    `also`: how else a key is given, with {key} in it. Raises `UserError` for one that was given both ways."""
+    for key, (name, value) in named.items():
+        if value is None:
+            continue
+        if key in overrides:
+            raise UserError(f"{name} and {also.format(key=key)}: the same setting twice; keep one")
+        overrides[key] = value
+
+
 def apply(data: Any, overrides: Mapping[str, Any]) -> tuple[Any, tuple[tuple[Path, str], ...]]:
     """A changed copy of a space's data, and per override the key path and its text, for messages.
 

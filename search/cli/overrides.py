@@ -25,21 +25,13 @@ def changes(assignments: Sequence[str], trials: int | None = None, budget: str |
             track: Sequence[str] = ()) -> dict[str, Any]:
     """`--set key=value` and the options that stand for a key, as overrides. Raises `UserError` for one
     given twice, and for a bound (`within`) that is none; bounds come on top of those of the space."""
-    from spaces.overrides import parse
+    from spaces.overrides import add_named, parse
 
     found: dict[str, Any] = dict(parse(assignments))
     named = {"budget.trials": ("--trials", trials), "budget.time": ("--budget", budget),
-             "seed": ("--seed", seed), "deterministic": ("--deterministic", deterministic)}
-    for key, (option, value) in named.items():
-        if value is None:
-            continue
-        if key in found:
-            raise UserError(f"{option} and --set {key}: the same setting twice; keep one")
-        found[key] = value
-    if track:
-        if "track" in found:
-            raise UserError("--track and --set track: the same setting twice; keep one")
-        found["track"] = list(track)
+             "seed": ("--seed", seed), "deterministic": ("--deterministic", deterministic),
+             "track": ("--track", list(track) or None)}
+    add_named(found, named, also="--set {key}")
     if within:
         found["constraints+"] = [*_as_list(found.get("constraints+")),
                                  *(str(bound) for bound in bounds(within))]

@@ -26,6 +26,7 @@ from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.first_points import first_points
 from search.run.opening import created, disk_errors, versions
+from search.run.resuming import agree
 from search.run.validation import notes, problem
 from search.schedulers import registry
 from search.study.opening import open_search
@@ -379,8 +380,5 @@ def _resumed(path: Path, space: Space) -> RunFolder:
     more than its end."""
     folder = RunFolder.open(path)
     recorded = Space.from_yaml(*folder.space_text())
-    unlike = space.difference(recorded)
-    if unlike:
-        more = f" (and {len(unlike) - 1} more)" if len(unlike) > 1 else ""
-        raise UserError(f"--resume {path}: it is a run of another space: {unlike[0]}{more}")
+    agree(space, recorded, f"--resume {path}: it is a run of another space")
     return folder.lock()

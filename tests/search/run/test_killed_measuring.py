@@ -4,30 +4,21 @@ from collections import Counter
 
 import pytest
 
+from benchmarks.faults_measuring import TINY
 from search.records.run_folder import RunFolder
 from search.run import sweep
 from search.run.validation import problem
 from search.study.opening import replayed
 from spaces.schema import Space
 
-TINY = {
-    "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 40, "max_words": 24},
-               "max_length": 26, "min_count": 0},
-    "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8},
-    "diffusion": {"timesteps": 50, "loss": "ce"},
-    "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}},
-    "base": {"optim": {"steps": 3}},
-    "adapt": {"optim": {"batch_size": 8}},
-    "sampling": {"steps": 3},
-    "evaluation": {"samples": 4, "heldout": 4, "times": 1, "control_samples": 1, "latency_batch": 1,
-                   "latency_repeats": 2, "control_tasks": [{"name": "length"}]},
-}
-
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory):
     """Corpus, teacher and base are made for the first run and found by the second."""
-    return tmp_path_factory.mktemp("killed")
+    storage = tmp_path_factory.mktemp("killed")
+    (storage / "cache").mkdir()
+    (storage / "cache" / "times").write_text("2")  # workers that are killed
+    return storage
 
 
 @pytest.mark.parametrize("deterministic", [0, 1])
@@ -38,7 +29,7 @@ def test_a_rung_whose_measuring_was_cut_off_by_a_kill_is_told_once(ray_session, 
         "budget": {"trials": 3}, "sampler": "random", "scheduler": "none", "finish": {"repeats": 0},
         "deterministic": deterministic})
     events = []
-    result = sweep.run(space, storage=storage, jobs="killing_jobs:JOBS", max_concurrent=1,
+    result = sweep.run(space, storage=storage, jobs="benchmarks.faults_measuring:JOBS", max_concurrent=1,
                        observer=events.append)
     folder = RunFolder.open(result.run_folder)
     died = [event for event in events if "a worker group died" in event.get("message", "")]
