@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.pareto.front import Front
+from search.pareto.geometry import dominators
 from search.pareto.objectives import feasible, finished, measured, vector
 from search.pareto.reference_box import Box
 from spaces.objectives import Constraint, Objective
@@ -64,10 +65,9 @@ class Incumbents:
             better = min if item.direction == "minimize" else max
             self.best[item.metric] = better(value, self.best.get(item.metric, value))
         new = vector(row, self.objectives)
-        no_worse, better_somewhere = (self._vectors <= new).all(axis=1), (self._vectors < new).any(axis=1)
-        if (no_worse & better_somewhere).any():
+        if dominators(self._vectors, new).any():
             return False
-        kept = ~np.logical_and(np.all(self._vectors >= new, axis=1), np.any(self._vectors > new, axis=1))
+        kept = ~dominators(-self._vectors, -new)  # the other way round
         self._members = [*(member for member, stays in zip(self._members, kept, strict=True) if stays), trial]
         self._vectors = np.vstack([self._vectors[kept], new])
         self._volume = None

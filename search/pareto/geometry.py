@@ -6,6 +6,13 @@ from __future__ import annotations
 import numpy as np
 
 
+def dominators(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Which rows of `vectors` [n, k] dominate `vector` [k]: nowhere worse and somewhere better. bool [n];
+    smaller is better, and NaN neither dominates nor is dominated."""
+    no_worse, better = np.all(vectors <= vector, axis=1), np.any(vectors < vector, axis=1)
+    return np.asarray(no_worse & better)
+
+
 def layers(vectors: np.ndarray) -> np.ndarray:
     """Non-dominated layer of each row (0 = the front), by repeated removal of the front (Goldberg
     1989, NSGA-II).
@@ -22,12 +29,12 @@ def layers(vectors: np.ndarray) -> np.ndarray:
         better |= column[:, None] < column[None, :]
     dominates = no_worse & better
     rank = np.full(count, -1)
-    dominators = dominates.sum(axis=0)
+    remaining = dominates.sum(axis=0)
     level = 0
     while (rank < 0).any():
-        front = (rank < 0) & (dominators == 0)
+        front = (rank < 0) & (remaining == 0)
         rank[front] = level
-        dominators = dominators - dominates[front].sum(axis=0)
+        remaining = remaining - dominates[front].sum(axis=0)
         level += 1
     return rank
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
+from search.pareto.geometry import dominators
 from search.pareto.objectives import judged, measured, total_violation, vector
 from spaces.objectives import Constraint, Objective
 
@@ -123,15 +124,12 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
             marks.append(None)
             continue
         reach = np.array([one.half if (one := interval(row, name)) else 0.0 for name in names])
-        others = [mean for other, mean in enumerate(means) if other != index and anew[other]]
+        others = np.array([mean for other, mean in enumerate(means) if other != index and anew[other]])
+        others = others.reshape(-1, len(names))
         if (total_violation(fresh[index], constraints) > 0
-                or any(_beats(mean, means[index]) for mean in others)):
+                or dominators(others, means[index]).any()):
             marks.append("lost")
         else:
             bad = means[index] + reach
-            marks.append("open" if any(_beats(mean, bad) for mean in others) else "held")
+            marks.append("open" if dominators(others, bad).any() else "held")
     return marks
-
-
-def _beats(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool((one <= other).all() and (one < other).any())

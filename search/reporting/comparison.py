@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.pareto.front import Front
+from search.pareto.geometry import layers
 from search.pareto.objectives import matrix, measured
 from search.pareto.reference_box import Box
 from search.pareto.stability import figure
@@ -73,8 +74,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     corner = worst + 0.1 * np.where(worst > ideal, worst - ideal, np.maximum(np.abs(worst), 1.0))
     box = Box(tuple(first.objectives), tuple(ideal.tolist()), tuple(corner.tolist()))
     owner = np.repeat(np.arange(len(sides)), [len(own) for own in vectors])
-    beaten = np.array([((points <= point).all(axis=1) & (points < point).any(axis=1)).any()
-                       for point in points])
+    beaten = layers(points) > 0
     entries = []
     for place, side in enumerate(sides):
         volume, low, high = _volume(side, box)

@@ -11,6 +11,7 @@ import numpy as np
 
 from search.engine.cost import ENDED, Rate
 from search.pareto.front import Front
+from search.pareto.geometry import dominators
 from search.pareto.objectives import CONFIG, curve, fault, feasible, measurements, searched, vector, violation
 from search.pareto.stability import figure
 from search.records.run_folder import RunFolder, row_of
@@ -133,7 +134,6 @@ def lost(row: Row, front: Front) -> str | None:
 
 def dominated(row: Row, front: Front) -> str:
     """The members of the front that are at least as good everywhere and better somewhere."""
-    own, rivals = vector(row, front.objectives), front.vectors
-    better = (rivals <= own).all(axis=1) & (rivals < own).any(axis=1)
+    better = dominators(front.vectors, vector(row, front.objectives))
     numbers = [str(front.members[index]["trial"]) for index in np.flatnonzero(better)]
     return f"dominated by {', '.join(numbers[:3])}" + (", ..." if len(numbers) > 3 else "")

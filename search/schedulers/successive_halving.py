@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from search.pareto.geometry import contributions, crowding, layers, spread_order
+from search.pareto.geometry import contributions, crowding, dominators, layers, spread_order
 from search.pareto.objectives import judged, matrix, measured, total_violation
 from spaces.dimensions import Dimension
 from spaces.objectives import Constraint, Objective
@@ -182,7 +182,7 @@ class SuccessiveHalving:
         numbers, rows = list(rivals), list(rivals.values())
         points = matrix(rows, held)
         allowed = np.array([total_violation(row, self.constraints) == 0 for row in rows])
-        beats = allowed & (points <= points[-1]).all(axis=1) & (points < points[-1]).any(axis=1)
+        beats = allowed & dominators(points, points[-1])
         first = next((index for index in rank(rows, held, self.constraints, self.ties) if beats[index]), None)
         if first is not None:
             return f"beaten by trial {numbers[first]} at rung {rung}: {kept} of {len(rows)} go on"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.pareto.geometry import crowding, hypervolume, layers
+from search.pareto.geometry import crowding, dominators, hypervolume, layers
 
 
 def clouds(most=7, axes=(1, 4)):
@@ -82,3 +82,11 @@ def test_crowding_of_one_of_none_and_of_a_flat_axis():
     np.testing.assert_array_equal(crowding(np.array([[3.0, 3.0]])), [np.inf])
     np.testing.assert_allclose(crowding(np.array([[1.0, 7.0], [2.0, 7.0], [5.0, 7.0]])),
                                [np.inf, 1.0, np.inf])
+
+
+@given(clouds(axes=(2, 3)).filter(len))
+def test_dominators_are_nowhere_worse_and_somewhere_better(points):
+    vector = points[-1]
+    plain = [all(row <= vector) and list(row) != list(vector) for row in points]
+    assert dominators(points, vector).tolist() == plain
+    assert not dominators(np.full_like(points, np.nan), vector).any()
