@@ -112,7 +112,7 @@ def _default(value: Any) -> str:
 def _legal(field: FieldInfo) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     parts = [
-        f"{sign} {getattr(bound, name)}"
+        f"{sign} {getattr(bound, name):,.12g}"
         for bound in field.metadata
         for name, sign in signs.items()
         if getattr(bound, name, None) is not None
