@@ -350,7 +350,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
         rows.append((trial, *cells, f"[dim]{escape(differs)}[/]"))
         tight.append((trial, *small))
         settings.append((str(row["trial"]), f"[dim]{escape(differs)}[/]"))
-    title = f"Front: {len(found)} of {len(found.candidates)} complete trials"
+    title = (f"Front: {len(found)} of {len(found.candidates)} complete trials"
+             + (" within all bounds" if found.constraints else ""))
     narrow = Group(grid(title, columns[:-1], tight, right=columns[1:-1]), "",
                    grid(None, ("trial", "differs in"), settings))
     table = ByWidth(grid(title, columns, rows, right=columns[1:-1]), narrow, WIDE)
