@@ -128,3 +128,20 @@ def test_it_fits_and_can_be_read(browser, width, scheme):
     assert min(browser.execute_script(CONTRAST)) >= 4.5, "WCAG AA"
     plot = "return document.querySelector('[data-figure=front] .plot').getBoundingClientRect().width"
     assert browser.execute_script(plot) > (300 if width < 500 else 700)
+
+
+def test_sections_fit_in_one_line_and_what_a_user_can_afford_comes_first(browser):
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    rows = "return [...document.querySelectorAll('#nav a')].map(link => link.offsetTop)"
+    until(lambda: len(set(browser.execute_script(rows))) == 1)
+    axes = browser.execute_script("return [...document.getElementById('ax').options].map(item => item.value)")
+    assert axes[0] == "latency_ms", "the one cost among this run's objectives"
+    assert browser.execute_script("return document.querySelector('#ax [selected]').value") == "latency_ms"
+
+
+def test_what_is_printed_holds_every_figure(browser):
+    browser.refresh()
+    until(lambda: browser.execute_script("return document.documentElement.dataset.loaded"))
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    drawn = "return document.querySelectorAll('[data-figure]:not([data-ready])').length"
+    until(lambda: browser.execute_script(drawn) == 0)

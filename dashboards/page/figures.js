@@ -23,9 +23,11 @@ function axis(metric, values, extra = {}) {
   return {title: {text: plain(metric) + better, font: {size: 12}, standoff: 8}, gridcolor: color.grid, zeroline: false, linecolor: color.grid, type: log ? "log" : "linear", automargin: true,
     ...(log ? {dtick: high / low > 1e3 ? 1 : "D2"} : {}), ...(metric.endsWith("_bytes") ? {tickformat: ".3~s", ticksuffix: "B"} : {}), ...extra};
 }
-const axisNames = () => [...new Set([...state.data.objectives.map(item => item.metric), ...state.data.constraints.map(item => item.metric), ...["nll_bound", "diversity", "train_seconds"].filter(name => name in state.data.trials), "trial"])];
-// The objective in which the front's members differ the most, relative to its size.
-const widest = names => names.map(name => { const values = state.data.front.map(trial => cell(name, place(trial))).filter(finite); return [new Set(values).size, name]; }).sort((a, b) => b[0] - a[0])[0]?.[1];
+const axisNames = () => [...new Set([...state.data.objectives.map(item => item.metric).filter(costs).sort().reverse(), ...state.data.objectives.map(item => item.metric), ...state.data.constraints.map(item => item.metric), ...["nll_bound", "diversity", "train_seconds"].filter(name => name in state.data.trials), "trial"])];
+// What a user can afford, size and latency, before anything else; of the rest, that in which most members of the front differ.
+const costs = name => /_(bytes|ms)$/.test(name);
+const differing = name => new Set(state.data.front.map(trial => cell(name, place(trial))).filter(finite)).size;
+const acrossFirst = names => [...names].sort((a, b) => (costs(b) && differing(b) > 1) - (costs(a) && differing(a) > 1) || b.endsWith("_bytes") - a.endsWith("_bytes") || differing(b) - differing(a));
 
 function hover(index) {
   const {objectives} = state.data;
@@ -63,13 +65,17 @@ function focus(core, rest, bounds) {
   return {ends: [from(low), from(high)], range: [low, high], type: log ? "log" : "linear"};
 }
 
+// A member of the front stands where it was measured anew, where it was; any other trial at its own figures.
+const at = (name, index) => goBy(cell("trial", index), name);
+const half = (name, index) => anew(cell("trial", index), name)?.[1] ?? 1.96 * (cell(`${name}_se`, index) || 0);
+
 function frontFigure() {
   const x = $("ax").value, y = $("ay").value, z = state.three ? $("az").value : null, color = COLORS(), own = groups();
   const names = z ? [x, y, z] : [x, y], many = state.data.trials.trial.length > MANY;
   const trace = (label, indices, marker, extra = {}) => {
-    const shown = indices.filter(index => names.every(name => finite(cell(name, index))));
-    const error = name => ({type: "data", array: shown.map(index => 1.96 * (cell(`${name}_se`, index) || 0)), visible: Boolean(extra.errors) && `${name}_se` in state.data.trials, thickness: 1.1, width: 0, color: color.lit});
-    return {type: z ? "scatter3d" : many && label !== "front" ? "scattergl" : "scatter", mode: "markers", name: `${label} (${indices.length})`, x: shown.map(index => cell(x, index)), y: shown.map(index => cell(y, index)), ...(z ? {z: shown.map(index => cell(z, index))} : {error_x: error(x), error_y: error(y)}),
+    const shown = indices.filter(index => names.every(name => finite(at(name, index))));
+    const error = name => ({type: "data", array: shown.map(index => half(name, index)), visible: Boolean(extra.errors) && `${name}_se` in state.data.trials, thickness: 1.1, width: 0, color: color.lit});
+    return {type: z ? "scatter3d" : many && label !== "front" ? "scattergl" : "scatter", mode: "markers", name: `${label} (${indices.length})`, x: shown.map(index => at(x, index)), y: shown.map(index => at(y, index)), ...(z ? {z: shown.map(index => at(z, index))} : {error_x: error(x), error_y: error(y)}),
       customdata: shown.map(index => cell("trial", index)), text: shown.map(hover), hovertemplate: "%{text}<extra></extra>", marker: {...marker, ...(z ? {size: Math.max(3, marker.size * 0.55), symbol: {star: "diamond"}[marker.symbol] || marker.symbol} : {})}};
   };
   const traces = [trace("stopped or failed", own.early, {size: 5, color: color.faint, opacity: 0.75, symbol: "circle"}), trace("breaks a constraint", own.out, {size: 8, color: color.faint, symbol: "x"}),
@@ -78,7 +84,7 @@ function frontFigure() {
   const knee = state.data.knee === null ? -1 : place(state.data.knee), chosen = place(state.chosen);
   if (knee >= 0) traces.push(trace("knee", [knee], {size: 20, symbol: "diamond-open", color: color.ink, line: {width: 1.6, color: color.ink}}));
   if (chosen >= 0 && !z) traces.push({...trace("chosen", [chosen], {size: 26, symbol: "circle-open", color: color.soft, line: {width: 1.4, color: color.soft}}), showlegend: false, hoverinfo: "skip", hovertemplate: null});
-  const all = name => [...own.members, ...own.others, ...own.out, ...own.early, ...own.arm].map(index => cell(name, index));
+  const all = name => [...own.members, ...own.others, ...own.out, ...own.early, ...own.arm].map(index => at(name, index));
   if (z) {
     const scene = metric => ({...axis(metric, all(metric)), title: {text: plain(metric)}, backgroundcolor: color.card, automargin: undefined});
     for (const name of ["xaxis", "yaxis", "zaxis"]) delete scene[name];
@@ -87,17 +93,17 @@ function frontFigure() {
   }
   const objectives = new Set(state.data.objectives.map(item => item.metric));
   if (objectives.has(x) && objectives.has(y) && x !== y) {
-    const best = unbeaten(own.members.map(index => [cell(x, index), cell(y, index)]).filter(point => point.every(finite)), x, y);
+    const best = unbeaten(own.members.map(index => [at(x, index), at(y, index)]).filter(point => point.every(finite)), x, y);
     traces.splice(3, 0, {type: "scatter", mode: "lines", x: best.map(point => point[0]), y: best.map(point => point[1]), line: {color: color.lit, width: 1.8, shape: "hv"}, hoverinfo: "skip", showlegend: false, name: "attained"});
   }
   const lines = state.data.constraints.flatMap(item => [[x, "x"], [y, "y"]].filter(([name]) => name === item.metric).map(([, which]) => ({type: "line", layer: "below", line: {color: color.ink, width: 1.4, dash: "dash"}, label: {text: plain(`${item.metric} ${item.op} ${figures(item.bound)}`), font: {size: 11, color: color.soft}, textposition: "end"},
     ...(which === "x" ? {x0: item.bound, x1: item.bound, yref: "paper", y0: 0, y1: 1} : {y0: item.bound, y1: item.bound, xref: "paper", x0: 0, x1: 1})})));
   const matter = [...own.members, ...own.arm], rest = [...own.others, ...own.out, ...own.early];
-  const spans = name => matter.map(index => [-1, 0, 1].map(side => cell(name, index) + side * 1.96 * (own.members.length <= BARS && cell(`${name}_se`, index) || 0)).filter(value => value > 0 || cell(name, index) <= 0));
+  const spans = name => matter.map(index => [-1, 0, 1].map(side => at(name, index) + side * (own.members.length <= BARS ? half(name, index) : 0)).filter(value => value > 0 || at(name, index) <= 0));
   const [across, up] = [x, y].map(name => focus(spans(name), rest.map(index => cell(name, index)), state.data.constraints.filter(item => item.metric === name).map(item => item.bound)));
   const beyond = rest.filter(index => [[x, across], [y, up]].some(([name, at]) => at.ends && finite(cell(name, index)) && (cell(name, index) < at.ends[0] || cell(name, index) > at.ends[1]))).length;
   const along = (name, {range, type, ends}) => axis(name, ends || all(name), range ? {range, type, ...(type === "linear" ? {dtick: undefined} : {})} : {});
-  $("frontnote").textContent = `Orange diamonds are not dominated in all objectives together, so some lie off the line of these two.${own.members.length <= BARS ? " Bars: 95 % intervals." : ""}${beyond ? ` ${figures(beyond)} ${beyond === 1 ? "trial lies" : "trials lie"} outside: a double click shows all.` : ""} Click a trial for its record.`;
+  $("frontnote").textContent = `Orange diamonds are not dominated in all objectives together, so some lie off the line of these two${state.data.members.some(item => item.of !== "own") ? "; they stand where they were measured anew" : ""}.${own.members.length <= BARS ? " Bars: 95 % intervals." : ""}${beyond ? ` ${figures(beyond)} ${beyond === 1 ? "trial lies" : "trials lie"} outside: a double click shows all.` : ""} Click a trial for its record.`;
   return {traces: traces.filter(item => item.x.length), layout: {xaxis: along(x, across), yaxis: along(y, up), shapes: lines}};
 }
 

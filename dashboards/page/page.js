@@ -37,9 +37,9 @@ function options(select, names, chosen) {
 function wire() {
   const metrics = state.data.objectives.map(item => item.metric);
   const axes = axisNames();
-  const second = widest(metrics.slice(1)) || "trial";
-  options($("ax"), axes, second); options($("ay"), axes, metrics[0]);
-  options($("az"), axes, metrics.find(name => name !== metrics[0] && name !== second) || axes.find(name => name !== metrics[0] && name !== second));
+  const up = metrics.find(name => !costs(name)) || metrics[0], [first = "trial", second] = acrossFirst(metrics.filter(name => name !== up));
+  options($("ax"), axes, first); options($("ay"), axes, up);
+  options($("az"), axes, second || axes.find(name => name !== up && name !== first));
   options($("dimobj"), metrics, metrics[0]); options($("curveobj"), metrics, metrics[0]);
   for (const [id, figure] of [["ax", "front"], ["ay", "front"], ["az", "front"], ["dimobj", "dimensions"], ["hvx", "volume"], ["curveobj", "curves"]])
     $(id).addEventListener("change", () => redraw(figure));
@@ -104,6 +104,7 @@ async function start() {
     buttons(figure, figure.dataset.figure);
     watch.observe(figure);
   }
+  addEventListener("beforeprint", () => document.querySelectorAll("[data-figure]").forEach(figure => { watch.unobserve(figure); draw(figure.dataset.figure, figure); }));
   document.documentElement.dataset.loaded = String(Math.round(performance.now()));
 }
 start().catch(error => { $("fatal").textContent = `The report cannot be shown: ${error.message}`; $("fatal").hidden = false; throw error; });

@@ -72,7 +72,7 @@ function write() {
     $("corpora").textContent = `Text: ${state.data.corpora.join(" · ")}`;
   }
   fill($("nav"), [...document.querySelectorAll("main [id]")].filter(node => node.matches("figure,section") && node.querySelector("h2")).map(node =>
-    el("a", {href: `#${node.id}`}, node.querySelector("h2").textContent)));
+    el("a", {href: `#${node.id}`}, node.querySelector("h2").dataset.short || node.querySelector("h2").textContent)));
   writeMembers(); writeStops(); writeCost(); writeReproduce(); writeSamples();
   $("importancenote").textContent = Object.keys(state.data.importance).length ? "Share of each searched setting in telling the best fifth of complete trials from all of them (PED-ANOVA, Optuna). Settings act together: a small share is no proof that a setting does not matter." : "Needs at least 10 complete trials.";
   $("volumenote").textContent = state.data.box ? `Share of the run's box that the front dominates (${Object.entries(state.data.box).map(([name, [best, worst]]) => `${name} ${inUnits(name, best)} to ${inUnits(name, worst)}`).join(", ")})${progress.exact ? "" : "; Monte Carlo estimate, 20,000 points"}. Values compare in one and the same box only.` : "The run has no box yet: too few complete trials.";

@@ -145,6 +145,10 @@ class ControlTask(ABC):
         `UserError` as `entry` does."""
         return 0
 
+    @abstractmethod
+    def said(self, target: Target) -> str:
+        """What a target asks for, as a person would put it: "12 words"."""
+
     # ---- steering ----
 
     def prepare(self, context: TaskContext) -> None:  # noqa: B027 - most tasks need nothing

@@ -60,6 +60,10 @@ class Compose(ControlTask):
         parts = [part.target(corpus, split, row, generator) for part in self.parts]
         return {"parts": parts} if all(part is not None for part in parts) else None
 
+    def said(self, target: Target) -> str:
+        """Every part's."""
+        return " and ".join(part.said(own) for part, own in zip(self.parts, target["parts"], strict=True))
+
     def no_target_reason(self, corpus: TokenizedCorpus) -> str:
         """One of the parts refused every row."""
         return "no held-out text gives a target to each of " + ", ".join(part.name for part in self.parts)

@@ -58,6 +58,10 @@ class Infill(ControlTask):
         entry.fits(len(words), int(corpus.ids("valid").shape[1]))
         return {"left": left, "right": right, "reference": reference, "human": words}
 
+    def said(self, target: Target) -> str:
+        """The context, with the words to find as `_`."""
+        return " ".join([*target["left"], *["_"] * len(target["reference"]), *target["right"]])
+
     def size(self, entry: Entry) -> int:
         """Words of both contexts and the gap."""
         return sum(len(entry.words(key)) for key in ("left", "right", "reference"))

@@ -46,6 +46,10 @@ class Length(ControlTask):
         entry.fits(value, int(corpus.ids("valid").shape[1]))
         return {"length": value}
 
+    def said(self, target: Target) -> str:
+        """`12 words`."""
+        return f"{target['length']} words"
+
     def size(self, entry: Entry) -> int:
         """The length."""
         value = entry.get("length") if isinstance(entry.value, dict) else entry.value

@@ -130,6 +130,10 @@ class Pos(ControlTask):
         tags = target["tags"]
         return [["", *(f"pos {tag}" for tag in tags), f"pos {EDGE}", *[""] * (positions - len(tags) - 2)]]
 
+    def said(self, target: Target) -> str:
+        """`DET NOUN VERB`."""
+        return " ".join(target["tags"])
+
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: share of the target's tags that stand at their word, over the longer of the two
         rows; `exact`: all. UNK has no tag."""

@@ -158,6 +158,10 @@ class Semantic(ControlTask):
         """The value, said at every position."""
         return [[f"semantic {target['field']} = {target['value']}"] * positions]
 
+    def said(self, target: Target) -> str:
+        """`price: moderate`."""
+        return f"{target['field']}: {target['value']}"
+
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`, and the same under the field's name, so that means per field come out beside the whole.
 

@@ -148,6 +148,11 @@ class Spans(ControlTask):
                      else [[a or b for a, b in zip(opened, closed, strict=True)]])
         return rows
 
+    def said(self, target: Target) -> str:
+        """`words 3 to 5: NP`, counted from 1."""
+        return ", ".join(f"words {first + 1} to {last + 1}: {label}"
+                         for first, last, label in self.requested_spans(target))
+
     def score(self, words: list[str], target: Target) -> dict[str, float]:
         """`success`: the span with its label is there; `unlabeled`: with any label; each as far as
         its words are known."""

@@ -46,6 +46,10 @@ class Tree(Spans):
         return {**(made or {"spans": [[0, len(words) - 1, "S"]], "words": len(words), "oracle": "none"}),
                 "human": words}
 
+    def said(self, target: Target) -> str:
+        """Every phrase, and the number of words."""
+        return f"{target['words']} words; {super().said(target)}"
+
     def size(self, entry: Entry) -> int:
         """The number of words."""
         return len(entry.words())

@@ -26,8 +26,6 @@ from trainable.seeds import stream
 SAMPLING_BATCH = 64
 EXAMPLES = 6
 """Sentences of each kind that are kept for people to read."""
-UNSAID = ("row", "oracle", "phrases")
-"""Parts of a target that are not what was asked."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,7 @@ class Measurement:
     def note_examples(self, task: ControlTask, targets: Sequence[Target], words: list[list[str]]) -> None:
         """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""
         for target, sentence in list(zip(targets, words, strict=True))[:EXAMPLES]:
-            target_text = ", ".join(f"{key}={value}" for key, value in target.items() if key not in UNSAID)
-            self.examples.append({"task": task.name, "target": target_text, "text": " ".join(sentence),
+            self.examples.append({"task": task.name, "target": task.said(target), "text": " ".join(sentence),
                                   "success": task.score(list(sentence), target).get("success")})
 
     def shown(self) -> list[dict]:

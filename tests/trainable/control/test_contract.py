@@ -60,6 +60,14 @@ class TestEveryTask:
         assert len(drawn(task, corpus)) == 12
         assert json.loads(json.dumps(drawn(task, corpus))) == drawn(task, corpus)
 
+    def test_a_target_is_said_in_words(self, name, corpus):
+        task = task_of(name)
+        targets = drawn(task, corpus)
+        said = [task.said(target) for target in targets]
+        assert all(text and not set(text) & set('[]{}"=') for text in said)
+        asked = [{key: value for key, value in target.items() if key != "row"} for target in targets]
+        assert len(set(said)) == len({json.dumps(target) for target in asked})
+
     def test_a_lower_rung_asks_for_the_first_of_the_same_targets(self, name, corpus):
         task = task_of(name)
         assert drawn(task, corpus, n=5) == drawn(task, corpus)[:5]
