@@ -224,6 +224,9 @@ class LoraConfig(Settings):
         ("query", "value"), description="matrices of the body that get an adapter"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the adapter, while training")
+    start: PluginRef = Field(
+        PluginRef(name="zero"), description="where the adapter begins: adding nothing, or repairing what "
+                                            "quantizers of its layers do, on calibration texts")
 
 
 class AdaptConfig(Settings):

@@ -34,6 +34,7 @@ FLOORS = (
     ("trainable.training", "trainable.metrics"),
     ("trainable.artifacts",),
     ("trainable.control",),
+    ("trainable.adapters",),
     ("trainable.diffusion", "trainable.training.optimizer"),
     ("trainable.quantization",),
     ("trainable.models", "trainable.corpora"),

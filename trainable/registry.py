@@ -20,6 +20,7 @@ from spaces.errors import UserError
 from spaces.values import did_you_mean, show
 
 if TYPE_CHECKING:
+    from trainable.adapters.base import AdapterStart
     from trainable.control.base import ControlTask
     from trainable.control.oracles.base import Oracle
     from trainable.corpora.base import Corpus
@@ -156,6 +157,14 @@ POST_TRAINING: Registry[PostTraining] = Registry("post-training method", {
     "rotation": "trainable.quantization.post_training.rotation:HadamardRotation",
     "quant_dllm": "trainable.quantization.post_training.multi_binary:MultiBinary",
 })
+ADAPTER_STARTS: Registry[AdapterStart] = Registry("adapter start", {
+    "zero": "trainable.adapters.zero:Zero",
+    "loftq": "trainable.adapters.loftq:LoftQ",
+    "lq_lora": "trainable.adapters.lq_lora:LQLoRA",
+    "apiq": "trainable.adapters.apiq:ApiQ",
+    "int2.1": "trainable.adapters.int21:Int21",
+    "pissa": "trainable.adapters.pissa:PiSSA",
+})
 TOKEN_WEIGHTS: Registry[TokenWeight] = Registry("token weight", {
     "uniform": "trainable.quantization.post_training.token_weights:UniformWeight",
     "cgq_survey": "trainable.quantization.post_training.token_weights:CgqSurvey",
@@ -219,8 +228,8 @@ METRICS: Registry[Metric] = Registry("metric", {
 })
 REGISTRIES: dict[str, Registry[Any]] = {
     "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
-    "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS, "corpora": CORPORA, "tasks": TASKS,
-    "oracles": ORACLES, "metrics": METRICS}
+    "adapter_starts": ADAPTER_STARTS, "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS,
+    "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:

@@ -20,6 +20,7 @@ KINDS = {  # where each kind stands in a space file
     "processes": "trial.diffusion",
     "quantizers": "trial.quantization.quantizer, trial.quantization.per_site.SITE",
     "bodies": "trial.quantization.body",
+    "adapter_starts": "trial.lora.start",
     "methods": "trial.calibration.method, trial.calibration.transforms",
     "token_weights": "trial.calibration.token_weight",
     "corpora": "trial.corpus.source",

@@ -16,6 +16,7 @@ from spaces.rules import tree_at, trial_tree
 from spaces.schema import Space
 from spaces.values import show
 from trainable.registry import (
+    ADAPTER_STARTS,
     BACKBONES,
     BODIES,
     CORPORA,
@@ -34,6 +35,7 @@ KINDS: tuple[tuple[str, Registry], ...] = (
     ("quantization.quantizer", QUANTIZERS),
     ("quantization.per_site", QUANTIZERS),
     ("quantization.body", BODIES),
+    ("lora.start", ADAPTER_STARTS),
     ("calibration.method", POST_TRAINING),
     ("calibration.transforms", POST_TRAINING),
     ("calibration.token_weight", TOKEN_WEIGHTS),

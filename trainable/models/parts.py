@@ -21,6 +21,14 @@ def plain_name(name: str) -> str:
     return name.replace("base_model.model.", "").removesuffix(".base_layer")
 
 
+def block_name(name: str) -> str:
+    """The numbered module that a part belongs to: `body.layer.0.attention.self.query` -> `body.layer.0`;
+    a name without a number is a block of its own."""
+    parts = name.split(".")
+    number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
+    return ".".join(parts[: number + 1])
+
+
 def linear_names(model: nn.Module, roots: Collection[str], pattern: re.Pattern[str]) -> list[str]:
     """Linear modules below the attributes `roots` of a model whose plain names match, in model order;
     adapters' own Linears are never meant."""

@@ -153,6 +153,13 @@ def apply(model: Backbone, config: QuantizationConfig) -> dict[str, SiteReport]:
     return reports
 
 
+@torch.no_grad()
+def refit(fake: FakeQuant, master: Tensor) -> None:
+    """Let a weight's quantizer learn anew from a master that was changed, in place."""
+    for name, value in fake.quantizer.fit(master.detach()).items():
+        fake.learned[name].copy_(value)
+
+
 def remove(model: nn.Module) -> None:
     """Take all quantizers off again; weights are the float masters."""
     for _, module, _ in list(_quantized(model)):
@@ -162,7 +169,7 @@ def remove(model: nn.Module) -> None:
 def quantized_state(model: nn.Module) -> dict[str, QuantizedWeight]:
     """Module name -> its quantizer, its master weight and what was learned about it, detached.
     Export encodes these."""
-    return {name: QuantizedWeight(fake.quantizer, _master(module).detach(),
+    return {name: QuantizedWeight(fake.quantizer, master_of(module).detach(),
                                   {key: value.detach() for key, value in fake.learned.items()})
             for name, module, fake in _quantized(model)}
 
@@ -184,7 +191,7 @@ def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
     try:
         with torch.inference_mode(False), torch.no_grad():
             for _, module, fake in _quantized(model):
-                master = _master(module)
+                master = master_of(module)
                 if fake.held is None and (trainable or not fake.learns(master)):
                     fake.held = fake.quantized(master)
                     held.append(fake)
@@ -204,13 +211,19 @@ def distinct_rows(table: Tensor) -> int:
 
 def _quantized(model: nn.Module) -> Iterator[tuple[str, nn.Module, FakeQuant]]:
     for name, module in model.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            fake = _parametrized(module)[0]
-            if isinstance(fake, FakeQuant):
-                yield name, module, fake
+        fake = fake_of(module)
+        if fake is not None:
+            yield name, module, fake
 
 
-def _master(module: nn.Module) -> Tensor:
+def fake_of(module: nn.Module) -> FakeQuant | None:
+    """The quantizer on a module's weight, where there is one."""
+    found = _parametrized(module)[0] if parametrize.is_parametrized(module, "weight") else None
+    return found if isinstance(found, FakeQuant) else None
+
+
+def master_of(module: nn.Module) -> Tensor:
+    """The float weight [rows, cols] under a module's quantizer, or its weight where it has none."""
     if parametrize.is_parametrized(module, "weight"):
         master = _parametrized(module).original
         assert isinstance(master, Tensor)
@@ -241,7 +254,7 @@ def _report(site: Site, quantizer: Quantizer, modules: list[nn.Module]) -> SiteR
     before = after = largest = 0.0
     distinct = rows = None
     for module in modules:
-        master, weight = _master(module).float(), _weight(module).float()
+        master, weight = master_of(module).float(), _weight(module).float()
         values += master.numel()
         stored += _stored(module, quantizer)
         before += float(torch.linalg.vector_norm(master)) ** 2
@@ -260,4 +273,4 @@ def _stored(module: nn.Module, quantizer: Quantizer) -> int:
     """Bytes of a packed weight; where the family's size depends on the values, they are packed to see."""
     if not quantizer.adaptive:
         return quantizer.stored_bytes(shape_of(_weight(module)))
-    return sum(value.numel() * value.element_size() for value in quantizer.encode(_master(module)).values())
+    return sum(value.numel() * value.element_size() for value in quantizer.encode(master_of(module)).values())

@@ -28,6 +28,7 @@ from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream_seed
+from trainable.stages.adapting import start_adapters
 from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
 from trainable.stages.prepare import Prepared, conditions_of, diverged
@@ -64,6 +65,7 @@ class Trial:
         self.lexicon = base.lexicon
         self.model.to(device)
         self.process = PROCESSES.build(config.diffusion)
+        self.facts |= self._start_adapters(base)
         self.run: TrainingRun | None = None
         self.measured: list[dict] = []
         self.losses: dict[str, float] = {}
@@ -77,6 +79,12 @@ class Trial:
             self.losses = self.checkpoint.notes.get("losses", {})
         else:
             self.model.requires_grad_(False).eval()
+
+    def _start_adapters(self, base: Loaded) -> dict[str, float]:
+        """Where the adapters begin; a trial that goes on from a checkpoint has its own."""
+        if self.config.lora.start.name == "zero" or not self.config.lora.rank:
+            return {}
+        return start_adapters(self.model, base.model.to(self.device), self.process, self.corpus, self.config)
 
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""

@@ -1,0 +1,101 @@
+"""Adapters of a whole trial: where they start, and that what is exported is what was started from."""
+
+import pytest
+import torch
+
+from spaces.config import TrialConfig
+from spaces.errors import UserError
+from trainable.artifacts.artifact import load
+from trainable.artifacts.packed import Packed
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.states import corrupted
+from trainable.registry import ADAPTER_STARTS, PROCESSES, completed
+from trainable.stages.adapting import adapted_layers, start_adapters
+from trainable.stages.trial import adapted_model
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+SHAPE = {"hidden": 16, "layers": 2, "heads": 2, "ffn": 16, "dropout": 0.0}
+MODELS = {
+    "gaussian": {"model": {"embedding_dim": 8, "time_dim": 8, "self_conditioning": True, **SHAPE},
+                 "diffusion": {"timesteps": 100, "loss": "ce"}},
+    "masked": {"model": {"name": "masked_lm", **SHAPE}, "diffusion": {"name": "masked"}}}
+
+
+def config(kind="gaussian", start="zero", rank=4, sites=("attention", "ffn"), **changes) -> TrialConfig:
+    return completed(TrialConfig.model_validate({
+        "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 30, "max_words": 20},
+                   "max_length": 22, "min_count": 1},
+        **MODELS[kind], "base": {"optim": {"steps": 12, "lr": 5e-3}},
+        "quantization": {"quantizer": {"name": "uniform", "bits": 2}, "sites": list(sites)},
+        "lora": {"rank": rank, "targets": ["query", "value", "output", "ffn"], "start": start},
+        "calibration": {"texts": 32}, "sampling": {"steps": 5}, **changes}))
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def world(request, tmp_path_factory):
+    """(kind, base, corpus) of a toy model that trained for a moment."""
+    cache, settings = str(tmp_path_factory.mktemp("cache")), config(request.param).model_dump(mode="json")
+
+    def job(name, **payload):
+        return list(JOBS[name]({"config": settings, "cache": cache, **payload}, WorkerContext()))[-1]["path"]
+    corpus = job("corpus")
+    return request.param, load(job("base", corpus=corpus)), TokenizedCorpus.open(corpus)
+
+
+def started(world, name, **changes):
+    """(model, facts, its config)."""
+    kind, base, corpus = world
+    settings = config(kind, name, **changes)
+    model, _ = adapted_model(settings, base)
+    process = PROCESSES.build(settings.diffusion)
+    return model, start_adapters(model, base.model, process, corpus, settings), settings
+
+
+def off(world, model) -> float:
+    """Mean squared difference of beliefs from the base's, on held-out text."""
+    kind, base, corpus = world
+    process = PROCESSES.build(config(kind).diffusion)
+    ids = torch.as_tensor(corpus.ids("valid")[:24].astype("int64"))
+    time = torch.full((24,), process.levels // 2)
+    states = corrupted(base.model, process, ids, time, torch.Generator().manual_seed(5))
+    said = [each.eval().predict(states.state, states.t, states.previous).log_probs.exp()
+            for each in (base.model, model)]
+    return float((said[0] - said[1]).detach().square().mean())
+
+
+@pytest.mark.parametrize("name", list(ADAPTER_STARTS))
+def test_every_start_goes_through_export_as_it_is(world, name):
+    model, facts, settings = started(world, name)
+    assert facts["adapter_error"] <= facts["adapter_error_zero"] * (1.3 if name == "lq_lora" else 1.0001)
+    packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
+    assert off(world, packed) == pytest.approx(off(world, model), rel=1e-4)
+
+
+def test_repairs_are_nearer_to_the_base_than_an_adapter_that_adds_nothing(world):
+    errors = {name: off(world, started(world, name)[0]) for name in ("zero", "loftq", "int2.1", "apiq")}
+    assert max(errors["loftq"], errors["int2.1"], errors["apiq"]) < errors["zero"]
+
+
+def test_no_epochs_of_apiq_are_loras_own_start(world):
+    zero, none = (started(world, start)[0].state_dict()
+                  for start in ("zero", {"name": "apiq", "epochs": 0}))
+    assert all(torch.equal(value, none[name]) for name, value in zero.items())
+
+
+def test_layers_without_a_quantizer_start_as_ever_and_pissa_moves_them_all_the_same(world):
+    base = world[1].model
+    model, facts, _ = started(world, "loftq", sites=["embedding"])
+    assert facts["adapter_error"] == 0.0
+    assert not any(layer.module.lora_B["default"].weight.any() for layer in adapted_layers(model))
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    model, facts, _ = started(world, "pissa", sites=["embedding"])
+    assert facts["adapter_error"] < 1e-6
+    assert all(layer.module.lora_B["default"].weight.any() for layer in adapted_layers(model))
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert all(not value.requires_grad or value.grad is None for value in base.parameters())
+
+
+def test_a_rank_that_a_layer_does_not_have_is_one_line(world):
+    with pytest.raises(UserError, match=r"lora.rank: 17 is above the smaller dimension of body.*at most 16"):
+        started(world, "loftq", rank=17)

@@ -1,0 +1,1 @@
+"""How a low-rank adapter on a quantized weight starts."""
