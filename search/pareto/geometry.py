@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from search.pareto.box_decomposition import cut_volumes
+
 
 def dominators(vectors: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Which rows of `vectors` [n, k] dominate `vector` [k]: nowhere worse and somewhere better. bool [n];
@@ -72,24 +74,39 @@ def crowding(vectors: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(vectors: np.ndarray, reference: np.ndarray) -> float:
-    """Volume between the rows of [n, k] and `reference` [k], exact; WFG (While et al. 2012) above three axes.
+    """Volume between the rows of [n, k] and `reference` [k], exact; by `box_decomposition` above three axes.
 
     Rows that are not better than the reference on every axis enclose no volume and are left out. The unit is
-    the product of the units of the axes.
+    the product of the units of the axes. Infinite where a row that encloses volume is.
     """
     reference = np.asarray(reference, dtype=float)
     points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
     points = points[(points < reference).all(axis=1)]
-    return _enclosed(_front(points), reference) if len(points) else 0.0
+    if not len(points):
+        return 0.0
+    if not np.isfinite(reference - points).all():
+        return float("inf")
+    if len(reference) > 3:
+        return float(cut_volumes(points[None], reference)[0])
+    return _enclosed(_front(points), reference)
+
+
+def hypervolumes(sets: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`hypervolume` of each of d sets [d, n, k], float [d]; above three axes all at once."""
+    if len(reference) > 3:
+        return cut_volumes(sets, reference)
+    return np.array([hypervolume(points, reference) for points in sets])
 
 
 def contributions(vectors: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Exclusive hypervolume of each row of [n, k]: what the set loses without it, float [n].
     Copies contribute 0."""
+    reference = np.asarray(reference, dtype=float)
     points = np.asarray(vectors, dtype=float).reshape(-1, len(reference))
-    whole = hypervolume(points, reference)
-    without = [hypervolume(np.delete(points, index, axis=0), reference) for index in range(len(points))]
-    return np.maximum(0.0, whole - np.array(without)) if len(points) else np.zeros(0)
+    if not len(points):
+        return np.zeros(0)
+    without = np.stack([np.delete(points, index, axis=0) for index in range(len(points))])
+    return np.maximum(0.0, hypervolume(points, reference) - hypervolumes(without, reference))
 
 
 def spread_order(vectors: np.ndarray) -> np.ndarray:
@@ -113,31 +130,28 @@ def spread_order(vectors: np.ndarray) -> np.ndarray:
 
 def _front(points: np.ndarray) -> np.ndarray:
     """Distinct non-dominated rows, in lexicographic order."""
-    points = np.unique(points, axis=0)
+    points = points[np.lexsort(points.T[::-1])]
+    points = points[np.r_[True, (points[1:] != points[:-1]).any(axis=1)]]
     if points.shape[1] == 2:  # already sorted by the first axis: a row stays when it lowers the second
         lowest = np.minimum.accumulate(points[:, 1])
         return points[np.r_[True, points[1:, 1] < lowest[:-1]]]
-    beaten = np.all(points[:, None] >= points[None], axis=2) & np.any(points[:, None] > points[None], axis=2)
-    return points[~np.any(beaten, axis=1)]
+    beaten = ~np.eye(len(points), dtype=bool)  # by another row, which is nowhere worse, and not equal
+    for column in points.T:
+        beaten &= column[:, None] >= column[None]
+    return points[~beaten.any(axis=1)]
 
 
 def _enclosed(front: np.ndarray, reference: np.ndarray) -> float:
-    """Hypervolume of distinct, mutually non-dominated rows in lexicographic order."""
+    """Hypervolume of distinct, mutually non-dominated rows of up to three axes in lexicographic order."""
     if len(front) == 1 or len(reference) == 1:
         return float(np.prod(reference - front[0]))
     if len(reference) == 2:
         above = np.r_[reference[1], front[:-1, 1]]
         return float(((reference[0] - front[:, 0]) * (above - front[:, 1])).sum())
-    if len(reference) == 3:  # height of every cell of the grid that the first two axes cut
-        second = np.argsort(front[:, 1], kind="stable")
-        height = np.zeros((len(front), len(front)))
-        height[second, np.arange(len(front))] = reference[2] - front[second, 2]
-        height = np.maximum.accumulate(np.maximum.accumulate(height, axis=0), axis=1)
-        wide, deep = np.diff(front[:, 0], append=reference[0]), np.diff(front[second, 1], append=reference[1])
-        return float(wide @ height @ deep)
-    total = 0.0
-    for index, point in enumerate(front):  # what each row adds to the rows after it
-        total += float(np.prod(reference - point))
-        if index + 1 < len(front):
-            total -= _enclosed(_front(np.maximum(front[index + 1:], point)), reference)
-    return total
+    # the height of every cell of the grid that the first two axes cut
+    second = np.argsort(front[:, 1], kind="stable")
+    height = np.zeros((len(front), len(front)))
+    height[second, np.arange(len(front))] = reference[2] - front[second, 2]
+    height = np.maximum.accumulate(np.maximum.accumulate(height, axis=0), axis=1)
+    wide, deep = np.diff(front[:, 0], append=reference[0]), np.diff(front[second, 1], append=reference[1])
+    return float(wide @ height @ deep)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from search.pareto.geometry import hypervolume
+from search.pareto.geometry import hypervolume, hypervolumes
 from search.pareto.objectives import finished, matrix
 from spaces.errors import UserError
 from spaces.objectives import Objective
@@ -58,6 +58,11 @@ class Box:
     def hypervolume(self, vectors: np.ndarray) -> float:
         """Share of the box that the rows of [n, k] (minimization form) dominate."""
         return hypervolume(self.scaled(vectors), np.ones(len(self.worst)))
+
+    def hypervolumes(self, sets: np.ndarray) -> np.ndarray:
+        """`hypervolume` of each of d sets [d, n, k], float [d]."""
+        sets = np.asarray(sets, dtype=float)
+        return hypervolumes(self.scaled(sets).reshape(sets.shape), np.ones(len(self.worst)))
 
 
 def choose_box(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective], first: int = 8,

@@ -111,11 +111,13 @@ def _volume(side: ComparedRun, box: Box) -> tuple[float, float, float]:
     spread = np.nan_to_num(matrix(
         [{item.metric: abs(measured(row, f"{item.metric}_se")) for item in side.space.objectives}
          for row in side.front], [type(item)(item.metric, "minimize") for item in side.space.objectives]))
-
     count = DRAWS if spread.any() else 0
-    draws = [box.hypervolume(vectors + spread * noise.standard_normal(vectors.shape)) for _ in range(count)]
-    low, high = np.quantile(draws, [0.025, 0.975]) if draws else (box.hypervolume(vectors),) * 2
-    return box.hypervolume(vectors), float(low), float(high)
+    volume = box.hypervolume(vectors)
+    if not count:
+        return volume, volume, volume
+    draws = box.hypervolumes(vectors + spread * noise.standard_normal((count, *vectors.shape)))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return volume, float(low), float(high)
 
 
 def _objectives_text(space: Space) -> str:

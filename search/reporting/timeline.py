@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from search.pareto.box_decomposition import growth
 from search.pareto.geometry import hypervolume
 from search.pareto.objectives import feasible, matrix
 from search.pareto.reference_box import Box
@@ -17,8 +18,10 @@ from search.records.spans import WorkedSeconds
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
-EXACT = 60
-"""Improvements up to which the volume is computed exactly in more than three dimensions."""
+EXACT = {4: 2000, 5: 1000, 6: 250}
+"""Improvements up to which the volume is computed exactly, by dimensions: a second's work at most."""
+EXACT_ABOVE = 60
+"""The same in more dimensions."""
 DRAWS = 20_000
 """Points of the estimate above that; its standard error is below 0.4 % of the space between the best
 values found and the box's worst corner."""
@@ -56,8 +59,8 @@ def volumes(ended: Sequence[Row], objectives: Sequence[Objective], constraints: 
             box: Box) -> tuple[list[float], bool]:
     """Hypervolume after each ended trial, and whether it is exact.
 
-    In up to three dimensions, and for up to `EXACT` improvements, it is exact; above, a Monte Carlo estimate
-    whose points are the same at every step (seed 0), so that the curve never falls.
+    In up to three dimensions, and for as many improvements as `EXACT` says, it is exact; above, a Monte Carlo
+    estimate whose points are the same at every step (seed 0), so that the curve never falls.
     """
     counts = [row.get("state") == "complete" and feasible(row, constraints) for row in ended]
     points = box.scaled(matrix(ended, objectives))
@@ -65,7 +68,7 @@ def volumes(ended: Sequence[Row], objectives: Sequence[Objective], constraints: 
     better = _improvements(points, usable)
     if not better:
         return [0.0] * len(ended), True
-    exact = len(objectives) <= 3 or len(better) <= EXACT
+    exact = len(objectives) <= 3 or len(better) <= EXACT.get(len(objectives), EXACT_ABOVE)
     sizes = (_exact if exact else _estimated)(points, better)
     curve, now = [], 0.0
     steps = dict(zip(better, sizes, strict=True))
@@ -89,7 +92,10 @@ def _improvements(points: np.ndarray, usable: np.ndarray) -> list[int]:
 
 
 def _exact(points: np.ndarray, better: Sequence[int]) -> list[float]:
-    return [hypervolume(points[better[:count + 1]], np.ones(points.shape[1])) for count in range(len(better))]
+    reference = np.ones(points.shape[1])
+    if len(reference) > 3:
+        return growth(points[better], reference).tolist()
+    return [hypervolume(points[better[:count + 1]], reference) for count in range(len(better))]
 
 
 def _estimated(points: np.ndarray, better: Sequence[int]) -> list[float]:

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from search.pareto.geometry import crowding, dominators, hypervolume, layers
+from benchmarks.compat import compute_hypervolume
+from search.pareto.box_decomposition import cut_volumes, growth
+from search.pareto.geometry import contributions, crowding, dominators, hypervolume, hypervolumes, layers
 
 
 def clouds(most=7, axes=(1, 4)):
@@ -26,10 +28,63 @@ def by_inclusion_exclusion(points, reference):
 
 
 @settings(max_examples=100, deadline=None)
-@given(clouds())
+@given(clouds(axes=(1, 6)))
 def test_hypervolume_equals_inclusion_exclusion(points):
     reference = np.full(points.shape[1], 4.5)
     assert hypervolume(points, reference) == pytest.approx(by_inclusion_exclusion(points, reference))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 7), st.integers(0, 999))
+def test_many_sets_at_once_are_each_by_itself_and_grow_row_by_row(axes, count, seed):
+    noise = np.random.default_rng(seed)
+    # ties, copies, and rows beyond the reference, which differ from set to set
+    sets, reference = np.round(noise.uniform(0, 1.2, (3, count, axes)), 1), np.ones(axes)
+    sets[1, 0, 0], sets[2, -1] = np.nan, np.inf
+    wanted = [by_inclusion_exclusion(points, reference) for points in sets]
+    assert cut_volumes(sets, reference) == pytest.approx(wanted, rel=1e-9, abs=1e-15)
+    curve = [by_inclusion_exclusion(sets[0, :size], reference) for size in range(1, count + 1)]
+    assert growth(sets[0], reference) == pytest.approx(curve, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("axes", [2, 3, 4, 5])
+def test_infinite_rows(axes):
+    reference, plain = np.ones(axes), np.full((2, axes), 0.5)
+    endless, beyond = plain.copy(), plain.copy()
+    endless[1, -1], beyond[1, 0] = -np.inf, np.inf
+    assert hypervolume(endless, reference) == np.inf
+    assert hypervolume(beyond, reference) == pytest.approx(0.5**axes)
+    assert hypervolume(plain, np.full(axes, np.inf)) == np.inf
+    assert hypervolume(np.vstack([endless, np.full(axes, 2.0)]), reference) == np.inf
+    assert cut_volumes(np.stack([endless, beyond, plain]), reference)[0] == np.inf
+    assert cut_volumes(np.stack([endless, beyond, plain]), reference)[1:] == pytest.approx(0.5**axes)
+
+
+@pytest.mark.parametrize("axes, count", [(4, 60), (5, 30), (6, 20)])
+def test_large_fronts_agree_with_optuna(axes, count):
+    rows = np.abs(np.random.default_rng(axes).standard_normal((count, axes)))
+    front = 1 - 0.9 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    reference = np.ones(axes)
+    volume = compute_hypervolume(front, reference)
+    assert hypervolume(front, reference) == pytest.approx(volume, rel=1e-9)
+    small = hypervolume(front * 1e-9, reference * 1e-9)
+    assert small == pytest.approx(volume * 1e-9**axes, rel=1e-9, abs=0.0), "of any unit"
+
+
+@pytest.mark.parametrize("axes", [3, 4])
+def test_more_sets_than_are_cut_together(monkeypatch, axes):
+    monkeypatch.setattr("search.pareto.box_decomposition.TOGETHER", 3)
+    sets, reference = np.random.default_rng(0).uniform(size=(7, 5, axes)), np.ones(axes)
+    assert hypervolumes(sets, reference) == pytest.approx([hypervolume(one, reference) for one in sets])
+
+
+@given(clouds(axes=(4, 5)).filter(len))
+@settings(max_examples=20, deadline=None)
+def test_a_contribution_is_what_is_lost_without_the_row(points):
+    reference = np.full(points.shape[1], 4.5)
+    whole = hypervolume(points, reference)
+    lost = [whole - hypervolume(np.delete(points, row, axis=0), reference) for row in range(len(points))]
+    assert contributions(points, reference) == pytest.approx(lost, abs=1e-9)
 
 
 @pytest.mark.parametrize("axes", [2, 3, 4, 5])

@@ -110,7 +110,8 @@ def test_the_estimate_in_four_dimensions_agrees_with_the_exact_volume(monkeypatc
              for trial, point in enumerate(noise.random((40, 4)))]
     box = Box.of(dict.fromkeys("wxyz", [0.0, 1.1]), names)
     exact, is_exact = volumes(ended, names, (), box)
-    monkeypatch.setattr("search.reporting.timeline.EXACT", 2)
+    monkeypatch.setattr("search.reporting.timeline.EXACT", {})
+    monkeypatch.setattr("search.reporting.timeline.EXACT_ABOVE", 2)
     estimate, rough = volumes(ended, names, (), box)
     assert is_exact and not rough
     assert np.abs(np.array(exact) - estimate).max() < 0.02 * exact[-1] and estimate == sorted(estimate)
