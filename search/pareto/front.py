@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
@@ -18,6 +17,9 @@ from search.pareto.objectives import Constraint, Objective, feasible, finished, 
 from search.pareto.reference_box import Box
 from search.pareto.stability import Stability, ends, source, stability, trusted
 from search.pareto.table import to_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = Mapping[str, Any]
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
 from search.pareto.geometry import dominators
 from search.pareto.objectives import judged, measured, total_violation, vector
+from search.pareto.student import student_t
 from spaces.objectives import Constraint, Objective
 
 Row = Mapping[str, Any]
@@ -64,7 +64,7 @@ def _repeated(row: Row, metric: str, of: Literal["seeds", "again"]) -> Interval 
     if of == "again" and math.isfinite(error):
         half = NORMAL * error / math.sqrt(n)
     elif n > 1 and math.isfinite(spread):
-        half = float(stdtrit(n - 1, 0.975)) * spread / math.sqrt(n)
+        half = student_t(n - 1) * spread / math.sqrt(n)
     else:
         half = NORMAL * error if math.isfinite(error) else 0.0
     return Interval(mean, mean - half, mean + half, n, of)

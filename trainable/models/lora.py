@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from peft import LoraConfig as PeftLora
-from peft import inject_adapter_in_model
 from torch import nn
 
 from spaces.config import AdaptConfig, LoraConfig
@@ -36,6 +34,9 @@ def add_lora(model: Backbone, config: LoraConfig, seed: int = 0) -> int:
     """
     if config.rank == 0 or not config.targets:
         return 0
+    from peft import LoraConfig as PeftLora  # seconds, which a trial without an adapter need not wait
+    from peft import inject_adapter_in_model
+
     settings = PeftLora(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
                         target_modules=target_pattern(model, config))
     with torch.random.fork_rng(devices=[]):

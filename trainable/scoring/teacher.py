@@ -19,19 +19,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from spaces.config import OptimConfig, TeacherConfig
 from spaces.errors import UserError
 from trainable.corpora.base import UNKNOWN
 from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
 from trainable.training.optimizer import configured, learning_rate, set_rate
+
+if TYPE_CHECKING:  # seconds to import, which a run with a counted teacher need not wait
+    from transformers import GPT2LMHeadModel
 
 FACTS, SHAPE, WEIGHTS = "teacher.json", "config.json", "model.safetensors"
 TIED = "lm_head.weight"  # the same tensor as the embedding table: not stored twice
@@ -103,6 +106,8 @@ def fingerprint(vocab: Sequence[str]) -> str:
 def _gpt2(config: TeacherConfig, words: int, positions: int, seed: int) -> GPT2LMHeadModel:
     if config.hidden % config.heads:
         raise UserError(f"teacher.hidden={config.hidden} is not a multiple of teacher.heads={config.heads}")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     shape = GPT2Config(vocab_size=words, n_positions=positions, n_embd=config.hidden, n_layer=config.layers,
                        n_head=config.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
                        bos_token_id=START, eos_token_id=END, attn_implementation="sdpa")
@@ -279,6 +284,8 @@ class Teacher:
             raise UserError(
                 f"{folder / FACTS}: this teacher was trained on another vocabulary than the corpus has "
                 f"({len(corpus.vocab)} words); train it anew or set teacher.path to a Hugging Face model")
+        from transformers import GPT2Config, GPT2LMHeadModel
+
         model = GPT2LMHeadModel(GPT2Config(**{**shape, "attn_implementation": "sdpa"}))
         try:
             missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
@@ -294,6 +301,8 @@ class Teacher:
     @classmethod
     def _load_pretrained(cls, path: str, corpus: TokenizedCorpus | None,
                          device: torch.device | str) -> Teacher:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         local = Path(path).expanduser().is_dir()
         place = str(Path(path).expanduser()) if local else path
         try:

@@ -14,8 +14,6 @@ from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertEncoder
 
 from spaces.config import Site, TrialConfig
 from spaces.errors import UserError
@@ -28,6 +26,7 @@ from trainable.models.diffusion_lm.embedding import (
     nearest_rows,
     normalize_rows,
 )
+from trainable.models.diffusion_lm.encoder import Encoder
 from trainable.models.diffusion_lm.interchange import bert_of
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
 from trainable.models.parts import Table, linear_names
@@ -98,10 +97,8 @@ class DiffusionLM(Backbone):
         self.position_embedding = nn.Embedding(model.positions, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.dropout = nn.Dropout(model.dropout)
-        self.body = BertEncoder(BertConfig(
-            hidden_size=hidden, num_hidden_layers=model.layers, num_attention_heads=model.heads,
-            intermediate_size=model.ffn, hidden_dropout_prob=model.dropout,
-            attention_probs_dropout_prob=model.dropout, attn_implementation="sdpa"))
+        self.body = Encoder(hidden=hidden, layers=model.layers, heads=model.heads, ffn=model.ffn,
+                            dropout=model.dropout)
         self.down = _projection(hidden, hidden, d, model.projection_depth)
         self.symbols = {symbol: i for i, symbol in enumerate(symbols, 1)}
         if symbols:  # 0 says nothing, and so does every symbol before training
@@ -261,7 +258,7 @@ class DiffusionLM(Backbone):
         if condition is not None:
             hidden = hidden + self.condition_embedding(condition).sum(1)
         hidden = self.dropout(self.norm(hidden))
-        return self.body(hidden).last_hidden_state
+        return self.body(hidden)
 
     def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
                 condition: Tensor | None = None) -> Prediction:

@@ -6,23 +6,15 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaModel,
-    ModernBertConfig,
-    ModernBertModel,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2Model,
-)
 
 from trainable.models.masked_lm.config import USUAL, MaskedLMConfig
+
+if TYPE_CHECKING:  # transformers takes seconds to import: who has a body of it does, in its maker
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -93,11 +85,11 @@ def with_table(body: Any, table: Tensor) -> Any:
     return made
 
 
-def run_body(body: nn.Module, inputs: Tensor) -> Tensor:
+def run_body(body: Any, inputs: Tensor) -> Tensor:
     """[B, L, hidden] embeddings -> the last state. Positions are told, not read from a buffer, which
     may lie elsewhere."""
     positions = torch.arange(inputs.shape[1], device=inputs.device)[None]
-    told = {"token_type_ids": torch.zeros_like(positions)} if isinstance(body, BertModel) else {}
+    told = {"token_type_ids": torch.zeros_like(positions)} if body.config.model_type == "bert" else {}
     return body(inputs_embeds=inputs, position_ids=positions, **told).last_hidden_state
 
 
@@ -126,6 +118,8 @@ def _rotary(theta: float) -> dict[str, str | float]:
 
 
 def _bert(params: MaskedLMConfig) -> PreTrainedModel:
+    from transformers import BertConfig, BertModel
+
     return BertModel(BertConfig(
         vocab_size=1, hidden_size=params.hidden, num_hidden_layers=params.layers,
         num_attention_heads=params.heads, intermediate_size=params.ffn,
@@ -135,6 +129,8 @@ def _bert(params: MaskedLMConfig) -> PreTrainedModel:
 
 
 def _modernbert(params: MaskedLMConfig) -> PreTrainedModel:
+    from transformers import ModernBertConfig, ModernBertModel
+
     # Unless asked for, every layer attends to the whole row: rows are short here, and a local window would
     # hide the prompt.
     wide, near = "full_attention", "sliding_attention"
@@ -152,6 +148,8 @@ def _modernbert(params: MaskedLMConfig) -> PreTrainedModel:
 
 
 def _llama(params: MaskedLMConfig) -> PreTrainedModel:
+    from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model
+
     # With a bias on query, key and value alone, a Llama is a Qwen2, part by part.
     make, body = (Qwen2Config, Qwen2Model) if params.qkv_bias else (LlamaConfig, LlamaModel)
     config = make(
