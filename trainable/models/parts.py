@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Literal
 
+import torch
 from torch import nn
 
 Table = Literal["auto", "decoded", "packed"]
@@ -34,3 +35,11 @@ def linear_names(model: nn.Module, roots: Collection[str], pattern: re.Pattern[s
     adapters' own Linears are never meant."""
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)
             and "lora_" not in name and name.split(".")[0] in roots and pattern.search(plain_name(name))]
+
+
+def embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
+    """`nn.Embedding`, which on the meta device draws nothing: to draw there, torch imports its compiler,
+    which takes longer than to load a small model."""
+    if torch.get_default_device().type != "meta":
+        return nn.Embedding(rows, width, padding_idx=padding_idx)
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False, padding_idx=padding_idx)

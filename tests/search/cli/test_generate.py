@@ -114,10 +114,11 @@ def test_a_damaged_artifact_is_one_line(artifact, tmp_path, capsys):
     assert err.startswith("qdlm: error: ") and "model.safetensors" in err and len(err.splitlines()) == 1
 
 
-def test_neither_ray_nor_the_search_is_imported(artifact):
+def test_neither_the_search_nor_what_takes_long_to_load_is_imported(artifact):
+    slow = ("ray", "optuna", "search.run.sweep", "transformers", "peft", "accelerate", "pandas", "scipy",
+            "sympy", "torch._dynamo", "datasets", "spacy", "nltk", "sklearn")
     code = ("import sys\nfrom search.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
-            "print([name for name in ('ray', 'optuna', 'search.run.sweep') if name in sys.modules], "
-            "file=sys.stderr)")
+            f"print([name for name in {slow} if name in sys.modules], file=sys.stderr)")
     done = subprocess.run([sys.executable, "-c", code, "generate",
                            str(artifact), "-n", "2", "--control", "length=5"], cwd=ROOT, capture_output=True,
                           text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})

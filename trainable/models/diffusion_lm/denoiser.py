@@ -29,7 +29,7 @@ from trainable.models.diffusion_lm.embedding import (
 from trainable.models.diffusion_lm.encoder import Encoder
 from trainable.models.diffusion_lm.interchange import bert_of
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
-from trainable.models.parts import Table, linear_names
+from trainable.models.parts import Table, embedding, linear_names
 from trainable.models.prediction import Prediction
 
 SITES: dict[Site, tuple[tuple[str, ...], re.Pattern[str]]] = {
@@ -80,7 +80,7 @@ class DiffusionLM(Backbone):
         self.params, self.diffusion = model, diffusion
         d, hidden = model.embedding_dim, model.hidden
         self._packed_lengths: tuple[Tensor, Tensor] | None = None
-        self.word_embedding: nn.Embedding | PackedTable = nn.Embedding(len(vocabulary), d)
+        self.word_embedding: nn.Embedding | PackedTable = embedding(len(vocabulary), d)
         # built under torch.device("meta"): weights will be assigned
         blank = self.word_embedding.weight.is_meta
         if not blank:
@@ -94,7 +94,7 @@ class DiffusionLM(Backbone):
                               model.projection_depth)
         self.time = nn.Sequential(nn.Linear(model.time_dim, 4 * model.time_dim), nn.SiLU(),
                                   nn.Linear(4 * model.time_dim, hidden))
-        self.position_embedding = nn.Embedding(model.positions, hidden)
+        self.position_embedding = embedding(model.positions, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-12)
         self.dropout = nn.Dropout(model.dropout)
         self.body = Encoder(hidden=hidden, layers=model.layers, heads=model.heads, ffn=model.ffn,
@@ -102,7 +102,7 @@ class DiffusionLM(Backbone):
         self.down = _projection(hidden, hidden, d, model.projection_depth)
         self.symbols = {symbol: i for i, symbol in enumerate(symbols, 1)}
         if symbols:  # 0 says nothing, and so does every symbol before training
-            self.condition_embedding = nn.Embedding(len(symbols) + 1, hidden, padding_idx=0)
+            self.condition_embedding = embedding(len(symbols) + 1, hidden, padding_idx=0)
             nn.init.zeros_(self.condition_embedding.weight)
         if not blank:
             self._initialize_body(generator)

@@ -71,9 +71,9 @@ LARGE = ("transformers", "peft", "accelerate", "scipy", "sympy", "pandas", "data
          "torch._dynamo", "spacy", "nltk", "sklearn")
 
 
-def test_jobs_and_artifacts_import_none_of_the_large_libraries_before_they_need_them():
+def test_jobs_import_none_of_the_large_libraries_before_they_need_them():
     """In a process of its own."""
-    program = ("import sys, trainable.artifacts.texts, trainable.models.masked_lm.backbone, "
+    program = ("import sys, trainable.models.masked_lm.backbone, "
                f"trainable.workers.jobs; print(*[name for name in {LARGE} if name in sys.modules])")
     found = subprocess.run([sys.executable, "-c", program], text=True, capture_output=True, check=True)
     assert found.stdout.split() == []
