@@ -95,17 +95,19 @@ def _sparse(folder: Path, chance: random.Random) -> None:
 
 
 def _many(name: str) -> Change:
-    """`MANY` more tensors of one number. The file is put together here: the library takes seconds."""
+    """`MANY` more tensors of eight bytes, or a third of that, which a header of the size that is read can
+    hold. The file is put together here: the library takes seconds."""
     def act(folder: Path, chance: random.Random) -> None:
         content = (folder / WEIGHTS).read_bytes()
         start = 8 + int.from_bytes(content[:8], "little")
         header, end = json.loads(content[8:start]), len(content) - start
+        many = chance.choice([MANY, MANY // 3])
         header |= {f"{name}{i}": {"dtype": "U8", "shape": [8], "data_offsets": [end + 8 * i, end + 8 * i + 8]}
-                   for i in range(MANY)}
+                   for i in range(many)}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         (folder / WEIGHTS).write_bytes(len(text).to_bytes(8, "little") + text + content[start:]
-                                       + bytes(8 * MANY))
+                                       + bytes(8 * many))
     return act
 
 
@@ -135,6 +137,21 @@ def nested(chance: random.Random) -> bytes:
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
+def _values(chance: random.Random) -> bytes:
+    """JSON of many small values: each takes a few bytes here, and dozens in memory."""
+    return b"[" + chance.choice([b"[],", b"{},", b'"a",', b"1e5,"]) * (MANY * chance.choice([1, 40])) + b"0]"
+
+
+def _tokenizer(lexicon: dict[str, Any], chance: random.Random) -> None:
+    """A tokenizer that is none, or that does not have the words."""
+    plain = {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}
+    written = chance.choice(["", "{", "[]", "7", nested(chance).decode(), json.dumps({"model": plain}),
+                             json.dumps({"version": "1.0", "model": plain, "decoder": chance.choice(ODD)}),
+                             json.dumps({"version": "1.0", "model": {**plain, "vocab": chance.choice(ODD)}})])
+    marks = chance.choice([[-1, -1, 1, -1, -1], [0] * 5, [10**30] * 5, chance.choice(ODD)])
+    lexicon["tokenizer"] = chance.choice([{"tokenizer": written, "marks": marks}] * 4 + [chance.choice(ODD)])
+
+
 SEALED: dict[str, Change] = {
     **{f"{size}": change_json(CONFIG, lambda head, chance, size=size: head["config"]["model"].update(
         {size: chance.choice(LARGE)})) for size in SIZES},
@@ -158,6 +175,12 @@ SEALED: dict[str, Change] = {
         vocab=[*lexicon["vocab"][:-1], chance.choice(ODD)])),
     "vocab longer": change_json(LEXICON, lambda lexicon, chance: lexicon.update(
         vocab=[str(i) for i in range(chance.choice([41, 10_000, 200_000]))])),
+    "lexicon of many values": replace(LEXICON, _values), "config of many values": replace(CONFIG, _values),
+    "many settings": change_json(CONFIG, lambda head, chance: head["config"]["evaluation"].update(
+        control_tasks=[{} for _ in range(chance.choice([MANY // 3, 4 * MANY]))])),
+    "long word": change_json(LEXICON, lambda lexicon, chance: lexicon.update(
+        vocab=[*lexicon["vocab"][:-1], "w" * (MANY * chance.choice([10, 600]))])),
+    "tokenizer": change_json(LEXICON, _tokenizer),
     "lexicon max_length": change_json(LEXICON, lambda lexicon, chance: lexicon.update(
         max_length=chance.choice([*ODD, *LARGE]))),
     "any of the lexicon": change_json(LEXICON, lambda lexicon, chance: anywhere(

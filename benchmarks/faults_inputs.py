@@ -3,20 +3,24 @@
     python -m benchmarks.faults_inputs                              every kind
     python -m benchmarks.faults_inputs --kinds spaces,artifacts     these alone; the others stay as they were
     python -m benchmarks.faults_inputs --share 0.1                  a tenth of the cases
+    python -m benchmarks.faults_inputs --minutes 4.5                 stop after that; the next call goes on
 
-Every case ends in what was asked for or in one line. A traceback is any other exception, a hang anything
-that takes more than two minutes. Memory is the peak of the process that opens all hostile artifacts, above
-what it was after opening a good one. The results stand under `inputs` in results/faults.json; the seeds are
-the numbers from 0.
+Every case ends in what was asked for (`fine`), in that and a warning, or in one line (`refused`). A traceback
+is any other exception, a hang anything that takes more than two minutes. Memory is the peak of the process
+that opens all hostile artifacts, above what it was after opening a good one. The results stand under
+`inputs` in results/faults.json, each kind of one state of the code (`code`); the seeds are the numbers from
+0.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import itertools
 import json
+import math
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -33,7 +37,7 @@ from benchmarks.common import RESULTS, host
 from spaces.errors import UserError
 
 HANG_S = 120
-COUNTS = {"spaces": 1000, "folders": 500, "artifacts": 200, "corpora": 8, "formats": 5000}
+COUNTS = {"spaces": 1000, "folders": 500, "artifacts": 200, "corpora": 21, "formats": 5000}
 Case = Callable[[], str]
 """Runs one case: `fine`, or the line that it was refused with. Anything that it raises is a traceback."""
 
@@ -126,34 +130,12 @@ def artifacts(count: int, work: Path) -> Iterator[Case]:
         yield lambda number=number: case(number)
 
 
-TEXTS: dict[str, tuple[str, bytes]] = {
-    "rows without words": ("a.txt", b"\n \n\t\n\xe2\x80\x8b\n" * 40),
-    "null texts": ("a.jsonl", b'{"text": null}\n{"text": ""}\n' * 40),
-    "a byte-order mark": ("a.txt", b"\xef\xbb\xbfa cat sat on the mat\n" + b"the dog sat on the cat\n" * 50),
-    "one line": ("a.txt", b"the cat sat on the mat\n"),
-    "not UTF-8": ("a.txt", b"the cat sat on the mat\n" * 30 + b"caf\xe9\n"),
-    "no spaces": ("a.txt", "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u6211\u4eec\u53bb\n".encode() * 60),
-    "mostly too long": ("a.txt", b"word " * 90 + b"\n" + b"the cat\n" + (b"word " * 90 + b"\n") * 60),
-    "rare words": ("a.txt", b"".join(b"w%d v%d u%d the\n" % (i, i, i) for i in range(80))),
-}
-
-
 def corpora(count: int, work: Path) -> Iterator[Case]:
-    """Text of the kinds that go wrong, prepared as a run does."""
-    from spaces.config import TrialConfig
-    from trainable.stages.prepare import prepare_corpus
+    """Text of the kinds that go wrong, prepared as a run does; most of it has to be refused."""
+    from benchmarks.faults_corpora import TEXTS, prepared
 
-    work.mkdir(parents=True, exist_ok=True)
-
-    def case(name: str, content: bytes) -> str:
-        (work / name).write_bytes(content)
-        config = TrialConfig.model_validate({"corpus": {
-            "source": {"name": "lines", "path": str(work / name)}, "max_length": 32, "min_count": 1}})
-        *_, last = prepare_corpus(config, work / "cache")
-        return "fine" if not last["warnings"] else f"warned: {last['warnings'][0]}"
-
-    for name, content in list(TEXTS.values())[:count]:
-        yield lambda name=name, content=content: case(name, content)
+    for text in list(TEXTS.values())[:count]:
+        yield lambda text=text: prepared(text, work)
 
 
 def formats(count: int, work: Path) -> Iterator[Case]:
@@ -178,16 +160,20 @@ def _late(*_: Any) -> None:
     raise TimeoutError(f"more than {HANG_S} s")
 
 
-def drill(kind: str, count: int, work: Path) -> dict[str, Any]:
-    """The sums over all cases of a kind, in this process."""
+def drill(kind: str, count: int, work: Path, start: int = 0,
+          deadline: float = math.inf) -> dict[str, Any]:
+    """The sums over the cases of a kind from number `start` on, in this process; it stops at `deadline`
+    (`time.monotonic`)."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     signal.signal(signal.SIGALRM, _late)
-    sums, problems, began = Counter(), [], time.monotonic()
-    plain = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number, case in enumerate(KINDS[kind](count, work)):
-        if not number:  # what a good one takes is in here
-            plain = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sums, problems, plain, began = Counter[str](), list[str](), 0, time.monotonic()
+    for number, case in enumerate(itertools.islice(KINDS[kind](count, work), start, None), start):
+        if number == start:  # what a good one takes is in here
+            plain = _memory("VmRSS")
+            _PEAK.write_text("5")  # the peak starts anew
+        elif time.monotonic() > deadline:
+            break
         signal.alarm(HANG_S)
         try:
             line = case()
@@ -204,11 +190,38 @@ def drill(kind: str, count: int, work: Path) -> dict[str, Any]:
                             f"({Path(where.filename).name}:{where.lineno})")
         finally:
             signal.alarm(0)
-    above = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - plain
+    above = _memory("VmHWM") - plain
     shutil.rmtree(work, ignore_errors=True)
     return {"cases": sum(sums.values()), "tracebacks": 0, "hangs": 0, **dict(sorted(sums.items())),
             "memory_above_plain_mb": round(above / 1024, 1), "problems": problems[:20],
-            "minutes": round((time.monotonic() - began) / 60, 2), "commit": host()["commit"]}
+            "minutes": round((time.monotonic() - began) / 60, 2)}
+
+
+_PEAK = Path("/proc/self/clear_refs")
+
+
+def _memory(kind: str) -> int:
+    """Resident kilobytes of this process, now (VmRSS) or at most (VmHWM); Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind))
+
+
+def together(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The sums of two parts of the cases of a kind."""
+    found = {**before}
+    for name, value in more.items():
+        found[name] = (max(value, found.get(name, value)) if name == "memory_above_plain_mb"
+                       else value + found.get(name, type(value)()))
+    return {**found, "problems": found["problems"][:20], "minutes": round(found["minutes"], 2)}
+
+
+def code_state() -> str:
+    """What of the repository decides how a drill ends: a hash over its Python files."""
+    root, found = RESULTS.parents[1], hashlib.sha256()
+    for package in ("spaces", "trainable", "search", "qdlm", "dashboards", "benchmarks"):
+        for path in sorted((root / package).rglob("*.py")):
+            found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def main() -> int:
@@ -216,26 +229,44 @@ def main() -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--share", type=float, default=1.0, help="of the cases")
+    parser.add_argument("--minutes", type=float, default=math.inf,
+                        help="after that long, stop; the same command goes on")
+    parser.add_argument("--again", action="store_true", help="forget what was drilled of these kinds")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "qdlm-faults-inputs")
     parser.add_argument("--inside", metavar="KIND", help="run one kind in this process and print its sums")
+    parser.add_argument("--start", type=int, default=0, help="with --inside: the first case")
     args = parser.parse_args()
+    began = time.monotonic()
     if args.inside:
         count = max(1, round(COUNTS[args.inside] * args.share))
-        print(json.dumps(drill(args.inside, count, args.work / args.inside)))
+        print(json.dumps(drill(args.inside, count, args.work / args.inside, args.start,
+                               began + 60 * args.minutes)))
         return 0
     wrong = 0
     for kind in args.kinds.split(","):  # a process each: a crash of one is found, and memory is its own
-        done = subprocess.run([sys.executable, "-m", "benchmarks.faults_inputs", "--inside", kind, "--share",
-                               str(args.share), "--work", str(args.work)], stdout=subprocess.PIPE, text=True,
-                              check=False)
-        sums = (json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0
-                else {"crashed": done.returncode})
-        print(kind, json.dumps(sums, indent=1), flush=True)
-        wrong += sums.get("tracebacks", 1) + sums.get("hangs", 1)
+        left = args.minutes - (time.monotonic() - began) / 60
         path = RESULTS / "faults.json"
         known = json.loads(path.read_text()) if path.exists() else {}
+        before, state = known.get("inputs", {}).get(kind, {}), code_state()
+        if args.again or before.get("code") != state or "crashed" in before:
+            before = {}
+        start = before.get("cases", 0)
+        if left <= 0 or start >= round(COUNTS[kind] * args.share):
+            continue
+        done = subprocess.run([sys.executable, "-m", "benchmarks.faults_inputs", "--inside", kind, "--share",
+                               str(args.share), "--work", str(args.work), "--start", str(start),
+                               "--minutes", str(left)], stdout=subprocess.PIPE, text=True, check=False)
+        sums = (json.loads(done.stdout.strip().splitlines()[-1]) if done.returncode == 0
+                else {"crashed": done.returncode})
         where = {key: value for key, value in host().items() if key in ("cpus", "machine", "load", "date")}
-        known["inputs"] = {**known.get("inputs", {}), kind: {**sums, "host": where}}
+        told = ("code", "commit", "command", "host")
+        parts = {name: value for name, value in before.items() if name not in told}
+        sums = {**(together(parts, sums) if parts and "crashed" not in sums else sums), "code": state,
+                "commit": host()["commit"], "host": where,
+                "command": f"python -m benchmarks.faults_inputs --kinds {kind}"}
+        print(kind, json.dumps(sums, indent=1), flush=True)
+        wrong += sums.get("tracebacks", 1) + sums.get("hangs", 1)
+        known["inputs"] = {**known.get("inputs", {}), kind: sums}
         path.write_text(json.dumps(known, indent=1) + "\n")
     return 1 if wrong else 0
 

@@ -15,6 +15,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=${QDLM_CLUSTER_STATE:-${TMPDIR:-/tmp}/qdlm-cluster-$UID}
 port=${QDLM_RAY_PORT:-6379}
 dashboard=${QDLM_RAY_DASHBOARD_PORT:-8265}
+shell_path=$PATH
 export PATH="$root/.venv/bin:$PATH"
 export RAY_AUTH_MODE=token      # the command line tools need it said; clusters have it on by default
 export RAY_worker_niceness=0    # Ray runs workers at nice 15 otherwise
@@ -27,6 +28,11 @@ fail() { echo "local.sh: error: $*" >&2; exit 2; }
 running() { [[ -f $state/pid ]] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
 listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 free_port() { python -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+# How the shell that called this script calls a program of the environment: qdlm, or .venv/bin/qdlm.
+called() {
+  PATH=$shell_path PYTHONPATH="$root" "$(command -v python)" -c \
+    'import sys; from spaces.shell import called, program; print(program() if sys.argv[1] == "qdlm" else called(sys.argv[1]))' "$1"
+}
 ray_tool() { command -v ray >/dev/null || fail "no ray found; run: make install"; }
 
 start() {
@@ -45,8 +51,9 @@ start() {
   for _ in $(seq 360); do
     # Jobs are taken once the dashboard and the node's agent listen, some seconds after the runtime has started.
     if grep -q "Ray runtime started" "$state/log" && listens "$dashboard" && listens "$agent"; then
-      echo "cluster at 127.0.0.1:$port, dashboard at http://127.0.0.1:$dashboard (token: ray get-auth-token)"
-      echo "use it:  qdlm run SPACE --address auto    or    cluster/local.sh submit SPACE"
+      local qdlm; qdlm=$(called qdlm)
+      echo "cluster at 127.0.0.1:$port, dashboard at http://127.0.0.1:$dashboard (token: $(called ray) get-auth-token)"
+      echo "use it:  $qdlm run SPACE --address auto    or    $(printf %q "$0") submit SPACE"
       echo "from elsewhere (through a tunnel):  qdlm run SPACE --address ray://127.0.0.1:$client --storage DIR_ON_THE_CLUSTER"
       return
     fi

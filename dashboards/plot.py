@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from dashboards.plot_axes import label
 from dashboards.plot_panel import INK, Picture, fill, name, outline
+from search.pareto.stability import figure as figure_of
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def front_png(run_folder: Path, out: Path, dots_per_inch: int = 160) -> Path:
 
     The first objective stands on the vertical axis, each other one has a panel (a single objective is drawn
     over trials). Members are lit, and in each panel those that no other one beats on its two axes are joined.
+    What was measured anew stands at its fresh figures; members that lost their place by them are apart.
     Raises `UserError` when the run has no front yet.
     """
     picture = read(Path(run_folder))
@@ -56,10 +58,12 @@ def read(run: Path) -> Picture:
         meta = json.loads((run / "run.json").read_text(encoding="utf-8"))
         front = json.loads((run / "front.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(run / "trials.parquet")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{run}: cannot be drawn: {error}") from None
     last = table.sort_values(["trial", "rung"]).groupby("trial", as_index=False).tail(1)
+    last = at_figures(last, [item["metric"] for item in (*front["objectives"], *front["constraints"])])
     lit = [member["trial"] for member in front["members"]]
+    lost = [member["trial"] for member in front["members"] if member.get("place") == "lost"]
     complete = last[last["state"] == "complete"]
     kept = [all(holds(row, bound) for bound in front["constraints"]) for row in complete.to_dict("records")]
     allowed = pd.Series(kept, complete.index, dtype=bool)
@@ -67,8 +71,21 @@ def read(run: Path) -> Picture:
     tagged = last["tag"].notna() if "tag" in last else pd.Series(False, last.index)
     return Picture(
         name=meta.get("name", run.name), objectives=front["objectives"], constraints=front["constraints"],
-        members=last[last["trial"].isin(lit)], others=complete[allowed & rest], out=complete[~allowed & rest],
+        members=last[last["trial"].isin(lit) & ~last["trial"].isin(lost)],
+        lost=last[last["trial"].isin(lost)], others=complete[allowed & rest], out=complete[~allowed & rest],
         early=last[last["state"].isin(["stopped", "rung"])], arm=last[tagged])
+
+
+def at_figures(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The rows with each metric at the figure to go by (`search.pareto.stability.figure`), `METRIC_half` half
+    the width of its 95 % interval, and `fresh` whether one of them was measured anew."""
+    found = []
+    for row in rows.to_dict("records"):
+        figures = {metric: figure_of(row, metric) for metric in metrics}
+        found.append({"fresh": any(one.of != "own" for one in figures.values()),
+                      **{metric: one.mean for metric, one in figures.items()},
+                      **{f"{metric}_half": one.half for metric, one in figures.items()}})
+    return rows.assign(**pd.DataFrame(found, rows.index).to_dict("series")) if found else rows
 
 
 def holds(row: Mapping[Hashable, Any], bound: dict[str, Any]) -> bool:
@@ -99,7 +116,7 @@ def draw(picture: Picture) -> Figure:
         spare.set_visible(False)
     for line in grid:
         line[0].set_ylabel(label(down))
-    share = f"{len(picture.members)} of {picture.complete} complete trials on the front"
+    share = f"{len(picture.members) + len(picture.lost)} of {picture.complete} complete trials on the front"
     figure.suptitle(f"{picture.name}: {share}", x=0.01, ha="left", fontsize=14, fontweight="bold")
     handles = {text: handle for panel in grid.flat
                for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}

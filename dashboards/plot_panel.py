@@ -21,13 +21,15 @@ LIT, PLAIN, MARKED, FAINT, INK = "#D55E00", "#0072B2", "#009E73", "#A6A6A6", "#2
 
 @dataclass(frozen=True)
 class Picture:
-    """What is drawn. `members`, `arm`: last row of those trials; `others`: complete, `out`: complete but
-    infeasible, `early`: not run to the end."""
+    """What is drawn. `members`, `lost` (members that lost their place when they were measured anew), `arm`:
+    last row of those trials; `others`: complete, `out`: complete but infeasible, `early`: not run to the
+    end."""
 
     name: str
     objectives: Sequence[dict[str, str]]
     constraints: Sequence[dict[str, Any]]
     members: pd.DataFrame
+    lost: pd.DataFrame
     others: pd.DataFrame
     out: pd.DataFrame
     early: pd.DataFrame
@@ -36,7 +38,7 @@ class Picture:
     @property
     def complete(self) -> int:
         """Number of complete trials."""
-        return len(self.members) + len(self.others) + len(self.out)
+        return len(self.members) + len(self.lost) + len(self.others) + len(self.out)
 
 
 def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, str]) -> None:
@@ -52,7 +54,7 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
         return rows[~rows["trial"].isin(picture.arm["trial"])]
 
     core = pd.concat([_finite(frame, x, y)[[x, y]]
-                      for frame in (picture.members, picture.others, picture.arm)])
+                      for frame in (picture.members, picture.lost, picture.others, picture.arm)])
     early, out, others = (_in_reach(plain(picture.early), core), _in_reach(plain(picture.out), core),
                           plain(picture.others))
     far = "" if early.equals(plain(picture.early)) else ", far ones at the edge"
@@ -60,16 +62,19 @@ def fill(panel: Axes, picture: Picture, across: dict[str, str], down: dict[str, 
     scatter(out, f"breaks a constraint ({len(out)})", s=40, color=FAINT, marker="x", linewidths=1.6, zorder=3)
     scatter(others, f"dominated ({len(others)})", s=46, facecolors="white", edgecolors=PLAIN,
             linewidths=1.6, zorder=4)
-    scatter(picture.members, f"front ({len(picture.members)})", s=95, color=LIT, edgecolors="white",
+    scatter(picture.lost, f"lost its place, measured anew ({len(picture.lost)})", s=80, facecolors="white",
+            edgecolors=LIT, linewidths=1.4, zorder=6)
+    anew = ", measured anew" if picture.members.get("fresh", pd.Series(dtype=bool)).any() else ""
+    scatter(picture.members, f"front{anew} ({len(picture.members)})", s=95, color=LIT, edgecolors="white",
             linewidths=1.2, zorder=7)
     for tag, rows in picture.arm.groupby("tag") if len(picture.arm) else ():
         edges = [LIT if trial in set(picture.members["trial"]) else "white"
                  for trial in _finite(rows, x, y)["trial"]]
         scatter(rows, str(tag), s=230, color=MARKED, marker="*", edgecolors=edges, linewidths=1.3, zorder=8)
-    members = _finite(picture.members, x, y)
+    members, lost = _finite(picture.members, x, y), _finite(picture.lost, x, y)
     for metric, vertical in ((x, False), (y, True)):
-        _interval(panel, members, x, y, metric, vertical)
-    shown = [_finite(frame, x, y)[[x, y]] for frame in (members, others, out, early, picture.arm)]
+        _interval(panel, pd.concat([members, lost]), x, y, metric, vertical)
+    shown = [_finite(frame, x, y)[[x, y]] for frame in (members, lost, others, out, early, picture.arm)]
     dress(panel, across, down, pd.concat(shown))
 
 
@@ -132,9 +137,8 @@ def _attained(panel: Axes, rows: pd.DataFrame, across: dict[str, str], down: dic
 
 
 def _interval(panel: Axes, members: pd.DataFrame, x: str, y: str, metric: str, vertical: bool) -> None:
-    """95% intervals, where a standard error was measured beside the metric."""
-    if f"{metric}_se" in members:
-        size = 1.96 * members[f"{metric}_se"].astype(float).fillna(0.0)
+    """95% intervals of the figures, where there are any."""
+    if f"{metric}_half" in members and (size := members[f"{metric}_half"].astype(float).fillna(0.0)).any():
         panel.errorbar(members[x], members[y], yerr=size if vertical else None,
                        xerr=None if vertical else size, fmt="none", ecolor=LIT, elinewidth=1.2, alpha=0.55,
                        zorder=6)

@@ -37,8 +37,8 @@ def key(value: Any) -> Any:
 
 def show(value: Any, limit: int = 80) -> str:
     """The value on one line, as it could stand in a space file; cut to `limit` characters. Text that
-    would be read as something else, "1e-5" or "null", keeps its quotes."""
-    plain = isinstance(value, str) and value and value.isprintable() and not _other(value)
+    would be read as something else, "1e-5", "null" or "[a]", keeps its quotes."""
+    plain = isinstance(value, str) and value.isprintable() and not _other(value)
     return cut(value if plain else _flow(value), limit)
 
 
@@ -47,9 +47,13 @@ def cut(text: str, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+_SIGNS = re.compile(r"^[\[\]{},#&*!|>'\"%@`]|^[-?:](?: |$)|^(?:---|\.\.\.)(?: |$)|: | #|:$|^ | $")
+"""What begins or ends something else than text in YAML."""
+
+
 def _other(text: str) -> bool:
-    """Whether a word without quotes would be no text."""
-    return any(pattern.match(text) for _, pattern, _ in PLAIN)
+    """Whether what stands without quotes would be read as another text, or as none."""
+    return any(pattern.match(text) for _, pattern, _ in PLAIN) or bool(_SIGNS.search(text))
 
 
 def _flow(value: Any) -> str:

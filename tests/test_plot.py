@@ -101,6 +101,23 @@ def test_only_members_unbeaten_in_a_panel_are_joined(make, across, style, joined
     assert joined <= corners and beaten not in corners and line.get_drawstyle() == style
 
 
+def test_what_was_measured_anew_stands_at_its_fresh_figures(make):
+    fresh = {0: {"again": 2, "perplexity_again": 22.0, "latency_ms_again": 29.0, "latency_ms_again_sd": 0.5},
+             1: {"again": 2, "perplexity_again": 41.0, "latency_ms_again": 11.0},
+             6: {"again": 2, "perplexity_again": 31.0, "latency_ms_again": 52.8}}  # beyond the bound
+    rows = [{**row, **(fresh.get(row["trial"], {}) if row["state"] == "complete" else {}),
+             **({"place": "lost"} if row["trial"] == 6 else {})} for row in ROWS]
+    picture = read(make(rows=rows))
+    assert picture.members[["trial", "perplexity", "latency_ms"]].values.tolist() == [
+        [0.0, 22.0, 29.0], [1.0, 41.0, 11.0]] and picture.lost["latency_ms"].tolist() == [52.8]
+    assert picture.complete == 5 and picture.members["latency_ms_half"].round(2).tolist() == [4.49, 0.0]
+    figure = draw(picture)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "front, measured anew (2)" in legend and "lost its place, measured anew (1)" in legend
+    (front,) = [dots for dots in figure.axes[0].collections if dots.get_label().startswith("front")]
+    assert sorted(map(tuple, front.get_offsets().tolist())) == [(11.0, 41.0), (29.0, 22.0)]
+
+
 def test_a_constraint_on_an_axis_is_drawn(make):
     def dashed(figure):
         return [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]

@@ -57,7 +57,7 @@ def _fronts(runs: list[Path]) -> tuple[list[dict[str, str]], dict[str, list[dict
     objectives = [{"metric": item.metric, "direction": item.direction} for item in sides[0].space.objectives]
     names = [side.folder.path.name for side in sides]
     labels = [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
-    return objectives, {label: [dict(row) for row in side.front]
+    return objectives, {label: side.front.trusted(side.front.standing)
                         for label, side in zip(labels, sides, strict=True)}
 
 

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
@@ -19,6 +19,9 @@ from rich.table import Table
 from spaces.shell import program, quoted, relative
 from spaces.texts import visible
 from spaces.uris import is_uri, origin
+
+if TYPE_CHECKING:
+    from search.records.run_folder import RunFolder
 
 FORMATS = ("table", "csv", "json", "md")
 PIPE_WIDTH = 160  # columns of a table that goes to a pipe or a file
@@ -187,3 +190,10 @@ def out(**options: Any) -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ and "width" not in options:
         console.width = PIPE_WIDTH
     return console
+
+
+def tell_edited(folder: RunFolder) -> None:
+    """A line on a space that is not the one with which the run began."""
+    if folder.space_edited:
+        out().print("[yellow]space.yaml was edited after the run began[/]: objectives and bounds above are "
+                    "those of the edited file")

@@ -1,5 +1,4 @@
-"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone, while
-it runs or after."""
+"""`qdlm front` and `qdlm status`: what a run has found, read from its folder alone."""
 
 from __future__ import annotations
 
@@ -60,7 +59,7 @@ def front(
     where they lie."""
     from rich.markup import escape
 
-    from search.cli.format import command, emit, out
+    from search.cli.format import command, emit, out, tell_edited
     from search.cli.overrides import bounds
 
     folder, space, found = opened(run)
@@ -74,6 +73,7 @@ def front(
         out().print(nearest(folder, space, found))
     else:
         out().print(front_table(folder, space, found))
+        tell_edited(folder)
         if best is not None and len(found):
             out().print(f"[dim]{escape(chosen_by(found))}[/]")
         if best is not None and (artifact := artifact_of(folder, found.members[0]) if len(found) else None):
@@ -165,7 +165,7 @@ def status(
 
     from rich.markup import escape
 
-    from search.cli.format import command, duration, figure, grid, out, shown
+    from search.cli.format import command, duration, figure, grid, out, shown, tell_edited
     from search.engine.cost import Ledger
     from search.pareto.reference_box import Box
     from search.pareto.stability import figure as figure_of
@@ -194,8 +194,10 @@ def status(
             value = figure(objective.metric, by.mean) + (f" ({by.of})" if by.of != "own" else "")
             lines.append((f"best {objective.metric}", f"{value}, trial {best['trial']}"))
     if folder.meta.get("box"):
-        lines.append(("hypervolume",
-                      f"{found.hypervolume(Box.of(folder.meta['box'], space.objectives)):.1%} of its box"))
+        box = Box.of(folder.meta["box"], space.objectives)
+        own, anew = found.hypervolume(box), found.trusted_hypervolume(box)
+        told = f" ({own:.1%} as the search measured it)" if anew != own else ""
+        lines.append(("hypervolume", f"{anew:.1%} of its box{told}"))
     lines += [("corpus", escape(line)) for line in corpus_lines(folder.events())]
     account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
     lines.append(("time", duration(account.elapsed)))
@@ -205,9 +207,7 @@ def status(
     console.print(cost_table(account, space), "")
     for row in [row for row in ended.values() if row["state"] == "failed"][-3:]:
         console.print(f"[red]trial {row['trial']} failed:[/] {escape(str(row.get('reason')))}")
-    if folder.space_edited:
-        console.print("[yellow]space.yaml was edited after the run began[/]: objectives and bounds above are "
-                      "those of the edited file")
+    tell_edited(folder)
     if state in ("interrupted", "failed"):
         console.print(f"\nGo on with: [cyan]{escape(command('run', '--resume', shown(folder.path)))}[/]",
                       soft_wrap=True)
@@ -231,7 +231,7 @@ def standing(folder: RunFolder, space: Space, found: Front, counts: Mapping[str,
             "best": {metric: row and {"trial": row["trial"], "value": figure_of(row, metric).mean,
                                       "figures": figure_of(row, metric).of}
                      for metric, row in best.items()},
-            "hypervolume": found.hypervolume(Box.of(box, space.objectives)) if box else None,
+            "hypervolume": found.trusted_hypervolume(Box.of(box, space.objectives)) if box else None,
             "seconds": account.elapsed,
             "cost": account.breakdown(Rate.of(space.hardware, space.budget.price))}
 

@@ -85,7 +85,7 @@ def kept(path: Path) -> list[dict[str, Any]]:
     """Cells measured before."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it or give --fresh") from None
 
 

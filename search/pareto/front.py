@@ -79,8 +79,13 @@ class Front:
         return stability(self.members, self.objectives, self.constraints)
 
     def hypervolume(self, box: Box) -> float:
-        """Share of `box` that the members dominate. Only values in one and the same box can be compared."""
+        """Share of `box` that the members dominate by the one measurement of each that the search went by.
+        Only values in one and the same box can be compared."""
         return box.hypervolume(self.vectors)
+
+    def trusted_hypervolume(self, box: Box) -> float:
+        """Share of `box` that the members to choose from (`standing`) dominate by the figures to go by."""
+        return box.hypervolume(matrix(self.trusted(self.standing), self.objectives))
 
     def contributions(self, box: Box) -> np.ndarray:
         """What the hypervolume would lose without each member, float [members]; 0 for one of
@@ -164,7 +169,8 @@ class Front:
         return replace(self, members=() if row is None else (row,))
 
     def summary(self, box: Box | None = None) -> dict[str, Any]:
-        """The front as one JSON-able mapping; `hypervolume` is None without a box."""
+        """The front as one JSON-able mapping; `hypervolume` (as the search measured it) and
+        `trusted_hypervolume` are None without a box."""
         knee = self.knee()
         return {
             "objectives": [{"metric": item.metric, "direction": item.direction} for item in self.objectives],
@@ -172,6 +178,7 @@ class Front:
                             for item in self.constraints],
             "box": box.corners() if box else None,
             "hypervolume": self.hypervolume(box) if box else None,
+            "trusted_hypervolume": self.trusted_hypervolume(box) if box else None,
             "candidates": len(self.candidates),
             "knee": knee.get("trial") if knee else None,
             "members": self.member_rows(),

@@ -134,7 +134,7 @@ def _listing(target: Side) -> dict[str, dict[str, Any]]:
     try:
         with target.fs.open_input_stream(target.at(LISTING)) as file:
             listing = json.loads(file.read())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     entries = listing if isinstance(listing, dict) else {}
     return {name: entry for name, entry in entries.items() if isinstance(entry, dict)}

@@ -7,6 +7,7 @@ the URI some seconds later. Nodes put checkpoints and artifacts there themselves
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -160,6 +161,16 @@ def _lease() -> bytes:
             .encode())
 
 
+def _age(content: bytes) -> tuple[float, str]:
+    """Age in seconds, and whose it is; without end where it cannot be read: it keeps nobody out."""
+    try:
+        lease = json.loads(content)
+        time_of = float(lease.get("time", 0.0))
+        return time.time() - time_of if math.isfinite(time_of) else math.inf, str(lease.get("by"))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return math.inf, ""
+
+
 def resume_from_uri(uri: str, say: Callable[[str], None]) -> Path:
     """The run at a URI in this node's folder, to go on with. Raises `UserError` when there is none,
     or another process works on it.
@@ -172,11 +183,9 @@ def resume_from_uri(uri: str, say: Callable[[str], None]) -> Path:
     remote = store.read(EVENTS)
     if remote is None or not store.has(SPACE):
         raise UserError(f"{uri} is not a run: no {SPACE if remote is not None else EVENTS}")
-    lease = json.loads(store.read(LEASE) or b"{}")
-    age = time.time() - lease.get("time", 0.0)
-    if age < LEASE_S and not lease["by"].endswith(f" on {socket.gethostname()}"):
-        raise UserError(f"{uri} is being written by {lease['by']}; if that is gone, "
-                        f"wait {LEASE_S - age:.0f} s")
+    age, by = _age(store.read(LEASE) or b"{}")
+    if age < LEASE_S and not by.endswith(f" on {socket.gethostname()}"):
+        raise UserError(f"{uri} is being written by {by}; if that is gone, wait {LEASE_S - age:.0f} s")
     if (folder / EVENTS).is_file():
         if RunFolder.open(folder).is_live():
             raise UserError(f"{uri} is being written by another process of this machine")

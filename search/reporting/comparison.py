@@ -11,9 +11,9 @@ import numpy as np
 
 from search.pareto.front import Front
 from search.pareto.geometry import layers
-from search.pareto.objectives import matrix, measured
+from search.pareto.objectives import matrix
 from search.pareto.reference_box import Box
-from search.pareto.stability import figure
+from search.pareto.stability import NORMAL, figure
 from search.records.run_folder import RunFolder
 from search.reporting.report import ended_rows, front_of, last_rows
 from spaces.errors import UserError
@@ -44,6 +44,12 @@ class ComparedRun:
         return cls(folder, space, latest, front,
                    sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
 
+    @property
+    def vectors(self) -> np.ndarray:
+        """Of the members to choose from, at the figures to go by, float [members, objectives] in minimization
+        form."""
+        return matrix(self.front.trusted(self.front.standing), self.space.objectives)
+
     def metric_sources(self) -> set[str]:
         """What scored: the teachers and oracles that the rows name."""
         return {f"{name} {row[name]}" for row in self.rows
@@ -54,10 +60,11 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
     """The comparison as a JSON-able mapping: "box" (metric -> [best, worst]), "runs" (one entry each),
     "changes", "warnings".
 
-    `share`: hypervolume as a share of one box around all fronts, with the central 95 % of `DRAWS` draws of
-    the members' own measurement noise (their standard errors, normal, seed 0): how well this front is known,
-    not how well another search of the space would do. `joint`: members that stay on the front of all runs
-    together. The box goes from the best of all fronts to a tenth of their range beyond the worst. Raises
+    Everything goes by the figures to go by (`search.pareto.stability.figure`) of the members to choose from
+    (`Front.standing`). `share`: hypervolume as a share of one box around all fronts, with the central 95 % of
+    `DRAWS` draws of the noise of those figures (their intervals, normal, seed 0): how well this front is
+    known, not how well another search of the space would do. `joint`: members that stay on the front of all
+    runs together. The box goes from the best of all fronts to a tenth of their range beyond the worst. Raises
     `UserError` when the runs have other objectives, or none has a front.
     """
     sides = [ComparedRun.of(run) for run in runs]
@@ -66,7 +73,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
         if side.space.objectives != first.objectives:
             raise UserError(f"{side.folder.path.name} has other objectives than {sides[0].folder.path.name}: "
                             f"{_objectives_text(side.space)}; {_objectives_text(first)}")
-    vectors = [side.front.vectors for side in sides]
+    vectors = [side.vectors for side in sides]
     if not sum(map(len, vectors)):
         raise UserError("none of the runs has a front yet")
     points = np.vstack(vectors)
@@ -105,12 +112,11 @@ def warnings(sides: Sequence[ComparedRun]) -> list[str]:
 
 def _volume(side: ComparedRun, box: Box) -> tuple[float, float, float]:
     """Share of the box that the front dominates, and its interval under measurement noise."""
-    noise, vectors = np.random.default_rng(0), side.front.vectors
+    noise, vectors = np.random.default_rng(0), side.vectors
     if not len(vectors):
         return 0.0, 0.0, 0.0
-    spread = np.nan_to_num(matrix(
-        [{item.metric: abs(measured(row, f"{item.metric}_se")) for item in side.space.objectives}
-         for row in side.front], [type(item)(item.metric, "minimize") for item in side.space.objectives]))
+    spread = np.array([[figure(row, item.metric).half / NORMAL for item in side.space.objectives]
+                       for row in side.front.standing])
     count = DRAWS if spread.any() else 0
     volume = box.hypervolume(vectors)
     if not count:

@@ -52,7 +52,7 @@ def short(value: Any) -> str:
     if isinstance(value, str) and value[:1] in "{[":
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     if isinstance(value, Mapping) and "name" in value:
         if set(value) == {"name", "int_bits", "frac_bits"}:

@@ -254,7 +254,7 @@ def samples(run: Path, lit: Sequence[int], kept: Sequence[int]) -> dict[str, Any
                                   "target": str(item.get("target") or "")[:TEXT],
                                   "text": str(item["text"])[:TEXT], "success": item.get("success")}
                                  for item in content[:48]]
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             found[str(trial)] = [{"task": "", "target": "", "text": f"({path.name} is damaged)",
                                   "success": None}]
     return found

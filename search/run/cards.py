@@ -57,7 +57,7 @@ def write_cards(front: Front, run: str, files: Files, warn: Callable[[str], None
 
         try:
             _write(row, Fresh(_figures(row), of, place), f"{run}, trial {row['trial']}", files)
-        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
             warn(f"the model card of trial {row['trial']} is as it was: {type(error).__name__}: {error}")
 
 

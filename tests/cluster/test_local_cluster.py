@@ -84,6 +84,8 @@ def cluster(tmp_path_factory):
     (folder / "tiny.yaml").write_text(TINY)
     started = call("start", "--num-cpus", "2", "--object-store-memory", "100000000", env=found, timeout=240)
     assert started.returncode == 0, started.stderr
+    assert re.search(r"^use it:  \S.* run SPACE --address auto    or    \S+/local.sh submit SPACE$",
+                     started.stdout, re.MULTILINE), started.stdout
     yield found, folder
     call("stop", env=found)
     shutil.rmtree(found["RAY_TMPDIR"], ignore_errors=True)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from spaces import yaml_text
 from spaces.errors import UserError
+from spaces.values import show
 
 
 @pytest.mark.parametrize(
@@ -132,3 +133,13 @@ def _same(left, right):
 @given(_VALUES)
 def test_write_then_read_is_the_same(value):
     assert _same(value, yaml_text.read(yaml_text.write(value), "a").data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(_PRINTABLE | st.lists(st.sampled_from([*"-?:,[]{}#&*!|>'\"%@`. ", "a", "1", "---"]),
+                             max_size=5).map("".join))
+def test_a_text_in_a_message_reads_as_that_text(text):
+    """What stands in a message could be put into a space file."""
+    if text.isprintable():
+        assert yaml_text.read(f"key: {show(text, 1000)}", "a").data == {"key": text}
+        assert yaml_text.read(f"key: {show([text, [text]], 1000)}", "a").data == {"key": [text, [text]]}

@@ -29,6 +29,8 @@ from trainable.artifacts.assembling import blank_model, filled, shapes_of
 from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
 from trainable.artifacts.reading import (
+    MOST_CONFIG,
+    MOST_SETTINGS,
     Form,
     check_config,
     check_fit,
@@ -140,7 +142,7 @@ def _check(path: Path, below: float = math.inf) -> None:
 def read_files(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Form]]:
     """The files of an artifact, each checked for itself; of the weights the header. Raises `UserError`."""
     try:
-        head = read_json(path / CONFIG)
+        head = read_json(path / CONFIG, MOST_CONFIG, MOST_SETTINGS)
         if not isinstance(head, dict):
             raise ValueError(f"{CONFIG} is not a JSON object")
         if head.get("format") not in READABLE:

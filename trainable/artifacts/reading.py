@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,17 @@ from trainable.artifacts.packing import SPLIT
 from trainable.quantization.post_training.stored import KEY, layout_of
 from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
 
-MOST_JSON = 64 << 20
-"""Bytes of a JSON file that is read: a million words are 20 MB."""
+MOST_JSON, MOST_VALUES = 32 << 20, 1_000_000
+"""Bytes of a JSON file that is read, and values in it (a million words are 20 MB): an empty list of three
+bytes takes 64 in memory."""
+MOST_CONFIG, MOST_SETTINGS = 4 << 20, 50_000
+"""The same of config.json, which holds some ten values for each packed weight."""
+MOST_HEADER = 4 << 20
+"""Bytes of a weights' header that is parsed, some 40,000 tensors: parsed, it is ten times as large."""
 REMAP = 16 << 20
 """Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
-MOST_WORDS = 2_000_000
-"""Words of a vocabulary: eight times the largest of subwords."""
+MOST_WORDS = 1_000_000
+"""Words of a vocabulary: four times the largest of subwords."""
 ADAPTER = ("lora_a", "lora_b")
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
@@ -36,7 +42,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """How safetensors writes types."""
 
 
-@dataclass(frozen=True)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """Type and shape of a tensor that is not read yet."""
 
@@ -44,16 +53,29 @@ class Form:
     shape: tuple[int, ...]
 
 
-def read_json(file: Path) -> Any:
-    """The content of a JSON file of at most `MOST_JSON` bytes. Raises ValueError, OSError or
-    RecursionError."""
-    if file.stat().st_size > MOST_JSON:
-        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes; at most {MOST_JSON:,} are read")
-    return json.loads(file.read_text(encoding="utf-8"))
+def read_json(file: Path, most: int = MOST_JSON, values: int = MOST_VALUES) -> Any:
+    """The content of a JSON file of at most `most` bytes and so many `values`. Raises ValueError, OSError
+    or RecursionError."""
+    if file.stat().st_size > most:
+        raise ValueError(f"{file.name} has {file.stat().st_size:,} bytes; at most {most:,} are read")
+    content = file.read_bytes()
+    # what stands inside of strings, such as a tokenizer's own JSON, is looked at only where it decides
+    if _opened(content) > values and _opened(_STRING.sub(b"", content)) > values:
+        raise ValueError(f"{file.name} holds more than {values:,} values")
+    return json.loads(content.decode("utf-8"))
+
+
+def _opened(content: bytes) -> int:
+    """At least as many as the JSON values that the text holds beside the first one of each list."""
+    return sum(map(content.count, (b",", b"[", b"{")))
 
 
 def forms(file: Path) -> dict[str, Form]:
     """What a safetensors file holds, from its header alone, in the order of the file."""
+    with file.open("rb") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+    if MOST_HEADER < size <= file.stat().st_size:
+        raise ValueError(f"its header has {size:,} bytes; at most {MOST_HEADER:,} are read")
     with safe_open(file, "pt") as opened:
         found = {}
         for name in opened.offset_keys():

@@ -98,6 +98,7 @@ class Lexicon:
         made = cls(**value)
         if problem := made._problem():
             raise ValueError(f"not a lexicon: {problem}")
+        _ = made.tokens  # a tokenizer that cannot be read is told now, not at the first text
         return made
 
     def _problem(self) -> str | None:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from spaces.errors import UserError
 from trainable import registry
 from trainable.corpora.base import Corpus, Example, Split
-from trainable.corpora.sources import csv_rows, existing_file, one_split, text_lines
+from trainable.corpora.sources import csv_rows, existing_file, has_words, one_split, text_lines
 from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
@@ -99,7 +99,7 @@ class E2E(Corpus):
         if len(set(self._files.values())) > 1:
             yield from pairs(path)
             return
-        yield from one_split(list(pairs(path)), lambda pair: repr(pair[1]) if pair[2].strip() else "",
+        yield from one_split(list(pairs(path)), lambda pair: repr(pair[1]) if has_words(pair[2]) else "",
                              self.params.valid_share, split, path, "a folder with both splits")
 
     @cached_property

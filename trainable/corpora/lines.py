@@ -11,7 +11,7 @@ from pydantic import Field
 from trainable import registry
 from trainable.corpora.base import UNKNOWN, Corpus, Example, Split
 from trainable.corpora.readers import KINDS, Format, Text, texts
-from trainable.corpora.sources import existing_file, one_split
+from trainable.corpora.sources import existing_file, has_words, one_split
 from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
@@ -81,8 +81,8 @@ class Lines(Corpus):
         if len(files) > 1:
             yield from rows
             return
-        yield from one_split(list(rows), lambda row: row[1].strip() and row[1], self.params.valid_share,
-                             split, path, "a file of their own as valid_path")
+        yield from one_split(list(rows), lambda row: row[1] if has_words(row[1]) else "",
+                             self.params.valid_share, split, path, "a file of their own as valid_path")
 
 
 def sentences(words: Sequence[str]) -> Iterator[list[str]]:

@@ -52,7 +52,7 @@ def _refuse_json(path: Path) -> None:
         return
     try:
         value = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     if isinstance(value, dict) or isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         raise UserError(f"{path}: its first line is JSON, not text; name it .jsonl, or give format: jsonl "
@@ -65,8 +65,8 @@ def _json_lines(path: Path, column: str | None) -> Iterator[Text]:
             if line.strip():
                 try:
                     yield f"{path}, line {number}", json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number}: not JSON ({error})") from None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, line {number}: not JSON ({str(error)[:100]})") from None
 
     return _of_values(path, values(), column)
 
@@ -77,7 +77,7 @@ def _json(path: Path, column: str | None) -> Iterator[Text]:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         return _json_lines(path, column)
     rows = value if isinstance(value, list) and not _is_line(value) else [value]
     return _of_values(path, ((f"{path}, row {i}", row) for i, row in enumerate(rows, 1)), column)

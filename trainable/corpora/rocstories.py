@@ -10,7 +10,7 @@ from pydantic import Field
 
 from trainable import registry
 from trainable.corpora.base import Corpus, Example, Split
-from trainable.corpora.sources import csv_rows, existing_file, one_split
+from trainable.corpora.sources import csv_rows, existing_file, has_words, one_split
 from trainable.corpora.words import KINDS as TOKENIZERS
 from trainable.corpora.words import Tokenizer, splitter, tokenizer_version
 
@@ -56,5 +56,5 @@ class ROCStories(Corpus):
         if len(files) > 1:
             yield from stories
             return
-        yield from one_split(stories, lambda story: story[1] if story[1].strip() else "",
+        yield from one_split(stories, lambda story: story[1] if has_words(story[1]) else "",
                              self.params.valid_share, split, path, "a file of their own as valid_path")

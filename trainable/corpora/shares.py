@@ -30,10 +30,13 @@ def concerns(stats: Mapping[str, Any], config: CorpusConfig) -> Iterator[Concern
         kept, long = stats["sentences"][split], stats["dropped"][split]
         empty = stats.get("empty", {}).get(split, 0)
         why = [f"{long:,} have more than {most} words"] * (long > 0) + [f"{empty:,} hold none"] * (empty > 0)
+        longer = f"raise corpus.max_length (now {config.max_length}), or cut the texts shorter"
+        fuller = "fill or delete the rows without words, or name another column"
+        remedies = [longer] * (long > 0) + [fuller] * (empty > 0)
         total = kept + long + empty
         yield Concern((long + empty) / total, config.warn_left_out, config.refuse_left_out, "left_out",
                       f"of {total:,} {kind} texts are left out: {' and '.join(why)}",
-                      f"raise corpus.max_length (now {config.max_length}), or cut the texts shorter")
+                      "; ".join(remedies))
     for split, kind in SPLITS.items():
         yield Concern(stats["unk_rate"][split], config.warn_unknown, config.refuse_unknown, "unknown",
                       f"of the {kind} words are outside the vocabulary of {stats['vocabulary']:,} and "

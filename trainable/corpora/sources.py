@@ -10,6 +10,7 @@ import codecs
 import csv
 import hashlib
 import shlex
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -60,11 +61,12 @@ def _converted(path: Path, encoding: str) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) for each line of a UTF-8 file, numbered from 1, without its line break."""
+    """(number, line) for each line of a UTF-8 file, numbered from 1, without its line break, and without the
+    byte-order marks that files which were joined have inside."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
-                yield number, line.rstrip("\n")
+                yield number, line.rstrip("\n").removeprefix("\ufeff")
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from None
 
@@ -104,6 +106,12 @@ def held_out(keys: Sequence[str], share: float) -> list[bool]:
     distinct = sorted(set(keys), key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest())
     chosen = set(distinct[: min(max(1, round(share * len(distinct))), len(distinct) - 1)])
     return [key in chosen for key in keys]
+
+
+def has_words(text: str) -> bool:
+    """Whether a text has a character that is neither space nor control nor format (such as a zero-width
+    space)."""
+    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
 
 
 def one_split(rows: Sequence[Row], key: Callable[[Row], str], share: float, split: Split, path: Path,

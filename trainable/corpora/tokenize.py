@@ -8,7 +8,6 @@ shared by all processes.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from spaces.config import CorpusConfig
 from spaces.errors import UserError
 from trainable.corpora.base import SPLITS, UNKNOWN, Example, Split
 from trainable.corpora.language import language_of, uncut
+from trainable.corpora.sources import has_words
 from trainable.corpora.tokens import Tokens
 from trainable.registry import CORPORA
 
@@ -131,17 +131,11 @@ def write_split(batch: pa.RecordBatch, path: Path) -> None:
 def _with_words(examples: Iterable[Example], taken: _Taken) -> Iterator[Example]:
     """The examples that hold a word which can be seen; the others are counted."""
     for example in examples:
-        if any(map(_seen, example.words)):
+        if any(map(has_words, example.words)):
             yield example
         else:
             taken.empty += 1
             taken.first = taken.first or example.where
-
-
-def _seen(word: str) -> bool:
-    """Whether a word has a character that is neither space nor control nor format (such as
-    a zero-width space)."""
-    return any(unicodedata.category(character)[0] not in "CZ" for character in word)
 
 
 def _check_cut(seen: Counter[str], taken: _Taken, name: str) -> None:

@@ -72,9 +72,19 @@ class Tokens:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], vocab: Sequence[str]) -> Tokens:
-        """The inverse of `to_json`, for a vocabulary as `vocab` gave it."""
-        numbers = _made(value["tokenizer"]).get_vocab(with_added_tokens=True)
-        return cls(value["tokenizer"], Marks(*value["marks"]), [numbers[token] for token in vocab[FIRST:]])
+        """The inverse of `to_json`, for a vocabulary as `vocab` gave it. Raises ValueError where it is
+        none."""
+        try:
+            marks = Marks(*value["marks"])
+            if not all(type(mark) is int and NOWHERE <= mark < 1 << 31 for mark in marks):
+                raise ValueError("marks are no numbers of tokens")
+            numbers = _made(value["tokenizer"]).get_vocab(with_added_tokens=True)
+            made = cls(value["tokenizer"], marks, [numbers[token] for token in vocab[FIRST:]])
+            made._tokenizer.encode("\ua014", add_special_tokens=False)  # a rare letter: UNK has to be there
+            return made
+        except Exception as error:  # the library raises Exception itself for whatever it cannot read
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(f"its tokenizer cannot be read ({type(error).__name__}: {reason})") from None
 
     def to_json(self) -> dict[str, Any]:
         """What a file keeps of it beside the vocabulary."""
@@ -219,7 +229,7 @@ def _settings(folder: Path) -> dict[str, Any]:
         if (folder / name).is_file():
             try:
                 value = json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{folder / name}: cannot be read as JSON ({str(error)[:80]})") from None
             found |= value if isinstance(value, dict) else {}
     return found

@@ -360,7 +360,7 @@ def read_json(path: Path) -> dict:
     """A JSON object. Raises `UserError` naming the file."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error}); {MEND}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: not a JSON object; {MEND}")

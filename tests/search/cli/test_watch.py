@@ -111,6 +111,22 @@ def test_a_run_that_is_better_everywhere_has_all_of_the_joint_front(tmp_path, ca
     assert "the same space" in capsys.readouterr().out and (tmp_path / "f.svg").stat().st_size > 5000
 
 
+def test_runs_are_compared_by_what_was_measured_anew(tmp_path):
+    """Of two equal runs the one whose members turn out worse has less; whose members lost their place, they
+    are out."""
+    run, plain = write_run(tmp_path, 20), write_run(tmp_path, 20)
+    members = compare([run, plain])["runs"][0]["front"]
+    rows = {row["trial"]: row for row in RunFolder.open(run).rows() if row["state"] == "complete"}
+    with RunFolder.open(run).lock() as folder:
+        for row in rows.values():
+            folder.append({**row, "again": 1, "perplexity_again": 1.2 * row["perplexity"],
+                           "latency_ms_again": 1.2 * row["latency_ms"]})
+    worse, equal = compare([run, plain])["runs"]
+    assert worse["front"] == equal["front"] == members
+    assert worse["share"] < equal["share"] and worse["joint"] < equal["joint"] == members
+    assert worse["best"]["perplexity"] == 1.2 * equal["best"]["perplexity"]
+
+
 def test_equal_runs_are_equal_and_the_share_is_of_the_box(tmp_path):
     found = compare([write_run(tmp_path, 20), write_run(tmp_path, 20)])
     one, other = found["runs"]

@@ -2,6 +2,7 @@
 is read."""
 
 import json
+import time
 
 import pytest
 from recorded_run import SPACE as RECORDED
@@ -10,7 +11,8 @@ from recorded_run import record
 from benchmarks.faults_folders import FOLDERS, LINES, complaint, damaged
 from search.records.checking import entry_problem, meta_problem
 from search.records.follow import Tail
-from search.records.run_folder import EVENTS, META, SPACE, RunFolder
+from search.records.mirror import _age
+from search.records.run_folder import EVENTS, LEASE_S, META, SPACE, RunFolder
 from spaces.errors import UserError
 
 
@@ -62,10 +64,22 @@ def test_a_space_that_was_edited_between_sessions_is_noticed(plain, tmp_path, ca
     with pytest.raises(UserError, match="space.yaml was edited after the run began"):
         folder.lock()
     assert not folder.is_live() and RECORDED["seed"] == 4
-    assert main(["status", str(run)]) == 0 and "space.yaml was edited" in capsys.readouterr().out
+    for command in ("status", "front"):
+        assert main([command, str(run)]) == 0 and "space.yaml was edited" in capsys.readouterr().out
     (run / SPACE).write_text(text)
     folder.lock().close()
     meta = json.loads((run / META).read_text())
     (run / META).write_text(json.dumps({key: value for key, value in meta.items() if key != "space_sha256"}))
     (run / SPACE).write_text(text.replace("seed: 4", "seed: 5"))
     RunFolder.open(run).lock().close()  # older runs do not tell
+
+
+@pytest.mark.parametrize("content", [b"[]", b"7", b"{", b"{}", b'{"time": "soon"}', b'{"time": 1e999}',
+                                     b"\xff", b'{"time": [1]}', b"[" * 100_000])
+def test_a_lease_that_cannot_be_read_keeps_nobody_out(content):
+    assert _age(content)[0] > LEASE_S
+
+
+def test_a_lease_says_whose_a_run_is():
+    age, by = _age(json.dumps({"time": time.time() - 5, "by": "process 3 on a"}).encode())
+    assert 4 < age < 60 and by == "process 3 on a"

@@ -117,6 +117,7 @@ class TestHoldingOut:
         ("one line\n", "1 different text with words in 1 row, so none can be held out"),
         ("again\n" * 9, "1 different text with words in 9 rows"),
         ("\n \n", "0 different texts with words in 0 rows"),
+        (f"{BLANK}.\n{BLANK}\n", "1 different text with words in 2 rows"),
     ])
     def test_a_file_of_one_text_names_the_cause_and_the_way_out(self, tmp_path, content, told):
         (tmp_path / "a.txt").write_text(content)
@@ -166,7 +167,8 @@ def test_a_good_corpus_says_its_shares_and_warns_of_nothing(tmp_path):
 @pytest.mark.parametrize(("texts", "told"), [
     (["a b"] * 18 + ["a " * 9] * 2,
      "10% of 20 training texts are left out: 2 have more than 8 words; raise corpus.max_length (now 10)"),
-    (["a b"] * 18 + [None] * 2, "10% of 20 training texts are left out: 2 hold none"),
+    (["a b"] * 18 + [None] * 2,
+     "10% of 20 training texts are left out: 2 hold none; fill or delete the rows"),
     (["a b"] * 18 + ["a x", "a y"],
      "5% of the training words are outside the vocabulary of 6 and become UNK; lower corpus.min_count"),
 ])

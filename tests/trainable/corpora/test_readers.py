@@ -72,6 +72,12 @@ def test_a_byte_order_mark_is_in_no_word_and_no_field_name(tmp_path, end):
     assert read(path) == ROWS
 
 
+def test_a_byte_order_mark_inside_of_joined_files_is_in_no_word(tmp_path):
+    path = write(tmp_path / "a.txt", ROWS)
+    path.write_bytes((codecs.BOM_UTF8 + path.read_bytes()) * 2)
+    assert read(path) == ROWS * 2
+
+
 def test_no_reader_of_text_keeps_a_byte_order_mark(tmp_path):
     for name in ("src1_train.txt", "src1_valid.txt"):
         (tmp_path / name).write_bytes(codecs.BOM_UTF8 + b"name : Aromi||Aromi is cheap .\n")
@@ -122,6 +128,8 @@ def test_json_rows_may_be_texts_or_lists_of_one_as_diffusion_lm_has_them(tmp_pat
     ("a.jsonl", '{"text": "a"}\n{"text": 5}\n', "line 2: text is 5, which is no text"),
     ("a.jsonl", '["a", "b"]\n', "line 1: the row is [a, b], which is no text"),
     ("a.json", "[1, 2]", "row 1: the row is 1"),
+    ("a.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2: not JSON (maximum recursion depth"),
+    ("a.json", "[" * 100_000, "line 1: not JSON"),
     ("a.json", "{", "line 1: not JSON"), ("a.parquet", "PAR1 no", "cannot be read as Parquet"),
     ("a.csv", "id,text\n1\n", "line 2: the row does not have 2 columns"),
     ("a.txt", '{"text": "a b"}\n', "its first line is JSON, not text; name it .jsonl, or give format: jsonl"),

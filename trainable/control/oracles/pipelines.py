@@ -117,7 +117,7 @@ def _told(model: str) -> dict[str, Any]:
     places = (found.submodule_search_locations or []) if found else [model]
     try:
         value = json.loads((Path(places[0]) / "meta.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -128,7 +128,7 @@ def _language(model: str) -> tuple[str, ...]:
     `de_core_news_sm`, `en3`."""
     try:
         told = str(json.loads((Path(model) / "meta.json").read_text(encoding="utf-8"))["lang"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         match = re.match(r"([a-z]{2,3})(?=_|\d)", model)
         told = match[1] if match and (spacy_languages() / match[1]).is_dir() else ""
     return (told,) if told not in ("", "xx") else ()

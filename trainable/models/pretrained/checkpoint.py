@@ -39,7 +39,7 @@ class HuggingFaceFolder:
             raise self.problem(f"not an artifact and not a Hugging Face checkpoint: no {name} in it")
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise self.problem(f"{name} cannot be read as JSON ({str(error)[:80]})") from None
         if not isinstance(value, dict):
             raise self.problem(f"{name} is not a JSON object")
@@ -118,5 +118,5 @@ def is_artifact(folder: Path | str) -> bool:
     path = Path(folder).expanduser() / CONFIG
     try:
         return "packing" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
