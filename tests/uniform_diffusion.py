@@ -14,7 +14,7 @@ from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from trainable.diffusion.process import Process
+from trainable.diffusion.process import Process, Samples, Traced
 from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.denoiser import SITES, DiffusionLM
 from trainable.models.parts import linear_names
@@ -138,8 +138,11 @@ class UniformSampling:
         self.sampler = SAMPLERS.build(config.sampler)
         self.steps = min(config.steps, process.levels)
 
-    @torch.no_grad()
     def sample(self, n, length, generator, guide=None, prompt=None):
+        return self.generate(n, length, generator, guide, prompt).ids
+
+    @torch.no_grad()
+    def generate(self, n, length, generator, guide=None, prompt=None):
         self.model.eval()
         x = torch.randint(self.model.words.num_embeddings, (n, length), generator=generator)
         for t in torch.linspace(self.process.levels - 1, 0, self.steps).long().tolist():
@@ -148,10 +151,10 @@ class UniformSampling:
             x = torch.multinomial(probabilities.flatten(0, 1), 1, generator=generator).view(n, length)
             if t:
                 x = self.process.corrupt(self.model, x, torch.full((n,), t - 1), generator)
-        return x
+        return Samples(x, torch.full((n,), self.steps))
 
     def under(self, condition, scale):
         return self
 
-    def flops(self, length):
-        return 0.0
+    def traced(self, length):
+        return Traced(torch.tensor([self.steps]), 0.0)

@@ -219,6 +219,7 @@ METRICS: Registry[Metric] = Registry("metric", {
     "unk_share": "trainable.metrics.unk_share:UnkShare",
     "controllability": "trainable.metrics.controllability:Controllability",
     "latency_ms": "trainable.metrics.latency:Latency",
+    "nfe": "trainable.metrics.nfe:NFE",
     "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",
     "kl_to_base": "trainable.metrics.kl_to_base:KLToBase",
     "size_bytes": "trainable.metrics.size:SizeBytes",

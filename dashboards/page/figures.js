@@ -23,7 +23,7 @@ function axis(metric, values, extra = {}) {
   return {title: {text: plain(metric) + better, font: {size: 12}, standoff: 8}, gridcolor: color.grid, zeroline: false, linecolor: color.grid, type: log ? "log" : "linear", automargin: true,
     ...(log ? {dtick: high / low > 1e3 ? 1 : "D2"} : {}), ...(metric.endsWith("_bytes") ? {tickformat: ".3~s", ticksuffix: "B"} : {}), ...extra};
 }
-const axisNames = () => [...new Set([...state.data.objectives.map(item => item.metric).filter(costs).sort().reverse(), ...state.data.objectives.map(item => item.metric), ...state.data.constraints.map(item => item.metric), ...["nll_bound", "diversity", "train_seconds"].filter(name => name in state.data.trials), "trial"])];
+const axisNames = () => [...new Set([...state.data.objectives.map(item => item.metric).filter(costs).sort().reverse(), ...state.data.objectives.map(item => item.metric), ...state.data.constraints.map(item => item.metric), ...["nll_bound", "diversity", "nfe", "train_seconds"].filter(name => name in state.data.trials), "trial"])];
 // What a user can afford, size and latency, before anything else; of the rest, that in which most members of the front differ.
 const costs = name => /_(bytes|ms)$/.test(name);
 const differing = name => new Set(state.data.front.map(trial => cell(name, place(trial))).filter(finite)).size;

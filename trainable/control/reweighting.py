@@ -22,7 +22,7 @@ from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import FLOOR, tag_weights
 from trainable.corpora.tokenize import END, PAD
 from trainable.diffusion.guide import Rows, TokenGuide
-from trainable.diffusion.process import Sampling
+from trainable.diffusion.process import Samples, Sampling
 
 if TYPE_CHECKING:
     from trainable.models.masked_lm.backbone import MaskedLM
@@ -32,14 +32,15 @@ REMASKED = 0.5
 
 
 def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
-               corpus: AnyCorpus, length: int, generator: torch.Generator) -> Tensor:
-    """One text per target: ids [n, length]. `task.prepare` must have been called."""
+               corpus: AnyCorpus, length: int, generator: torch.Generator) -> Samples:
+    """One text per target, with all passes that it took. `task.prepare` must have been called."""
     layouts = [task.layout(target, length, corpus) for target in targets]
     begins = None if corpus.tokens is None else torch.from_numpy(corpus.tokens.starts)
-    _settle(sampling, task, layouts, generator, begins)
+    before = _settle(sampling, task, layouts, generator, begins)
     prompt = torch.stack([each.prompt for each in layouts])
     guide = _guide(layouts, config.power, begins)
-    ids = sampling.sample(len(layouts), length, generator, guide, prompt)
+    ids, passes = sampling.generate(len(layouts), length, generator, guide, prompt)
+    passes = passes + before.to(passes.device)
     for _ in range(config.repairs):
         score = [task.score(corpus.decode(row), target)["success"]
                  for row, target in zip(ids.tolist(), targets, strict=True)]
@@ -50,11 +51,12 @@ def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
         kept = torch.where(again & (prompt[short] == FREE), FREE, ids[short].cpu())
         kept = _open_end(kept, prompt[short])
         guide = _guide([layouts[i] for i in short.tolist()], config.power, begins)
-        fresh = sampling.sample(len(short), length, generator, guide, kept)
-        for i, row in zip(short.tolist(), fresh, strict=True):
+        fresh = sampling.generate(len(short), length, generator, guide, kept)
+        passes[short.to(passes.device)] += fresh.passes
+        for i, row in zip(short.tolist(), fresh.ids, strict=True):
             if task.score(corpus.decode(row.tolist()), targets[i])["success"] > score[i]:
                 ids[i] = row
-    return ids
+    return Samples(ids, passes)
 
 
 def _open_end(kept: Tensor, prompt: Tensor) -> Tensor:
@@ -94,12 +96,13 @@ def _guide(layouts: Sequence[Layout], power: float, begins: Tensor | None) -> La
 
 @torch.no_grad()
 def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
-            generator: torch.Generator, begins: Tensor | None) -> None:
+            generator: torch.Generator, begins: Tensor | None) -> Tensor:
     """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One
-    pass, where needed."""
+    pass, where needed: how many [n] each text took."""
+    passes = torch.tensor([int(bool(each.phrases or each.patterns)) for each in layouts])
     chosen = [each for each in layouts if each.phrases or each.patterns]
     if not chosen:
-        return
+        return passes
     device = next(sampling.model.parameters()).device
     rows = torch.stack([each.prompt for each in chosen]).to(device)
     training = sampling.model.training
@@ -112,6 +115,7 @@ def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
             _aim(each, task, first, tags, weight, log_probs, generator)
         if each.phrases:
             _place(each, log_probs, generator, begins)
+    return passes
 
 
 def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator, begins: Tensor | None) -> None:

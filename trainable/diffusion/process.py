@@ -7,7 +7,7 @@ tests/trainable/diffusion/test_process_contract.py then runs it. Its noise sched
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,21 @@ from trainable.models.backbone import Backbone
 
 M = TypeVar("M", bound=Backbone)
 """The backbones that a process is for."""
+
+
+class Samples(NamedTuple):
+    """`ids` [n, L]; `passes` [n] int64: forward passes of the backbone that each text took part in (NFE,
+    number of function evaluations). A text that is told a condition and goes beyond it takes two a look."""
+
+    ids: Tensor
+    passes: Tensor
+
+
+class Traced(NamedTuple):
+    """What texts cost, by count: `passes` [k] of each of them, `flops` of one of them in the mean."""
+
+    passes: Tensor
+    flops: float
 
 
 class Sampling(Protocol):
@@ -42,12 +57,17 @@ class Sampling(Protocol):
         a guide or a prompt that the process does not take.
         """
 
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+                 prompt: Tensor | None = None) -> Samples:
+        """As `sample`, with the passes that each text took, those that a guide asked for among them."""
+
     def under(self, condition: Tensor, scale: float) -> Sampling:
         """The same for n texts that the model is told `condition` [n, K, L] of, `scale` beyond
         it (0 = as told)."""
 
-    def flops(self, length: int) -> float:
-        """Floating-point operations of the matrix products of one text, guidance not counted."""
+    def traced(self, length: int) -> Traced:
+        """Passes of some texts of `length` positions, and floating-point operations of the matrix products
+        of one, guidance not counted: one text where all take as many passes."""
 
 
 class Process(ABC, Generic[M]):

@@ -13,8 +13,9 @@ from torch import Tensor
 from spaces.config import TrialConfig
 from trainable import registry
 from trainable.control.base import ControlTask, Target
+from trainable.control.generating import Controlled
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.diffusion.process import Process, Sampling
+from trainable.diffusion.process import Process, Sampling, Traced
 from trainable.models.backbone import Backbone
 
 if TYPE_CHECKING:
@@ -60,8 +61,15 @@ class Measurable(Protocol):
         """Generated sentences as words: `config.evaluation.samples * share` of them, generated once
         per measurement."""
 
-    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> list[list[str]]:
-        """One sentence per target, generated under guidance."""
+    def traced(self) -> Traced:
+        """What texts cost by count (`Sampling.traced`), counted once per measurement."""
+
+    def passes(self) -> Tensor:
+        """[n] forward passes of each text of `samples()`, where any metric has read them; else of those that
+        `traced` counted."""
+
+    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> Controlled:
+        """One sentence per target, generated under guidance, and the passes that it took."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator, the same for every trial of a run and every call, so that trials are paired."""

@@ -67,15 +67,16 @@ class Controllability(Metric):
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`controllability`, its `_se`; per task `controllability_TASK_ORACLE`, its `_se`,
-        further scores, the teacher's perplexity, `_unk`, the share of UNK among the words, and `_human`:
+        further scores, the teacher's perplexity, `_nfe`, the mean forward passes of a text (those of
+        candidates, repairs and guidance counted), `_unk`, the share of UNK among the words, and `_human`:
         the success of the human texts that the targets were drawn from, the oracle's ceiling. UNK counts for
-        nothing in any task.
+        nothing in any task. `controllability_nfe` is the mean over tasks.
 
         Targets and noise are the same for every trial of a run; at lower rungs they are the first
         of those at the top.
         """
         row: dict[str, float] = {}
-        values, variances, oracles = [], [], []
+        values, variances, oracles, passes = [], [], [], []
         names: set[str] = set()
         for ref in m.config.evaluation.control_tasks:
             task = TASKS.build(ref)
@@ -89,18 +90,21 @@ class Controllability(Metric):
             row |= {f"{prefix}_{key}": sum(found) / len(found) for key, found in scores.items()}
             row |= {f"{prefix}_{key}": value for key, value in further.items()}
             oracles.append(f"{label}={oracle}")
+            passes.append(further["nfe"])
         if not values:
             return {}
         m.notes["controllability_oracle"] = ",".join(oracles)
         mean, error = sum(values) / len(values), math.sqrt(sum(variances)) / len(values)
-        return {"controllability": mean, "controllability_se": error, **row}
+        return {"controllability": mean, "controllability_se": error,
+                "controllability_nfe": sum(passes) / len(passes), **row}
 
     def _task(self, m: Measurable, task: ControlTask) -> tuple[dict[str, list[float]], str, dict[str, float]]:
         """(scores of every target, oracle, further columns)."""
         n = scaled(m.config.evaluation.control_samples, m.share)
         targets = task.targets(m.corpus, n, m.generator(f"control/{task.name}"))
-        sentences = m.controlled(task, targets)
-        further = {"unk": sum(words.count(UNKNOWN) for words in sentences) / max(1, sum(map(len, sentences)))}
+        sentences, passes = m.controlled(task, targets)
+        further = {"unk": sum(words.count(UNKNOWN) for words in sentences) / max(1, sum(map(len, sentences))),
+                   "nfe": float(passes.double().mean())}
         human, drawn = human_words(m.corpus, targets)
         if drawn:
             further["human"] = mean_scores(task, human, drawn)["success"]

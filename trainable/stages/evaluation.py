@@ -14,9 +14,9 @@ from torch import Tensor
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
 from trainable.control.base import ControlTask, Target, TaskContext
-from trainable.control.generating import guided
+from trainable.control.generating import Controlled, controlled
 from trainable.corpora.tokenize import TokenizedCorpus
-from trainable.diffusion.process import Process
+from trainable.diffusion.process import Process, Samples, Traced
 from trainable.metrics.base import Metric
 from trainable.models.backbone import Backbone
 from trainable.registry import METRICS
@@ -68,11 +68,20 @@ class Measurement:
         return max(1, round(configured * self.share))
 
     @cached_property
-    def _sentences(self) -> list[list[str]]:
+    def _drawn(self) -> Samples:
         generator = self.generator("samples")
-        ids = [self.sampling.sample(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
-               for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
-        return [self.corpus.decode(row) for row in torch.cat(ids).cpu().numpy()]
+        parts = [self.sampling.generate(min(SAMPLING_BATCH, left), self.config.corpus.max_length, generator)
+                 for left in range(self.count(self.config.evaluation.samples), 0, -SAMPLING_BATCH)]
+        ids, passes = (torch.cat(found).cpu() for found in zip(*parts, strict=True))
+        return Samples(ids, passes)
+
+    @cached_property
+    def _sentences(self) -> list[list[str]]:
+        return [self.corpus.decode(row) for row in self._drawn.ids.numpy()]
+
+    @cached_property
+    def _traced(self) -> Traced:
+        return self.sampling.traced(self.config.corpus.max_length)
 
     def load(self, artifact: Path) -> ArtifactRunner:
         """An exported model on this device, sampling as this trial samples (so that a pair differs
@@ -83,13 +92,21 @@ class Measurement:
         """Generated sentences as words."""
         return self._sentences
 
-    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> list[list[str]]:
+    def traced(self) -> Traced:
+        """What texts cost, by count."""
+        return self._traced
+
+    def passes(self) -> Tensor:
+        """[n] of the texts that were drawn; of those that were counted where no metric read texts."""
+        return self._drawn.passes if "_drawn" in self.__dict__ else self._traced.passes.cpu()
+
+    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> Controlled:
         """One guided sentence per target."""
         task.prepare(self._task_context)
-        words = guided(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
-                       self.config.corpus.max_length, self.generator(f"control {task.name}"))
-        self.note_examples(task, targets, words)
-        return words
+        found = controlled(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
+                           self.config.corpus.max_length, self.generator(f"control {task.name}"))
+        self.note_examples(task, targets, found.words)
+        return found
 
     def note_examples(self, task: ControlTask, targets: Sequence[Target], words: list[list[str]]) -> None:
         """Keep the first few sentences of a task, with what was asked and whether its oracle finds it."""

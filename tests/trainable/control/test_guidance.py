@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
-from trainable.control.generating import guided, least_risk
+from trainable.control.generating import controlled, least_risk
 from trainable.control.guidance import GradientGuide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.sampling import GaussianSampling
@@ -205,15 +205,17 @@ def test_candidates_are_generated_for_each_target_and_one_is_kept(process):
     class Watched:
         steps = process.steps
 
-        def sample(self, n, length, generator, guide):
+        def generate(self, n, length, generator, guide):
             asked.extend(target["length"] for target in guide.targets)
-            return process.sample(n, length, generator, guide)
+            return process.generate(n, length, generator, guide)
 
     face = type("F", (Face,), {"decode": staticmethod(lambda row: [VOCAB[i] for i in row])})()
     settings = GuidanceConfig(candidates=3, inner_steps=1, strength=0.01)
-    words = guided(Watched(), task_of("length"), [{"length": 4}, {"length": 6}], settings, face, LENGTH,
-                   torch.Generator().manual_seed(0))
-    assert asked == [4, 4, 4, 6, 6, 6] and len(words) == 2
+    found = controlled(Watched(), task_of("length"), [{"length": 4}, {"length": 6}], settings, face, LENGTH,
+                       torch.Generator().manual_seed(0))
+    assert asked == [4, 4, 4, 6, 6, 6] and len(found.words) == 2
+    # three candidates of 12 steps each; behind all steps but the last, one more pass for the gradient
+    assert found.passes.tolist() == [3 * (12 + 11)] * 2
 
 
 # ---- with the real denoiser and sampler ----

@@ -11,7 +11,7 @@ from masked_models import drawing, tiny
 from spaces.config import GuidanceConfig, PluginRef
 from spaces.errors import UserError
 from trainable.control.base import TaskContext
-from trainable.control.generating import guided
+from trainable.control.generating import controlled, guided
 from trainable.control.layouts import FREE, Layout, merged
 from trainable.control.lexicon import contains
 from trainable.corpora.tokenize import END, PAD, START
@@ -84,6 +84,21 @@ def test_repairs_never_make_a_text_worse(model):
     _, after = written(model, task, targets, BY_WEIGHT.model_copy(update={"repairs": 3}))
     assert all(a["success"] >= b["success"] for a, b in zip(after, before, strict=True))
     assert sum(a["success"] for a in after) > sum(b["success"] for b in before)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("length", {}), ("semantic", {}), ("pos", {"repairs": 2}),
+                                               ("length", {"candidates": 3})])
+def test_passes_are_all_that_a_text_took(model, name, changes):
+    """Those that settle where a phrase stands, of repairs and of candidates that were not kept."""
+    task, law = task_of(name), drawing(model, "entropy_bound", steps=8, bound=0.3)
+    rows = []
+    handle = model.get_submodule(model.sites()["attention"][0]).register_forward_hook(
+        lambda module, inputs, output: rows.append(len(inputs[0])))
+    found = controlled(law, task, targets_of(task, 5), BY_WEIGHT.model_copy(update=changes), CORPUS, LENGTH,
+                       torch.Generator().manual_seed(0))
+    handle.remove()
+    assert found.passes.shape == (5,) and int(found.passes.sum()) == sum(rows)
+    assert len(found.words) == 5 and int(found.passes.min()) >= changes.get("candidates", 1)
 
 
 def test_controls_together_are_all_kept(model):

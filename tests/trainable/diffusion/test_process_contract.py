@@ -88,7 +88,27 @@ class TestEveryProcess:
             first, second = (drawing.sample(3, 8, seeded(5)) for _ in range(2))
             assert first.shape == (3, 8) and first.dtype == torch.long and torch.equal(first, second)
             assert int(first.min()) >= 0 and int(first.max()) < len(WORDS)
-            assert drawing.steps >= 1 and drawing.flops(8) > 0
+            assert drawing.steps >= 1 and drawing.traced(8).flops > 0
+
+    def test_passes_are_the_rows_that_went_through_the_network(self, process, model, backbone):
+        """Of every sampler, whoever leaves the batch early; where a condition is exceeded, two for each look.
+        What was counted to trace costs is counted alike."""
+        told = type(model).from_config(model.params, process.params, WORDS, seed=1, symbols=("a", "b")).eval()
+        rows = []
+        inside = told.get_submodule(told.sites()["attention"][0])
+        inside.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
+        for sampler in process.samplers:
+            free = process.sampling(told, SamplingConfig(steps=4, sampler=PluginRef(name=sampler)))
+            condition = torch.ones(3, 1, 8, dtype=torch.long)
+            as_told, beyond = free.under(condition, 0.0), free.under(condition, 1.5)
+            for drawing, each in ((free, 1), (as_told, 1), (beyond, 2)):
+                rows.clear()
+                found = drawing.generate(3, 8, seeded(5))
+                assert torch.equal(found.ids, drawing.sample(3, 8, seeded(5)))
+                assert found.passes.shape == (3,) and int(found.passes.sum()) == sum(rows) // 2 > 0
+                assert (found.passes % each == 0).all() and int(found.passes.max()) <= each * drawing.steps
+            traced = free.traced(8)
+            assert (traced.passes >= 1).all() and (traced.passes <= free.steps).all()
 
     def test_a_sampler_of_another_process_is_refused(self, process, model):
         with pytest.raises(UserError, match="legal: "):

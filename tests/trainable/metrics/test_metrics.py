@@ -17,12 +17,12 @@ from spaces.config import (
     SamplingConfig,
     TrialConfig,
 )
+from trainable.control.generating import Controlled
 from trainable.control.guidance import GradientGuide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.base import Metric, scaled
 from trainable.metrics.controllability import mean_scores
 from trainable.metrics.diversity import distinct_n
-from trainable.metrics.perplexity import pooled_perplexity
 from trainable.metrics.size import folder_bytes
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
@@ -106,11 +106,17 @@ class Small:
                                    self.generator("samples"))
         return [self.corpus.decode(row) for row in ids.numpy()]
 
+    def traced(self):
+        return self.sampling.traced(LENGTH)
+
+    def passes(self):
+        return self.traced().passes
+
     def controlled(self, task, targets):
         guide = GradientGuide(task, targets, self.config.evaluation.guidance, self.corpus,
                               self.config.sampling.steps)
-        ids = self.sampling.sample(len(targets), LENGTH, self.generator("control"), guide)
-        return [self.corpus.decode(row) for row in ids.numpy()]
+        found = self.sampling.generate(len(targets), LENGTH, self.generator("control"), guide)
+        return Controlled([self.corpus.decode(row) for row in found.ids.numpy()], found.passes)
 
     def load(self, path):
         return SimpleNamespace(generate=lambda n, generator: self.sampling.sample(n, LENGTH, generator))
@@ -182,27 +188,6 @@ def test_perplexity_of_a_uniform_teacher_is_its_vocabulary():
     assert m.notes == {"perplexity_teacher": "toy"}
 
 
-def test_perplexity_pools_tokens_and_not_sentences():
-    value, _ = pooled_perplexity(torch.tensor([2.0, 30.0]), torch.tensor([1, 9]))
-    assert value == pytest.approx(math.exp(32 / 10))
-
-
-def test_perplexity_error_agrees_with_a_bootstrap_over_sentences():
-    rng = np.random.default_rng(0)
-    counts = rng.integers(5, 40, size=400)
-    sums = counts * rng.normal(2.0, 0.4, size=400)
-    value, error = pooled_perplexity(sums, counts)
-    draws = rng.integers(400, size=(4000, 400))
-    bootstrap = np.exp(sums[draws].sum(1) / counts[draws].sum(1))
-    assert error == pytest.approx(bootstrap.std(), rel=0.05)
-    assert value == pytest.approx(bootstrap.mean(), rel=0.01)
-
-
-def test_perplexity_of_one_sentence_has_no_error():
-    with pytest.raises(ValueError, match="at least 2"):
-        pooled_perplexity([3.0], [2])
-
-
 def test_heldout_perplexity_is_measured_once_for_all_trials(monkeypatch):
     m, metric = Small(), METRICS.build(PluginRef(name="perplexity"))
     first = metric.measure(m)["perplexity_heldout"]
@@ -263,8 +248,9 @@ def test_real_text_stands_beside_for_scale():
 def controllability_of(answers, **evaluation):
     """`answers`: words given back for every target, or a function of the target."""
     m = Small(**evaluation)
-    m.controlled = lambda task, targets: [answers(target) if callable(answers) else answers
-                                          for target in targets]
+    m.controlled = lambda task, targets: Controlled(
+        [answers(target) if callable(answers) else answers for target in targets],
+        torch.full((len(targets),), 3 if task.name == "length" else 5))
     return METRICS.build(PluginRef(name="controllability")).measure(m), m
 
 
@@ -274,6 +260,7 @@ def test_controllability_is_the_mean_over_tasks():
     assert row["controllability_length_count"] == row["controllability_length_count_exact"] == 1.0
     assert row["controllability_semantic_words"] == 0.0
     assert row["controllability"] == 0.5
+    assert row["controllability_nfe"] == 4 and row["controllability_semantic_words_nfe"] == 5
     assert row["controllability_length_count_human"] == row["controllability_semantic_words_human"] == 1.0
     assert m.notes == {"controllability_oracle": "length=count,semantic=words"}
     error = math.sqrt(5 / 6 * 1 / 6 / 4)
@@ -296,7 +283,8 @@ def test_controllability_per_field_and_perplexity_of_what_was_said():
 def test_a_share_of_the_samples_at_a_lower_rung():
     asked = []
     m = Small(share=0.5, control_samples=10)
-    m.controlled = lambda task, targets: asked.append(len(targets)) or [[] for _ in targets]
+    m.controlled = lambda task, targets: asked.append(len(targets)) or Controlled([[] for _ in targets],
+                                                                                  torch.ones(len(targets)))
     METRICS.build(PluginRef(name="controllability")).measure(m)
     assert asked == [5, 5]
 

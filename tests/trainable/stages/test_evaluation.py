@@ -7,7 +7,7 @@ import pytest
 from trainable.registry import METRICS
 from trainable.stages.evaluation import wanted
 
-CHEAP = {"size_bytes", "bits_per_weight", "generation_flops", "trainable_params", "train_seconds"}
+CHEAP = {"size_bytes", "bits_per_weight", "nfe", "generation_flops", "trainable_params", "train_seconds"}
 
 
 @pytest.mark.parametrize(("columns", "expected"), [

@@ -13,6 +13,7 @@ from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.diffusion.guide import Guide, LatentGuide, refused
+from trainable.diffusion.process import Samples, Traced
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import GAUSSIAN_SAMPLERS
@@ -54,6 +55,12 @@ class GaussianSampling:
         Noise comes from `generator` alone, so that a guide with no inner step equals plain
         sampling bit for bit.
         """
+        return self.generate(n, length, generator, guide, prompt).ids
+
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+                 prompt: Tensor | None = None) -> Samples:
+        """The same with passes: as many for each sentence, a guide's own forward passes counted (its
+        backward ones not), two for each word on latents where a condition is exceeded."""
         if guide is not None and not isinstance(guide, LatentGuide):
             raise refused(guide, "gaussian", LatentGuide.by)
         if prompt is not None:
@@ -69,13 +76,20 @@ class GaussianSampling:
             self.model.train(training)
 
     def _denoise(self, n: int, length: int, generator: torch.Generator, guide: LatentGuide | None,
-                 device: torch.device) -> Tensor:
+                 device: torch.device) -> Samples:
+        looks = 0
+
+        def predict(latent: Tensor, time: Tensor, first_guess: Tensor | None) -> Prediction:
+            nonlocal looks
+            looks += 1
+            return self.predict(latent, time, first_guess)
+
         x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)
         alpha_bar = self.schedule.alpha_bar
         previous = None
         for step, t in enumerate(times):
-            prediction = self.predict(x, torch.full((n,), t, device=device), previous)
+            prediction = predict(x, torch.full((n,), t, device=device), previous)
             previous = prediction.x0 if self.model.params.self_conditioning else None
             if step + 1 == len(times):
                 break
@@ -84,26 +98,33 @@ class GaussianSampling:
             mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
             x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
             if guide is not None:
-                def predict(latent: Tensor, time: Tensor,
-                            first_guess: Tensor | None = previous) -> Prediction:
-                    return self.predict(latent, time, first_guess)
-                x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), predict, step)
-        return prediction.log_probs.argmax(-1)
+                def believed(latent: Tensor, time: Tensor,
+                             first_guess: Tensor | None = previous) -> Prediction:
+                    return predict(latent, time, first_guess)
+                x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), believed, step)
+        ids = prediction.log_probs.argmax(-1)
+        return Samples(ids, torch.full((n,), looks * self._passes, device=device))
+
+    @property
+    def _passes(self) -> int:
+        """Forward passes of one word on latents: told and untold where a condition is exceeded."""
+        return 1 if self.condition is None or not self.scale else 2
 
     def noised(self, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """[B, L] word ids -> [B, L, d] their latents at times t."""
         return self.schedule.noise(self.model.embed(ids), t, generator)
 
-    def flops(self, length: int) -> float:
-        """The steps times one forward pass, traced by `torch.utils.flop_counter` on one sentence (2
-        per multiply-add). With a condition that is exceeded, a pass is told and untold."""
+    def traced(self, length: int) -> Traced:
+        """The steps, and as many times one forward pass, traced by `torch.utils.flop_counter` on one sentence
+        (2 per multiply-add). With a condition that is exceeded, a step is told and untold."""
         device = next(self.model.parameters()).device
         latents = torch.zeros(1, length, self.model.params.embedding_dim, device=device)
         time = torch.full((1,), self.schedule.timesteps - 1, device=device)
         # The counter does not know every fused attention kernel; the plain products are the same number.
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.predict(latents, time, None)
-        return float(counter.get_total_flops() * self.steps)
+        return Traced(torch.tensor([self.steps * self._passes]),
+                      float(counter.get_total_flops() * self.steps))
 
     def predict(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
         """The denoiser's word on latents x [B, L, d] at times t [B]; clamped where configured.
@@ -119,7 +140,7 @@ class GaussianSampling:
     def _believed(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:
         """With a condition: told and untold in one forward pass, and what lies beyond."""
         temperature = self.config.temperature
-        if self.condition is None or not self.scale:
+        if self.condition is None or self._passes == 1:
             return self.model.predict(x, t, x0_prev, temperature, self.condition)
         both = torch.cat([self.condition, torch.zeros_like(self.condition)])
         previous = None if x0_prev is None else torch.cat([x0_prev, x0_prev])

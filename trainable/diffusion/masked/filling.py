@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -13,19 +11,8 @@ from trainable.diffusion.masked.looking import Request, Rows, look
 from trainable.diffusion.masked.proposing import Proposals, draw, propose
 from trainable.diffusion.masked.samplers.base import Sampler, Step
 from trainable.diffusion.masked.streams import ENDS, VALUE, uniforms
+from trainable.diffusion.process import Samples
 from trainable.models.masked_lm.backbone import MaskedLM
-
-
-class Samples(NamedTuple):
-    """`ids` [n, L]; `passes` [n]: forward passes of the backbone that each row took part in (NFE)."""
-
-    ids: Tensor
-    passes: Tensor
-
-    def nfe(self) -> dict[str, float]:
-        """Mean and 95th percentile of the passes of a row."""
-        passes = self.passes.double()
-        return {"nfe": float(passes.mean()), "nfe_p95": float(passes.quantile(0.95))}
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenize import START
 from trainable.diffusion.guide import Guide, TokenGuide, refused
-from trainable.diffusion.masked.filling import Samples, generate
+from trainable.diffusion.masked.filling import generate
 from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
+from trainable.diffusion.process import Samples, Traced
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import MASKED_SAMPLERS
@@ -75,15 +76,14 @@ class MaskedSampling:
             return generate(self.model, self.sampler, self._template(n, length, prompt).to(device),
                             row_seeds(generator, numbers), request, self.condition)
 
-    def flops(self, length: int) -> float:
-        """Of one text, traced by `torch.utils.flop_counter` (2 per multiply-add) and meant over
-        `COUNTED` texts."""
+    def traced(self, length: int) -> Traced:
+        """Of `COUNTED` texts, by `torch.utils.flop_counter` (2 per multiply-add)."""
         generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
         plain = MaskedSampling(self.model, self.config, structured=self.structured)
         # The counter does not know every fused attention kernel; the plain products are the same number.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            plain.generate(COUNTED, length, generator)
-        return counter.get_total_flops() / COUNTED
+            passes = plain.generate(COUNTED, length, generator).passes
+        return Traced(passes, counter.get_total_flops() / COUNTED)
 
     def _template(self, n: int, length: int, prompt: Tensor | None) -> Tensor:
         longest = self.model.params.positions

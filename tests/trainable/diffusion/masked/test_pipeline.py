@@ -27,8 +27,8 @@ SETTINGS = {
     "quantization": {"quantizer": "uniform:4", "sites": ["embedding", "projection", "attention", "ffn"]},
     "lora": {"rank": 2},
     "adapt": {"optim": {"batch_size": 8}}, "sampling": {"sampler": "entropy_bound", "steps": 5},
-    "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_tasks": [], "latency_batch": 2,
-                   "latency_repeats": 2},
+    "evaluation": {"samples": 4, "heldout": 4, "times": 2, "control_tasks": ["length"], "control_samples": 4,
+                   "guidance": {"by": "reweight", "candidates": 2}, "latency_batch": 2, "latency_repeats": 2},
 }
 
 
@@ -38,11 +38,15 @@ def test_from_corpus_to_generated_text(tmp_path, capsys):
     for name in ("corpus", "teacher", "base"):
         payload[name] = list(JOBS[name](payload, context))[-1]["path"]
     prepared = Prepared(payload["corpus"], payload["teacher"], payload["base"])
-    final = list(run_trial(config, prepared, [4, 8], tmp_path / "trial", context.device, context.cache))[-1]
+    _, first, final = run_trial(config, prepared, [4, 8], tmp_path / "trial", context.device, context.cache)
     assert (final["perplexity"] > 1 and final["nll_bound"] > 0
             and final["nll_bound_tokens"] == final["nll_bound"])
     assert final["generation_flops"] > 0 and final["latency_ms"] > 0
+    for row in (first, final):
+        assert 1 <= row["nfe"] <= row["nfe_p95"] <= 5 and row["generation_flops"] > 0
+        assert 2 <= row["controllability_nfe"] == row["controllability_length_count_nfe"] <= 10
     artifact = Path(final["artifact"])
+    assert "| nfe | " in (artifact / "MODEL_CARD.md").read_text()
     assert 0 < final["file_bytes"] < (Path(prepared.base) / "model.safetensors").stat().st_size
     assert main(["generate", str(artifact), "-n", "3", "--json"]) == 0
     assert len([json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]) == 3

@@ -77,9 +77,6 @@ def test_rows_that_are_finished_leave_the_batch():
     law = sentences(12, 6, 4)
     found = generated(law, params={"order": "random"}, n=200, length=6, steps=99)
     assert law.asked == int(found.passes.sum()) < 200 * int(found.passes.max())
-    nfe = found.nfe()
-    assert (nfe["nfe"] == float(found.passes.double().mean())
-            and nfe["nfe"] < nfe["nfe_p95"] <= float(found.passes.max()))
 
 
 def test_ancestral_steps_in_which_nothing_is_filled_cost_no_pass():
@@ -229,7 +226,7 @@ def test_a_short_prompt_is_continued_and_the_mode_restored():
 def test_operations_are_those_of_the_passes_that_a_text_takes():
     """Of rows that are whole but for one position: one pass of the body, and one row of the head."""
     model = tiny()
-    few, many = (drawing(model, "quota", steps).flops(12) for steps in (2, 12))
+    few, many = (drawing(model, "quota", steps).traced(12).flops for steps in (2, 12))
     # one layer: six matrices, two attention products
     body = 2 * 12 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 2 * 12 * 12 * 16
     assert body * 2 < few < body * 2 + 2 * 12 * 2 * 16 * 20 + 1 and few * 2 < many < few * 6
