@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 from search.options import OptionError
 from search.run.calibration_rules import check_calibration
 from search.run.plugin_uses import KINDS, unusable, uses, uses_of
+from search.run.sampler_rules import check_sampler_rules
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from search.schedulers.successive_halving import Problem
@@ -39,6 +40,7 @@ from trainable.registry import (
 
 _CONDITIONS, _GUIDANCE = "model.conditions", "evaluation.guidance.by"
 _TOKENIZER = "corpus.tokenizer"
+_BASE_GROUPS = ("corpus", "model", "diffusion", "base")
 _WORKERS = 1000  # most that a message proposes
 _NEVER_EMPTY = {
     "lora.targets": "is empty: no matrix would get an adapter, whatever its rank; "
@@ -63,6 +65,7 @@ def check(space: Space) -> None:
     check_plugins(space)
     check_calibration(space)
     check_rules(space)
+    check_sampler_rules(space)
     check_conditions(space)
     check_methods(space)
     check_track(space)
@@ -323,7 +326,8 @@ def _check_bases(space: Space) -> None:
     from trainable.training.transfer import check_base
 
     inside = [path for path in space.dimensions
-              if path.startswith(("base.path", "base.start", "model.", "diffusion."))]
+              if path.startswith(("base.path", "base.start", "model.", "diffusion."))
+              or path in (_TOKENIZER, "corpus.mask")]
     given = [path for path in inside if path.startswith("base.")]
     if not any(tree_at(trial_tree(space.form, point), f"base.{name}") is not None
                for name in ("path", "start") for point in points.reachable(space.dimensions, given)):
@@ -332,8 +336,7 @@ def _check_bases(space: Space) -> None:
         tree = trial_tree(space.form, point)
         for name in ("path", "start"):
             try:
-                check_base(TrialConfig.model_validate({group: tree[group]
-                                                       for group in ("model", "diffusion", "base")}), name)
+                check_base(TrialConfig.model_validate({group: tree[group] for group in _BASE_GROUPS}), name)
             except UserError as error:
                 raise space.error(_key(space, f"base.{name}"), _without(error, f"base.{name}")) from None
 

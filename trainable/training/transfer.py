@@ -3,6 +3,7 @@ other is an artifact of another corpus, or a Hugging Face checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +18,14 @@ from trainable.corpora.tokens import FILE, NEW, NOWHERE, Tokens
 from trainable.models.backbone import Backbone
 from trainable.models.pretrained.checkpoint import HuggingFaceFolder
 from trainable.models.pretrained.formats import Format
-from trainable.models.pretrained.loading import assign, check_shape, fill, is_checkpoint, opened
+from trainable.models.pretrained.loading import (
+    assign,
+    check_rows,
+    check_shape,
+    fill,
+    is_checkpoint,
+    opened,
+)
 from trainable.registry import BACKBONES, PROCESSES, completed
 from trainable.storage.folders import digest
 
@@ -40,7 +48,10 @@ def check_base(config: TrialConfig, name: str) -> None:
     if path is not None and not Path(path).expanduser().is_dir():
         raise UserError(f"base.{name}: {path}: no such folder")
     if is_checkpoint(path):
-        _fitting(path, f"base.{name}", config)
+        folder, form = _fitting(path, f"base.{name}", config)
+        if config.corpus.tokenizer is not None and config.corpus.tokens == "all":
+            tokens = Tokens.open(config.corpus.tokenizer, config.corpus.mask)
+            check_rows(folder, form, _sources(folder, form, tokens, config))
 
 
 def _fitting(path: str, key: str, config: TrialConfig) -> tuple[HuggingFaceFolder, Format]:
@@ -53,17 +64,18 @@ def _fitting(path: str, key: str, config: TrialConfig) -> tuple[HuggingFaceFolde
     return folder, form
 
 
-def _sources(folder: HuggingFaceFolder, form: Format, corpus: AnyCorpus,
+def _sources(folder: HuggingFaceFolder, form: Format, told: Tokens | Sequence[str],
              config: TrialConfig) -> list[list[int]]:
-    """Rows of the checkpoint's table for each of ours. Words begin as the mean of their tokens by
-    the tokenizer in the checkpoint's folder. Raises `UserError` where tokenizers differ, or MASK does."""
+    """Rows of the checkpoint's table for each of ours, which are `told` as tokens or as words. Words begin
+    as the mean of their tokens by the tokenizer in the checkpoint's folder. Raises `UserError` where
+    tokenizers differ, or MASK does."""
     says = folder.config.get("mask_token_id")
-    if corpus.tokens is None:
+    if not isinstance(told, Tokens):
         tokens = Tokens.open(folder.folder, NEW if config.corpus.mask is None and says is not None
                              else config.corpus.mask, key=folder.key)
-        sources = tokens.sources(corpus.vocab)
+        sources = tokens.sources(told)
     else:
-        tokens = corpus.tokens
+        tokens = told
         sources = tokens.sources()
         if (folder.folder / FILE).is_file():
             theirs = Tokens.open(folder.folder, NEW, key=folder.key).names()
@@ -89,7 +101,8 @@ def adopted(config: TrialConfig, corpus: AnyCorpus,
     Raises `UserError`."""
     assert config.base.path is not None
     folder, form = _fitting(config.base.path, "base.path", config)
-    model = assign(blank_model(config, lexicon), folder, form, _sources(folder, form, corpus, config))
+    told = corpus.tokens or corpus.vocab
+    model = assign(blank_model(config, lexicon), folder, form, _sources(folder, form, told, config))
     return model, {"checkpoint": folder.architecture, "dtype": str(folder.dtype).removeprefix("torch.")}
 
 
@@ -105,7 +118,7 @@ def begin_from(model: Backbone, config: TrialConfig, corpus: AnyCorpus) -> dict[
     vocabulary = corpus.vocab
     if is_checkpoint(config.base.start):
         folder, form = _fitting(config.base.start, "base.start", config)
-        sources = _sources(folder, form, corpus, config)
+        sources = _sources(folder, form, corpus.tokens or corpus.vocab, config)
         fill(model, folder, form, sources)
         return {"words_shared": sum(map(bool, sources[:len(vocabulary)])) / len(vocabulary)}
     source = load(Path(config.base.start).expanduser(), run_codes=False)

@@ -54,6 +54,20 @@ def check_shape(params: object, shift: bool, folder: HuggingFaceFolder, form: Fo
     return shape
 
 
+def _prefix(folder: HuggingFaceFolder, form: Format) -> str:
+    """What stands before the body's names: nothing in a checkpoint of the body alone."""
+    return "" if f"{form.prefix}{form.table}.weight" not in folder.names else form.prefix
+
+
+def check_rows(folder: HuggingFaceFolder, form: Format, sources: Sequence[Source]) -> None:
+    """Raises `UserError` where the table has fewer rows than the tokenizer has tokens."""
+    rows = folder.shape(f"{_prefix(folder, form)}{form.table}.weight")[0]
+    most = max((row for source in sources for row in source), default=0)
+    if most >= rows:
+        raise folder.problem(f"a vocabulary that does not fit: the tokenizer has a token {most}, the table "
+                             f"{rows} rows")
+
+
 @torch.no_grad()
 def state_of(model: MaskedLM, folder: HuggingFaceFolder, form: Format,
              sources: Sequence[Source]) -> Iterator[tuple[str, Tensor]]:
@@ -63,13 +77,9 @@ def state_of(model: MaskedLM, folder: HuggingFaceFolder, form: Format,
     `sources`: one for each row of the table, MASK's last. Raises `UserError` for a vocabulary that does not
     fit, and for a tensor that is missing or of another shape.
     """
-    bare = "" if f"{form.prefix}{form.table}.weight" not in folder.names else form.prefix
+    bare = _prefix(folder, form)
     table = f"{bare}{form.table}.weight"
-    rows = folder.shape(table)[0]
-    most = max((row for source in sources for row in source), default=0)
-    if most >= rows:
-        raise folder.problem(f"a vocabulary that does not fit: the tokenizer has a token {most}, the table "
-                             f"{rows} rows")
+    check_rows(folder, form, sources)
     for name, value in model.state_dict().items():
         module, _, leaf = name.rpartition(".")
         theirs = bare + form.rename(name.removeprefix("body.")) if name.startswith("body.") else (

@@ -56,6 +56,27 @@ def test_rows_are_whole_and_do_not_depend_on_the_batch(name, params):
     assert not torch.equal(generated(model, name, params=params, seed=1).ids, whole.ids)
 
 
+@pytest.mark.parametrize("name, params", [each for each in SETTINGS if each[1]["ends"] == "ordered"])
+def test_guided_rows_do_not_depend_on_the_batch_either(name, params):
+    """Told something each, beyond what they are told, and weighed each in its own way."""
+    model = tiny(symbols=("a", "b"))
+    with torch.no_grad():
+        model.condition_embedding.weight[1:].normal_(std=2, generator=torch.Generator().manual_seed(0))
+    told = torch.arange(24).remainder(3)[:, None, None].expand(24, 1, 12)
+    weights = torch.randn(24, 12, 20, generator=torch.Generator().manual_seed(2))
+
+    def text(part):
+        guide = Tokens(lambda log_probs, state: log_probs + weights[part][state.rows])
+        return generated(model, name, params=params, n=len(part), told=told[part], scale=1.5, guide=guide,
+                         rows=part)
+    whole = text(torch.arange(24))
+    assert (whole.passes % 2 == 0).all() and layout.well_formed(whole.ids).all()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    for part in (order, order[:5], torch.tensor([7])):
+        again = text(part)
+        assert torch.equal(again.ids, whole.ids[part]) and torch.equal(again.passes, whole.passes[part])
+
+
 @pytest.mark.parametrize("name, params", SETTINGS)
 def test_what_a_prompt_holds_is_kept_bit_for_bit(name, params):
     model, free = tiny(), -1

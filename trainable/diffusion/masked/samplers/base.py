@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trainable import registry
 from trainable.diffusion.masked.streams import uniforms
+from trainable.registry import Rule
 
 Score = Literal["confidence", "margin", "entropy"]
 
@@ -68,6 +69,10 @@ class SamplerParams(registry.Params):
 
 class BlockParams(SamplerParams):
     """What samplers that may go block by block take."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("corpus.max_length", lambda length, own: own.block is None or length % own.block == 0,
+             "is no multiple of sampling.sampler.block={block}; legal: a block that divides it, or null"),)
 
     block: int | None = Field(None, ge=1,
                               description="positions of a block; blocks are filled from left to right, and "
