@@ -67,6 +67,10 @@ function write() {
     $("bounded").hidden = false;
     $("bounded").textContent = `${figures(counts.shown)} of ${figures(counts.trials)} trials are drawn: the front, the reference arms and an even selection of the rest. Counts, front, hypervolume and cost are of all trials; trials.parquet holds every one.`;
   }
+  if (state.data.warnings.length) {
+    $("warnings").hidden = false;
+    $("warnings").textContent = state.data.warnings.join(" · ");
+  }
   if (state.data.corpora.length) {
     $("corpora").hidden = false;
     $("corpora").textContent = `Text: ${state.data.corpora.join(" · ")}`;

@@ -287,11 +287,14 @@ def members(folder: RunFolder, space: Space, found: Front) -> list[dict[str, Any
     constrained metrics with errors, repeats and intervals, config, artifact."""
     from search.pareto.front import figure_columns
     from search.pareto.objectives import judged
+    from search.reporting.bounds import PROCESS, judged_by_bound
 
     metrics = dict.fromkeys(judged(space.objectives, found.constraints))
     rows = found.member_rows()
     known = {name for row in rows for name in row}
     metrics |= {"unk_share": None} if "unk_share" in known else {}  # stands beside perplexity
+    if judged_by_bound(metrics) and PROCESS in known:
+        metrics |= {PROCESS: None}  # of which process a bound is
     columns = [column for name in metrics
                for column in (*figure_columns(name), f"{name}_se", f"{name}_again_sd", f"{name}_seeds_sd")
                if column == name or column in known]
@@ -320,6 +323,7 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from search.cli.format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
     from search.pareto.stability import figure as figure_of
     from search.pareto.stability import interval as repeated
+    from search.reporting.bounds import mixed_bounds, processes
     from search.reporting.corpora import unknown_line
 
     if not len(found):
@@ -361,6 +365,8 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     if real := real_text(space, found):
         notes.append("[dim]real held-out text, for scale: "
                      f"{', '.join(f'{name} {value}' for name, value in real.items())}[/]")
+    if mixed := mixed_bounds([*best, *(bound.metric for bound in found.constraints)], processes(found)):
+        notes.append(f"[yellow]{escape(mixed)}[/]")
     if unknown := unknown_line(found):
         notes.append(f"[dim]UNK, a word outside the vocabulary, in generated text: {unknown}; "
                      "it helps no score[/]")

@@ -15,6 +15,7 @@ from search.pareto.objectives import matrix
 from search.pareto.reference_box import Box
 from search.pareto.stability import NORMAL, figure
 from search.records.run_folder import RunFolder
+from search.reporting.bounds import mixed_bounds, processes
 from search.reporting.report import ended_rows, front_of, last_rows
 from spaces.errors import UserError
 from spaces.schema import Space
@@ -104,6 +105,10 @@ def warnings(sides: Sequence[ComparedRun]) -> list[str]:
     if any(own != sources[0] for own in sources[1:] if own and sources[0]):
         found.append("the runs were scored by different teachers or oracles: "
                      "those metrics cannot be compared")
+    mixed = mixed_bounds([item.metric for side in sides for item in side.space.objectives],
+                         processes(row for side in sides for row in side.rows))
+    if mixed:
+        found.append(mixed)
     machines = {str(row["device"]) for side in sides for row in side.rows if row.get("device")}
     if len(machines) > 1 and any(item.metric.endswith("_ms") for item in sides[0].space.objectives):
         found.append(f"latencies were taken on different devices ({', '.join(sorted(machines))})")

@@ -23,6 +23,7 @@ from search.pareto.reference_box import Box, choose_box
 from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
+from search.reporting.bounds import mixed_bounds, processes
 from search.reporting.corpora import corpus_lines
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
@@ -82,6 +83,8 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
         "importance": importances(complete, space.dimensions, space.objectives),
         "cost": cost(events, first_end, meta, rate, folder.state == "running"),
         "samples": samples(folder.path, lit, [row["trial"] for row in kept]), "corpora": corpus_lines(events),
+        "warnings": [line for line in [mixed_bounds(judged(space.objectives, space.constraints),
+                                                    processes(complete))] if line],
         "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
                       "commands": commands(folder.path, space,
                                            knee["trial"] if knee is not None else lit[0] if lit else None),

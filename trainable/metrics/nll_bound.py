@@ -32,7 +32,8 @@ class NLLBound(Metric):
 
     def measure(self, m: Measurable) -> dict[str, float]:
         """`nll_bound`, its `_se` over sentences and draws of times (`standard_error`), and its parts, as the
-        process names them."""
+        process names them. `nll_bound_process` says under which process it holds."""
+        m.notes["nll_bound_process"] = m.process.name
         e = m.config.evaluation
         generator = m.generator("nll_bound")
         rows = heldout_rows(m.corpus, scaled(e.heldout, m.share), generator)
