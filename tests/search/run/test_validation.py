@@ -309,7 +309,7 @@ def test_a_missing_path_says_how_to_give_it(monkeypatch, params, source):
 
 
 def test_e2e_spaces_ask_for_the_folder():
-    for name in ("e2e", "e2e_paper", "granularity"):
+    for name in ("e2e", "e2e_paper", "granularity", "masked_e2e"):
         assert (validation.load_checked(name, {"trial.corpus.source.hub": True})
                 .example.corpus.source.params["hub"] is True)
         with pytest.raises(UserError,
