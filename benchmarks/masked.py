@@ -2,12 +2,13 @@
 
 `train` trains one base (`--process`, `--seed`) for `--seconds` CPU seconds on one thread, by the recipe of
 its space, the learning rate falling with that time; an interrupted call is gone on with. `texts` measures
-what it writes and its bound on held-out text; `samplers` how the masked base writes under each sampler;
-`control` the control tasks (`--tasks`, `--targets`); `show` prints the tables of docs/masked.md from the
-JSON. Every call adds its figures to benchmarks/results/masked.json, so that no call needs to be long.
-`--text quickstart` (the built-in corpus) compares spaces/quickstart.yaml with spaces/masked.yaml;
-`--text e2e --data DIR` spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher are shared, from
-`--cache`, made where it lacks them. Needs no Ray.
+what it writes and its bound on held-out text; `samplers` how the masked base writes under each sampler at
+one `--temperature`; `confirm` the default quota and the best samplers at half its passes, by fresh noise;
+`control` the control tasks (`--tasks`, `--targets`); `show` prints all tables from the JSON. Every call adds
+its figures to benchmarks/results/masked.json, so that no call needs to be long. `--text quickstart` (the
+built-in corpus) compares spaces/quickstart.yaml with spaces/masked.yaml; `--text e2e --data DIR`
+spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher are shared, from `--cache`, made where it
+lacks them. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 from benchmarks.common import RESULTS, save
 from benchmarks.control import TASK_NAMES, ControlBenchmark, one_trial
 from benchmarks.masked_show import show
-from benchmarks.masked_texts import Ground, figures, settings
+from benchmarks.masked_texts import Ground, figures, named, settings, table
 from benchmarks.timed_base import facts_of, timed_base
 from search.run.validation import load_checked
 from spaces import points
@@ -40,6 +41,7 @@ from trainable.workers.jobs import JOBS
 
 SPACES = {"quickstart": {"gaussian": "quickstart", "masked": "masked"},
           "e2e": {"gaussian": "e2e", "masked": "masked_e2e"}}
+PARTS = ("train", "texts", "samplers", "confirm", "control", "show")
 GAUSSIAN_STEPS = 50
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0)
 AT_HALF = 24
@@ -48,6 +50,9 @@ COMPARED = ({"name": "quota"}, {"name": "quota", "order": "random"}, {"name": "q
             {"name": "entropy_bound", "bound": 0.5})
 """Masked samplers of part `texts`."""
 ORDERS = ("confidence", "entropy", "margin", "random")
+QUOTA = {"name": "quota", "order": "confidence"}
+BEST = 3
+"""Samplers that are confirmed beside the quota."""
 BLOCKS = {"quickstart": (9, 6), "e2e": (22, 11)}
 PASSES = {"quickstart": (16, 8, 6, 4), "e2e": (43, 22, 14, 8)}
 """Most passes of quota rows: enough for a word each, then about a half, a third and a quarter."""
@@ -106,18 +111,35 @@ def bound(bench: Bench, base: Loaded, config: TrialConfig) -> dict:
     return {key: found[key] for key in ("nll_bound", "nll_bound_se")}
 
 
-def samplers(bench: Bench, seed: int) -> dict:
-    """The masked base under every sampler."""
-    config, base = bench.config("masked", seed), load(bench.base("masked", seed))
-    rows = []
+def samplers(bench: Bench, process: str, seed: int) -> dict:
+    """The masked base under every sampler at one temperature. Rows are kept by what was asked, so that
+    temperatures add up."""
+    folder, temperature = bench.base(process, seed), bench.args.temperature
+    config, base, rows = bench.config(process, seed), load(folder), {}
     for sampler, steps in asked_samplers(bench.args.text):
-        for temperature in (0.5, 0.7):
-            row = figures(bench.ground, base, settings(config.sampling, sampler, steps, temperature),
-                          bench.args.samples)
-            rows.append(row)
-            print(sampler, steps, temperature, {key: round(row[key], 3) for key in
-                                               ("nfe", "perplexity", "distinct2", "words")}, flush=True)
-    return {"training": facts_of(bench.base("masked", seed)), "rows": rows, **now()}
+        row = figures(bench.ground, base, settings(config.sampling, sampler, steps, temperature),
+                      bench.args.samples)
+        rows[f"{named(sampler)}; {steps}; {temperature:g}"] = row
+        print(sampler, steps, {key: round(row[key], 3)
+                               for key in ("nfe", "perplexity", "distinct2", "words")}, flush=True)
+    return {"training": facts_of(folder), "rows": rows, **now()}
+
+
+def confirm(bench: Bench, process: str, seed: int, held: dict) -> dict:
+    """Quota of one word a pass, at each temperature, and the samplers that were best at half of its passes,
+    again with fresh noise."""
+    config, base = bench.config(process, seed), load(bench.base(process, seed))
+    rows = list(held["samplers"][bench.args.text][process][str(seed)]["rows"].values())
+    most, found = PASSES[bench.args.text][0], []
+    for quota in (row for row in rows if row["sampler"] == QUOTA and row["steps"] == most):
+        few = [row for row in rows if row["nfe"] <= quota["nfe"] / 2]
+        fitting = sorted((row for row in few if row["distinct2"] >= 0.97 * quota["distinct2"]),
+                         key=lambda row: row["perplexity"])
+        found.append([figures(bench.ground, base,
+                              settings(config.sampling, row["sampler"], row["steps"], row["temperature"]),
+                              bench.args.samples, seed=1) for row in (quota, *fitting[:BEST])])
+        print(table(found[-1]), flush=True)
+    return {"groups": found, **now()}
 
 
 def asked_samplers(text: str) -> list[tuple[dict, int]]:
@@ -175,7 +197,7 @@ def merged(held: dict, found: dict) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("train", "texts", "samplers", "control", "show"), required=True)
+    parser.add_argument("--part", required=True, choices=PARTS)
     parser.add_argument("--cache")
     parser.add_argument("--text", choices=tuple(SPACES), default="quickstart")
     parser.add_argument("--data", help="folder of the E2E dataset")
@@ -183,6 +205,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=240.0, help="CPU seconds of training")
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--temperature", type=float, default=0.7, help="of samplers")
     parser.add_argument("--tasks", default=",".join(TASK_NAMES))
     parser.add_argument("--trial", action="store_true", help="time one trial's control as well")
     parser.add_argument("--targets", type=int, default=100)
@@ -208,10 +231,13 @@ def main() -> None:
         print(json.dumps(facts_of(bench.base(process, args.seed)), indent=1))
         return
     key = f"{process} {args.label}" if args.label and process == "masked" else process
-    found = {"texts": texts, "control": control}.get(args.part)
-    made = samplers(bench, args.seed) if found is None else found(bench, process, args.seed)
+    if args.part == "confirm":
+        made = confirm(bench, process, args.seed, held)
+    else:
+        parts = {"texts": texts, "samplers": samplers, "control": control}
+        made = parts[args.part](bench, process, args.seed)
     figures_ = {"seconds": args.seconds, args.part: {args.text: {key: {str(args.seed): made}}},
-                "real": {args.text: {"heldout": bench.ground.teacher.facts["heldout_perplexity"],
+                "real": {args.text: {"perplexity_heldout": bench.ground.teacher.facts["heldout_perplexity"],
                                      **bench.ground.worth(bench.ground.real(args.samples))}}}
     found_all = merged({name: value for name, value in held.items() if name not in ("command", "host")},
                        figures_)

@@ -13,8 +13,12 @@ def show(held: dict) -> str:
         parts += [f"{text}, {process}, seed {seed}\n\n{table(found['rows'])}"
                   for process, seeds in processes.items() for seed, found in seeds.items()]
     for text, processes in held.get("samplers", {}).items():
-        parts += [f"{text}, {process}, seed {seed}\n\n{table(found['rows'])}"
+        parts += [f"{text}, {process}, seed {seed}\n\n{table(list(found['rows'].values()))}"
                   for process, seeds in processes.items() for seed, found in seeds.items()]
+    for text, processes in held.get("confirm", {}).items():
+        parts += [f"{text}, {process}, seed {seed}: confirmed\n\n{table(group)}"
+                  for process, seeds in processes.items() for seed, found in seeds.items()
+                  for group in found["groups"]]
     parts += [f"{text}: control\n\n{control(processes)}"
               for text, processes in held.get("control", {}).items()]
     return "\n\n".join(parts)
