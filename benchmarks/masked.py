@@ -85,6 +85,10 @@ class Bench:
 
     def base(self, process: str, seed: int) -> Path:
         """The artifact, trained where it is not there."""
+        if self.args.whole:
+            told = {"config": self.config(process, seed).model_dump(mode="json"), "cache": self.args.cache,
+                    "corpus": str(self.corpus)}
+            return Path(list(JOBS["base"](told, WorkerContext()))[-1]["path"])
         return timed_base(self.config(process, seed), self.corpus, self.cache, self.args.seconds)
 
 
@@ -204,6 +208,8 @@ def main() -> None:
     parser.add_argument("--process", choices=("gaussian", "masked"), default="masked")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=240.0, help="CPU seconds of training")
+    parser.add_argument("--whole", action="store_true",
+                        help="the base of the space's own recipe, all its steps, instead")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.7, help="of samplers")
     parser.add_argument("--tasks", default=",".join(TASK_NAMES))
@@ -230,7 +236,8 @@ def main() -> None:
     if args.part == "train":
         print(json.dumps(facts_of(bench.base(process, args.seed)), indent=1))
         return
-    key = f"{process} {args.label}" if args.label and process == "masked" else process
+    key = " ".join([process, *(["whole"] if args.whole else []),
+                    *([args.label] if args.label and process == "masked" else [])])
     if args.part == "confirm":
         made = confirm(bench, process, args.seed, held)
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from benchmarks.masked_texts import named, table
 
 
@@ -36,37 +38,35 @@ def choice(rows: list[dict], least: float) -> int | None:
 
 
 def pairs(held: dict, text: str) -> list[dict]:
-    """For each seed that both have, and each masked set of bases: the Gaussian's row, and the masked row
-    chosen for the lowest perplexity at no less than 0.97 of its distinct-2. The choice is made by one set
-    of texts; all figures are of another one."""
+    """For each seed, and each pair of kinds of bases: the Gaussian's row, and the masked row chosen for the
+    lowest perplexity at no less than 0.97 of its distinct-2. The choice is made by one set of texts; all
+    figures are of another one."""
     processes = held["texts"][text]
     found = []
-    for name in processes:
-        if name == "gaussian":
+    for name, other in product(processes, processes):
+        if name.startswith("gaussian") or not other.startswith("gaussian"):
             continue
-        for seed, masked in processes[name].items():
-            gaussian = processes.get("gaussian", {}).get(seed)
-            if gaussian is None:
-                continue
+        for seed in processes[name].keys() & processes[other].keys():
+            masked, gaussian = processes[name][seed], processes[other][seed]
             at = reference(gaussian)
             chosen = choice(masked["rows"], 0.97 * gaussian["rows"][at]["distinct2"])
             if chosen is not None:
-                found.append({"name": name, "seed": seed, "gaussian": gaussian["again"][at],
+                found.append({"name": f"{other}, {name}", "seed": seed, "gaussian": gaussian["again"][at],
                               "masked": masked["again"][chosen], "bounds": (gaussian["nll_bound"],
                                                                             masked["nll_bound"]),
                               "steps": (gaussian["training"]["steps"], masked["training"]["steps"])})
-    return found
+    return sorted(found, key=lambda pair: (pair["name"], pair["seed"]))
 
 
 def equal_seconds(held: dict, text: str) -> str:
-    """Gaussian | masked in each cell, a row a seed."""
-    lines = ["| seed | steps trained | passes (NFE) | perplexity | ratio | distinct-2 | ratio | "
-             "length distance | ends early | bound, nats a word | masked sampler |", "|---" * 11 + "|"]
+    """Gaussian, masked in each cell; a row a pair of bases."""
+    lines = ["| bases | seed | steps trained | passes (NFE) | perplexity | ratio | distinct-2 | ratio | "
+             "length distance | ends early | bound, nats a word | masked sampler |", "|---" * 12 + "|"]
     for pair in pairs(held, text):
         a, b = pair["gaussian"], pair["masked"]
-        label = pair["seed"] + ("" if pair["name"] == "masked" else f" ({pair['name'].partition(' ')[2]})")
         lines.append(
-            f"| {label} | {pair['steps'][0]:,}, {pair['steps'][1]:,} | {a['nfe']:.0f}, {b['nfe']:.1f} | "
+            f"| {pair['name']} | {pair['seed']} | {pair['steps'][0]:,}, {pair['steps'][1]:,} | "
+            f"{a['nfe']:.0f}, {b['nfe']:.1f} | "
             f"{a['perplexity']:.2f}, {b['perplexity']:.2f} | {b['perplexity'] / a['perplexity']:.2f} | "
             f"{a['distinct2']:.3f}, {b['distinct2']:.3f} | {b['distinct2'] / a['distinct2']:.2f} | "
             f"{a['length_distance']:.2f}, {b['length_distance']:.2f} | {100 * a['early']:.1f}, "
