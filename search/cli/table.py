@@ -26,6 +26,7 @@ class TableRequest:
     methods: tuple[str, ...]
     artifact: str | None
     fresh: bool
+    metric: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class TableContent:
 
 
 LAYOUTS: dict[str, str] = {"tasks": "search.cli.table_tasks:layout",
-                           "quantizers": "search.cli.table_quantizers:layout"}
+                           "quantizers": "search.cli.table_quantizers:layout",
+                           "post_training": "search.cli.table_post_training:layout"}
 """Name -> import path of a function `layout(request: TableRequest) -> TableContent`. A new layout is one
 function and one line here."""
 
@@ -49,6 +51,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel="Use what was found", epilog=examples(
         "qdlm table runs/NAME", "control / lm-score of the best model and the baselines, 50 targets a task",
         "qdlm table runs/NAME --targets 200 --tasks semantic,length", "more targets, fewer tasks",
+        "qdlm table runs/NAME --layout post_training", "methods against bits, over calibration seeds",
         "qdlm table runs/NAME --format csv > table.csv", "for a spreadsheet; also md, json",
     ))(table)
 
@@ -63,6 +66,8 @@ def table(
     methods: str | None = typer.Option(None, metavar="A,B", show_default=False, help="Rows; by default all."),
     artifact: str | None = typer.Option(None, metavar="NAME", show_default=False, help="The diffusion model: "
                                         "trial-0003, or base. By default the most controllable one."),
+    metric: str | None = typer.Option(None, metavar="NAME", show_default=False, help="Of post_training's "
+                                      "cells. By default kl_to_base, or perplexity where that is missing."),
     fresh: bool = typer.Option(False, "--fresh", help="Measure again what RUN already holds."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
@@ -74,7 +79,7 @@ def table(
     """
     if layout not in LAYOUTS:
         raise UserError(f"unknown table layout {layout!r}; legal: {', '.join(LAYOUTS)}")
-    request = TableRequest(run, targets, _parts(tasks), _parts(methods), artifact, fresh)
+    request = TableRequest(run, targets, _parts(tasks), _parts(methods), artifact, fresh, metric)
     content = resolve(layout)(request)
     show(content, form)
 

@@ -1,0 +1,156 @@
+"""The layout `post_training` of `qdlm table`: methods with their calibration against bits, over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from search.reporting.post_training import Placed, column, compare
+from spaces.errors import UserError
+
+if TYPE_CHECKING:
+    from search.cli.table import TableContent, TableRequest
+    from spaces.config import TrialConfig
+    from spaces.schema import Space
+
+KL, PERPLEXITY = "kl_to_base", "perplexity"
+FLOAT = 32
+"""Bits of a weight that is not rounded."""
+PLACED = ("calibration.method", "calibration.transforms", "calibration.source", "calibration.token_weight",
+          "calibration.activation_bits", "calibration.seed", "seed")
+"""Settings that say where a figure stands, or which repeat it is; whatever else is searched is `rest`."""
+
+
+def layout(request: TableRequest) -> TableContent:
+    """KL to the full-precision model (or perplexity) of every method at the papers' bits. Trains nothing."""
+    from search.cli.results import opened
+    from search.cli.table import TableContent
+    from search.reporting.report import last_rows
+
+    folder, space, _ = opened(request.run)
+    last = last_rows(folder.rows())
+    rows = [row for row in last if row.get("state") == "complete"]
+    metric = measured_metric(rows, request.metric)
+    found = [(placed(space, row, metric), float(row[metric])) for row in rows if known(row, metric)]
+    done = compare(found, lambda mean, half: cell(metric, mean, half))
+    if not done.rows:
+        raise UserError(f"{request.run}: no trial at the bits of the table has finished yet"
+                        + (f"; finished: {counted(done.aside)}" if done.aside else ""))
+    stopped = sum(row.get("state") == "stopped" for row in last)
+    notes = [about(metric), "mean ± 95% over calibration seeds (Student)"
+             if done.seeds > 1 else "one calibration seed each, so no intervals: search calibration.seed"]
+    if done.aside:
+        notes.append(f"finished at other bits, not shown: {counted(done.aside)}")
+    if stopped:
+        notes.append(f"trials that were stopped early and left out: {stopped}; they measured fewer texts")
+    return TableContent(f"Post-training quantization, {metric}", done.rows, tuple(notes))
+
+
+def about(metric: str) -> str:
+    """What a cell holds."""
+    if metric == KL:
+        return "KL to the full-precision model, nats a position, at corrupted positions of held-out text"
+    return f"{metric} of the rounded model"
+
+
+def counted(found: Counter[str]) -> str:
+    """`W8A16 (3 trials), W3A4 (1 trial)`."""
+    return ", ".join(f"{name} ({count} trial{'s' * (count > 1)})" for name, count in sorted(found.items()))
+
+
+def cell(metric: str, mean: float, half: float) -> str:
+    """`0.0123 ± 0.0011`; no interval with one seed."""
+    from search.cli.format import figure, ranged
+
+    return ranged(metric, mean, half) if math.isfinite(half) else figure(metric, mean)
+
+
+def known(row: Mapping[str, Any], metric: str) -> bool:
+    """Whether the row has a finite number of it."""
+    value = row.get(metric)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def measured_metric(rows: Sequence[Mapping[str, Any]], asked: str | None) -> str:
+    """The metric of the cells: what is asked for, else the KL, else perplexity. Raises `UserError` where no
+    finished trial has it."""
+    for metric in (asked,) if asked else (KL, PERPLEXITY):
+        if any(known(row, metric) for row in rows):
+            return metric
+    if not rows:
+        raise UserError("table: no trial has finished yet, so there is nothing to compare")
+    raise UserError(f"table: no finished trial has measured {asked or f'{KL} or {PERPLEXITY}'}; "
+                    f"legal: {', '.join(numbers(rows)) or 'nothing'}")
+
+
+def numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the rows have measured."""
+    from search.pareto.objectives import measurements
+
+    return sorted({name for row in rows for name in measurements(row) if known(row, name)})
+
+
+def placed(space: Space, row: Mapping[str, Any], metric: str) -> Placed:
+    """Row and column of a trial, from its settings as they were: fixed ones and defaults count too."""
+    from search.pareto.objectives import searched
+    from trainable.quantization.post_training.statistics import SECOND_MOMENT
+    from trainable.quantization.post_training.stored import chain_of
+    from trainable.registry import POST_TRAINING
+
+    values = {path: value for path, value in searched(row).items()
+              if path in space.dimensions and value is not None}
+    config = space.config(values)
+    calibration = config.calibration
+    chain = chain_of(calibration.method, calibration.transforms)
+    acts = bool(chain.needs) or corrected(config)
+    bits = getattr(POST_TRAINING.params(calibration.method), "bits", FLOAT)
+    names = list(POST_TRAINING)
+    parts = [part_name(ref) for ref in (calibration.method, *calibration.transforms)]
+    rank = tuple(names.index(ref.name) for ref in (calibration.method, *calibration.transforms))
+    weights = part_name_of(calibration.token_weight) if SECOND_MOMENT in chain.needs else None
+    return Placed(" + ".join(parts), calibration.source if acts else None, weights,
+                  rest(values, metric, acts and calibration.source.startswith("rollout")),
+                  column(bits, calibration.activation_bits), (config.seed, config.calibration_seed), rank)
+
+
+def corrected(config: TrialConfig) -> bool:
+    """Whether a correction is on that looks at calibration states whatever the method."""
+    from spaces.config import CalibrationConfig
+
+    plain = CalibrationConfig()
+    own = set(CalibrationConfig.model_fields) - {"method", "transforms", "source", "token_weight", "texts",
+                                                 "levels", "sites", "activation_bits", "seed"}
+    return any(getattr(config.calibration, name) != getattr(plain, name) for name in own)
+
+
+def part_name(ref: Any) -> str:
+    """`gptq`, or `gptq(group=16)`: what differs from the defaults, bits left out: they are a column."""
+    from search.cli.format import compact
+    from trainable.registry import POST_TRAINING
+
+    params = POST_TRAINING.params(ref).model_dump(mode="json", exclude_defaults=True, exclude={"bits"})
+    return compact({"name": ref.name, **params})
+
+
+def part_name_of(ref: Any) -> str:
+    """A token weight as it would be typed."""
+    from search.cli.format import compact
+
+    return compact({"name": ref.name, **ref.params})
+
+
+def rest(values: Mapping[str, Any], metric: str, generated: bool) -> str:
+    """What else was searched, `steps=20, rank=4`. How texts are sampled does not act on a KL, unless the
+    model was calibrated on its own generations."""
+    from search.cli.format import compact
+
+    found = []
+    for path, value in values.items():
+        if any(path == name or path.startswith(f"{name}.") for name in PLACED):
+            continue
+        if path.startswith("sampling.") and metric == KL and not generated:
+            continue
+        found.append(f"{path.removeprefix('calibration.')}={compact(value)}")
+    return ", ".join(found)
