@@ -13,6 +13,7 @@ import argparse
 import math
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -72,12 +73,13 @@ def arm_config(space, arm: str, site: str, seed: int):
     return type(config).model_validate(changed)
 
 
-def prepared(config, cache: str, context: WorkerContext) -> dict:
-    """Folders of corpus, teacher and base; made where the cache lacks them."""
+def prepared(config, cache: str, context: WorkerContext,
+             kinds: Sequence[str] = ("teacher", "base")) -> dict[str, str]:
+    """Folders of the corpus and of those kinds; made where the cache lacks them."""
     payload = {"config": config.model_dump(mode="json"), "cache": cache}
     corpus = list(JOBS["corpus"](payload, context))[-1]["path"]
     return {"corpus": corpus, **{kind: list(JOBS[kind]({**payload, "corpus": corpus}, context))[-1]["path"]
-                                 for kind in ("teacher", "base")}}
+                                 for kind in kinds}}
 
 
 def measured(config, shared: dict, steps: int, folder: Path, context: WorkerContext) -> dict:
