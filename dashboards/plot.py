@@ -80,12 +80,14 @@ def at_figures(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The rows with each metric at the figure to go by (`search.pareto.stability.figure`), `METRIC_half` half
     the width of its 95 % interval, and `fresh` whether one of them was measured anew."""
     found = []
-    for row in rows.to_dict("records"):
+    for record in rows.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
         figures = {metric: figure_of(row, metric) for metric in metrics}
         found.append({"fresh": any(one.of != "own" for one in figures.values()),
                       **{metric: one.mean for metric, one in figures.items()},
                       **{f"{metric}_half": one.half for metric, one in figures.items()}})
-    return rows.assign(**pd.DataFrame(found, rows.index).to_dict("series")) if found else rows
+    fresh = pd.DataFrame(found, rows.index)
+    return rows.assign(**{str(name): fresh[name] for name in fresh}) if found else rows
 
 
 def holds(row: Mapping[Hashable, Any], bound: dict[str, Any]) -> bool:

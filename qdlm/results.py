@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.cli.results import check_bounds, chosen, left_out, opened
+from search.cli.choosing import check_bounds, chosen, left_out
+from search.cli.results import opened
 from search.pareto.front import Front
 from search.records.run_folder import RunFolder
 from search.reporting.trials import Trial, trials

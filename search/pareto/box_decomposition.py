@@ -38,7 +38,7 @@ def growth(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Hypervolume of the first 1, 2, ... n rows of [n, k], float [n]: as they come, each adds what it newly
     covers, and so the curve never falls. Rows and reference are finite."""
     points, reference = np.asarray(points, float)[None], np.asarray(reference, float)
-    return np.cumsum(_gains(points, reference, (points < reference).all(axis=2))[0])
+    return np.cumsum(_gains(points, reference, np.all(points < reference, axis=2))[0])
 
 
 def _gains(sets: np.ndarray, reference: np.ndarray, counts: np.ndarray) -> np.ndarray:

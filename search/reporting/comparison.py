@@ -12,10 +12,10 @@ import numpy as np
 from search.pareto.front import Front
 from search.pareto.geometry import layers
 from search.pareto.objectives import matrix
+from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box
 from search.pareto.stability import NORMAL, figure
 from search.records.run_folder import RunFolder
-from search.reporting.bounds import mixed_bounds, processes
 from search.reporting.report import ended_rows, front_of, last_rows
 from spaces.errors import UserError
 from spaces.schema import Space

@@ -19,11 +19,11 @@ from typing import Any
 from search.engine.cost import PARTS, Ledger, Rate
 from search.pareto.front import Front
 from search.pareto.objectives import CONFIG, judged, measured, measurements, searched, violation
+from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box, choose_box
 from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
-from search.reporting.bounds import mixed_bounds, processes
 from search.reporting.corpora import corpus_lines
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
-from search.reporting.bounds import mixed_bounds, searched_processes
+from search.pareto.process_bounds import mixed_bounds, searched_processes
 from search.run.calibration_rules import check_calibration
 from search.run.plugin_uses import KINDS, unusable, uses, uses_of
 from search.run.sampler_rules import check_sampler_rules
@@ -110,8 +110,8 @@ def notes(space: Space) -> Iterator[str]:
     searched = space.dimensions.get("runtime.compile")
     if not space.hardware.gpus and (True in searched.values() if searched else space.example.runtime.compile):
         yield "runtime.compile is for CUDA, and hardware.gpus is 0: it changes nothing"
-    mixed = mixed_bounds([item.metric for item in (*space.objectives, *space.constraints)],
-                         searched_processes(space))
+    metrics = [item.metric for item in space.objectives] + [item.metric for item in space.constraints]
+    mixed = mixed_bounds(metrics, searched_processes(space))
     if mixed:
         yield mixed
 

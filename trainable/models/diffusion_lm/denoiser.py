@@ -147,6 +147,7 @@ class DiffusionLM(Backbone):
         rows = self.table()
         rows = torch.cat([rows, torch.zeros_like(rows)], -1) if self.params.self_conditioning else rows
         clean = self.up(rows) + self.time(timestep_embedding(torch.zeros(1), self.params.time_dim))
+        assert isinstance(self.body, Encoder)
         return bert_of(self.body, self.position_embedding.weight, self.norm, clean), "encoder."
 
     def finish_base(self) -> None:

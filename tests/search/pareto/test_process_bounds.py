@@ -7,8 +7,8 @@ import json
 import pytest
 
 from search.cli.main import main
+from search.pareto.process_bounds import mixed_bounds, processes, searched_processes
 from search.records.run_folder import RunFolder
-from search.reporting.bounds import mixed_bounds, processes, searched_processes
 from search.reporting.comparison import compare
 from search.reporting.report import collect
 from search.run.validation import notes
