@@ -56,7 +56,8 @@ def main() -> None:
     settings = {"targets": args.targets, "steps": args.steps, "temperature": args.temperature,
                 "baseline_steps": args.baseline_steps,
                 "guidance": config.evaluation.guidance.model_dump(include={*GRADIENT}),
-                "conditions": conditions or None}
+                "conditions": conditions or None,
+                "base": Path(shared["base"]).name, "teacher": Path(shared["teacher"]).name}
     name = f"control_table_{Path(args.space).stem}{'_told' if conditions else ''}"
     cells = earlier(RESULTS / f"{name}.json", settings)
     for task in args.tasks.split(","):
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def earlier(path: Path, settings: dict) -> list[dict]:
-    """Cells of an earlier call with the same settings."""
+    """Cells of an earlier call with the same settings, base and teacher."""
     if not path.is_file():
         return []
     held = json.loads(path.read_text())
