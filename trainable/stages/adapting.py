@@ -172,7 +172,7 @@ def _hooked(model: Backbone, names: list[str], see: Any) -> Iterator[None]:
 def _fit_blocks(rule: ApiQ, layers: list[Adapted], model: Backbone, base: Backbone, process: Process,
                 corpus: TokenizedCorpus, config: TrialConfig) -> None:
     """ApiQ over the blocks in model order."""
-    states = calibration_states(base, process, corpus, config).split(BATCH)
+    states = calibration_states(base, process, corpus, config).split(rule.params.batch)
     training = model.training
     model.eval()
     for prefix, own in groupby(layers, lambda layer: block_name(plain_name(layer.name))):

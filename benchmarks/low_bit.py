@@ -1,0 +1,146 @@
+"""Where adapters on low-bit bases should start:
+`python -m benchmarks.low_bit --space quickstart --cache DIR [--bits 2,3,4] [--seeds 3] [--set key=value]`.
+
+Every start begins from the same base, whose attention and feed-forward weights are quantized uniformly and
+frozen, with an adapter of the same rank on every one of them. Measured before any training: the relative
+error of the body's last hidden states on corrupted held-out texts (`activation_error`), and after the same
+number of steps: the bound on held-out text. Seeds change the adapter's random factors, calibration texts and training batches; starts are
+interleaved within a seed. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.arms import interval, prepared
+from benchmarks.common import save
+from search.run.validation import load_checked
+from spaces import points
+from spaces.config import TrialConfig
+from spaces.overrides import parse
+from trainable.artifacts.artifact import load
+from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.diffusion.states import corrupted, spread
+from trainable.models.backbone import Backbone
+from trainable.quantization.sites import frozen_weights
+from trainable.registry import PROCESSES
+from trainable.stages.prepare import Prepared
+from trainable.stages.trial import Trial
+from trainable.workers.context import WorkerContext
+
+STARTS: dict[str, dict[str, Any]] = {
+    "zero": {}, "pissa": {}, "loftq": {"rounds": 5}, "lq_lora": {}, "int2.1": {}, "apiq": {}}
+HELD_OUT = 64
+"""Texts whose hidden states are compared."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", default="quickstart")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--starts", default=",".join(STARTS))
+    parser.add_argument("--bits", default="2,3,4")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--name", help="of the JSON; low_bit_SPACE unless given")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    space, context, cache = load_checked(args.space, parse(args.settings)), WorkerContext(), {}
+    plain = space.config(points.complete(space.dimensions, {}))
+    shared = Prepared(**prepared(plain, args.cache, context))
+    asked = {"space": args.space, "settings": args.settings, "rank": args.rank, "steps": args.steps,
+             "seeds": args.seeds}
+    found: dict[str, dict[str, list[dict]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for bits in map(int, args.bits.split(",")):
+            rows = found.setdefault(str(bits), {name: [] for name in args.starts.split(",")})
+            for seed in range(args.seeds):
+                for name in rows:
+                    config = adapted(plain, name, bits, args.rank, seed)
+                    rows[name].append(measured(config, shared, args.steps, Path(scratch), cache))
+                    print(bits, seed, name, {key: round(value, 4) for key, value in rows[name][-1].items()},
+                          flush=True)
+                save(args.name or f"low_bit_{args.space}",
+                     {**asked, "starts": {bits: {name: summary(values, by["zero"])
+                                                 for name, values in by.items() if values}
+                                          for bits, by in found.items()}})
+
+
+def adapted(plain: TrialConfig, start: str, bits: int, rank: int, seed: int) -> TrialConfig:
+    """A frozen low-bit body under one start."""
+    changed = plain.model_dump(mode="json")
+    changed["quantization"] = {"quantizer": {"name": "uniform", "bits": bits}, "sites": ["attention", "ffn"]}
+    changed["lora"] = {"rank": rank, "alpha": rank, "targets": ["query", "key", "value", "output", "ffn"],
+                       "start": {"name": start, **STARTS[start]}}
+    changed["adapt"] |= {"body": "frozen"}
+    changed["calibration"]["seed"] = changed["seed"] = seed
+    return TrialConfig.model_validate(changed)
+
+
+def measured(config: TrialConfig, shared: Prepared, steps: int, scratch: Path,
+             cache: dict) -> dict[str, float]:
+    """One start: errors before training, the bound after it, and CPU seconds of the start."""
+    began = time.process_time()
+    trial = Trial(config, shared, [steps], scratch, torch.device("cpu"), cache)
+    seconds = time.process_time() - began
+    base, corpus = load(shared.base), TokenizedCorpus.open(Path(shared.corpus))
+    before = {"activation_error": activation_error(trial.model, base.model, trial.config, corpus),
+              "bound_before": bound(trial.model, trial.config, corpus), "start_cpu_seconds": seconds,
+              **{key: value for key, value in trial.facts.items() if key.startswith("adapter_error")}}
+    assert trial.run is not None
+    trial.run.advance(steps)
+    with trial.run.averaged():
+        return {**before, "bound": bound(trial.model, trial.config, corpus)}
+
+
+@torch.no_grad()
+def activation_error(model: Backbone, base: Backbone, config: TrialConfig, corpus: TokenizedCorpus) -> float:
+    """||h - h_base|| / ||h_base|| of the body's last hidden states, over corrupted held-out texts at all
+    levels."""
+    process = PROCESSES.build(config.diffusion)
+    ids = torch.as_tensor(corpus.ids("valid")[:HELD_OUT].astype("int64"))
+    states = corrupted(base, process, ids, spread(len(ids), 8, process), torch.Generator().manual_seed(7))
+    seen = []
+    for each in (base, model):
+        handle = each.body.register_forward_hook(lambda _, __, out: seen.append(out))
+        each.eval().predict(states.state, states.t, states.previous)
+        handle.remove()
+    right, found = (out if isinstance(out, torch.Tensor) else out[0] for out in seen)
+    return float((found - right).norm() / right.norm())
+
+
+@torch.no_grad()
+def bound(model: Backbone, config: TrialConfig, corpus: TokenizedCorpus) -> float:
+    """Nats per word of held-out text, by the same times and noise for all."""
+    process, rows = PROCESSES.build(config.diffusion), slice(0, config.evaluation.heldout)
+    ids = torch.as_tensor(corpus.ids("valid")[rows].astype("int64"))
+    generator, training = torch.Generator().manual_seed(11), model.training
+    model.eval()
+    with frozen_weights(model):
+        parts = [process.bound(model, batch, config.evaluation.times, generator) for batch in ids.split(64)]
+    model.train(training)
+    total = sum(float(value.sum()) for part in parts for value in part.values())
+    return total / float((corpus.lengths("valid")[rows] + 1).sum())
+
+
+def summary(rows: list[dict[str, float]], zero: list[dict[str, float]]) -> dict[str, Any]:
+    """Mean and 95 % half-width over seeds; ratios and differences to `zero` are paired by seed."""
+    made = {key: interval([row[key] for row in rows]) for key in rows[0]}
+    pairs = list(zip(rows, zero, strict=False))
+    return {key: [None if math.isnan(value) else value for value in pair] for key, pair in {
+        **made,
+        "activation_error_ratio": interval([a["activation_error"] / b["activation_error"] for a, b in pairs]),
+        "bound_minus_zero": interval([a["bound"] - b["bound"] for a, b in pairs])}.items()}
+
+
+if __name__ == "__main__":
+    main()
