@@ -4,8 +4,8 @@
 Every start begins from the same base, whose attention and feed-forward weights are quantized uniformly and
 frozen, with an adapter of the same rank on every one of them. Measured before any training: the relative
 error of the body's last hidden states on corrupted held-out texts (`activation_error`), and after the same
-number of steps: the bound on held-out text. Seeds change the adapter's random factors, calibration texts and training batches; starts are
-interleaved within a seed. Needs no Ray.
+number of steps: the bound on held-out text. Seeds change the adapter's random factors, calibration texts and
+training batches; starts are interleaved within a seed. Needs no Ray.
 """
 
 from __future__ import annotations
