@@ -67,7 +67,8 @@ def off(world, model) -> float:
 @pytest.mark.parametrize("name", list(ADAPTER_STARTS))
 def test_every_start_goes_through_export_as_it_is(world, name):
     model, facts, settings = started(world, name)
-    assert facts["adapter_error"] <= facts["adapter_error_zero"] * (2 if name in ("lq_lora", "apiq") else 1.0001)
+    much = 2 if name in ("lq_lora", "apiq") else 1.0001  # these minimize another error
+    assert facts["adapter_error"] <= facts["adapter_error_zero"] * much
     packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
     assert off(world, packed) == pytest.approx(off(world, model), rel=1e-4)
 
