@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from dashboards.plot_axes import label
 from dashboards.plot_panel import INK, Picture, fill, name, outline
+from search.pareto.stability import SOURCES
 from search.pareto.stability import figure as figure_of
 from spaces.errors import UserError
 
@@ -79,15 +80,13 @@ def read(run: Path) -> Picture:
 def at_figures(rows: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The rows with each metric at the figure to go by (`search.pareto.stability.figure`), `METRIC_half` half
     the width of its 95 % interval, and `fresh` whether one of them was measured anew."""
-    found = []
-    for record in rows.to_dict("records"):
-        row = {str(name): value for name, value in record.items()}
-        figures = {metric: figure_of(row, metric) for metric in metrics}
-        found.append({"fresh": any(one.of != "own" for one in figures.values()),
-                      **{metric: one.mean for metric, one in figures.items()},
-                      **{f"{metric}_half": one.half for metric, one in figures.items()}})
-    fresh = pd.DataFrame(found, rows.index)
-    return rows.assign(**{str(name): fresh[name] for name in fresh}) if found else rows
+    needed = [name for name in rows if name in SOURCES or str(name).startswith(tuple(metrics))]
+    records = [{str(name): value for name, value in row.items()} for row in rows[needed].to_dict("records")]
+    figures = {metric: [figure_of(row, metric) for row in records] for metric in metrics}
+    return rows.assign(
+        fresh=[any(one.of != "own" for one in each) for each in zip(*figures.values(), strict=True)],
+        **{metric: [one.mean for one in found] for metric, found in figures.items()},
+        **{f"{metric}_half": [one.half for one in found] for metric, found in figures.items()})
 
 
 def holds(row: Mapping[Hashable, Any], bound: dict[str, Any]) -> bool:

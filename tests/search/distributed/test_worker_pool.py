@@ -189,3 +189,17 @@ def test_two_workers_run_one_job_in_step(tmp_path):
         # told by a thread of the pool, after the broker has told the group
         assert "worker 1 died" in deaths.get(timeout=60)
     assert deaths.empty()
+
+
+@pytest.mark.parametrize(("private", "why"), [(True, "this machine is busy, or short of memory"),
+                                              (False, "others may be using the cluster, or nodes were lost")])
+def test_what_is_waited_for_is_told_by_whose_the_cluster_is(tmp_path, monkeypatch, private, why):
+    from search.distributed import worker_pool
+
+    said = []
+    waiting = make_pool(1, tmp_path, private=private,
+                        on_notice=lambda text: (said.append(text), waiting._closing.set()))
+    monkeypatch.setattr(worker_pool, "_PATIENCE", 0.0)
+    monkeypatch.setattr(waiting, "workers", lambda: {})
+    waiting._warn_while_waiting()
+    assert said == [f"still waiting for a worker group to start (1 x 1 CPU(s), 0 GPU(s)); {why}"]
