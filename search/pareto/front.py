@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from search.pareto.geometry import contributions, crowding, layers
+from search.pareto.geometry import contributions, crowding, nondominated
 from search.pareto.objectives import Constraint, Objective, feasible, finished, judged, matrix, vector
 from search.pareto.reference_box import Box
 from search.pareto.stability import Stability, ends, source, stability, trusted
@@ -51,9 +51,10 @@ class Front:
         A trial counts once, by its last complete row.
         """
         candidates = [row for row in finished(rows, objectives) if feasible(row, constraints)]
-        rank = layers(matrix(candidates, objectives))
-        members = [row for row, layer in zip(candidates, rank, strict=True) if layer == 0]
-        members.sort(key=lambda row: (tuple(matrix([row], objectives)[0]), row.get("trial", -1)))
+        vectors = matrix(candidates, objectives)
+        places = np.flatnonzero(nondominated(vectors)).tolist()
+        places.sort(key=lambda place: (tuple(vectors[place]), candidates[place].get("trial", -1)))
+        members = [candidates[place] for place in places]
         return cls(tuple(objectives), tuple(constraints), tuple(candidates), tuple(members))
 
     def __len__(self) -> int:

@@ -41,6 +41,22 @@ def layers(vectors: np.ndarray) -> np.ndarray:
     return rank
 
 
+def nondominated(vectors: np.ndarray) -> np.ndarray:
+    """Which rows of `vectors` [n, k] no other row dominates, bool [n]: layer 0 of `layers`, in O(n) memory
+    and O(n m k) time for a front of m rows."""
+    points = np.asarray(vectors, dtype=float)
+    assert not np.isnan(points).any(), "NaN has no place in an order"
+    left = np.lexsort(points.T[::-1])  # no row is dominated by one that comes later
+    kept = np.zeros(len(points), dtype=bool)
+    while len(left):
+        point = points[left[0]]
+        beaten = (points[left] >= point).all(axis=1)
+        equal = beaten & (points[left] == point).all(axis=1)
+        kept[left[equal]] = True
+        left = left[~beaten]
+    return kept
+
+
 def crowding(vectors: np.ndarray) -> np.ndarray:
     """Crowding distance of each row of one layer (Deb et al. 2002, section III-B). [n, k] -> float [n].
 

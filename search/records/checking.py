@@ -98,7 +98,7 @@ def entry_problem(entry: Mapping[str, Any]) -> str | None:
         if entry["state"] not in STATES:
             return f"state is not one of {', '.join(STATES)}"
         for key, value in entry.items():
-            if not _measured(value):
+            if type(value) is int and not _measured(value):
                 return f"{key[:60]} is not a figure"
     return None
 

@@ -40,16 +40,23 @@ def append_line(path: Path, entry: Mapping[str, Any], sync: bool = True) -> None
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Every whole line. A torn last line is left out; a damaged line before it raises `UserError`."""
-    lines = path.read_bytes().split(b"\n")
-    for index, line in enumerate(lines[:-1], start=1):  # what follows the last newline is torn, or empty
+    return (entry for _, entry in parsed_lines(path, path.read_bytes()))
+
+
+def parsed_lines(path: Path, content: bytes, first: int = 1) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Every whole line of what the file holds from line `first` on, without its newline, and its entry; as
+    `read_lines`."""
+    lines = content.split(b"\n")
+    last = first + len(lines) - 2
+    for number, line in enumerate(lines[:-1], start=first):  # what follows the last newline is torn, or empty
         try:
             entry = loads(line)
         except (ValueError, RecursionError):
-            if index < len(lines) - 1:
-                raise UserError(f"{path}, line {index}: not a JSON record; the file was damaged after it "
+            if number < last:
+                raise UserError(f"{path}, line {number}: not a JSON record; the file was damaged after it "
                                 "was written") from None
             continue
-        yield entry
+        yield line, entry
 
 
 def mend_tail(path: Path) -> int:
@@ -85,7 +92,9 @@ def loads(line: str | bytes) -> dict[str, Any]:
     entry = json.loads(line)
     if not isinstance(entry, dict):
         raise ValueError("not a JSON object")
-    odd = entry.pop(NONFINITE, {})
+    if NONFINITE not in entry:
+        return entry
+    odd = entry.pop(NONFINITE)
     if not isinstance(odd, dict) or not all(isinstance(text, str) for text in odd.values()):
         raise ValueError(f"{NONFINITE} does not name numbers")
     return entry | {name: float(text) for name, text in odd.items()}

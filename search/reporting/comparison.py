@@ -16,7 +16,7 @@ from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box
 from search.pareto.stability import NORMAL, figure
 from search.records.run_folder import RunFolder
-from search.reporting.report import ended_rows, front_of, last_rows
+from search.reporting.rows import ended_rows, last_rows
 from spaces.errors import UserError
 from spaces.schema import Space
 
@@ -41,7 +41,7 @@ class ComparedRun:
         space = Space.from_yaml(*folder.space_text())
         rows = folder.rows()
         latest = last_rows(rows)
-        front = front_of([row for row in latest if row.get("state") == "complete"], space)
+        front = Front.from_rows(latest, space.objectives, space.constraints)
         return cls(folder, space, latest, front,
                    sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
 

@@ -11,7 +11,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
 from search.reporting.corpora import corpus_lines
+from search.reporting.rows import ENDED, ended_rows, last_rows
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
 from spaces.schema import Space
@@ -32,14 +33,12 @@ from spaces.shell import program, quoted
 from spaces.uris import origin
 
 Row = Mapping[str, Any]
-ENDED = ("complete", "stopped", "failed")
 TRIALS_SHOWN = 2500
 """Trials of which the report holds the whole record."""
 SAMPLED = 300
 """Trials whose generated text the report holds."""
 TEXT = 400
 """Characters of a text that a trial left (a sample, a reason), at most."""
-CHUNK = 1500
 SAMPLES = "samples"
 
 
@@ -52,7 +51,7 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     rows = [row_of(entry) for entry in events if entry["event"] == "row"]
     latest, first_end = last_rows(rows), ended_rows(rows)
     complete = [row for row in latest if row.get("state") == "complete"]
-    front = front_of(complete, space)
+    front = Front.from_rows(complete, space.objectives, space.constraints)
     lit = [row["trial"] for row in front]
     kept = chosen(latest, set(lit), shown)
     rate = Rate.of(space.hardware, space.budget.price)
@@ -114,34 +113,6 @@ def commands(run: Path, space: Space, member: int | None) -> list[str]:
     if member is not None:
         lines.append(f"{program()} generate {quoted(f'{place}/artifacts/trial-{member:04d}')}")
     return lines
-
-
-def last_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """One row per trial: its last, with what earlier rungs measured and the last did not."""
-    merged: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        known = merged.setdefault(row["trial"], {})
-        known.update({name: value for name, value in row.items() if value is not None or name not in known})
-    return [merged[trial] for trial in sorted(merged)]
-
-
-def ended_rows(rows: Iterable[Row]) -> list[Row]:
-    """The row by which each trial ended, in the order in which they did; later amendments are not ends."""
-    found: dict[int, Row] = {}
-    for row in rows:
-        if row.get("state") in ENDED:
-            found.setdefault(row["trial"], row)
-    return list(found.values())
-
-
-def front_of(complete: Sequence[Row], space: Space) -> Front:
-    """The front of many rows: of the fronts of parts first, since a front's memory grows with the
-    square of the rows."""
-    if len(complete) > CHUNK:
-        parts = [complete[start:start + CHUNK] for start in range(0, len(complete), CHUNK)]
-        complete = [row for part in parts
-                    for row in Front.from_rows(part, space.objectives, space.constraints)]
-    return Front.from_rows(complete, space.objectives, space.constraints)
 
 
 def chosen(latest: Sequence[Row], lit: set[int], shown: int) -> list[Row]:

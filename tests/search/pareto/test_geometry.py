@@ -8,7 +8,15 @@ from hypothesis.extra.numpy import arrays
 
 from benchmarks.compat import compute_hypervolume
 from search.pareto.box_decomposition import cut_volumes, growth
-from search.pareto.geometry import contributions, crowding, dominators, hypervolume, hypervolumes, layers
+from search.pareto.geometry import (
+    contributions,
+    crowding,
+    dominators,
+    hypervolume,
+    hypervolumes,
+    layers,
+    nondominated,
+)
 
 
 def clouds(most=7, axes=(1, 4)):
@@ -118,12 +126,16 @@ def layers_by_definition(points):
 @given(clouds(most=14))
 def test_layers_follow_the_definition(points):
     np.testing.assert_array_equal(layers(points), layers_by_definition(points))
+    np.testing.assert_array_equal(nondominated(points), layers(points) == 0)
 
 
 def test_layers_order_infinities_and_refuse_nan():
-    np.testing.assert_array_equal(layers(np.array([[1.0, np.inf], [1.0, 2.0], [0.0, np.inf]])), [1, 0, 0])
-    with pytest.raises(AssertionError):
-        layers(np.array([[1.0, np.nan]]))
+    rows = np.array([[1.0, np.inf], [1.0, 2.0], [0.0, np.inf]])
+    np.testing.assert_array_equal(layers(rows), [1, 0, 0])
+    np.testing.assert_array_equal(nondominated(rows), [False, True, True])
+    for order in (layers, nondominated):
+        with pytest.raises(AssertionError):
+            order(np.array([[1.0, np.nan]]))
 
 
 def test_crowding_by_hand():

@@ -12,7 +12,8 @@ from report_runs import BOX, HOSTILE, rows, write_run
 from search.cli.main import main
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
-from search.reporting.report import chosen, collect, last_rows, members
+from search.reporting.report import chosen, collect, members
+from search.reporting.rows import last_rows
 from search.reporting.timeline import progress, volumes, working_seconds
 from search.study.importance import importances
 from spaces.errors import UserError
