@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from trainable.quantizers import dynamic_tree
 from trainable.quantizers.base import (
     LARGEST,
     Grid,
@@ -30,7 +31,7 @@ from trainable.quantizers.gradients import straight_through
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
 Granularity = Literal["tensor", "row", "group"]
-ScaleKind = Literal[8, 16, 32, "power"]
+ScaleKind = Literal[8, 16, 32, "power", "double"]
 
 SMALLEST = 2.0**-120
 """Least scale: keeps divisions finite where a block is all zeros or nearly so."""
@@ -80,6 +81,8 @@ def scale_layout(blocks: int, kind: ScaleKind) -> dict[str, Part]:
     """The arrays that hold that many scales."""
     if kind == 8:
         return {"scale": Part(torch.uint8, blocks), "scale_top": Part(torch.float32, -(-blocks // RUN))}
+    if kind == "double":
+        return {**scale_layout(blocks, 8), "scale_mean": Part(torch.float32, 1)}
     return {"scale": Part({16: torch.bfloat16, 32: torch.float32, "power": torch.uint8}[kind], blocks)}
 
 
@@ -90,6 +93,8 @@ def store_scale(scale: Tensor, kind: ScaleKind) -> dict[str, Tensor]:
     if kind == "power":
         # E8M0: float32's exponent bits
         return {"scale": (scale.contiguous().view(torch.int32) >> 23).to(torch.uint8)}
+    if kind == "double":
+        return _double(scale)
     if kind != 8:
         return {"scale": scale.to(scale_layout(1, kind)["scale"].dtype)}
     top = torch.nn.functional.pad(scale, (0, -scale.numel() % RUN)).view(-1, RUN).amax(1)
@@ -102,9 +107,24 @@ def load_scale(packed: dict[str, Tensor], kind: ScaleKind) -> Tensor:
     scale = packed["scale"]
     if kind == "power":
         return (scale.int() << 23).view(torch.float32)[:, None]
+    if kind == "double":
+        top = packed["scale_top"].repeat_interleave(RUN)[: scale.numel()]
+        found = dynamic_tree.levels(scale.device)[scale.long()] * top + packed["scale_mean"]
+        return found.clamp(SMALLEST, LARGEST * (1 - 2.0**-23))[:, None]
     if kind == 8:
         return (scale.float() / 255 * packed["scale_top"].repeat_interleave(RUN)[: scale.numel()])[:, None]
     return scale.float()[:, None]
+
+
+def _double(scale: Tensor) -> dict[str, Tensor]:
+    """Scales less their mean, in 8 bits a scale of the largest of each run (QLoRA, section 3)."""
+    mean = scale.mean()
+    if not torch.isfinite(mean):  # the sum of huge scales
+        mean = scale.double().mean().float()
+    apart = torch.nn.functional.pad(scale - mean, (0, -scale.numel() % RUN)).view(-1, RUN)
+    top = apart.abs().amax(1)
+    codes = dynamic_tree.nearest(apart / top.clamp(min=SMALLEST)[:, None]).flatten()[: scale.numel()]
+    return {"scale": codes, "scale_top": top, "scale_mean": mean[None]}
 
 
 class BlockScaled(Quantizer):
@@ -153,14 +173,18 @@ class BlockScaled(Quantizer):
 
     @property
     def scope(self) -> Granularity:
-        return "tensor" if self.scale_kind == 8 else self._where[0]
+        return "tensor" if self.scale_kind in (8, "double") else self._where[0]
 
     def _rounded(self, scale: Tensor) -> Tensor:
-        """The scale as it will be read from disk, within what keeps every value finite."""
+        """The scale as it will be read from disk."""
+        return load_scale(self._stored(scale), self.scale_kind)
+
+    def _stored(self, scale: Tensor) -> dict[str, Tensor]:
+        """The arrays of scales, within what keeps every value finite."""
         # so that no rounding passes it
         most = (self.sides * LARGEST / max(1.0, self.highest)
                 * (1 - 2.0 ** (-8 if self.scale_kind == 16 else -23)))
-        return load_scale(store_scale(scale.clamp(SMALLEST, most), self.scale_kind), self.scale_kind)
+        return store_scale(scale.clamp(SMALLEST, most), self.scale_kind)
 
     def _finite(self, values: Tensor) -> Tensor:
         """Levels times scales, which `_rounded` keeps within float32."""

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantizers.base import Grid
-from trainable.quantizers.blocks import BlockParams, BlockScaled, Granularity
+from trainable.quantizers.base import Grid, Learned, finite32
+from trainable.quantizers.blocks import SMALLEST, BlockParams, BlockScaled, Granularity, split
 
 LEVELS = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -20,14 +20,16 @@ LEVELS = (
 class NF4Params(BlockParams):
     granularity: Granularity = Field("group", description="what shares a scale: the tensor, each row, "
                                                           "groups of values")
+    double: bool = Field(False, description="QLoRA's double quantization: scales less their mean as 8-bit "
+                                            "dynamic tree numbers, in place of scale_bits")
 
 
 class NF4(BlockScaled):
     """Sixteen levels at the quantiles of a normal distribution, times the largest |w| of a block:
     QLoRA's format.
 
-    With groups of 64 and `scale_bits: 8`, 4.127 bits a value as in QLoRA; its second level of scales has
-    a grid of its own, here the 255 shares of the largest are even.
+    With groups of 64 and `double`, 4.127 bits a value, codes and both levels of scales as in QLoRA's
+    released code; `scale_bits: 8` has the same size and even shares of the largest scale.
     """
 
     name = "nf4"
@@ -36,16 +38,17 @@ class NF4(BlockScaled):
 
     def __init__(self, params: NF4Params):
         super().__init__(params)
-        self.scale_kind = params.scale_bits
+        self.idempotent = not params.double  # the mean of the scales moves
+        self.scale_kind = "double" if params.double else params.scale_bits
 
     @classmethod
     def examples(cls) -> list[NF4Params]:
-        return [NF4Params(), NF4Params(scale_bits=8), NF4Params(scale_bits=32), NF4Params(granularity="row"),
-                NF4Params(granularity="tensor")]
+        return [NF4Params(), NF4Params(scale_bits=8), NF4Params(double=True), NF4Params(scale_bits=32),
+                NF4Params(granularity="row"), NF4Params(granularity="tensor")]
 
     @property
     def label(self) -> str:
-        return f"nf4{self.params.blocks}"
+        return f"nf4{self.params.blocks}" + ("_double" if self.params.double else "")
 
     bits = 4
     highest = 1.0
@@ -53,6 +56,21 @@ class NF4(BlockScaled):
     @property
     def grid(self) -> Grid:
         return Grid(len(LEVELS), None, None, None)
+
+    def _parts(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Double quantization chooses levels by the scales before it, as the released code does."""
+        if not self.params.double:
+            return super()._parts(w)
+        blocks = split(w, *self._where)
+        scale = self._scale(blocks)
+        return self._levels(blocks / scale.clamp(min=SMALLEST)).add_(0.0), self._rounded(scale)
+
+    def encode(self, w: Tensor, learned: Learned | None = None) -> dict[str, Tensor]:
+        """Scales are stored once, from what they were: a second time would give others."""
+        packed = super().encode(w, learned)
+        if self.params.double:
+            packed |= self._stored(self._scale(split(finite32(w), *self._where)))
+        return packed
 
     def _nearest(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
         levels = torch.tensor(LEVELS, device=scaled.device)
