@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainable.control.base import ControlTask
     from trainable.control.oracles.base import Oracle
     from trainable.corpora.base import Corpus
+    from trainable.diffusion.canvas.samplers import EntropyBound
     from trainable.diffusion.gaussian.samplers import Sampler
     from trainable.diffusion.masked.samplers.base import Sampler as MaskedSampler
     from trainable.diffusion.process import Process
@@ -179,10 +180,12 @@ CORPORA: Registry[Corpus] = Registry("corpus", {
 BACKBONES: Registry[Backbone] = Registry("backbone", {
     "diffusion_lm": "trainable.models.diffusion_lm.denoiser:DiffusionLM",
     "masked_lm": "trainable.models.masked_lm.backbone:MaskedLM",
+    "diffusion_gemma": "trainable.models.diffusion_gemma.backbone:DiffusionGemma",
 })
 PROCESSES: Registry[Process] = Registry("diffusion process", {
     "gaussian": "trainable.diffusion.gaussian.process:Gaussian",
     "masked": "trainable.diffusion.masked.process:Masked",
+    "canvas": "trainable.diffusion.canvas.process:Canvas",
 })
 GAUSSIAN_SAMPLERS: Registry[Sampler] = Registry("sampler", {
     "ancestral": "trainable.diffusion.gaussian.samplers:Ancestral",
@@ -195,6 +198,9 @@ MASKED_SAMPLERS: Registry[MaskedSampler] = Registry("sampler", {
     "factor": "trainable.diffusion.masked.samplers.adaptive:Factor",
     "entropy_bound": "trainable.diffusion.masked.samplers.adaptive:EntropyBound",
     "remdm": "trainable.diffusion.masked.samplers.remdm:ReMDM",
+})
+CANVAS_SAMPLERS: Registry[EntropyBound] = Registry("sampler", {
+    "entropy_bound": "trainable.diffusion.canvas.samplers:EntropyBound",
 })
 TASKS: Registry[ControlTask] = Registry("control task", {
     "length": "trainable.control.length:Length",

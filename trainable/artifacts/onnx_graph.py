@@ -40,8 +40,10 @@ def export_onnx(artifact: Path, out: Path) -> Path:
     loaded = plain(artifact)
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder")
-    masked = loaded.config.diffusion.name == "masked"
-    graph = (MaskedGraph if masked else GaussianGraph)(loaded.model).eval()
+    process = loaded.config.diffusion.name
+    if process not in GRAPHS:
+        raise UserError(f"{artifact}: a model of diffusion {process} is no graph; legal: {', '.join(GRAPHS)}")
+    graph = GRAPHS[process](loaded.model).eval()
     inputs = graph.example(*EXAMPLE)
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2)
     shapes = {name: {0: batch} if value.dim() == 1 else {0: batch, 1: length}
@@ -117,3 +119,8 @@ class GaussianGraph(nn.Module):
         model: Any = self.model
         output = model(latents, times, previous)
         return output, model.logits(output)
+
+
+GRAPHS: dict[str, type[MaskedGraph] | type[GaussianGraph]] = {
+    "masked": MaskedGraph, "gaussian": GaussianGraph}
+"""By process."""

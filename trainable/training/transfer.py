@@ -86,7 +86,7 @@ def _sources(folder: HuggingFaceFolder, form: Format, told: Tokens | Sequence[st
     mask = tokens.marks.mask
     if says is not None and mask not in (NOWHERE, says):
         raise folder.problem(f"its MASK is token {says}, that of the tokenizer is {mask}; set corpus.mask")
-    if says is None and mask == NOWHERE and not form.shifted:
+    if says is None and mask == NOWHERE and form.masks and not form.shifted:
         raise folder.problem(f"{folder.architecture} was trained with MASK, and corpus.mask: "
                              f"{NEW} would begin without it; name its token")
     if says is not None:

@@ -1,4 +1,4 @@
-"""Checkpoint formats that the masked LM can begin from: the shape that a config means, and what each of its
+"""Checkpoint formats that a backbone can begin from: the shape that a config means, and what each of its
 tensors is called there. A new format is one entry of `FORMATS`.
 
 Sources of the names: transformers (BERT, ModernBERT, Llama, Mistral, Qwen2), the released modeling files of
@@ -7,15 +7,23 @@ LLaDA (GSAI-ML/LLaDA-8B-Base, an OLMo body) and Dream (Dream-org/Dream-v0-Base-7
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
+from trainable.models.backbone import Backbone
+from trainable.models.diffusion_gemma.config import DiffusionGemmaConfig
 from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.pretrained import diffusion_gemma
 from trainable.models.pretrained.checkpoint import HuggingFaceFolder
+from trainable.models.pretrained.tables import Source
 
 Shape = dict[str, Any]
-"""Values of `MaskedLMConfig` that a config means."""
+"""Values of a backbone's settings that a config means."""
+
+State = Callable[[Backbone, HuggingFaceFolder, Sequence[Source]], Iterator[tuple[str, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,20 @@ class Format:
     """Our name of a tensor behind the body -> theirs; what is not in the file stays 0 or as a norm starts."""
     shifted: bool = False
     """Whether the state of a position says what stands right of it."""
+    config: type[MaskedLMConfig] | type[DiffusionGemmaConfig] = MaskedLMConfig
+    """Settings of the backbone that it becomes."""
+    masks: bool = True
+    """Whether it was trained with a MASK, unless it is shifted."""
+    state: State | None = None
+    """All tensors of the backbone, where that is no masked LM: `head` and `rename` are not read then."""
+
+    def table_in(self, folder: HuggingFaceFolder) -> str:
+        """The token table's name in a folder."""
+        return f"{self.prefix_in(folder)}{self.table}.weight"
+
+    def prefix_in(self, folder: HuggingFaceFolder) -> str:
+        """What stands before the body's names: nothing in a checkpoint of the body alone."""
+        return "" if f"{self.prefix}{self.table}.weight" not in folder.names else self.prefix
 
 
 def _same(name: str) -> str:
@@ -164,6 +186,9 @@ FORMATS: dict[str, Format] = {
     "DreamModel": _LLAMA,
     "LLaDAModelLM": Format(_llada_shape, "model.transformer.", "wte", _llada,
                            {"head": "model.transformer.ff_out"}),
+    "DiffusionGemmaForBlockDiffusion": Format(
+        diffusion_gemma.shape, "model.decoder.", "embed_tokens", _same, {}, config=DiffusionGemmaConfig,
+        masks=False, state=diffusion_gemma.state_of),
 }
 """By the class that config.json names first."""
 
@@ -178,9 +203,9 @@ def format_of(folder: HuggingFaceFolder) -> Format:
                          f"{', '.join(FORMATS)}")
 
 
-def written(shape: Mapping[str, Any]) -> str:
+def written(shape: Mapping[str, Any], config: type[MaskedLMConfig] | type[DiffusionGemmaConfig]) -> str:
     """A shape as a space file says it; what a model has anyway is left out."""
-    usual = {name: field.default for name, field in MaskedLMConfig.model_fields.items()}
+    usual = {name: field.default for name, field in config.model_fields.items()}
     said = [f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
             for name, value in shape.items() if value != usual[name] and value is not None]
-    return f"model: {{name: masked_lm, {', '.join(said)}}}"
+    return f"model: {{name: {config.name}, {', '.join(said)}}}"

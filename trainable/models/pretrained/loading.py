@@ -1,23 +1,22 @@
-"""A masked LM's weights out of a Hugging Face checkpoint: same body, the table's rows in our order."""
+"""A model's weights out of a Hugging Face checkpoint: same body, the table's rows in our order."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.models.backbone import Backbone
+from trainable.models.diffusion_gemma.config import DiffusionGemmaConfig
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.models.masked_lm.config import USUAL, MaskedLMConfig
 from trainable.models.pretrained.checkpoint import HuggingFaceFolder, is_artifact
 from trainable.models.pretrained.formats import Format, Shape, format_of, written
-
-Source = Sequence[int]
-"""Rows of a checkpoint's table whose mean a row of ours is; none: the mean of all."""
+from trainable.models.pretrained.tables import Source, gathered
 
 
 def is_checkpoint(path: str | None) -> bool:
@@ -35,33 +34,37 @@ def opened(path: str, key: str) -> tuple[HuggingFaceFolder, Format]:
 def check_shape(params: object, shift: bool, folder: HuggingFaceFolder, form: Format, whole: bool) -> Shape:
     """The shape that the checkpoint has. Raises `UserError` where a model of these settings has another;
     rows may be shorter, and unless the checkpoint is used `whole`, layers fewer."""
-    if not isinstance(params, MaskedLMConfig):
-        raise folder.problem("a Hugging Face checkpoint is the start of model masked_lm; "
-                             "set model.name: masked_lm")
+    if not isinstance(params, form.config):
+        raise folder.problem(f"a checkpoint of {folder.architecture} is the start of model "
+                             f"{form.config.name}; set model.name: {form.config.name}")
     shape = form.shape(folder)
     for name, value in shape.items():
         ours = getattr(params, name)
-        if ours is None and not (name == "norm_eps" and params.transform):
-            ours = {**USUAL[params.body], "kv_heads": params.heads}.get(name)
+        if ours is None:
+            ours = _null(params, name)
         fits = ours == value
         if name == "positions" or name == "layers" and not whole:
             fits = ours <= value
         if not fits:
             raise folder.problem(f"has {name}={value}, the space asks for model.{name}={ours}; "
-                                 f"its own shape: {written(shape)}")
+                                 f"its own shape: {written(shape, form.config)}")
     if shift != form.shifted:
         raise folder.problem(f"{folder.architecture} needs model.shift: {str(form.shifted).lower()}")
     return shape
 
 
-def _prefix(folder: HuggingFaceFolder, form: Format) -> str:
-    """What stands before the body's names: nothing in a checkpoint of the body alone."""
-    return "" if f"{form.prefix}{form.table}.weight" not in folder.names else form.prefix
+def _null(params: MaskedLMConfig | DiffusionGemmaConfig, name: str) -> Any:
+    """What null means for a setting of the shape."""
+    if isinstance(params, DiffusionGemmaConfig):
+        return params.meant(name)
+    if name == "norm_eps" and params.transform:
+        return None
+    return {**USUAL[params.body], "kv_heads": params.heads}.get(name)
 
 
 def check_rows(folder: HuggingFaceFolder, form: Format, sources: Sequence[Source]) -> None:
     """Raises `UserError` where the table has fewer rows than the tokenizer has tokens."""
-    rows = folder.shape(f"{_prefix(folder, form)}{form.table}.weight")[0]
+    rows = folder.shape(form.table_in(folder))[0]
     most = max((row for source in sources for row in source), default=0)
     if most >= rows:
         raise folder.problem(f"a vocabulary that does not fit: the tokenizer has a token {most}, the table "
@@ -69,7 +72,7 @@ def check_rows(folder: HuggingFaceFolder, form: Format, sources: Sequence[Source
 
 
 @torch.no_grad()
-def state_of(model: MaskedLM, folder: HuggingFaceFolder, form: Format,
+def state_of(model: Backbone, folder: HuggingFaceFolder, form: Format,
              sources: Sequence[Source]) -> Iterator[tuple[str, Tensor]]:
     """(name, value) of every tensor of `model` that the checkpoint has, in its dtype. Those of the body
     are views of the mapped file, those with rows of tokens copies.
@@ -77,9 +80,12 @@ def state_of(model: MaskedLM, folder: HuggingFaceFolder, form: Format,
     `sources`: one for each row of the table, MASK's last. Raises `UserError` for a vocabulary that does not
     fit, and for a tensor that is missing or of another shape.
     """
-    bare = _prefix(folder, form)
-    table = f"{bare}{form.table}.weight"
     check_rows(folder, form, sources)
+    if form.state is not None:
+        yield from form.state(model, folder, sources)
+        return
+    assert isinstance(model, MaskedLM)
+    bare, table = form.prefix_in(folder), form.table_in(folder)
     for name, value in model.state_dict().items():
         module, _, leaf = name.rpartition(".")
         theirs = bare + form.rename(name.removeprefix("body.")) if name.startswith("body.") else (
@@ -102,21 +108,9 @@ def state_of(model: MaskedLM, folder: HuggingFaceFolder, form: Format,
             yield name, found
 
 
-def gathered(table: Tensor, sources: Sequence[Source]) -> Tensor:
-    """[len(sources), ...] rows of a table, in its dtype."""
-    alone = torch.tensor([source[0] if len(source) == 1 else 0 for source in sources])
-    made = table.index_select(0, alone)
-    mean = functools.cache(lambda: table.mean(0, dtype=torch.float32))
-    for i, source in enumerate(sources):
-        if len(source) != 1:
-            made[i] = (table[list(source)].float().mean(0) if source else mean()).to(table.dtype)
-    return made
-
-
 def fill(model: Backbone, folder: HuggingFaceFolder, form: Format, sources: Sequence[Source]) -> None:
     """Overwrite the weights of a model by the checkpoint's; it keeps its dtype. What the checkpoint does
     not have stays as it is."""
-    assert isinstance(model, MaskedLM)
     own = model.state_dict()
     for name, value in state_of(model, folder, form, sources):
         own[name].copy_(value)
@@ -125,7 +119,6 @@ def fill(model: Backbone, folder: HuggingFaceFolder, form: Format, sources: Sequ
 def assign(model: Backbone, folder: HuggingFaceFolder, form: Format, sources: Sequence[Source]) -> Backbone:
     """Give a model on the meta device the checkpoint's weights, in their dtype; nothing is copied but
     the rows of tokens. Raises `UserError` where the model has a part that the checkpoint lacks."""
-    assert isinstance(model, MaskedLM)
     state = dict(state_of(model, folder, form, sources))
     lacking = [name for name in model.state_dict() if name not in state]
     if lacking:
