@@ -1,13 +1,13 @@
 # Two commands on a fresh machine:  make quickstart  and  make test.
-# Settings:  PYTHON=python3.12   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1
+# Settings:  PYTHON=python3.13   TORCH=torch==2.13.0   TORCH_INDEX=<index with CPU builds of torch>   CUDA=1
 
 VENV        := .venv
 BIN         := $(VENV)/bin
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 CUDA        ?=
-SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
-PYTHON      ?= $(shell for p in python3 python3.11 python3.12; do \
+SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON      ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
                  $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ clean:  ## remove .venv, caches and build leftovers; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "qdlm: error: no Python 3.11 or 3.12 found; give PYTHON=<path>" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "qdlm: error: no Python 3.11, 3.12 or 3.13 found; give PYTHON=<path>" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 # torch first: whichever build it is, the packages that follow find it installed and leave it alone.
@@ -47,12 +47,12 @@ $(VENV)/torch.stamp: cluster/install_torch.py | $(BIN)/python
 	@$(BIN)/python cluster/install_torch.py "$(TORCH)" $(if $(TORCH_INDEX),--index "$(TORCH_INDEX)") $(if $(CUDA),--cuda)
 	@touch $@
 
-$(VENV)/run.stamp: pyproject.toml $(VENV)/torch.stamp
+$(VENV)/run.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "installing the pinned packages into $(VENV): a minute or two"
-	@$(BIN)/python -m pip install -qq -e .
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[search]"
 	@touch $@
 
-$(VENV)/dev.stamp: pyproject.toml $(VENV)/torch.stamp
+$(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "installing the pinned packages into $(VENV): a minute or two"
-	@$(BIN)/python -m pip install -qq -e ".[dev]"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/run.stamp

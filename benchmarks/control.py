@@ -33,7 +33,7 @@ from trainable.control.base import TaskContext
 from trainable.control.generating import guided
 from trainable.control.heads import fit
 from trainable.control.oracles.choosing import oracle_for
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.controllability import Controllability, all_scores, human_words, mean_scores
 from trainable.metrics.intervals import mean_interval
 from trainable.metrics.perplexity import pooled_perplexity

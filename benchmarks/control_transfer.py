@@ -19,7 +19,7 @@ from benchmarks.common import RESULTS, save
 from search.run.validation import load_checked
 from spaces import points
 from trainable.artifacts.artifact import load
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.controllability import Controllability
 from trainable.metrics.perplexity import Perplexity
 from trainable.scoring.teacher import Teacher

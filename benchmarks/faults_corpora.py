@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.stages.prepare import prepare_corpus
 
 GOOD = [" ".join(words) for words in itertools.product(

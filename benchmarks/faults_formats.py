@@ -27,7 +27,8 @@ from trainable.artifacts.packed import CONFIG, LEXICON, WEIGHTS
 from trainable.artifacts.reading import read_json
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.base import SPLITS
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.models.diffusion_lm.config import DiffusionLMConfig

@@ -26,7 +26,7 @@ from spaces import points
 from spaces.config import TrialConfig
 from spaces.overrides import parse
 from trainable.artifacts.artifact import load
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted, spread
 from trainable.models.backbone import Backbone
 from trainable.quantization.sites import frozen_weights

@@ -32,7 +32,7 @@ from spaces import points
 from spaces.config import TrialConfig
 from spaces.overrides import parse
 from trainable.artifacts.artifact import Loaded, load
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.nll_bound import NLLBound
 from trainable.scoring.teacher import Teacher
 from trainable.stages.evaluation import Measurement

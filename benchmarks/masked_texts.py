@@ -11,7 +11,7 @@ import numpy as np
 
 from spaces.config import PluginRef, SamplingConfig
 from trainable.artifacts.artifact import Loaded
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.masked.sampling import MaskedSampling
 from trainable.metrics.base import heldout_rows, heldout_words
 from trainable.metrics.diversity import distinct_n

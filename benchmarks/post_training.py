@@ -24,7 +24,7 @@ from spaces.config import CalibrationConfig, TrialConfig
 from spaces.overrides import parse
 from trainable.artifacts.artifact import Loaded, load
 from trainable.artifacts.packed import Packed
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import States, visited
 from trainable.metrics.base import heldout_rows
 from trainable.metrics.kl_to_base import divergence, measured_states

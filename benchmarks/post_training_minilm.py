@@ -25,7 +25,7 @@ from spaces.errors import UserError
 from spaces.overrides import parse
 from trainable.artifacts.artifact import Loaded
 from trainable.artifacts.packed import Packed
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import States
 from trainable.metrics.base import heldout_rows
 from trainable.metrics.kl_to_base import measured_states

@@ -20,7 +20,7 @@ from search.run.validation import load_checked
 from spaces import points
 from spaces.overrides import parse
 from trainable.artifacts.artifact import load
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream

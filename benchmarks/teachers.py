@@ -17,7 +17,8 @@ import torch
 
 from benchmarks.common import save
 from spaces.config import CorpusConfig, PluginRef
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.scoring.kneser_ney import count_teacher
 from trainable.scoring.teachers import load_teacher

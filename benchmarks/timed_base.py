@@ -17,7 +17,7 @@ import torch
 from spaces.config import TrialConfig
 from trainable.artifacts.artifact import export
 from trainable.artifacts.packed import CONFIG
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.registry import BACKBONES, PROCESSES, completed
 from trainable.seeds import stream_seed
 from trainable.stages.prepare import lexicon_of

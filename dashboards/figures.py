@@ -13,9 +13,9 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dashboards.plot import STYLE
 from dashboards.plot_axes import WIDE, label
 from dashboards.plot_panel import FAINT, LIT, PLAIN
+from dashboards.style import STYLE
 
 Table = tuple[list[str], list[Sequence[Any]]]
 FORMATS = ("png", "svg")

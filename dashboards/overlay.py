@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dashboards.plot import STYLE
 from dashboards.plot_axes import WIDE, label
+from dashboards.style import STYLE
 
 # Okabe and Ito's palette with a mark of its own for each color.
 LOOKS = (("#D55E00", "D"), ("#0072B2", "o"), ("#009E73", "s"), ("#CC79A7", "^"), ("#E69F00", "v"),

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -15,22 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dashboards.plot_axes import label
-from dashboards.plot_panel import INK, Picture, fill, name, outline
+from dashboards.plot_panel import Picture, fill, name, outline
+from dashboards.style import STYLE
 from search.pareto.stability import SOURCES
 from search.pareto.stability import figure as figure_of
 from spaces.errors import UserError
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType
-
-STYLE: dict[RcKeyType, Any] = {
-    "font.size": 12, "axes.labelsize": 13, "xtick.labelsize": 11, "ytick.labelsize": 11,
-    "axes.edgecolor": "#888888",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.8, "axes.axisbelow": True, "text.color": INK,
-    "axes.labelcolor": INK, "xtick.color": "#555555", "ytick.color": "#555555", "xtick.major.size": 0,
-    "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0,
-}
 ACROSS = 3
 """Panels side by side before a new line begins."""
 

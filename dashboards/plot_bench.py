@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dashboards.plot import STYLE
+from dashboards.style import STYLE
 
 COLORS, RATIO = ("#0B6E99", "#C26A2D"), "#333333"
 APART = 1.04

@@ -11,7 +11,7 @@ import matplotlib.ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dashboards.plot import STYLE
+from dashboards.style import STYLE
 
 LABELED = 12
 """Lines that are named; the others are drawn thin and gray, so that a grid of hundreds of arms

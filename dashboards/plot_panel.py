@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from dashboards.plot_axes import WIDE, dress
+from dashboards.style import INK
 
 # Okabe and Ito's palette: told apart with any color vision; the markers differ in shape as well.
-LIT, PLAIN, MARKED, FAINT, INK = "#D55E00", "#0072B2", "#009E73", "#A6A6A6", "#222222"
+LIT, PLAIN, MARKED, FAINT = "#D55E00", "#0072B2", "#009E73", "#A6A6A6"
 
 
 @dataclass(frozen=True)

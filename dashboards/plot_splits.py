@@ -16,7 +16,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from dashboards.plot import STYLE
+from dashboards.style import STYLE
 
 ACROSS, FRAME = 2, "#D55E00"
 LINEAR, WORST = 0.02, 3.0

@@ -64,7 +64,12 @@ def __getattr__(name: str) -> Any:
         return metadata.version("qdlm")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'qdlm' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    try:
+        found = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    except ModuleNotFoundError as error:
+        from spaces.extras import of_search
+
+        raise of_search(error) or error from None
     return found
 
 

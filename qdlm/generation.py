@@ -10,6 +10,7 @@ import torch
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from spaces.extras import check
 from spaces.uris import is_uri, origin
 from trainable.artifacts.artifact import Loaded, seeded
 from trainable.artifacts.artifact import load as load_artifact
@@ -94,6 +95,7 @@ def load(artifact: str | Path | Trial, device: str | torch.device = "cpu") -> Mo
     path = Path(artifact)
     place = str(artifact) if is_uri(artifact) else None if path.is_dir() else origin(path)
     if place is not None:
+        check(["pyarrow"])
         from search.records.sync import fetch_artifact
 
         path = fetch_artifact(place, lambda text: None)

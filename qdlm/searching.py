@@ -8,7 +8,7 @@ from typing import Any
 
 from qdlm.results import Run, bounds, run_path
 from search.engine.events import EngineEvent
-from spaces import overrides
+from spaces import extras, overrides
 from spaces.complaints import Complaints
 from spaces.errors import UserError
 from spaces.schema import Space, load
@@ -35,6 +35,7 @@ def run(space: Space | Mapping[str, Any] | str | Path | None = None, *,
     Raises `UserError` for what can be mended, `RunError` where a machine or a disk broke under the run, and
     KeyboardInterrupt; of the last two the run is in order, and `resume` goes on with it.
     """
+    extras.check()
     from search.cli.progress import choose
     from search.run import sweep
     from search.run.resuming import resumed

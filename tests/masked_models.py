@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import PluginRef, SamplingConfig
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.masked.samplers.base import Sampler
 from trainable.diffusion.masked.sampling import MaskedSampling
 from trainable.models.masked_lm.backbone import MaskedLM

@@ -11,6 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from spaces.extras import SEARCH
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("qdlm", "spaces", "trainable", "search", "cluster", "dashboards", "benchmarks", "tests")
@@ -309,14 +313,39 @@ def test_makefile_has_the_promised_targets():
     assert shown == ["help", "install", "quickstart", "test", "lint", "docs", "clean"]
 
 
-def test_dependencies_are_pinned():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    every = [*project["dependencies"],
-             *(need for group in project["optional-dependencies"].values() for need in group)]
-    loose = [need for need in every if "==" not in need]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def test_dependencies_are_bounded_and_what_make_installs_lies_within():
+    needs = {need.name: need.specifier for need in map(Requirement, [*PROJECT["dependencies"],
+                                                                     *EXTRAS["search"]])}
     # torch is pinned in the Makefile: its build differs
-    assert all(need.startswith("torch>=") for need in loose)
     assert re.search(r"^TORCH +\?= torch==\d+\.\d+\.\d+$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    del needs["torch"]
+    assert all({part.operator for part in bounds} & {"<", "=="} for bounds in needs.values())
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pins.keys() == needs.keys() and all(pins[name] in needs[name] for name in needs)
+    others = [need for name, group in EXTRAS.items() if name != "search" for need in group]
+    assert all("==" in need or need == "qdlm[search]" for need in others)
+
+
+def test_what_a_search_adds_is_known_where_it_is_missed():
+    modules = {"scikit-learn": "sklearn"}
+    names = [Requirement(need).name for need in EXTRAS["search"]]
+    assert sorted(modules.get(name, name) for name in names) == sorted(SEARCH)
+
+
+def test_the_same_pythons_are_named_everywhere():
+    legal = SpecifierSet(PROJECT["requires-python"])
+    versions = [f"3.{minor}" for minor in range(20) if f"3.{minor}" in legal]
+    makefile, doctor = (ROOT / "Makefile").read_text(), (ROOT / "search" / "cli" / "doctor.py").read_text()
+    first, last = (tuple(map(int, version.split("."))) for version in (versions[0], versions[-1]))
+    for text in (makefile, doctor):
+        assert f"{first} <= sys.version_info[:2] < ({last[0]}, {last[1] + 1})" in text
+        assert f"{', '.join(versions[:-1])} or {versions[-1]}" in text
+    assert f"for p in python3 {' '.join(f'python{version}' for version in versions)}; do" in makefile
 
 
 def test_no_package_host_is_named():

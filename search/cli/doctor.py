@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from spaces.errors import UserError
+from spaces.extras import SEARCH
 from spaces.shell import called, extra_command, python
 from spaces.uris import is_uri
 
@@ -66,14 +67,14 @@ def _version(package: str) -> str | None:
 
 
 def _software() -> Iterator[Finding]:
-    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
     yield Finding("software", "python", OK if supported else BAD,
-                  f"{platform.python_version()}" + ("" if supported else ", needs 3.11 or 3.12"))
+                  f"{platform.python_version()}" + ("" if supported else ", needs 3.11, 3.12 or 3.13"))
     yield Finding("software", "qdlm", OK, _version("qdlm") or "run from its source folder")
     for package in PACKAGES:
         version = _version(package)
         yield Finding("software", package, OK if version else BAD, version or "missing",
-                      "" if version else "make install")
+                      "" if version else extra_command("search") if package in SEARCH else "make install")
 
 
 def _devices() -> Iterator[Finding]:

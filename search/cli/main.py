@@ -31,6 +31,7 @@ from search.cli import (
 )
 from search.cli.examples import examples
 from spaces.errors import RunError, UserError
+from spaces.extras import of_search
 from spaces.shell import program
 from spaces.texts import visible
 
@@ -82,6 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return app(args=arguments or ["--help"], prog_name="qdlm", standalone_mode=False) or OK
     except UserError as error:
         message = str(error)
+    except ModuleNotFoundError as error:
+        needed = of_search(error)
+        if needed is None:
+            raise
+        message = str(needed)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         where = (context.command_path if context else "qdlm").replace("qdlm", program(), 1)

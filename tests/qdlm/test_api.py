@@ -70,17 +70,36 @@ def test_every_name_is_there_and_documented():
         qdlm.serach  # noqa: B018
 
 
-def test_a_model_is_loaded_and_run_where_nothing_else_is_installed(model_path):
-    texts = python("""
-        import sys
-        sys.modules.update(dict.fromkeys(("ray", "optuna", "spacy", "typer", "datasets", "pandas", "rich")))
+def test_a_light_install_runs_models_and_says_what_a_search_needs(model_path, run_path, tmp_path):
+    """In a process that finds none of the packages of `qdlm[search]`."""
+    shown = python("""
+        import io, sys
+        from contextlib import redirect_stderr, redirect_stdout
+        from spaces.extras import SEARCH
+        artifact, run = sys.argv[1:]
+        sys.modules.update(dict.fromkeys((*SEARCH, "typer", "rich")))
         import qdlm
-        model = qdlm.load(sys.argv[1])
+        model = qdlm.load(artifact)
         print(*model.generate(3, seed=2), sep="|")
         print(*model.generate(2, control={"length": 6, "food": "Italian"}), sep="|")
-    """, model_path).splitlines()
-    assert len(texts[0].split("|")) == 3 and len(texts[1].split("|")) == 2
-    assert texts[0].split("|") == qdlm.load(model_path).generate(3, seed=2)
+        del sys.modules["typer"], sys.modules["rich"]
+        from search.cli.main import main
+        print(main(["generate", artifact, "-n", "2", "--seed", "2"]))
+        with redirect_stdout(io.StringIO()) as bench:
+            assert main(["bench", artifact, "--batch", "1", "--repeats", "2", "--out", "bench"]) == 0
+        print("sentences/s" in bench.getvalue(), main(["export", artifact, "--to", "hf", "--out", "export"]))
+        with redirect_stderr(io.StringIO()) as errors:
+            print(main(["front", run]), main(["run", "quickstart"]), main(["plugins", "samplers"]))
+        for call in (lambda: qdlm.open(run), lambda: qdlm.run("quickstart"), lambda: qdlm.load("s3://a/b")):
+            try:
+                call()
+            except qdlm.UserError as error:
+                print(error, file=errors)
+        print(errors.getvalue())
+    """, model_path, run_path, cwd=tmp_path).splitlines()
+    print(*shown, sep="\n")
+    assert shown[0].split("|") == qdlm.load(model_path).generate(3, seed=2)
+    assert len(shown[1].split("|")) == 2 and shown[2:4] == shown[0].split("|")[:2]
 
 
 def test_the_same_text_as_from_the_command_line(model_path, capsys):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import PAD, TokenizedCorpus
+from trainable.corpora.tokenized import PAD, TokenizedCorpus
 
 Tell = Callable[[str], None]
 TELL_EVERY = 20

@@ -20,7 +20,7 @@ from trainable.baselines.prompted import BEAMS, Prompted
 from trainable.control.base import ControlTask, Target, TaskContext
 from trainable.control.conditions import check_conditioned
 from trainable.control.generating import guided
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.controllability import all_scores, human_words
 from trainable.metrics.intervals import mean_interval, perplexity_interval
 from trainable.registry import TASKS

@@ -11,7 +11,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from trainable.baselines.coded import TELL_EVERY, Pairs, Tell, coded, padded
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import END, PAD, START, TokenizedCorpus
+from trainable.corpora.tokenized import END, PAD, START, TokenizedCorpus
 from trainable.seeds import stream, stream_seed
 from trainable.training.optimizer import adamw, set_rate
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trainable.control.base import ControlTask, Target
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.quantization.sites import frozen_weights
 

@@ -21,7 +21,7 @@ from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.syntax import Syntax
 from trainable.control.target_files import Entry, read_entries
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.models.backbone import Backbone
 from trainable.models.prediction import Prediction

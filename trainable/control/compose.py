@@ -14,7 +14,7 @@ from trainable.control.layouts import Layout, merged
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import Syntax
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.prediction import Prediction
 from trainable.registry import TASKS
 

@@ -21,7 +21,7 @@ from spaces.config import PluginRef
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target
 from trainable.control.lexicon import Lexicon
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.registry import TASKS
 from trainable.seeds import stream
 

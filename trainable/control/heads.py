@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainable.control.oracles.base import Oracle, Span
 from trainable.control.syntax import EDGE, INDEX, TAGS, readings
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.gaussian.losses import draw_times
 from trainable.diffusion.process import Process
 from trainable.quantization.sites import frozen_weights

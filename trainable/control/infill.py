@@ -15,7 +15,7 @@ from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN, Split
-from trainable.corpora.tokenize import END, UNK, TokenizedCorpus
+from trainable.corpora.tokenized import END, UNK, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 LEAST = 3  # words of a gap, and of both contexts together, that make a target

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 
 FREE = -1
 

@@ -12,7 +12,7 @@ from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN, Split
-from trainable.corpora.tokenize import END, SPECIALS, TokenizedCorpus
+from trainable.corpora.tokenized import END, SPECIALS, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from trainable.corpora.base import SPLITS
-from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
+from trainable.corpora.tokenized import END, PAD, START, UNK, TokenizedCorpus
 from trainable.corpora.tokens import Tokens
 
 GRAMMAR_CORPUS = "restaurant"

@@ -17,7 +17,7 @@ from trainable.control.oracles.choosing import AUTO, oracle_for, oracle_named
 from trainable.control.syntax import EDGE, INDEX, TAGS, Syntax, tag_weights
 from trainable.control.target_files import MARKS, Entry
 from trainable.corpora.base import UNKNOWN, Split
-from trainable.corpora.tokenize import END, TokenizedCorpus
+from trainable.corpora.tokenized import END, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

@@ -20,7 +20,7 @@ from trainable.control.controllers import counted
 from trainable.control.layouts import FREE, Layout
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import FLOOR, tag_weights
-from trainable.corpora.tokenize import END, PAD
+from trainable.corpora.tokenized import END, PAD
 from trainable.diffusion.guide import Rows, TokenGuide
 from trainable.diffusion.process import Samples, Sampling
 

@@ -14,7 +14,7 @@ from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon, contains, oracle_of, phrases_for
 from trainable.control.target_files import Entry
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import END, UNK, TokenizedCorpus
+from trainable.corpora.tokenized import END, UNK, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

@@ -20,7 +20,7 @@ from trainable.control.pos import oracle_of_target
 from trainable.control.syntax import PhraseBatch, Syntax
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN, Split
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

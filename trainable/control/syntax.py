@@ -20,7 +20,7 @@ from torch import Tensor
 from trainable.control.oracles.base import UPOS, Oracle, Reading
 from trainable.control.oracles.brackets import reading_of
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import END, START, TokenizedCorpus
+from trainable.corpora.tokenized import END, START, TokenizedCorpus
 
 EDGE = "EDGE"
 """The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""

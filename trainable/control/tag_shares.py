@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 
 
 def tag_shares(corpus: TokenizedCorpus) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from trainable.control.pos import oracle_of_target
 from trainable.control.spans import Spans, known_share
 from trainable.control.target_files import Entry
 from trainable.corpora.base import Split
-from trainable.corpora.tokenize import END, TokenizedCorpus
+from trainable.corpora.tokenized import END, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 

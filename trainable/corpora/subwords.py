@@ -1,6 +1,6 @@
 """A corpus in the tokens of a Hugging Face tokenizer, beside the same text in words.
 
-The folder is one of `trainable.corpora.tokenize` with `tokens.json` beside it, and holds in `words/` the
+The folder is one of `trainable.corpora.tokenized` with `tokens.json` beside it, and holds in `words/` the
 corpus as it is without the tokenizer: what a teacher learns, so that one teacher serves all tokenizers.
 """
 
@@ -19,7 +19,8 @@ from spaces.config import CorpusConfig
 from spaces.errors import UserError
 from trainable.corpora import tokenize
 from trainable.corpora.base import SPLITS, Example, Split
-from trainable.corpora.tokenize import BATCH, TOKENS, UNK, WORDS, TokenizedCorpus
+from trainable.corpora.tokenize import BATCH
+from trainable.corpora.tokenized import SPECIALS, TOKENS, UNK, WORDS, TokenizedCorpus
 from trainable.corpora.tokens import FIRST, Tokens
 
 
@@ -45,7 +46,7 @@ def build(config: CorpusConfig, out: Path) -> None:
                              "dropped": dict(words.stats["dropped"]), "changed_words": {}}
     for split in SPLITS:
         _write(words, tokens, split, config, out, stats)
-    vocab = [*tokenize.SPECIALS, *tokens.spellings()]
+    vocab = [*SPECIALS, *tokens.spellings()]
     (out / TOKENS).write_text(json.dumps(tokens.to_json(), ensure_ascii=False), encoding="utf-8")
     (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     (out / "stats.json").write_text(json.dumps(stats, indent=1), encoding="utf-8")

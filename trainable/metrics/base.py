@@ -14,7 +14,7 @@ from spaces.config import TrialConfig
 from trainable import registry
 from trainable.control.base import ControlTask, Target
 from trainable.control.generating import Controlled
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process, Sampling, Traced
 from trainable.models.backbone import Backbone
 

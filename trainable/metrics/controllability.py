@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from trainable.control.base import ControlTask, Target
 from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.base import Measurable, Metric, heldout_words, scaled
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import TASKS

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.base import Measurable, Metric, heldout_rows, heldout_words
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START, UNK
+from trainable.corpora.tokenized import END, PAD, START, UNK
 from trainable.scoring.teacher import (
     FACTS,
     MEND,

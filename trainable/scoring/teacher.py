@@ -30,7 +30,7 @@ from torch import Tensor
 from spaces.config import OptimConfig, TeacherConfig
 from spaces.errors import UserError
 from trainable.corpora.base import UNKNOWN
-from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
+from trainable.corpora.tokenized import END, PAD, START, UNK, TokenizedCorpus
 from trainable.training.optimizer import configured, learning_rate, set_rate
 
 if TYPE_CHECKING:  # seconds to import, which a run with a counted teacher need not wait

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.scoring.kneser_ney import KIND, KneserNeyTeacher
 from trainable.scoring.teacher import FACTS, Teacher, read_json
 

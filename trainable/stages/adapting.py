@@ -22,7 +22,7 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.adapters.apiq import ApiQ, Call, output
 from trainable.adapters.base import AdapterStart, Layer
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.states import States
 from trainable.models.backbone import Backbone

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from spaces.config import CalibrationConfig, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.packed import Packed
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.states import States, corrupted, joined, spread, visited
 from trainable.models.backbone import Backbone

@@ -15,7 +15,7 @@ from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
 from trainable.control.base import ControlTask, Target, TaskContext
 from trainable.control.generating import Controlled, controlled
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process, Samples, Traced
 from trainable.metrics.base import Metric
 from trainable.models.backbone import Backbone

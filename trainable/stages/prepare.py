@@ -24,7 +24,8 @@ from trainable.control.conditions import Conditions, encode_conditions, symbols_
 from trainable.control.lexicon import Lexicon
 from trainable.control.tag_shares import tag_shares
 from trainable.corpora import shares, subwords
-from trainable.corpora.tokenize import TOKENS, TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TOKENS, TokenizedCorpus
 from trainable.corpora.tokens import tokenizer_key
 from trainable.models.pretrained.loading import is_checkpoint, opened
 from trainable.registry import BACKBONES, CORPORA, PROCESSES, TASKS, completed

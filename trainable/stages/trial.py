@@ -20,7 +20,7 @@ from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.model_card import CARD, model_card
 from trainable.artifacts.packed import CONFIG, Packed
 from trainable.control.conditions import Conditions
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
 from trainable.models.lora import add_lora, count_parameters, set_trainable
 from trainable.quantization.sites import apply, site_weights

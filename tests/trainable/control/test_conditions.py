@@ -24,7 +24,7 @@ from trainable.control.conditions import (
 )
 from trainable.control.generating import guided
 from trainable.control.lexicon import Lexicon
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.diffusion.gaussian.sampling import GaussianSampling

@@ -14,7 +14,7 @@ from trainable.control.base import TaskContext
 from trainable.control.generating import controlled, guided
 from trainable.control.layouts import FREE, Layout, merged
 from trainable.control.lexicon import contains
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.registry import TASKS
 
 CORPUS = CORPORA["restaurant"]

@@ -16,7 +16,7 @@ from trainable.control.lexicon import Lexicon
 from trainable.control.syntax import Syntax
 from trainable.corpora import subwords
 from trainable.corpora.restaurant import Restaurant
-from trainable.corpora.tokenize import UNK, TokenizedCorpus
+from trainable.corpora.tokenized import UNK, TokenizedCorpus
 from trainable.registry import TASKS
 
 LENGTH = 40

@@ -7,7 +7,8 @@ import torch
 from spaces.config import CorpusConfig, PluginRef
 from trainable.control.lexicon import Lexicon
 from trainable.control.parsing import parse_control
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.base import heldout_words
 from trainable.metrics.controllability import mean_scores
 from trainable.registry import TASKS

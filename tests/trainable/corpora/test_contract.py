@@ -14,7 +14,8 @@ import pytest
 from spaces.config import CorpusConfig, PluginRef
 from spaces.errors import UserError
 from trainable.corpora.base import SPLITS
-from trainable.corpora.tokenize import END, PAD, SPECIALS, START, UNK, TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import END, PAD, SPECIALS, START, UNK, TokenizedCorpus
 from trainable.registry import CORPORA
 
 UD_TAGS = set("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())

@@ -13,7 +13,8 @@ from trainable.control.oracles.choosing import oracle_for
 from trainable.control.oracles.pipelines import _language
 from trainable.control.tag_shares import tag_shares
 from trainable.corpora.language import LEAST, language_of, uncut
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.corpora.words import splitter
 from trainable.registry import CORPORA, TASKS
 

@@ -12,7 +12,8 @@ import pytest
 from spaces.config import CorpusConfig, PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.corpora import shares
-from trainable.corpora.tokenize import START, TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import START, TokenizedCorpus
 from trainable.stages.prepare import corpus_key, prepare_corpus
 
 BLANK = "\u200b \ufeff\u00a0"

@@ -14,7 +14,8 @@ from spaces.errors import UserError
 from trainable.corpora.base import Corpus
 from trainable.corpora.lines import sentences
 from trainable.corpora.sources import held_out
-from trainable.corpora.tokenize import SPECIALS, TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import SPECIALS, TokenizedCorpus
 from trainable.corpora.words import splitter
 from trainable.registry import CORPORA
 

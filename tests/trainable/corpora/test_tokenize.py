@@ -14,7 +14,8 @@ from spaces.errors import UserError
 from trainable import registry
 from trainable.corpora import tokenize
 from trainable.corpora.base import Corpus, Example
-from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import END, PAD, START, UNK, TokenizedCorpus
 
 FILES = ("vocab.json", "stats.json", "train.arrow", "valid.arrow")
 

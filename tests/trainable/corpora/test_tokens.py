@@ -14,7 +14,7 @@ from spaces.config import CorpusConfig, PluginRef
 from spaces.errors import UserError
 from trainable.control.lexicon import Lexicon
 from trainable.corpora import subwords
-from trainable.corpora.tokenize import END, PAD, START, UNK, TokenizedCorpus
+from trainable.corpora.tokenized import END, PAD, START, UNK, TokenizedCorpus
 from trainable.corpora.tokens import NEW, NOWHERE, Tokens, tokenizer_key
 
 WORDS = [text.split() for text in tokenizers_made.TEXTS]

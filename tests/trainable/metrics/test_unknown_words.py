@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from spaces.config import CorpusConfig, OptimConfig, PluginRef, TeacherConfig
-from trainable.corpora.tokenize import TokenizedCorpus, build
+from trainable.corpora.tokenize import build
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.diversity import distinct_n
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import METRICS, TASKS

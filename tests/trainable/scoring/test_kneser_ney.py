@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START, UNK
+from trainable.corpora.tokenized import END, PAD, START, UNK
 from trainable.scoring.kneser_ney import FALLBACK, KneserNey, count_teacher, discounts
 from trainable.scoring.teacher import Teacher
 from trainable.scoring.teachers import load_teacher

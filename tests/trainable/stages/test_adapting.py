@@ -7,7 +7,7 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.artifacts.packed import Packed
-from trainable.corpora.tokenize import TokenizedCorpus
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted
 from trainable.registry import ADAPTER_STARTS, PROCESSES, completed
 from trainable.stages.adapting import adapted_layers, start_adapters

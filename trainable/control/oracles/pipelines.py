@@ -56,7 +56,9 @@ class SpacyOracle(Oracle):
 
     @classmethod
     def missing(cls, model: str = "") -> str | None:
-        """spaCy itself comes with qdlm; the pipeline does not."""
+        """spaCy itself comes with the search; the pipeline does not."""
+        if not importlib.util.find_spec("spacy"):
+            return extra_command("search")
         if not model:
             return None if importlib.util.find_spec(_default()) else extra_command("oracles-en")
         if not model.isidentifier():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainable.corpora.tokenize import START
+from trainable.corpora.tokenized import START
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
-from trainable.corpora.tokenize import START
+from trainable.corpora.tokenized import START
 from trainable.diffusion.guide import Guide, TokenGuide, refused
 from trainable.diffusion.masked.filling import generate
 from trainable.diffusion.masked.looking import Request

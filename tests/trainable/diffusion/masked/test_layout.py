@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.masked import layout
 
 MASK, WORD, LENGTH = 9, 5, 6

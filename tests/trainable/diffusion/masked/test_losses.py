@@ -9,7 +9,7 @@ from masked_models import random_rows as rows
 from masked_models import sentences, tiny
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import START
+from trainable.corpora.tokenized import START
 from trainable.diffusion.masked.config import RECIPES, MaskedConfig
 from trainable.diffusion.masked.corruption import State, exact_mask, lowest, maskable
 from trainable.diffusion.masked.losses import cart_weights, masked_loss, normalize, token_weights

@@ -6,7 +6,7 @@ from guides import Tokens
 from masked_models import Joint, drawing, random_rows, sentences, tiny
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.masked import layout, looking
 from trainable.diffusion.masked.proposing import draw, propose
 from trainable.registry import MASKED_SAMPLERS

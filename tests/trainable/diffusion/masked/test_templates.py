@@ -5,7 +5,7 @@ import torch
 from masked_models import drawing, sentences, tiny
 
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.masked.templates import (
     at_most,
     continued,
