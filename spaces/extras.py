@@ -23,7 +23,8 @@ def check(names: Sequence[str] = SEARCH) -> None:
 def of_search(error: ModuleNotFoundError) -> UserError | None:
     """What to say of a module that was not found, where `qdlm[search]` brings it. A missing part of a
     package that is there (`ray.nothing`) is none of those: it is a bug."""
-    return _needed([error.name]) if error.name in SEARCH else None
+    package = (error.name or "").partition(".")[0]
+    return _needed([package]) if package in SEARCH and find_spec(package) is None else None
 
 
 def _needed(names: list[str]) -> UserError:

@@ -42,7 +42,7 @@ FLOORS = (
     ("trainable.diffusion", "trainable.training.optimizer"),
     ("trainable.quantization",),
     ("trainable.models", "trainable.corpora"),
-    ("trainable.quantizers",),
+    ("trainable.quantizers", "trainable.corpora.special"),
     ("trainable.registry", "trainable.storage", "trainable.seeds"),
     ("spaces", "trainable.messages", "trainable.compat"),
 )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainable.control.base import ControlTask
     from trainable.control.oracles.base import Oracle
     from trainable.corpora.base import Corpus
-    from trainable.diffusion.canvas.samplers import EntropyBound
+    from trainable.diffusion.canvas.samplers import CanvasSampler
     from trainable.diffusion.gaussian.samplers import Sampler
     from trainable.diffusion.masked.samplers.base import Sampler as MaskedSampler
     from trainable.diffusion.process import Process
@@ -199,7 +199,7 @@ MASKED_SAMPLERS: Registry[MaskedSampler] = Registry("sampler", {
     "entropy_bound": "trainable.diffusion.masked.samplers.adaptive:EntropyBound",
     "remdm": "trainable.diffusion.masked.samplers.remdm:ReMDM",
 })
-CANVAS_SAMPLERS: Registry[EntropyBound] = Registry("sampler", {
+CANVAS_SAMPLERS: Registry[CanvasSampler] = Registry("sampler", {
     "entropy_bound": "trainable.diffusion.canvas.samplers:EntropyBound",
 })
 TASKS: Registry[ControlTask] = Registry("control task", {

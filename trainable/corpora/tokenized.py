@@ -18,12 +18,12 @@ import numpy as np
 
 from spaces.errors import UserError
 from trainable.corpora.base import SPLITS, UNKNOWN, Split
+from trainable.corpora.special import END, PAD, START, UNK
 from trainable.corpora.tokens import Tokens
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-START, END, UNK, PAD = range(4)
 SPECIALS = ("START", "END", UNKNOWN, "PAD")
 TOKENS, WORDS = "tokens.json", "words"
 """In the folder of a corpus in a tokenizer's tokens (`trainable.corpora.subwords`): the tokenizer, and the

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from trainable import registry
 
 
-class EntropyBound:
+class CanvasSampler:
+    """How a canvas is filled. A subclass has `name`, a one-sentence docstring and `Params`."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[registry.Params]]
+
+    def __init__(self, params: Any):
+        self.params = params
+
+
+class EntropyBound(CanvasSampler):
     """transformers' own generate: tokens whose entropies stay below a bound are kept, the others drawn anew,
     until the guess stays and is sure (arXiv 2505.24857; what is returned is the likeliest token of each
     position in the last pass)."""
 
-    name: ClassVar[str] = "entropy_bound"
+    name = "entropy_bound"
 
     class Params(registry.Params):
         """Defaults are those of transformers."""
@@ -35,5 +45,4 @@ class EntropyBound:
                 raise ValueError(f"t_min={self.t_min} must be below t_max={self.t_max}")
             return self
 
-    def __init__(self, params: Params):
-        self.params = params
+    params: Params

@@ -17,7 +17,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.models.diffusion_gemma import DiffusionGemmaTextConfig
 from transformers.models.diffusion_gemma.modeling_diffusion_gemma import DiffusionGemmaTextRotaryEmbedding
 
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.special import END, PAD, START
 from trainable.models.diffusion_gemma.config import DiffusionGemmaConfig
 
 VISION = {"model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,

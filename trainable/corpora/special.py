@@ -1,0 +1,3 @@
+"""The ids that every corpus begins with."""
+
+START, END, UNK, PAD = range(4)
