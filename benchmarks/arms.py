@@ -68,7 +68,8 @@ def arm_config(space, arm: str, site: str, seed: int):
     changed["lora"] = {"rank": 0}
     changed["adapt"]["optim"]["lr"] = 1e-3
     changed["sampling"] |= {"steps": 50, "temperature": 0.7}
-    changed["evaluation"] |= {"seed": seed, "control_tasks": []}
+    changed["evaluation"] |= {"seed": seed, "control_tasks": [],
+                              "metrics": ["nll_bound", "perplexity", "diversity"]}
     changed["seed"] = seed
     return type(config).model_validate(changed)
 

@@ -85,7 +85,8 @@ def record(space: Space, trained: dict[str, Any], points: list[dict[str, Any]], 
     of that one trial."""
     config = space.config(points[0])
     config = config.model_copy(update={"seed": seed,
-                                       "evaluation": config.evaluation.model_copy(update={"seed": seed})})
+                                       "evaluation": config.evaluation.model_copy(update={
+                                           "seed": seed, "metrics": ("nll_bound", "diversity")})})
     (folder / "checkpoint.pt").unlink(missing_ok=True)
     trial = Trial(config, shared, space.rungs, folder, context.device, context.cache)
     measuring = dict.fromkeys(range(len(points)), 0.0)
