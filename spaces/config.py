@@ -192,19 +192,30 @@ class CalibrationConfig(Settings):
     sites: tuple[CalibratedSite, ...] = Field(("attention", "ffn"), description="whose Linears are rounded")
     activation_bits: Literal[4, 8, 16] = Field(
         16, description="of the inputs of those Linears, a scale per token; 16 = not rounded")
+    activation_range: Literal["dynamic", "static"] = Field(
+        "dynamic", description="range of rounded inputs: dynamic: each token's own; static: one a layer, found "
+                               "in calibration")
+    intervals: int = Field(
+        1, ge=1, le=16, description="equal intervals of the noise level, each with static ranges and numbers "
+                                    "of corrections of its own")
+    corrections: tuple[PluginRef, ...] = Field(
+        (), description="what is corrected beyond the rounding of weights: interval_scales, state_clip, "
+                        "softmax_bias, ia_aq, tac")
     seed: int | None = Field(
         None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
 
     @property
     def active(self) -> bool:
         """Whether anything is rounded."""
-        return self.method.name != "none" or self.activation_bits < 16
+        return self.method.name != "none" or self.activation_bits < 16 or bool(self.corrections)
 
     def problem(self, quantization: QuantizationConfig) -> str | None:
         """Why both cannot act on one model, in one line; None where they can."""
         if not self.active:
             return None
-        name = self.method.name if self.method.name != "none" else f"activation_bits {self.activation_bits}"
+        name = self.method.name if self.method.name != "none" else (
+            f"activation_bits {self.activation_bits}" if self.activation_bits < 16
+            else f"corrections {', '.join(ref.name for ref in self.corrections)}")
         for site in self.sites:
             if quantization.at(site).name != "none":
                 return (f"calibration ({name}) and quantizer {quantization.at(site).name} would both round "

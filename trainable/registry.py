@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainable.models.backbone import Backbone
     from trainable.quantization.body_formats import BodyFormat
     from trainable.quantization.post_training.base import PostTraining
+    from trainable.quantization.post_training.corrections import Correction
     from trainable.quantization.post_training.token_weights import TokenWeight
     from trainable.quantizers.base import Quantizer
 
@@ -170,6 +171,15 @@ TOKEN_WEIGHTS: Registry[TokenWeight] = Registry("token weight", {
     "uniform": "trainable.quantization.post_training.token_weights:UniformWeight",
     "cgq_survey": "trainable.quantization.post_training.token_weights:CgqSurvey",
     "cgq_thirdparty": "trainable.quantization.post_training.token_weights:CgqThirdParty",
+    "fair": "trainable.quantization.post_training.token_weights:FairWeight",
+    "rsq": "trainable.quantization.post_training.token_weights:RsqWeight",
+})
+CORRECTIONS: Registry[Correction] = Registry("correction", {  # in the order in which they act
+    "interval_scales": "trainable.quantization.post_training.interval_scales:IntervalScaling",
+    "state_clip": "trainable.quantization.post_training.input_ranges:StateClip",
+    "softmax_bias": "trainable.quantization.post_training.softmax_bias:SoftmaxBias",
+    "ia_aq": "trainable.quantization.post_training.ia_aq:InteractionAware",
+    "tac": "trainable.quantization.post_training.tac:TAC",
 })
 CORPORA: Registry[Corpus] = Registry("corpus", {
     "restaurant": "trainable.corpora.restaurant:Restaurant",
@@ -228,6 +238,9 @@ METRICS: Registry[Metric] = Registry("metric", {
     "nfe": "trainable.metrics.nfe:NFE",
     "generation_flops": "trainable.metrics.generation_flops:GenerationFlops",
     "kl_to_base": "trainable.metrics.kl_to_base:KLToBase",
+    "commit_flips": "trainable.metrics.rollouts:CommitFlips",
+    "stability_lag": "trainable.metrics.rollouts:StabilityLagMetric",
+    "error_by_step": "trainable.metrics.rollouts:ErrorByStep",
     "size_bytes": "trainable.metrics.size:SizeBytes",
     "bits_per_weight": "trainable.metrics.bits:BitsPerWeight",
     "trainable_params": "trainable.metrics.cost:TrainableParams",
@@ -236,7 +249,7 @@ METRICS: Registry[Metric] = Registry("metric", {
 REGISTRIES: dict[str, Registry[Any]] = {
     "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
     "adapter_starts": ADAPTER_STARTS, "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS,
-    "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
+    "corrections": CORRECTIONS, "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:

@@ -23,6 +23,7 @@ KINDS = {  # where each kind stands in a space file
     "adapter_starts": "trial.lora.start",
     "methods": "trial.calibration.method, trial.calibration.transforms",
     "token_weights": "trial.calibration.token_weight",
+    "corrections": "trial.calibration.corrections",
     "corpora": "trial.corpus.source",
     "samplers": "trial.sampling.sampler",
     "tasks": "trial.evaluation.control_tasks",

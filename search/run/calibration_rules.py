@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 from spaces import points
 from spaces.complaints import meaning
-from spaces.config import CalibrationConfig, TrialConfig
+from spaces.config import CalibrationConfig, PluginRef, TrialConfig
 from spaces.errors import UserError
 from spaces.paths import settings_in
 from spaces.rules import reached, trial_tree
 from spaces.schema import Space
+from trainable.registry import BACKBONES
 
 _DECISIVE = (
     "calibration.method",
@@ -18,21 +21,25 @@ _DECISIVE = (
     "calibration.transforms",
     "calibration.sites",
     "calibration.activation_bits",
+    "calibration.activation_range",
+    "calibration.intervals",
+    "calibration.corrections",
     "adapt.train",
     "lora.rank",
 )
 
 
 def check_calibration(space: Space) -> None:
-    """It meets no other quantizer, its transforms can stand where they do, and what trains nothing has no
-    adapter.
+    """It meets no other quantizer, its transforms can stand where they do, its corrections can act, rotations
+    have a Hadamard matrix, and what trains nothing has no adapter.
 
     Raises `UserError`.
     """
     given = [*space.dimensions, *(path for path, _ in settings_in(space.form.trial))]
     if not any(path == "adapt.train" or path.startswith("calibration") for path in given):
         return
-    inside = [path for path in space.dimensions if path in _DECISIVE or path.startswith("quantization.")]
+    inside = [path for path in space.dimensions if path in _DECISIVE or path.startswith(
+        ("quantization.", "calibration.method.", "calibration.corrections.", "model."))]
     for point in points.reachable(space.dimensions, inside):
         tree = trial_tree(space.form, point)
         try:
@@ -41,11 +48,36 @@ def check_calibration(space: Space) -> None:
             )
             calibration = CalibrationConfig.model_validate(tree["calibration"])
             if calibration.active:
-                from trainable.quantization.post_training.stored import chain_of
-
-                chain_of(calibration.method, calibration.transforms)
+                _check_built(calibration, tree["model"])
         except ValidationError as error:
             message = meaning(error.errors()[0])
             raise reached(inside, point, message, ("trial", "calibration"), space.complaints) from None
         except UserError as error:
             raise reached(inside, point, str(error), ("trial", "calibration"), space.complaints) from None
+
+
+def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
+    """Raises `UserError` for methods and corrections that cannot be, and for widths that they cannot act on,
+    where the settings of the model say what widths there will be."""
+    from trainable.quantization.post_training.corrections import corrections_of
+    from trainable.quantization.post_training.rotation import HadamardRotation
+    from trainable.quantization.post_training.stored import chain_of
+
+    chain = chain_of(calibration.method, calibration.transforms)
+    corrections = corrections_of(calibration)
+    params = BACKBONES.params(PluginRef.model_validate(model))
+    hidden, ffn = getattr(params, "hidden", None), getattr(params, "ffn", None)
+    widths = {hidden} if "attention" in calibration.sites else set()
+    widths |= {hidden, ffn} if "ffn" in calibration.sites else set()
+    for width in sorted(width for width in widths if width):
+        for each in (*chain.transforms, chain.rounding):
+            if isinstance(each, HadamardRotation):
+                try:
+                    each.rotation(width)
+                except UserError as error:
+                    raise UserError(f"calibration: {error}") from None
+    for each in corrections:
+        block = getattr(each.params, "block", 1)
+        if hidden and hidden % block:
+            raise UserError(f"calibration.corrections: {each.name} in blocks of {block}, which do not divide "
+                            f"model.hidden={hidden}")

@@ -38,7 +38,9 @@ def unquantized_point(space: Space) -> dict[str, Any] | None:
                 plain[path] = value
     if not plain:
         return None
-    for path, without in (("lora.rank", 0), ("calibration.activation_bits", 16)):
+    nothing: tuple[tuple[str, Any], ...] = (("lora.rank", 0), ("calibration.activation_bits", 16),
+                                            ("calibration.corrections", []))
+    for path, without in nothing:
         if path in space.dimensions and space.dimensions[path].contains(without):
             plain[path] = without
     point = points.complete(space.dimensions, plain)

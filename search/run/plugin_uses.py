@@ -20,6 +20,7 @@ from trainable.registry import (
     BACKBONES,
     BODIES,
     CORPORA,
+    CORRECTIONS,
     POST_TRAINING,
     PROCESSES,
     QUANTIZERS,
@@ -39,6 +40,7 @@ KINDS: tuple[tuple[str, Registry], ...] = (
     ("calibration.method", POST_TRAINING),
     ("calibration.transforms", POST_TRAINING),
     ("calibration.token_weight", TOKEN_WEIGHTS),
+    ("calibration.corrections", CORRECTIONS),
     ("evaluation.control_tasks", TASKS),
 )
 

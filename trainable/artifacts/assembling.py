@@ -13,9 +13,13 @@ from trainable.artifacts.reading import check_fit, finite
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
+from trainable.models.noise import Noise
 from trainable.models.parts import Table
 from trainable.quantization.body_formats import BodyFormat
-from trainable.quantization.post_training.stored import KEY, RoundedLinear, restored
+from trainable.quantization.post_training.attention import RoundedAttention, attach, attention_of
+from trainable.quantization.post_training.intervals import Intervals
+from trainable.quantization.post_training.running import RoundedLinear, Running
+from trainable.quantization.post_training.stored import KEY, restored, running_of
 from trainable.registry import BACKBONES, BODIES, PROCESSES
 
 
@@ -65,7 +69,8 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
     if run_codes:
         packed = model.packed_table(table, packing.get(f"{words}.weight", {}),
                                     parts_of(tensors, f"{words}.weight"), device)
-        rounding = [name for name, entry in packing.items() if KEY in entry and entry["activation_bits"] < 16]
+        rounding = [name for name, entry in packing.items()
+                    if KEY in entry and (entry["activation_bits"] < 16 or "running" in entry)]
         for name, entry in packing.items():
             if ("body" in entry
                     and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device)):
@@ -84,8 +89,16 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
     for name in rounding:
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part) for part in parts_of(tensors, name)}
-        layer = RoundedLinear(restored(packing[name], parts, shapes[name]), packing[name]["activation_bits"],
-                              state.pop(module + ".bias", None), device)
+        running, done = running_of(packing[name], parts, shapes[name]), restored(packing[name], parts,
+                                                                                 shapes[name])
+        if running.by_noise and model.noise is None:
+            model.noise = Noise()
+        if running.attention is not None:
+            _attend(model, module, running, device)
+        if running.plain:
+            state[name] = finite(name, done.effective).to(device, plain)
+            continue
+        layer = RoundedLinear(done, running, state.pop(module + ".bias", None), device, model.noise)
         model.set_submodule(module, layer)
         state |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
     if packed:
@@ -93,3 +106,14 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
         state |= {f"{words}.{key}": value for key, value in packed.state_dict().items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _attend(model: Backbone, output: str, running: Running, device: torch.device) -> None:
+    """Let the attention that `output` reads round as it is stored. Raises ValueError where there is none."""
+    parts = next((found for end in range(len(output), 0, -1) if output[end:end + 1] in ("", ".")
+                  and (found := attention_of(model, output[:end])) is not None and found.output == output),
+                 None)
+    if parts is None:
+        raise ValueError(f"{output} reads no attention whose values or probabilities could be rounded")
+    attach(model.get_submodule(parts.core), RoundedAttention(
+        running.attention, Intervals(running.boundaries), device, model.noise))

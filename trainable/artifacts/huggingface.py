@@ -93,6 +93,9 @@ def plain(artifact: Path) -> Loaded:
     if min(bits, default=16) < 16:
         raise UserError(f"{artifact}: its layers round their inputs to {min(bits)} bits "
                         "(calibration.activation_bits), which other programs' layers do not")
+    if any("running" in entry for entry in packing.values()):
+        raise UserError(f"{artifact}: its layers do more than multiply (calibration.corrections), "
+                        "which other programs' layers do not")
     return loaded
 
 

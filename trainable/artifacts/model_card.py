@@ -106,8 +106,11 @@ def _rounded(calibration: CalibrationConfig) -> str:
     params = ", ".join(f"{name} {value}" for name, value in calibration.method.params.items())
     name = " + ".join([*steps, calibration.method.name]) + (f" ({params})" if params else "")
     bits = calibration.activation_bits
-    inputs = f", inputs of {bits} bits" if bits < 16 else ""
-    return f"{name}, calibrated on {calibration.source} states{inputs}"
+    static = " in static ranges" if calibration.activation_range == "static" else ""
+    inputs = f", inputs of {bits} bits{static}" if bits < 16 else ""
+    fixes = ", ".join(ref.name for ref in calibration.corrections)
+    return (f"{name}, calibrated on {calibration.source} states{inputs}"
+            + (f", corrected by {fixes}" if fixes else ""))
 
 
 def _verdict(fresh: Fresh | None) -> str:

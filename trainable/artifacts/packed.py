@@ -43,13 +43,15 @@ class Packed:
         config = completed(config)
         return cls(model, config, lexicon, *packed_tensors(model, config.quantization.body))
 
-    def rounded(self, weights: Mapping[str, Stored]) -> Packed:
+    def rounded(self, weights: Mapping[str, Stored], plain: Mapping[str, Tensor] | None = None) -> Packed:
         """The same with some float weights, by name, replaced by what a post-training method stores for
-        them."""
+        them, and some `plain` tensors by others."""
         tensors = {name: value for name, value in self.tensors.items() if name not in weights}
         for name, stored in weights.items():
             tensors |= {name + SPLIT + part: array.cpu().contiguous()
                         for part, array in stored.arrays.items()}
+        tensors |= {name: value.to("cpu", self.tensors[name].dtype).contiguous()
+                    for name, value in (plain or {}).items()}
         packing = self.packing | {name: stored.entry for name, stored in weights.items()}
         return Packed(self.model, self.config, self.lexicon, tensors, packing)
 

@@ -63,6 +63,18 @@ def measured_states(base: Backbone, process: Process, ids: Tensor, generator: to
     return joined(parts)
 
 
+def base_of(m: Measurable) -> Backbone | None:
+    """The full-precision model that trials start from; None where it is not known."""
+    place = m.base_artifact or m.facts.get("base")
+    if place is None:
+        return None
+    key = ("kl_to_base", "base")
+    if m.cache.get(key, (None,))[0] != str(place):
+        m.cache[key] = (str(place), load(place, m.device, run_codes=False).model)
+    found: Backbone = m.cache[key][1]
+    return found
+
+
 class KLToBase(Metric):
     """KL divergence of the model's words from the base's, at corrupted positions of held-out text, nats a
     position.
@@ -80,13 +92,9 @@ class KLToBase(Metric):
         """`kl_to_base`, its `_se` over texts, `_flips`: share of positions whose most probable word is
         another. Nothing
         where the base is not known."""
-        place = m.base_artifact or m.facts.get("base")
-        if place is None:
+        base = base_of(m)
+        if base is None:
             return {}
-        key = ("kl_to_base", "base")
-        if m.cache.get(key, (None,))[0] != str(place):
-            m.cache[key] = (str(place), load(place, m.device, run_codes=False).model)
-        base = m.cache[key][1]
         generator = m.generator("kl_to_base")
         rows = heldout_rows(m.corpus, scaled(m.config.evaluation.heldout, m.share), generator)
         ids = torch.from_numpy(m.corpus.ids("valid")[sorted(rows)].astype("int64")).to(m.device)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spaces.config import Site, TrialConfig
 from spaces.errors import UserError
 from trainable import registry
+from trainable.models.noise import Noise
 from trainable.models.parts import Table, TableError
 from trainable.models.prediction import Prediction
 
@@ -34,6 +35,8 @@ class Backbone(nn.Module, ABC):
     """Dtype of the weights that an export keeps as floats, where the model itself is in float32."""
     body: nn.Module
     """The part that a trial freezes, adapts and rounds at export; the rest always trains."""
+    noise: Noise | None = None
+    """Told of every state before `body` reads it, where layers depend on it."""
 
     @classmethod
     @abstractmethod
@@ -84,9 +87,20 @@ class Backbone(nn.Module, ABC):
     def start_trial(self, config: TrialConfig) -> None:  # noqa: B027 - most have nothing to do
         """Called on a trial's copy of the base before quantizers are put on."""
 
+    def noise_of(self, state: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noise level [B] in [0, 1] of a corrupted state [B, L, ...], and which of its positions [B, L] count
+        as masked: see `Noise`. Told to `noise`, where there is one, whenever `body` runs. Raises `UserError`
+        in a model that cannot say."""
+        raise UserError(f"model {self.name} tells no layer how noisy its rows are: "
+                        "calibration.intervals and state_clip need that")
+
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
         """[B, L] word ids -> [B, L, d] what the process corrupts or the body reads."""
+
+    def first_choices(self, state: Tensor, t: Tensor, previous: Tensor | None = None) -> Tensor:
+        """[B, L] ids of the words that the network finds most probable, at positions that are seen too."""
+        return self.predict(state, t, previous).log_probs.argmax(-1)
 
     @abstractmethod
     def predict(self, state: Tensor, t: Tensor, previous: Tensor | None = None, temperature: float = 1.0,

@@ -2,9 +2,7 @@
 then packed.
 
 Blocks are rounded in the order in which the model runs them, each on inputs that come from blocks already
-rounded, and
-only the statistics of one block are held at a time. Every block costs a pass over the states up to that
-block.
+rounded, and only the statistics of one block are held at a time (passes.py feeds them).
 """
 
 from __future__ import annotations
@@ -22,14 +20,21 @@ from spaces.errors import UserError
 from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
+from trainable.diffusion.rollouts import rollout
 from trainable.diffusion.states import States, corrupted, joined, spread, visited
 from trainable.models.backbone import Backbone
-from trainable.quantization.post_training.quantize import quantize
-from trainable.quantization.post_training.statistics import Calibration
-from trainable.quantization.post_training.stored import Stored, chain_of, put, stored
-from trainable.quantization.post_training.token_weights import Tokens
+from trainable.models.noise import Noise
+from trainable.quantization.post_training.attention import attention_of, detach
+from trainable.quantization.post_training.base import PostTraining
+from trainable.quantization.post_training.block import Block
+from trainable.quantization.post_training.corrections import Correction, corrections_of
+from trainable.quantization.post_training.input_ranges import static_ranges
+from trainable.quantization.post_training.intervals import Intervals
+from trainable.quantization.post_training.stored import Stored, chain_of, stored
+from trainable.quantization.post_training.token_weights import Tokens, attention_received
 from trainable.registry import TOKEN_WEIGHTS
 from trainable.seeds import stream
+from trainable.stages.passes import Passes
 
 BATCH = 32
 ROLLOUT_STATES = 3
@@ -43,10 +48,8 @@ class Calibrated(NamedTuple):
 
     weights: dict[str, Stored]
     facts: dict[str, float]
-
-
-class _Enough(Exception):  # noqa: N818 - no error
-    """Every Linear of a block has been fed: the rest of the pass is of no use."""
+    plain: dict[str, Tensor] = {}
+    """Float tensors that are replaced: biases that a correction has changed."""
 
 
 def rounded(
@@ -58,8 +61,25 @@ def rounded(
     """
     model = packed.run(device).float()  # statistics and rounding are done in float32
     states = calibration_states(model, process, corpus, packed.config, share)
-    done = calibrate(model, states, packed.config.calibration)
-    return packed.rounded(done.weights), done.facts
+    done = calibrate(model, states, packed.config.calibration, prior_of(model, process, packed.config))
+    return packed.rounded(done.weights, done.plain), done.facts
+
+
+def prior_of(model: Backbone, process: Process, config: TrialConfig) -> Tensor | None:
+    """Weights of positions [L] from roll-outs of the model as it is, where the token weight asks for them."""
+    rule = TOKEN_WEIGHTS.build(config.calibration.token_weight)
+    if not rule.probes:
+        return None
+    device = next(model.parameters()).device
+    noise = stream("calibration", "probes", config.calibration_seed, device=device)
+    parts = [rollout(model, process, config.sampling, count, config.corpus.max_length, noise)
+             for count in _batches(rule.probes)]
+    return rule.prior(*(torch.cat(found) for found in zip(
+        *((part.committed, part.confidence, part.open) for part in parts), strict=True)))
+
+
+def _batches(count: int) -> list[int]:
+    return [min(BATCH, count - start) for start in range(0, count, BATCH)]
 
 
 def calibration_states(
@@ -131,33 +151,74 @@ def chosen(levels: Tensor, count: int, quotas: bool, generator: torch.Generator)
 
 
 @torch.no_grad()
-def calibrate(model: Backbone, states: States, calibration: CalibrationConfig) -> Calibrated:
+def calibrate(
+    model: Backbone, states: States, calibration: CalibrationConfig, prior: Tensor | None = None
+) -> Calibrated:
     """Round the Linears of the configured sites, in place of the layers of `model` (in eval mode).
 
-    The arrays that the model's weights shared with others are left as they were.
+    The arrays that the model's weights shared with others are left as they were. `prior` [L]: of positions
+    (`prior_of`).
     """
     began = time.perf_counter()
-    chain = chain_of(calibration.method, calibration.transforms)
-    batches = states.split(BATCH)
-    weights = _token_weights(model, batches, calibration)
+    chain, corrections = chain_of(calibration.method, calibration.transforms), corrections_of(calibration)
+    batches, intervals = states.split(BATCH), Intervals.equal(calibration.intervals)
+    weighing = _Weighing(model, batches, calibration, prior)
+    if len(intervals) > 1 or corrections:
+        model.noise = Noise()
     found: dict[str, Stored] = {}
+    plain: dict[str, Tensor] = {}
     reports: list[dict[str, float]] = []
-    for block in blocks(model, batches[0], calibration):
-        statistics = Calibration(chain.needs)
-        if chain.needs:
-            _collect(model, block, batches, weights, statistics)
-        for name in block:
-            weight = model.get_parameter(f"{name}.weight")
-            done = quantize(chain, weight, statistics.merged(name) if chain.needs else None)
-            statistics.drop(name)
-            found[f"{name}.weight"] = stored(calibration, done)
-            reports.append(done.encoded.report)
-            put(model, name, done, calibration.activation_bits)
+    order = blocks(model, batches[0], calibration)
+    passes = Passes(model, batches, [_block(names[0]) for names in order],
+                    full=any(each.late for each in corrections))
+    for names in order:
+        name = _block(names[0])
+        block = Block(model, name, names, attention_of(model, name), passes, chain,
+                      calibration.activation_bits, intervals)
+        if block.parts is not None and block.parts.output not in names:
+            block.parts = None
+        if any(each.late for each in corrections):
+            block.full = passes.as_before(name, block.parts.output if block.parts else None)
+        passes.weights = weighing.of(block)
+        _round(block, chain, corrections, static=calibration.activation_range == "static")
+        found |= {f"{name}.weight": stored(calibration, block.layers[name].done, block.running(name))
+                  for name in names}
+        reports += [layer.done.encoded.report for layer in block.layers.values()]
+        plain |= block.biases
     facts = {"calibration_states": float(len(states.t)), "calibration_seconds": time.perf_counter() - began}
     for key in ("damping_retries", "dead_inputs"):
         if any(key in report for report in reports):
             facts[f"calibration_{key}"] = sum(report.get(key, 0.0) for report in reports)
-    return Calibrated(found, facts)
+    facts |= {f"calibration_{key}": value for each in corrections for key, value in each.facts.items()}
+    return Calibrated(found, facts, plain)
+
+
+def _round(block: Block, chain: PostTraining, corrections: list[Correction], static: bool) -> None:
+    """One block: statistics, weights, what acts on layers, what acts on the attention; last an output
+    projection that a correction has changed."""
+    apart = frozenset().union(*(each.needs for each in corrections))
+    last = [block.parts.output] if block.parts is not None and any(each.late for each in corrections) else []
+    for names in ([name for name in block.linears if name not in last], last):
+        if names == last != []:
+            for each in corrections:
+                each.finish(block)
+        if not names:
+            continue
+        block.statistics = block.collect(names, chain.needs | apart, apart=bool(apart))
+        for name in names:
+            block.round(name, block.statistics)
+            if not apart:
+                block.statistics.drop(name)
+        for each in corrections:
+            each.layers(block, names)
+        if static:
+            static_ranges(block, names)
+        block.statistics = None
+    if not last:
+        for each in corrections:
+            each.finish(block)
+    if block.parts is not None and block.attention is not None and block.attention.rounding is None:
+        detach(block.model.get_submodule(block.parts.core))
 
 
 def blocks(model: Backbone, batch: States, calibration: CalibrationConfig) -> list[list[str]]:
@@ -199,57 +260,30 @@ def _block(name: str) -> str:
     return ".".join(parts[: number + 1])
 
 
-def _collect(
-    model: Backbone,
-    block: list[str],
-    batches: list[States],
-    weights: list[Tensor | None],
-    statistics: Calibration,
-) -> None:
-    """Feed all states to the model, as far as this block, and count the inputs of its Linears."""
-    left: set[str] = set()
-    current: list[Tensor | None] = [None]
+class _Weighing:
+    """Weights of calibration tokens, from the model before it is rounded; those by attention block by block,
+    as the block is before it is rounded."""
 
-    def count(_: nn.Module, args: tuple[Tensor, ...], name: str) -> None:
-        x, weight = args[0], current[0]
-        statistics.add(
-            name, x, weights=weight if weight is not None and weight.shape == x.shape[:-1] else None
-        )
-        left.discard(name)
-        if not left:
-            raise _Enough
+    def __init__(self, model: Backbone, batches: list[States], calibration: CalibrationConfig,
+                 prior: Tensor | None):
+        self.rule = TOKEN_WEIGHTS.build(calibration.token_weight)
+        self.tokens: list[Tokens] = []
+        for batch in batches if self.rule.name != "uniform" else []:
+            masked = model.noise_of(batch.state, batch.t)[1]
+            confidence = None
+            if "confidence" in self.rule.needs:
+                confidence = model.predict(batch.state, batch.t, batch.previous).log_probs.amax(-1).exp()
+            self.tokens.append(Tokens(masked, confidence, prior=prior))
+        self.fixed: list[Tensor | None] = [None] * len(batches)
+        if "attention" not in self.rule.needs and self.tokens:
+            self.fixed = [self.rule.weights(tokens) for tokens in self.tokens]
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, name=name: count(module, args, name)
-        )
-        for name in block
-    ]
-    try:
-        for batch, weight in zip(batches, weights, strict=True):
-            left.update(block)
-            current[0] = weight
-            try:
-                model.predict(batch.state, batch.t, batch.previous)
-            except _Enough:
-                continue
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _token_weights(
-    model: Backbone, batches: list[States], calibration: CalibrationConfig
-) -> list[Tensor | None]:
-    """Weights [B, L] of the tokens of each batch; None where all are alike. Of the model as it is before
-    rounding."""
-    rule = TOKEN_WEIGHTS.build(calibration.token_weight)
-    if rule.name == "uniform":
-        return [None] * len(batches)
-    found: list[Tensor | None] = []
-    for batch in batches:
-        confidence = model.predict(batch.state, batch.t, batch.previous).log_probs.amax(-1).exp()
-        words = getattr(model, "mask_id", None) is not None
-        masked = batch.corrupted if words else (batch.level >= 0.5)[:, None].expand_as(batch.corrupted)
-        found.append(rule.weights(Tokens(masked, confidence)))
-    return found
+    def of(self, block: Block) -> list[Tensor | None]:
+        """[B, L] of each batch; None where all tokens are alike, as in a block without attention for a rule
+        that needs it."""
+        if "attention" not in self.rule.needs or block.parts is None:
+            return self.fixed
+        received: list[Tensor] = []
+        block.look(lambda probabilities, *_: received.append(attention_received(probabilities)))
+        return [self.rule.weights(tokens._replace(attention=own))
+                for tokens, own in zip(self.tokens, received, strict=True)]

@@ -130,6 +130,17 @@ def check_targets(config: TrialConfig, corpus: Path) -> None:
             encode_conditions(task, targets, dict.fromkeys(symbols, 1), config.corpus.max_length)
 
 
+def check_calibration(config: TrialConfig, corpus: Path) -> None:
+    """Raises `UserError` where trials would calibrate on more texts than there are, before anything is
+    trained for them."""
+    calibration = config.calibration
+    if calibration.active and not calibration.source.startswith("rollout"):
+        there = len(TokenizedCorpus.open(corpus).ids("train"))
+        if calibration.texts > there:
+            raise UserError(f"calibration.texts: {calibration.texts} asked for, "
+                            f"the training text has {there}")
+
+
 def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
                     present: Present = verified) -> Iterator[dict]:
     """Train the autoregressive teacher, or count it, or check that the given Hugging Face one loads."""

@@ -13,7 +13,14 @@ from typing import cast
 
 from spaces.config import TrialConfig
 from trainable.messages import PreparePayload, Progress, Ready, RemeasurePayload, RungResult, TrialPayload
-from trainable.stages.prepare import Prepared, check_targets, prepare_base, prepare_corpus, prepare_teacher
+from trainable.stages.prepare import (
+    Prepared,
+    check_calibration,
+    check_targets,
+    prepare_base,
+    prepare_corpus,
+    prepare_teacher,
+)
 from trainable.stages.trial import remeasure, run_trial
 from trainable.workers.context import WorkerContext
 
@@ -30,6 +37,7 @@ def corpus(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress
         for event in prepare_corpus(config, Path(payload["cache"]), context.present):
             if "path" in event:
                 check_targets(config, Path(event["path"]))
+                check_calibration(config, Path(event["path"]))
             yield cast(Progress, event)
 
 

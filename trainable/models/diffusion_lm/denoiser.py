@@ -250,6 +250,8 @@ class DiffusionLM(Backbone):
     def hidden(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None,
                condition: Tensor | None = None) -> Tensor:
         """The body's last state [B, L, hidden], for the same arguments."""
+        if self.noise is not None:
+            self.noise.show(*self.noise_of(x_t, t))
         if self.params.self_conditioning:
             x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
         scaled = t.float() * (1000.0 / self.diffusion.timesteps)
@@ -260,6 +262,13 @@ class DiffusionLM(Backbone):
             hidden = hidden + self.condition_embedding(condition).sum(1)
         hidden = self.dropout(self.norm(hidden))
         return self.body(hidden)
+
+    def noise_of(self, state: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor]:
+        """t / T, the mean of a row whose words have times of their own; in its upper half all are masked."""
+        assert t is not None
+        level = t.float() / self.diffusion.timesteps
+        level = level if level.ndim == 1 else level.mean(1)
+        return level, (level >= 0.5)[:, None].expand(state.shape[:2])
 
     def predict(self, x_t: Tensor, t: Tensor, x0_prev: Tensor | None = None, temperature: float = 1.0,
                 condition: Tensor | None = None) -> Prediction:

@@ -123,6 +123,8 @@ class MaskedLM(Backbone):
         `previous` [B, L, hidden]: the expected embedding of an earlier guess (`expected`), read where a row
         is masked, by a model with self-conditioning; none: zeros. `condition` [B, K, L]: ids of `symbols`.
         """
+        if self.noise is not None:
+            self.noise.show(*self.noise_of(ids, t))
         inputs = self.embed(ids)
         # always through the layer, so that every step uses the same parameters
         if self.params.self_conditioning:
@@ -150,6 +152,15 @@ class MaskedLM(Backbone):
         the vocabulary is large."""
         hidden = self.hidden(ids, None, previous, condition)
         return self.logits(hidden if at is None else hidden[at])
+
+    def noise_of(self, state: Tensor, t: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The masked share of each row of ids, and where they are masked."""
+        masked = state == self.mask_id
+        return masked.float().mean(1), masked
+
+    def first_choices(self, state: Tensor, t: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Of the head, before seen tokens are taken over."""
+        return self.logits(self.hidden(state, t, previous)).argmax(-1)
 
     def expected(self, probabilities: Tensor) -> Tensor:
         """[..., V] probabilities of tokens -> [..., hidden] their mean embedding."""

@@ -8,17 +8,23 @@ for the least squared error.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
+from trainable.quantization.post_training.corrections import Correction
+from trainable.quantization.post_training.running import AttentionRounding, ValueScales
 from trainable.quantization.post_training.statistics import Statistics
 from trainable.quantization.post_training.token_weights import attention_received
 from trainable.quantizers.blocks import SMALLEST
 from trainable.registry import Params
+
+if TYPE_CHECKING:
+    from trainable.quantization.post_training.block import Block
 
 RATIOS = 40
 LEAST_RATIO = 0.05
@@ -33,30 +39,51 @@ class IaAqParams(Params):
         1.0, ge=0, le=1, description="weight of queries at positions that are not masked")
 
 
-class ValueScales(NamedTuple):
-    """Scale of each feature, float32 [features], and the largest level."""
-
-    scale: Tensor
-    levels: float
-
-    def fake_quantize(self, values: Tensor) -> Tensor:
-        """[..., features] -> rounded, same dtype."""
-        levels = (values.float() / self.scale).round_().clamp_(-self.levels, self.levels)
-        return (levels * self.scale).to(values.dtype)
-
-
-class InteractionAware:
+class InteractionAware(Correction):
     """Attention values rounded with scales that favor tokens which are attended to."""
 
     name = "ia_aq"
     Params = IaAqParams
+    attention = True
+    params: IaAqParams
 
     def __init__(self, params: IaAqParams):
+        super().__init__(params)
         if params.scales == "token":
             raise UserError("ia_aq: a scale per token leaves nothing for attention to weigh; "
                             "legal: scales: feature")
-        self.params = params
         self.levels = float((1 << params.bits - 1) - 1)
+
+    def finish(self, block: Block) -> None:
+        """Two passes over the states, by the block as it has been rounded: ranges, then errors."""
+        if block.parts is None:
+            return
+        largest: Tensor | None = None
+        errors: Tensor | None = None
+        heads = 0
+
+        def measure(probabilities: Tensor, values: Tensor, _: Tensor | None) -> None:
+            nonlocal largest, heads
+            if not torch.isfinite(values).all():
+                raise UserError(f"ia_aq: attention values of {block.name} hold NaN or infinity")
+            own, heads = values.flatten(0, 1).abs().amax(0), probabilities.shape[1]
+            largest = own if largest is None else torch.maximum(largest, own)
+
+        def count(probabilities: Tensor, values: Tensor, _: Tensor | None) -> None:
+            nonlocal errors
+            masked = block.noise.masked if self.params.decided_queries < 1 else None
+            assert largest is not None
+            found = self.errors(values, self.importance(probabilities, masked), largest)
+            errors = found if errors is None else errors + found
+
+        block.look(measure)
+        block.look(count)
+        assert largest is not None and errors is not None
+        attention = block.attended()
+        old = attention.rounding
+        rounding = (AttentionRounding(heads, len(largest)) if old is None else old)
+        block.let_attend(replace(rounding, value_bits=self.params.bits,
+                                 value_scale=self.best(errors, largest).scale))
 
     @property
     def ratios(self) -> Tensor:

@@ -7,14 +7,19 @@ calibration tokens. Both are least squares in closed form, and the result is nev
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from trainable.quantization.post_training.statistics import Statistics, output_error
+from trainable.quantization.post_training.corrections import Correction
+from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics, output_error
 from trainable.registry import Params
+
+if TYPE_CHECKING:
+    from trainable.quantization.post_training.block import Block
 
 
 class IntervalScaleParams(Params):
@@ -71,3 +76,24 @@ def _fit(weight: Tensor, decoded: Tensor, statistics: Statistics,
     stored = (outputs.float().double()[:, None] * decoded) * inputs.float().double()
     better = output_error(weight, stored, second).sum() <= output_error(weight, decoded, second).sum()
     return (outputs, inputs) if better else ones
+
+
+class IntervalScaling(Correction):
+    """Weights rounded once, with scales of outputs and inputs for each interval of the noise level."""
+
+    name = "interval_scales"
+    Params = IntervalScaleParams
+    needs = frozenset({SECOND_MOMENT})
+    by_interval = True
+    params: IntervalScaleParams
+
+    def layers(self, block: Block, names: Sequence[str]) -> None:
+        """Closed form, from the statistics that are there."""
+        assert block.statistics is not None
+        for name in names:
+            done, weight = block.layers[name].done, block.layers[name].original.float()
+            for each in done.maps:
+                weight = each.weight(weight)
+            parts = [part.after(done.maps) if part.count else part
+                     for part in block.statistics.per_interval(name)]
+            block.change(name, scales=fit_interval_scales(weight, done.weight, parts, self.params))

@@ -1,9 +1,9 @@
-"""A post-trained Linear as an artifact holds it: arrays, the entry that says how to read them, a layer that
-runs.
+"""A post-trained Linear as an artifact holds it: arrays, and the entry that says how to read them.
 
 entry   {"post_training": {name, ..}, "transforms": [..], "maps": ["scale", ..], "activation_bits": 16,
-"shape": [..]}
-arrays  what the method stores, and `map0_scale`, .. of the input maps that have numbers of their own
+"shape": [..]}, and "running" where the layer does more (running.py)
+arrays  what the method stores, `map0_scale`, .. of the input maps that have numbers of their own, and what
+the layer does with them
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spaces.config import CalibrationConfig, PluginRef
 from spaces.errors import UserError
-from trainable.quantization.post_training.activations import ActivationParams, ActivationQuantizer
+from trainable.quantization.post_training import running as runs
 from trainable.quantization.post_training.base import Encoded, PostTraining, Shape
 from trainable.quantization.post_training.chain import Chain
 from trainable.quantization.post_training.maps import ChannelScale, InputMap
 from trainable.quantization.post_training.quantize import Quantized
 from trainable.quantization.post_training.rotation import HadamardRotation
+from trainable.quantization.post_training.running import RoundedLinear, Running
 from trainable.quantization.post_training.statistics import SECOND_MOMENT
 from trainable.registry import POST_TRAINING
+
+__all__ = ["KEY", "RoundedLinear", "Stored", "chain_of", "layout_of", "restored", "running_of", "stored"]
 
 KEY = "post_training"
 """What marks an entry of a packing as one of these."""
@@ -62,8 +65,9 @@ def chain_of(method: PluginRef, transforms: Sequence[PluginRef]) -> Chain:
     return Chain(built, rounding)
 
 
-def stored(calibration: CalibrationConfig, done: Quantized) -> Stored:
+def stored(calibration: CalibrationConfig, done: Quantized, running: Running | None = None) -> Stored:
     """A quantized Linear -> what is written for it."""
+    running = running or Running(calibration.activation_bits)
     arrays = {"codes": done.encoded.codes, **done.encoded.parameters}
     names = []
     for number, each in enumerate(done.maps):
@@ -75,10 +79,18 @@ def stored(calibration: CalibrationConfig, done: Quantized) -> Stored:
             POST_TRAINING.completed(ref).model_dump(mode="json") for ref in calibration.transforms
         ],
         "maps": names,
-        "activation_bits": calibration.activation_bits,
+        "activation_bits": running.bits,
         "shape": list(done.weight.shape),
     }
-    return Stored(entry, arrays)
+    if (said := running.entry()) is not None:
+        entry["running"] = said
+    return Stored(entry, arrays | running.arrays())
+
+
+def running_of(entry: Mapping[str, Any], arrays: Mapping[str, Tensor], shape: Shape) -> Running:
+    """What the layer of a stored weight does. Raises ValueError, KeyError or TypeError where entry and arrays
+    do not fit."""
+    return runs.restored(entry, arrays, shape)
 
 
 def restored(entry: Mapping[str, Any], arrays: Mapping[str, Tensor], shape: Shape) -> Quantized:
@@ -115,43 +127,4 @@ def layout_of(entry: Mapping[str, Any], shape: Shape) -> dict[str, int]:
     chain = chain_of(PluginRef(**entry[KEY]), [PluginRef(**ref) for ref in entry["transforms"]])
     scales = [number for number, name in enumerate(entry["maps"]) if name == "scale"]
     return ({name: part.count for name, part in chain.layout(shape).items()}
-            | {f"map{number}_input_scale": shape[1] for number in scales})
-
-
-class RoundedLinear(nn.Module):
-    """A Linear that rounds its inputs, each token by its own range, behind the maps that its weight was made
-    for."""
-
-    def __init__(self, done: Quantized, bits: int, bias: Tensor | None, device: torch.device | str = "cpu"):
-        super().__init__()
-        self.out_features, self.in_features = done.weight.shape
-        self.weight = nn.Parameter(done.weight.to(device), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
-        self.maps = tuple(
-            ChannelScale(each.scale.to(device)) if isinstance(each, ChannelScale) else each
-            for each in done.maps
-        )
-        self.activations = ActivationQuantizer(ActivationParams.model_validate({"bits": bits}))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]. Gradients pass the rounding straight through."""
-        for each in self.maps:
-            x = each.inputs(x)
-        rounded = self.activations.fake_quantize(x.detach())
-        return nn.functional.linear(x + (rounded - x).detach(), self.weight, self.bias)
-
-    def extra_repr(self) -> str:
-        return f"{self.in_features} -> {self.out_features}, inputs of {self.activations.params.bits} bits"
-
-
-def put(model: nn.Module, name: str, done: Quantized, bits: int) -> None:
-    """Replace Linear `name` by its quantized form: a new weight, or a layer that rounds its inputs too.
-
-    The old weight is left as it was: others may share its memory.
-    """
-    linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    if bits == 16:
-        linear.weight = nn.Parameter(done.effective.to(linear.weight.device), requires_grad=False)
-    else:
-        model.set_submodule(name, RoundedLinear(done, bits, linear.bias, linear.weight.device))
+            | {f"map{number}_input_scale": shape[1] for number in scales} | runs.layout_of(entry, shape))

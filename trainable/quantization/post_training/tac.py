@@ -10,14 +10,18 @@ runs.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
+from trainable.quantization.post_training.corrections import Correction
 from trainable.registry import Params
+
+if TYPE_CHECKING:
+    from trainable.quantization.post_training.block import Block
 
 
 class TacParams(Params):
@@ -27,7 +31,7 @@ class TacParams(Params):
     bias: bool = Field(True, description="correct the mean too")
 
 
-class Correction(NamedTuple):
+class AffineCorrection(NamedTuple):
     """y' = A y + a: `matrix` float64 [blocks, block, block] and `bias` float64 [width]."""
 
     matrix: Tensor
@@ -94,16 +98,37 @@ class PairedMoments:
         return (self.ff / n).sum(1) - 2 * wanted + predicted
 
 
-class TAC:
+class TAC(Correction):
     """Block-diagonal affine correction of quantized attention outputs, folded into the output projection."""
 
     name = "tac"
     Params = TacParams
+    attention = True
+    late = True
+    params: TacParams
 
-    def __init__(self, params: TacParams):
-        self.params = params
+    def finish(self, block: Block) -> None:
+        """A pass over the states for the moments, and one for the statistics of the corrected projection.
 
-    def fit(self, moments: PairedMoments) -> Correction:
+        An output projection without a bias (Llama, ModernBERT) takes the matrices alone.
+        """
+        if block.parts is None:
+            return
+        name = block.parts.output
+        linear = block.linear(name)
+        moments = PairedMoments(linear.weight.shape[1], self.params.block, linear.weight.device)
+        block.run({name: lambda y: moments.add(y, block.full[block.feed.number])})
+        method = self if linear.bias is not None else TAC(self.params.model_copy(update={"bias": False}))
+        correction = method.fit(moments)
+        nothing = torch.eye(self.params.block, dtype=torch.double, device=moments.q.device)
+        plain = moments.error(nothing.expand_as(correction.matrix), torch.zeros_like(correction.bias))
+        found = moments.error(correction.matrix, correction.bias)
+        for key, value in (("tac_error_before", plain), ("tac_error", found)):
+            self.facts[key] = self.facts.get(key, 0.0) + float(value.sum())
+        weight, bias = correction.fold(linear.weight, linear.bias)
+        block.fold(name, weight, None if linear.bias is None else bias)
+
+    def fit(self, moments: PairedMoments) -> AffineCorrection:
         """Moments -> correction. A block that it would not improve on the calibration tokens is left as it
         is."""
         if not moments.count:
@@ -122,5 +147,5 @@ class TAC:
             matrix = (cross + pull) @ torch.linalg.pinv(second + pull, rtol=1e-12, hermitian=True)
         bias = mean_f - (matrix @ mean_q[..., None])[..., 0] if self.params.bias else torch.zeros_like(mean_q)
         better = moments.error(matrix, bias) <= moments.error(eye, torch.zeros_like(mean_q))
-        return Correction(torch.where(better[:, None, None], matrix, eye),
-                          torch.where(better[:, None], bias, 0.0).flatten())
+        return AffineCorrection(torch.where(better[:, None, None], matrix, eye),
+                                torch.where(better[:, None], bias, 0.0).flatten())

@@ -42,6 +42,8 @@ class TokenWeight(ABC):
     Params: ClassVar[type[Params]] = Params
     needs: ClassVar[tuple[str, ...]] = ()
     """Fields of `Tokens` that it reads, beside `masked`."""
+    probes: int = 0
+    """Roll-outs of the full-precision model that its prior over positions comes from."""
 
     def __init__(self, params: BaseModel):
         self.params = params
@@ -119,11 +121,34 @@ class CgqThirdParty(TokenWeight):
         return (self.params.base + self.params.slope * certainty) / (self.params.base + self.params.slope)
 
 
+class FairParams(Params):
+    probes: int = Field(512, ge=1, le=65536, description="roll-outs of the base; the paper's gain saturates "
+                                                         "at 512 to 1024")
+    frontier: float = Field(1.0, ge=0, le=100, description="weight of a commit")
+    reliability: float = Field(
+        1.0, ge=0, le=100, description="weight of the share of confidence while a position is masked")
+    early: float = Field(
+        1.0, ge=0, le=100, description="how much more a commit of the first step weighs than one of the last")
+    floor: float = Field(0.05, gt=0, le=1, description="least weight, in units of the mean")
+
+
 class FairWeight(TokenWeight):
     """FAIR-Calib's prior over positions: where full-precision roll-outs commit early and with confidence."""
 
     name = "fair"
+    Params = FairParams
     needs = ("prior",)
+    params: FairParams
+
+    @property
+    def probes(self) -> int:  # type: ignore[override]
+        """As the parameter says."""
+        return self.params.probes
+
+    def prior(self, committed: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
+        """See `position_prior`."""
+        settings = self.params.model_dump(exclude={"probes"})
+        return position_prior(committed, confidence, masked, **settings)
 
     def _weights(self, tokens: Tokens) -> Tensor:
         assert tokens.prior is not None
