@@ -1,17 +1,19 @@
-"""What torch has under private names alone, each behind a function of ours, so that a change upstream
-is met in one place.
+"""What torch and transformers have under private names alone, each behind a function of ours, so that
+a change upstream is met in one place.
 
-Read in the torch version below; tests/trainable/test_compat.py says what each has to do.
+Read in the versions below; tests/trainable/test_compat.py says what each has to do.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-TORCH = "2.13"
+TORCH, TRANSFORMERS = "2.13", "5.23"
 """Seen in."""
 
 
@@ -45,3 +47,15 @@ def lerp_all_(averages: Sequence[Tensor], values: Sequence[Tensor], weight: floa
 def has_bf16_instructions() -> bool:
     """Whether this CPU multiplies bf16 in hardware (AVX-512 BF16)."""
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def attention_implementation(config: Any) -> str | None:
+    """The name of the attention function that a transformers layer with this configuration calls."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def with_attention(config: Any, name: str) -> Any:
+    """A copy of a transformers configuration, whose layers call the attention function `name`."""
+    own = copy.copy(config)
+    own._attn_implementation = name
+    return own

@@ -3,6 +3,7 @@ it was read in."""
 
 import pytest
 import torch
+import transformers
 
 from trainable import compat
 from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul, lerp_all_, pack_int4
@@ -12,9 +13,17 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
-def test_they_were_read_in_torch_2_13():
+def test_they_were_read_in_torch_2_13_and_transformers_5_23():
     """Another version: read them again (trainable/compat.py), and name it there and here."""
     assert compat.TORCH == "2.13" and torch.__version__.startswith("2.13.")
+    assert compat.TRANSFORMERS == "5.23" and transformers.__version__.startswith("5.23.")
+
+
+def test_transformers_5_23_lets_one_layer_call_another_attention():
+    config = transformers.BertConfig(attn_implementation="sdpa")
+    other = compat.with_attention(config, "eager")
+    assert compat.attention_implementation(config) == "sdpa"
+    assert compat.attention_implementation(other) == "eager" and other.hidden_size == config.hidden_size
 
 
 def test_torch_2_13_int_mm_sums_exactly():

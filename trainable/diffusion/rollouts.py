@@ -42,9 +42,9 @@ class Rollout(NamedTuple):
 
 @torch.no_grad()
 def rollout(model: Backbone, process: Process, config: SamplingConfig, count: int, length: int,
-            generator: torch.Generator) -> Rollout:
-    """`count` generations under the steps and the temperature of `config` (0: the first choice). Equal
-    generators give equal noise and orders, so that two models can be paired."""
+            generator: torch.Generator, first_choice: bool = False) -> Rollout:
+    """`count` generations under the steps and the temperature of `config`. Equal generators give equal noise
+    and orders, so that two models can be paired. `first_choice`: from masks, no token is drawn by chance."""
     mask = getattr(model, "mask_id", None)
     if mask is None:
         return _denoised(model, process, config, count, length, generator)
@@ -68,9 +68,10 @@ def rollout(model: Backbone, process: Process, config: SamplingConfig, count: in
         assert said.x0 is not None
         guesses.append(said.x0)
         confidence.append(said.log_probs.amax(-1).exp())
+        heat = 0.0 if first_choice else config.temperature
         u = torch.rand(said.log_probs.shape, generator=generator, device=generator.device).to(device)
         gumbel = -(-u.clamp(1e-12, 1 - 1e-7).log()).log()
-        token = (said.log_probs + config.temperature * gumbel).argmax(-1)
+        token = (said.log_probs + heat * gumbel).argmax(-1)
         ids = torch.where(committed == step, token, ids)
         previous = said.x0 if told else None
     return Rollout(states, committed, ids, torch.stack(guesses), torch.stack(confidence, 1))

@@ -99,8 +99,7 @@ class ErrorByStep(Metric):
         base = base_of(m)
         if base is None:
             return {}
-        theirs, ours = (_rolled(m, each, "error_by_step", m.config.sampling.temperature)
-                        for each in (base, m.model))
+        theirs, ours = (_rolled(m, each, "error_by_step") for each in (base, m.model))
         curve = error_by_step(theirs.guesses, ours.guesses)
         last = len(curve) - 1
         found = {"error_by_step": float(curve[last]), "error_by_step_first": float(curve[0])}
@@ -115,18 +114,18 @@ def _pair(m: Measurable) -> _Pair | None:
     base = base_of(m)
     if base is None:
         return None
-    own = _rolled(m, base, "commits", 0.0)
+    own = _rolled(m, base, "commits", first_choice=True)
     return _Pair(own, _choices(m.model, own), _choices(base, own))
 
 
-def _rolled(m: Measurable, model: Backbone, purpose: str, temperature: float) -> Rollout:
-    config = m.config.sampling.model_copy(update={"temperature": temperature})
+def _rolled(m: Measurable, model: Backbone, purpose: str, first_choice: bool = False) -> Rollout:
     count = min(MOST_ROWS, scaled(m.config.evaluation.samples, m.share))
     training = model.training
     model.eval()
     try:
         with frozen_weights(model):
-            return rollout(model, m.process, config, count, m.config.corpus.max_length, m.generator(purpose))
+            return rollout(model, m.process, m.config.sampling, count, m.config.corpus.max_length,
+                           m.generator(purpose), first_choice)
     finally:
         model.train(training)
 

@@ -61,6 +61,40 @@ def space(fixed: str = "", searched: str = "") -> Space:
             "'clean', 'corrupted', 'rollout' or 'rollout_quota', not masked",
         ),
         ("", "calibration.activation_bits: {choice: [16, 6]}", "activation_bits.choice"),
+        (
+            "calibration: {corrections: [{name: ia_aq, scales: token}]}",
+            "",
+            "a scale per token leaves nothing for attention to weigh; legal: scales: feature",
+        ),
+        ("calibration: {corrections: [tca]}", "", "unknown correction 'tca' .did you mean 'tac'"),
+        ("calibration: {corrections: ['ia_aq:3']}", "", "parameter 'bits': Input should be 4 or 8"),
+        (
+            "calibration: {method: gptq, intervals: 4}",
+            "",
+            "calibration.intervals: 4 and nothing that differs between them",
+        ),
+        (
+            "calibration: {method: gptq, activation_bits: 8}",
+            "calibration.corrections: {choice: [[], [tac, state_clip]]}, "
+            "calibration.activation_range: {choice: [dynamic, static]}",
+            "state_clip cuts a range of each token; legal with activation_range: dynamic",
+        ),
+        (
+            "calibration: {method: gptq, transforms: [{name: rotation, blocks: false}]}, "
+            "model: {hidden: 184, heads: 4}",
+            "",
+            "rotation of 184 channels: no Hadamard matrix .* legal: blocks: true",
+        ),
+        (
+            "calibration: {method: rtn, transforms: [rotation]}, model: {hidden: 64, heads: 4}",
+            "model.ffn: {choice: [128, 130]}",
+            "reaches model.ffn=130: calibration: rotation of 130 channels",
+        ),
+        (
+            "calibration: {method: gptq, corrections: [{name: tac, block: 24}]}, model: {hidden: 64}",
+            "",
+            "tac in blocks of 24, which do not divide model.hidden=64",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(fixed, searched, message):
@@ -75,6 +109,9 @@ def test_what_does_not_go_together_is_one_line(fixed, searched, message):
         "calibration: {method: gptq, sites: [ffn]}, quantization: {quantizer: nf4, sites: [embedding]}",
         "calibration: {method: none}, quantization: {body: int8_dynamic}",
         "calibration: {method: 'gptq:3', transforms: [awq, rotation], activation_bits: 4}",
+        "calibration: {method: 'gptq:3', activation_bits: 4, intervals: 4, token_weight: rsq, corrections: "
+        "[tac, 'ia_aq:8', 'softmax_bias:8', state_clip, interval_scales]}",
+        "calibration: {method: rtn, activation_bits: 8, activation_range: static}",
     ],
 )
 def test_what_goes_together_is_let_through(fixed):

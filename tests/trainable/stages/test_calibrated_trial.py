@@ -125,6 +125,13 @@ def test_bits_are_counted_from_what_is_written(gptq):
             "token_weight": "cgq_survey",
         },
         {"activation_bits": 4, "source": "clean", "token_weight": "cgq_thirdparty"},
+        {
+            "method": "gptq:4",
+            "activation_bits": 8,
+            "intervals": 2,
+            "token_weight": {"name": "fair", "probes": 8},
+            "corrections": ["tac", "ia_aq", "softmax_bias", "state_clip", "interval_scales"],
+        },
     ],
     ids=lambda value: "-".join(str(part) for part in value.values())[:50],
 )

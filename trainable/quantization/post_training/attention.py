@@ -7,7 +7,6 @@ ran before runs on.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from spaces.errors import UserError
+from trainable.compat import attention_implementation, with_attention
 from trainable.models.backbone import Backbone
 from trainable.models.noise import Noise
 from trainable.models.parts import plain_name
@@ -152,18 +152,14 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attent
 def attach(core: nn.Module, attention: RoundedAttention) -> None:
     """Let an attention layer of a transformers body compute through `attention`. Raises `UserError` where it
     cannot."""
-    if getattr(core.config, "_attn_implementation", None) not in ("sdpa", IMPLEMENTATION):
+    if attention_implementation(core.config) not in ("sdpa", IMPLEMENTATION):
         raise UserError("calibration.corrections: the attention of this model is not one of transformers' "
                         "with attn_implementation sdpa")
     AttentionInterface.register(IMPLEMENTATION, _attend)
-    config = copy.copy(core.config)
-    config._attn_implementation = IMPLEMENTATION
-    core.config, core.rounded_attention = config, attention
+    core.config, core.rounded_attention = with_attention(core.config, IMPLEMENTATION), attention
 
 
 def detach(core: nn.Module) -> None:
     """The layer as it was before `attach`."""
-    config = copy.copy(core.config)
-    config._attn_implementation = "sdpa"
-    core.config = config
+    core.config = with_attention(core.config, "sdpa")
     del core.rounded_attention
