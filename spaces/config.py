@@ -193,8 +193,8 @@ class CalibrationConfig(Settings):
     activation_bits: Literal[4, 8, 16] = Field(
         16, description="of the inputs of those Linears, a scale per token; 16 = not rounded")
     activation_range: Literal["dynamic", "static"] = Field(
-        "dynamic", description="range of rounded inputs: dynamic: each token's own; static: one a layer, found "
-                               "in calibration")
+        "dynamic", description="range of rounded inputs: dynamic: each token's own; static: one a layer, "
+                               "found in calibration")
     intervals: int = Field(
         1, ge=1, le=16, description="equal intervals of the noise level, each with static ranges and numbers "
                                     "of corrections of its own")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from calibration_problems import assert_same_bits
 
-from spaces.config import CalibrationConfig, TrialConfig
+from spaces.config import CalibrationConfig, PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.packed import Packed
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -19,14 +19,18 @@ from trainable.diffusion.gaussian.process import Gaussian
 from trainable.diffusion.masked.config import MaskedConfig
 from trainable.diffusion.masked.process import Masked
 from trainable.diffusion.states import States
+from trainable.metrics.kl_to_base import measured_states
 from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.models.masked_lm.config import MaskedLMConfig
-from trainable.quantization.post_training.running import RoundedLinear, layout_of
+from trainable.quantization.post_training.quantize import quantize
+from trainable.quantization.post_training.running import RoundedLinear, Running, layout_of
 from trainable.quantization.post_training.statistics import Calibration
-from trainable.stages.calibrate import calibrate, calibration_states, prior_of
+from trainable.quantization.post_training.stored import chain_of
+from trainable.seeds import stream
+from trainable.stages.calibrate import calibrate, calibration_states, prior_of, text_rows
 from trainable.stages.passes import Passes
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(16))]
@@ -366,3 +370,42 @@ def test_a_body_of_nan_and_a_singular_hessian_are_said():
     hard = {**GPTQ, "method": {"name": "gptq", "bits": 3, "damping": 0.0}}
     done = calibrate(model("bert"), few, CalibrationConfig.model_validate(hard))
     assert done.facts["calibration_damping_retries"] > 0
+
+
+# ---- goldens of the stage ----
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_online_rotations_change_no_logit_at_five_mask_ratios(kind):
+    net, chain = model(kind), chain_of(PluginRef(name="none"), [PluginRef(name="rotation", signs="random")])
+    for name in (*net.sites()["attention"], *net.sites()["ffn"]):
+        linear = net.get_submodule(name)
+        assert isinstance(linear, torch.nn.Linear)
+        net.set_submodule(name, RoundedLinear(quantize(chain, linear.weight), Running(16), linear.bias))
+    ids = torch.from_numpy(corpus().ids("valid").astype("int64"))
+    place = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0))
+    for share in (1.0, 0.75, 0.5, 0.25, 0.0):
+        shown = torch.where(place < share, net.mask_id, ids)
+        assert (net(shown) - built(kind)[0](shown)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "bert"])
+def test_awq_without_an_exponent_is_rounding_to_nearest(kind):
+    settings = {"texts": 40, "levels": 4}
+    awq = calibrated(kind, {**settings, "method": {"name": "awq", "bits": 3, "exponent": 0.0}})[1].weights
+    rtn = calibrated(kind, {**settings, "method": {"name": "rtn", "bits": 3}})[1].weights
+    for name, stored in rtn.items():
+        for part, value in stored.arrays.items():
+            assert_same_bits(awq[name].arrays[part], value)
+
+
+def test_masks_of_calibration_and_of_evaluation_differ():
+    """On the same texts at the same levels, which the two never have: other masks."""
+    net, process = built("bert")
+    settings = config("bert", {**GPTQ, "levels": 8})
+    rows = text_rows(corpus(), 40, settings.calibration_seed)
+    ids = torch.from_numpy(corpus().ids("train")[rows].astype("int64"))
+    ours = calibration_states(net, process, corpus(), settings)
+    theirs = measured_states(net, process, ids, stream("evaluation", "kl_to_base", settings.evaluation_seed))
+    assert torch.equal(ours.t, theirs.t)
+    some = (ours.level > 0.2) & (ours.level < 0.9)
+    assert (ours.corrupted != theirs.corrupted)[some].any(1).float().mean() > 0.8
