@@ -1,7 +1,6 @@
 """Artifacts that lie, each kind of `benchmarks.faults_artifacts`: one line, or a model that is unharmed."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -93,11 +92,10 @@ def test_noise_grows_at_every_step_of_the_longest_schedule(name):
 
 @pytest.mark.parametrize("body", ["bert", "modernbert", "llama"])
 def test_a_blank_body_of_any_width_takes_no_memory(body):
-    began = time.monotonic()
     with torch.device("meta"):
         made = make_body(MaskedLMConfig(body=body, hidden=65_536, heads=256, ffn=262_144, layers=1))
     real = [value for value in (*made.parameters(), *made.buffers()) if not value.is_meta]
-    assert real and sum(value.numel() for value in real) < 1e5 and time.monotonic() - began < 60
+    assert real and sum(value.numel() for value in real) < 1e5
 
 
 def test_what_is_read_has_to_be_listed(plain, tmp_path):
