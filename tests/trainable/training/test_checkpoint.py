@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_two_ranks
 
 from spaces.config import OptimConfig, RuntimeConfig, TrialConfig
 from trainable.artifacts.artifact import load
@@ -50,11 +48,9 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def rank_with_storage_of_its_own(rank: int, port: int, folder: str) -> None:
+def rank_with_storage_of_its_own(rank: int, folder: str) -> None:
     """Train in one go, then half, then the rest in a new run; only rank 0 finds the checkpoint
     on its disk."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     whole = fresh(rank, 2)
     whole.advance(STEPS)
     half = fresh(rank, 2)
@@ -66,14 +62,10 @@ def rank_with_storage_of_its_own(rank: int, port: int, folder: str) -> None:
     rest.advance(STEPS)
     assert equal(weights(rest), weights(whole)) and path.exists() == (rank == 0)
     Path(folder, f"{rank}.ok").touch()
-    dist.destroy_process_group()
 
 
 def test_ranks_go_on_from_the_file_of_rank_0(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(rank_with_storage_of_its_own, (port, str(tmp_path)), nprocs=2)
+    run_two_ranks(rank_with_storage_of_its_own, str(tmp_path))
     assert sorted(path.name for path in tmp_path.glob("*.ok")) == ["0.ok", "1.ok"]
 
 

@@ -1,12 +1,9 @@
 """Two processes train one model: real torch.distributed over gloo, quantizers and adapter in place."""
 
-import socket
-
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_two_ranks
 
 from spaces.config import AdaptConfig, LoraConfig, OptimConfig, QuantizationConfig, RuntimeConfig
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -36,19 +33,13 @@ def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in run.trained.items()}
 
 
-def worker(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def worker(rank: int, folder: str) -> None:
     torch.save(train(rank, 2), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
 
 
 @pytest.mark.timeout(240)
 def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    run_two_ranks(worker, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     alone = train(0, 1)

@@ -2,12 +2,10 @@
 answer."""
 
 import json
-import socket
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_two_ranks
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
@@ -37,11 +35,9 @@ def asked(context: WorkerContext, folder: Path) -> str:
         return str(error)
 
 
-def rank_with_a_cache_of_its_own(rank: int, port: int, root: str) -> None:
+def rank_with_a_cache_of_its_own(rank: int, root: str) -> None:
     """Folders that only one of the two ranks finds, one that is damaged, and a base that only rank 1
     finds."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     context, cache = WorkerContext(torch.device("cpu"), rank, 2, 1), Path(root, str(rank))
     (make(cache / f"only-{rank}") / "text").stat()
     (make(cache / "torn") / "text").write_text("torn")
@@ -50,7 +46,6 @@ def rank_with_a_cache_of_its_own(rank: int, port: int, root: str) -> None:
     events = list(JOBS["base"]({"config": CONFIG, "cache": str(cache), "corpus": corpus}, context))
     answers.append(str(sum("detail" in event for event in events)))
     Path(root, f"{rank}.json").write_text(json.dumps(answers))
-    dist.destroy_process_group()
 
 
 def test_ranks_with_caches_of_their_own_agree(tmp_path):
@@ -58,10 +53,7 @@ def test_ranks_with_caches_of_their_own_agree(tmp_path):
     Path(corpus).rename(tmp_path / "corpus")
     payload = {"config": CONFIG, "cache": str(tmp_path / "1"), "corpus": str(tmp_path / "corpus")}
     made = list(JOBS["base"](payload, WorkerContext()))[-1]["path"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(rank_with_a_cache_of_its_own, (port, str(tmp_path)), nprocs=2)
+    run_two_ranks(rank_with_a_cache_of_its_own, str(tmp_path))
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second and first[:3] == ["True", "False", "False"] and "damaged cache" in first[3]
     assert first[4] == "1"  # both trained: had rank 1, which has one, gone on, rank 0 would have hung
