@@ -43,7 +43,7 @@ SPACES = {"quickstart": {"gaussian": "quickstart", "masked": "masked"},
           "e2e": {"gaussian": "e2e", "masked": "masked_e2e"}}
 PARTS = ("train", "texts", "samplers", "confirm", "control", "show")
 GAUSSIAN_STEPS = 50
-TEMPERATURES = (0.3, 0.5, 0.7, 1.0)
+TEMPERATURES = (0.5, 0.7, 1.0)
 AT_HALF = 24
 """Most passes of the masked rows that stand beside the Gaussian's 50."""
 COMPARED = ({"name": "quota"}, {"name": "quota", "order": "random"}, {"name": "quota", "order": "entropy"},

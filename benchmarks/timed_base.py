@@ -27,6 +27,8 @@ from trainable.training.loop import TrainingRun
 
 CHUNK = 25
 """Steps between looks at the clock."""
+SAVED = 100
+"""Steps between checkpoints."""
 OPEN = 10**9
 """Steps of a plan before there is one."""
 EXPORTED = {"corpus", "model", "diffusion", "base", "runtime", "sampling"}
@@ -49,7 +51,7 @@ def timed_base(config: TrialConfig, corpus: Path, cache: Path, seconds: float) -
         began = time.process_time()
         parts = run.advance(run.step + CHUNK)
         spent += time.process_time() - began
-        if run.step % 500 == 0:
+        if run.step % SAVED == 0:
             checkpoint.save(spent=spent)
             print(f"step {run.step:,}, {spent:.0f} of {seconds:.0f} CPU seconds, "
                   f"loss {parts['train_loss']:.3f}", flush=True)
