@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spaces.config import SamplingConfig
-from trainable.corpora.tokenize import START
+from trainable.corpora.tokenized import START
 from trainable.diffusion.process import Process
 from trainable.diffusion.states import States, visited
 from trainable.models.backbone import Backbone

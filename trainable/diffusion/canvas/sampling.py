@@ -18,7 +18,7 @@ from transformers.models.diffusion_gemma.generation_diffusion_gemma import (
 
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.guide import Guide
 from trainable.diffusion.process import Samples, Traced
 from trainable.quantization.sites import frozen_weights

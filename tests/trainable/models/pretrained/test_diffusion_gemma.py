@@ -22,7 +22,7 @@ from spaces.config import LoraConfig, PluginRef, SamplingConfig, TrialConfig
 from spaces.errors import UserError
 from spaces.schema import Space
 from trainable.control.lexicon import Lexicon
-from trainable.corpora.tokenize import END, PAD, START
+from trainable.corpora.tokenized import END, PAD, START
 from trainable.corpora.tokens import NEW, Tokens
 from trainable.diffusion.canvas.sampling import _NoStart
 from trainable.models.diffusion_gemma.body import transformers_config
