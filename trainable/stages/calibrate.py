@@ -163,12 +163,16 @@ def calibrate(
     chain, corrections = chain_of(calibration.method, calibration.transforms), corrections_of(calibration)
     batches, intervals = states.split(BATCH), Intervals.equal(calibration.intervals)
     weighing = _Weighing(model, batches, calibration, prior)
-    if len(intervals) > 1 or corrections:
+    if len(intervals) > 1 or any(each.by_state or each.attention and not each.late for each in corrections):
         model.noise = Noise()
     found: dict[str, Stored] = {}
     plain: dict[str, Tensor] = {}
     reports: list[dict[str, float]] = []
     order = blocks(model, batches[0], calibration)
+    if any(each.attention for each in corrections) and not any(
+            attention_of(model, _block(names[0])) for names in order):
+        raise UserError(f"calibration.corrections: model {model.name} has no attention that they could "
+                        "act on")
     passes = Passes(model, batches, [_block(names[0]) for names in order],
                     full=any(each.late for each in corrections))
     for names in order:
@@ -269,7 +273,8 @@ class _Weighing:
         self.rule = TOKEN_WEIGHTS.build(calibration.token_weight)
         self.tokens: list[Tokens] = []
         for batch in batches if self.rule.name != "uniform" else []:
-            masked = model.noise_of(batch.state, batch.t)[1]
+            words = getattr(model, "mask_id", None) is not None
+            masked = batch.corrupted if words else (batch.level >= 0.5)[:, None].expand_as(batch.corrupted)
             confidence = None
             if "confidence" in self.rule.needs:
                 confidence = model.predict(batch.state, batch.t, batch.previous).log_probs.amax(-1).exp()

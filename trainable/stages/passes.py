@@ -118,7 +118,8 @@ class Passes:
             self.model.noise.show(*self.model.noise_of(batch.state, batch.t))
 
     def _recorded(self, parent: str) -> _Row | None:
-        """One pass of the whole model; None where a block is not fed what the one before it returned."""
+        """One pass of the whole model; None where a block is not fed what the one before it returned, or is
+        told what it may change."""
         found = _Row([f"{parent}.{name}" for name, _ in self.model.get_submodule(parent).named_children()])
         follows, last = True, None
 
@@ -126,6 +127,7 @@ class Passes:
             nonlocal follows
             first = name == found.names[0]
             follows = follows and bool(args) and isinstance(args[0], Tensor) and (first or args[0] is last)
+            follows = follows and _fixed(args) and _fixed(list(named.values()))
             if first and follows:
                 found.hidden.append(args[0])
             found.told[name].append((args[1:], named))
@@ -148,6 +150,13 @@ class Passes:
                 handle.remove()
         once = all(len(calls) == len(self.batches) for calls in found.told.values())
         return found if follows and once else None
+
+
+def _fixed(told: Any) -> bool:
+    """Whether a block can be told this again: numbers and tensors, but no cache that it would write to."""
+    if isinstance(told, list | tuple):
+        return all(_fixed(each) for each in told)
+    return told is None or isinstance(told, Tensor | bool | int | float | str)
 
 
 def _list_of(model: Backbone, block: str) -> str | None:

@@ -22,11 +22,17 @@ class SelfAttention(nn.Module):
         self.size = hidden // heads
         self.query, self.key, self.value = (nn.Linear(hidden, hidden) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
+        self.rounded_attention: nn.Module | None = None
+        """What computes probabilities and their product with the values instead, where they are rounded."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, hidden] -> the same shape."""
         query, key, value = (part(x).view(*x.shape[:-1], -1, self.size).transpose(1, 2)
                              for part in (self.query, self.key, self.value))
+        if self.rounded_attention is not None:
+            rounded, _ = self.rounded_attention(self, query, key, value, None, scaling=self.size**-0.5)
+            assert isinstance(rounded, Tensor)
+            return rounded.reshape(x.shape)
         found = F.scaled_dot_product_attention(query, key, value, scale=self.size**-0.5,
                                                dropout_p=self.dropout.p if self.training else 0.0)
         return found.transpose(1, 2).reshape(x.shape)

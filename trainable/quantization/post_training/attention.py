@@ -1,8 +1,8 @@
-"""Attention of a transformers body with its values and probabilities rounded, and a way to look at both.
+"""Attention of a body with its values and probabilities rounded, and a way to look at both.
 
 transformers lets a program register an attention function by name; a layer is given ours by a configuration
-of its own, so that its neighbors stay as they are. Where probabilities are not rounded the fused kernel that
-ran before runs on.
+of its own, so that its neighbors stay as they are. Our own encoder has a place for it. Where probabilities
+are not rounded the fused kernel that ran before runs on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from spaces.errors import UserError
 from trainable.compat import attention_implementation, with_attention
@@ -53,7 +53,9 @@ def attention_of(model: Backbone, block: str) -> Parts | None:
             return None
         found[role] = names[0]
     core = found["value"].rpartition(".")[0]
-    return Parts(core, found["output"]) if hasattr(model.get_submodule(core), "config") else None
+    module = model.get_submodule(core)
+    able = hasattr(module, "config") or hasattr(module, "rounded_attention")
+    return Parts(core, found["output"]) if able else None
 
 
 class RoundedAttention(nn.Module):
@@ -64,6 +66,8 @@ class RoundedAttention(nn.Module):
         super().__init__()
         self.intervals, self.noise = intervals or Intervals(), noise
         self.look: Look | None = None
+        self.plain: Callable[..., tuple[Tensor, Tensor | None]] = _fused
+        """What runs where probabilities are not rounded."""
         self.device = torch.device(device)
         self.set(rounding)
 
@@ -81,15 +85,13 @@ class RoundedAttention(nn.Module):
         if self.value_scale is not None:
             value = self._rounded_values(value)
         if self.look is None and self.beta is None:
-            plain: Callable[..., tuple[Tensor, Tensor | None]] = AttentionInterface()["sdpa"]
-            return plain(module, query, key, value, mask, scaling=scaling, **rest)
+            return self.plain(module, query, key, value, mask, scaling=scaling, **rest)
         allowed = self._allowed(module, query, key, mask, rest)
         probabilities = self._probabilities(query, key, mask, allowed, scaling)
         if self.look is not None:
             self.look(probabilities, value.transpose(1, 2).flatten(2), allowed)
         if self.beta is None:
-            plain = AttentionInterface()["sdpa"]
-            return plain(module, query, key, value, mask, scaling=scaling, **rest)
+            return self.plain(module, query, key, value, mask, scaling=scaling, **rest)
         assert self.rounding is not None and self.rounding.softmax_bits is not None
         rounded = round_probabilities(probabilities.detach(), self.rounding.softmax_bits)
         beta = self.beta[0] if len(self.beta) == 1 else self.beta[self._rows()]
@@ -142,6 +144,12 @@ def round_probabilities(probabilities: Tensor, bits: int) -> Tensor:
     return (probabilities * top).round_().clamp_(0, top) / top
 
 
+def _fused(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+           scaling: float | None = None) -> tuple[Tensor, Tensor | None]:
+    found = F.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    return found.transpose(1, 2), None
+
+
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
             **rest: Any) -> tuple[Tensor, Tensor | None]:
     found: tuple[Tensor, Tensor | None] = module.rounded_attention(module, query, key, value, attention_mask,
@@ -150,16 +158,22 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attent
 
 
 def attach(core: nn.Module, attention: RoundedAttention) -> None:
-    """Let an attention layer of a transformers body compute through `attention`. Raises `UserError` where it
-    cannot."""
+    """Let an attention layer compute through `attention`. Raises `UserError` where it cannot."""
+    if not hasattr(core, "config"):
+        core.rounded_attention = attention
+        return
     if attention_implementation(core.config) not in ("sdpa", IMPLEMENTATION):
         raise UserError("calibration.corrections: the attention of this model is not one of transformers' "
                         "with attn_implementation sdpa")
+    from transformers import AttentionInterface  # slow to load, and not every model is one of its own
+
     AttentionInterface.register(IMPLEMENTATION, _attend)
+    attention.plain = AttentionInterface()["sdpa"]
     core.config, core.rounded_attention = with_attention(core.config, IMPLEMENTATION), attention
 
 
 def detach(core: nn.Module) -> None:
     """The layer as it was before `attach`."""
-    core.config = with_attention(core.config, "sdpa")
-    del core.rounded_attention
+    core.rounded_attention = None
+    if hasattr(core, "config"):
+        core.config = with_attention(core.config, "sdpa")
