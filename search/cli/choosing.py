@@ -22,8 +22,9 @@ def check_bounds(folder: RunFolder, within: Sequence[Constraint], label: str = "
     """Raises `UserError` for a bound on what is no metric and no column of the run; `label` begins it."""
     from trainable.registry import METRICS
 
-    known = dict.fromkeys([*METRICS, *(name for row in folder.rows() for name in row)]) if within else {}
-    for bound in within:
+    unknown = [bound for bound in within if bound.metric not in METRICS]
+    known = {name for row in folder.rows() for name in row} if unknown else set()
+    for bound in unknown:
         if bound.metric not in known:
             raise UserError(f"{label}{bound}: "
                             f"unknown metric {bound.metric!r}{did_you_mean(bound.metric, METRICS)}; legal: "

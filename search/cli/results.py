@@ -15,8 +15,8 @@ from search.cli.examples import examples
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from search.engine.cost import Ledger
     from search.pareto.front import Front
+    from search.records.events import RecordedEvent
     from search.records.run_folder import RunFolder
     from spaces.schema import Space
 
@@ -91,18 +91,23 @@ def status(
     from rich.markup import escape
 
     from search.cli.format import command, duration, figure, grid, out, shown, tell_edited
+    from search.cli.standing import cost_table, standing
     from search.engine.cost import Ledger
+    from search.pareto.front import Front
     from search.pareto.reference_box import Box
     from search.pareto.stability import figure as figure_of
+    from search.records.index import rows_among
     from search.reporting.corpora import corpus_lines
 
-    folder, space, found = opened(run)
-    rows = folder.rows()
+    folder, space, entries = looked_at(run)
+    rows = rows_among(entries)
+    found = Front.from_rows(rows, space.objectives, space.constraints)
     ended = {row["trial"]: row for row in rows if row.get("state") in ("complete", "stopped", "failed")}
     counts = Counter(row["state"] for row in ended.values())
     state = folder.state
     if form == "json":
-        typer.echo(json.dumps(standing(folder, space, found, counts), indent=1, default=str))
+        content = standing(folder, space, found, counts, entries)
+        typer.echo(json.dumps(content, indent=1, default=str))
         return
     goal = space.budget.trials or space.size()
     why = folder.meta.get("reason")
@@ -123,8 +128,8 @@ def status(
         own, anew = found.hypervolume(box), found.trusted_hypervolume(box)
         told = f" ({own:.1%} as the search measured it)" if anew != own else ""
         lines.append(("hypervolume", f"{anew:.1%} of its box{told}"))
-    lines += [("corpus", escape(line)) for line in corpus_lines(folder.events())]
-    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
+    lines += [("corpus", escape(line)) for line in corpus_lines(entries)]
+    account = Ledger.from_events(entries, time.time() if state == "running" else None)
     lines.append(("time", duration(account.elapsed)))
     console = out()
     console.print(f"[bold]{escape(shown(folder.path))}[/]  {escape(space.description)}")
@@ -138,45 +143,6 @@ def status(
                       soft_wrap=True)
 
 
-def standing(folder: RunFolder, space: Space, found: Front, counts: Mapping[str, int]) -> dict[str, Any]:
-    """How far a run is, for programs. `cost`: device-seconds, see `search.engine.cost`."""
-    import time
-
-    from search.engine.cost import Ledger, Rate
-    from search.pareto.reference_box import Box
-    from search.pareto.stability import figure as figure_of
-
-    state, box = folder.state, folder.meta.get("box")
-    account = Ledger.from_events(folder.events(), time.time() if state == "running" else None)
-    best = {item.metric: found.best(item.metric) for item in space.objectives}
-    return {"run": str(folder.path), "state": state, "reason": folder.meta.get("reason"),
-            "of": space.budget.trials or space.size(),
-            **{name: counts.get(name, 0) for name in ("complete", "stopped", "failed")},
-            "front": [row["trial"] for row in found],
-            "best": {metric: row and {"trial": row["trial"], "value": figure_of(row, metric).mean,
-                                      "figures": figure_of(row, metric).of}
-                     for metric, row in best.items()},
-            "hypervolume": found.trusted_hypervolume(Box.of(box, space.objectives)) if box else None,
-            "seconds": account.elapsed,
-            "cost": account.breakdown(Rate.of(space.hardware, space.budget.price))}
-
-
-def cost_table(account: Ledger, space: Space) -> RenderableType:
-    """What the devices that the run held did, in device-seconds, shares, and money where the
-    space has a price."""
-    from search.cli.format import grid, plain
-    from search.engine.cost import PARTS, Rate
-
-    cost = account.breakdown(Rate.of(space.hardware, space.budget.price))
-    whole, price = cost["held"] or 1.0, space.budget.price
-    names = [name for name in (*PARTS, "held") if cost[name] or name in ("useful", "held")]
-    rows = [[name, f"{cost[name]:,.0f}",
-             f"{cost[name] / whole:.0%}", *([plain(cost[name] / 3600 * price)] if price else []),
-             f"[dim]{PARTS.get(name, 'all devices, from start to end')}[/]"] for name in names]
-    columns = ["cost", f"{cost['device']}-seconds", "share", *(["money"] if price else []), "for"]
-    return grid(None, columns, rows, right=columns[1:-1])
-
-
 def recorded_space(run: Path) -> Space:
     """The space that a run recorded. Raises `UserError` when the folder is no run."""
     from search.records.run_folder import RunFolder
@@ -185,13 +151,21 @@ def recorded_space(run: Path) -> Space:
     return Space.from_yaml(*RunFolder.open(run).space_text())
 
 
-def opened(run: Path) -> tuple[RunFolder, Space, Front]:
-    """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
-    from search.pareto.front import Front
+def looked_at(run: Path) -> tuple[RunFolder, Space, list[RecordedEvent]]:
+    """A run folder, its space and its entries as of now. Raises `UserError` when it is no run."""
     from search.records.run_folder import RunFolder
 
     space, folder = recorded_space(run), RunFolder.open(run)
-    return folder, space, Front.from_rows(folder.rows(), space.objectives, space.constraints)
+    return folder, space, folder.entries()
+
+
+def opened(run: Path) -> tuple[RunFolder, Space, Front]:
+    """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
+    from search.pareto.front import Front
+    from search.records.index import rows_among
+
+    folder, space, entries = looked_at(run)
+    return folder, space, Front.from_rows(rows_among(entries), space.objectives, space.constraints)
 
 
 def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:

@@ -147,7 +147,8 @@ class SessionObserver:
 def report(run: Path, console: Console, call: str | None = None) -> None:
     """Print the front, where things lie and what to try next. `call`: how the shell that reads it
     calls this program."""
-    from search.cli.results import cost_table, front_table, next_steps, opened
+    from search.cli.results import front_table, next_steps, opened
+    from search.cli.standing import cost_table
     from search.engine.cost import Ledger
 
     folder, space, found = opened(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ class Front:
         """Crowding distance of each member, float [members]; large = alone on its stretch of the front."""
         return crowding(self.vectors)
 
-    @property
+    @cached_property
     def stability(self) -> list[Stability | None]:
         """Whether each member holds its place when measured again: see
         `search.pareto.stability.stability`."""
@@ -104,7 +105,7 @@ class Front:
             raise KeyError(f"no objective: {', '.join(sorted(unknown))}")
         return bool((matrix(self.members, named) <= vector(goal, named)).all(axis=1).any())
 
-    @property
+    @cached_property
     def standing(self) -> list[Row]:
         """The members to choose from: those that did not lose their place; where some of these were measured
         again, only they."""

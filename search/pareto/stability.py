@@ -115,9 +115,11 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
     was chosen for being good is no rival of one that was not.
     """
     names = [item.metric for item in objectives]
+    anew = [source(row, names) != "own" for row in rows]
+    if not any(anew):
+        return [None] * len(rows)
     fresh = [trusted(row, judged(objectives, constraints)) for row in rows]
     means = [vector(row, objectives) for row in fresh]
-    anew = [source(row, names) != "own" for row in rows]
     marks: list[Stability | None] = []
     for index, row in enumerate(rows):
         if not anew[index]:

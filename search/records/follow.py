@@ -10,8 +10,9 @@ from typing import Any
 
 from search.records.checking import checked
 from search.records.events import RecordedEvent
+from search.records.index import row_of
 from search.records.journal import loads
-from search.records.run_folder import EVENTS, RunFolder, row_of
+from search.records.run_folder import EVENTS, RunFolder
 from search.records.spans import WorkedSeconds
 from spaces.errors import UserError
 

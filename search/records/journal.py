@@ -16,8 +16,8 @@ NONFINITE = "nonfinite"
 """Key under which a line keeps the names of values that JSON has no word for."""
 
 
-def append_line(path: Path, entry: Mapping[str, Any], sync: bool = True) -> None:
-    """Write one line and return when the disk has it (without `sync`: when the system has it).
+def append_line(path: Path, entry: Mapping[str, Any], sync: bool = True) -> bytes:
+    """Write one line and return it when the disk has it (without `sync`: when the system has it).
 
     A write that fails half-way is taken back before it raises.
     """
@@ -36,6 +36,7 @@ def append_line(path: Path, entry: Mapping[str, Any], sync: bool = True) -> None
             raise
     finally:
         os.close(handle)
+    return line
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

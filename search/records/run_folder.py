@@ -4,6 +4,7 @@ was acknowledged.
     space.yaml      the resolved space             events.jsonl   rows and events, in order; the truth
     run.json        state, box, versions           trials.parquet the rows as a table, rewritten now and then
     front.csv/.json the front                      study.journal  the Optuna study
+    events.index    where what lies in events.jsonl (`index`)
 
 One process writes (it holds `lock`), any number read.
 """
@@ -30,7 +31,8 @@ from search.pareto.table import to_table
 from search.records.checking import checked, meta_problem
 from search.records.events import OtherEvent, RecordedEvent
 from search.records.files import RunLock, replacing, sync, unwritable, write_text
-from search.records.journal import append_line, dumps, mend_tail, read_lines
+from search.records.index import INDEX, Index, read_entries, row_of
+from search.records.journal import append_line, dumps, mend_tail, parsed_lines, read_lines
 from search.records.spans import CLOCK
 from spaces.errors import UserError
 from spaces.loading import text_of
@@ -60,6 +62,7 @@ class RunFolder:
         self.path, self.parquet_every, self._clock = Path(path), parquet_every, clock
         self._lock = RunLock(self.path / LOCK)
         self._rows: list[dict[str, Any]] = []
+        self._index = Index()
         self._taken = time.monotonic()
         self._stale, self._due = False, -float("inf")
 
@@ -116,8 +119,7 @@ class RunFolder:
             raise
         self._taken = time.monotonic()
         torn = mend_tail(self.path / EVENTS)
-        self._cut_study()
-        self._rows = self.rows()
+        self._take_over()
         self._stale = True
         if torn:
             self.event({"event": "warning",
@@ -149,7 +151,7 @@ class RunFolder:
         self._check_writable()
         entry = {"event": "row", "time": time.time(), **row, CLOCK: self._since()}
         with self._writing():
-            append_line(self.path / EVENTS, entry)
+            self._index.add(append_line(self.path / EVENTS, entry))
         self._rows.append(row_of(entry))
         self._stale = True
         if self._clock() >= self._due:
@@ -163,13 +165,18 @@ class RunFolder:
         more = {"journal": _size(self.path / STUDY)} if event["event"] in STUDIED else {}
         with self._writing():
             stamps = {"time": time.time(), CLOCK: self._since()}
-            append_line(self.path / EVENTS, {**stamps, **event, **more}, sync)
+            self._index.add(append_line(self.path / EVENTS, {**stamps, **event, **more}, sync))
 
     def events(self) -> Iterator[RecordedEvent]:
         """All entries in order, rows too (event = "row"). A torn last line is left out. Raises `UserError`
         naming the line that is no record."""
         for line, entry in enumerate(read_lines(self.path / EVENTS), start=1):
             yield checked(self.path / EVENTS, line, entry)
+
+    def entries(self) -> list[RecordedEvent]:
+        """`events`, for looking only: most are parsed when more than `search.records.index.KEYS` is asked
+        of them, where the run left an index. `rows_among` tells their rows."""
+        return read_entries(self.path / EVENTS, self.path / INDEX)
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""
@@ -215,12 +222,15 @@ class RunFolder:
 
     def write_parquet(self) -> None:
         """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of
-        a temporary file."""
+        a temporary file; and the index of the events."""
         self._check_writable()
         began = self._clock()
-        table = to_table(by_trial_and_rung(self._rows), self.meta.get("columns"))
+        meta = self.meta
+        table = to_table(by_trial_and_rung(self._rows), meta.get("columns"))
         with self._writing(), replacing(self.path / TRIALS) as temporary:
             pyarrow.parquet.write_table(table, temporary)
+        with self._writing():
+            self._index.write(self.path / INDEX, self._rows, meta.get("box") or ())
         ended = self._clock()
         self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
 
@@ -268,16 +278,21 @@ class RunFolder:
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def _cut_study(self) -> None:
-        """Drop what the study heard of and the records did not: a proposal that was cut off half-way,
-        say, was handed to nobody. So the study is what a replay of the records makes of it. A run that ended
-        well is left as it is."""
+    def _take_over(self) -> None:
+        """Read what earlier sessions left, and drop what the study heard of and the records did not: a
+        proposal that was cut off half-way, say, was handed to nobody. So the study is what a replay of the
+        records makes of it. A run that ended well is left as it is."""
         known: int | None = None
-        finished = False
-        for event in self.events():
+        finished, rows, index, path = False, [], Index(), self.path / EVENTS
+        for number, (line, found) in enumerate(parsed_lines(path, path.read_bytes()), start=1):
+            event = checked(path, number, found)
+            index.add(line + b"\n", event)
             if "journal" in event:
                 known = event["journal"]
+            if event["event"] == "row":
+                rows.append(row_of(event))
             finished = event["event"] == "run_ended" and event.get("state") == "finished"
+        self._rows, self._index = rows, index
         if known is not None and not finished and _size(self.path / STUDY) > known:
             os.truncate(self.path / STUDY, known)
 
@@ -287,11 +302,6 @@ class RunFolder:
 
     def _check_writable(self) -> None:
         assert self._lock.owned, f"{self.path} is written without its lock"
-
-
-def row_of(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The row that an entry of the records holds, without what is the records' own."""
-    return {name: value for name, value in entry.items() if name not in ("event", CLOCK)}
 
 
 def by_trial_and_rung(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box, choose_box
 from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
-from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung, row_of
+from search.records.index import row_of
+from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
 from search.reporting.corpora import corpus_lines
 from search.reporting.rows import ENDED, ended_rows, last_rows
 from search.reporting.timeline import progress, working_seconds

@@ -14,7 +14,8 @@ from search.pareto.front import Front
 from search.pareto.geometry import dominators
 from search.pareto.objectives import CONFIG, curve, fault, feasible, measurements, searched, vector, violation
 from search.pareto.stability import figure
-from search.records.run_folder import RunFolder, row_of
+from search.records.index import row_of
+from search.records.run_folder import RunFolder
 from spaces.objectives import Constraint
 from spaces.schema import Space
 
