@@ -76,8 +76,8 @@ def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
                     each.rotation(width)
                 except UserError as error:
                     raise UserError(f"calibration: {error}") from None
-    for each in corrections:
-        block = getattr(each.params, "block", 1)
+    for correction in corrections:
+        block = getattr(correction.params, "block", 1)
         if hidden and hidden % block:
-            raise UserError(f"calibration.corrections: {each.name} in blocks of {block}, which do not divide "
-                            f"model.hidden={hidden}")
+            raise UserError(f"calibration.corrections: {correction.name} in blocks of {block}, which do not "
+                            f"divide model.hidden={hidden}")

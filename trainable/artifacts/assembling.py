@@ -89,16 +89,16 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
     for name in rounding:
         module = name.removesuffix(".weight")
         parts = {part: tensors.pop(name + SPLIT + part) for part in parts_of(tensors, name)}
-        running, done = running_of(packing[name], parts, shapes[name]), restored(packing[name], parts,
-                                                                                 shapes[name])
-        if running.by_noise and model.noise is None:
+        what = running_of(packing[name], parts, shapes[name])
+        quantized = restored(packing[name], parts, shapes[name])
+        if what.by_noise and model.noise is None:
             model.noise = Noise()
-        if running.attention is not None:
-            _attend(model, module, running, device)
-        if running.plain:
-            state[name] = finite(name, done.effective).to(device, plain)
+        if what.attention is not None:
+            _attend(model, module, what, device)
+        if what.plain:
+            state[name] = finite(name, quantized.effective).to(device, plain)
             continue
-        layer = RoundedLinear(done, running, state.pop(module + ".bias", None), device, model.noise)
+        layer = RoundedLinear(quantized, what, state.pop(module + ".bias", None), device, model.noise)
         model.set_submodule(module, layer)
         state |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
     if packed:

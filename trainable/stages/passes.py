@@ -85,7 +85,8 @@ class Passes:
         parent = self._lists[block]
         if parent is None:
             return []
-        row, found = self._before[parent], []
+        row = self._before[parent]
+        found: list[Tensor] = []
         self._reach(row, block)
         for number, batch in enumerate(self.batches):
             self._show(batch)

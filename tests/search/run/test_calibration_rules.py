@@ -91,7 +91,8 @@ def space(fixed: str = "", searched: str = "") -> Space:
             "reaches model.ffn=130: calibration: rotation of 130 channels",
         ),
         (
-            "calibration: {method: gptq, corrections: [{name: tac, block: 24}]}, model: {hidden: 64}",
+            "model: {hidden: 64, heads: 4}, calibration: {method: gptq, corrections: "
+            "[{name: tac, block: 24}]}",
             "",
             "tac in blocks of 24, which do not divide model.hidden=64",
         ),

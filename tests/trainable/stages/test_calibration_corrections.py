@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from functools import cache
 from types import SimpleNamespace
 
@@ -134,7 +135,9 @@ def outputs(names) -> list[str]:
 def test_the_packed_model_is_the_measured_one_bit_for_bit(kind):
     net, done = everything(kind)
     packed = Packed.pack(model(kind), config(kind, ALL), SimpleNamespace(vocab=WORDS))
-    again = packed.rounded(done.weights, done.plain).run(torch.device("cpu"))
+    written = packed.rounded(done.weights, done.plain)
+    assert json.loads(json.dumps(written.packing)) == written.packing
+    again = written.run(torch.device("cpu"))
     assert_same_bits(log_probs(again, kind), log_probs(net, kind))
     assert not torch.equal(log_probs(again, kind), log_probs(model(kind), kind))
     third = packed.rounded(done.weights, done.plain).run(torch.device("cpu"))

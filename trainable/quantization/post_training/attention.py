@@ -61,6 +61,9 @@ def attention_of(model: Backbone, block: str) -> Parts | None:
 class RoundedAttention(nn.Module):
     """What one attention layer rounds. Gradients pass the rounding straight through."""
 
+    value_scale: Tensor | None
+    beta: Tensor | None
+
     def __init__(self, rounding: AttentionRounding | None = None, intervals: Intervals | None = None,
                  device: torch.device | str = "cpu", noise: Noise | None = None):
         super().__init__()
@@ -108,6 +111,7 @@ class RoundedAttention(nn.Module):
 
     def _rounded_values(self, value: Tensor) -> Tensor:
         assert self.rounding is not None and self.rounding.value_bits is not None
+        assert self.value_scale is not None
         scales = ValueScales(self.value_scale, float((1 << self.rounding.value_bits - 1) - 1))
         flat = value.detach().transpose(1, 2).flatten(2)
         rounded = scales.fake_quantize(flat).unflatten(2, (value.shape[1], -1)).transpose(1, 2)
@@ -152,8 +156,9 @@ def _fused(_: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
             **rest: Any) -> tuple[Tensor, Tensor | None]:
-    found: tuple[Tensor, Tensor | None] = module.rounded_attention(module, query, key, value, attention_mask,
-                                                                   **rest)
+    rounded = module.rounded_attention
+    assert isinstance(rounded, RoundedAttention)
+    found: tuple[Tensor, Tensor | None] = rounded(module, query, key, value, attention_mask, **rest)
     return found
 
 
@@ -174,6 +179,6 @@ def attach(core: nn.Module, attention: RoundedAttention) -> None:
 
 def detach(core: nn.Module) -> None:
     """The layer as it was before `attach`."""
-    core.rounded_attention = None
+    core.register_module("rounded_attention", None)
     if hasattr(core, "config"):
         core.config = with_attention(core.config, "sdpa")

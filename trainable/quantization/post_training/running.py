@@ -193,6 +193,11 @@ class RoundedLinear(nn.Module):
     """A Linear that rounds its inputs behind the maps that its weight was made for, and whose scales may
     depend on the noise level."""
 
+    ranges: Tensor | None
+    clips: Tensor | None
+    outputs: Tensor | None
+    inputs: Tensor | None
+
     def __init__(self, done: Quantized, running: Running, bias: Tensor | None,
                  device: torch.device | str = "cpu", noise: Noise | None = None):
         super().__init__()

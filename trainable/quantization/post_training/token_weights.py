@@ -48,6 +48,10 @@ class TokenWeight(ABC):
     def __init__(self, params: BaseModel):
         self.params = params
 
+    def prior(self, committed: Tensor, confidence: Tensor, masked: Tensor) -> Tensor:
+        """[L] weights of positions from `probes` roll-outs; see `position_prior` for the arguments."""
+        raise NotImplementedError(f"token weight {self.name!r} asks for no roll-outs")
+
     def weights(self, tokens: Tokens) -> Tensor:
         """Float64 [B, L], at least 0. Raises `UserError` where a field it needs is missing or does not
         fit."""
