@@ -9,7 +9,7 @@
 # switch moves the size axis the wrong way.
 # Source: bitsandbytes/functional.py QuantState.as_dict; QLoRA paper, section 3, for 0.127 bits.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   bitsandbytes 0.50.2, torch 2.13.0+cpu
 #   expected: 4.5 bits a weight without and 4.127 with double quantization
 #   seen: 64 x 64: 4.775 without, 6.584 with

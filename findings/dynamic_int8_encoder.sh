@@ -12,7 +12,7 @@
 # Source: torch/nn/modules/transformer.py TransformerEncoderLayer.forward; torch/nn/modules/activation.py
 # NonDynamicallyQuantizableLinear.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   torch 2.13.0+cpu
 #   expected: the quantized encoder runs in eval mode, whatever batch_first is
 #   seen: batch_first=True, eval: AttributeError: 'function' object has no attribute 'device'

@@ -13,7 +13,7 @@
 # Output seen, in an environment of the same versions made before:
 #   torchao 0.18.0, hqq 0.2.8.post1, torch 2.13.0+cpu
 #   expected: sign times mean of the group of 64: relative error 0.6; all zeros: 1.0
-#   seen: torchao int1: 1.0, values that are not zero: 0; hqq nbits=1: 1.48
+#   seen: torchao int1: 1.0, values other than 0: 0; hqq nbits=1: 1.48
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"

@@ -8,11 +8,12 @@
 # (rounding is the table), and small ones are mostly table.
 # Source: torchao/quantization/quant_api.py quantize_ (default filter_fn: Linear layers).
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   torchao 0.18.0, torch 2.13.0+cpu
 #   float32: 4164111 bytes on disk, tied: True
 #   expected: about a quarter, or a refusal, and still tied
-#   seen: 5181041 bytes (1.24x), tied: False, table torch.float32 Parameter, head Int8Tensor
+#   seen: 5181041 bytes (1.24x), tied: False, table torch.float32 Parameter, head Int8Tensor, logits 0.0076
+#     off
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"

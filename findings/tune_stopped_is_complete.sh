@@ -14,7 +14,7 @@
 # Output seen, in an environment of the same versions made before:
 #   ray 2.60.0, optuna 5.0.0
 #   expected: trials stopped before step 9 are PRUNED and not on the front
-#   seen: steps [1, 1, 1, 1, 1, 9], states {'COMPLETE': 6}, stopped early 5, front of 2: [[11.21, 0.11],
+#   seen: steps [1, 1, 1, 1, 1, 9], states {'COMPLETE': 6}, stopped early 5, front [[11.21, 0.11],
 #     [20.2, 1.0]]
 #   expected: a NaN trial is FAIL; seen: states after the search ['COMPLETE', 'RUNNING']
 set -euo pipefail
