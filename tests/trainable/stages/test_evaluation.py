@@ -7,11 +7,12 @@ import pytest
 from trainable.registry import METRICS
 from trainable.stages.evaluation import wanted
 
+ALONG = {"commit_flips", "stability_lag", "error_by_step"}  # of whole generations: they must be named
 CHEAP = {"size_bytes", "bits_per_weight", "nfe", "generation_flops", "trainable_params", "train_seconds"}
 
 
 @pytest.mark.parametrize(("columns", "expected"), [
-    (None, set(METRICS) - {"kl_to_base", "unk_share"}),
+    (None, set(METRICS) - {"kl_to_base", "unk_share", *ALONG}),
     (("kl_to_base_flips",), CHEAP | {"kl_to_base"}),
     ((), CHEAP),
     (("latency_ms_p95",), CHEAP | {"latency_ms"}),
