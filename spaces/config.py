@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
@@ -170,6 +170,8 @@ class QuantizationConfig(Settings):
 
 
 CalibratedSite = Literal["projection", "attention", "ffn"]
+BitsKey = Annotated[str, StringConstraints(pattern=r"^(projection|attention|ffn)(_\d{1,4})?$")]
+Bits = Annotated[int, Field(ge=1, le=8)]
 
 
 class CalibrationConfig(Settings):
@@ -180,6 +182,9 @@ class CalibrationConfig(Settings):
     transforms: tuple[PluginRef, ...] = Field(
         (), description="what is done to weights and inputs before the rounding, first to last: awq, "
                         "smoothquant, rotation")
+    bits: dict[BitsKey, Bits] = Field(
+        {}, description="weight bits of a site (ffn), or of one block of it (ffn_0), instead of the "
+                        "method's; searched as calibration.bits.ffn_0")
     source: Literal["clean", "corrupted", "rollout", "rollout_quota"] = Field(
         "corrupted", description="what the model is calibrated on: training text as it is; the same at all "
                                  "noise levels; states of its own generations, all alike or by quotas of the "
@@ -203,6 +208,10 @@ class CalibrationConfig(Settings):
                         "softmax_bias, ia_aq, tac")
     seed: int | None = Field(
         None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
+
+    def bits_at(self, site: str, block: int | None) -> int | None:
+        """Weight bits of the Linears of a site in a block, where they have their own; a block's win."""
+        return self.bits.get(f"{site}_{block}", self.bits.get(site))
 
     @property
     def active(self) -> bool:

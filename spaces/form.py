@@ -126,6 +126,12 @@ class SpaceForm(Settings):
                         "what a point leaves out is the sampler's. A point whose quantizer and adapter are "
                         "none settles the unquantized arm, which every space that has one tries first"
     )
+    start_budgets: int = Field(
+        0, ge=0, le=100,
+        description="where calibration.bits are searched, points to try first from an integer program: the "
+                    "bits that lose least (KL of each part of the base alone) at so many sizes, evenly "
+                    "spaced up to the bound on size_bytes, if there is one"
+    )
     objectives: dict[MetricName, Direction] = Field(min_length=1,
                                                     description="metric to minimize or maximize")
     constraints: tuple[str, ...] = Field(

@@ -91,6 +91,14 @@ def plugin_keys(annotation: Any) -> tuple[str, ...] | None:
     return None
 
 
+def number_type(annotation: Any) -> tuple[Any, Any] | None:
+    """For a mapping of names to numbers (`calibration.bits`): the types of both; None for any other type."""
+    if typing.get_origin(annotation) is dict and plugin_keys(annotation) is None:
+        name, number = typing.get_args(annotation)
+        return (name, number) if typing.get_origin(number) is typing.Annotated else None
+    return None
+
+
 def resolve(path: str) -> ResolvedPath:
     """What stands at `path`. Raises `PathError` naming near and legal paths."""
     group: type[BaseModel] = TrialConfig
@@ -118,6 +126,13 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
             raise PathError(f"{rest[0]!r} is not legal here{did_you_mean(rest[0], keys)}; legal: "
                             f"{', '.join(keys)}")
         annotation, rest = PluginRef, rest[1:]
+    numbers = number_type(field.annotation)
+    if numbers is not None and len(rest) == 1:
+        try:
+            TypeAdapter(numbers[0]).validate_python(rest[0])
+        except ValidationError:
+            raise PathError(f"{rest[0]!r} is not legal here; legal: {_pattern(numbers[0])}") from None
+        return ResolvedPath(path, "setting", group, field, numbers[1])
     if is_plugin(annotation) and len(rest) <= 1:
         kind: Kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
         inner = annotation if kind == "plugin" else str if kind == "name" else Any
@@ -128,6 +143,12 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
         raise PathError("goes too deep: nothing can be named below "
                         f"{path.removesuffix('.' + '.'.join(rest))}")
     return ResolvedPath(path, "setting", group, field, annotation)
+
+
+def _pattern(annotation: Any) -> str:
+    """The names of a mapping, as its pattern says."""
+    found = (getattr(bound, "pattern", None) for bound in typing.get_args(annotation)[1:])
+    return next((f"names like {pattern}" for pattern in found if pattern), "any name")
 
 
 @cache

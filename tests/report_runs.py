@@ -24,6 +24,9 @@ budget: {trials: 12}
 rungs: [10, 40]
 seed: 3
 """
+COSTS = [{"site": "ffn", "choice": "3", "bytes": 1500, "kl": 0.02},
+         {"site": "ffn", "choice": "4", "bytes": 2000, "kl": 0.01},
+         {"site": HOSTILE, "choice": "4", "bytes": 900, "kl": 0.04}]
 BOX = {"perplexity": [5.0, 60.0], "controllability": [1.0, 0.0], "latency_ms": [0.0, 60.0]}
 
 
@@ -59,6 +62,8 @@ def write_run(folder: Path, count: int, state: str = "finished") -> Path:
     with run:
         events = [{"time": 990.0, "event": "run_started", "groups": 1},
                   {"time": 999.0, "event": "prepare", "stage": "base", "seconds": 9.0},
+                  {"time": 999.0, "event": "prepare", "stage": "sensitivity", "costs": COSTS,
+                   "kl_per_bit": {"ffn": 0.01, HOSTILE: 0.02}},
                   *({"event": "row", **row} for row in rows(count)),
                   {"time": 1000.0 + 4 * count, "event": "run_ended"}]
         (run.path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))

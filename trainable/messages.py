@@ -69,7 +69,19 @@ class RemeasurePayload(TypedDict):
     seed: int
 
 
-Payload = PreparePayload | TrialPayload | RemeasurePayload
+@final
+class SensitivityPayload(TypedDict):
+    """For the job `sensitivity`. `choices`: part of the model -> numbers of bits that it may have; `corpus`
+    and `base`: their folders."""
+
+    config: dict[str, Any]
+    cache: str
+    corpus: str
+    base: str
+    choices: dict[str, list[int]]
+
+
+Payload = PreparePayload | TrialPayload | RemeasurePayload | SensitivityPayload
 
 
 # ---- what jobs yield

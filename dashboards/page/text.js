@@ -75,7 +75,8 @@ function write() {
     $("corpora").hidden = false;
     $("corpora").textContent = `Text: ${state.data.corpora.join(" · ")}`;
   }
-  fill($("nav"), [...document.querySelectorAll("main [id]")].filter(node => node.matches("figure,section") && node.querySelector("h2")).map(node =>
+  if (state.data.sensitivity) writeSensitivity();
+  fill($("nav"), [...document.querySelectorAll("main [id]")].filter(node => node.matches("figure,section") && !node.hidden && node.querySelector("h2")).map(node =>
     el("a", {href: `#${node.id}`}, node.querySelector("h2").dataset.short || node.querySelector("h2").textContent)));
   writeMembers(); writeStops(); writeCost(); writeReproduce(); writeSamples();
   $("importancenote").textContent = Object.keys(state.data.importance).length ? "Share of each searched setting in telling the best fifth of complete trials from all of them (PED-ANOVA, Optuna). Settings act together: a small share is no proof that a setting does not matter." : "Needs at least 10 complete trials.";
@@ -119,6 +120,15 @@ function writeStops() {
   table($("stoptable"), [["ended"], ["why"], ["trials", "n"], [""]], state.data.stops.map(item =>
     el("tr", {}, el("td", {}, item.state), el("td", {class: "wrap"}, item.reason || (item.state === "complete" ? "reached the last rung" : "–")), el("td", {class: "n"}, figures(item.trials)),
       el("td", {}, Object.assign(el("span", {class: "bar"}), {style: `width:${(100 * item.trials / most).toFixed(1)}px`})))));
+}
+
+function writeSensitivity() {
+  const {bits, rows} = state.data.sensitivity;
+  $("sensitivity").hidden = false;
+  const number = value => value === null ? "–" : figures(value);
+  table($("sensitivitytable"), [["part"], ...bits.map(each => [`${each} bits`, "n"]), ["per bit", "n"]], rows.map(row =>
+    el("tr", {}, el("td", {}, row.part), bits.map((_, column) => el("td", {class: "n"}, number(row.kl[column]), el("br"), el("small", {}, row.bytes[column] === null ? "" : inUnits("size_bytes", row.bytes[column])))),
+      el("td", {class: "n"}, number(row.kl_per_bit)))));
 }
 
 function writeCost() {

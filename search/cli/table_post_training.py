@@ -27,7 +27,7 @@ def layout(request: TableRequest) -> TableContent:
     """KL to the full-precision model (or perplexity) of every method at the papers' bits. Trains nothing."""
     from search.cli.results import opened
     from search.cli.table import TableContent
-    from search.reporting.report import last_rows
+    from search.reporting.rows import last_rows
 
     folder, space, _ = opened(request.run)
     last = last_rows(folder.rows())

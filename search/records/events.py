@@ -97,8 +97,8 @@ class RunEndedEvent(Entry, Summary):
 
 @final
 class PrepareEvent(Entry):
-    """Something that trials share was made, or was there: a corpus, a teacher, a base. Facts about
-    it stand beside."""
+    """Something that trials share was made, or was there: a corpus, a teacher, a base, what its parts lose
+    when they are rounded (`sensitivity`). Facts about it stand beside."""
 
     event: Literal["prepare"]
     stage: str

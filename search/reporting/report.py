@@ -27,6 +27,7 @@ from search.records.index import row_of
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
 from search.reporting.corpora import corpus_lines
 from search.reporting.rows import ENDED, ended_rows, last_rows
+from search.reporting.sensitivity import sensitivity
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
 from spaces.schema import Space
@@ -85,6 +86,7 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
         "samples": samples(folder.path, lit, [row["trial"] for row in kept]), "corpora": corpus_lines(events),
         "warnings": [line for line in [mixed_bounds(judged(space.objectives, space.constraints),
                                                     processes(complete))] if line],
+        "sensitivity": sensitivity(events),
         "reproduce": {"seed": space.seed, "versions": meta.get("versions", ""), "space": text,
                       "commands": commands(folder.path, space,
                                            knee["trial"] if knee is not None else lit[0] if lit else None),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from search.run.allocation import BITS
 from spaces import points
 from spaces.complaints import meaning
 from spaces.config import CalibrationConfig, PluginRef, TrialConfig
@@ -13,7 +16,7 @@ from spaces.errors import UserError
 from spaces.paths import settings_in
 from spaces.rules import reached, trial_tree
 from spaces.schema import Space
-from trainable.registry import BACKBONES
+from trainable.registry import BACKBONES, POST_TRAINING
 
 _DECISIVE = (
     "calibration.method",
@@ -49,6 +52,10 @@ def check_calibration(space: Space) -> None:
             calibration = CalibrationConfig.model_validate(tree["calibration"])
             if calibration.active:
                 _check_built(calibration, tree["model"])
+                own = acting_bits(space, point)
+                for bits in {*calibration.bits.values(), *itertools.chain(*own.values())}:
+                    POST_TRAINING.build(with_bits(calibration.method, bits))
+                check_parts({**calibration.bits, **own}, calibration, tree["model"])
         except ValidationError as error:
             message = meaning(error.errors()[0])
             raise reached(inside, point, message, ("trial", "calibration"), space.complaints) from None
@@ -81,3 +88,27 @@ def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
         if hidden and hidden % block:
             raise UserError(f"calibration.corrections: {correction.name} in blocks of {block}, which do not "
                             f"divide model.hidden={hidden}")
+
+
+def acting_bits(space: Space, point: points.Point) -> dict[str, Sequence[Any]]:
+    """The searched bits of parts that this point does not rule out, with their values."""
+    return {path.removeprefix(BITS): dimension.values() for path, dimension in space.dimensions.items()
+            if path.startswith(BITS) and all(parent not in point or point[parent] in values
+                                             for parent, values in dimension.when.items())}
+
+
+def with_bits(method: PluginRef, bits: int) -> PluginRef:
+    """The same method at another number of weight bits."""
+    return PluginRef(name=method.name, **{**method.params, "bits": bits})
+
+
+def check_parts(parts: Iterable[str], calibration: CalibrationConfig, model: Any) -> None:
+    """Parts that have bits of their own are rounded, and blocks are there. Raises `UserError`."""
+    layers = getattr(BACKBONES.params(PluginRef.model_validate(model)), "layers", None)
+    for part in parts:
+        site, _, block = part.partition("_")
+        if site not in calibration.sites:
+            raise UserError(f"calibration.bits: {part} is not rounded; calibration.sites: "
+                            f"{', '.join(calibration.sites)}")
+        if block and layers is not None and int(block) >= layers:
+            raise UserError(f"calibration.bits: {part}: the model has blocks 0 to {layers - 1}")

@@ -19,11 +19,18 @@ from spaces.config import TrialConfig
 from spaces.errors import RunError, UserError
 from spaces.schema import Space
 from spaces.shared import DECIDING, KINDS, deciding
-from trainable.messages import JobEvent, PreparePayload, SharedPaths, SharedRequest, SharedWord
+from trainable.messages import (
+    JobEvent,
+    PreparePayload,
+    SensitivityPayload,
+    SharedPaths,
+    SharedRequest,
+    SharedWord,
+)
 from trainable.stages.keys import base_settings
 
 Dumped = dict[str, Any]
-Task = tuple[str, PreparePayload]
+Task = tuple[str, PreparePayload | SensitivityPayload]
 _CORPUS_FACTS = ("corpus", "language", "vocabulary", "sentences", "dropped", "empty", "mean_words",
                  "unk_rate")
 """What a tokenized corpus tells of itself, for whoever watches."""
@@ -107,8 +114,17 @@ class SharedFolders:
     def _name(kind: str, wanted: dict[str, str], made: dict[str, str]) -> str:
         return key(kind, wanted[kind], "" if kind == "corpus" else made.get("corpus", ""))
 
-    def _run(self, tasks: dict[str, Task], budgeted: bool) -> None:
-        """Run prepare jobs, telling the observer how far each is."""
+    def sensitivity(self, config: TrialConfig, choices: dict[str, list[int]]) -> Mapping[str, Any]:
+        """What each part of the base loses at each of its numbers of bits, and stores. Base and corpus are
+        made."""
+        made = self.made(config)  # no teacher is needed
+        job: SensitivityPayload = {"config": config.model_dump(mode="json"), "cache": str(self.cache),
+                                   "corpus": made["corpus"], "base": made["base"], "choices": choices}
+        found, = self._run({"sensitivity": ("sensitivity", job)}, budgeted=True)
+        return found
+
+    def _run(self, tasks: Mapping[str, Task], budgeted: bool) -> list[Any]:
+        """Run prepare jobs, telling the observer how far each is; the last event of each."""
         kinds = [kind for kind, _ in tasks.values()]
         many = Counter(kinds)
         labels = [f"{kind} {kinds[:i + 1].count(kind)} of {many[kind]}" if many[kind] > 1 else kind
@@ -125,6 +141,7 @@ class SharedFolders:
         last = self.client.map(list(tasks.values()), on_event,
                                watch=self._check_budget if budgeted and tasks else None)
         self.paths |= {name: event["path"] for name, event in zip(tasks, last, strict=True)}
+        return last
 
     def _check_budget(self) -> None:
         """Raises `RunError` when the budget is used up and something is still to be made."""

@@ -20,6 +20,8 @@ from search.records.events import RunEndedEvent
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, RunFolder
 from search.run import warm_start as warm
+from search.run.allocation import TAG as ALLOCATED
+from search.run.allocation import allocated
 from search.run.callbacks import Callbacks
 from search.run.cards import FolderFiles, write_cards
 from search.run.checks import check_request, check_writable
@@ -205,6 +207,8 @@ class RunStages:
         for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)
         if not self.engine.over:
+            for values in allocated(self.space, shared):
+                self.engine.enqueue(values, ALLOCATED)
             run_trials(self.engine, client, lambda trial: self._payload(trial, shared), shared.note,
                        self.groups, scratch)
         again = [*self._not_remeasured(), *not_retrained(self.engine, self.space.finish.retrain)]

@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
 from search.pareto.process_bounds import mixed_bounds, searched_processes
+from search.run.allocation import check_budgets
 from search.run.calibration_rules import check_calibration
 from search.run.plugin_uses import KINDS, unusable, uses, uses_of
 from search.run.sampler_rules import check_sampler_rules
@@ -65,6 +66,7 @@ def check(space: Space) -> None:
     check_lists(space)
     check_plugins(space)
     check_calibration(space)
+    check_budgets(space)
     check_rules(space)
     check_sampler_rules(space)
     check_conditions(space)

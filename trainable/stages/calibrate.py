@@ -8,6 +8,7 @@ rounded, and only the statistics of one block are held at a time (passes.py feed
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spaces.config import CalibrationConfig, TrialConfig
+from spaces.config import CalibrationConfig, PluginRef, TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
@@ -165,6 +166,8 @@ def calibrate(
     weighing = _Weighing(model, batches, calibration, prior)
     if len(intervals) > 1 or any(each.by_state or each.attention and not each.late for each in corrections):
         model.noise = Noise()
+    asked = sites_of(model, calibration)
+    check_bits(asked, calibration)
     found: dict[str, Stored] = {}
     plain: dict[str, Tensor] = {}
     reports: list[dict[str, float]] = []
@@ -177,7 +180,9 @@ def calibrate(
                     full=any(each.late for each in corrections))
     for names in order:
         name = _block(names[0])
-        block = Block(model, name, names, attention_of(model, name), passes, chain,
+        own = {name: of_layer(calibration, asked[name], name) for name in names}
+        methods = {name: chain_of(each.method, each.transforms) for name, each in own.items()}
+        block = Block(model, name, names, attention_of(model, name), passes, methods,
                       calibration.activation_bits, intervals)
         if block.parts is not None and block.parts.output not in names:
             block.parts = None
@@ -185,7 +190,7 @@ def calibrate(
             block.full = passes.as_before(name, block.parts.output if block.parts else None)
         passes.weights = weighing.of(block)
         _round(block, chain, corrections, static=calibration.activation_range == "static")
-        found |= {f"{name}.weight": stored(calibration, block.layers[name].done, block.running(name))
+        found |= {f"{name}.weight": stored(own[name], block.layers[name].done, block.running(name))
                   for name in names}
         reports += [layer.done.encoded.report for layer in block.layers.values()]
         plain |= block.biases
@@ -232,7 +237,7 @@ def blocks(model: Backbone, batch: States, calibration: CalibrationConfig) -> li
     does not use
     as a layer.
     """
-    asked = {name: site for site in calibration.sites for name in model.sites()[site]}
+    asked = sites_of(model, calibration)
     order: list[str] = []
     handles = [
         model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: order.append(name))
@@ -254,6 +259,33 @@ def blocks(model: Backbone, batch: States, calibration: CalibrationConfig) -> li
             f"leave it out"
         )
     return [list(names) for _, names in groupby(order, _block)]
+
+
+def sites_of(model: Backbone, calibration: CalibrationConfig) -> dict[str, str]:
+    """The Linears of the configured sites, each with its site."""
+    return {name: site for site in calibration.sites for name in model.sites()[site]}
+
+
+def block_number(name: str) -> int | None:
+    """`body.layer.3.attention.self.query` -> 3; None without a number."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def of_layer(calibration: CalibrationConfig, site: str, name: str) -> CalibrationConfig:
+    """The settings of one Linear: with its own weight bits, where it has some."""
+    bits = calibration.bits_at(site, block_number(name))
+    if bits is None:
+        return calibration
+    method = PluginRef(name=calibration.method.name, **{**calibration.method.params, "bits": bits})
+    return calibration.model_copy(update={"method": method})
+
+
+def check_bits(asked: Mapping[str, str], calibration: CalibrationConfig) -> None:
+    """Raises `UserError` for bits of a site or a block that is not rounded."""
+    legal = dict.fromkeys([*asked.values(), *(f"{site}_{number}" for name, site in asked.items()
+                                              if (number := block_number(name)) is not None)])
+    if unknown := [key for key in calibration.bits if key not in legal]:
+        raise UserError(f"calibration.bits: {unknown[0]} is not rounded; legal: {', '.join(legal)}")
 
 
 def _block(name: str) -> str:

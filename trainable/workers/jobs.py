@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import cast
 
 from spaces.config import TrialConfig
-from trainable.messages import PreparePayload, Progress, Ready, RemeasurePayload, RungResult, TrialPayload
+from trainable.messages import (
+    PreparePayload,
+    Progress,
+    Ready,
+    RemeasurePayload,
+    RungResult,
+    SensitivityPayload,
+    TrialPayload,
+)
 from trainable.stages.prepare import (
     Prepared,
     check_calibration,
@@ -21,11 +29,12 @@ from trainable.stages.prepare import (
     prepare_corpus,
     prepare_teacher,
 )
+from trainable.stages.sensitivity import prepare_sensitivity
 from trainable.stages.trial import remeasure, run_trial
 from trainable.workers.context import WorkerContext
 
 
-def _config(payload: PreparePayload | TrialPayload) -> TrialConfig:
+def _config(payload: PreparePayload | TrialPayload | SensitivityPayload) -> TrialConfig:
     return TrialConfig.model_validate(payload["config"])
 
 
@@ -56,6 +65,17 @@ def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     return cast(Iterator[Progress], events)
 
 
+def sensitivity(payload: SensitivityPayload, context: WorkerContext) -> Iterator[Progress]:
+    """Measure what each part of a base loses at each number of bits."""
+    if context.rank == 0:
+        corpus, base = Path(payload["corpus"]), Path(payload["base"])
+        for folder in (corpus, base):
+            context.present(folder)  # fetches what another node made
+        yield from cast(Iterator[Progress], prepare_sensitivity(
+            _config(payload), payload["choices"], Path(payload["cache"]), corpus, base, context.device,
+            context.present))
+
+
 def trial(payload: TrialPayload, context: WorkerContext) -> Iterator[Ready | RungResult]:
     """Run one trial, over all workers of the group."""
     events = run_trial(_config(payload),
@@ -72,4 +92,5 @@ def remeasure_artifact(payload: RemeasurePayload, context: WorkerContext) -> Ite
         yield cast(RungResult, values)
 
 
-JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "trial": trial, "remeasure": remeasure_artifact}
+JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "sensitivity": sensitivity, "trial": trial,
+        "remeasure": remeasure_artifact}

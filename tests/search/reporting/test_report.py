@@ -14,6 +14,7 @@ from search.pareto.front import Front
 from search.pareto.reference_box import Box
 from search.reporting.report import chosen, collect, members
 from search.reporting.rows import last_rows
+from search.reporting.sensitivity import sensitivity
 from search.reporting.timeline import progress, volumes, working_seconds
 from search.study.importance import importances
 from spaces.errors import UserError
@@ -183,3 +184,10 @@ def test_what_is_no_run_or_cannot_be_written_is_one_line(run, tmp_path, capsys):
 
 def test_progress_without_a_reference_has_no_volume():
     assert progress([], [A], (), None, lambda moment: moment, 1)["hypervolume"] == []
+
+
+def test_what_rounding_costs_is_shown_most_sensitive_first(content):
+    assert content["sensitivity"] == {"bits": [3, 4], "rows": [
+        {"part": HOSTILE, "kl_per_bit": 0.02, "kl": [None, 0.04], "bytes": [None, 900]},
+        {"part": "ffn", "kl_per_bit": 0.01, "kl": [0.02, 0.01], "bytes": [1500, 2000]}]}
+    assert sensitivity([{"event": "prepare", "stage": "base"}, {"event": "prepare", "costs": [3]}]) is None

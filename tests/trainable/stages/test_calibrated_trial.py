@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from search.cli.main import main
+from search.run.allocation import SLACK
 from spaces.config import TrialConfig
+from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.artifacts.model_card import CARD
 from trainable.quantization.post_training.stored import KEY, RoundedLinear
@@ -239,3 +241,46 @@ def test_a_masked_model_from_corpus_to_text(prepared, tmp_path, capsys):
     assert again["kl_to_base"] == final["kl_to_base"]
     assert main(["generate", final["artifact"], "-n", "3", "--json"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+CHOICES = {"attention": [2, 8], "ffn_0": [2], "ffn_1": [3, 8]}
+
+
+def sensitivity(prepared, cache, choices=CHOICES, **calibration) -> list[dict]:
+    """What the job says."""
+    settings = {"method": "rtn", "texts": 8, **calibration}
+    config = TrialConfig.model_validate({**SETTINGS, "calibration": settings})
+    payload = {"config": config.model_dump(mode="json"), "cache": str(cache), "corpus": prepared.corpus,
+               "base": prepared.base, "choices": choices}
+    return list(JOBS["sensitivity"](payload, WorkerContext()))
+
+
+def test_what_parts_cost_is_measured_once_and_sizes_a_trial(prepared, tmp_path):
+    found = sensitivity(prepared, tmp_path / "cache")[-1]
+    cells = {(cost["site"], cost["choice"]): cost for cost in found["costs"]}
+    assert list(cells) == [("attention", "2"), ("ffn_0", "2"), ("ffn_1", "3"), ("attention", "8"),
+                           ("ffn_1", "8")]
+    # the ffn of a block: 64 x 32 and 32 x 64 values of 3 bits, and 24 bits a row for scale and zero point
+    assert cells["ffn_1", "3"]["bytes"] == 2 * 64 * 32 * 3 // 8 + 3 * (64 + 32)
+    assert cells["attention", "2"]["kl"] > 10 * cells["attention", "8"]["kl"] > 0
+    assert set(found["kl_per_bit"]) == set(CHOICES) and found["kl_per_bit"]["ffn_0"] == 0  # one choice
+    assert len(sensitivity(prepared, tmp_path / "cache")) == len(list((tmp_path / "cache").iterdir())) == 1
+    bits = {"attention": 2, "ffn_0": 2, "ffn_1": 3}
+    final = rows(prepared, tmp_path / "trial", {"method": "rtn", "texts": 8, "bits": bits})[-1]
+    stored = sum(cells[part, str(each)]["bytes"] for part, each in bits.items())
+    assert abs(final["size_bytes"] - found["fixed_bytes"] - stored) < SLACK
+    head = json.loads((Path(final["artifact"]) / "config.json").read_text())
+    own = {name: entry[KEY]["bits"] for name, entry in head["packing"].items()}
+    assert [own[name] for name in own if ".1." in name and "attention" not in name] == [3, 3]
+    assert sorted(own.values()) == [2] * (BODY - 2) + [3, 3]
+
+
+@pytest.mark.parametrize(("choices", "calibration", "message"), [
+    ({"ffn_7": [4]}, {}, "ffn_7 is not rounded; legal: attention, ffn, attention_0"),
+    ({"ffn": [4], "ffn_0": [4], "ffn_1": [4]}, {}, "every block of ffn has bits of its own; leave out ffn"),
+    ({"ffn": [4]}, {"sites": ["attention"]}, "ffn is not rounded; legal: attention, attention_0"),
+    ({"ffn": [1]}, {}, "parameter 'bits'")])
+def test_parts_that_cannot_be_measured_are_one_line(prepared, tmp_path, choices, calibration, message):
+    with pytest.raises(UserError, match=message) as caught:
+        sensitivity(prepared, tmp_path, choices, **calibration)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

@@ -52,9 +52,9 @@ class Block:
     """Linears of one block of `model`, in order, and `parts` of its attention where all of it is there."""
 
     def __init__(self, model: Backbone, name: str, linears: Sequence[str], parts: Parts | None, feed: Feed,
-                 method: PostTraining, bits: int, intervals: Intervals):
+                 methods: Mapping[str, PostTraining], bits: int, intervals: Intervals):
         self.model, self.name, self.linears, self.parts = model, name, list(linears), parts
-        self.feed, self.method, self.bits, self.intervals = feed, method, bits, intervals
+        self.feed, self.methods, self.bits, self.intervals = feed, methods, bits, intervals
         self.layers: dict[str, Layer] = {}
         self.biases: dict[str, Tensor] = {}
         """New biases by the name of their tensor."""
@@ -103,7 +103,8 @@ class Block:
     def round(self, name: str, statistics: Calibration) -> None:
         """Round one Linear, in place of what it was; weights that share its memory stay as they are."""
         weight = self.linear(name).weight
-        done = quantize(self.method, weight, statistics.merged(name) if self.method.needs else None)
+        method = self.methods[name]
+        done = quantize(method, weight, statistics.merged(name) if method.needs else None)
         self.layers[name] = Layer(done, Running(self.bits, self.intervals.boundaries), weight.detach())
         self.put(name)
 

@@ -99,12 +99,19 @@ def assign(table: Sequence[Cost], budget: int) -> dict[str, str]:
                        f"{MOST_CUTS} assignments just above {budget} bytes")
 
 
-def assignments(table: Sequence[Cost], count: int) -> list[dict[str, str]]:
-    """Different best assignments for `count` budgets evenly spaced from the smallest to the largest total:
-    start points."""
-    sites = list(dict.fromkeys(cost.site for cost in table))
-    least, most = (sum(pick(cost.bytes for cost in table if cost.site == site) for site in sites)
-                   for pick in (min, max))
-    budgets = np.linspace(least, most, count).astype(int) if count > 1 else np.array([most])
+def smallest(table: Sequence[Cost]) -> int:
+    """Bytes of the smallest assignment."""
+    return sum(min(cost.bytes for cost in table if cost.site == site)
+               for site in dict.fromkeys(cost.site for cost in table))
+
+
+def assignments(table: Sequence[Cost], count: int, most: int | None = None) -> list[dict[str, str]]:
+    """Different best assignments for `count` budgets evenly spaced from the smallest total to the largest, or
+    to `most` bytes where that is less: start points. One budget is the largest. Raises `UserError` where none
+    is small enough."""
+    sites = dict.fromkeys(cost.site for cost in table)
+    largest = sum(max(cost.bytes for cost in table if cost.site == site) for site in sites)
+    end = largest if most is None else min(most, largest)
+    budgets = np.linspace(smallest(table), end, count).astype(int) if count > 1 else np.array([end])
     found = [assign(table, int(budget)) for budget in budgets]
     return list({tuple(each.items()): each for each in found}.values())
