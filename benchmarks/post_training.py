@@ -90,6 +90,14 @@ def main() -> None:
     base, corpus = load(shared["base"], run_codes=False), TokenizedCorpus.open(Path(shared["corpus"]))
     states = compared_states(base, corpus, config, args.heldout)
     packed, found = Packed.pack(base.model, base.config, base.lexicon), {}
+    figures: dict = {
+        "settings": args.settings, "texts": args.texts, "heldout": args.heldout, "seeds": args.seeds,
+        "base": {"process": args.base, **{key: base.facts[key] for key in ("steps", "train_seconds")},
+                 "nll_bound": bound(base, corpus, config, args.heldout)},
+        "parameters": sum(value.numel() for value in base.model.parameters()),
+        "trial": {method: trial_seconds(packed, base, corpus, states[TEXT], config, method)
+                  for method in ("rtn", "awq", "gptq")},
+        "columns": {}, "rows": {row: {} for row in ROWS}, "targets": []}
     for column in COLUMNS:
         for row in ROWS:
             calibration = calibration_of(row, column, args.texts)
@@ -99,19 +107,12 @@ def main() -> None:
                 for seed in range(args.seeds if needed else 1)]
             texts = [f"{one[TEXT]['kl']:.5f}" for one in found[row, column]]
             print(f"{column:10s} {row:38s}", *texts, flush=True)
-    figures = {
-        "settings": args.settings, "texts": args.texts, "heldout": args.heldout, "seeds": args.seeds,
-        "base": {"process": args.base, **{key: base.facts[key] for key in ("steps", "train_seconds")},
-                 "nll_bound": bound(base, corpus, config, args.heldout)},
-        "parameters": sum(value.numel() for value in base.model.parameters()),
-        "columns": {name: dict(zip(("weight_bits", "group", "activation_bits"), what, strict=True))
-                    for name, what in COLUMNS.items()},
-        "rows": {row: {column: summary(found[row, column], found[RTN, column], found[GPTQ, column])
-                       for column in COLUMNS} for row in ROWS},
-        "targets": [target(found, *each) for each in TARGETS],
-        "trial": {method: trial_seconds(packed, base, corpus, states[TEXT], config, method)
-                  for method in ("rtn", "awq", "gptq")}}
-    save(args.name, figures)
+        figures["columns"][column] = dict(zip(("weight_bits", "group", "activation_bits"), COLUMNS[column],
+                                              strict=True))
+        for row, cells in figures["rows"].items():
+            cells[column] = summary(found[row, column], found[RTN, column], found[GPTQ, column])
+        figures["targets"] += [target(found, *each) for each in TARGETS if each[1] == column]
+        save(args.name, figures)  # a column that is there is kept, should the next not be
     show(figures)
 
 

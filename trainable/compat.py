@@ -22,6 +22,24 @@ def int8_matmul(codes: Tensor, weights: Tensor) -> Tensor:
     return torch._int_mm(codes, weights)
 
 
+def pack_fbgemm(codes: Tensor, scale: Tensor) -> Any:
+    """int8 [m, k] with a scale [m] a row, in FBGEMM's layout. Raises RuntimeError where torch lacks it."""
+    zeros = torch.zeros(len(scale), dtype=torch.long)
+    weight = torch._make_per_channel_quantized_tensor(codes.contiguous(), scale.double(), zeros, 0)
+    return torch.ops.quantized.linear_prepack(weight, None)
+
+
+def unpack_fbgemm(packed: Any) -> Tensor:
+    """The codes that `pack_fbgemm` was given, int8 [m, k]."""
+    return torch.ops.quantized.linear_unpack(packed)[0].int_repr()
+
+
+def fbgemm_linear(x: Tensor, packed: Any) -> Tensor:
+    """float32 [n, k] times the transpose of the packed weight -> float32 [n, m]: x is rounded to whole
+    numbers (beyond -128 to 127 it is cut), which are summed in int32 and scaled by row of the weight."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, 1.0, 128, packed)
+
+
 def int8_weight_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
     """bf16 [n, k] times the transpose of int8 [m, k] with a bf16 scale [m] a row -> bf16 [n, m]."""
     return torch._weight_int8pack_mm(x, codes, scale)

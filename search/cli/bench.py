@@ -62,7 +62,8 @@ def bench(
     counts = counts or [count for count in STEPS if count <= most] or [most]
     found: dict[str, Any] = {"artifact": artifact.name, "against": against and Path(against).name,
                              "unit": "ms a sentence", "repeats": repeats, "table": table,
-                             **measuring.surroundings(device), "cells": []}
+                             **measuring.surroundings(device), "products": measuring.kernels(sides),
+                             "cells": []}
     from search.cli.generate import waiting
 
     with waiting("measuring memory"):
@@ -150,6 +151,10 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
         sizes.append(["ratio", *(_share(found["memory"], key) for key in ("disk", "resident", "peak"))])
     console.print(grid(None, ["", "on disk", "in memory", "peak"], sizes,
                        right=["on disk", "in memory", "peak"]))
+    for name, used in zip(names, found["products"], strict=True):
+        if used:
+            counts = ", ".join(f"{kind} {count}" for kind, count in sorted(used.items()))
+            console.print(f"[dim]{name}: layers of int8 by product: {counts}[/]")
     console.print(f"[dim]ms a sentence: median (95%); {shown(written)}, {shown(picture)}[/]")
 
 

@@ -6,7 +6,16 @@ import torch
 import transformers
 
 from trainable import compat
-from trainable.compat import int4_weight_matmul, int8_matmul, int8_weight_matmul, lerp_all_, pack_int4
+from trainable.compat import (
+    fbgemm_linear,
+    int4_weight_matmul,
+    int8_matmul,
+    int8_weight_matmul,
+    lerp_all_,
+    pack_fbgemm,
+    pack_int4,
+    unpack_fbgemm,
+)
 
 
 def seeded():
@@ -30,6 +39,20 @@ def test_torch_2_13_int_mm_sums_exactly():
     a, b = (torch.randint(-128, 128, shape, generator=seeded(), dtype=torch.int8)
             for shape in ((24, 64), (64, 32)))
     assert torch.equal(int8_matmul(a, b), a.int() @ b.int())
+
+
+def test_torch_2_13_fbgemm_takes_our_scale_and_keeps_the_codes():
+    codes = torch.randint(-127, 128, (32, 64), generator=seeded(), dtype=torch.int8)
+    scale = torch.rand(32, generator=seeded()) / 100
+    try:
+        packed = pack_fbgemm(codes, scale)
+    except RuntimeError as error:
+        pytest.skip(f"no FBGEMM here: {error}")
+    assert torch.equal(unpack_fbgemm(packed), codes)
+    x = torch.tensor([-200.0, -3.4, 0.5, 1.5, 2.6, 60.0] + [0.0] * 58)[None]  # small: no CPU overflows
+    rounded = torch.tensor([-128.0, -3.0, 0.0, 2.0, 3.0, 60.0] + [0.0] * 58)[None]
+    expected = rounded.double() @ (codes.double() * scale.double()[:, None]).t()
+    torch.testing.assert_close(fbgemm_linear(x, packed).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_torch_2_13_weight_int8pack_mm_is_the_product_with_scaled_rows():

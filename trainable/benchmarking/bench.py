@@ -22,6 +22,7 @@ from trainable.artifacts.packed import CONFIG, WEIGHTS
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.parts import Table
+from trainable.quantization.body_formats import products
 from trainable.seeds import stream
 
 BASE = "base"
@@ -79,6 +80,11 @@ def _summary(times: np.ndarray) -> dict[str, Any]:
     middle = float(np.median(times))
     return {"p50": middle, "p95": float(np.quantile(times, 0.95)), "interval": list(median_interval(times)),
             "throughput": 1000 / middle, "times": [round(float(value), 4) for value in times]}
+
+
+def kernels(sides: Sequence[Loaded]) -> list[dict[str, int]]:
+    """For each model how many layers run which product of int8 codes, as chosen when it was loaded."""
+    return [products(side.model) for side in sides]
 
 
 def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:

@@ -59,6 +59,8 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
     assert own["weights"] == (pair[1] / "model.safetensors").stat().st_size < base["weights"]
     assert 0 < own["disk"] < base["disk"] and own["peak"] >= own["resident"]
     assert found["threads"] >= 1 and found["processor"]
+    assert sum(found["products"][0].values()) > 0 and found["products"][1] == {}
+    assert "layers of int8 by product" in shown
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

@@ -7,7 +7,7 @@ from spaces.config import TrialConfig
 from trainable.artifacts.artifact import load
 from trainable.artifacts.model_card import CARD
 from trainable.benchmarking.bench import open_pair
-from trainable.quantization.body_formats import CodedLinear
+from trainable.quantization.body_formats import products
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 def test_the_exported_codes_are_what_was_measured(finished):
     prepared, events = finished
     loaded = load(events[-1]["artifact"])
-    assert sum(isinstance(module, CodedLinear) for module in loaded.model.modules()) == 6
+    assert sum(products(loaded.model).values()) == 6
     again = job("remeasure", artifact=events[-1]["artifact"], prepared=prepared, seed=0)
     for name in ("nll_bound", "perplexity", "size_bytes", "bits_per_weight", "controllability"):
         assert again[name] == pytest.approx(events[-1][name], rel=1e-4), name
