@@ -42,13 +42,10 @@ RTN, CLEAN, MASKED = "rtn", "gptq, clean", "gptq, corrupted"
 ROWS: dict[str, dict] = {
     RTN: {"method": "rtn"},
     "rtn + rotation": {"method": "rtn", "transforms": ["rotation"]},
-    "smoothquant, corrupted": {"method": "smoothquant"},
-    "awq, corrupted": {"method": "awq"},
     CLEAN: {"method": "gptq", "source": "clean"},
     MASKED: {"method": "gptq"},
-    "gptq, corrupted, cgq_thirdparty": {"method": "gptq", "token_weight": "cgq_thirdparty"},
     "gptq + rotation, corrupted": {"method": "gptq", "transforms": ["rotation"]},
-    "gptq + rotation + smoothquant, corrupted": {"method": "gptq", "transforms": ["smoothquant", "rotation"]},
+    "gptq, corrupted, cgq_thirdparty": {"method": "gptq", "token_weight": "cgq_thirdparty"},
 }
 BITS = 4
 TARGETS = ((MASKED, RTN, "at most", 0.9), (CLEAN, RTN, "above", 1.0), ("best", MASKED, "at most", 0.8))
