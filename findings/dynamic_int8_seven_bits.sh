@@ -10,7 +10,7 @@
 # Source: torch/ao/nn/quantized/dynamic/modules/linear.py (reduce_range=True). On x86-64; other processors
 # use qnnpack.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   torch 2.13.0+cpu, engine x86
 #   expected: 255 steps: relative error 0.0039; largest distance of the layer's output from this
 #     reference 1.0e-02
