@@ -9,7 +9,15 @@ import torch
 from calibration_problems import assert_same_bits
 
 from trainable.quantization.post_training.interval_scales import IntervalScales
-from trainable.quantization.post_training.running import AttentionRounding, Running, layout_of, restored
+from trainable.quantization.post_training.none import NoRounding
+from trainable.quantization.post_training.quantize import quantize
+from trainable.quantization.post_training.running import (
+    AttentionRounding,
+    RoundedLinear,
+    Running,
+    layout_of,
+    restored,
+)
 
 SHAPE = (6, 8)
 FULL = Running(4, (0.25, 0.5), torch.rand(3, 2), torch.rand(3, 2), IntervalScales(torch.rand(3, 6),
@@ -35,6 +43,16 @@ def test_nothing_is_nothing():
     assert Running(8).entry() is None and Running(8).arrays() == {}
     assert layout_of({"activation_bits": 8}, SHAPE) == {}
     assert restored({"activation_bits": 8}, {}, SHAPE) == Running(8) and Running(16).plain
+
+
+@pytest.mark.parametrize("running", [Running(16, scales=IntervalScales(torch.rand(1, 6), torch.ones(1, 8))),
+                                     Running(4)], ids=["scales", "inputs"])
+def test_a_model_in_bfloat16_is_computed_in_float32(running):
+    weight, bias = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)), torch.ones(6)
+    layer = RoundedLinear(quantize(NoRounding(NoRounding.Params()), weight), running, bias.bfloat16())
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert layer(x).dtype == torch.bfloat16
+    assert_same_bits(layer(x), layer(x.float()).bfloat16())
 
 
 @pytest.mark.parametrize(("path", "value"), [

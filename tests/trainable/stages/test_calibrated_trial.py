@@ -16,7 +16,7 @@ from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.artifacts.model_card import CARD
 from trainable.quantization.post_training.stored import KEY, RoundedLinear
-from trainable.stages.prepare import Prepared
+from trainable.stages.prepare import Prepared, check_calibration
 from trainable.stages.trial import run_trial
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
@@ -153,6 +153,17 @@ def test_every_way_loads_as_it_was_measured(prepared, tmp_path, calibration):
         )
     )[-1]
     assert again["kl_to_base"] == final["kl_to_base"] > 0
+
+
+def test_more_texts_than_there_are_is_said_before_anything_is_trained(prepared):
+    for source in ("clean", "rollout"):
+        settings = {**SETTINGS, "calibration": {"method": "gptq:3", "texts": 9999, "source": source}}
+        config = TrialConfig.model_validate(settings)
+        if source == "rollout":
+            check_calibration(config, Path(prepared.corpus))
+            continue
+        with pytest.raises(UserError, match="calibration.texts: 9999 asked for, the training text has"):
+            check_calibration(config, Path(prepared.corpus))
 
 
 def test_generation_and_bench_run_it(gptq, prepared, tmp_path, capsys, monkeypatch):

@@ -203,7 +203,8 @@ class RoundedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = done.weight.shape
         self.weight = nn.Parameter(done.weight.to(device), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().to(device, torch.float32),
+                                                           requires_grad=False)
         self.maps = tuple(
             ChannelScale(each.scale.to(device)) if isinstance(each, ChannelScale) else each
             for each in done.maps
@@ -221,8 +222,10 @@ class RoundedLinear(nn.Module):
                              else scales.inputs.to(device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in] -> [..., out]. Gradients pass the rounding straight through."""
-        x = self.mapped(x)
+        """[..., in] -> [..., out], computed in float32. Gradients pass the rounding straight through."""
+        return self._computed(self.mapped(x.float())).to(x.dtype)
+
+    def _computed(self, x: Tensor) -> Tensor:
         rounded = self.activations.fake_quantize(x.detach(), self._ends(x.detach()))
         x = x + (rounded - x).detach()
         if self.outputs is None:
