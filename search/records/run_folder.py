@@ -217,7 +217,7 @@ class RunFolder:
     def state(self) -> str:
         """running, finished, interrupted or failed; a run that says it is running and has no writer
         was interrupted."""
-        state = self.meta.get("state", "running")
+        state = self.meta.get("state") or "running"
         return "interrupted" if state == "running" and not self.is_live() else state
 
     def write_parquet(self) -> None:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
 from spaces.errors import UserError, one_line
+from spaces.values import cut
 from trainable.artifacts.assembling import blank_model, filled, shapes_of
 from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.packed import CONFIG, FORMAT, LEXICON, WEIGHTS, Packed
@@ -159,7 +160,7 @@ def read_files(path: Path) -> tuple[dict, TrialConfig, Lexicon, dict[str, Form]]
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("config", *first["loc"]))
-        raise UserError(f"{path / CONFIG}: {key}: {first['msg']}") from None
+        raise UserError(f"{path / CONFIG}: {cut(key, 200)}: {cut(first['msg'], 400)}") from None
     except (RuntimeError, SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError,
             RecursionError) as error:
         raise UserError(f"{path}: {one_line(error)}") from None

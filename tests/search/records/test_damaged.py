@@ -53,6 +53,14 @@ def test_run_json_that_was_edited(meta, words):
     assert words in meta_problem(meta) and meta_problem({"of_the_future": [1], "box": None}) is None
 
 
+@pytest.mark.parametrize("state", [None, ""])
+def test_a_run_whose_state_was_edited_away_was_interrupted(plain, tmp_path, state):
+    run = damaged(plain, "front", 0, tmp_path / "run")
+    meta = json.loads((run / META).read_text())
+    (run / META).write_text(json.dumps({**meta, "state": state}))
+    assert RunFolder.open(run).state == "interrupted"
+
+
 def test_a_space_that_was_edited_between_sessions_is_noticed(plain, tmp_path, capsys):
     from search.cli.main import main
 
