@@ -102,7 +102,8 @@ def choose(seconds: Mapping[Name, Sequence[float]]) -> Name:
 @torch.no_grad()
 def timed(layers: Mapping[Name, nn.Module], width: int) -> dict[Name, list[float]]:
     """Seconds of layers [.., width] -> [.., out] at each of `ROWS_TIMED`: the fastest of a few calls, layers
-    in turns."""
+    in turns. With one thread they are the CPU's, so that other work on the machine does not decide."""
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
     noise = torch.Generator().manual_seed(0)
     found: dict[Name, list[float]] = {name: [] for name in layers}
     for rows in ROWS_TIMED:
@@ -112,9 +113,9 @@ def timed(layers: Mapping[Name, nn.Module], width: int) -> dict[Name, list[float
             for name, layer in layers.items():
                 layer(x)  # so that its weight is in the cache
                 for _ in range(REPEATS):
-                    began = time.perf_counter()
+                    began = clock()
                     layer(x)
-                    best[name] = min(best[name], time.perf_counter() - began)
+                    best[name] = min(best[name], clock() - began)
         for name, taken in best.items():
             found[name].append(taken)
     return found
