@@ -28,7 +28,7 @@ ROWS_TIMED = (8, 64)
 """Rows of activations that products are timed at: a few texts, and many."""
 OUT_TIMED, IN_TIMED = 512, 4096
 """Outputs and inputs of the largest weight that is timed: a larger one is timed by a part of it."""
-REPEATS, PASSES = 3, 3
+REPEATS, PASSES = 3, 8
 """Calls in a row, and how often: the fastest of them counts."""
 
 
