@@ -36,7 +36,7 @@ def reweighted(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
     """One text per target, with all passes that it took. `task.prepare` must have been called."""
     layouts = [task.layout(target, length, corpus) for target in targets]
     begins = None if corpus.tokens is None else torch.from_numpy(corpus.tokens.starts)
-    before = _settle(sampling, task, layouts, generator, begins)
+    before = _settle(sampling, task, layouts, config.power, generator, begins)
     prompt = torch.stack([each.prompt for each in layouts])
     guide = _guide(layouts, config.power, begins)
     ids, passes = sampling.generate(len(layouts), length, generator, guide, prompt)
@@ -95,10 +95,10 @@ def _guide(layouts: Sequence[Layout], power: float, begins: Tensor | None) -> La
 
 
 @torch.no_grad()
-def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
+def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout], power: float,
             generator: torch.Generator, begins: Tensor | None) -> Tensor:
-    """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely. One
-    pass, where needed: how many [n] each text took."""
+    """Draw where phrases stand and which tag rows are aimed at, by what the model finds likely and
+    the weights prefer. One pass, where needed: how many [n] each text took."""
     passes = torch.tensor([int(bool(each.phrases or each.patterns)) for each in layouts])
     chosen = [each for each in layouts if each.phrases or each.patterns]
     if not chosen:
@@ -114,7 +114,8 @@ def _settle(sampling: Sampling, task: ControlTask, layouts: Sequence[Layout],
         for first, tags, weight in each.patterns:
             _aim(each, task, first, tags, weight, log_probs, generator)
         if each.phrases:
-            _place(each, log_probs, generator, begins)
+            weighed = log_probs if each.weights is None else log_probs + power * each.weights
+            _place(each, weighed, generator, begins)
     return passes
 
 
@@ -140,10 +141,16 @@ def _place(layout: Layout, log_probs: Tensor, generator: torch.Generator, begins
 def _aim(layout: Layout, task: ControlTask, first: int, tags: Tensor, weight: Tensor, log_probs: Tensor,
          generator: torch.Generator) -> None:
     """Draw one of the tag rows [K, n] that may stand from position `first` on, and prefer words
-    of its tags there."""
+    of its tags there.
+
+    `weight` [K] says how often text has each. The model's view of a place counts by how far it differs from
+    its view of all places, p(tag here) / p(tag): how frequent a tag is anyway has gone into `weight`.
+    """
     share = counted(task).tag_given_word
-    here = (log_probs[first:first + tags.shape[1]].exp() @ share).clamp(min=FLOOR).log()
-    likely = here[torch.arange(tags.shape[1]), tags].sum(1) + weight
+    everywhere = log_probs.exp() @ share
+    here = everywhere[first:first + tags.shape[1]].clamp(min=FLOOR).log()
+    usual = everywhere.mean(0).clamp(min=FLOOR).log()
+    likely = (here[torch.arange(tags.shape[1]), tags] - usual[tags]).sum(1) + weight
     drawn = tags[int(torch.multinomial(likely.softmax(0), 1, generator=generator))]
     if layout.weights is None:
         layout.weights = torch.zeros(len(layout.prompt), len(share))

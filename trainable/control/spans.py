@@ -117,12 +117,12 @@ class Spans(ControlTask):
         return self.syntax
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
-        """A tag row seen as such a phrase, drawn where the model finds it likely. A phrase that text
-        never showed is left to chance, as it is under gradients."""
+        """A tag row seen as such a phrase, drawn as often as text shows it and the model finds it likely. A
+        phrase that text never showed is left to chance, as it is under gradients."""
         made, syntax = Layout.free(length), counted(self)
         for first, last, label in self.requested_spans(target):
             if syntax.known(label, last - first + 1) and last + 3 <= length:
-                made.patterns.append((first, *syntax.phrases[label, last - first + 1]))
+                made.patterns.append((first, *syntax.rows(label, last - first + 1)))
                 made.count_words(last + 3)
         return made
 

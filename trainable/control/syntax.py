@@ -55,6 +55,8 @@ class Syntax:
     phrases: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     """(label, words) -> tag rows [K, words + 2] with both neighbors, and the log share of their sightings
     [K] that were such a phrase."""
+    often: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    """The log share [K] that each of these rows has among them, as often as text showed them."""
 
     @classmethod
     def count(cls, corpus: TokenizedCorpus, oracle: Oracle, phrases: bool = True) -> Syntax:
@@ -84,7 +86,8 @@ class Syntax:
         tables = {key: (torch.tensor([row for row, _ in rows_]),
                         torch.tensor([n / windows[row] for row, n in rows_]).log())
                   for key, rows_ in kept.items()}
-        return cls(_normalized(tags), tables)
+        often = {key: _log_shares([n for _, n in rows_]) for key, rows_ in kept.items()}
+        return cls(_normalized(tags), tables, often)
 
     @classmethod
     def of_tags(cls, table: dict[str, dict[str, float]], vocab: Sequence[str]) -> Syntax:
@@ -113,6 +116,13 @@ class Syntax:
                                    for window in windows])
         return total
 
+    def rows(self, label: str, words: int) -> tuple[Tensor, Tensor]:
+        """Tag rows [K, words + 2] of such phrases, both neighbors with them, and the log [K] of how often
+        each was one: its share of the phrase's sightings, times the share of the row's own sightings that
+        were such a phrase."""
+        tags, share = self.phrases[label, words]
+        return tags, share + self.often[label, words]
+
     def known(self, label: str, words: int) -> bool:
         """Whether text showed such a phrase."""
         return (label, words) in self.phrases
@@ -122,6 +132,11 @@ def tag_weights(share: Tensor, tags: Tensor) -> Tensor:
     """[n] tags -> [n, V] log of how often each word carries the tag, from shares [V, len(TAGS)].
     Finite everywhere."""
     return share.T[tags].clamp(min=FLOOR).log()
+
+
+def _log_shares(counts: Sequence[int]) -> Tensor:
+    numbers = torch.tensor(counts, dtype=torch.float32)
+    return (numbers / numbers.sum()).log()
 
 
 def _normalized(counts: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Tree(Spans):
                 continue
             inside = [span for span in spans
                       if first <= span[0] and span[1] <= last and span != (first, last, label)]
-            tags, share = syntax.phrases[label, last - first + 1]
+            tags, share = syntax.rows(label, last - first + 1)
             made.patterns.append((first, tags, share + syntax.explained(tags, first, inside)))
             covered.append((first, last, label))
         return made

@@ -14,6 +14,8 @@ from trainable.control.base import TaskContext
 from trainable.control.generating import controlled, guided
 from trainable.control.layouts import FREE, Layout, merged
 from trainable.control.lexicon import contains
+from trainable.control.reweighting import _aim, _place
+from trainable.control.syntax import tag_weights
 from trainable.corpora.tokenized import END, PAD, START
 from trainable.registry import TASKS
 
@@ -134,3 +136,35 @@ def test_phrases_find_places_among_free_words_alone():
     made.keep(2, [9])
     assert made.places(2) == [3] and made.places(1) == [1, 3, 4] and made.places(3) == []
     assert Layout.free(6).places(2) == [1, 2, 3]
+
+
+def test_a_phrase_is_placed_where_the_weights_of_other_targets_want_it():
+    word = CORPUS.encode(["restaurant"])[0]
+    layout = Layout.of_length(6, LENGTH)
+    layout.phrases, layout.weights = [[word]], torch.zeros(LENGTH, len(CORPUS.vocab))
+    layout.weights[1:7, word] = -13.8
+    layout.weights[4, word] = 0.0
+    even = torch.zeros(LENGTH, len(CORPUS.vocab)).log_softmax(1)
+    places = []
+    for seed in range(20):
+        made = Layout(layout.prompt.clone(), [[word]], layout.weights)
+        _place(made, even + made.weights, torch.Generator().manual_seed(seed), None)
+        places.append((made.prompt == word).nonzero().flatten().tolist())
+    assert places == [[4]] * 20
+
+
+def test_tag_rows_are_drawn_as_often_as_text_shows_them():
+    task = task_of("spans")
+    (label, words), share = max(((key, share) for key, share in task.syntax.often.items()
+                                 if key[1] + 3 <= LENGTH), key=lambda item: len(item[1]))
+    assert float(share.exp().sum()) == pytest.approx(1, abs=1e-4) and (share.diff() <= 0).all()
+    tags, weight = task.syntax.rows(label, words)
+    assert torch.equal(tags, task.syntax.phrases[label, words][0])
+    even = torch.zeros(LENGTH, len(CORPUS.vocab)).log_softmax(1)  # every place alike: the model says nothing
+    drawn, wanted = torch.zeros(len(tags)), [tag_weights(task.syntax.tag_given_word, row) for row in tags]
+    for seed in range(300):
+        layout = Layout.free(LENGTH)
+        _aim(layout, task, 1, tags, weight, even, torch.Generator().manual_seed(seed))
+        found = layout.weights[1:1 + tags.shape[1]]
+        drawn[next(i for i, row in enumerate(wanted) if row.equal(found))] += 1
+    assert (drawn / 300 - weight.softmax(0)).abs().max() < 0.1
