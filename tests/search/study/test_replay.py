@@ -20,7 +20,7 @@ from spaces.schema import Space
 
 RUNGS = (10, 20, 40)
 MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60},
-           "scheduler": {"name": "promotion", "startup": 3}}
+           "scheduler": {"name": "promotion", "startup": 3}, "budget": {"trials": 24}}
 SIMPLE = {"sampler": {"name": "tpe", "startup": 5}}
 FINITE = {"sampler": {"name": "ehvi", "startup": 5}, "budget": {"trials": 99},
           "search": {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
@@ -90,7 +90,8 @@ class Run:
 def test_any_timing_and_any_number_of_workers_give_the_same_search(methods):
     space = make_space(deterministic=6, **methods)
     plain = Run(space, MemoryRecords(), 6, trials()).story()
-    assert len(plain) == 40 and {state for _, state, *_ in plain} == {"complete", "stopped", "failed"}
+    assert len(plain) == space.budget.trials
+    assert {state for _, state, *_ in plain} == {"complete", "stopped", "failed"}
     for workers, jitter in [(6, 1), (6, 2), (3, 3), (1, 4), (20, 5)]:
         assert Run(space, MemoryRecords(), workers, trials(jitter)).story() == plain, (workers, jitter)
 
@@ -168,7 +169,7 @@ def killed_after(events, space, folder, evaluate):
 
 
 @pytest.mark.parametrize("killed, methods",
-                         [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (45, MODELED)])
+                         [(1, SIMPLE), (7, SIMPLE), (30, SIMPLE), (61, SIMPLE), (25, MODELED)])
 @pytest.mark.parametrize("deterministic", [0, 4])
 def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened(tmp_path, killed,
                                                                                  deterministic, methods):
@@ -179,11 +180,11 @@ def test_a_killed_run_goes_on_and_a_deterministic_one_as_if_nothing_had_happened
     before = {row["trial"] for row in folder.rows() if row["state"] != "rung"}
     run = Run(space, folder, 4, trials(8))
     ends = [row["trial"] for row in folder.rows() if row["state"] != "rung"]
-    assert len(ends) == len(set(ends)) == 40 and before <= set(ends)
+    assert len(ends) == len(set(ends)) == space.budget.trials and before <= set(ends)
     if deterministic:
         assert run.story() == whole
     found = replayed(space, run.problem, folder)
-    assert found.different is None and found.same >= 40
+    assert found.different is None and found.same >= space.budget.trials
     folder.close()
 
 
