@@ -180,7 +180,8 @@ class Int8Dynamic(Int8Weight):
 def fastest_int8(shape: Shape, threads: int) -> int8_products.Name:
     """The product for int8 weights [out, in] on this CPU by a short timing, once for a process; of a large
     weight a part is timed. `threads`: as many as torch has. Never one that is slower than float32."""
-    out, width = min(shape[0], int8_products.OUT_TIMED), min(shape[1], int8_products.IN_TIMED)
+    width = shape[1]
+    out = max(1, min(shape[0], int8_products.VALUES_TIMED // width))
     weight = torch.randn(out, width, generator=torch.Generator().manual_seed(0))
     layers: dict[int8_products.Name, nn.Module] = {}
     for name in int8_products.offered(torch.device("cpu")):

@@ -26,8 +26,9 @@ Name = Literal["int_mm", "fbgemm", "float32"]
 FLOAT32: Name = "float32"
 ROWS_TIMED = (8, 64)
 """Rows of activations that products are timed at: a few texts, and many."""
-OUT_TIMED, IN_TIMED = 512, 4096
-"""Outputs and inputs of the largest weight that is timed: a larger one is timed by a part of it."""
+VALUES_TIMED = 1 << 22
+"""Of the largest weight that is timed: of a larger one fewer outputs are. Making codes costs the same for few
+outputs as for many, so that a small part of a weight would speak for float32."""
 REPEATS, PASSES = 3, 8
 """Calls in a row, and how often: the fastest of them counts."""
 
