@@ -13,7 +13,7 @@
 # models/stablelm/modeling_stablelm.py and models/nemotron/modeling_nemotron.py, decoder layers;
 # models/gpt_neo/modeling_gpt_neo.py.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   transformers 5.23.0, torch 2.13.0+cpu
 #   seen: llama: eager sees, eager + a padded neighbor sees, sdpa sees, sdpa + a padded neighbor sees
 #   seen: qwen3: eager sees, eager + a padded neighbor sees, sdpa sees, sdpa + a padded neighbor sees
