@@ -7,6 +7,7 @@ Read in the versions below; tests/trainable/test_compat.py says what each has to
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ def int8_matmul(codes: Tensor, weights: Tensor) -> Tensor:
 def pack_fbgemm(codes: Tensor, scale: Tensor) -> Any:
     """int8 [m, k] with a scale [m] a row, in FBGEMM's layout. Raises RuntimeError where torch lacks it."""
     zeros = torch.zeros(len(scale), dtype=torch.long)
-    weight = torch._make_per_channel_quantized_tensor(codes.contiguous(), scale.double(), zeros, 0)
+    with warnings.catch_warnings():  # that torch will drop quantized tensors one day: met here, not by users
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation functions.*")
+        weight = torch._make_per_channel_quantized_tensor(codes.contiguous(), scale.double(), zeros, 0)
     return torch.ops.quantized.linear_prepack(weight, None)
 
 

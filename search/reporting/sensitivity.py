@@ -20,8 +20,9 @@ def sensitivity(events: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     def along(part: str, key: str) -> list[float | None]:
         return [_finite(cells[part, number][key]) if (part, number) in cells else None for number in bits]
-    rows: list[dict[str, Any]] = [{"part": part, "kl_per_bit": _finite(per_bit.get(part)), "kl": along(part, "kl"),
-             "bytes": along(part, "bytes")} for part in dict.fromkeys(part for part, _ in cells)]
+    rows: list[dict[str, Any]] = [
+        {"part": part, "kl_per_bit": _finite(per_bit.get(part)), "kl": along(part, "kl"),
+         "bytes": along(part, "bytes")} for part in dict.fromkeys(part for part, _ in cells)]
     rows.sort(key=lambda row: -(row["kl_per_bit"] or 0.0))
     return {"bits": bits, "rows": rows}
 

@@ -47,7 +47,7 @@ def token_scales(x: Tensor) -> Tensor:
     return (x.abs().amax(1, keepdim=True) / 127).clamp_(min=SMALLEST)
 
 
-def _int_mm(x: Tensor, held: dict[str, Tensor], _: Any) -> Tensor:
+def _exact_rows(x: Tensor, held: dict[str, Tensor], _: Any) -> Tensor:
     scale = token_scales(x)
     codes = (x / scale).round_().to(torch.int8)
     least = 17 if x.is_cuda else 0  # CUDA's product wants more than 16 rows
@@ -67,7 +67,7 @@ def _decoded(codes: Tensor, scale: Tensor) -> Tensor:
 
 
 PRODUCTS: dict[Name, Int8Product] = {
-    "int_mm": Int8Product(lambda codes, scale: ({"codes": codes, "scale": scale}, None), _int_mm,
+    "int_mm": Int8Product(lambda codes, scale: ({"codes": codes, "scale": scale}, None), _exact_rows,
                           lambda held, _: _decoded(held["codes"], held["scale"])),
     "fbgemm": Int8Product(lambda codes, scale: ({"scale": scale}, pack_fbgemm(codes, scale)), _fbgemm,
                           lambda held, packed: _decoded(unpack_fbgemm(packed), held["scale"])),
