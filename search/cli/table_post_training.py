@@ -152,5 +152,6 @@ def rest(values: Mapping[str, Any], metric: str, generated: bool) -> str:
             continue
         if path.startswith("sampling.") and metric == KL and not generated:
             continue
-        found.append(f"{path.removeprefix('calibration.')}={compact(value)}")
+        if value not in ([], ()):  # nothing in a list of steps
+            found.append(f"{path.removeprefix('calibration.')}={compact(value)}")
     return ", ".join(found)

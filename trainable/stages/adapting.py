@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from spaces.config import TrialConfig
@@ -54,6 +53,8 @@ class Adapted(NamedTuple):
 
 def adapted_layers(model: Backbone) -> list[Adapted]:
     """In model order."""
+    from peft.tuners.lora import LoraLayer
+
     found = []
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):

@@ -15,7 +15,7 @@ RTN = {"method.name": "rtn", "method.bits": 3, "method.group": 0, "transforms": 
 
 
 def row(number, kl, settings, source="corrupted", bits=16, steps=20, state="complete", **more):
-    values = {**settings, "source": source, "activation_bits": bits}
+    values = {"corrections": [], **settings, "source": source, "activation_bits": bits}
     return {"trial": number, "rung": 1, "state": state, "fidelity": 4, "seconds": 1.0, "kl_to_base": kl,
             "perplexity": 10 * kl, "config.sampling.steps": steps,
             **{f"config.calibration.{name}": value for name, value in values.items()}, **more}
@@ -39,8 +39,8 @@ def seed(number):
 
 
 def table(printed, rows, *arguments):
-    code, out, _ = printed(rows, "--format", "json", *arguments)
-    assert code == OK
+    code, out, said = printed(rows, "--format", "json", *arguments)
+    assert code == OK, said
     return json.loads(out)
 
 

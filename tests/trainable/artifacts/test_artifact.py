@@ -99,7 +99,8 @@ NAME = "word_embedding.weight"
     (lambda head: head["packing"][NAME].pop("quantizer") and None,
      "does not fit its config.json: 'quantizer'"),
     (lambda head: head["packing"].update(nothing={"shape": [1, 1]}), "packing of nothing: shape .* None"),
-    (lambda head: head["packing"]["body.layer.0.output.dense.weight"]["body"].update(name="int4_weight"),
+    (lambda head: head["packing"]["body.layer.0.output.dense.weight"].update(
+        body={"name": "int4_weight"}),
      "int4_weight codes, shape .* expected 2048 elements, found 4096"),
 ])
 def test_a_config_that_lies_gives_one_line(copy, change, words):

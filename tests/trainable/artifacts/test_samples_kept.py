@@ -11,6 +11,9 @@ class Task:
 
     name = "length"
 
+    def said(self, target):
+        return f"{target['length']} words"
+
     def score(self, words, target):
         return {"success": float(len(words) == target["length"])}
 
@@ -22,7 +25,7 @@ def test_examples_are_few_and_say_what_was_asked():
     measurement.__dict__["_sentences"] = [["x"]] * 20
     shown = measurement.shown()
     assert len(shown) == 2 * EXAMPLES and shown[0] == {"task": "", "target": "", "text": "x", "success": None}
-    assert shown[-1] == {"task": "length", "target": "length=2", "text": "a b", "success": 1.0}
+    assert shown[-1] == {"task": "length", "target": "2 words", "text": "a b", "success": 1.0}
     json.dumps(shown)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers.models.diffusion_gemma import DiffusionGemmaTextConfig
 
 from trainable.models.backbone import Backbone
 from trainable.models.pretrained.checkpoint import HuggingFaceFolder
 from trainable.models.pretrained.tables import Source, gathered
+
+if TYPE_CHECKING:
+    from transformers.models.diffusion_gemma import DiffusionGemmaTextConfig
 
 TABLE = "model.decoder.embed_tokens.weight"
 _PARTS = {"body.": "model.decoder.layers.", "norm.": "model.decoder.norm.",
@@ -52,6 +54,8 @@ def shape(folder: HuggingFaceFolder) -> dict[str, Any]:
 
 
 def _text(folder: HuggingFaceFolder) -> DiffusionGemmaTextConfig:
+    from transformers.models.diffusion_gemma import DiffusionGemmaTextConfig
+
     said = folder.config.get("text_config")
     if not isinstance(said, dict):
         raise folder.problem("config.json: no text_config")

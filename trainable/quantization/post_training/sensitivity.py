@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from spaces.errors import UserError
@@ -68,6 +67,8 @@ def assign(table: Sequence[Cost], budget: int) -> dict[str, str]:
 
     Raises `UserError` when no assignment is that small, or a KL is not a number.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     if not table:
         return {}
     if bad := [cost for cost in table if not np.isfinite(cost.kl)]:
