@@ -186,7 +186,8 @@ def drill(kind: str, count: int, work: Path, start: int = 0,
         except Exception as error:  # noqa: BLE001 - every other one is a finding
             sums["tracebacks"] += 1
             where = traceback.extract_tb(error.__traceback__)[-1]
-            problems.append(f"{number}: {type(error).__name__}: {str(error)[:160]} "
+            said = str(error).replace(f"{work}/", "")[:160]  # no path of this machine in the results
+            problems.append(f"{number}: {type(error).__name__}: {said} "
                             f"({Path(where.filename).name}:{where.lineno})")
         finally:
             signal.alarm(0)

@@ -29,7 +29,7 @@ from trainable.artifacts.artifact import load
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted, spread
 from trainable.models.backbone import Backbone
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 from trainable.registry import PROCESSES
 from trainable.stages.prepare import Prepared
 from trainable.stages.trial import Trial
@@ -123,11 +123,9 @@ def bound(model: Backbone, config: TrialConfig, corpus: TokenizedCorpus) -> floa
     """Nats per word of held-out text, by the same times and noise for all."""
     process, rows = PROCESSES.build(config.diffusion), slice(0, config.evaluation.heldout)
     ids = torch.as_tensor(corpus.ids("valid")[rows].astype("int64"))
-    generator, training = torch.Generator().manual_seed(11), model.training
-    model.eval()
-    with frozen_weights(model):
+    generator = torch.Generator().manual_seed(11)
+    with at_rest(model):
         parts = [process.bound(model, batch, config.evaluation.times, generator) for batch in ids.split(64)]
-    model.train(training)
     total = sum(float(value.sum()) for part in parts for value in part.values())
     return total / float((corpus.lengths("valid")[rows] + 1).sum())
 

@@ -14,7 +14,7 @@ from trainable.diffusion.states import States, corrupted, joined, spread
 from trainable.metrics.base import Measurable, Metric, heldout_rows, scaled
 from trainable.models.backbone import Backbone
 from trainable.quantization.post_training.divergence import token_kl
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 
 BATCH = 64
 LEVELS = 8
@@ -98,11 +98,6 @@ class KLToBase(Metric):
         generator = m.generator("kl_to_base")
         rows = heldout_rows(m.corpus, scaled(m.config.evaluation.heldout, m.share), generator)
         ids = torch.from_numpy(m.corpus.ids("valid")[sorted(rows)].astype("int64")).to(m.device)
-        training = m.model.training
-        m.model.eval()
-        try:
-            with frozen_weights(m.model):
-                found = divergence(base, m.model, measured_states(base, m.process, ids, generator)).values()
-        finally:
-            m.model.train(training)
+        with at_rest(m.model):
+            found = divergence(base, m.model, measured_states(base, m.process, ids, generator)).values()
         return {"kl_to_base": found["kl"], "kl_to_base_se": found["se"], "kl_to_base_flips": found["flips"]}

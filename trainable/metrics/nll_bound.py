@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainable.metrics.base import Measurable, Metric, heldout_rows, scaled
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 
 BATCH, BATCHES = 64, 8
 """Sentences that share their times at most, and groups of such sentences at least: what the draw of times
@@ -39,15 +39,9 @@ class NLLBound(Metric):
         rows = heldout_rows(m.corpus, scaled(e.heldout, m.share), generator)
         ids = torch.from_numpy(m.corpus.ids("valid")[sorted(rows)].astype("int64")).to(m.device)
         words = torch.from_numpy(m.corpus.lengths("valid")[sorted(rows)].astype("int64")) + 1
-        training = m.model.training
-        m.model.eval()
-        try:
-            with torch.no_grad(), frozen_weights(m.model):
-                batches = ids.split(min(BATCH, math.ceil(len(ids) / BATCHES)))
-                parts = sum_parts([m.process.bound(m.model, batch, e.times, generator)
-                                   for batch in batches])
-        finally:
-            m.model.train(training)
+        batches = ids.split(min(BATCH, math.ceil(len(ids) / BATCHES)))
+        with at_rest(m.model):
+            parts = sum_parts([m.process.bound(m.model, batch, e.times, generator) for batch in batches])
         total = functools.reduce(torch.add, parts.values())
         per_word = float(total.sum() / words.sum())
         error = standard_error(total.cpu(), words.cpu(), [len(batch) for batch in batches])

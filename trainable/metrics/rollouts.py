@@ -13,7 +13,7 @@ from trainable.metrics.base import Measurable, Metric, scaled
 from trainable.metrics.kl_to_base import base_of
 from trainable.models.backbone import Backbone
 from trainable.quantization.post_training.divergence import error_by_step, stability_lag
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 
 MOST_ROWS = 64
 """Generations that are looked at, at most: every step of each is kept."""
@@ -120,24 +120,13 @@ def _pair(m: Measurable) -> _Pair | None:
 
 def _rolled(m: Measurable, model: Backbone, purpose: str, first_choice: bool = False) -> Rollout:
     count = min(MOST_ROWS, scaled(m.config.evaluation.samples, m.share))
-    training = model.training
-    model.eval()
-    try:
-        with frozen_weights(model):
-            return rollout(model, m.process, m.config.sampling, count, m.config.corpus.max_length,
-                           m.generator(purpose), first_choice)
-    finally:
-        model.train(training)
+    with at_rest(model):
+        return rollout(model, m.process, m.config.sampling, count, m.config.corpus.max_length,
+                       m.generator(purpose), first_choice)
 
 
-@torch.no_grad()
 def _choices(model: Backbone, own: Rollout) -> Tensor:
     """[T, R, L] first choices of the network itself in given states, of tokens that are seen too."""
-    training = model.training
-    model.eval()
-    try:
-        with frozen_weights(model):
-            return torch.stack([model.first_choices(state.state, state.t, state.previous)
-                                for state in own.states])
-    finally:
-        model.train(training)
+    with at_rest(model):
+        return torch.stack([model.first_choices(state.state, state.t, state.previous)
+                            for state in own.states])

@@ -201,6 +201,19 @@ def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
             fake.held = None
 
 
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is measured or sampled from: eval mode, no gradients, quantized weights computed
+    once. Its mode is restored."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), frozen_weights(model):
+            yield
+    finally:
+        model.train(training)
+
+
 @torch.no_grad()
 def distinct_rows(table: Tensor) -> int:
     """How many different rows a [V, d] table has. Below V, a quantizer has collapsed words

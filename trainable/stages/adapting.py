@@ -176,16 +176,18 @@ def _fit_blocks(rule: ApiQ, layers: list[Adapted], model: Backbone, base: Backbo
     states = calibration_states(base, process, corpus, config).split(rule.params.batch)
     training = model.training
     model.eval()
-    for prefix, own in groupby(layers, lambda layer: block_name(plain_name(layer.name))):
-        block = model.get_submodule(prefix)
-        masters = [f"{layer.name.removeprefix(prefix + '.')}.base_layer.parametrizations.weight.original"
-                   for layer in own if layer.fake is not None]
-        if not masters:
-            continue
-        wanted = [output(found) for _, _, found in _calls(base, prefix, states)]
-        rule.fit(block, masters, [Call(args, named, right) for (args, named, _), right
-                                  in zip(_calls(model, prefix, states), wanted, strict=True)])
-    model.train(training)
+    try:
+        for prefix, own in groupby(layers, lambda layer: block_name(plain_name(layer.name))):
+            masters = [f"{layer.name.removeprefix(prefix + '.')}.base_layer.parametrizations.weight.original"
+                       for layer in own if layer.fake is not None]
+            if not masters:
+                continue
+            wanted = [output(found) for _, _, found in _calls(base, prefix, states)]
+            rule.fit(model.get_submodule(prefix), masters,
+                     [Call(args, named, right) for (args, named, _), right
+                      in zip(_calls(model, prefix, states), wanted, strict=True)])
+    finally:
+        model.train(training)
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from trainable.diffusion.rollouts import rollout
 from trainable.diffusion.states import States, corrupted, joined, spread, visited
 from trainable.models.backbone import Backbone
 from trainable.models.noise import Noise
+from trainable.models.parts import block_name
 from trainable.quantization.post_training.attention import attention_of, detach
 from trainable.quantization.post_training.base import PostTraining
 from trainable.quantization.post_training.block import Block
@@ -173,13 +174,13 @@ def calibrate(
     reports: list[dict[str, float]] = []
     order = blocks(model, batches[0], calibration)
     if any(each.attention for each in corrections) and not any(
-            attention_of(model, _block(names[0])) for names in order):
+            attention_of(model, block_name(names[0])) for names in order):
         raise UserError(f"calibration.corrections: model {model.name} has no attention that they could "
                         "act on")
-    passes = Passes(model, batches, [_block(names[0]) for names in order],
+    passes = Passes(model, batches, [block_name(names[0]) for names in order],
                     full=any(each.late for each in corrections))
     for names in order:
-        name = _block(names[0])
+        name = block_name(names[0])
         own = {name: of_layer(calibration, asked[name], name) for name in names}
         methods = {name: chain_of(each.method, each.transforms) for name, each in own.items()}
         block = Block(model, name, names, attention_of(model, name), passes, methods,
@@ -258,7 +259,7 @@ def blocks(model: Backbone, batch: States, calibration: CalibrationConfig) -> li
             f"calibration.sites: {asked[unused[0]] if unused else ', '.join(calibration.sites)} {what}; "
             f"leave it out"
         )
-    return [list(names) for _, names in groupby(order, _block)]
+    return [list(names) for _, names in groupby(order, block_name)]
 
 
 def sites_of(model: Backbone, calibration: CalibrationConfig) -> dict[str, str]:
@@ -286,14 +287,6 @@ def check_bits(asked: Mapping[str, str], calibration: CalibrationConfig) -> None
                                               if (number := block_number(name)) is not None)])
     if unknown := [key for key in calibration.bits if key not in legal]:
         raise UserError(f"calibration.bits: {unknown[0]} is not rounded; legal: {', '.join(legal)}")
-
-
-def _block(name: str) -> str:
-    """`body.layer.0.attention.self.query` -> `body.layer.0`; a name without a number is a block of its
-    own."""
-    parts = name.split(".")
-    number = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
-    return ".".join(parts[: number + 1])
 
 
 class _Weighing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +19,7 @@ from spaces.errors import UserError
 from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.guide import Guide
 from trainable.diffusion.process import Samples, Traced
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 from trainable.registry import CANVAS_SAMPLERS
 
 if TYPE_CHECKING:
@@ -76,7 +74,8 @@ class CanvasSampling:
             raise UserError("diffusion canvas: takes no guide: texts are drawn by the model's own generate")
         begun, device = self._prompts(n, length, prompt), next(self.model.parameters()).device
         rows, passes = [], []
-        with _at_rest(self.model):
+        with at_rest(self.model):
+            self.model.whole.eval()
             for row in begun:
                 seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
                 ids, taken = self._one(row.to(device), length, seed)
@@ -145,16 +144,3 @@ class CanvasSampling:
         finally:
             whole.set_experts_implementation(usual)
         return Traced(passes, counter.get_total_flops() / COUNTED)
-
-
-@contextmanager
-def _at_rest(model: DiffusionGemma) -> Iterator[None]:
-    """Eval mode, and quantized weights computed once."""
-    training = model.training
-    model.eval()
-    model.whole.eval()
-    try:
-        with torch.no_grad(), frozen_weights(model):
-            yield
-    finally:
-        model.train(training)

@@ -15,7 +15,7 @@ from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.diffusion.guide import Guide, LatentGuide, refused
 from trainable.diffusion.process import Samples, Traced
 from trainable.models.prediction import Prediction
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 from trainable.registry import GAUSSIAN_SAMPLERS
 
 if TYPE_CHECKING:
@@ -67,13 +67,8 @@ class GaussianSampling:
             raise UserError("diffusion gaussian keeps no prompt: "
                             "steer it by evaluation.guidance.by: gradient")
         device = next(self.model.parameters()).device
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.no_grad(), frozen_weights(self.model):
-                return self._denoise(n, length, generator, guide, device)
-        finally:
-            self.model.train(training)
+        with at_rest(self.model):
+            return self._denoise(n, length, generator, guide, device)
 
     def _denoise(self, n: int, length: int, generator: torch.Generator, guide: LatentGuide | None,
                  device: torch.device) -> Samples:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,7 +16,7 @@ from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
 from trainable.diffusion.process import Samples, Traced
 from trainable.models.masked_lm.backbone import MaskedLM
-from trainable.quantization.sites import frozen_weights
+from trainable.quantization.sites import at_rest
 from trainable.registry import MASKED_SAMPLERS
 
 COUNTED = 16
@@ -72,7 +69,7 @@ class MaskedSampling:
         device = next(self.model.parameters()).device
         numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
         request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)
-        with _at_rest(self.model):
+        with at_rest(self.model):
             return generate(self.model, self.sampler, self._template(n, length, prompt).to(device),
                             row_seeds(generator, numbers), request, self.condition)
 
@@ -99,15 +96,3 @@ class MaskedSampling:
         if self.structured:  # a row begins with START, unless a prompt says something else there
             template[:, 0] = torch.where(template[:, 0] == self.model.mask_id, START, template[:, 0])
         return template
-
-
-@contextmanager
-def _at_rest(model: MaskedLM) -> Iterator[None]:
-    """Eval mode, and quantized weights computed once."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), frozen_weights(model):
-            yield
-    finally:
-        model.train(training)
