@@ -14,7 +14,7 @@ from torch import nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder
 
-from trainable.diffusion.process import Process, Samples, Traced
+from trainable.diffusion.process import Drawing, Process, Samples, Traced
 from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.denoiser import SITES, DiffusionLM
 from trainable.models.parts import linear_names
@@ -130,16 +130,13 @@ class Uniform(Process):
         return {"words": total}
 
 
-class UniformSampling:
+class UniformSampling(Drawing):
     """Draws from a `UniformLM`."""
 
     def __init__(self, process, model, config):
         self.process, self.model, self.config = process, model, config
         self.sampler = SAMPLERS.build(config.sampler)
         self.steps = min(config.steps, process.levels)
-
-    def sample(self, n, length, generator, guide=None, prompt=None):
-        return self.generate(n, length, generator, guide, prompt).ids
 
     @torch.no_grad()
     def generate(self, n, length, generator, guide=None, prompt=None):

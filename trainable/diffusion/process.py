@@ -70,6 +70,20 @@ class Sampling(Protocol):
         of one, guidance not counted: one text where all take as many passes."""
 
 
+class Drawing(ABC):
+    """What every `Sampling` here has from its `generate`."""
+
+    @abstractmethod
+    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+                 prompt: Tensor | None = None) -> Samples:
+        """See `Sampling.generate`."""
+
+    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+               prompt: Tensor | None = None) -> Tensor:
+        """The ids of `generate` alone, [n, length]; see `Sampling.sample`."""
+        return self.generate(n, length, generator, guide, prompt).ids
+
+
 class Process(ABC, Generic[M]):
     """How texts become noise and come back. A subclass has `name`, a one-sentence docstring and `Params`."""
 

@@ -3,6 +3,7 @@ it doubts what is committed, and whether its errors grow."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,26 @@ class _Pair(NamedTuple):
     """The same of the base."""
 
 
-class CommitFlips(Metric):
+class _OfCommits(Metric):
+    """What is read from the base's commits; nothing where the base is not known."""
+
+    ideal = 0.0
+    asked = True
+
+    def measure(self, m: Measurable) -> dict[str, float]:
+        """Columns of one pair of choices."""
+        base = base_of(m)
+        if base is None:
+            return {}
+        own = _rolled(m, base, "commits", first_choice=True)
+        return self.told(_Pair(own, _choices(m.model, own), _choices(base, own)))
+
+    @abstractmethod
+    def told(self, pair: _Pair) -> dict[str, float]:
+        """The columns."""
+
+
+class CommitFlips(_OfCommits):
     """Share of the base's commits that the model would not have made in the same state.
 
     Along generations of the base by its first choices: in random order from masks, or as the sampler goes
@@ -38,14 +58,9 @@ class CommitFlips(Metric):
     """
 
     name, unit, direction = "commit_flips", "share", "minimize"
-    ideal = 0.0
-    asked = True
 
-    def measure(self, m: Measurable) -> dict[str, float]:
-        """`commit_flips` and its `_se` over generations. Nothing where the base is not known."""
-        pair = _pair(m)
-        if pair is None:
-            return {}
+    def told(self, pair: _Pair) -> dict[str, float]:
+        """`commit_flips` and its `_se` over generations."""
         base = pair.base
         at = base.committed.clamp(0, len(pair.ours) - 1)
         chosen = pair.ours.gather(0, at[None])[0]
@@ -56,7 +71,7 @@ class CommitFlips(Metric):
         return {"commit_flips": mean, "commit_flips_se": error}
 
 
-class StabilityLagMetric(Metric):
+class StabilityLagMetric(_OfCommits):
     """Steps after a commit until the model's first choice is the committed token for good, mean.
 
     The steps are those of the base's generations, so that lags are paired; `_base` is the base's own lag,
@@ -65,14 +80,9 @@ class StabilityLagMetric(Metric):
     """
 
     name, unit, direction = "stability_lag", "steps", "minimize"
-    ideal = 0.0
-    asked = True
 
-    def measure(self, m: Measurable) -> dict[str, float]:
-        """Nothing where the base is not known, or where no step follows a commit."""
-        pair = _pair(m)
-        if pair is None:
-            return {}
+    def told(self, pair: _Pair) -> dict[str, float]:
+        """Nothing where no step follows a commit."""
         ours, theirs = (stability_lag(each, pair.base.committed, pair.base.final)
                         for each in (pair.ours, pair.theirs))
         if not len(ours.steps):
@@ -108,14 +118,6 @@ class ErrorByStep(Metric):
         if curve[0] > 0:
             found["error_by_step_growth"] = float(curve[last] / curve[0])
         return found
-
-
-def _pair(m: Measurable) -> _Pair | None:
-    base = base_of(m)
-    if base is None:
-        return None
-    own = _rolled(m, base, "commits", first_choice=True)
-    return _Pair(own, _choices(m.model, own), _choices(base, own))
 
 
 def _rolled(m: Measurable, model: Backbone, purpose: str, first_choice: bool = False) -> Rollout:

@@ -13,7 +13,7 @@ from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.diffusion.guide import Guide, LatentGuide, refused
-from trainable.diffusion.process import Samples, Traced
+from trainable.diffusion.process import Drawing, Samples, Traced
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import at_rest
 from trainable.registry import GAUSSIAN_SAMPLERS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
 
-class GaussianSampling:
+class GaussianSampling(Drawing):
     """Samples sentences from a denoiser under one `SamplingConfig`.
 
     The model is put in eval mode for the call and its mode restored; quantized weights are
@@ -48,18 +48,10 @@ class GaussianSampling:
         """Denoising steps of one generation."""
         return len(self.schedule.times(self.config.steps))
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
-               prompt: Tensor | None = None) -> Tensor:
-        """`n` sentences of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
-
-        Noise comes from `generator` alone, so that a guide with no inner step equals plain
-        sampling bit for bit.
-        """
-        return self.generate(n, length, generator, guide, prompt).ids
-
     def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
                  prompt: Tensor | None = None) -> Samples:
-        """The same with passes: as many for each sentence, a guide's own forward passes counted (its
+        """`n` sentences, by noise from `generator` alone, so that a guide with no inner step equals plain
+        sampling bit for bit. Passes: as many for each sentence, a guide's own forward passes counted (its
         backward ones not), two for each word on latents where a condition is exceeded."""
         if guide is not None and not isinstance(guide, LatentGuide):
             raise refused(guide, "gaussian", LatentGuide.by)

@@ -14,7 +14,7 @@ from trainable.diffusion.guide import Guide, TokenGuide, refused
 from trainable.diffusion.masked.filling import generate
 from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
-from trainable.diffusion.process import Samples, Traced
+from trainable.diffusion.process import Drawing, Samples, Traced
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.quantization.sites import at_rest
 from trainable.registry import MASKED_SAMPLERS
@@ -23,7 +23,7 @@ COUNTED = 16
 """Texts that are written to count operations: how many passes a text takes is chance under most samplers."""
 
 
-class MaskedSampling:
+class MaskedSampling(Drawing):
     """Fills in masked rows under one `SamplingConfig`, of which `steps` is the most passes
     that a text may take.
 
@@ -49,11 +49,6 @@ class MaskedSampling:
     def steps(self) -> int:
         """Passes of a generation, at most (twice as many with a condition that is exceeded)."""
         return self.config.steps
-
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
-               prompt: Tensor | None = None) -> Tensor:
-        """`n` texts of `length` positions: ids [n, length] (START ... END PAD); see `generate`."""
-        return self.generate(n, length, generator, guide, prompt).ids
 
     def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
                  prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
