@@ -36,11 +36,12 @@ from trainable.stages.calibrate import (
     check_bits,
     prior_of,
     sites_of,
+    text_rows,
 )
 from trainable.stages.prepare import Present, base_key
 from trainable.storage.folders import content_key, verified, whole_folder
 
-CODE = 1
+CODE = 2
 """Raised when a change in the code makes older tables wrong."""
 TABLE, TEXTS = "sensitivity.json", 128
 """Texts that a KL is measured on."""
@@ -134,10 +135,17 @@ def stored_bytes(weights: Mapping[str, Stored]) -> int:
 
 
 def compared(base: Loaded, corpus: TokenizedCorpus, config: TrialConfig, device: torch.device) -> States:
-    """States of training texts by noise of their own: neither calibration nor evaluation has it."""
+    """States of training texts that no calibration shows, by noise of their own. Raises `UserError` where
+    calibration leaves none."""
     text, seed = corpus.ids("train"), config.calibration_seed
-    rows = torch.randperm(len(text), generator=stream("sensitivity", "texts", seed))[:TEXTS]
-    ids = torch.from_numpy(np.asarray(text[rows.tolist()], dtype=np.int64)).to(device)
+    shown = (set() if config.calibration.source.startswith("rollout")
+             else set(text_rows(corpus, config.calibration.texts, seed)))
+    order = torch.randperm(len(text), generator=stream("sensitivity", "texts", seed)).tolist()
+    rows = [row for row in order if row not in shown][:TEXTS]
+    if not rows:
+        raise UserError(f"calibration.texts: {len(shown)} of {len(text)} training texts leave none to "
+                        "measure sensitivity on")
+    ids = torch.from_numpy(np.asarray(text[rows], dtype=np.int64)).to(device)
     return measured_states(base.model, base.process, ids, stream("sensitivity", "noise", seed, device=device))
 
 

@@ -15,8 +15,11 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.artifacts.model_card import CARD
+from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.quantization.post_training.stored import KEY, RoundedLinear
+from trainable.stages.calibrate import text_rows
 from trainable.stages.prepare import Prepared, check_calibration
+from trainable.stages.sensitivity import compared
 from trainable.stages.trial import run_trial
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
@@ -295,3 +298,21 @@ def test_parts_that_cannot_be_measured_are_one_line(prepared, tmp_path, choices,
     with pytest.raises(UserError, match=message) as caught:
         sensitivity(prepared, tmp_path, choices, **calibration)
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_texts_that_calibrate_are_not_those_that_sensitivity_is_measured_on(prepared, monkeypatch):
+    seen = []
+    monkeypatch.setattr("trainable.stages.sensitivity.measured_states",
+                        lambda base, process, ids, generator: seen.append(ids.tolist()))
+    base, text = load(prepared.base), TokenizedCorpus.open(prepared.corpus)
+    ids = text.ids("train")
+
+    def ask(texts):
+        calibration = {"method": "gptq", "texts": texts, "seed": 3}
+        compared(base, text, TrialConfig.model_validate({**SETTINGS, "calibration": calibration}),
+                 torch.device("cpu"))
+    ask(len(ids) - 5)
+    left = set(range(len(ids))) - set(text_rows(text, len(ids) - 5, 3))
+    assert sorted(seen[0]) == sorted(ids[row].tolist() for row in left)
+    with pytest.raises(UserError, match="leave none to measure sensitivity on"):
+        ask(len(ids))
