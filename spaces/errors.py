@@ -1,9 +1,15 @@
 """Errors that are told in one line."""
 
 
+_LONGEST = 1500  # characters of a message: what it shows of a stranger's file may be of any length
+
+
 class UserError(ValueError):
     """Bad input: the user can mend it. The message is one line that names the file, the key and what
     is legal (exit 2)."""
+
+    def __init__(self, message: str = ""):
+        super().__init__(message if len(message) <= _LONGEST else f"{message[:_LONGEST]}...")
 
 
 class RunError(RuntimeError):

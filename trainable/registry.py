@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from spaces.config import PluginRef, TrialConfig
 from spaces.errors import UserError
-from spaces.values import did_you_mean, show
+from spaces.values import cut, did_you_mean, show
 
 if TYPE_CHECKING:
     from trainable.adapters.base import AdapterStart
@@ -87,7 +87,7 @@ class Registry(Generic[P]):
     def get(self, name: str) -> type[P]:
         """The plug-in class. Raises `UserError` naming the legal names."""
         if name not in self.entries:
-            raise UserError(f"unknown {self.kind} {name!r}{did_you_mean(name, self.entries)}; legal: "
+            raise UserError(f"unknown {self.kind} {cut(name)!r}{did_you_mean(name, self.entries)}; legal: "
                             f"{', '.join(self.entries)}")
         module, _, attribute = self.entries[name].partition(":")
         return getattr(importlib.import_module(module), attribute)

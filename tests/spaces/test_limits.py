@@ -56,3 +56,8 @@ def test_a_range_that_a_method_lists_is_bounded(most, legal):
     else:
         with pytest.raises(UserError, match="2,000,000,001 whole numbers, of which sampler gp lists"):
             check_methods(Space.from_dict({**wide, "sampler": "gp"}))
+
+
+def test_a_message_is_no_longer_than_a_terminal_can_show():
+    assert len(str(UserError("[" * 100_000))) < 2000
+    assert str(UserError("file: key: legal")) == "file: key: legal" and str(UserError()) == ""
