@@ -31,7 +31,7 @@ TINY = {
                "max_length": 26, "min_count": 0},
     "model": {"embedding_dim": 8, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8},
     "diffusion": {"timesteps": 50, "loss": "ce"},
-    "teacher": {"hidden": 16, "layers": 1, "heads": 2, "optim": {"steps": 3}},
+    "teacher": {"name": "kneser_ney", "order": 2},
     "base": {"optim": {"steps": 3}},
     "adapt": {"optim": {"batch_size": 8}},
     "sampling": {"steps": 3},

@@ -25,7 +25,7 @@ trial:
   corpus: {source: {name: restaurant, sentences: 200, max_words: 28}, max_length: 32, min_count: 0}
   model: {embedding_dim: 8, hidden: 16, layers: 1, heads: 2, ffn: 32, positions: 32, time_dim: 16}
   diffusion: {timesteps: 20}
-  teacher: {hidden: 16, layers: 1, heads: 2, optim: {steps: 2, batch_size: 8}}
+  teacher: {name: kneser_ney, order: 2}
   base: {optim: {steps: 2, batch_size: 8}}
   adapt: {optim: {batch_size: 8}}
   sampling: {steps: 2}
@@ -78,11 +78,11 @@ def env(tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A cluster with two CPUs that is running; the file of the space is `tiny.yaml` beside its storage."""
+    """A cluster with one CPU that is running; the file of the space is `tiny.yaml` beside its storage."""
     folder = tmp_path_factory.mktemp("cluster")
     found = environment(folder)
     (folder / "tiny.yaml").write_text(TINY)
-    started = call("start", "--num-cpus", "2", "--object-store-memory", "100000000", env=found, timeout=240)
+    started = call("start", "--num-cpus", "1", "--object-store-memory", "100000000", env=found, timeout=240)
     assert started.returncode == 0, started.stderr
     assert re.search(r"^use it:  \S.* run SPACE --address auto    or    \S+/local.sh submit SPACE$",
                      started.stdout, re.MULTILINE), started.stdout

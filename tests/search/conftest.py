@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import s3_server
+from warm_python import warm_python
 
 ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
 
@@ -24,7 +25,8 @@ def worker_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session(worker_path, worker_cache):
-    """A local cluster with four CPUs (in name); worker processes find `toy_jobs`."""
+    """A local cluster with four CPUs (in name); worker processes find `toy_jobs`. They are forks of a process
+    that has imported Ray and torch: see `warm_python`."""
     from search.distributed import environment as ray_env
 
     ray_env.apply()
@@ -34,17 +36,24 @@ def ray_session(worker_path, worker_cache):
         pytest.fail("another test left Ray running in this process")
     sys.path.insert(0, str(HERE))
     environment = {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}
+    with warm_python() as executable:
+        started(ray, executable, {"env_vars": environment, "py_executable": executable})
+        yield ray
+        ray.shutdown()
+    sys.path.remove(str(HERE))
+
+
+def started(ray, executable, runtime_env) -> None:
+    """Start Ray; what it runs as Python, within this call, is `executable`."""
     for tries_left in (2, 1, 0):
         try:
-            ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
-                     logging_level="ERROR",
-                     object_store_memory=200 * 2**20, runtime_env={"env_vars": environment})
-            break
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "executable", executable)
+                ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+                         logging_level="ERROR", object_store_memory=200 * 2**20, runtime_env=runtime_env)
+            return
         except Exception:
             # on a busy machine Ray's own patience (30 s) may not be enough; it raises a bare Exception
             ray.shutdown()
             if not tries_left:
                 raise
-    yield ray
-    ray.shutdown()
-    sys.path.remove(str(HERE))

@@ -1,4 +1,4 @@
-"""A run in a process of its own, for tests that kill or interrupt it: toy_driver.py SPACE STORAGE [RUN].
+"""A run in a process of its own, for tests that kill or interrupt it: toy_driver.py SPACE STORAGE.
 
 Prints `EVENT trial state` per event. Exit code 1 after Ctrl-C.
 """
@@ -18,10 +18,8 @@ def print_event(event):
 if __name__ == "__main__":
     # a shell may have started all this in the background, deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    space, storage, resume = (load(sys.argv[1]), Path(sys.argv[2]),
-                              Path(sys.argv[3]) if len(sys.argv) > 3 else None)
     try:
-        print(sweep.run(space, storage=storage, resume=resume, observer=print_event, cpus=2,
+        print(sweep.run(load(sys.argv[1]), storage=Path(sys.argv[2]), observer=print_event, cpus=1,
                         jobs="toy_jobs:JOBS").run_folder)
     except KeyboardInterrupt:
         sys.exit(1)

@@ -312,27 +312,21 @@ def test_a_start_point_that_is_the_unquantized_arm_settles_it():
 
 # ---- drivers in processes of their own, on clusters of their own
 
+DRIVEN = make_space(trial={"adapt": {"optim": {"clip": 0.2}}})  # seconds per rung
+
 
 @pytest.fixture
-def drive(tmp_path, worker_path):
-    """Start a driver on the space at tmp_path/space.yaml; all are killed in the end."""
-    started = []
-    space = make_space(trial={"adapt": {"optim": {"clip": 0.2}}})  # seconds per rung
-    (tmp_path / "space.yaml").write_text(space.to_yaml())
-
-    def start(resume=None):
-        command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"),
-                   str(tmp_path / "runs")]
-        env = {**os.environ, "PYTHONPATH": worker_path}
-        started.append(subprocess.Popen([*command, *([str(resume)] if resume else [])], env=env, text=True,
-                                        stdout=subprocess.PIPE, start_new_session=True))
-        return started[-1]
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+def driver(tmp_path, worker_path):
+    """A driver of `DRIVEN` with its storage at tmp_path/runs; it is killed in the end."""
+    (tmp_path / "space.yaml").write_text(DRIVEN.to_yaml())
+    command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"),
+               str(tmp_path / "runs")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": worker_path}, text=True,
+                               stdout=subprocess.PIPE, start_new_session=True)
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.wait()
 
 
 def read_until(process, count):
@@ -345,18 +339,17 @@ def read_until(process, count):
     pytest.fail(f"the driver ended early: {lines}")
 
 
-def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(drive, tmp_path):
-    first = drive()
-    read_until(first, 2)
-    first.kill()
-    first.wait()
+def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(ray_session, driver, tmp_path):
+    """Another process, on another cluster, goes on with its run."""
+    read_until(driver, 2)
+    driver.kill()
+    driver.wait()
     (folder,) = (path for path in (tmp_path / "runs").iterdir() if path.name.startswith("toy"))
     before = [row["trial"] for row in RunFolder.open(folder).rows() if row["state"] == "complete"]
     assert len(before) >= 2 and RunFolder.open(folder).state == "interrupted"
-    second = drive(resume=folder)
-    output, _ = second.communicate(timeout=600)
-    assert second.returncode == 0, output
-    assert not {f"trial_finished {number} complete" for number in before} & set(output.splitlines())
+    result, events = run(DRIVEN, tmp_path / "runs", resume=folder)
+    assert result.state == "finished"
+    assert not {event["trial"] for event in events if event["event"] == "trial_finished"} & set(before)
     complete = [row
                 for row in RunFolder.open(folder).rows() if row["state"] == "complete" and "again" not in row]
     assert sorted(row[f"config.{WORTH}"] for row in complete) == [0, 1, 2, 3, 4, 5]
@@ -365,8 +358,7 @@ def test_a_killed_driver_loses_no_finished_trial_and_repeats_none(drive, tmp_pat
     assert json.loads((folder / "run.json").read_text())["state"] == "finished"
 
 
-def test_sigint_to_the_whole_process_group_ends_the_run_in_order(drive, tmp_path):
-    driver = drive()
+def test_sigint_to_the_whole_process_group_ends_the_run_in_order(driver, tmp_path):
     read_until(driver, 1)
     os.killpg(driver.pid, signal.SIGINT)
     begun = time.monotonic()
