@@ -39,6 +39,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for path in order for item in files[path]]
 
 
+def pytest_runtest_setup() -> None:
+    """Weights that a test leaves to torch's own start are the same in any order of the tests."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder with the real texts (`e2e/`, `wikitext2/`); the test is skipped where it is not at hand."""

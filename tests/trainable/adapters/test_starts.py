@@ -114,19 +114,29 @@ def test_lq_lora_keeps_the_round_before_the_error_rises():
         assert float(found.residual(world.layer).norm()) == pytest.approx(errors[last - 1], rel=1e-3)
 
 
-def test_fisher_weights_turn_the_error_to_where_it_does_not_matter():
-    world = World(1)
-    rows, columns = torch.rand(ROWS).add(0.05), torch.rand(COLUMNS).add(0.05)
-    world.fisher = rows[:, None] * columns  # of rank 1: the weighted SVD is exact
-    root = world.fisher.sqrt()
+def weighed(seed: int) -> tuple[World, torch.Tensor]:
+    """Fisher information of rank 1 that differs much, and its root: then the weighted SVD is exact."""
+    draw, world = torch.Generator().manual_seed(seed), World(seed)
+    rows, columns = (torch.rand(size, generator=draw).add(0.05) ** 3 for size in (ROWS, COLUMNS))
+    world.fisher = rows[:, None] * columns
+    return world, world.fisher.sqrt()
 
-    def weighted(start):
-        return float((root * start.residual(world.layer)).norm())
-    plain, told = (start_of(world, "lq_lora", rounds=1, fisher=fisher) for fisher in (False, True))
-    assert weighted(told) < weighted(plain)
+
+def test_a_round_under_fisher_weights_is_the_weighted_svd():
+    world, root = weighed(1)
+    found = start_of(world, "lq_lora", rounds=1)
     u, s, v = torch.linalg.svd((root * world.weight).double(), full_matrices=False)
     low = ((u[:, :4] * s[:4]) @ v[:4]).float() / root
-    torch.testing.assert_close(told.up @ told.down, low, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found.up @ found.down, low, rtol=1e-3, atol=1e-4)
+
+
+def test_fisher_weights_turn_the_error_to_where_it_does_not_matter():
+    ratios = []
+    for world, root in map(weighed, range(20)):
+        plain, told = (float((root * start_of(world, "lq_lora", rounds=30, fisher=fisher)
+                              .residual(world.layer)).norm()) for fisher in (False, True))
+        ratios.append(told / plain)
+    assert np.median(ratios) < 0.9  # rounding turns one of them round
 
 
 def test_no_adapter_of_that_rank_repairs_outputs_better_than_int21():
