@@ -1,11 +1,13 @@
 """Fixtures shared by the whole suite."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+from warm_python import warm_python
 
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
@@ -42,6 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup() -> None:
     """Weights that a test leaves to torch's own start are the same in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[str]:
+    """What stands for this Python where Ray starts processes: see `warm_python`."""
+    with warm_python() as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
+def warm_env(warm: str) -> dict[str, str]:
+    """Environment of a process whose Ray is to start such processes. Whoever adds to PYTHONPATH, keeps it."""
+    return {"WARM_PYTHON": warm, "PYTHONPATH": str(Path(__file__).parent / "warm")}
 
 
 @pytest.fixture(scope="session")

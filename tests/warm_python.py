@@ -1,10 +1,10 @@
 """A Python that has imported what Ray's processes import, and is forked for each of them.
 
 A cluster is half a dozen processes in Python, a worker group as many more, and all that most of them do
-before they are of use is to import Ray and torch: seconds of CPU each. Here they run the same scripts with
-the same arguments, environment, folder and open files, in a fork of one process that has imported those
-libraries already (and none of our code). `with warm_python() as executable` gives the path of what Ray is
-told is its Python; what runs anything but Ray's own scripts gets the real one.
+before they are of use is to import Ray, torch and what these need: seconds of CPU each. Here they run the
+same scripts with the same arguments, environment, folder and open files, in a fork of one process that has
+imported those libraries already (all but Ray itself, and none of our code). `with warm_python() as executable`
+gives the path of what Ray is told is its Python; what runs anything but Ray's own scripts gets the real one.
 
     warm_python.py SOCKET MODULE...        the process that is forked; ends with its standard input
     warm_python.py SOCKET -- SCRIPT ...    runs a script in a fork: exits with its status, ends it when ended
@@ -17,7 +17,10 @@ import signal
 import socket
 import sys
 
-MODULES = ("ray.train.torch", "ray.train.v2.torch.torch_trainer", "torch.distributed", "ray._private.node")
+MODULES = ("aiohttp.web", "fsspec", "google.protobuf.json_format", "grpc.aio", "jsonschema", "pandas",
+           "opentelemetry.sdk", "prometheus_client", "pyarrow.fs", "pyarrow.parquet", "pydantic", "requests",
+           "safetensors.torch", "tokenizers", "torch", "torch.distributed", "yaml")
+"""What Ray imports: Ray itself reads its job from the environment when it is imported."""
 SCRIPTS = ("workers/setup_worker.py", "workers/default_worker.py", "dashboard/agent.py",
            "runtime_env/agent/main.py", "_private/log_monitor.py", "_private/monitor.py",
            "dashboard/dashboard.py")
@@ -39,11 +42,10 @@ def warm_python(modules=MODULES):
         command = shlex.join([sys.executable, "-SsE", __file__, path, "--"])
         script.write(f'#!/bin/sh\nexec {command} "$@"\n')
     os.chmod(executable, 0o700)
-    # Ray reads its settings when it is imported, and sets this one when it starts a cluster
-    environment = {"RAY_AUTH_MODE": "token", **os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     server = subprocess.Popen([sys.executable, __file__, path, *modules], env=environment, text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     try:
         if server.stdout.readline() != "ready\n":
             raise RuntimeError(f"cannot import {', '.join(modules)}")
@@ -60,6 +62,9 @@ def client(path, arguments):
         del arguments[0]
     if not arguments or not arguments[0].endswith(SCRIPTS):
         os.execv(sys.executable, [sys.executable, *arguments])
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: Ray's workers end when their parent has ended
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
         server.connect(path)
@@ -78,7 +83,6 @@ def serve(path, modules):
     for module in modules:
         importlib.import_module(module)
     gc.freeze()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the test session
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -107,7 +111,7 @@ def serve(path, modules):
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     signal.signal(signal.SIGINT, signal.default_int_handler)
-                    become(json.loads(message), files)
+                    become(json.loads(message), files, os.path.join(os.path.dirname(path), "python"))
                 for file in files:
                     os.close(file)
                 running[pid] = connection
@@ -134,19 +138,21 @@ def reap(running, ready):
         connection.close()
 
 
-def become(task, files):
-    """Run the script as a Python that had just started would, and end as it does."""
+def become(task, files, executable):
+    """Run the script as a Python that had just started would, and end as it does. What it starts as Python
+    is `executable`."""
     import runpy
 
     for here, wanted in zip(files, FILES, strict=True):
         os.dup2(here, wanted)
     os.closerange(max(FILES) + 1, 1 << 12)
+    os.setsid()  # Ray kills whole groups of processes
     os.environ.clear()
     os.environ.update(task["environment"])
     os.chdir(task["folder"])
     sys.stdin, sys.stdout, sys.stderr = (open(file, mode, buffering=1, closefd=False)
                                          for file, mode in zip(FILES, "rww", strict=True))
-    sys.argv = task["arguments"]
+    sys.argv, sys.executable = task["arguments"], executable
     folders = task["environment"].get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [os.path.dirname(sys.argv[0]), *filter(None, folders), *sys.path[1:]]
     runpy.run_path(sys.argv[0], run_name="__main__")

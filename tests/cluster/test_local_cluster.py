@@ -77,10 +77,10 @@ def env(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(tmp_path_factory, warm_env):
     """A cluster with one CPU that is running; the file of the space is `tiny.yaml` beside its storage."""
     folder = tmp_path_factory.mktemp("cluster")
-    found = environment(folder)
+    found = {**environment(folder), **warm_env}
     (folder / "tiny.yaml").write_text(TINY)
     started = call("start", "--num-cpus", "1", "--object-store-memory", "100000000", env=found, timeout=240)
     assert started.returncode == 0, started.stderr

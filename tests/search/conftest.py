@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import s3_server
-from warm_python import warm_python
 
 ROOT, HERE = Path(__file__).resolve().parents[2], Path(__file__).resolve().parent
 
@@ -24,7 +23,7 @@ def worker_cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_session(worker_path, worker_cache):
+def ray_session(worker_path, worker_cache, warm):
     """A local cluster with four CPUs (in name); worker processes find `toy_jobs`. They are forks of a process
     that has imported Ray and torch: see `warm_python`."""
     from search.distributed import environment as ray_env
@@ -36,10 +35,9 @@ def ray_session(worker_path, worker_cache):
         pytest.fail("another test left Ray running in this process")
     sys.path.insert(0, str(HERE))
     environment = {"PYTHONPATH": worker_path, "QDLM_CACHE": str(worker_cache), **s3_server.ACCOUNT}
-    with warm_python() as executable:
-        started(ray, executable, {"env_vars": environment, "py_executable": executable})
-        yield ray
-        ray.shutdown()
+    started(ray, warm, {"env_vars": environment})
+    yield ray
+    ray.shutdown()
     sys.path.remove(str(HERE))
 
 

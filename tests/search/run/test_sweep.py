@@ -316,12 +316,13 @@ DRIVEN = make_space(trial={"adapt": {"optim": {"clip": 0.2}}})  # seconds per ru
 
 
 @pytest.fixture
-def driver(tmp_path, worker_path):
+def driver(tmp_path, worker_path, warm_env):
     """A driver of `DRIVEN` with its storage at tmp_path/runs; it is killed in the end."""
     (tmp_path / "space.yaml").write_text(DRIVEN.to_yaml())
     command = [sys.executable, str(HERE / "toy_driver.py"), str(tmp_path / "space.yaml"),
                str(tmp_path / "runs")]
-    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": worker_path}, text=True,
+    path = os.pathsep.join([worker_path, warm_env["PYTHONPATH"]])
+    process = subprocess.Popen(command, env={**os.environ, **warm_env, "PYTHONPATH": path}, text=True,
                                stdout=subprocess.PIPE, start_new_session=True)
     yield process
     if process.poll() is None:
