@@ -22,7 +22,7 @@ RUNGS = (10, 20, 40)
 MODELED = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60},
            "scheduler": {"name": "promotion", "startup": 3}, "budget": {"trials": 24}}
 SIMPLE = {"sampler": {"name": "tpe", "startup": 5}}
-FINITE = {"sampler": {"name": "ehvi", "startup": 5}, "budget": {"trials": 99},
+FINITE = {"sampler": {"name": "ehvi", "startup": 5, "candidates": 60}, "budget": {"trials": 99},
           "search": {"lora.rank": {"int": [0, 4]}, "adapt.optim.lr": {"choice": [0.01, 0.02, 0.1]},
                      "quantization.quantizer": {"choice": ["none", "binary"]}}}
 """A space of 30 points, all of which are tried, those that were stopped once more."""
