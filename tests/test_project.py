@@ -82,12 +82,23 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: Path, top_level: bool = False) -> Iterator[tuple[int, str]]:
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All that is in the file."""
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
+def imports(path: Path, top_level: bool = False) -> tuple[tuple[int, str], ...]:
     """Line and module of each import; what stands under `if TYPE_CHECKING` costs nothing and is left out."""
-    skipped = {id(node) for branch in ast.walk(tree(path)) if isinstance(branch, ast.If)
+    return tuple(_imports(path, top_level))
+
+
+def _imports(path: Path, top_level: bool) -> Iterator[tuple[int, str]]:
+    skipped = {id(node) for branch in nodes(path) if isinstance(branch, ast.If)
                and "TYPE_CHECKING" in ast.dump(branch.test) for item in branch.body
                for node in ast.walk(item)}
-    for node in tree(path).body if top_level else ast.walk(tree(path)):
+    for node in tree(path).body if top_level else nodes(path):
         if id(node) in skipped:
             continue
         if isinstance(node, ast.Import):
@@ -164,7 +175,7 @@ def own_private_names() -> frozenset[str]:
     set on themselves."""
     names: set[str] = set()
     for node in (node for path in files(*PACKAGES) if path.name != "compat.py"
-                 for node in ast.walk(tree(path))):
+                 for node in nodes(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
@@ -177,9 +188,9 @@ def own_private_names() -> frozenset[str]:
 
 def private_names(path: Path) -> Iterator[str]:
     """Private names of libraries: attributes, imported modules, and programs in strings."""
-    for node in ast.walk(tree(path)):
-        if (isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr)
-                and node.attr not in own_private_names() | OF_EVERY_TUPLE | DOCUMENTED):
+    known = own_private_names() | OF_EVERY_TUPLE | DOCUMENTED
+    for node in nodes(path):
+        if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and node.attr not in known:
             yield f"{where(path, node.lineno)}: {ast.unparse(node)}"
         if isinstance(node, ast.Constant) and re.search(r"\b(ray|torch|optuna)\._\w", str(node.value)):
             yield f"{where(path, node.lineno)}: {node.value}"
@@ -248,11 +259,10 @@ FORBIDDEN_CALLS = {"yaml.load", "yaml.full_load", "yaml.unsafe_load",
                    "yaml.load_all", "os.system", "os.popen", "subprocess.getoutput", "eval", "exec"}
 
 
-def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+@cache
+def calls(path: Path) -> tuple[tuple[str, ast.Call], ...]:
     """Each call with its dotted name."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+    return tuple((ast.unparse(node.func), node) for node in nodes(path) if isinstance(node, ast.Call))
 
 
 def keyword(call: ast.Call, name: str) -> object:
@@ -273,7 +283,7 @@ def mistakes(path: Path) -> Iterator[str]:
             yield f"{where(path, call.lineno)}: torch.load without weights_only=True"
         if any(keyword(call, risk) is True for risk in ("shell", "allow_pickle", "trust_remote_code")):
             yield f"{where(path, call.lineno)}: {ast.unparse(call)}"
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if (isinstance(node, ast.ExceptHandler)
                 and (node.type is None or len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
                      and ast.unparse(node.type) in ("Exception", "BaseException"))):
