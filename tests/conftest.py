@@ -13,10 +13,10 @@ torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("untimed")
 
-LONG = {"search/run/test_sweep.py": 9.0, "cluster/test_local_cluster.py": 4.0,
-        "search/distributed/test_worker_pool.py": 2.5, "search/run/test_killed_measuring.py": 2.0,
-        "search/run/test_prepare.py": 1.5, "search/run/test_notebook.py": 1.0,
-        "search/run/test_uri_storage.py": 1.0, "search/cli/test_pasted.py": 1.0,
+LONG = {"search/run/test_sweep.py": 4.0, "cluster/test_local_cluster.py": 4.0,
+        "search/run/test_killed_measuring.py": 2.0, "search/run/test_notebook.py": 1.5,
+        "search/distributed/test_worker_pool.py": 2.0, "search/run/test_uri_storage.py": 1.5,
+        "search/run/test_prepare.py": 1.5, "search/cli/test_pasted.py": 1.0,
         "search/study/test_replay.py": 1.0,
         "trainable/training/test_checkpoint.py": 0.5,
         "search/cli/test_bench.py": 0.5, "test_docs.py": 0.5}

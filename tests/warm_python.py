@@ -3,8 +3,9 @@
 A cluster is half a dozen processes in Python, a worker group as many more, and all that most of them do
 before they are of use is to import Ray, torch and what these need: seconds of CPU each. Here they run the
 same scripts with the same arguments, environment, folder and open files, in a fork of one process that has
-imported those libraries already (all but Ray itself, and none of our code). `with warm_python() as executable`
+imported those libraries already (all but Ray itself, and none of our code). `with warm_python() as python`
 gives the path of what Ray is told is its Python; what runs anything but Ray's own scripts gets the real one.
+Linux; elsewhere that is this Python itself.
 
     warm_python.py SOCKET MODULE...        the process that is forked; ends with its standard input
     warm_python.py SOCKET -- SCRIPT ...    runs a script in a fork: exits with its status, ends it when ended
@@ -36,6 +37,9 @@ def warm_python(modules=MODULES):
     import subprocess
     import tempfile
 
+    if sys.platform != "linux":
+        yield sys.executable
+        return
     folder = tempfile.mkdtemp(prefix="q")  # short, for the socket
     path, executable = os.path.join(folder, "socket"), os.path.join(folder, "python")
     with open(executable, "w") as script:
@@ -64,7 +68,7 @@ def client(path, arguments):
         os.execv(sys.executable, [sys.executable, *arguments])
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: Ray's workers end when their parent has ended
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: as Ray's workers end with their parent
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
         server.connect(path)

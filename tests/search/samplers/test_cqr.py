@@ -49,7 +49,7 @@ def search(sampler, constraints, trials=40):
     """Where the last third of the proposals lies when a large x is better, and a bound wants it small."""
     searcher = StudySearcher(SPACE, [Objective("loss", "minimize"), Objective("flat", "minimize")],
                              constraints, sampler=sampler, seed=2,
-                             sampler_options={"trees": 10} if sampler == "cqr" else {})
+                             sampler_options={"trees": 4} if sampler == "cqr" else {})
     found = []
     for _ in range(trials):
         proposal = searcher.ask()

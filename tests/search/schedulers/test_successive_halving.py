@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from search.contracts.schedulers import FAST, LOSS, OK, SchedulerContract
+from search.schedulers import successive_halving
 from search.schedulers.registry import SCHEDULERS, build
-from search.schedulers.successive_halving import WINDOW, NoStopping, Problem, SuccessiveHalving, rank
+from search.schedulers.successive_halving import NoStopping, Problem, SuccessiveHalving, rank
 from spaces.objectives import Objective
 
 
@@ -160,12 +161,13 @@ class TestHalving:
         assert found == [SuccessiveHalving(Problem([LOSS], rungs=3, seed=1), brackets=3).bracket(trial)
                          for trial in range(600)]
 
-    def test_only_the_latest_rivals_are_looked_at(self):
+    def test_only_the_latest_rivals_are_looked_at(self, monkeypatch):
+        monkeypatch.setattr(successive_halving, "WINDOW", 60)
         scheduler = SuccessiveHalving(Problem([LOSS], rungs=2), eta=2)
-        decisions(scheduler, [0.0] * WINDOW)
-        for trial in range(WINDOW, 2 * WINDOW):
+        decisions(scheduler, [0.0] * 60)
+        for trial in range(60, 120):
             scheduler.report(trial, 0, {"loss": 5.0 + trial})
-        assert scheduler.report(2 * WINDOW, 0, {"loss": 1.0}) == "continue", "the zeros are out of sight"
+        assert scheduler.report(120, 0, {"loss": 1.0}) == "continue", "the zeros are out of sight"
 
     def test_few_sampler_steps_survive_by_their_known_cost(self):
         """Perplexity alone would stop every cheap trial at the first rung; the analytic cost keeps
