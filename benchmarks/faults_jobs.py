@@ -138,4 +138,4 @@ if __name__ == "__main__":
 
         search.distributed.worker_pool.WorkerPool = faults_jobs.SlotPool
     sweep.run = functools.partial(sweep.run, jobs="benchmarks.faults_jobs:JOBS")
-    sys.exit(main.main())
+    sys.exit(main())
