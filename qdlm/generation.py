@@ -75,8 +75,8 @@ class Model:
         return (row for batch in batches for row in batch)
 
     def export(self, out: str | Path, to: str = "hf") -> Path:
-        """Write the model for other programs, as `qdlm export`: `hf` for transformers and peft, `onnx`.
-        Raises `UserError` for what an architecture cannot give."""
+        """Write the model for other programs, as `qdlm export`: `hf` for transformers and peft,
+        `compressed-tensors`, `onnx`. Raises `UserError` for what an architecture cannot give."""
         from trainable.artifacts.exporting import export_to
 
         return export_to(to, self.path, Path(out))

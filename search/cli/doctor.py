@@ -26,6 +26,7 @@ CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OPTIONAL = {  # module: (what it is for, the extra that holds it)
     "optuna_dashboard": ("the study's pages in a browser", "dashboard"),
     "mlflow": ("a tracker", "mlflow"), "trackio": ("a tracker", "trackio"), "wandb": ("a tracker", "wandb"),
+    "compressed_tensors": ("qdlm export --to compressed-tensors", "compressed"),
     "onnxscript": ("qdlm export --to onnx", "onnx"),
     "pytest": ("the tests", "dev"),
 }

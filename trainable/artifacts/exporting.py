@@ -10,6 +10,7 @@ from spaces.values import did_you_mean
 
 FORMS = {
     "hf": "trainable.artifacts.huggingface:export_transformers",
+    "compressed-tensors": "trainable.artifacts.compressed:export_compressed",
     "onnx": "trainable.artifacts.onnx_graph:export_onnx",
 }
 """Name -> import path of a function (artifact, out) -> out. A new form is one function and one line here."""

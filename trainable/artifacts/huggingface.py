@@ -1,7 +1,8 @@
 """An artifact as a folder that plain transformers and peft load, for those who know neither this program
 nor its codes.
 
-    config.json, model.safetensors  the body with its token table: an architecture of transformers, decoded
+    config.json, model.safetensors  the body with its token table, and with its head where a class of
+                                    transformers has the same: an architecture of transformers, decoded
     tokenizer.json, ...             the words
     diffusion.safetensors           what else the model has (projections, times, head), by its own names
     qdlm.json, README.md            the trial's settings; how to use all this
@@ -27,17 +28,21 @@ from transformers.utils import logging
 from spaces.errors import UserError
 from trainable.artifacts.artifact import Loaded, load, read_files
 from trainable.artifacts.assembling import blank_model, filled
+from trainable.artifacts.export_page import ADAPTED, ADAPTER, BASE, REST, SETTINGS, page
 from trainable.artifacts.packed import WEIGHTS
 from trainable.artifacts.packing import SPLIT
 from trainable.artifacts.reading import read_tensors
 from trainable.artifacts.tokenizer import tokenizer
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokens import NOWHERE, UNK
+from trainable.models.masked_lm.heads import NEVER
 from trainable.quantization.post_training.stored import KEY
 from trainable.storage.folders import whole_folder
 
-REST, SETTINGS, BASE, ADAPTER, MASK = "diffusion.safetensors", "qdlm.json", "base", "adapter", "[MASK]"
+MASK = "[MASK]"
 LORA_A, LORA_B = f"{SPLIT}lora_a", f"{SPLIT}lora_b"
+_HEAD = ("word_embedding.", "transform.", "head.", "bias")
+"""How the names begin that a model of transformers with a head holds."""
 
 
 def export_transformers(artifact: Path, out: Path) -> Path:
@@ -51,26 +56,38 @@ def export_transformers(artifact: Path, out: Path) -> Path:
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder")
     made, prefix = loaded.model.as_transformers()
-    numbered(made, loaded.lexicon)
+    absent = numbered(made, loaded.lexicon)
     head, config, lexicon, _ = read_files(artifact)
     tensors = read_tensors(artifact / WEIGHTS)
     adapters = _adapters(tensors)
     with whole_folder(out) as folder, quiet():
         made.save_pretrained(folder)
-        words_of(loaded).save_pretrained(folder)
-        kept = {name: value.contiguous().clone() for name, value in loaded.model.state_dict().items()
-                if not name.startswith("body.")}
-        save_file(kept, folder / REST, metadata={"format": "pt"})
-        facts = {"config": head["config"], "facts": head["facts"]}
-        (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_readme(loaded, made, bool(adapters)), encoding="utf-8")
+        beside(loaded, made, absent, folder, ADAPTED if adapters else "")
         if adapters:
             bare = {name: value for name, value in tensors.items() if not name.endswith((LORA_A, LORA_B))}
             base = filled(blank_model(config, lexicon), bare, head["packing"], torch.device("cpu"), False)
-            numbered(bare_body := base.as_transformers()[0], lexicon)
-            bare_body.save_pretrained(folder / BASE)
+            numbered(bare_model := base.as_transformers()[0], lexicon)
+            bare_model.save_pretrained(folder / BASE)
             _write_adapter(adapters, prefix, folder / ADAPTER)
     return out
+
+
+def beside(loaded: Loaded, made: Any, absent: list[int], folder: Path, more: str) -> None:
+    """Write what stands beside the weights of `made`: the words, what the class of transformers has no place
+    for, the trial's settings with the tokens that are no answers, and a page that says how to use all this,
+    `more` of it at the end."""
+    words_of(loaded).save_pretrained(folder)
+    whole = made.get_output_embeddings() is not None
+    kept = {name: value.contiguous().clone() for name, value in loaded.model.state_dict().items()
+            if not name.startswith(("body.", *(_HEAD if whole else ())))}
+    if kept:
+        save_file(kept, folder / REST, metadata={"format": "pt"})
+    head = read_files(loaded.path)[0]
+    facts = {"config": head["config"], "facts": head["facts"]}
+    if whole:
+        facts["no_answers"] = absent
+    (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(page(loaded, made, more), encoding="utf-8")
 
 
 @contextmanager
@@ -85,12 +102,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def plain(artifact: Path) -> Loaded:
-    """An artifact as a model of plain float layers. Raises `UserError` where they round what they read."""
+def plain(artifact: Path, rounding: bool = False) -> Loaded:
+    """An artifact as a model of plain float layers. Raises `UserError` where they do more, such as to round
+    what they read, unless others can do that by its own range (`rounding`)."""
     loaded = load(artifact, run_codes=False, table="decoded")
     packing = read_files(artifact)[0]["packing"]
     bits = {entry["activation_bits"] for entry in packing.values() if KEY in entry}
-    if min(bits, default=16) < 16:
+    if min(bits, default=16) < 16 and not rounding:
         raise UserError(f"{artifact}: its layers round their inputs to {min(bits)} bits "
                         "(calibration.activation_bits), which other programs' layers do not")
     if any("running" in entry for entry in packing.values()):
@@ -123,21 +141,34 @@ def _masked(loaded: Loaded) -> bool:
 
 
 @torch.no_grad()
-def numbered(made: Any, lexicon: Lexicon) -> None:
-    """Put the rows of the token table where the tokenizer has its tokens; those that the vocabulary left out
-    are UNK. Words have their rows' numbers already."""
-    tokens = lexicon.tokens
-    if tokens is None:
-        return
+def numbered(made: Any, lexicon: Lexicon) -> list[int]:
+    """Put the rows of the token table, and of the head, where the tokenizer has its tokens; those that the
+    vocabulary left out are UNK, and never an answer where the head has a bias. Words have their rows' numbers
+    already. Gives the numbers that are no answers: MASK's and of what was left out."""
+    tokens, count = lexicon.tokens, len(lexicon.vocab)
     table: Tensor = made.get_input_embeddings().weight
-    order = [UNK] * Tokenizer.from_str(tokens.source).get_vocab_size(with_added_tokens=True)
+    if tokens is None:
+        return list(range(count, len(table)))
+    order = [NOWHERE] * Tokenizer.from_str(tokens.source).get_vocab_size(with_added_tokens=True)
     for row, number in enumerate(tokens.table_rows()[:len(table)]):
         if number != NOWHERE:
             order[number] = row
-        elif row == len(lexicon.vocab):  # a mask that the tokenizer has not: words_of puts it last
+        elif row == count:  # a mask that the tokenizer has not: words_of puts it last
             order.append(row)
-    made.set_input_embeddings(nn.Embedding.from_pretrained(table[order].clone()))
+    rows = torch.tensor(order)
+    absent, head = rows == NOWHERE, made.get_output_embeddings()
+    no_answers = (absent | (rows == count)).nonzero().flatten().tolist()
+    rows = rows.where(~absent, UNK)
+    made.set_input_embeddings(nn.Embedding.from_pretrained(table[rows].clone()))
     made.config.vocab_size = len(order)
+    if head is not None:
+        fresh = nn.Linear(head.in_features, len(order), head.bias is not None, dtype=head.weight.dtype)
+        fresh.weight = (made.get_input_embeddings().weight if made.config.tie_word_embeddings
+                        else nn.Parameter(head.weight[rows].masked_fill(absent[:, None], 0.0)))
+        if head.bias is not None:
+            fresh.bias.copy_(head.bias[rows].masked_fill(absent, NEVER))
+        made.set_output_embeddings(fresh)
+    return no_answers
 
 
 def _adapters(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -160,36 +191,3 @@ def _write_adapter(adapters: dict[str, tuple[Tensor, Tensor]], prefix: str, fold
     others = {name: value for name, value in ranks.items() if value != rank}
     LoraConfig(r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=dict(others),
                target_modules=list(ranks), inference_mode=True).save_pretrained(folder)
-
-
-def _readme(loaded: Loaded, made: Any, apart: bool) -> str:
-    masked = loaded.config.diffusion.name == "masked"
-    shifted = masked and getattr(loaded.model, "shift", False)
-    body = f"""# {loaded.path.name}
-
-The body of a diffusion language model (`qdlm export --to hf`): `{type(made).__name__}`, its weights decoded
-to floats. It attends to both sides; no remote code is needed.
-
-```python
-from transformers import AutoModel, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("EXPORT")
-model = AutoModel.from_pretrained("EXPORT").eval()
-states = model(**tokenizer("a place to eat", return_tensors="pt")).last_hidden_state
-```
-
-"""
-    if masked:
-        left = "; those of a position come from the state one to its left" if shifted else ""
-        body += ("`[MASK]` stands for a hidden word. The logits are `states @ table[:words].T + bias`, table "
-                 f"being the input embeddings and `bias` of `{REST}`, behind `transform` where that has "
-                 f"one{left}.\n")
-    else:
-        body += ("The states are those of clean words at time 0. For noisy latents x_t give `inputs_embeds = "
-                 "up(x_t) + time(sinusoids(t))`; `down` of the states is what the model predicts; all three "
-                 f"are in `{REST}`.\n")
-    if apart:
-        body += ("\nThe adapter stands apart from the quantized weights: `PeftModel.from_pretrained("
-                 f"AutoModel.from_pretrained(\"EXPORT/{BASE}\"), \"EXPORT/{ADAPTER}\")` is the same model as "
-                 "EXPORT itself, in which it is merged. It fits this base and no other.\n")
-    return body + f"\nThe whole model runs with `qdlm generate ARTIFACT`; settings: `{SETTINGS}`.\n"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from trainable import registry
 from trainable.compat import int4_weight_matmul, int8_weight_matmul, pack_int4
 from trainable.quantization import int8_products
-from trainable.quantizers.base import Part, check_size, finite32
+from trainable.quantizers.base import IntegerGroups, Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 
@@ -61,6 +61,10 @@ class BodyFormat(ABC):
     @abstractmethod
     def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
         """Arrays -> float32 weight. Raises ValueError where they do not fit `shape`."""
+
+    def integer_groups(self, parts: dict[str, Tensor], shape: Shape) -> IntegerGroups | None:
+        """What `decode` gives, bit for bit, as whole numbers times scales, where it is that."""
+        return None
 
     def runs(self, shape: Shape, device: torch.device) -> bool:
         """Whether there is a product for this shape on this device."""
@@ -133,6 +137,10 @@ class Int8Weight(BodyFormat):
     def decode(self, parts: dict[str, Tensor], shape: Shape) -> Tensor:
         parts = self.checked(parts, shape)
         return parts["codes"].view(shape).float() * parts["scale"][:, None]
+
+    def integer_groups(self, parts: dict[str, Tensor], shape: Shape) -> IntegerGroups:
+        parts = self.checked(parts, shape)
+        return IntegerGroups(parts["codes"].view(shape), parts["scale"][:, None], None, 8)
 
     def runs(self, shape: Shape, device: torch.device) -> bool:
         return device.type == "cpu" and shape[0] % 16 == 0 and shape[1] % 16 == 0
@@ -237,6 +245,13 @@ class Int4Weight(BodyFormat):
         levels = unpack_bits(parts["codes"], 4, math.prod(shape)).view(shape).float() - 7
         scale = parts["scale"].float().view(shape[0], -1).repeat_interleave(self.params.group, 1)
         return levels * scale[:, : shape[1]]
+
+    def integer_groups(self, parts: dict[str, Tensor], shape: Shape) -> IntegerGroups | None:
+        if shape[1] % self.params.group:
+            return None  # the last of a row is short
+        parts = self.checked(parts, shape)
+        levels = (unpack_bits(parts["codes"], 4, math.prod(shape)) - 7).to(torch.int8)
+        return IntegerGroups(levels.view(shape), parts["scale"].float().view(shape[0], -1), None, 4)
 
     def runs(self, shape: Shape, device: torch.device) -> bool:
         return device.type == "cpu" and shape[0] % 32 == 0 and shape[1] % self.params.group == 0

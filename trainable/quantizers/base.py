@@ -20,8 +20,8 @@ from spaces.errors import UserError
 from trainable import registry
 from trainable.quantizers.gradients import clip_gradient, pass_gradient, straight_through
 
-__all__ = ["LARGEST", "Grid", "Part", "Quantizer", "QuantizerParams", "WholeTensor", "check_size",
-           "clip_gradient", "finite32", "row_mean", "straight_through"]
+__all__ = ["LARGEST", "Grid", "IntegerGroups", "Part", "Quantizer", "QuantizerParams", "WholeTensor",
+           "check_size", "clip_gradient", "finite32", "row_mean", "straight_through"]
 
 LARGEST = torch.finfo(torch.float32).max
 MOST_BITS = 16
@@ -57,6 +57,32 @@ class Grid(NamedTuple):
     low: float | None
     high: float | None
     step: float | None
+
+
+class IntegerGroups(NamedTuple):
+    """A weight [out, in] as whole numbers, a scale for each row or each group of its inputs: (levels - zero)
+    scale. What runtimes with integer products load."""
+
+    levels: Tensor
+    """Int8 [out, in], from -2^(bits-1) to 2^(bits-1) - 1."""
+    scale: Tensor
+    """Float32 [out, groups]."""
+    zero: Tensor | None
+    """Int8 [out, groups], in the range of the levels; None = symmetric, 0."""
+    bits: int
+
+    @property
+    def group(self) -> int | None:
+        """Inputs that share a scale; None where those of a whole row do."""
+        groups = self.scale.shape[1]
+        return None if groups == 1 else self.levels.shape[1] // groups
+
+    @property
+    def values(self) -> Tensor:
+        """Float32 [out, in]."""
+        levels = self.levels.float().unflatten(1, (self.scale.shape[1], -1))
+        moved = levels if self.zero is None else levels - self.zero.float()[..., None]
+        return (moved * self.scale[..., None]).flatten(1)
 
 
 class Quantizer(ABC):
@@ -144,6 +170,18 @@ class Quantizer(ABC):
         have for themselves.
         """
         return None
+
+    def integer_groups(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> IntegerGroups | None:
+        """What `decode` gives, bit for bit, where it is whole numbers of at most 8 bits times scales of rows
+        or of groups within them; by default what `integer_rows` says."""
+        rows = self.integer_rows(packed, shape)
+        if rows is None:
+            return None
+        levels, scale = rows
+        low, high = (int(end) for end in levels.aminmax())
+        needed = max(-low - 1, high, 1).bit_length() + 1
+        return IntegerGroups(levels, scale.contiguous(), None,
+                             max(needed, ((self.grid.levels or 1) - 1).bit_length()))
 
     def stored_bytes(self, shape: tuple[int, int]) -> int:
         """Bytes of everything `encode` gives for a weight of this shape."""

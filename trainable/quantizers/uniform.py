@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from trainable.quantizers.base import LARGEST, Grid, Learned, Part, finite32, shape_of
+from trainable.quantizers.base import LARGEST, Grid, IntegerGroups, Learned, Part, finite32, shape_of
 from trainable.quantizers.blocks import (
     SMALLEST,
     BlockParams,
@@ -179,6 +179,19 @@ class Uniform(IntegerLevels):
         packed = self.checked(packed, shape)
         levels = unpack_bits(packed["codes"], self.bits, math.prod(shape)).sub_(int(self.highest))
         return levels.to(torch.int8).view(shape), load_scale(packed, self.scale_kind).expand(shape[0], 1)
+
+    def integer_groups(self, packed: dict[str, Tensor], shape: tuple[int, int]) -> IntegerGroups | None:
+        size = {"row": shape[1], "group": self.params.group}.get(self.params.granularity)
+        if size is None and self.params.symmetric:
+            return super().integer_groups(packed, shape)
+        if size is None or shape[1] % size:
+            return None  # a zero point for all rows; groups that span rows
+        packed = self.checked(packed, shape)
+        middle = int(self.highest) if self.params.symmetric else 1 << self.bits - 1
+        levels = (unpack_bits(packed["codes"], self.bits, math.prod(shape)) - middle).to(torch.int8)
+        zero = None if self.params.symmetric else (packed["zero"].int() - middle).to(torch.int8)
+        return IntegerGroups(levels.view(shape), load_scale(packed, self.scale_kind).view(shape[0], -1),
+                             None if zero is None else zero.view(shape[0], -1), self.bits)
 
     def layout(self, shape: tuple[int, int]) -> dict[str, Part]:
         parts = super().layout(shape)

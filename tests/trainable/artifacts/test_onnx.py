@@ -46,7 +46,8 @@ def test_without_the_exporter_it_is_one_line(tmp_path, capsys, monkeypatch):
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     artifact = exported(tmp_path, "bert", {})
-    for to, said in (("gguf", "unknown form 'gguf'; legal: hf, onnx"), ("onx", "did you mean 'onnx'?")):
+    for to, said in (("gguf", "unknown form 'gguf'; legal: hf, compressed-tensors, onnx"),
+                     ("onx", "did you mean 'onnx'?")):
         assert main(["export", str(artifact), "--to", to]) == 2
         assert said in capsys.readouterr().err
     head = json.loads((artifact / "config.json").read_text())

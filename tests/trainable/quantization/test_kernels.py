@@ -57,6 +57,10 @@ class TestBodyContract:
         decoded = form.decode(parts, shape)
         assert decoded.dtype == torch.float32 and decoded.shape == w.shape
         assert (decoded - w).norm() <= ERROR[form.name] * w.norm()
+        groups = form.integer_groups(parts, shape)
+        assert groups is None or torch.equal(groups.values, decoded)
+        assert (groups is None) == (form.name.endswith(("32", "16")) or form.name == "int4_weight"
+                                    and shape[1] % form.params.group > 0)
 
     @pytest.mark.parametrize("rows", [1, 5, 600])
     def test_its_product_is_that_of_the_decoded_weight(self, form, rows):

@@ -146,6 +146,18 @@ class TestQuantizerContract:
         once = quantizer.fake_quantize(w, learned)
         torch.testing.assert_close(quantizer.fake_quantize(once, learned), once, rtol=1e-6, atol=0)
 
+    def test_integer_groups_are_the_decoded_weight_bit_for_bit(self, quantizer):
+        w = draw((48, 128))
+        packed = quantizer.encode(w)
+        held = quantizer.integer_groups(packed, (48, 128))
+        if held is None:
+            assert quantizer.name not in ("fixed", "binary", "ternary_twn") or quantizer.grid.levels > 256
+            return
+        assert torch.equal(held.values, quantizer.decode(packed, (48, 128)))
+        most = 1 << held.bits - 1
+        for part in (held.levels, *(() if held.zero is None else (held.zero,))):
+            assert part.dtype == torch.int8 and -most <= int(part.min()) and int(part.max()) < most
+
     def test_deterministic_and_leaves_its_input_alone(self, quantizer):
         w = draw((31, 9))
         before = w.clone()

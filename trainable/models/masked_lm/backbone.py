@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from spaces.config import Site
 from trainable.models.backbone import Backbone
 from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_body, with_table
-from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.masked_lm.config import HEAD_EPS, MaskedLMConfig
+from trainable.models.masked_lm.heads import NEVER, has_head, with_head
 from trainable.models.parts import linear_names
 from trainable.models.prediction import Prediction
-
-NEVER = -1e4
-"""Log-probability of what a seen token is not: finite, so that losses of a whole row stay finite."""
 
 
 class MaskedLM(Backbone):
@@ -49,7 +47,7 @@ class MaskedLM(Backbone):
         self.body = make_body(params)
         if params.transform:
             self.transform = nn.Sequential(nn.Linear(hidden, hidden), nn.GELU(),
-                                           nn.LayerNorm(hidden, eps=params.norm_eps or 1e-5))
+                                           nn.LayerNorm(hidden, eps=params.norm_eps or HEAD_EPS))
         if not params.tied:
             self.head = nn.Linear(hidden, vocabulary, bias=False)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
@@ -102,8 +100,12 @@ class MaskedLM(Backbone):
         return ("condition_embedding.weight",)
 
     def as_transformers(self) -> tuple[Any, str]:
-        """The body with the token table: its last state on ids is `hidden` of a model without `shift`."""
-        return with_table(self.body, self.word_embedding.weight), ""
+        """The body with the token table, and with the head where `has_head`: its last state on ids is
+        `hidden`, its logits are the model's, both without `shift`."""
+        if not has_head(self):
+            return with_table(self.body, self.word_embedding.weight), ""
+        made = with_head(self)
+        return made, f"{made.base_model_prefix}."
 
     # ---- computing ----
 

@@ -20,6 +20,8 @@ USUAL: dict[str, dict[str, float]] = {
     "bert": {"norm_eps": 1e-12}, "modernbert": {"norm_eps": 1e-5, "rope_theta": 160000.0},
     "llama": {"norm_eps": 1e-6, "rope_theta": 10000.0}}
 """What null means for a body."""
+HEAD_EPS = 1e-5
+"""What null means for the norm before the head."""
 
 
 class MaskedLMConfig(Params):

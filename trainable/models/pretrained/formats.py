@@ -16,6 +16,7 @@ from torch import Tensor
 from trainable.models.backbone import Backbone
 from trainable.models.diffusion_gemma.config import DiffusionGemmaConfig
 from trainable.models.masked_lm.config import MaskedLMConfig
+from trainable.models.masked_lm.heads import HEADS
 from trainable.models.pretrained import diffusion_gemma
 from trainable.models.pretrained.checkpoint import HuggingFaceFolder
 from trainable.models.pretrained.tables import Source
@@ -170,16 +171,13 @@ def _llada_shape(folder: HuggingFaceFolder) -> Shape:
             "qkv_bias": bool(folder.config.get("include_qkv_bias", False))}
 
 
-_BERT_HEAD = {"transform.0": "cls.predictions.transform.dense",
-              "transform.2": "cls.predictions.transform.LayerNorm", "bias": "cls.predictions.bias"}
-_LLAMA = Format(_causal, "model.", "embed_tokens", _same, {"head": "lm_head"}, shifted=True)
+_LLAMA = Format(_causal, "model.", "embed_tokens", _same, HEADS["llama"], shifted=True)
 FORMATS: dict[str, Format] = {
-    "BertForMaskedLM": Format(_bert, "bert.", "embeddings.word_embeddings", _same, _BERT_HEAD),
-    "BertForPreTraining": Format(_bert, "bert.", "embeddings.word_embeddings", _same, _BERT_HEAD),
+    "BertForMaskedLM": Format(_bert, "bert.", "embeddings.word_embeddings", _same, HEADS["bert"]),
+    "BertForPreTraining": Format(_bert, "bert.", "embeddings.word_embeddings", _same, HEADS["bert"]),
     "BertModel": Format(_bert, "", "embeddings.word_embeddings", _same, {}),
     "ModernBertForMaskedLM": Format(_modernbert, "model.", "embeddings.tok_embeddings", _same,
-                                    {"transform.0": "head.dense", "transform.2": "head.norm",
-                                     "bias": "decoder.bias"}),
+                                    HEADS["modernbert"]),
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _LLAMA,
     "Qwen2ForCausalLM": _LLAMA,

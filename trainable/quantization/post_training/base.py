@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainable.quantization.post_training.maps import InputMap
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.quantizers.base import Part, check_size
+from trainable.quantizers.base import IntegerGroups, Part, check_size
 from trainable.registry import Params
 
 Shape = tuple[int, int]
@@ -79,6 +79,10 @@ class PostTraining(ABC):
     @abstractmethod
     def layout(self, shape: Shape) -> dict[str, Part]:
         """Every array that `encode` gives, `codes` first. Raises `UserError` where the width cannot be."""
+
+    def integer_groups(self, encoded: Encoded, shape: Shape) -> IntegerGroups | None:
+        """What `decode` gives, bit for bit, as whole numbers times scales, where it is that."""
+        return None
 
     def check(self, encoded: Encoded, shape: Shape) -> None:
         """ValueError where the arrays do not fit the shape, as in a truncated file."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainable.quantization.post_training.base import Encoded, PostTraining, Shape, Transformed
 from trainable.quantization.post_training.grid import GridMethod, GridParams
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.quantizers.base import Part
+from trainable.quantizers.base import IntegerGroups, Part
 
 
 class Chain(PostTraining):
@@ -40,6 +40,9 @@ class Chain(PostTraining):
 
     def decode(self, encoded: Encoded, shape: Shape) -> Tensor:
         return self.rounding.decode(encoded, shape)
+
+    def integer_groups(self, encoded: Encoded, shape: Shape) -> IntegerGroups | None:
+        return self.rounding.integer_groups(encoded, shape)
 
     def layout(self, shape: Shape) -> dict[str, Part]:
         return self.rounding.layout(shape)

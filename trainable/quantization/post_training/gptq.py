@@ -28,7 +28,7 @@ from trainable.quantization.post_training.grid import (
 )
 from trainable.quantization.post_training.hessian import inverse_factor
 from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics, output_error
-from trainable.quantizers.base import Part, finite32
+from trainable.quantizers.base import IntegerGroups, Part, finite32
 
 BLOCK = 128
 """Inputs whose errors are passed on to the rest of the weight at once."""
@@ -147,6 +147,10 @@ class GPTQ(GridMethod):
     def decode(self, encoded: Encoded, shape: Shape) -> Tensor:
         values = super().decode(encoded, shape)
         return values[:, encoded.parameters["order"].argsort()] if self._reorders_groups else values
+
+    def integer_groups(self, encoded: Encoded, shape: Shape) -> IntegerGroups | None:
+        # inputs of a group that do not stand side by side
+        return None if self._reorders_groups else super().integer_groups(encoded, shape)
 
     def layout(self, shape: Shape) -> dict[str, Part]:
         parts = super().layout(shape)

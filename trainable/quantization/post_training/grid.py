@@ -18,7 +18,7 @@ from torch import Tensor
 from spaces.errors import UserError
 from trainable.quantization.post_training.base import Encoded, PostTraining, Shape
 from trainable.quantization.post_training.statistics import Statistics
-from trainable.quantizers.base import LARGEST, Part, finite32
+from trainable.quantizers.base import LARGEST, IntegerGroups, Part, finite32
 from trainable.quantizers.blocks import SMALLEST, load_scale, scale_layout, store_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
 from trainable.registry import Params
@@ -146,6 +146,15 @@ class GridMethod(PostTraining):
         scale = load_scale(encoded.parameters, self.params.scale_bits)
         zero = self.params.top / 2 if self.params.symmetric else encoded.parameters["zero"].float()[:, None]
         return ((codes - zero) * scale).view(shape)
+
+    def integer_groups(self, encoded: Encoded, shape: Shape) -> IntegerGroups | None:
+        self.check(encoded, shape)
+        middle = int(self.params.top / 2) if self.params.symmetric else 1 << self.params.bits - 1
+        codes = unpack_bits(encoded.codes, self.params.bits, math.prod(shape))
+        scale = load_scale(encoded.parameters, self.params.scale_bits).view(shape[0], -1)
+        zero = None if self.params.symmetric else encoded.parameters["zero"].int().view(shape[0], -1) - middle
+        return IntegerGroups((codes - middle).to(torch.int8).view(shape), scale,
+                             None if zero is None else zero.to(torch.int8), self.params.bits)
 
     def layout(self, shape: Shape) -> dict[str, Part]:
         groups = shape[0] * (shape[1] // group_size(shape[1], self.params.group))

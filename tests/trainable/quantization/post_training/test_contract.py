@@ -13,7 +13,7 @@ from spaces.errors import UserError
 from trainable.quantization.post_training.base import Encoded
 from trainable.quantization.post_training.chain import Chain
 from trainable.quantization.post_training.gptq import GPTQ, GptqParams
-from trainable.quantization.post_training.grid import GridParams
+from trainable.quantization.post_training.grid import GridMethod, GridParams
 from trainable.quantization.post_training.quantize import quantize
 from trainable.quantization.post_training.rotation import HadamardRotation, RotationParams
 from trainable.quantization.post_training.statistics import Statistics
@@ -57,6 +57,19 @@ class TestPostTrainingContract:
         assert torch.isfinite(first.weight).all() and torch.isfinite(first.effective).all()
         assert_same_bits(first.weight, second.weight)
         assert_same_bits(method.decode(copy.deepcopy(first.encoded), shape), first.weight)
+
+    def test_integer_groups_are_what_decoding_gives(self, method):
+        weight, statistics, _ = problem(12, 32)
+        done = quantize(method, weight, statistics)
+        held = method.integer_groups(done.encoded, (12, 32))
+        if held is not None:
+            assert_same_bits(held.values + 0.0, done.weight + 0.0)
+            for part in (held.levels, *(() if held.zero is None else (held.zero,))):
+                assert part.dtype == torch.int8 and int(part.max()) < 1 << held.bits - 1
+                assert int(part.min()) >= -(1 << held.bits - 1)
+        rounding = getattr(method, "rounding", method)
+        apart = getattr(rounding.params, "order", "") == "activation" and not rounding.params.static_groups
+        assert (held is None) == (not isinstance(rounding, GridMethod) or apart)
 
     @pytest.mark.parametrize("out", [1, 12])
     def test_nothing_that_is_given_is_changed(self, method, out):
