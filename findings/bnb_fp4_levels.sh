@@ -9,11 +9,11 @@
 # Source: bitsandbytes/functional.py get_4bit_type, bitsandbytes/backends/utils.py; OCP Microscaling Formats
 # v1.0.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   bitsandbytes 0.50.2, torch 2.13.0+cpu
 #   expected: [0.0, 0.0833, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0]
 #   seen:     [0.0, 0.0052, 0.1667, 0.25, 0.3333, 0.5, 0.6667, 1.0]
-#   relative error, blocks of 64 Gaussian weights: library 0.1219, E2M1 0.1057 (1.15x)
+#   relative error, blocks of 64 Gaussian weights: library 0.1219, E2M1 0.1057, 1.15x
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"

@@ -9,7 +9,7 @@
 # and times are read off these; a search space over (t_min, t_max) must leave the diagonal out.
 # Source: transformers/models/diffusion_gemma/generation_diffusion_gemma.py, generate() 0.b, validate().
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   transformers 5.23.0, torch 2.13.0+cpu
 #   expected: max_new_tokens=3 gives at most 3; seen: 32 (canvas of 32), tokens_per_forward 16
 #   expected: max_new_tokens=33 gives at most 33; seen: 64 (canvas of 32), tokens_per_forward 16

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# gguf 0.19.0: the ternary formats TQ1_0 and TQ2_0 set nearly nine of ten weights to zero.
+# gguf 0.19.0: the ternary formats TQ1_0 and TQ2_0 set nearly nine of ten Gaussian weights to zero.
 #
 # Ternary weights are expected to be scaled by a mean of |w| (TWN, BitNet b1.58): on Gaussian weights about
 # a third of them become 0 and the relative error is 0.51. gguf.quants scales each block of 256 by its

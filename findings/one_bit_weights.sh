@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torchao 0.18.0 and hqq 0.2.8.post1: one-bit weights are worse than no weights.
+# torchao 0.18.0 and hqq 0.2.8.post1: one-bit weights are as bad as none at all, or worse.
 #
 # One bit a weight is expected to be sign(w) times a scale: for Gaussian weights mean(|w|) leaves a relative
 # error of 0.60 (sqrt(1 - 2/pi)), and setting the layer to zero leaves 1. torchao offers torch.int1 for

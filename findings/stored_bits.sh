@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torchao 0.18.0 and hqq 0.2.8.post1: the bits in the name are not the bits that are stored.
+# torchao 0.18.0 stores int1 to int7 in 8 bits a weight, hqq 0.2.8.post1 its 3 bits in 3.5.
 #
 # A layer quantized to b bits is expected to take b bits a weight, plus scales. torchao's
 # IntxWeightOnlyConfig keeps one int8 a weight from int1 to int8 (its packing is named UNPACKED_TO_INT8 and

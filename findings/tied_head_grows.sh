@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torchao 0.18.0: int8 makes a language model with a tied head bigger.
+# torchao 0.18.0: int8 makes a small language model with a tied head bigger.
 #
 # Int8 weight-only quantization is expected to take a quarter of the bytes. quantize_ looks at Linear
 # modules: it swaps the head's weight for an int8 copy, which unties it from the embedding; the embedding
