@@ -41,7 +41,8 @@ class TableContent:
 
 LAYOUTS: dict[str, str] = {"tasks": "search.cli.table_tasks:layout",
                            "quantizers": "search.cli.table_quantizers:layout",
-                           "post_training": "search.cli.table_post_training:layout"}
+                           "post_training": "search.cli.table_post_training:layout",
+                           "adapters": "search.cli.table_adapters:layout"}
 """Name -> import path of a function `layout(request: TableRequest) -> TableContent`. A new layout is one
 function and one line here."""
 
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
         "qdlm table runs/NAME", "control / lm-score of the best model and the baselines, 50 targets a task",
         "qdlm table runs/NAME --targets 200 --tasks semantic,length", "more targets, fewer tasks",
         "qdlm table runs/NAME --layout post_training", "methods against bits, over calibration seeds",
+        "qdlm table runs/NAME --layout adapters", "starts of adapters against formats of the base",
         "qdlm table runs/NAME --format csv > table.csv", "for a spreadsheet; also md, json",
     ))(table)
 
@@ -66,8 +68,9 @@ def table(
     methods: str | None = typer.Option(None, metavar="A,B", show_default=False, help="Rows; by default all."),
     artifact: str | None = typer.Option(None, metavar="NAME", show_default=False, help="The diffusion model: "
                                         "trial-0003, or base. By default the most controllable one."),
-    metric: str | None = typer.Option(None, metavar="NAME", show_default=False, help="Of post_training's "
-                                      "cells. By default kl_to_base, or perplexity where that is missing."),
+    metric: str | None = typer.Option(None, metavar="NAME", show_default=False, help="Of the cells of "
+                                      "post_training (by default kl_to_base) and adapters (nll_bound); "
+                                      "perplexity where that is missing."),
     fresh: bool = typer.Option(False, "--fresh", help="Measure again what RUN already holds."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),

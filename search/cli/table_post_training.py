@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from search.reporting.post_training import Placed, column, compare
+from search.cli.cells import cell, counted, known, measured_metric, part_name, stopped_note
+from search.reporting.cells import Placed, compare
+from search.reporting.post_training import COLUMNS, column
 from spaces.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spaces.schema import Space
 
 KL, PERPLEXITY = "kl_to_base", "perplexity"
+BITS = frozenset({"bits"})
+"""Parameters of a method that are a column."""
 FLOAT = 32
 """Bits of a weight that is not rounded."""
 PLACED = ("calibration.method", "calibration.transforms", "calibration.source", "calibration.token_weight",
@@ -32,19 +34,17 @@ def layout(request: TableRequest) -> TableContent:
     folder, space, _ = opened(request.run)
     last = last_rows(folder.rows())
     rows = [row for row in last if row.get("state") == "complete"]
-    metric = measured_metric(rows, request.metric)
+    metric = measured_metric(rows, request.metric, (KL, PERPLEXITY))
     found = [(placed(space, row, metric), float(row[metric])) for row in rows if known(row, metric)]
-    done = compare(found, lambda mean, half: cell(metric, mean, half))
+    done = compare(found, lambda mean, half: cell(metric, mean, half), COLUMNS)
     if not done.rows:
         raise UserError(f"{request.run}: no trial at the bits of the table has finished yet"
                         + (f"; finished: {counted(done.aside)}" if done.aside else ""))
-    stopped = sum(row.get("state") == "stopped" for row in last)
     notes = [about(metric), "mean ± 95% over calibration seeds (Student)"
-             if done.seeds > 1 else "one calibration seed each, so no intervals: search calibration.seed"]
+             if done.repeats > 1 else "one calibration seed each, so no intervals: search calibration.seed"]
     if done.aside:
         notes.append(f"finished at other bits, not shown: {counted(done.aside)}")
-    if stopped:
-        notes.append(f"trials that were stopped early and left out: {stopped}; they measured fewer texts")
+    notes += stopped_note(sum(row.get("state") == "stopped" for row in last), "they measured fewer texts")
     return TableContent(f"Post-training quantization, {metric}", done.rows, tuple(notes))
 
 
@@ -53,43 +53,6 @@ def about(metric: str) -> str:
     if metric == KL:
         return "KL to the full-precision model, nats a position, at corrupted positions of held-out text"
     return f"{metric} of the rounded model"
-
-
-def counted(found: Counter[str]) -> str:
-    """`W8A16 (3 trials), W3A4 (1 trial)`."""
-    return ", ".join(f"{name} ({count} trial{'s' * (count > 1)})" for name, count in sorted(found.items()))
-
-
-def cell(metric: str, mean: float, half: float) -> str:
-    """`0.0123 ± 0.0011`; no interval with one seed."""
-    from search.cli.format import figure, ranged
-
-    return ranged(metric, mean, half) if math.isfinite(half) else figure(metric, mean)
-
-
-def known(row: Mapping[str, Any], metric: str) -> bool:
-    """Whether the row has a finite number of it."""
-    value = row.get(metric)
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def measured_metric(rows: Sequence[Mapping[str, Any]], asked: str | None) -> str:
-    """The metric of the cells: what is asked for, else the KL, else perplexity. Raises `UserError` where no
-    finished trial has it."""
-    for metric in (asked,) if asked else (KL, PERPLEXITY):
-        if any(known(row, metric) for row in rows):
-            return metric
-    if not rows:
-        raise UserError("table: no trial has finished yet, so there is nothing to compare")
-    raise UserError(f"table: no finished trial has measured {asked or f'{KL} or {PERPLEXITY}'}; "
-                    f"legal: {', '.join(numbers(rows)) or 'nothing'}")
-
-
-def numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the rows have measured."""
-    from search.pareto.objectives import measurements
-
-    return sorted({name for row in rows for name in measurements(row) if known(row, name)})
 
 
 def placed(space: Space, row: Mapping[str, Any], metric: str) -> Placed:
@@ -107,11 +70,12 @@ def placed(space: Space, row: Mapping[str, Any], metric: str) -> Placed:
     acts = bool(chain.needs) or corrected(config)
     bits = getattr(POST_TRAINING.params(calibration.method), "bits", FLOAT)
     names = list(POST_TRAINING)
-    parts = [part_name(ref) for ref in (calibration.method, *calibration.transforms)]
+    parts = [part_name(ref, POST_TRAINING, BITS) for ref in (calibration.method, *calibration.transforms)]
     rank = tuple(names.index(ref.name) for ref in (calibration.method, *calibration.transforms))
     weights = part_name_of(calibration.token_weight) if SECOND_MOMENT in chain.needs else None
-    return Placed(" + ".join(parts), calibration.source if acts else None, weights,
-                  rest(values, metric, acts and calibration.source.startswith("rollout")),
+    head = {"method": " + ".join(parts), "calibrated on": calibration.source if acts else None,
+            "weights": weights}
+    return Placed(head, rest(values, metric, acts and calibration.source.startswith("rollout")),
                   column(bits, calibration.activation_bits), (config.seed, config.calibration_seed), rank)
 
 
@@ -123,15 +87,6 @@ def corrected(config: TrialConfig) -> bool:
     own = set(CalibrationConfig.model_fields) - {"method", "transforms", "source", "token_weight", "texts",
                                                  "levels", "sites", "activation_bits", "seed"}
     return any(getattr(config.calibration, name) != getattr(plain, name) for name in own)
-
-
-def part_name(ref: Any) -> str:
-    """`gptq`, or `gptq(group=16)`: what differs from the defaults, bits left out: they are a column."""
-    from search.cli.format import compact
-    from trainable.registry import POST_TRAINING
-
-    params = POST_TRAINING.params(ref).model_dump(mode="json", exclude_defaults=True, exclude={"bits"})
-    return compact({"name": ref.name, **params})
 
 
 def part_name_of(ref: Any) -> str:
