@@ -8,7 +8,7 @@ then runs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainable import registry
+from trainable.quantizers.base import Quantizer
 
 Need = Literal["moment", "fisher"]
 
@@ -35,6 +36,8 @@ class Layer:
     """[in, in] float64 mean of x x^T over calibration tokens, for a start with "moment" among its needs."""
     fisher: Tensor | None = None
     """[out, in] mean squared gradient of the training loss, for a start with "fisher" among its needs."""
+    quantizer: Quantizer | None = None
+    """Whose `quantize` it is."""
 
     def quantized(self, master: Tensor) -> Tensor:
         """[out, in] the values that a master gives."""
@@ -68,6 +71,10 @@ class AdapterStart(ABC):
 
     def __init__(self, params: Any):
         self.params = params
+
+    def quantizers(self, layers: Sequence[Layer]) -> dict[str, Quantizer]:
+        """By layer's name, quantizers that replace the trial's before anything starts; most give none."""
+        return {}
 
     @abstractmethod
     def start(self, layer: Layer) -> Start | None:

@@ -31,9 +31,12 @@ class FakeQuant(nn.Module):
 
     def __init__(self, quantizer: Quantizer, master: Tensor):
         super().__init__()
-        self.quantizer = quantizer
         self.trained = nn.ParameterDict()
         self.held: Tensor | None = None
+        self._learn(quantizer, master)
+
+    def _learn(self, quantizer: Quantizer, master: Tensor) -> None:
+        self.quantizer = quantizer
         for name, value in quantizer.fit(master.detach()).items():
             if name in quantizer.frozen:
                 self.register_buffer(name, value)
@@ -44,6 +47,14 @@ class FakeQuant(nn.Module):
     def learned(self) -> dict[str, Tensor]:
         """What the quantizer knows about this weight; empty in most families."""
         return {**self.trained, **dict(self.named_buffers(recurse=False))}
+
+    def exchange(self, quantizer: Quantizer, master: Tensor) -> None:
+        """Take another quantizer, which learns anew of the weight. No optimizer may hold what the one before
+        learned."""
+        for name, _ in list(self.named_buffers(recurse=False)):
+            delattr(self, name)
+        self.trained.clear()
+        self._learn(quantizer, master)
 
     def quantized(self, master: Tensor) -> Tensor:
         """[rows, cols] float master -> quantized values, computed now."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from trainable.models.backbone import Backbone
 from trainable.models.parts import block_name, plain_name
 from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics
 from trainable.quantization.sites import FakeQuant, fake_of, master_of, refit
+from trainable.quantizers.base import shape_of
 from trainable.registry import ADAPTER_STARTS
 from trainable.seeds import stream
 from trainable.stages.calibrate import BATCH, calibration_states, text_rows
@@ -69,8 +71,9 @@ def start_adapters(model: Backbone, base: Backbone, process: Process, corpus: To
     is the model before.
 
     Returns numbers worth a column: `adapter_error` and `adapter_error_zero`, the relative error ||W
-    - Q - L R|| / ||W|| over all adapted layers after and without the correction (0 / 0 reads 0), and seconds.
-    Raises `UserError` for a rank that a layer does not have.
+    - Q - L R|| / ||W|| over all adapted layers after and without the correction (0 / 0 reads 0), seconds, and
+    `adapter_base_bits`, stored bits a value of those that have a quantizer. Raises `UserError` for a rank
+    that a layer does not have, and where a start's budget cannot be met.
     """
     began = time.perf_counter()
     layers, rule = adapted_layers(model), ADAPTER_STARTS.build(config.lora.start)
@@ -86,7 +89,14 @@ def start_adapters(model: Backbone, base: Backbone, process: Process, corpus: To
     if isinstance(rule, ApiQ):
         _fit_blocks(rule, layers, model, base, process, corpus, config)
     return {"adapter_error": _error(layers, base), "adapter_error_zero": zero,
-            "adapter_start_seconds": time.perf_counter() - began}
+            "adapter_start_seconds": time.perf_counter() - began, **_base_bits(layers)}
+
+
+def _base_bits(layers: list[Adapted]) -> dict[str, float]:
+    found = [(layer.fake.quantizer.stored_bytes(shape_of(layer.master)), layer.master.numel())
+             for layer in layers if layer.fake is not None]
+    values = sum(count for _, count in found)
+    return {"adapter_base_bits": 8 * sum(stored for stored, _ in found) / values} if values else {}
 
 
 @torch.no_grad()
@@ -95,12 +105,20 @@ def _set(rule: AdapterStart, layers: list[Adapted], model: Backbone, base: Backb
     names = [plain_name(layer.name) for layer in layers]
     moments = _moments(base, names, process, corpus, config) if "moment" in rule.needs else {}
     fisher = _fisher(base, names, process, corpus, config) if "fisher" in rule.needs else {}
+    given: list[tuple[Adapted, Layer]] = []
     for layer, name in zip(layers, names, strict=True):
         if rule.corrects and layer.fake is None:
             continue
         weight = base.get_parameter(f"{name}.weight").detach().to(layer.master.device, torch.float32)
-        found = rule.start(Layer(name, weight, layer.fake and layer.fake.quantizer.fake_quantize,
-                                 config.lora.rank, moments.get(name), fisher.get(name)))
+        quantizer = layer.fake.quantizer if layer.fake else None
+        given.append((layer, Layer(name, weight, quantizer.fake_quantize if quantizer else None,
+                                   config.lora.rank, moments.get(name), fisher.get(name), quantizer)))
+    own = rule.quantizers([one for _, one in given])
+    for layer, one in given:
+        if layer.fake is not None and (other := own.get(one.name)) is not None:
+            layer.fake.exchange(other, layer.master)
+            one = replace(one, quantize=other.fake_quantize, quantizer=other)
+        found = rule.start(one)
         if found is None:
             continue
         layer.master.copy_(found.master)

@@ -97,6 +97,20 @@ def test_layers_without_a_quantizer_start_as_ever_and_pissa_moves_them_all_the_s
     assert all(not value.requires_grad or value.grad is None for value in base.parameters())
 
 
+def test_under_a_budget_matrices_have_formats_of_their_own_and_all_of_it_is_exported(world):
+    budget = {"name": "lq_lora", "budget": 3.75, "bits": [2, 4], "groups": [8, 16]}
+    model, facts, settings = started(world, budget)
+    assert len({layer.fake.quantizer.label for layer in adapted_layers(model)}) > 1
+    packed = Packed.pack(model.eval(), settings, world[1].lexicon)
+    own = {layer.name for layer in adapted_layers(model)}
+    stored = {name: value.numel() * value.element_size() for name, value in packed.tensors.items()
+              if name.endswith(("::codes", "::scale")) and name.partition(".weight::")[0] in own}
+    values = sum(layer.master.numel() for layer in adapted_layers(model))
+    assert 8 * sum(stored.values()) / values == facts["adapter_base_bits"] <= 3.75
+    assert facts["adapter_base_bits"] > 3.5  # and spent
+    assert off(world, packed.run(torch.device("cpu"))) == pytest.approx(off(world, model), rel=1e-4)
+
+
 def test_a_rank_that_a_layer_does_not_have_is_one_line(world):
     with pytest.raises(UserError, match=r"lora.rank: 17 is above the smaller dimension of body.*at most 16"):
         started(world, "loftq", rank=17)
