@@ -256,6 +256,9 @@ class AdaptConfig(Settings):
                                           "texts and of the measured samples")
     optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
     body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
+    hold: Literal["floats", "codes"] = Field(
+        "floats", description="what is held of frozen, quantized weights in training; codes: slow and small")
+    checkpointing: bool = Field(False, description="gradient checkpointing of the body's blocks: less memory")
 
 
 class RuntimeConfig(Settings):

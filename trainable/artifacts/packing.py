@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 import torch
 from safetensors.torch import save
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from spaces.config import SITES, PluginRef, Site
 from trainable.models.backbone import Backbone
 from trainable.models.parts import plain_name
+from trainable.quantization.frozen import frozen_linears
 from trainable.quantization.post_training.stored import KEY, restored
 from trainable.quantization.sites import quantized_state, site_weights
+from trainable.quantizers.base import Quantizer
 from trainable.registry import BODIES, QUANTIZERS
 
 SPLIT = "::"
@@ -34,11 +37,13 @@ def packed_tensors(model: Backbone,
     quantized = quantized_state(model)
     for name, weight in quantized.items():
         plain = _plain(f"{name}.weight")
-        packing[plain] = {"quantizer": {"name": weight.quantizer.name,
-                                        **weight.quantizer.params.model_dump()},
-                          "shape": list(weight.master.shape)}
+        packing[plain] = _entry(weight.quantizer, weight.master.shape)
         for part, value in weight.encode().items():
             tensors[plain + SPLIT + part] = value
+    for name, layer in frozen_linears(model).items():
+        plain = _plain(f"{name}.weight")
+        packing[plain] = _entry(layer.quantizer, layer.shape)
+        tensors |= {plain + SPLIT + part: value for part, value in layer.packed.items()}
     for name, value in model.state_dict().items():
         if "lora_" in name or ".parametrizations." in name:
             continue
@@ -59,6 +64,10 @@ def packed_tensors(model: Backbone,
         tensors = {name: value if SPLIT in name else value.to(model.stored)
                    for name, value in tensors.items()}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, packing
+
+
+def _entry(quantizer: Quantizer, shape: Sequence[int]) -> dict:
+    return {"quantizer": {"name": quantizer.name, **quantizer.params.model_dump()}, "shape": list(shape)}
 
 
 def _plain(name: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
 from trainable.quantizers.base import Quantizer
+from trainable.quantizers.blocks import BlockScaled, load_scale
 
 
 def row_parts(quantizer: Quantizer, shape: tuple[int, int]) -> dict[str, bool] | None:
@@ -42,3 +45,22 @@ def look_up(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, i
     part = {name: value.view(shape[0], -1)[wanted].flatten() if per_row[name] else value
             for name, value in packed.items()}
     return quantizer.decode(part, (len(wanted), shape[1])).view(*ids.shape, shape[1])
+
+
+@torch.no_grad()
+def row_range(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, int], start: int,
+              stop: int) -> Tensor:
+    """Rows start..stop of the packed weight: float32 [stop - start, cols], equal to `decode(packed,
+    shape)[start:stop]` bit for bit. Where rows stand apart but for scales that are quantized together, the
+    scales alone are read whole; where they do not, everything is."""
+    if isinstance(quantizer, BlockScaled) and quantizer.scale_kind in (8, "double"):
+        scale = load_scale(quantizer.checked(packed, shape), quantizer.scale_kind).flatten()
+        quantizer, packed = copy.copy(quantizer), {**packed, "scale": scale}
+        quantizer.scale_kind = 32
+        packed = {name: packed[name] for name in quantizer.layout(shape)}
+    per_row = row_parts(quantizer, shape)
+    if per_row is None:
+        return quantizer.decode(packed, shape)[start:stop]
+    part = {name: value.view(shape[0], -1)[start:stop].flatten() if per_row[name] else value
+            for name, value in packed.items()}
+    return quantizer.decode(part, (stop - start, shape[1]))

@@ -17,12 +17,15 @@ from torch import Tensor
 from spaces.config import SITES, TrialConfig
 from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
 from trainable.artifacts.assembling import blank_model
+from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.model_card import CARD, model_card
 from trainable.artifacts.packed import CONFIG, Packed
 from trainable.control.conditions import Conditions
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
+from trainable.models.checkpointing import checkpoint_blocks
 from trainable.models.lora import add_lora, count_parameters, set_trainable
+from trainable.quantization.frozen import hold_codes
 from trainable.quantization.sites import apply, site_weights
 from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
@@ -63,9 +66,12 @@ class Trial:
         base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
         self.model, self.facts = adapted_model(self.config, base)
         self.lexicon = base.lexicon
-        self.model.to(device)
         self.process = PROCESSES.build(config.diffusion)
-        self.facts |= self._start_adapters(base)
+        self._place(base)
+        if self._codes:  # a worker that has no room for floats lets the base go
+            del base
+            cache.pop("base", None)
+            trim_heap()
         self.run: TrainingRun | None = None
         self.measured: list[dict] = []
         self.losses: dict[str, float] = {}
@@ -80,11 +86,24 @@ class Trial:
         else:
             self.model.requires_grad_(False).eval()
 
-    def _start_adapters(self, base: Loaded) -> dict[str, float]:
-        """Where the adapters begin; a trial that goes on from a checkpoint has its own."""
-        if self.config.lora.start.name == "zero" or not self.config.lora.rank:
-            return {}
-        return start_adapters(self.model, base.model.to(self.device), self.process, self.corpus, self.config)
+    def _place(self, base: Loaded) -> None:
+        """Let the adapters begin, and put the model on its device, as codes where those are asked for."""
+        lora, adapt = self.config.lora, self.config.adapt
+        starts = lora.start.name != "zero" and lora.rank > 0
+        if self._codes and not starts:
+            hold_codes(self.model)
+        self.model.to(self.device)
+        if starts:
+            self.facts |= start_adapters(self.model, base.model.to(self.device), self.process, self.corpus,
+                                         self.config)
+        if self._codes:
+            hold_codes(self.model)
+        if adapt.train and adapt.checkpointing:
+            checkpoint_blocks(self.model)
+
+    @property
+    def _codes(self) -> bool:
+        return self.config.adapt.train and self.config.adapt.hold == "codes"
 
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""
@@ -159,7 +178,7 @@ class Trial:
             packed.write(artifact, facts)
         # The trained model computes what is exported, unless some of it is rounded on the way.
         changed = (self.config.quantization.body.name != "float32" or self.config.calibration.active
-                   or self.model.stored != torch.float32)
+                   or self._codes or self.model.stored != torch.float32)
         measurement = Measurement(
             config=self.config, model=packed.run(self.device) if changed else self.model,
             process=self.process, corpus=self.corpus,

@@ -98,7 +98,8 @@ class TrainingRun:
         self.generator = torch.Generator(device)
         objective: nn.Module = _Objective(model, process)
         if world_size > 1:
-            objective = DistributedDataParallel(objective,
+            # No buffer changes in training; those of a body held as codes are most of the model.
+            objective = DistributedDataParallel(objective, broadcast_buffers=False,
                                                 device_ids=[device.index] if device.type == "cuda" else None)
         # Compiled outside of DDP: torch then cuts the graph at DDP's buckets, so that gradients travel while
         # others are computed. Inside, all would wait for the end (torch.compiler_faq, "Distributed code").

@@ -116,6 +116,31 @@ def test_packed_codes_take_the_bits_they_should(finished):
     assert events[-1]["size_bytes"] >= sum(value.numel() * value.element_size() for value in tensors.values())
 
 
+def test_a_body_held_as_codes_is_trained_measured_and_exported_as_one_of_floats(prepared, tmp_path):
+    from safetensors.torch import load_file
+    bounds, files = [], []
+    for hold in ("floats", "codes"):
+        settings = config(
+            quantization={"quantizer": {"name": "nf4", "double": True}, "sites": ["attention", "ffn"]},
+            lora={"rank": 2, "targets": ["query", "ffn"], "start": "loftq"},
+            adapt={**SETTINGS["adapt"], "hold": hold, "checkpointing": hold == "codes"},
+            evaluation={**SETTINGS["evaluation"], "control_tasks": [], "metrics": ["nll_bound"]})
+        cache: dict = {}
+
+        def trial():
+            return Trial(settings, _prepared(prepared), [3], tmp_path / hold, torch.device("cpu"), cache)  # noqa: B023
+        event = trial().rung(0)
+        assert ("base" in cache) == (hold == "floats"), "a worker without room lets it go"
+        assert trial().steps == 3, "the checkpoint is of either"
+        bounds.append(event["nll_bound"])
+        files.append(load_file(Path(event["artifact"]) / "model.safetensors"))
+    assert bounds[0] == pytest.approx(bounds[1], rel=1e-3) and files[0].keys() == files[1].keys()
+    codes = [name for name in files[0] if name.endswith(("::codes", "::scale"))]
+    assert len(codes) == 12 and all(torch.equal(files[0][name], files[1][name]) for name in codes)
+    assert all(torch.allclose(value, files[1][name].to(value.dtype), atol=1e-3)
+               for name, value in files[0].items() if name.endswith(("::lora_a", "::lora_b")))
+
+
 def test_trials_leave_no_trace_in_each_other(prepared, tmp_path, finished):
     """The same trial in a used worker, after a different one, measures the same as in a fresh worker."""
     context = WorkerContext()
