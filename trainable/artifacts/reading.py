@@ -22,6 +22,7 @@ from spaces.config import PluginRef, TrialConfig
 from trainable.artifacts.packing import SPLIT
 from trainable.quantization.post_training.stored import KEY, layout_of
 from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
+from trainable.storage.mapped import DTYPES
 
 MOST_JSON, MOST_MEMORY = 32 << 20, 100 << 20
 """Bytes of a JSON file that is read, and that its values may take (`_memory`): a million words are 20 MB
@@ -36,12 +37,6 @@ REMAP = 16 << 20
 MOST_WORDS = 1_000_000
 """Words of a vocabulary: four times the largest of subwords."""
 ADAPTER = ("lora_a", "lora_b")
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-          "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool,
-          "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
-"""How safetensors writes types."""
-
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.storage.folders import digest
+from trainable.storage.mapped import Stored, stored
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 UNREAD = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -27,7 +28,7 @@ class HuggingFaceFolder:
         config, no safetensors, a shard that is missing or damaged."""
         self.folder, self.key = Path(folder).expanduser(), key
         self.config = self._json(CONFIG)
-        self._file_of = self._files()
+        self._stored = self._found()
 
     def problem(self, text: str) -> UserError:
         """A complaint that names the setting and the folder."""
@@ -45,8 +46,8 @@ class HuggingFaceFolder:
             raise self.problem(f"{name} is not a JSON object")
         return value
 
-    def _files(self) -> dict[str, Path]:
-        """Tensor name -> its file."""
+    def _found(self) -> dict[str, Stored]:
+        """Tensor name -> where it lies. Every shard's header is parsed once."""
         if (self.folder / INDEX).is_file():
             listed = self._json(INDEX).get("weight_map")
             if not isinstance(listed, dict) or not listed:
@@ -56,49 +57,51 @@ class HuggingFaceFolder:
             if missing:
                 raise self.problem(f"{len(missing)} of {len(set(files.values()))} shards are missing: "
                                    f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
-        elif (self.folder / WEIGHTS).is_file():
-            files = dict.fromkeys(self._names(self.folder / WEIGHTS), self.folder / WEIGHTS)
-        else:
-            pickled = next((name for name in UNREAD if (self.folder / name).is_file()), None)
-            why = f" ({pickled} is a pickle, which is never read)" if pickled else ""
-            raise self.problem(f"no {WEIGHTS} in it{why}")
-        for path in sorted(set(files.values())):
-            inside = set(self._names(path))
-            lost = sorted(name for name, file in files.items() if file == path and name not in inside)
-            if lost:
-                raise self.problem(f"{path.name} lacks {lost[0]}, which {INDEX} says is there")
-        return files
+            inside = {path: self._inside(path) for path in sorted(set(files.values()))}
+            for name, path in sorted(files.items(), key=lambda item: (item[1], item[0])):
+                if name not in inside[path]:
+                    raise self.problem(f"{path.name} lacks {name}, which {INDEX} says is there")
+            return {name: inside[path][name] for name, path in files.items()}
+        if (self.folder / WEIGHTS).is_file():
+            return self._inside(self.folder / WEIGHTS)
+        pickled = next((name for name in UNREAD if (self.folder / name).is_file()), None)
+        why = f" ({pickled} is a pickle, which is never read)" if pickled else ""
+        raise self.problem(f"no {WEIGHTS} in it{why}")
 
-    def _names(self, path: Path) -> list[str]:
+    def _inside(self, path: Path) -> dict[str, Stored]:
         try:
-            with safe_open(path, "pt") as opened:
-                return list(opened.keys())
+            return stored(path)
         except (SafetensorError, OSError) as error:
             raise self.problem(f"{path.name} cannot be read ({' '.join(str(error).split())[:80]})") from None
 
     @property
     def names(self) -> set[str]:
         """Of all tensors."""
-        return set(self._file_of)
+        return set(self._stored)
+
+    def _of(self, name: str) -> Stored:
+        if name not in self._stored:
+            raise self.problem(f"holds no tensor {name}, which {self.architecture} has")
+        return self._stored[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Of one tensor. Raises `UserError` where there is none of this name."""
-        if name not in self._file_of:
-            raise self.problem(f"holds no tensor {name}, which {self.architecture} has")
-        with safe_open(self._file_of[name], "pt") as opened:
-            return tuple(opened.get_slice(name).get_shape())
+        return self._of(name).shape
 
     def tensor(self, name: str) -> Tensor:
         """One tensor in the dtype that it is stored in, as a view of a mapping of its own: its pages
-        come when they are read and go with it. Raises `UserError` where there is none of this name."""
-        self.shape(name)
-        with safe_open(self._file_of[name], "pt") as opened:
-            return opened.get_tensor(name)
+        come when they are read and go with it. Raises `UserError` where there is none of this name, or
+        torch does not have its type."""
+        found = self._of(name)
+        try:
+            return found.read()
+        except ValueError as error:
+            raise self.problem(f"tensor {name} is of {error}") from None
 
     @cached_property
     def dtype(self) -> torch.dtype:
         """What its first matrix is stored in."""
-        return next(self.tensor(name).dtype for name in sorted(self._file_of) if len(self.shape(name)) == 2)
+        return next(self.tensor(name).dtype for name in sorted(self._stored) if len(self.shape(name)) == 2)
 
     @property
     def architecture(self) -> str:
@@ -109,7 +112,7 @@ class HuggingFaceFolder:
     def key_of_content(self) -> str:
         """What the folder holds, wherever it lies."""
         parts = [digest(self.folder / CONFIG),
-                 *(digest(path) for path in sorted(set(self._file_of.values())))]
+                 *(digest(path) for path in sorted({one.file for one in self._stored.values()}))]
         return " ".join(parts)
 
 
