@@ -40,6 +40,7 @@ SPACE = {
     "search": {"adapt.optim.lr": {"log": [1e-5, 1e-2]}, "lora.rank": {"int": [0, 16]},
                "sampling.steps": {"choice": [20, 50, 100]}, "sampling.temperature": {"float": [0.2, 1.0]},
                "lora.alpha": {"log": [1.0, 32.0]}},
+    "sampler": {"name": "ehvi", "most": 300},  # trials of a second do not wait for later proposals of ehvi
 }
 
 
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=1.0, help="per trial")
     parser.add_argument("--rungs", type=int, default=1)
-    parser.add_argument("--sampler", help="the default of a space if not given")
+    parser.add_argument("--sampler", help="ehvi, most: 300 if not given")
     parser.add_argument("--name", default="control_plane", help="of the results file")
     parser.add_argument("--again", action="store_true", help="measure cases that the results hold already")
     args = parser.parse_args()
@@ -106,7 +107,8 @@ def measured(args: argparse.Namespace, nodes: int, trials: int) -> dict[str, Any
     """One case: what was asked for, and its figures."""
     ideal = args.slots / args.seconds
     figures = {"nodes": nodes, "trials": trials, "slots": args.slots,
-               "seconds_per_trial": args.seconds, "rungs": args.rungs, "sampler": args.sampler or "default",
+               "seconds_per_trial": args.seconds, "rungs": args.rungs,
+               "sampler": args.sampler or SPACE["sampler"],
                "load_average_before": os.getloadavg()[0], "commit": host()["commit"],
                "ideal_trials_per_second": ideal, "ideal_seconds": trials / ideal}
     with tempfile.TemporaryDirectory() as scratch, cluster(nodes, args.slots) as address:

@@ -83,7 +83,11 @@ class Dimension(Settings):
     @property
     def kind(self) -> Kind:
         """Which of the four forms this is."""
-        return next(name for name, value in self._forms().items() if value is not None)
+        if self.choice is not None:
+            return "choice"
+        if self.int_range is not None:
+            return "int"
+        return "float" if self.float_range is not None else "log"
 
     @property
     def low(self) -> float:
@@ -96,8 +100,9 @@ class Dimension(Settings):
         return self._range()[1]
 
     def _range(self) -> tuple[float, float]:
-        assert self.kind != "choice", "a choice has no ends"
-        return self._forms()[self.kind]
+        found = self.int_range or self.float_range or self.log
+        assert found is not None, "a choice has no ends"
+        return found
 
     @property
     def finite(self) -> bool:

@@ -4,7 +4,9 @@ is expected to add.
 Every metric has a Gaussian process of its own (`gaussian_process`), over its logarithm where that makes the
 measurements more probable. Both the searcher and the scheduler judge by this. Results are told in an order,
 and the settings of the processes are fitted anew when their number has grown by a tenth: they depend on
-the first so many results alone, so a search that was resumed or is played again finds the same.
+the first so many results alone, so a search that was resumed or is played again finds the same. What
+a proposal costs is bounded: predictions use `learning.LEARNED` measurements, settings are fitted to `FITTED`,
+and a front has `MEMBERS` members at most.
 """
 
 from __future__ import annotations
@@ -20,25 +22,25 @@ import numpy as np
 from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController
 
-from search.pareto.geometry import layers
+from search.pareto.geometry import nondominated, spread_order
 from search.pareto.objectives import measured
 from search.pareto.reference_box import Box, Corners, choose_box
 from search.samplers.encoding import PointEncoder
 from search.samplers.expected_hypervolume import LogNormal, Normal, boxes, expected_improvement
-from search.samplers.gaussian_process import (
-    Features,
-    Hyperparameters,
-    Posterior,
-    default_hyperparameters,
-    fit,
-)
+from search.samplers.fitting import Pairs, default_hyperparameters
+from search.samplers.gaussian_process import Features, Hyperparameters, Posterior
+from search.samplers.learning import learned
 from spaces.objectives import Constraint, Objective
 
 GROWTH = 1.1
 """Results have grown by that factor when settings are fitted again."""
 FITTED = 160
-"""Measurements that settings are fitted to at most, drawn evenly; predictions use `LEARNED` of them."""
-LEARNED = 400
+"""Measurements that settings are fitted to at most, drawn evenly."""
+STEADY = 64
+"""Results from which the metrics' settings are fitted one after the other, a result apart: together they
+would hold up one proposal."""
+MEMBERS = 300
+"""Members of the front that gains are counted from at most, spread over it."""
 FEWEST = 4
 """Measurements of a metric below which it keeps the settings that are usual."""
 FIRST = 8
@@ -86,29 +88,28 @@ class AcquisitionProblem:
 class Surrogate:
     """Predictions of the top rung from results in the order in which they were told.
 
-    `values`: the points; `curves`: what each measured; `complete`: whether it is a full result;
-    the last `running` of them have not ended. Raises ValueError when there is no complete result and the
-    corners are not given.
+    `rows`: the points, as the encoder's rows; `curves`: what each measured; `complete`: whether it is a full
+    result; the last `running` of them have not ended. Raises ValueError when there is no complete result and
+    the corners are not given.
     """
 
-    def __init__(self, problem: AcquisitionProblem, values: Sequence[Mapping[str, Any]],
+    def __init__(self, problem: AcquisitionProblem, rows: np.ndarray,
                  curves: Sequence[Curve], complete: Sequence[bool], running: int = 0):
         self.problem = problem
-        self.rows = problem.points.rows(values)
-        self._ended_count = len(values) - running
+        self.rows = rows
+        self._ended_count = len(rows) - running
         own = {item.metric: -1.0 if item.direction == "maximize" else 1.0 for item in problem.objectives}
         self.signs = own | {metric: sign for metric, (sign, _) in problem.bounds.items() if metric not in own}
         entries = [(owner, depth, [sign * measured(metrics, name) for name, sign in self.signs.items()])
                    for owner, curve in enumerate(curves) for depth, metrics in curve]
         owner = np.array([entry[0] for entry in entries])
         last = np.r_[owner[1:] != owner[:-1], True]
-        table = np.array([entry[2] for entry in entries], dtype=float)
-        self._set_goals(table[last], owner[last], np.array(complete, dtype=bool))
-        kept = _kept(last)
-        self._owner, self._table = owner[kept], table[kept]
-        depth = np.array([entry[1] for entry in entries], dtype=float)[kept]
+        self._table, self._owner = np.array([entry[2] for entry in entries], dtype=float), owner
+        self._set_goals(self._table[last], owner[last], np.array(complete, dtype=bool))
+        depth = np.array([entry[1] for entry in entries], dtype=float)
         self._depth = depth / (np.abs(depth).max() or 1.0)
-        self._features = problem.points.features(self.rows)[self._owner]
+        self._features = problem.points.features(self.rows)[owner]
+        self._kept = learned(owner, last, self._good)
         self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
 
     def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
@@ -125,7 +126,8 @@ class Surrogate:
             allowed &= found[:, column] * sign * self.signs[metric] <= bound
         goals = found[:, :count]
         use = allowed if allowed.any() else np.ones(len(found), dtype=bool)
-        self.best = owner[np.flatnonzero(use)[layers(goals[use]) == 0]]
+        self.best = owner[np.flatnonzero(use)[nondominated(goals[use])]]
+        self._good = owner[use], goals[use]
         box = self._box(goals)
         self.low, self.high = np.array(box.best), np.array(box.worst)
         for metric, (sign, bound) in self.problem.bounds.items():
@@ -146,18 +148,27 @@ class Surrogate:
 
     def _target(self, column: int, name: str) -> tuple[Posterior, bool]:
         """The posterior of a metric in minimization form, and whether it is of its logarithm."""
-        there = np.flatnonzero(~np.isnan(self._table[:, column]))
-        y = self._table[there, column]
-        if column < len(self.low) and len(y):  # how far beyond the worst corner a value lies does not matter
-            y = np.minimum(y, max(2 * self.high[column] - self.low[column], np.median(y)))
-        early = np.flatnonzero(self._owner[there] < last_refit(self._ended_count))
+        known = ~np.isnan(self._table[:, column])
+        mark = last_refit(self._ended_count - (column if self._ended_count >= STEADY else 0))
+        early = np.flatnonzero(known & (self._owner < mark))
+        y = self._clipped(column, known)
+        told = self._clipped(column, early) if self._ended_count >= STEADY else y
         if len(early) > FITTED:
             early = np.sort(np.random.default_rng(0).permutation(early)[:FITTED])
-        x, at = self._features[there], self._depth[there]
-        hyperparameters, log = _hyperparameters(_Table(x[early], at[early], y[early]))
+        table = _Table(self._features[early], self._depth[early], told[early])
+        hyperparameters, log = _hyperparameters(table)
         y = np.log(np.maximum(y, 1e-12)) if log else y
-        mean, scale = (float(y.mean()), float(y.std()) or 1.0) if len(y) else (0.0, 1.0)
-        return Posterior(hyperparameters, x, at, y, mean, scale), log
+        mean, scale = (float(y[known].mean()), float(y[known].std()) or 1.0) if known.any() else (0.0, 1.0)
+        kept = self._kept[known[self._kept]]
+        return Posterior(hyperparameters, self._features[kept], self._depth[kept], y[kept], mean, scale), log
+
+    def _clipped(self, column: int, of: np.ndarray) -> np.ndarray:
+        """A metric in minimization form. How far beyond the worst corner a value lies does not matter, unless
+        most of the measurements `of` (indices or mask) do."""
+        y = self._table[:, column]
+        if column < len(self.low) and len(y[of]):
+            return np.minimum(y, max(2 * self.high[column] - self.low[column], np.median(y[of])))
+        return y
 
     def predicted(self, x: Features,
                   targets: Targets | None = None) -> tuple[list[Normal | LogNormal], np.ndarray]:
@@ -187,8 +198,7 @@ class Surrogate:
         measured the lucky ones would hide all others. Points in `believed` are running: they are taken to
         come out as predicted.
         """
-        expected, _ = self.predicted(self.problem.points.features(self.rows[self._whole]))
-        front = np.column_stack([item.middle for item in expected])
+        front = self._front()
         targets = self._targets
         if believed is not None and len(believed.values):
             targets = {name: (posterior.believe(believed), log) for name, (posterior, log) in targets.items()}
@@ -204,6 +214,20 @@ class Surrogate:
             return expected_improvement(expected, cut) * holds + NOTHING * closeness
 
         return gain
+
+
+    def _front(self) -> np.ndarray:
+        """What complete, feasible trials are predicted to be worth, as shares of the box, float [n, k]: those
+        that are not dominated, where they are many."""
+        found = []
+        x = self.problem.points.features(self.rows[self._whole])
+        for column, (posterior, log) in enumerate(list(self._targets.values())[:len(self.low)]):
+            mean, low = posterior.mean(x), self.low[column]
+            found.append(((np.exp(mean) if log else mean) - low) / (self.high[column] - low))
+        front = np.column_stack(found)
+        if len(front) > MEMBERS:
+            front = front[nondominated(front)]
+        return front[np.sort(spread_order(front)[:MEMBERS])] if len(front) > MEMBERS else front
 
 
 def last_refit(ended: int) -> int:
@@ -225,15 +249,6 @@ def _threads() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _kept(last: np.ndarray) -> np.ndarray:
-    """Places of the `LEARNED` measurements that are kept, in order: lower rungs of trials that went on,
-    oldest first, are the first to go."""
-    if len(last) <= LEARNED:
-        return np.arange(len(last))
-    order = np.lexsort((np.arange(len(last)), last))
-    return np.sort(order[len(last) - LEARNED:])
-
-
 class _Table:
     """Points, depths and values as a key of a cache."""
 
@@ -253,11 +268,11 @@ def _hyperparameters(table: _Table) -> tuple[Hyperparameters, bool]:
     """Settings for the values or for their logarithm, whichever makes the values more probable."""
     if len(table.y) < FEWEST:
         return default_hyperparameters(table.x.values.shape[1]), False
-    found = []
+    found, pairs = [], Pairs(table.x, table.at)
     for log in (False, True) if table.y.min() > 0 else (False,):
         y = np.log(table.y) if log else table.y
         scale = float(y.std()) or 1.0
-        hyperparameters, loss = fit(table.x, table.at, (y - y.mean()) / scale)
+        hyperparameters, loss = pairs.fit((y - y.mean()) / scale)
         found.append((loss + len(y) * math.log(scale) + (y.sum() if log else 0.0), log, hyperparameters))
     _, log, hyperparameters = min(found, key=lambda one: one[0])
     return hyperparameters, log

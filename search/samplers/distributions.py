@@ -53,7 +53,7 @@ class Axis:
 
     def decode(self, kept: Any) -> Any:
         """The value behind what Optuna keeps."""
-        return self.values[kept] if self.dimension.kind == "choice" else kept
+        return self.values[kept] if self.values else kept
 
     def suggest(self, trial: Trial) -> Any:
         """Ask the trial for this axis and return the value."""

@@ -4,7 +4,7 @@ The processes learn from what trials measured at all their rungs, those that sti
 the top one (`search.samplers.acquisition`); trials that run are believed to come out as predicted. Of many
 candidates that one is proposed which is expected to add most hypervolume, times the probability that it keeps
 to the constraints (Emmerich et al. 2006; over fidelities as in Irshad et al. 2021). After `most` results
-proposals are those of `tpe`, whose cost does not grow.
+proposals are those of `tpe`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class EHVISampler(BaseSampler):
     """A point that was stopped early may be worth its whole length after all."""
 
     def __init__(self, seed: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400,
-                 most: int = 300):
+                 most: int = 2000):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
@@ -101,16 +101,16 @@ class EHVISampler(BaseSampler):
                        key=lambda one: (one.datetime_complete, one.number))
         running = [one for one in past if one.state == TrialState.RUNNING and one.params]
         ahead = [one for one in running if one.number in self._progress]
-        surrogate = Surrogate(self._problem, [self._axes.decode(one.params) for one in (*ended, *ahead)],
-                              self._curves(ended, ahead),
-                              [one.state == TrialState.COMPLETE for one in (*ended, *ahead)],
+        rows = points.rows([self._axes.decode(one.params) for one in past])
+        place = {one.number: row for row, one in enumerate(past)}
+        results, flying = ([place[one.number] for one in those] for those in ((*ended, *ahead), running))
+        surrogate = Surrogate(self._problem, rows[results], self._curves(ended, ahead),
+                              [past[row].state == TrialState.COMPLETE for row in results],
                               running=len(ahead))
-        rows = points.rows([self._axes.decode(one.params) for one in running])
-        gain = surrogate.acquisition(points.features(rows) if running else None)
+        gain = surrogate.acquisition(points.features(rows[flying]) if running else None)
         part = self._axes.decode(fixed)
-        tried = {row.tobytes()
-                 for row in points.rows([self._axes.decode(one.params) for one in past
-                                         if not (self.retries and one.state == TrialState.PRUNED)])}
+        tried = {row.tobytes() for one, row in zip(past, rows, strict=True)
+                 if not (self.retries and one.state == TrialState.PRUNED)}
         if points.every is not None:
             options = np.unique(points.fixed(points.every, part, self._rng), axis=0) if part else points.every
             scores = gain(points.features(options))

@@ -100,7 +100,7 @@ def ehvi(seed: int, draw: int, *,
          candidates: Annotated[int, Field(
                  ge=2, description="points that are compared, the best few improved further")] = 400,
          most: Annotated[int, Field(ge=2,
-                                    description="results after which tpe proposes; at least startup")] = 300,
+                                    description="results after which tpe proposes; at least startup")] = 2000,
          ) -> BaseSampler:
     """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as
     tpe; the default."""

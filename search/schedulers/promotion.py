@@ -117,8 +117,8 @@ class Promotion:
         points = problem.points
         curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())]
                   for trial in trials]
-        surrogate = Surrogate(problem, [self._points[trial] for trial in trials],
-                              curves, complete)
+        rows = points.rows([self._points[trial] for trial in trials])
+        surrogate = Surrogate(problem, rows, curves, complete)
         gain = surrogate.acquisition()
         if points.every is not None:
             tried = {row.tobytes() for row in surrogate.rows}

@@ -4,7 +4,8 @@ is tested with all samplers', timing and replay in test_replay."""
 import numpy as np
 import pytest
 
-from search.samplers.acquisition import LEARNED, AcquisitionProblem, Surrogate, _kept, last_refit
+from search.samplers import acquisition
+from search.samplers.acquisition import STEADY, AcquisitionProblem, Surrogate, last_refit
 from search.samplers.ehvi import CURVE
 from search.samplers.encoding import PointEncoder
 from search.study.searcher import StudySearcher
@@ -85,7 +86,7 @@ def test_nothing_is_gained_beyond_the_ideal():
     def gain(ideals):
         problem = AcquisitionProblem(points, OBJECTIVES, corners={"loss": [0.0, 1.0], "ok": [1.0, 0.0]},
                                      ideals=ideals)
-        return Surrogate(problem, [{"x": x} for x in places], curves, [True] * 8).acquisition()(candidates)
+        return Surrogate(problem, places[:, None], curves, [True] * 8).acquisition()(candidates)
 
     assert (gain({"loss": 0.0}) < 0.15 * gain({})).all(), "what is left is what `ok` may still gain"
     assert gain({"loss": -0.1}) - gain({"loss": 0.0}) == pytest.approx(0.1 * 0.5, rel=0.2), (
@@ -155,7 +156,8 @@ def test_impossible_options_are_refused(options):
 
 def surrogate(values, **more):
     problem = AcquisitionProblem(PointEncoder(SPACE), OBJECTIVES, **more)
-    return Surrogate(problem, values, [[(0.0, measure(point))] for point in values], [True] * len(values))
+    curves = [[(0.0, measure(point))] for point in values]
+    return Surrogate(problem, problem.points.rows(values), curves, [True] * len(values))
 
 
 def test_predictions_hold_and_a_running_trial_is_not_proposed_again():
@@ -181,8 +183,19 @@ def test_settings_are_fitted_again_when_results_have_grown_by_a_tenth():
     assert len(set(marks)) < 50
 
 
-def test_of_many_measurements_the_lower_rungs_of_old_trials_go_first():
-    last = np.tile([False, False, True], 200)
-    kept = _kept(last)
-    assert len(kept) == LEARNED and last[kept].sum() == 200 and (np.diff(kept) > 0).all()
-    assert kept[~last[kept]].min() >= 300 - 1
+def test_most_proposals_fit_no_settings_and_none_those_of_two_metrics(monkeypatch):
+    """However many measurements there are: 450 of 150 trials are more than are learned from."""
+    points = PointEncoder(SPACE)
+    rows = points.drawn(170, np.random.default_rng(0))
+    curves = [[(np.log(90 / steps), {name: value + 1 / steps for name, value in measure(point).items()})
+               for steps in (10, 30, 90)] for point in map(points.point, rows)]
+    problem, fits, pairs = AcquisitionProblem(points, OBJECTIVES), [], acquisition.Pairs
+    monkeypatch.setattr(acquisition, "FITTED", 20)
+    monkeypatch.setattr(acquisition, "Pairs", lambda *given: fits.append(1) or pairs(*given))
+    counts = []
+    for told in range(STEADY, 170):
+        fits.clear()
+        Surrogate(problem, rows[:told], curves[:told], [True] * told)
+        counts.append(len(fits))
+    assert counts[0] <= 2 and max(counts[1:]) == 1
+    assert sum(counts[1:]) == 2 * len({last_refit(told) for told in range(STEADY + 1, 169)}) - 2

@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from scipy.stats import lognorm
 
 from search.pareto.geometry import hypervolume
+from search.samplers import expected_hypervolume
 from search.samplers.expected_hypervolume import LogNormal, Normal, boxes, expected_improvement
 
 
@@ -104,3 +105,17 @@ def test_a_lognormal_shortfall_is_its_integral():
                       if top > 0 else 0.0)
             assert found == pytest.approx(wanted, rel=1e-6, abs=1e-12)
     assert item.middle == pytest.approx((np.exp([1.0, 3.0]) - 2.0) / 5.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 5), st.integers(0, 30), st.integers(0, 999), st.floats(0.0, 0.3))
+def test_of_many_pairs_those_that_matter_are_enough(k, count, seed, spread):
+    rng = np.random.default_rng(seed)
+    cut = boxes(rng.uniform(size=(count, k)), np.ones(k), -0.1)
+    mean, sd = rng.uniform(-0.2, 1.2, size=(40, k)), spread * rng.uniform(size=(40, k))
+    predicted = [Normal(mean[:, axis], sd[:, axis]) for axis in range(k - 1)]
+    predicted.append(LogNormal(np.log(10 + 60 * np.maximum(mean[:, -1], 0)), sd[:, -1], 10.0, 60.0))
+    whole = expected_improvement(predicted, cut)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(expected_hypervolume, "PAIRS", -1)
+        assert expected_improvement(predicted, cut) == pytest.approx(whole, rel=1e-9, abs=1e-9)

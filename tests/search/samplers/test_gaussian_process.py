@@ -5,15 +5,16 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from search.samplers.fitting import Pairs, fit, priors
 from search.samplers.gaussian_process import (
     EFFECT_LENGTH,
+    FINE,
     JITTER,
+    Covariance,
     Features,
     Hyperparameters,
     Posterior,
-    fit,
     likeness,
-    priors,
 )
 
 
@@ -66,6 +67,17 @@ def test_the_fit_is_a_maximum_of_the_posterior_density():
     assert min(fitted.effects[:2]) > 4 * fitted.effects[2], "the third dimension does nothing"
 
 
+def test_the_slope_of_the_density_is_that_of_its_values():
+    x, at, y = data(n=14)
+    x[:, 1] = np.floor(3 * x[:, 1])
+    pairs = Pairs(Features(x, np.array([False, True, False])), at)
+    logs = priors(3)[0] + np.random.default_rng(1).normal(size=14)
+    _, slope = pairs.loss(logs, y)
+    steps = 1e-6 * np.eye(len(logs))
+    wanted = [(pairs.loss(logs + step, y)[0] - pairs.loss(logs - step, y)[0]) / 2e-6 for step in steps]
+    assert slope == pytest.approx(np.array(wanted), rel=1e-4, abs=1e-5)
+
+
 def test_what_a_dimension_does_on_its_own_is_known_where_nothing_was_measured():
     """Measured in one half of a cube, where a separable function has its optimum in the other."""
     rng = np.random.default_rng(0)
@@ -107,9 +119,31 @@ def test_believed_points_are_the_same_as_measurements_at_their_predicted_value()
     wanted, spread = more.predict(points)
     assert mean == pytest.approx(wanted, abs=1e-6) and sd == pytest.approx(spread, rel=1e-4)
     assert (sd < plain.predict(points)[1]).all()
+    assert plain.mean(points) == pytest.approx(plain.predict(points)[0])
 
 
 def test_codes_are_equal_or_different():
     categorical = Features(np.array([[0.0], [1.0], [2.0], [0.0]]), np.array([True]))
     found = likeness(categorical, categorical, np.array([1.0]))
     assert found[0, 3] == 1.0 and found[0, 1] == found[0, 2] == found[1, 2] < 1.0
+
+
+def test_with_many_measurements_fewer_waves_are_as_good():
+    """In a space of ranges and codes, with strong effects: the same predictions, and believed points that are
+    measured already do no harm."""
+    rng = np.random.default_rng(0)
+    values = np.c_[rng.uniform(size=(FINE + 40, 3)), rng.integers(3, size=FINE + 40)]
+    x = Features(values, np.array([False, False, False, True]))
+    y = 5 * np.sin(5 * values[:, 0]) + values[:, 3] + 0.01 * rng.standard_normal(len(values))
+    hyperparameters = Hyperparameters(np.full(4, 2.0), np.ones(4), np.full(4, 80.0), variance=0.1, noise=1e-3,
+                                      bias=0.5, offset=0.3, power=0.5)
+    found = Posterior(hyperparameters, x, np.zeros(len(y)), y, 0.0, 1.0)
+    points = Features(np.c_[rng.uniform(size=(99, 3)), rng.integers(3, size=99)], x.categorical)
+    mean, sd = found.predict(points)
+    found.believe(x[np.arange(80)]).predict(points)
+    exact = Posterior(hyperparameters, x, np.zeros(len(y)), y, 0.0, 1.0)
+    exact.__dict__["across"] = Covariance(hyperparameters, x, fine=True)
+    kernel = exact.across(x) + (1e-3 + JITTER) * np.eye(len(y))
+    exact.__dict__["factor"] = np.asfortranarray(np.linalg.cholesky(kernel))
+    wanted, spread = exact.predict(points)
+    assert mean == pytest.approx(wanted, abs=0.01) and sd == pytest.approx(spread, rel=0.1)
