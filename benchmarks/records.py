@@ -1,10 +1,11 @@
 """CPU seconds of the commands that read a run's records, on made-up runs:
-`python -m benchmarks.records [TRIALS] [--before COMMIT]`.
+`python -m benchmarks.records [TRIALS] [--before COMMIT] [--work DIR] [--commands front,status]`.
 
 Two runs are written as a search of the quickstart's space leaves them, through `RunFolder` itself: a proposal
 and one or two rows of about 100 columns a trial. `front`, `status`, `report` and `compare` then read them,
 each in a process of its own, and so do they in the checked-out COMMIT if one is given: what they print has to
-be the same, byte by byte, but for the last digits of volumes.
+be the same, byte by byte, but for the last digits of volumes. The runs are kept in DIR and not written again,
+and figures of other commands, of as many trials, stay in results/records.json: so it can be done in pieces.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.against import ROOT, git
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 from search.pareto.table import column_types
 from search.records.run_folder import RunFolder
 from spaces.schema import Space, load
@@ -169,20 +170,38 @@ def main() -> None:
     parser.add_argument("trials", type=int, nargs="?", default=10_000)
     parser.add_argument("--before", metavar="COMMIT")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="a folder that stays; a temporary one if not given")
+    parser.add_argument("--commands", default=",".join(COMMANDS))
     args = parser.parse_args()
+    chosen = [name for name in args.commands.split(",") if name]
+    if unknown := set(chosen) - set(COMMANDS):
+        parser.error(f"unknown {', '.join(sorted(unknown))}; legal: {', '.join(COMMANDS)}")
+    path = RESULTS / "records.json"
     figures: dict[str, Any] = {}
+    if path.exists() and (earlier := json.loads(path.read_text()))["trials"] == args.trials:
+        figures = earlier["figures"]
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as place:
         scratch = Path(place)
-        began = time.process_time()
-        run, other = (write(scratch / "runs", args.trials, seed) for seed in (0, 1))
-        figures["written"] = {"cpu_s_each": (time.process_time() - began) / 2,
-                              "megabytes": (run / "events.jsonl").stat().st_size / 1e6}
-        print(figures["written"], flush=True)
+        run, other = (made(args.work or scratch, args.trials, seed, figures) for seed in (0, 1))
         with checked_out(args.before, scratch) as trees:
-            for name, command in COMMANDS.items():
-                figures[name] = compared(name, command, trees, args.repeats, run, other, scratch)
+            for name in chosen:
+                figures[name] = compared(name, COMMANDS[name], trees, args.repeats, run, other, scratch)
                 print(name, figures[name], flush=True)
     save("records", {"trials": args.trials, "before": args.before, "figures": figures})
+
+
+def made(place: Path, count: int, seed: int, figures: dict[str, Any]) -> Path:
+    """The run of a seed in a folder, written unless it is there."""
+    storage = place / f"runs-{seed}"
+    found = sorted(storage.glob(f"made-{count}-*"))
+    if found and json.loads((found[0] / "run.json").read_text())["state"] == "finished":
+        return found[0]
+    began = time.process_time()
+    run = write(storage, count, seed)
+    figures["written"] = {"cpu_s": time.process_time() - began,
+                          "megabytes": (run / "events.jsonl").stat().st_size / 1e6}
+    print(figures["written"], flush=True)
+    return run
 
 
 def compared(name: str, command: list[str], trees: dict[str, Path], repeats: int, run: Path, other: Path,
