@@ -39,12 +39,12 @@ def with_head(model: MaskedLM) -> Any:
     """The transformers model for masked or causal LM of the body's class, in the model's dtype; only where
     `has_head`. It has a row for MASK, whose logit is `NEVER` where there is a bias."""
     params, table, count = model.params, model.word_embedding.weight, model.vocabulary
-    config = copy.deepcopy(model.body.config)
+    config: Any = copy.deepcopy(model.body.config)
     config.vocab_size, config.tie_word_embeddings = len(table), params.tied
     if params.body == "modernbert":
         # released ones have no biases here; with them all norms have one, 0 in the body
-        config.classifier_bias = bool(model.transform[0].bias.any())
-        config.norm_bias = bool(model.transform[2].bias.any())
+        config.classifier_bias = bool(model.get_parameter("transform.0.bias").any())
+        config.norm_bias = bool(model.get_parameter("transform.2.bias").any())
     with torch.random.fork_rng(devices=[]):
         made = _class_of(config)(config).to(table.dtype).eval()
     made.base_model.load_state_dict(model.body.state_dict(), strict=False)
