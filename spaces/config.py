@@ -6,59 +6,15 @@ such as `quantization.quantizer.name`. Nothing here imports torch, Ray or Optuna
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from spaces.adapting import AdaptConfig
+from spaces.settings import OptimConfig, PluginRef, Settings
 
 Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
-
-
-_SHORT_FORMS = {r"Q(\d+)i(\d+)f": ("int_bits", "frac_bits"), r"E(\d+)M(\d+)": ("exp_bits", "man_bits"),
-                r"(\d+)": ("bits",)}
-
-
-class Settings(BaseModel):
-    """Base of every settings group: immutable, and a key that does not exist is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PluginRef(BaseModel):
-    """A plug-in by name, with its own parameters beside the name: `{name: fixed, int_bits: 0, frac_bits: 8}`.
-
-    Short forms are accepted: `binary`; `fixed:Q0i8f` for formats of integer and fraction bits, `float:E2M1`
-    for those of exponent and mantissa bits, `uniform:4` for those of so many bits.
-    The parameters are checked against the plug-in's `Params` by `trainable.registry`, not here.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        if isinstance(value, BaseModel) and not isinstance(value, PluginRef):  # a plug-in's own parameters
-            return {**value.model_dump(mode="json"),
-                    **({"name": value.name} if hasattr(value, "name") else {})}
-        if not isinstance(value, str):
-            return value
-        name, _, form = value.partition(":")
-        if not form:
-            return {"name": name}
-        for pattern, keys in _SHORT_FORMS.items():
-            match = re.fullmatch(pattern, form)
-            if match is not None:
-                return {"name": name,
-                        **{key: int(digits) for key, digits in zip(keys, match.groups(), strict=True)}}
-        raise ValueError(f"{value!r} is not NAME or NAME:Q<int>i<frac>f, such as fixed:Q0i8f, "
-                         "or NAME:E<exp>M<man>, such as float:E2M1, or NAME:<bits>, such as uniform:4")
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The plug-in's own parameters."""
-        return dict(self.__pydantic_extra__ or {})
 
 
 class CorpusConfig(Settings):
@@ -99,28 +55,6 @@ class ProcessRef(PluginRef):
     one that there was."""
 
     name: str = "gaussian"
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimConfig(Settings):
-    """One training run."""
-
-    steps: int = Field(1000, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=1, description="sentences per optimizer step, over all workers")
-    lr: float = Field(1e-4, gt=0, description="highest learning rate (AdamW)")
-    warmup: int = Field(50, ge=0, description="steps of linear growth to lr, before the linear fall")
-    betas: tuple[Beta, Beta] = Field(
-        (0.9, 0.98), description="AdamW's, 0 to below 1: memory of the gradient, and of its square")
-    weight_decay: float = Field(
-        0.0, ge=0, description="decoupled, as in AdamW; not of vectors and of what quantizers learn")
-    clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")
-    ema: float = Field(0.0, ge=0, lt=1,
-                       description="decay of the averaged weights used for measuring; 0 = off")
-    ema_warmup: bool = Field(True, description="the decay begins low and grows as (1 + step) / (10 + step); "
-                                               "false: ema from the first step, as in Diffusion-LM")
-    final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
 
 
 class TeacherConfig(Settings):
@@ -249,18 +183,6 @@ class LoraConfig(Settings):
                                             "quantizers of its layers do, on calibration texts")
 
 
-class AdaptConfig(Settings):
-    """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
-
-    train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
-                                          "texts and of the measured samples")
-    optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
-    body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
-    hold: Literal["floats", "codes"] = Field(
-        "floats", description="what is held of frozen, quantized weights in training; codes: slow and small")
-    checkpointing: bool = Field(False, description="gradient checkpointing of the body's blocks: less memory")
-
-
 class RuntimeConfig(Settings):
     """How the arithmetic is done."""
 
@@ -377,9 +299,27 @@ class TrialConfig(Settings):
         """Why groups of settings do not go together, in one line; None where they do."""
         if self.corpus.tokenizer is None and (self.corpus.mask is not None or self.corpus.tokens != "all"):
             return "corpus.mask and corpus.tokens are of a tokenizer, and corpus.tokenizer is null"
+        if self.adapt.mode == "supernet" and (problem := self._no_member()):
+            return problem
         if not self.adapt.train and self.lora.rank:
             return f"lora.rank={self.lora.rank} needs training, and adapt.train is false; legal: lora.rank: 0"
         return self.calibration.problem(self.quantization)
+
+    def _no_member(self) -> str | None:
+        """Why the supernet of `adapt` has no such model, in one line."""
+        rank, quantizer = self.lora.rank, self.quantization.quantizer
+        if rank not in self.adapt.ranks:
+            return (f"lora.rank={rank} is not among the supernet's; "
+                    f"legal: {', '.join(map(str, self.adapt.ranks))} (adapt.ranks)")
+        bits = quantizer.params.get("bits")
+        if bits is not None and bits not in self.adapt.bits:
+            return (f"quantization.quantizer.bits={bits} is not among the supernet's; "
+                    f"legal: {', '.join(map(str, self.adapt.bits))} (adapt.bits)")
+        body: tuple[Site, ...] = ("attention", "ffn")
+        if all(self.quantization.at(site) != quantizer for site in body):
+            return ("a supernet's bit-widths are quantization.quantizer's, which acts neither on attention "
+                    "nor on ffn; legal: quantization.sites with one of the two")
+        return None
 
     @property
     def calibration_seed(self) -> int:

@@ -22,6 +22,7 @@ class SharedPaths(TypedDict):
     corpus: str
     teacher: str
     base: str
+    supernet: NotRequired[str]
 
 
 @final
@@ -35,12 +36,13 @@ class SharedRequest(TypedDict):
 
 @final
 class PreparePayload(TypedDict):
-    """For the jobs `corpus`, `teacher` and `base`. `config`: a dumped TrialConfig; `corpus`: its folder,
-    for the other two."""
+    """For the jobs `corpus`, `teacher`, `base` and `supernet`. `config`: a dumped TrialConfig; `corpus`: its
+    folder, for the other three; `base`: its folder, for the last."""
 
     config: dict[str, Any]
     cache: str
     corpus: NotRequired[str]
+    base: NotRequired[str]
 
 
 @final

@@ -1,4 +1,5 @@
-"""How a trial comes by its corpus, teacher and base: it makes them, or waits for another trial that does."""
+"""How a trial comes by its corpus, teacher, base and supernet: it makes them, or waits for another trial
+that does."""
 
 from __future__ import annotations
 
@@ -43,6 +44,8 @@ def prepared(client: PoolClient, owner: str, payload: TrialPayload) -> Generator
             job: PreparePayload = {"config": payload["config"], "cache": wanted["cache"]}
             if corpus:
                 job["corpus"] = corpus
+            if kind == "supernet":
+                job["base"] = paths["base"]
             answer = yield from _make(client, owner, name, kind, job)
         if "failed" in answer:
             raise JobError(answer["failed"], answer.get("traceback", ""))

@@ -32,9 +32,11 @@ def not_retrained(engine: Engine, seeds: int) -> list[dict[str, Any]]:
 
 
 def reseeded(config: TrialConfig, index: int) -> TrialConfig:
-    """The same trial with fresh randomness everywhere: adapter, batches, noise, samples."""
+    """The same trial with fresh randomness everywhere: adapter, batches, noise, samples. A member of a
+    supernet is trained apart."""
     evaluation = config.evaluation.model_copy(update={"seed": config.evaluation_seed + FRESH + index})
-    return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation})
+    return config.model_copy(update={"seed": config.seed + FRESH + index, "evaluation": evaluation,
+                                     "adapt": config.adapt.apart})
 
 
 def retrain(engine: Engine, client: PoolClient, seeds: int,
@@ -51,7 +53,7 @@ def retrain(engine: Engine, client: PoolClient, seeds: int,
     tasks: list[tuple[str, Payload]] = [
         ("trial",
          {"config": config.model_dump(mode="json"), "rungs": rung,
-          "prepared": {"corpus": paths["corpus"], "teacher": paths["teacher"], "base": paths["base"]},
+          "prepared": {kind: str(path) for kind, path in paths.items()},
           "folder": str(folder / f"again-{row['trial']}-{index}"), "number": row["trial"], "values": {}})
         for row in members for index in range(seeds) for config in [reseeded(config_of(row), index)]
         for paths in [prepared_of(config)]]

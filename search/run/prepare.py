@@ -27,7 +27,7 @@ from trainable.messages import (
     SharedRequest,
     SharedWord,
 )
-from trainable.stages.keys import base_settings
+from trainable.stages.keys import base_settings, supernet_settings
 
 Dumped = dict[str, Any]
 Task = tuple[str, PreparePayload | SensitivityPayload]
@@ -44,7 +44,9 @@ def settings(config: TrialConfig) -> dict[str, str]:
     except UserError:  # the job that is to make it says so, and its trial fails
         base = {group: dumped[group] for group in DECIDING["base"] if group != "corpus"}
     found = {"corpus": dumped["corpus"], "teacher": [dumped["teacher"], config.base.seed], "base": base}
-    return {kind: json.dumps(found[kind], sort_keys=True) for kind in KINDS}
+    if config.adapt.mode == "supernet":
+        found["supernet"] = [base, supernet_settings(config)]
+    return {kind: json.dumps(value, sort_keys=True) for kind, value in found.items()}
 
 
 class SharedFolders:
@@ -59,7 +61,7 @@ class SharedFolders:
     def made(self, config: TrialConfig) -> dict[str, str]:
         """The folders of what one trial uses, by kind, of those that are made."""
         wanted, found = settings(config), dict[str, str]()
-        for kind in KINDS:
+        for kind in wanted:
             name = self._name(kind, wanted, found)
             if name in self.paths:
                 found[kind] = self.paths[name]
@@ -68,7 +70,10 @@ class SharedFolders:
     def of(self, config: TrialConfig) -> SharedPaths:
         """What one trial uses. Raises KeyError where it is not made."""
         made = self.made(config)
-        return {"corpus": made["corpus"], "teacher": made["teacher"], "base": made["base"]}
+        found: SharedPaths = {"corpus": made["corpus"], "teacher": made["teacher"], "base": made["base"]}
+        if config.adapt.mode == "supernet":
+            found["supernet"] = made["supernet"]
+        return found
 
     def request(self, config: TrialConfig) -> tuple[dict[str, str], SharedRequest]:
         """What a trial's payload says of it (see `search.distributed.shared.prepared`): folders that

@@ -20,6 +20,7 @@ from search.run.allocation import check_budgets
 from search.run.calibration_rules import check_calibration
 from search.run.plugin_uses import KINDS, unusable, uses, uses_of
 from search.run.sampler_rules import check_sampler_rules
+from search.run.supernet_rules import check_supernet
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from search.schedulers.successive_halving import Problem
@@ -66,6 +67,7 @@ def check(space: Space) -> None:
     check_lists(space)
     check_plugins(space)
     check_calibration(space)
+    check_supernet(space)
     check_budgets(space)
     check_rules(space)
     check_sampler_rules(space)

@@ -308,7 +308,7 @@ def test_parse_refuses(text):
 def test_shipped_spaces_load_by_name_by_path_and_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert set(shipped()) == {"quickstart", "masked", "masked_e2e", "dllmquant", "low_bit", "e2e",
-                              "e2e_paper", "families", "granularity", "transfer"}
+                              "e2e_paper", "families", "granularity", "supernet", "transfer"}
     for name in shipped():
         space = load(name)
         assert space.name == name and space.source == f"spaces/{name}.yaml" and space.description

@@ -9,6 +9,8 @@ from spaces.config import AdaptConfig, LoraConfig
 from spaces.errors import UserError
 from trainable.models.backbone import Backbone
 
+ADAPTER = "default"
+"""peft's name of the one adapter."""
 LEARNED = ".parametrizations.weight.0.trained."
 """In the name of a parameter: a quantizer learns it (`trainable.quantization.sites.FakeQuant`)."""
 

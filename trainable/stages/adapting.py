@@ -26,6 +26,7 @@ from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.states import States
 from trainable.models.backbone import Backbone
+from trainable.models.lora import ADAPTER
 from trainable.models.parts import block_name, plain_name
 from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics
 from trainable.quantization.sites import FakeQuant, fake_of, master_of, refit
@@ -33,9 +34,6 @@ from trainable.quantizers.base import shape_of
 from trainable.registry import ADAPTER_STARTS
 from trainable.seeds import stream
 from trainable.stages.calibrate import BATCH, calibration_states, text_rows
-
-ADAPTER = "default"
-"""peft's name of the one adapter."""
 
 
 class Adapted(NamedTuple):

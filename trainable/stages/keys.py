@@ -6,7 +6,7 @@ from typing import Any
 
 from spaces.config import OptimConfig, TrialConfig
 from trainable.models.masked_lm.config import LATER, MaskedLMConfig
-from trainable.registry import completed
+from trainable.registry import QUANTIZERS, completed
 
 
 def base_settings(config: TrialConfig) -> dict[str, Any]:
@@ -27,6 +27,22 @@ def base_settings(config: TrialConfig) -> dict[str, Any]:
         if groups[group]["name"] == first:
             del groups[group]["name"]
     without_new_defaults(groups["base"]["optim"])
+    return groups
+
+
+def supernet_settings(config: TrialConfig) -> dict[str, Any]:
+    """The settings that decide, beside the base, what a supernet is: equal settings, one supernet. Which of
+    its members the trial is decides nothing.
+
+    Raises `UserError` for a quantizer that is not legal.
+    """
+    groups = config.model_dump(mode="json", include={"quantization", "lora", "adapt", "seed"})
+    quantizer = QUANTIZERS.completed(config.quantization.quantizer).model_dump(mode="json")
+    groups["quantization"]["quantizer"] = {key: value for key, value in quantizer.items() if key != "bits"}
+    del groups["lora"]["rank"]
+    if config.lora.start.name != "zero":
+        calibration = config.calibration.model_dump(mode="json")
+        groups["calibration"] = {**calibration, "seed": config.calibration_seed}
     return groups
 
 

@@ -57,6 +57,8 @@ class Prepared:
     corpus: str
     teacher: str
     base: str
+    supernet: str = ""
+    """Of `adapt.mode: supernet` alone."""
 
 
 def corpus_key(config: TrialConfig) -> str:

@@ -14,9 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from spaces.config import SITES, TrialConfig
+from spaces.config import TrialConfig
 from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
-from trainable.artifacts.assembling import blank_model
 from trainable.artifacts.malloc import trim_heap
 from trainable.artifacts.model_card import CARD, model_card
 from trainable.artifacts.packed import CONFIG, Packed
@@ -24,17 +23,18 @@ from trainable.control.conditions import Conditions
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
 from trainable.models.checkpointing import checkpoint_blocks
-from trainable.models.lora import add_lora, count_parameters, set_trainable
 from trainable.quantization.frozen import hold_codes
-from trainable.quantization.sites import apply, site_weights
+from trainable.quantization.sites import site_weights
 from trainable.registry import PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream_seed
+from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import start_adapters
 from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
 from trainable.stages.prepare import Prepared, conditions_of, diverged
+from trainable.stages.supernet import extract
 from trainable.storage.folders import write_manifest
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
@@ -67,7 +67,13 @@ class Trial:
         self.model, self.facts = adapted_model(self.config, base)
         self.lexicon = base.lexicon
         self.process = PROCESSES.build(config.diffusion)
-        self._place(base)
+        self.member: Backbone | None = None
+        if config.adapt.mode == "supernet":
+            self.member, self.facts = extract(self.config, base, Path(prepared.supernet))
+            self.member.to(device).requires_grad_(False).eval()
+        trains = config.adapt.train and (self.member is None or len(self.rungs) > 1)
+        if trains or self.member is None:
+            self._place(base)
         if self._codes:  # a worker that has no room for floats lets the base go
             del base
             cache.pop("base", None)
@@ -75,7 +81,7 @@ class Trial:
         self.run: TrainingRun | None = None
         self.measured: list[dict] = []
         self.losses: dict[str, float] = {}
-        if config.adapt.train:
+        if trains:
             seed = stream_seed("trial", config.seed) % 2**31
             self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
                                    seed, device, rank, world_size, self._conditions())
@@ -84,6 +90,7 @@ class Trial:
             self.measured = self.checkpoint.notes.get("measured", [])
             self.losses = self.checkpoint.notes.get("losses", {})
         else:
+            self.model = self.member or self.model
             self.model.requires_grad_(False).eval()
 
     def _place(self, base: Loaded) -> None:
@@ -117,11 +124,17 @@ class Trial:
         The checkpoint is written before the rung is measured, and holds what the rungs before measured. So a
         worker that takes over from one that was killed tells those again, as they were, and measures the rung
         that was trained last. A trial that trains nothing uses the rung's share of calibration states and
-        of what is measured.
+        of what is measured. Of several rungs of a supernet's member the lowest measures the member; above,
+        the trial trains by itself, from the base.
         """
         if index < len(self.measured):
             return self.measured[index]
-        event = self._untrained(index) if self.run is None else self._trained(index, self.run)
+        if self.run is None:
+            event = self._untrained(index)
+        elif self.member is not None and index == 0:
+            event = self._of_member(self.member)
+        else:
+            event = self._trained(index, self.run)
         self.measured.append(event)
         return event
 
@@ -131,6 +144,16 @@ class Trial:
         final, share = index == len(self.rungs) - 1, self.rungs[index] / self.rungs[-1]
         values = self._measure(final, share, share)
         return {"rung": index, "steps": self.rungs[index], "final": final, **values}
+
+    def _of_member(self, member: Backbone) -> dict:
+        if self.rank:
+            return {"rung": 0}
+        own, self.model = self.model, member
+        try:
+            values = self._measure(False, self.config.evaluation.rung_share)
+        finally:
+            self.model = own
+        return {"rung": 0, "steps": self.rungs[0], "final": False, **values}
 
     def _trained(self, index: int, run: TrainingRun) -> dict:
         final = index == len(self.rungs) - 1
@@ -203,30 +226,6 @@ class Trial:
         weight = table.weight
         assert isinstance(weight, Tensor)
         return float(weight.detach().float().pow(2).mean().sqrt())
-
-
-def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
-    """The base with this trial's quantizers and adapter in place, and what was counted on the way. A base
-    in another dtype stays in it where nothing acts on its weights; whatever trains or rounds them does so in
-    float32, and what is left as floats is stored in the base's dtype."""
-    model, state = blank_model(config, base.lexicon), base.model.state_dict()
-    acts = (config.adapt.train or config.calibration.active or config.quantization.body.name != "float32"
-            or any(config.quantization.at(site).name != "none" for site in SITES))
-    if acts and config.quantization.body.name == "float32" and config.calibration.activation_bits == 16:
-        model.stored = next(iter(state.values())).dtype
-    model.load_state_dict({name: value.to(torch.float32 if acts else value.dtype, copy=True)
-                           for name, value in state.items()}, assign=True)
-    model.requires_grad_(True).start_trial(config)
-    reports = apply(model, config.quantization)
-    add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
-    set_trainable(model, config.adapt)
-    if not config.adapt.train:
-        model.requires_grad_(False)
-    trainable, total = count_parameters(model)
-    facts = {"trainable_params": trainable, "total_params": total}
-    if "embedding" in reports:
-        facts["embedding_collapsed_rows"] = reports["embedding"].collapsed_rows
-    return model, facts
 
 
 def record_measurements(artifact: Path, values: dict) -> None:

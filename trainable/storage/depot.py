@@ -141,14 +141,15 @@ class Depot:
 
 def with_depot(jobs: dict[str, Job], depot: Depot) -> dict[str, Job]:
     """The jobs, on a depot."""
-    return {name: _with_depot(job, depot, trains=name == "base") for name, job in jobs.items()}
+    return {name: _with_depot(job, depot, trains=name in ("base", "supernet")) for name, job in jobs.items()}
 
 
 def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
     def run(payload: dict[str, Any], context: Any) -> Generator[Event, None, None]:
         payload = depot.to_node(payload)
         keep = payload.pop("keep", None)
-        for place in filter(depot.holds, [payload.get("corpus"), *payload.get("prepared", {}).values()]):
+        used = [payload.get("corpus"), payload.get("base"), *payload.get("prepared", {}).values()]
+        for place in filter(depot.holds, used):
             depot.need(Path(place))
         if depot.holds(payload.get("cache")):
             Path(payload["cache"]).mkdir(parents=True, exist_ok=True)

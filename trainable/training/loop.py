@@ -6,7 +6,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ from spaces.config import OptimConfig, RuntimeConfig
 from spaces.errors import UserError
 from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
-from trainable.diffusion.process import Process
-from trainable.models.backbone import Backbone
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
 from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
@@ -33,10 +32,18 @@ def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
     return runtime.compile and device.type == "cuda"
 
 
+class Loss(Protocol):
+    """What a run makes small: a diffusion process, or whatever else has a loss of its model."""
+
+    def loss(self, model: Any, ids: Tensor, generator: torch.Generator,
+             condition: Tensor | None = None) -> dict[str, Tensor]:
+        """Parts of the loss of ids [B, L]; "loss" is what is differentiated."""
+
+
 class _Objective(nn.Module):
     """The loss as a module's forward, which is what DDP and torch.compile wrap."""
 
-    def __init__(self, model: Backbone, process: Process):
+    def __init__(self, model: nn.Module, process: Loss):
         super().__init__()
         self.model, self.process = model, process
 
@@ -82,11 +89,13 @@ class Batches:
 
 class TrainingRun:
     """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
-    and torch.compile."""
+    and torch.compile. `draw`: told each step's number before it is taken, for a model of which each step
+    trains a part; what has no part in a step stays as it is."""
 
-    def __init__(self, model: Backbone, process: Process, ids: np.ndarray, config: OptimConfig,
+    def __init__(self, model: nn.Module, process: Loss, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
-                 conditions: Conditions | None = None):
+                 conditions: Conditions | None = None, draw: Callable[[int], None] | None = None):
+        self.draw = draw
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
         self.step, self.seconds = 0, 0.0
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -100,7 +109,8 @@ class TrainingRun:
         if world_size > 1:
             # No buffer changes in training; those of a body held as codes are most of the model.
             objective = DistributedDataParallel(objective, broadcast_buffers=False,
-                                                device_ids=[device.index] if device.type == "cuda" else None)
+                                                device_ids=[device.index] if device.type == "cuda" else None,
+                                                find_unused_parameters=draw is not None)
         # Compiled outside of DDP: torch then cuts the graph at DDP's buckets, so that gradients travel while
         # others are computed. Inside, all would wait for the end (torch.compiler_faq, "Distributed code").
         self.objective = torch.compile(objective) if compiles(runtime, device) else objective
@@ -127,6 +137,8 @@ class TrainingRun:
         return {f"train_{name}": float(value) / count for name, value in sums.items()}
 
     def _one_step(self) -> dict[str, Tensor]:
+        if self.draw is not None:
+            self.draw(self.step)
         set_rate(self.optimizer, learning_rate(self.step, self.config))
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))

@@ -30,6 +30,7 @@ from trainable.stages.prepare import (
     prepare_teacher,
 )
 from trainable.stages.sensitivity import prepare_sensitivity
+from trainable.stages.supernet import prepare_supernet
 from trainable.stages.trial import remeasure, run_trial
 from trainable.workers.context import WorkerContext
 
@@ -65,6 +66,14 @@ def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     return cast(Iterator[Progress], events)
 
 
+def supernet(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
+    """Train the supernet that a trial is a member of, over all workers of the group."""
+    prepared = Prepared(payload["corpus"], "", payload["base"])
+    events = prepare_supernet(_config(payload), prepared, Path(payload["cache"]), context.device,
+                              context.rank, context.world_size, context.agreed)
+    return cast(Iterator[Progress], events)
+
+
 def sensitivity(payload: SensitivityPayload, context: WorkerContext) -> Iterator[Progress]:
     """Measure what each part of a base loses at each number of bits."""
     if context.rank == 0:
@@ -92,5 +101,5 @@ def remeasure_artifact(payload: RemeasurePayload, context: WorkerContext) -> Ite
         yield cast(RungResult, values)
 
 
-JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "sensitivity": sensitivity, "trial": trial,
-        "remeasure": remeasure_artifact}
+JOBS = {"corpus": corpus, "teacher": teacher, "base": base, "supernet": supernet, "sensitivity": sensitivity,
+        "trial": trial, "remeasure": remeasure_artifact}

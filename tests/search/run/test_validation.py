@@ -319,7 +319,7 @@ def test_e2e_spaces_ask_for_the_folder():
 
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_shipped_spaces_pass(name, tmp_path):
-    built_in = name in ("quickstart", "masked", "dllmquant", "low_bit")
+    built_in = name in ("quickstart", "masked", "dllmquant", "low_bit", "supernet")
     changes = {} if built_in else {"trial.corpus.source.path": str(tmp_path)}
     space = validation.load_checked(f"spaces/{name}.yaml", {**changes, "seed": 3})
     assert (space.seed == 3

@@ -10,8 +10,8 @@ from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted
 from trainable.registry import ADAPTER_STARTS, PROCESSES, completed
+from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers, start_adapters
-from trainable.stages.trial import adapted_model
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 

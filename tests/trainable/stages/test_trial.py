@@ -15,7 +15,8 @@ from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import completed
-from trainable.stages.trial import CHECKPOINT, Trial, adapted_model
+from trainable.stages.adapted import adapted_model
+from trainable.stages.trial import CHECKPOINT, Trial
 from trainable.storage.folders import damage, verified, whole_folder
 from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext

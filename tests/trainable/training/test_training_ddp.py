@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_two_ranks
+from torch import nn
 
 from spaces.config import AdaptConfig, LoraConfig, OptimConfig, QuantizationConfig, RuntimeConfig
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -33,8 +34,33 @@ def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in run.trained.items()}
 
 
+class Parts(nn.Module):
+    """A model of which each step trains one of three parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.parts, self.at = nn.ModuleList(nn.Linear(6, 1) for _ in range(3)), 0
+
+    def loss(self, model: nn.Module, ids: torch.Tensor, generator: torch.Generator,
+             condition: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        return {"loss": self.parts[self.at](ids.float()).square().mean()}
+
+
+def train_parts(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+    model = Parts()
+
+    def draw(step: int) -> None:
+        model.at = step % 2  # the last part is never drawn
+    run = TrainingRun(model, model, IDS, OptimConfig(steps=4, batch_size=8, lr=1e-2), RuntimeConfig(), 7,
+                      torch.device("cpu"), rank, world_size, draw=draw)
+    run.advance(4)
+    return {name: value.detach().clone() for name, value in run.trained.items()}
+
+
 def worker(rank: int, folder: str) -> None:
     torch.save(train(rank, 2), f"{folder}/{rank}.pt")
+    torch.save(train_parts(rank, 2), f"{folder}/parts-{rank}.pt")
 
 
 @pytest.mark.timeout(240)
@@ -45,3 +71,8 @@ def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
     alone = train(0, 1)
     # half the batch each, other noise
     assert any(not torch.equal(first[name], alone[name]) for name in first)
+    parts, other = (torch.load(tmp_path / f"parts-{rank}.pt", weights_only=True) for rank in (0, 1))
+    before = Parts().state_dict()
+    assert all(torch.equal(parts[name], other[name]) for name in parts)
+    assert {name for name in parts if torch.equal(parts[name], before[name])} == {
+        "parts.2.weight", "parts.2.bias"}

@@ -1,0 +1,193 @@
+"""What one run for every rank and bit-width is worth:
+`python -m benchmarks.supernet --space quickstart --cache DIR [--seeds 3] [--steps 300] [--set key=value]`.
+
+For each seed one supernet is trained; each of its members is then compared with a run of its own of `--steps`
+steps from the same base, and with what the singular value decomposition leaves of one trained adapter of the
+largest rank. All are measured by the bound on held-out text, under the same noise. A cell is a seed and
+a bit-width: those that the JSON has already, under the same settings, are not run again. Needs no Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.stats import spearmanr
+
+from benchmarks.arms import interval, prepared
+from benchmarks.common import RESULTS, save
+from benchmarks.low_bit import bound
+from search.run.validation import load_checked
+from spaces import points
+from spaces.config import TrialConfig
+from spaces.overrides import parse
+from trainable.adapters.base import low_rank
+from trainable.adapters.supernet import Member
+from trainable.artifacts.artifact import load
+from trainable.corpora.tokenized import TokenizedCorpus
+from trainable.models.backbone import Backbone
+from trainable.models.lora import ADAPTER
+from trainable.stages.adapted import adapted_model
+from trainable.stages.adapting import adapted_layers
+from trainable.stages.members import as_member
+from trainable.stages.prepare import Prepared
+from trainable.stages.supernet import fill, prepare_supernet
+from trainable.stages.trial import Trial
+from trainable.workers.context import WorkerContext
+
+CPU = torch.device("cpu")
+WITHIN = 0.03
+"""Of the bound of a member's own run."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--space", default="quickstart")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--ranks", default="1,2,4,8")
+    parser.add_argument("--bits", default="2,3,4")
+    parser.add_argument("--group", type=int, default=16, help="values to a scale; 0 = a scale per row")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--supernet-steps", type=int, help="twice --steps unless given")
+    parser.add_argument("--shared", action="store_true", help="one embedding and head for all bit-widths")
+    parser.add_argument("--scale", default="rank", choices=("rank", "largest"))
+    parser.add_argument("--start", default="zero")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--name", help="of the JSON; supernet_SPACE unless given")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    space, cache = load_checked(args.space, parse(args.settings)), {}
+    plain = space.config(points.complete(space.dimensions, {}))
+    shared = Prepared(**prepared(plain, args.cache, WorkerContext()))
+    asked = {name: value for name, value in vars(args).items() if name not in ("cache", "seeds", "name")}
+    name = args.name or f"supernet_{Path(args.space).stem}"
+    cells: dict[str, dict[str, Any]] = known(name, asked)
+    with tempfile.TemporaryDirectory() as scratch:
+        for seed in range(args.seeds):
+            config = supernet_config(plain, args, seed)
+            for bits in config.adapt.bits:
+                if f"{seed}/{bits}" in cells:
+                    continue
+                cells[f"{seed}/{bits}"] = cell(config, bits, shared, Path(args.cache), Path(scratch), cache)
+                print(seed, bits, cells[f"{seed}/{bits}"], flush=True)
+                save(name, {"asked": asked, "summary": summary(cells), "cells": cells})
+
+
+def known(name: str, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The cells of an earlier run under the same settings."""
+    path = RESULTS / f"{name}.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return found["cells"] if found.get("asked") == asked else {}
+
+
+def supernet_config(plain: TrialConfig, args: argparse.Namespace, seed: int) -> TrialConfig:
+    """Some member of the supernet of this seed."""
+    ranks, bits = ([int(text) for text in given.split(",")] for given in (args.ranks, args.bits))
+    changed = plain.model_dump(mode="json")
+    group = {"granularity": "group", "group": args.group} if args.group else {}
+    changed["quantization"] = {"quantizer": {"name": "uniform", "bits": bits[0],
+                                             "symmetric": False, **group}, "sites": ["attention", "ffn"]}
+    changed["lora"] = {"rank": ranks[0], "alpha": 8.0, "start": args.start,
+                       "targets": ["query", "key", "value", "output", "ffn"]}
+    changed["adapt"] |= {"mode": "supernet", "ranks": ranks, "bits": bits, "shared": args.shared,
+                         "scale": args.scale,
+                         "supernet_steps": args.supernet_steps or 2 * args.steps}
+    changed["adapt"]["optim"] |= {"lr": args.lr, "steps": args.steps}
+    changed["calibration"]["seed"] = changed["seed"] = seed
+    return TrialConfig.model_validate(changed)
+
+
+def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch: Path,
+         kept: dict) -> dict[str, Any]:
+    """All ranks of one bit-width: bounds of member, own run and truncated adapter; seconds of the runs."""
+    corpus, base = TokenizedCorpus.open(Path(shared.corpus)), load(shared.base, run_codes=False)
+    made = list(prepare_supernet(config, shared, cache, CPU))[-1]
+    paths = Prepared(shared.corpus, shared.teacher, shared.base, made["path"])
+    steps, widest = config.adapt.optim.steps, max(config.adapt.ranks)
+    found: dict[str, Any] = {"supernet_seconds": made["supernet_seconds"], "ranks": {}}
+    truncate: Callable[[int], Backbone] | None = None
+    for rank in sorted(config.adapt.ranks, reverse=True):
+        member = as_member(config, Member(rank, bits))
+        alone = own(member)
+        trial = Trial(alone, shared, [steps], scratch / f"{bits}-{rank}", CPU, kept)
+        assert trial.run is not None
+        trial.run.advance(steps)
+        row = {"member": bound(Trial(member, paths, [steps], scratch, CPU, kept).model, member, corpus),
+               "seconds": trial.run.seconds}
+        with trial.run.averaged():
+            row["own"] = bound(trial.model, alone, corpus)
+            if rank == widest:
+                truncate = truncated(trial.model, alone, base)
+        assert truncate is not None
+        row["svd"] = row["own"] if rank == widest else bound(truncate(rank), alone, corpus)
+        found["ranks"][str(rank)] = row
+    return found
+
+
+def own(member: TrialConfig) -> TrialConfig:
+    """The trial that trains by itself what a member is."""
+    return member.model_copy(update={"adapt": member.adapt.apart})
+
+
+@torch.no_grad()
+def truncated(model: Backbone, config: TrialConfig, base: Any) -> Callable[[int], Backbone]:
+    """The same trained model with its adapter cut to a rank by the singular value decomposition of its
+    product."""
+    state = {f"all/{name}": value.detach().clone() for name, value in model.state_dict().items()}
+    for layer in adapted_layers(model):
+        up, down = low_rank(layer.module.get_delta_weight(ADAPTER), config.lora.rank)
+        state[f"all/{layer.name}.lora_A.{ADAPTER}.weight"] = down
+        state[f"all/{layer.name}.lora_B.{ADAPTER}.weight"] = up
+
+    def at(rank: int) -> Backbone:
+        changed = config.model_dump(mode="json")
+        changed["lora"]["rank"] = rank
+        cut, _ = adapted_model(TrialConfig.model_validate(changed), base)
+        fill(cut, state, Member(rank, 0))
+        for layer in adapted_layers(cut):
+            layer.module.scaling[ADAPTER] = 1.0
+        return cut
+    return at
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Per member the mean over seeds of its bound over its own run's, and of the truncated one's; by seed the
+    rank correlation over all members of member and own run; the cost of the one run."""
+    by: dict[str, list[dict[str, float]]] = {}
+    seeds: dict[str, list[dict[str, float]]] = {}
+    for name, found in cells.items():
+        seed, bits = name.split("/")
+        for rank, row in found["ranks"].items():
+            by.setdefault(f"{bits} bits, rank {rank}", []).append(row)
+            seeds.setdefault(seed, []).append(row)
+    off, svd = ({name: statistics.fmean(row[key] / row["own"] - 1 for row in rows)
+                 for name, rows in by.items()} for key in ("member", "svd"))
+    widest = max(int(rank) for found in cells.values() for rank in found["ranks"])
+    narrower = [name for name in by if not name.endswith(f" {widest}")]
+    correlation, svd_correlation = (
+        {seed: float(spearmanr([row[key] for row in rows], [row["own"] for row in rows])[0])
+         for seed, rows in seeds.items()} for key in ("member", "svd"))
+    seconds = statistics.fmean(row["seconds"] for rows in by.values() for row in rows)
+    one = statistics.fmean({name.split("/")[0]: found["supernet_seconds"]
+                            for name, found in cells.items()}.values())
+    return {
+        "bounds": {name: {key: interval([row[key] for row in rows]) if len(rows) > 1 else rows[0][key]
+                          for key in ("own", "member", "svd")} for name, rows in by.items()},
+        "member_over_own": off, "svd_over_own": svd,
+        "worst_member": max(off.values()), f"members_within_{WITHIN:.0%}": sum(
+            abs(value) <= WITHIN for value in off.values()), "members": len(off),
+        "better_than_svd": sum(off[name] < svd[name] for name in narrower), "narrower_members": len(narrower),
+        "spearman": correlation, "spearman_svd": svd_correlation,
+        "cost_in_own_runs": one / seconds, "own_runs": len(off)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What a trial trains: by itself, or as one member of a supernet."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spaces.settings import OptimConfig, Settings
+
+
+class AdaptConfig(Settings):
+    """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
+
+    mode: Literal["own", "supernet"] = Field(
+        "own", description="own: a trial trains by itself; supernet: one run trains all `ranks` at all "
+                           "`bits`, and a trial is one of them, measured as it is. Of several rungs the "
+                           "lowest is that; above, the trial trains by itself, from the base")
+    ranks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="supernet: its ranks; a trial's is lora.rank")
+    bits: tuple[Annotated[int, Field(ge=1, le=16)], ...] = Field(
+        (), description="supernet: its bit-widths; a trial's is quantization.quantizer.bits")
+    shared: bool = Field(False, description="supernet: what is outside the body is one for all bit-widths; "
+                                            "false: one each, as their adapters are")
+    scale: Literal["rank", "largest"] = Field(
+        "rank", description="supernet: a prefix of rank b is scaled by alpha / b, as LoRA at that rank, or "
+                            "by alpha / the largest rank, so that it adds the same whatever follows it")
+    supernet_steps: int | None = Field(
+        None, ge=1, description="supernet: optimizer steps of the one run; null: twice optim.steps")
+    train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
+                                          "texts and of the measured samples")
+    optim: OptimConfig = OptimConfig(steps=300, lr=1e-3)
+    body: Literal["frozen", "trainable"] = Field("frozen", description="whether the body's own weights train")
+    hold: Literal["floats", "codes"] = Field(
+        "floats", description="what is held of frozen, quantized weights in training; codes: slow and small")
+    checkpointing: bool = Field(False, description="gradient checkpointing of the body's blocks: less memory")
+
+    @property
+    def apart(self) -> AdaptConfig:
+        """The same training, of a trial by itself."""
+        return self.model_copy(update={"mode": "own", "ranks": (), "bits": (), "shared": False,
+                                       "scale": "rank", "supernet_steps": None})
+
+    @model_validator(mode="after")
+    def _members(self) -> AdaptConfig:
+        for name, values in (("ranks", self.ranks), ("bits", self.bits)):
+            if self.mode == "supernet" and not values:
+                raise ValueError(f"{name} is empty: a supernet has one or more, such as {name}: [2, 4]")
+            if self.mode == "own" and values:
+                raise ValueError(f"{name} are a supernet's; legal: mode: supernet, or no {name}")
+            twice = [value for value in values if values.count(value) > 1]
+            if twice:
+                raise ValueError(f"{name} has {twice[0]} more than once")
+        if self.mode == "supernet" and not self.train:
+            raise ValueError("a supernet trains, and train is false; legal: train: true, or mode: own")
+        if self.mode == "supernet" and self.body != "frozen":
+            raise ValueError("a supernet's body is shared by its members; legal: body: frozen")
+        if self.mode == "supernet" and self.hold != "floats":
+            raise ValueError("a supernet's bodies are held as floats; legal: hold: floats")
+        return self

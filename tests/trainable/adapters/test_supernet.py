@@ -1,0 +1,95 @@
+"""What a supernet draws, and that a prefix of its adapter is a smaller adapter, bit for bit."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from trainable.adapters.supernet import Draws, Member, members, nest, use_rank
+from trainable.models.lora import ADAPTER
+
+RANKS = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True)
+WIDTHS = st.lists(st.integers(2, 8), min_size=1, max_size=4, unique=True)
+
+
+def adapter(rank: int, alpha: float = 6.0, rows: int = 12, columns: int = 10):
+    """peft's LoRA layer of a Linear, both factors drawn at random."""
+    torch.manual_seed(rank)
+    host = nn.ModuleDict({"x": nn.Linear(columns, rows)})
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["x"]), host)
+    with torch.no_grad():
+        host["x"].lora_B[ADAPTER].weight.normal_()
+    return host["x"]
+
+
+def factors(layer):
+    return [layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(ranks=RANKS, seed=st.integers(0, 100))
+def test_every_prefix_is_plain_lora_of_that_rank_bit_for_bit(ranks, seed):
+    layer, x = adapter(max(ranks)), torch.randn(5, 10, generator=torch.Generator().manual_seed(seed))
+    whole = layer(x).detach()
+    down, up = (factor.weight.detach().clone() for factor in factors(layer))
+    nest([layer], ranks)
+    assert torch.equal(layer(x), whole)  # the largest rank is what it was
+    for rank in ranks:
+        plain = adapter(rank)
+        with torch.no_grad():
+            plain.base_layer.load_state_dict(layer.base_layer.state_dict())
+            plain.lora_A[ADAPTER].weight.copy_(down[:rank])
+            plain.lora_B[ADAPTER].weight.copy_(up[:, :rank])
+        use_rank([layer], rank, 6.0 / rank)
+        assert torch.equal(layer(x), plain(x)), rank
+        assert torch.equal(layer.get_delta_weight(ADAPTER), plain.get_delta_weight(ADAPTER))
+
+
+@settings(max_examples=20, deadline=None)
+@given(ranks=RANKS, data=st.data())
+def test_a_step_leaves_what_is_beyond_its_rank_as_it_is_and_moves_the_rest(ranks, data):
+    layer, rank = adapter(max(ranks)), data.draw(st.sampled_from(ranks))
+    nest([layer], ranks)
+    trained = [value for name, value in layer.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.1)
+    for used in (max(ranks), rank):  # the first step gives the optimizer momentum everywhere
+        use_rank([layer], max(ranks), 6.0)
+        before = [factor.weight.detach().clone() for factor in factors(layer)]
+        use_rank([layer], used, 6.0)
+        optimizer.zero_grad()
+        layer(torch.ones(2, 10)).square().sum().backward()
+        optimizer.step()
+    beyond = [piece.grad for piece in trained if piece.grad is not None]
+    assert len(beyond) == 2 * (sorted(ranks).index(rank) + 1)
+    use_rank([layer], max(ranks), 6.0)
+    for old, factor, dim in zip(before, factors(layer), (0, 1), strict=True):
+        new, rest = factor.weight.detach(), old.shape[dim] - rank
+        assert torch.equal(new.narrow(dim, rank, rest), old.narrow(dim, rank, rest))
+        assert (new.narrow(dim, 0, rank) != old.narrow(dim, 0, rank)).any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(ranks=RANKS, bits=WIDTHS, seed=st.integers(0, 1000), turns=st.integers(1, 5))
+def test_draws_are_balanced_and_depend_on_seed_and_step_alone(ranks, bits, seed, turns):
+    draws = Draws(tuple(ranks), tuple(bits), seed)
+    count = turns * draws.round * len(ranks)
+    drawn = [draws.at(step) for step in range(count)]
+    assert drawn == [Draws(ranks[::-1], bits[::-1], seed).at(step) for step in range(count)]
+    assert Counter(drawn) == dict.fromkeys(members(ranks, bits), 2 * turns)
+    assert set(drawn[:draws.covered]) == set(members(ranks, bits))
+    widths = [member.bits for member in drawn[:draws.round]]
+    assert widths == sorted(bits, reverse=True) + sorted(bits)  # a triangular wave
+
+
+def test_seeds_draw_other_orders():
+    first, second = ([Draws((1, 2, 4, 8), (2, 3), seed).at(step) for step in range(16)] for seed in (0, 1))
+    assert first != second and Counter(first) == Counter(second)
+
+
+@pytest.mark.parametrize("ranks", [(4, 2), (2, 4)])
+def test_members_are_named_narrowest_first_whatever_the_order(ranks):
+    assert members(ranks, (4, 2)) == [Member(2, 2), Member(4, 2), Member(2, 4), Member(4, 4)]

@@ -1,0 +1,207 @@
+"""One run for every rank and bit-width, of whole toy models: training, its members, and what they export."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spaces.config import TrialConfig
+from spaces.errors import UserError
+from trainable.adapters.supernet import Member
+from trainable.artifacts.artifact import load
+from trainable.corpora.tokenized import TokenizedCorpus
+from trainable.stages.adapting import adapted_layers
+from trainable.stages.members import as_member, check_ranks, member_of, members_of
+from trainable.stages.prepare import Prepared
+from trainable.stages.supernet import prepare_supernet, supernet_key
+from trainable.stages.supernet_model import build
+from trainable.stages.trial import Trial
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+CPU = torch.device("cpu")
+SHAPE = {"hidden": 16, "layers": 1, "heads": 2, "ffn": 24, "dropout": 0.0}
+STEPS = 12
+
+
+def config(ranks=(2, 4), bits=(2, 4), rank=None, mode="supernet", quantizer=None, lora=None,
+           **adapt) -> TrialConfig:
+    one = {"mode": mode, "ranks": list(ranks), "bits": list(bits), "supernet_steps": STEPS}
+    return TrialConfig.model_validate({
+        "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 30, "max_words": 20},
+                   "max_length": 22, "min_count": 1},
+        "model": {"name": "masked_lm", **SHAPE}, "diffusion": {"name": "masked"},
+        "teacher": {"name": "kneser_ney", "order": 2}, "base": {"optim": {"steps": 12, "lr": 5e-3}},
+        "quantization": {"quantizer": quantizer or {"name": "uniform", "bits": bits[-1]},
+                         "sites": ["attention", "ffn"]},
+        "lora": {"rank": rank or ranks[-1], "alpha": 4, "targets": ["query", "value", "ffn"], **(lora or {})},
+        "adapt": {"optim": {"batch_size": 8, "lr": 5e-3, "warmup": 2, "steps": STEPS},
+                  **(one if mode == "supernet" else {}), **adapt},
+        "sampling": {"steps": 4},
+        "evaluation": {"samples": 4, "heldout": 8, "times": 2, "control_tasks": [], "latency_batch": 2,
+                       "latency_repeats": 2, "metrics": ["nll_bound"]}})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(cache, what trials share)."""
+    cache, settings = tmp_path_factory.mktemp("cache"), config(mode="own").model_dump(mode="json")
+
+    def job(name, **payload):
+        told = {"config": settings, "cache": str(cache), **payload}
+        return list(JOBS[name](told, WorkerContext()))[-1]["path"]
+    corpus = job("corpus")
+    return cache, Prepared(corpus, job("teacher", corpus=corpus), job("base", corpus=corpus))
+
+
+def trained(world, settings) -> tuple[Prepared, dict]:
+    cache, shared = world
+    *_, last = JOBS["supernet"]({"config": settings.model_dump(mode="json"), "cache": str(cache),
+                                 "corpus": shared.corpus, "base": shared.base}, WorkerContext())
+    return Prepared(shared.corpus, shared.teacher, shared.base, last["path"]), last
+
+
+@pytest.fixture(scope="module")
+def supernet(world):
+    """(settings, paths, facts) of one that has trained."""
+    return config(), *trained(world, config())
+
+
+def trial(settings, shared, folder) -> Trial:
+    return Trial(settings, shared, [STEPS], folder, CPU, {})
+
+
+def equal(ours, theirs) -> list[str]:
+    theirs = theirs.state_dict()
+    assert ours.state_dict().keys() == theirs.keys()
+    return [name for name, value in ours.state_dict().items() if not torch.equal(value, theirs[name])]
+
+
+@pytest.mark.parametrize("lora", [{}, {"start": {"name": "loftq", "rounds": 1}}])
+def test_a_supernet_of_one_member_is_the_run_of_its_own_bit_for_bit(world, tmp_path, lora):
+    alone = config((4,), (2,), lora=lora)
+    paths, _ = trained(world, alone)
+    own = trial(config((4,), (2,), mode="own", lora=lora), paths, tmp_path / "own")
+    own.run.advance(STEPS)
+    assert equal(trial(alone, paths, tmp_path / "member").model, own.model) == []
+
+
+def test_every_member_is_the_prefix_of_its_width_and_a_trial_like_any_other(supernet, tmp_path):
+    settings, paths, facts = supernet
+    assert facts["supernet_steps"] == STEPS
+    kept = load_file(f"{paths.supernet}/supernet.safetensors")
+    seen = set()
+    for member in members_of(settings):
+        own = member_of(member)
+        model = trial(member, paths, tmp_path).model
+        assert not any(value.requires_grad for value in model.parameters())
+        for layer in adapted_layers(model):
+            down, up = (getattr(layer.module, factor)["default"].weight for factor in ("lora_A", "lora_B"))
+            names = [f"{own.bits}/{layer.name}.{factor}.default.weight" for factor in ("lora_A", "lora_B")]
+            assert torch.equal(down, kept[names[0]][:own.rank])
+            assert torch.equal(up, kept[names[1]][:, :own.rank])
+            assert layer.module.scaling["default"] == 4 / own.rank
+            assert layer.fake.quantizer.params.bits == own.bits
+        seen.add(own)
+    assert seen == {Member(rank, bits) for rank in (2, 4) for bits in (2, 4)}
+
+
+def test_prefixes_of_one_scale_add_the_same_whatever_follows_them(world, tmp_path):
+    settings = config(scale="largest")
+    paths, _ = trained(world, settings)
+    kept = load_file(f"{paths.supernet}/supernet.safetensors")
+    for rank in (2, 4):
+        for layer in adapted_layers(trial(as_member(settings, Member(rank, 2)), paths, tmp_path).model):
+            down, up = (kept[f"2/{layer.name}.{factor}.default.weight"] for factor in ("lora_A", "lora_B"))
+            assert torch.allclose(layer.module.get_delta_weight("default"),
+                                  up[:, :rank] @ down[:rank] * (4 / 4), atol=1e-7)
+
+
+def test_a_member_is_measured_and_exported_without_training(supernet, tmp_path):
+    settings, paths, _ = supernet
+    payload = {"config": as_member(settings, Member(2, 2)).model_dump(mode="json"), "rungs": [STEPS],
+               "prepared": vars(paths), "folder": str(tmp_path)}
+    event = list(JOBS["trial"](payload, WorkerContext()))[-1]
+    assert event["final"] and event["nll_bound"] > 0 and event["train_seconds"] == 0
+    assert event["supernet_steps"] == STEPS
+    loaded = load(event["artifact"])
+    packing = json.loads((tmp_path / "artifact" / "config.json").read_text())["packing"]
+    assert {entry["quantizer"]["bits"] for entry in packing.values()} == {2}
+    member = trial(as_member(settings, Member(2, 2)), paths, tmp_path / "again").model
+    ids = torch.as_tensor(TokenizedCorpus.open(paths.corpus).ids("valid")[:6].astype("int64"))
+    said = [model.predict(ids, torch.full((6,), 3)).log_probs for model in (member, loaded.model)]
+    assert torch.allclose(*said, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_moves_its_own_member_and_no_other(world, shared):
+    settings = config(shared=shared)
+    base, corpus = load(world[1].base), TokenizedCorpus.open(world[1].corpus)
+    supernet = build(settings, base, corpus, CPU)
+    supernet.draw(Member(2, 4))
+    loss = supernet.model.predict(torch.full((2, 6), 5), torch.full((2,), 3)).log_probs.square().mean()
+    loss.backward()
+    moved = {name for name, value in supernet.named_parameters() if value.grad is not None}
+    assert moved and not any("original1" in name for name in moved)
+    assert all(".4." in name or shared and "lora_" not in name for name in moved)
+    frozen = [value for name, value in supernet.named_parameters() if not value.requires_grad]
+    assert sum(value.numel() for value in frozen) < 1.5 * sum(
+        value.numel() for value in base.model.body.parameters())  # held once, whatever the widths
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(world, supernet, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainable.stages.supernet.REPORT_EVERY", 5)
+    monkeypatch.setattr("trainable.training.checkpoint.EVERY", 0.0)
+    settings, paths, _ = supernet
+    for stop in (3, 99):  # a word each 5 steps: the first leaves after 15 of them, its last ones not kept
+        events = prepare_supernet(settings, world[1], tmp_path, CPU)
+        for _ in zip(range(stop), events, strict=False):
+            pass
+        events.close()
+        assert bool(list(tmp_path.glob(".supernet-*"))) == (stop == 3)
+    folder, = tmp_path.glob("supernet-*")
+    first, again = (load_file(f"{place}/supernet.safetensors") for place in (paths.supernet, folder))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_members_share_one_supernet_and_nothing_else_does():
+    key = supernet_key(config())
+    assert {supernet_key(member) for member in members_of(config())} == {key}
+    others = [config(ranks=(2, 4, 8)), config(bits=(2, 4, 8)), config(supernet_steps=13), config(shared=True),
+              config(scale="largest"),
+              config(lora={"alpha": 8}), config(quantizer={"name": "uniform", "bits": 4, "symmetric": False}),
+              config().model_copy(update={"seed": 1})]
+    assert len({key, *map(supernet_key, others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"ranks": (2, 17)}, r"adapt.ranks: 17 is above the smaller dimension of body\S+; legal: at most 16"),
+    ({"bits": (2, 9)}, "adapt.bits: 9: quantizer 'uniform'.*equal to 8"),
+    ({"quantizer": {"name": "nf4"}}, "adapt.bits: quantizer nf4 has no bits; legal: .*uniform"),
+    ({"quantizer": {"name": "uniform"}, "bits": (2, 3)}, "bits=4 is not among the supernet's; legal: 2, 3"),
+])
+def test_what_no_supernet_can_have_is_one_line(changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        member_of(config(**changes))
+        check_ranks(config(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_the_lowest_of_several_rungs_is_the_member_and_above_it_trains_the_trial_itself(supernet, tmp_path):
+    settings, paths, _ = supernet
+    told = as_member(settings, Member(2, 4))
+    alone = config((2,), (4,), mode="own")
+
+    def events(config, rungs, place):
+        payload = {"config": config.model_dump(mode="json"), "rungs": rungs, "prepared": vars(paths),
+                   "folder": str(tmp_path / place)}
+        return [event for event in JOBS["trial"](payload, WorkerContext()) if "rung" in event]
+    low, top = events(told, [4, STEPS], "several")
+    once, = events(told, [STEPS], "once")
+    own, = events(alone, [STEPS], "own")
+    assert low["train_seconds"] == 0 < top["train_seconds"] and not low["final"]
+    assert top["nll_bound"] == own["nll_bound"] != once["nll_bound"]
+    member = trial(told, paths, tmp_path / "again")
+    assert low["nll_bound"] == pytest.approx(member._measure(False, 0.5)["nll_bound"])

@@ -1,0 +1,37 @@
+"""A trial's model as it is before anything trains: the base with quantizers and adapter in place."""
+
+from __future__ import annotations
+
+import torch
+
+from spaces.config import SITES, TrialConfig
+from trainable.artifacts.artifact import Loaded
+from trainable.artifacts.assembling import blank_model
+from trainable.models.backbone import Backbone
+from trainable.models.lora import add_lora, count_parameters, set_trainable
+from trainable.quantization.sites import apply
+from trainable.seeds import stream_seed
+
+
+def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
+    """The base with this trial's quantizers and adapter in place, and what was counted on the way. A base
+    in another dtype stays in it where nothing acts on its weights; whatever trains or rounds them does so in
+    float32, and what is left as floats is stored in the base's dtype."""
+    model, state = blank_model(config, base.lexicon), base.model.state_dict()
+    acts = (config.adapt.train or config.calibration.active or config.quantization.body.name != "float32"
+            or any(config.quantization.at(site).name != "none" for site in SITES))
+    if acts and config.quantization.body.name == "float32" and config.calibration.activation_bits == 16:
+        model.stored = next(iter(state.values())).dtype
+    model.load_state_dict({name: value.to(torch.float32 if acts else value.dtype, copy=True)
+                           for name, value in state.items()}, assign=True)
+    model.requires_grad_(True).start_trial(config)
+    reports = apply(model, config.quantization)
+    add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
+    set_trainable(model, config.adapt)
+    if not config.adapt.train:
+        model.requires_grad_(False)
+    trainable, total = count_parameters(model)
+    facts = {"trainable_params": trainable, "total_params": total}
+    if "embedding" in reports:
+        facts["embedding_collapsed_rows"] = reports["embedding"].collapsed_rows
+    return model, facts
