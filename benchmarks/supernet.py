@@ -1,5 +1,5 @@
 """What one run for every rank and bit-width is worth:
-`python -m benchmarks.supernet --space quickstart --cache DIR [--seeds 3] [--steps 300] [--set key=value]`.
+`python -m benchmarks.supernet --space quickstart --cache DIR [--seeds 3] [--steps 200] [--set key=value]`.
 
 For each seed one supernet is trained; each of its members is then compared with a run of its own of `--steps`
 steps from the same base, and with what the singular value decomposition leaves of one trained adapter of the
@@ -54,12 +54,12 @@ def main() -> None:
     parser.add_argument("--ranks", default="1,2,4,8")
     parser.add_argument("--bits", default="2,3,4")
     parser.add_argument("--group", type=int, default=16, help="values to a scale; 0 = a scale per row")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--supernet-steps", type=int, help="twice --steps unless given")
     parser.add_argument("--shared", action="store_true", help="one embedding and head for all bit-widths")
-    parser.add_argument("--scale", default="rank", choices=("rank", "largest"))
+    parser.add_argument("--scale", default="largest", choices=("rank", "largest"))
     parser.add_argument("--start", default="zero")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--name", help="of the JSON; supernet_SPACE unless given")
     args = parser.parse_args()
