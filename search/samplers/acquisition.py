@@ -59,7 +59,7 @@ class AcquisitionProblem:
     """What results are judged by. `corners` (objective -> [best, worst]) fix the hypervolume; those that
     are not given are taken from the first complete results, as the run itself does. `top`: steps of the last
     rung; None = of the complete results. `ideals`: objective -> the best value that there can be at all;
-    what a process predicts beyond it is no gain."""
+    what a process predicts beyond it is no gain. `known`: rows of the points of ended trials, by number."""
 
     points: PointEncoder
     objectives: Sequence[Objective]
@@ -67,6 +67,7 @@ class AcquisitionProblem:
     corners: Corners = field(default_factory=lambda: MappingProxyType({}))
     top: float | None = None
     ideals: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    known: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def boxed(self) -> bool:

@@ -101,7 +101,7 @@ class EHVISampler(BaseSampler):
                        key=lambda one: (one.datetime_complete, one.number))
         running = [one for one in past if one.state == TrialState.RUNNING and one.params]
         ahead = [one for one in running if one.number in self._progress]
-        rows = points.rows([self._axes.decode(one.params) for one in past])
+        rows = self._rows(past)
         place = {one.number: row for row, one in enumerate(past)}
         results, flying = ([place[one.number] for one in those] for those in ((*ended, *ahead), running))
         surrogate = Surrogate(self._problem, rows[results], self._curves(ended, ahead),
@@ -130,6 +130,16 @@ class EHVISampler(BaseSampler):
                 options, scores = np.vstack([options, more]), np.r_[scores, gain(points.features(more))]
         return next((options[at] for at in np.argsort(-scores, kind="stable")
                      if options[at].tobytes() not in tried), None)
+
+    def _rows(self, trials: Sequence[FrozenTrial]) -> np.ndarray:
+        """The trials' points, float [n, d]. Those of trials that have ended are kept by the problem."""
+        known = self._problem.known
+        fresh = [one for one in trials if one.number not in known]
+        found = dict(zip((one.number for one in fresh), self._problem.points.rows(
+            [self._axes.decode(one.params) for one in fresh]), strict=True))
+        known |= {one.number: found[one.number] for one in fresh if one.state.is_finished()}
+        rows = [known[one.number] if one.number in known else found[one.number] for one in trials]
+        return np.array(rows).reshape(len(rows), len(self._problem.points.dimensions))
 
     def _curves(self, ended: Sequence[FrozenTrial], running: Sequence[FrozenTrial]) -> list[Curve]:
         """What trials measured by how far below the top rung, in logarithms of steps.
