@@ -180,8 +180,9 @@ class SafeConsole(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """As rich does, with control characters in the text shown."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+        for segment in super().render(renderable, options):  # once for each level of what is rendered
+            clear = segment.control or segment.text == "\n" or segment.text.isprintable()
+            yield segment if clear else Segment(visible(segment.text), segment.style)
 
 
 def out(**options: Any) -> Console:

@@ -87,7 +87,7 @@ class Front:
 
     def trusted_hypervolume(self, box: Box) -> float:
         """Share of `box` that the members to choose from (`standing`) dominate by the figures to go by."""
-        return box.hypervolume(matrix(self.trusted(self.standing), self.objectives))
+        return box.hypervolume(self._figures)
 
     def contributions(self, box: Box) -> np.ndarray:
         """What the hypervolume would lose without each member, float [members]; 0 for one of
@@ -113,6 +113,11 @@ class Front:
         names = [item.metric for item in self.objectives]
         return [row for row in kept if source(row, names) != "own"] or kept
 
+    @cached_property
+    def _figures(self) -> np.ndarray:
+        """Of `standing` the figures to go by in minimization form, float [n, objectives]."""
+        return matrix(self.trusted(self.standing), self.objectives)
+
     def trusted(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Rows with objectives and constrained metrics at the figures to go by."""
         return [trusted(row, judged(self.objectives, self.constraints)) for row in rows]
@@ -127,7 +132,7 @@ class Front:
         rows = self.standing
         if not rows:
             return None
-        return rows[int(np.argmin(_scaled(matrix(self.trusted(rows), self.objectives)).sum(axis=1)))]
+        return rows[int(np.argmin(_scaled(self._figures).sum(axis=1)))]
 
     def best(self, metric: str, constraints: Sequence[Constraint] = ()) -> Row | None:
         """The member to choose from (`standing`) that is best on one objective by the figures to go by, of
@@ -135,14 +140,12 @@ class Front:
 
         Raises KeyError for a metric that is not an objective.
         """
-        wanted = [objective for objective in self.objectives if objective.metric == metric]
+        wanted = [place for place, objective in enumerate(self.objectives) if objective.metric == metric]
         if not wanted:
             raise KeyError(f"{metric} is not an objective: "
                            f"{[objective.metric for objective in self.objectives]}")
-        rows = (self.within(constraints) if constraints else self).standing
-        if not rows:
-            return None
-        return rows[int(np.argmin(matrix(self.trusted(rows), wanted)[:, 0]))]
+        front = self.within(constraints) if constraints else self
+        return front.standing[int(np.argmin(front._figures[:, wanted[0]]))] if front.standing else None
 
     def within(self, bounds: Sequence[Constraint]) -> Front:
         """The front of the candidates that keep to `bounds`, and to the constraints that there are, by the

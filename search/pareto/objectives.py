@@ -66,8 +66,9 @@ def vector(row: Mapping[str, Any], objectives: Sequence[Objective]) -> np.ndarra
 
 def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> np.ndarray:
     """`vector` of every row, float [n, k]."""
-    vectors = [vector(row, objectives) for row in rows]
-    return np.array(vectors, dtype=float).reshape(len(vectors), len(objectives))
+    signs = [(-1.0 if item.direction == "maximize" else 1.0, item.metric) for item in objectives]
+    vectors = [[sign * measured(row, metric) for sign, metric in signs] for row in rows]
+    return np.array(vectors, dtype=float).reshape(len(vectors), len(signs))
 
 
 def finished(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> list[Mapping[str, Any]]:

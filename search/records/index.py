@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,6 +59,10 @@ class IndexedEntry(Mapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._whole())
+
+    def items(self) -> ItemsView[str, Any]:
+        """As of a dict, of which each is looked up once."""
+        return self._whole().items()
 
     def __len__(self) -> int:
         return len(self._whole())

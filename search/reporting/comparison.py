@@ -15,6 +15,7 @@ from search.pareto.objectives import matrix
 from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box
 from search.pareto.stability import NORMAL, figure
+from search.records.index import rows_among
 from search.records.run_folder import RunFolder
 from search.reporting.rows import ended_rows, last_rows
 from spaces.errors import UserError
@@ -39,7 +40,7 @@ class ComparedRun:
         """Raises `UserError` when the folder is no run."""
         folder = RunFolder.open(run)
         space = Space.from_yaml(*folder.space_text())
-        rows = folder.rows()
+        rows = rows_among(folder.entries())  # of which those that are looked into are parsed
         latest = last_rows(rows)
         front = Front.from_rows(latest, space.objectives, space.constraints)
         return cls(folder, space, latest, front,

@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.pareto.objectives import measured, searched
@@ -47,25 +48,22 @@ def importances(rows: Iterable[Mapping[str, Any]], dimensions: Mapping[str, Dime
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return {item.metric: _one(trials, place, item, axes) for place, item in enumerate(objectives)}
+            study = optuna.create_study(directions=["minimize"] * len(objectives))
+            study.add_trials(trials)
+            return {item.metric: _one(study, trials, place, item, axes)
+                    for place, item in enumerate(objectives)}
     finally:
         logger.setLevel(level)
 
 
-def _one(trials: Sequence[FrozenTrial], place: int, objective: Objective, axes: Axes) -> dict[str, float]:
+def _one(study: Study, trials: Sequence[FrozenTrial], place: int, objective: Objective,
+         axes: Axes) -> dict[str, float]:
     sign = -1.0 if objective.direction == "maximize" else 1.0
-    study = optuna.create_study()
-    study.add_trials([_with_value(trial, sign * trial.values[place]) for trial in trials])
     seen = [path for path in axes.axes if any(path in trial.params for trial in trials)]
     evaluator = PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
-    raw = evaluator.evaluate(study, params=seen)
+    raw = evaluator.evaluate(study, params=seen, target=lambda trial: sign * trial.values[place])
     total = sum(raw.values())
     return {path: raw.get(path, 0.0) / total if total > 0 else 0.0 for path in axes.axes}
-
-
-def _with_value(trial: FrozenTrial, value: float) -> FrozenTrial:
-    return create_trial(state=TrialState.COMPLETE, value=value, params=trial.params,
-                        distributions=trial.distributions)
 
 
 def _trial(row: Mapping[str, Any], axes: Axes, objectives: Sequence[Objective]) -> FrozenTrial | None:

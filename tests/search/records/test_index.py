@@ -37,6 +37,7 @@ def agrees(path):
     folder = RunFolder.open(path)
     entries = folder.entries()
     assert plain(folder.entries()) == plain(folder.events())
+    assert plain(entry.items() for entry in folder.entries()) == plain(folder.events())
     assert plain(rows_among(entries)) == plain(folder.rows())
     for found, wanted in zip(folder.entries(), folder.events(), strict=True):
         assert all(found.get(key, "none") == wanted.get(key, "none") and (key in found) == (key in wanted)
