@@ -40,7 +40,7 @@ def main() -> None:
                 name = tree if tree == "now" else args.before
                 cases.setdefault(case, {})[name] = found = probed(folder, results, str(args.proposals), d)
                 print(case, name, found, flush=True)
-    save("proposals", {"proposals": args.proposals, "threads": 1, "cases": cases})
+            save("proposals", {"proposals": args.proposals, "threads": 1, "cases": cases})
 
 
 def probed(tree: Path, *arguments: str) -> dict[str, float]:
