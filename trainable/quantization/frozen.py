@@ -17,8 +17,8 @@ from trainable.quantization.sites import fake_of, master_of
 from trainable.quantizers.base import Quantizer, shape_of
 from trainable.quantizers.lookup import row_range
 
-PIECE, LARGE, ROWS = {"cpu": 1 << 18}, 1 << 24, 64
-"""Values that are decoded at once, on a CPU and elsewhere, and what their rows are a multiple of."""
+PIECE, LARGE = {"cpu": 1 << 18}, 1 << 24
+"""Values that are decoded at once, on a CPU and elsewhere."""
 
 
 class FrozenLinear(nn.Linear):
@@ -59,7 +59,7 @@ class FrozenLinear(nn.Linear):
     def rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Runs of outputs, and the decoded weight [run, in] of each."""
         packed, values = self.packed, PIECE.get(self.get_buffer(self.parts[0]).device.type, LARGE)
-        step = max(1, values // self.in_features // ROWS) * ROWS
+        step = max(1, values // self.in_features)
         for start in range(0, self.out_features, step):
             stop = min(start + step, self.out_features)
             yield slice(start, stop), row_range(self.quantizer, packed, self.shape, start, stop).to(dtype)

@@ -85,4 +85,4 @@ class NF4(BlockScaled):
         return self._nearest(levels)[1].int()
 
     def _from_codes(self, codes: Tensor) -> Tensor:
-        return torch.tensor(LEVELS, device=codes.device)[codes.long()]
+        return torch.tensor(LEVELS, device=codes.device).index_select(0, codes)
