@@ -1,5 +1,6 @@
 """Where adapters on low-bit bases should start:
-`python -m benchmarks.low_bit --space quickstart --cache DIR [--bits 2,3,4] [--seeds 3] [--set key=value]`.
+`python -m benchmarks.low_bit --space quickstart --cache DIR [--bits 2,3,4] [--seeds 3] [--set key=value]`;
+`--part budget`: one format for all matrices beside LQ-LoRA's assignment under as many bits a value.
 
 Every start begins from the same base, whose attention and feed-forward weights are quantized uniformly and
 frozen, with an adapter of the same rank on every one of them. Measured before any training: the relative
@@ -11,6 +12,7 @@ training batches; starts are interleaved within a seed. Needs no Ray.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 import time
@@ -20,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.arms import interval, prepared
-from benchmarks.common import save
+from benchmarks.common import RESULTS, save
 from search.run.validation import load_checked
 from spaces import points
 from spaces.config import TrialConfig
@@ -37,6 +39,9 @@ from trainable.workers.context import WorkerContext
 
 STARTS: dict[str, dict[str, Any]] = {
     "zero": {}, "pissa": {}, "loftq": {"rounds": 5}, "lq_lora": {}, "int2.1": {}, "apiq": {}}
+FORMATS: dict[str, dict[str, Any]] = {
+    "2.5": {"bits": 2, "group": 32}, "3": {"bits": 2, "group": 16}, "3.25": {"bits": 3, "group": 64}}
+"""Budgets, and the format that takes just as many bits a value of every matrix."""
 HELD_OUT = 64
 """Texts whose hidden states are compared."""
 
@@ -46,41 +51,80 @@ def main() -> None:
     parser.add_argument("--space", default="quickstart")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--part", choices=("starts", "budget"), default="starts")
     parser.add_argument("--starts", default=",".join(STARTS))
-    parser.add_argument("--bits", default="2,3,4")
+    parser.add_argument("--bits", help="2,3,4 or, with --part budget, 2.5,3,3.25; others that the JSON holds "
+                                       "under the same settings stay")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--name", help="of the JSON; low_bit_SPACE unless given")
+    parser.add_argument("--name", help="of the JSON; low_bit_SPACE or low_bit_budget_SPACE unless given")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    space, context, cache = load_checked(args.space, parse(args.settings)), WorkerContext(), {}
+    space, context = load_checked(args.space, parse(args.settings)), WorkerContext()
+    cache: dict[str, Any] = {}
     plain = space.config(points.complete(space.dimensions, {}))
     shared = Prepared(**prepared(plain, args.cache, context))
     asked = {"space": args.space, "settings": args.settings, "rank": args.rank, "steps": args.steps,
              "seeds": args.seeds}
+    bits = (args.bits or ("2,3,4" if args.part == "starts" else ",".join(FORMATS))).split(",")
+    arms = budget_arms(bits) if args.part == "budget" else start_arms(args.starts.split(","), bits)
+    name = args.name or ("low_bit_" if args.part == "starts" else "low_bit_budget_") + args.space
+    known = {label: rows for label, rows in before(name, asked, args.part).items() if label not in arms}
     found: dict[str, dict[str, list[dict]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for bits in map(int, args.bits.split(",")):
-            rows = found.setdefault(str(bits), {name: [] for name in args.starts.split(",")})
+        for label, (quantizer, starts) in arms.items():
+            rows = found.setdefault(label, {arm: [] for arm in starts})
             for seed in range(args.seeds):
-                for name in rows:
-                    config = adapted(plain, name, bits, args.rank, seed)
-                    rows[name].append(measured(config, shared, args.steps, Path(scratch), cache))
-                    print(bits, seed, name, {key: round(value, 4) for key, value in rows[name][-1].items()},
+                for arm, start in starts.items():
+                    config = adapted(plain, start, quantizer, args.rank, seed)
+                    rows[arm].append(measured(config, shared, args.steps, Path(scratch), cache))
+                    print(label, seed, arm, {key: round(value, 4) for key, value in rows[arm][-1].items()},
                           flush=True)
-                save(args.name or f"low_bit_{args.space}",
-                     {**asked, "starts": {bits: {name: summary(values, by["zero"])
-                                                 for name, values in by.items() if values}
-                                          for bits, by in found.items()}})
+                made = {each: compared(by) for each, by in found.items()}
+                save(name, {**asked, args.part: dict(sorted({**known, **made}.items(),
+                                                            key=lambda item: float(item[0])))})
 
 
-def adapted(plain: TrialConfig, start: str, bits: int, rank: int, seed: int) -> TrialConfig:
+def before(name: str, asked: dict[str, Any], part: str) -> dict[str, Any]:
+    """What was measured before under the same settings, by bits."""
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    found: dict[str, Any] = known.get(part, {})
+    return found if asked.items() <= known.items() else {}
+
+
+Arms = dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]
+"""Label of some bits -> the quantizer, and starts by label; the others are compared with the first."""
+
+
+def start_arms(starts: list[str], bits: list[str]) -> Arms:
+    """Every start on a scale a row."""
+    return {each: ({"name": "uniform", "bits": int(each)}, {name: {"name": name, **STARTS[name]}
+                                                            for name in starts}) for each in bits}
+
+
+def budget_arms(bits: list[str]) -> Arms:
+    """LQ-LoRA on one format for all matrices, and with bits and groups of each under the same budget."""
+    return {each: ({"name": "uniform", "granularity": "group", **FORMATS[each]},
+                   {"one format": {"name": "lq_lora"}, "assigned": {"name": "lq_lora", "budget": float(each)},
+                    "assigned, no Fisher": {"name": "lq_lora", "budget": float(each), "fisher": False}})
+            for each in bits}
+
+
+def compared(by: dict[str, list[dict]]) -> dict[str, Any]:
+    """Summaries of what has been measured, beside the first arm."""
+    first = next(iter(by))
+    return {name: summary(rows, by[first], first) for name, rows in by.items() if rows}
+
+
+def adapted(plain: TrialConfig, start: dict[str, Any], quantizer: dict[str, Any], rank: int,
+            seed: int) -> TrialConfig:
     """A frozen low-bit body under one start."""
     changed = plain.model_dump(mode="json")
-    changed["quantization"] = {"quantizer": {"name": "uniform", "bits": bits}, "sites": ["attention", "ffn"]}
+    changed["quantization"] = {"quantizer": quantizer, "sites": ["attention", "ffn"]}
     changed["lora"] = {"rank": rank, "alpha": rank, "targets": ["query", "key", "value", "output", "ffn"],
-                       "start": {"name": start, **STARTS[start]}}
+                       "start": start}
     changed["adapt"] |= {"body": "frozen"}
     changed["calibration"]["seed"] = changed["seed"] = seed
     return TrialConfig.model_validate(changed)
@@ -95,7 +139,8 @@ def measured(config: TrialConfig, shared: Prepared, steps: int, scratch: Path,
     base, corpus = load(shared.base), TokenizedCorpus.open(Path(shared.corpus))
     before = {"activation_error": activation_error(trial.model, base.model, trial.config, corpus),
               "bound_before": bound(trial.model, trial.config, corpus), "start_cpu_seconds": seconds,
-              **{key: value for key, value in trial.facts.items() if key.startswith("adapter_error")}}
+              **{key: value for key, value in trial.facts.items()
+                 if key.startswith(("adapter_error", "adapter_base"))}}
     assert trial.run is not None
     trial.run.advance(steps)
     with trial.run.averaged():
@@ -130,14 +175,16 @@ def bound(model: Backbone, config: TrialConfig, corpus: TokenizedCorpus) -> floa
     return total / float((corpus.lengths("valid")[rows] + 1).sum())
 
 
-def summary(rows: list[dict[str, float]], zero: list[dict[str, float]]) -> dict[str, Any]:
-    """Mean and 95 % half-width over seeds; ratios and differences to `zero` are paired by seed."""
+def summary(rows: list[dict[str, float]], first: list[dict[str, float]], name: str) -> dict[str, Any]:
+    """Mean and 95 % half-width over seeds; ratios and differences to the first arm, `name`, are paired by
+    seed."""
     made = {key: interval([row[key] for row in rows]) for key in rows[0]}
-    pairs = list(zip(rows, zero, strict=False))
+    pairs = list(zip(rows, first, strict=False))
+    name = name.replace(" ", "_")
     return {key: [None if math.isnan(value) else value for value in pair] for key, pair in {
         **made,
         "activation_error_ratio": interval([a["activation_error"] / b["activation_error"] for a, b in pairs]),
-        "bound_minus_zero": interval([a["bound"] - b["bound"] for a, b in pairs])}.items()}
+        f"bound_minus_{name}": interval([a["bound"] - b["bound"] for a, b in pairs])}.items()}
 
 
 if __name__ == "__main__":
