@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from spaces import points
 from spaces.config import TrialConfig
-from spaces.errors import UserError
 from spaces.schema import Space
 from spaces.shared import deciding
 
@@ -76,7 +75,8 @@ def allocated_points(space: Space, measured: Mapping[str, Any]) -> list[points.P
         tightest = min(bounds, key=lambda bound: bound.bound)
         most = int(tightest.bound) - fixed
         if most < (least := smallest(table)):
-            raise UserError(f"constraints: no assignment of the searched bits meets {tightest}: the smallest "
-                            f"takes {least + fixed:,} bytes, {fixed:,} of them beside what is assigned")
+            raise space.error(("constraints",), f"no assignment of the searched bits meets {tightest}: the "
+                              f"smallest takes {least + fixed:,} bytes, {fixed:,} of them beside what is "
+                              "assigned")
     return [{**_conditions(space), **{BITS + part: int(bits) for part, bits in each.items()}}
             for each in assignments(table, space.form.start_budgets, most)]

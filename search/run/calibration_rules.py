@@ -30,6 +30,9 @@ _DECISIVE = (
     "adapt.train",
     "lora.rank",
 )
+_READING = ("calibration.texts", "calibration.source", "calibration.method", "calibration.method.name",
+            "calibration.activation_bits", "calibration.corrections")
+"""What decides how many training texts a trial calibrates on."""
 
 
 def check_calibration(space: Space) -> None:
@@ -88,6 +91,19 @@ def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
         if hidden and hidden % block:
             raise UserError(f"calibration.corrections: {correction.name} in blocks of {block}, which do not "
                             f"divide model.hidden={hidden}")
+
+
+def most_texts(space: Space) -> TrialConfig:
+    """A trial of the space that calibrates on as many training texts as any: whether there are so many is
+    only known when the corpus is there."""
+    inside = [path for path in space.dimensions if path in _READING]
+    found, most = space.example, 0
+    for point in points.reachable(space.dimensions, inside) if inside else ():
+        calibration = CalibrationConfig.model_validate(trial_tree(space.form, point)["calibration"])
+        texts = 0 if calibration.source.startswith("rollout") else calibration.texts
+        if calibration.active and texts > most:
+            found, most = space.config(points.complete(space.dimensions, point)), texts
+    return found
 
 
 def acting_bits(space: Space, point: points.Point) -> dict[str, Sequence[Any]]:

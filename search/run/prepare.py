@@ -14,9 +14,11 @@ from search.distributed.client import PoolClient
 from search.distributed.shared import key
 from search.engine.engine import Engine, RunningTrial
 from search.records.events import PrepareEvent
+from search.run.calibration_rules import most_texts
 from search.run.pace import Pace, spoken
 from spaces.config import TrialConfig
 from spaces.errors import RunError, UserError
+from spaces.paths import settings_in
 from spaces.schema import Space
 from spaces.shared import DECIDING, KINDS, deciding
 from trainable.messages import (
@@ -93,8 +95,22 @@ class SharedFolders:
 
     def make_common(self) -> None:
         """Make what all trials share."""
-        self.make([self.space.example], [kind for kind in KINDS if not deciding(self.space.dimensions, kind)],
-                  budgeted=True)
+        # the last says for whom: the corpus job refuses a trial that asks more of it than it has
+        configs = [self.space.example, most_texts(self.space)]
+        try:
+            self.make(configs, [kind for kind in KINDS if not deciding(self.space.dimensions, kind)],
+                      budgeted=True)
+        except UserError as error:
+            raise self._located(error) from None
+
+    def _located(self, error: UserError) -> UserError:
+        """The same with its place in the space's file, where it begins with a setting that stands there."""
+        path, _, message = str(error).partition(": ")
+        if path in self.space.dimensions:
+            return self.space.error(("search", path), message)
+        if path in dict(settings_in(self.space.form.trial)):
+            return self.space.error(("trial", *path.split(".")), message)
+        return error
 
     def make(self, configs: Iterable[TrialConfig], kinds: Sequence[str] = KINDS,
              budgeted: bool = False) -> None:

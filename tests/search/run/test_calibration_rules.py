@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from search.run.calibration_rules import most_texts
 from search.run.first_points import unquantized_point
 from search.run.validation import check
 from spaces.config import TrialConfig
@@ -134,3 +135,18 @@ def test_the_arm_that_others_are_compared_with_rounds_nothing():
     }
     fixed = "calibration: {activation_bits: 8}"
     assert unquantized_point(space(fixed, "calibration.method: {choice: [none, 'gptq:3']}")) is None
+
+
+@pytest.mark.parametrize(("fixed", "searched", "texts"), [
+    ("calibration: {texts: 7}", "", 7),
+    ("calibration: {method: gptq}", "calibration.texts: {choice: [4, 900, 8]}", 900),
+    ("calibration: {method: gptq}", "calibration.texts: {int: [4, 800]}, "
+     "calibration.source: {choice: [rollout, clean]}", 800),
+    ("", "calibration.method.name: {choice: [none, gptq]}, "
+     "calibration.texts: {choice: [5, 90], when: {calibration.method.name: [gptq]}}", 90),
+    ("calibration: {method: gptq, source: rollout}", "calibration.texts: {choice: [4, 900]}", 4),
+])
+def test_a_corpus_is_asked_for_the_most_texts_of_any_trial(fixed, searched, texts):
+    found = most_texts(space(fixed, searched))
+    assert found.calibration.texts == texts
+    assert found.calibration.active == ("method" in fixed + searched)

@@ -153,6 +153,27 @@ def test_what_all_trials_need_comes_first_and_nothing_twice(shared):
     assert things.of(configs[3]) == {"corpus": "/corpus-1", "teacher": "/teacher-2", "base": "/base-2"}
 
 
+@pytest.mark.parametrize(("path", "where"), [
+    ("calibration.texts", "my.yaml:5: search.calibration.texts: 99"),
+    ("calibration.levels", "my.yaml:4: trial.calibration.levels: 99"), ("base", "base: 99")])
+def test_what_a_job_refuses_has_its_place_in_the_file(path, where, tmp_path):
+    class Refusing(Makers):
+        def map(self, tasks, on_event, watch=None):
+            _, job = tasks[0]
+            raise UserError(f"{path}: {job['config']['calibration']['texts']} asked for")
+
+    text = """
+objectives: {loss: minimize}
+budget: {trials: 2}
+trial: {calibration: {method: rtn, levels: 2}}
+search: {calibration.texts: {choice: [4, 99, 8]}}
+"""
+    things = SharedFolders(Space.from_yaml(text, "my.yaml"), Refusing(), tmp_path, Records())
+    with pytest.raises(UserError) as refused:
+        things.make_common()
+    assert str(refused.value) == f"{where} asked for"
+
+
 def test_what_a_trial_made_is_known_to_later_ones(shared):
     things, space = shared
     things.make_common()
