@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -56,14 +55,24 @@ def check_calibration(space: Space) -> None:
             if calibration.active:
                 _check_built(calibration, tree["model"])
                 own = acting_bits(space, point)
-                for bits in {*calibration.bits.values(), *itertools.chain(*own.values())}:
-                    POST_TRAINING.build(with_bits(calibration.method, bits))
+                said = {part: (bits,) for part, bits in calibration.bits.items()}
+                for part, choices in {**said, **own}.items():
+                    for bits in choices:
+                        _check_bits(part, bits, calibration.method)
                 check_parts({**calibration.bits, **own}, calibration, tree["model"])
         except ValidationError as error:
             message = meaning(error.errors()[0])
             raise reached(inside, point, message, ("trial", "calibration"), space.complaints) from None
         except UserError as error:
             raise reached(inside, point, str(error), ("trial", "calibration"), space.complaints) from None
+
+
+def _check_bits(part: str, bits: Any, method: PluginRef) -> None:
+    """Raises `UserError` for a number of bits that the method does not have."""
+    try:
+        POST_TRAINING.build(with_bits(method, bits))
+    except UserError as error:
+        raise UserError(f"calibration.bits.{part}={bits}: {error}") from None
 
 
 def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
@@ -80,6 +89,10 @@ def _check_built(calibration: CalibrationConfig, model: dict[str, Any]) -> None:
     widths = {hidden} if "attention" in calibration.sites else set()
     widths |= {hidden, ffn} if "ffn" in calibration.sites else set()
     for width in sorted(width for width in widths if width):
+        try:
+            chain.layout((1, width))
+        except UserError as error:
+            raise UserError(f"calibration.method: {error}") from None
         for each in (*chain.transforms, chain.rounding):
             if isinstance(each, HadamardRotation):
                 try:

@@ -55,6 +55,10 @@ def space(fixed: str = "", searched: str = "") -> Space:
         ),
         ("calibration: {method: gtpq}", "", "unknown post-training method 'gtpq' .did you mean 'gptq'"),
         ("calibration: {method: 'gptq:9'}", "", "parameter 'bits': Input should be less than or equal to 8"),
+        ("calibration: {method: quant_dllm, bits: {ffn: 8}}", "", r"calibration.bits.ffn=8: .* 'quant_dllm', "
+         "parameter 'bits': Input should be less than or equal to 4"),
+        ("calibration: {method: {name: rtn, group: 24}}, model: {hidden: 64, heads: 4, ffn: 128}", "",
+         r"calibration.method: group 24 does not divide a weight of 64 inputs; legal: 0"),
         ("calibration: {token_weight: cgq}", "", "unknown token weight 'cgq'"),
         (
             "calibration: {method: rtn, source: masked}",
