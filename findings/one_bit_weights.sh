@@ -10,7 +10,7 @@
 # Source: torchao/quantization/quant_api.py IntxWeightOnlyConfig, quant_primitives.py (range of int1);
 # hqq/core/quantize.py Quantizer.quantize.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   torchao 0.18.0, hqq 0.2.8.post1, torch 2.13.0+cpu
 #   expected: sign times mean of the group of 64: relative error 0.6; all zeros: 1.0
 #   seen: torchao int1: 1.0, values other than 0: 0; hqq nbits=1: 1.48

@@ -35,7 +35,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 print(*(f"{name} {importlib.metadata.version(name)}" for name in ("ray", "optuna")), sep=", ")
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 
 def train(config: dict) -> None:
