@@ -9,7 +9,7 @@
 # Source: torchao/quantization/quant_api.py IntxWeightOnlyConfig.intx_packing_format; hqq/core/bitpack.py
 # pack_3bit_32.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   torchao 0.18.0, hqq 0.2.8.post1, torch 2.13.0+cpu
 #   expected: the named bits a weight for the codes, without scales
 #   seen: torchao int1: 8 bits a weight, file of 285007 bytes (the same line up to int8)
