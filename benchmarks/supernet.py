@@ -13,10 +13,12 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft  # noqa: F401 - before anything is timed
 import torch
 from scipy.stats import spearmanr
 
@@ -37,7 +39,7 @@ from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers
 from trainable.stages.members import as_member
 from trainable.stages.prepare import Prepared
-from trainable.stages.supernet import fill, prepare_supernet
+from trainable.stages.supernet import fill, prepare_supernet, supernet_key
 from trainable.stages.trial import Trial
 from trainable.workers.context import WorkerContext
 
@@ -107,21 +109,27 @@ def supernet_config(plain: TrialConfig, args: argparse.Namespace, seed: int) -> 
 
 def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch: Path,
          kept: dict) -> dict[str, Any]:
-    """All ranks of one bit-width: bounds of member, own run and truncated adapter; seconds of the runs."""
+    """All ranks of one bit-width: bounds of member, own run and truncated adapter; CPU seconds of the runs,
+    of the supernet's where it was trained here."""
     corpus, base = TokenizedCorpus.open(Path(shared.corpus)), load(shared.base, run_codes=False)
+    new, began = not (cache / f"supernet-{supernet_key(config)}").exists(), time.process_time()
     made = list(prepare_supernet(config, shared, cache, CPU))[-1]
     paths = Prepared(shared.corpus, shared.teacher, shared.base, made["path"])
     steps, widest = config.adapt.optim.steps, max(config.adapt.ranks)
-    found: dict[str, Any] = {"supernet_seconds": made["supernet_seconds"], "ranks": {}}
+    found: dict[str, Any] = {"ranks": {}}
+    if new:
+        found["supernet_cpu_seconds"] = time.process_time() - began
     truncate: Callable[[int], Backbone] | None = None
     for rank in sorted(config.adapt.ranks, reverse=True):
         member = as_member(config, Member(rank, bits))
         alone = own(member)
+        began = time.process_time()
         trial = Trial(alone, shared, [steps], scratch / f"{bits}-{rank}", CPU, kept)
         assert trial.run is not None
         trial.run.advance(steps)
+        spent = time.process_time() - began
         row = {"member": bound(Trial(member, paths, [steps], scratch, CPU, kept).model, member, corpus),
-               "seconds": trial.run.seconds}
+               "cpu_seconds": spent}
         with trial.run.averaged():
             row["own"] = bound(trial.model, alone, corpus)
             if rank == widest:
@@ -160,7 +168,7 @@ def truncated(model: Backbone, config: TrialConfig, base: Any) -> Callable[[int]
 
 def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Per member the mean over seeds of its bound over its own run's, and of the truncated one's; by seed the
-    rank correlation over all members of member and own run; the cost of the one run."""
+    rank correlation over all members of member and own run; CPU seconds of the one run over an own run's."""
     by: dict[str, list[dict[str, float]]] = {}
     seeds: dict[str, list[dict[str, float]]] = {}
     for name, found in cells.items():
@@ -175,9 +183,8 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
     correlation, svd_correlation = (
         {seed: float(spearmanr([row[key] for row in rows], [row["own"] for row in rows])[0])
          for seed, rows in seeds.items()} for key in ("member", "svd"))
-    seconds = statistics.fmean(row["seconds"] for rows in by.values() for row in rows)
-    one = statistics.fmean({name.split("/")[0]: found["supernet_seconds"]
-                            for name, found in cells.items()}.values())
+    seconds = statistics.fmean(row["cpu_seconds"] for rows in by.values() for row in rows)
+    runs = [found["supernet_cpu_seconds"] for found in cells.values() if "supernet_cpu_seconds" in found]
     return {
         "bounds": {name: {key: interval([row[key] for row in rows]) if len(rows) > 1 else rows[0][key]
                           for key in ("own", "member", "svd")} for name, rows in by.items()},
@@ -186,7 +193,7 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
             abs(value) <= WITHIN for value in off.values()), "members": len(off),
         "better_than_svd": sum(off[name] < svd[name] for name in narrower), "narrower_members": len(narrower),
         "spearman": correlation, "spearman_svd": svd_correlation,
-        "cost_in_own_runs": one / seconds, "own_runs": len(off)}
+        "cost_in_own_runs": statistics.fmean(runs) / seconds if runs else None, "own_runs": len(off)}
 
 
 if __name__ == "__main__":
