@@ -11,7 +11,7 @@
 # stops bias the model; where a metric falls with training (diversity), they enter the front.
 # Source: ray/tune/search/optuna/optuna_search.py on_trial_complete.
 #
-# Output seen, in an environment of the same versions made before:
+# Output seen:
 #   ray 2.60.0, optuna 5.0.0
 #   expected: trials stopped before step 9 are PRUNED and not on the front
 #   seen: steps [1, 1, 1, 1, 1, 9], states {'COMPLETE': 6}, stopped early 5, front [[11.21, 0.11],
