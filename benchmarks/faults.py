@@ -144,7 +144,7 @@ def kill_head(drill: Drill, times: int, chance: random.Random) -> Iterator[Outco
                    for child in psutil.Process(session.process.pid).children() if child.name() == "raylet"]
         for raylet in raylets:
             raylet.kill()
-        code, said = session.end()
+        code, said = session.end("Go on with: ")
         wrong = (one_line(code, said.strip().rpartition("\n")[2], 1)
                  or ("Go on with: " not in said and said) or None)
         yield drill.audit(dead=None if alive and raylets else said[-300:], said=said, wrong=wrong)

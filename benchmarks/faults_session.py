@@ -22,6 +22,8 @@ from spaces.schema import Space
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 120.0
 """Seconds without what has to come until a search counts as dead."""
+NOTICE = 10.0
+"""Seconds within which the process that outlives a driver says how to go on."""
 Outcome = dict[str, Any]
 
 
@@ -74,9 +76,9 @@ class Session:
         self.process.kill()
         self.end()
 
-    def end(self) -> tuple[int | None, str]:
+    def end(self, last: str = "") -> tuple[int | None, str]:
         """Wait for the end: exit code (None: it did not end, and was killed) and what stands
-        on standard error."""
+        on standard error, where `last` may come some seconds later, from the process that outlives it."""
         seen, since = -1, time.monotonic()
         while self.process.poll() is None and time.monotonic() - since < PATIENCE:
             if len(self.events) > seen:
@@ -86,8 +88,14 @@ class Session:
         self.process.kill()
         self.process.wait()
         self.reader.join(5)
+        deadline = time.monotonic() + NOTICE
+        while last not in (said := self._said()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return code, said
+
+    def _said(self) -> str:
         self.errors.seek(0)
-        return code, self.errors.read().strip()
+        return self.errors.read().strip()
 
 
 class Drill:
