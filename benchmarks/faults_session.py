@@ -94,8 +94,8 @@ class Session:
         return code, said
 
     def _said(self) -> str:
-        self.errors.seek(0)
-        return self.errors.read().strip()
+        # the place in the file is theirs who write to it
+        return os.pread(self.errors.fileno(), 1 << 20, 0).decode(errors="replace").strip()
 
 
 class Drill:
