@@ -61,7 +61,7 @@ class ResolvedPath:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             inner = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-            return f"{inner}: {meaning(first)}" if inner else meaning(first)
+            return f"{inner.removeprefix('.')}: {meaning(first)}" if inner else meaning(first)
         return None
 
 
