@@ -61,7 +61,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
-    plain = isinstance(value, str) and value.replace("_", "").replace(":", "").replace(".", "").isalnum()
+    plain = (isinstance(value, str) and not value.startswith(":")  # which in a list begins a value
+             and value.replace("_", "").replace(":", "").replace(".", "").isalnum())
     return value if plain and not _other(value) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spaces import yaml_text
@@ -138,6 +138,7 @@ def test_write_then_read_is_the_same(value):
 @settings(max_examples=100, deadline=None)
 @given(_PRINTABLE | st.lists(st.sampled_from([*"-?:,[]{}#&*!|>'\"%@`. ", "a", "1", "---"]),
                              max_size=5).map("".join))
+@example(":a1")
 def test_a_text_in_a_message_reads_as_that_text(text):
     """What stands in a message could be put into a space file."""
     if text.isprintable():
