@@ -36,6 +36,7 @@ def test_a_rung_whose_measuring_was_cut_off_by_a_kill_is_told_once(ray_session, 
     died = [event for event in events if "a worker group died" in event.get("message", "")]
     assert len(died) == kills, "the drills took place"
     assert Counter((row["trial"], row["rung"], row["state"]) for row in folder.rows()) == Counter(
-        {(trial, rung, state): 1 for trial in range(kills + 1) for rung, state in enumerate(("rung", "complete"))})
+        {(trial, rung, state): 1 for trial in range(kills + 1)
+         for rung, state in enumerate(("rung", "complete"))})
     assert all(row["fidelity"] == (2, 4)[row["rung"]] and row["train_loss"] > 0 for row in folder.rows())
     assert replayed(space, problem(space), folder).different is None
