@@ -25,7 +25,7 @@ def worker_cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session(worker_path, worker_cache, warm):
     """A local cluster with four CPUs (in name); worker processes find `toy_jobs`. They are forks of a process
-    that has imported Ray and torch: see `warm_python`."""
+    that has imported torch and what else Ray needs: see `warm_python`."""
     from search.distributed import environment as ray_env
 
     ray_env.apply()
