@@ -1,6 +1,8 @@
 """The loop of a warm worker, without a cluster: who is to blame for what a job raises."""
 
 import errno
+import sys
+import types
 
 import pytest
 import torch
@@ -62,3 +64,22 @@ def test_a_close_that_was_overtaken_leaves_the_next_job_open():
         runner.handle({"op": "start", "job": "job", "payload": 3, "token": "second"})
         assert runner.handle(close) == {"ok": True}
         assert "no job is open" in runner.handle({"op": "next"})["error"]
+
+
+def test_what_a_job_imported_is_left_out_of_later_collections(monkeypatch):
+    frozen = []
+    monkeypatch.setattr("trainable.workers.loop.gc.freeze", lambda: frozen.append(len(sys.modules)))
+
+    def job(payload, context):
+        for name in payload["imports"]:
+            monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        yield {"i": 0}
+
+    runner = JobRunner({"job": job}, WorkerContext(torch.device("cpu"), 0, 1, 1))
+    runner.clear()
+    assert len(frozen) == 1, "what the worker itself imported"
+    for imports in (["qdlm_test_a"], [], ["qdlm_test_b", "qdlm_test_c"], []):
+        runner.handle({"op": "start", "job": "job", "payload": {"imports": imports}})
+        runner.handle({"op": "next"})
+        runner.handle({"op": "close"})
+    assert len(frozen) == 3, "after the two jobs that imported something"
