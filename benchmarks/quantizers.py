@@ -129,7 +129,7 @@ def training(args: argparse.Namespace) -> dict:
     layer = weights["attention"][:4] + weights["ffn"][:2]
     refs = [QuantizationConfig(quantizer=short).quantizer for short in BODY]
     # In turns with the step, since both are at the mercy of what else the machine does.
-    turns = interleaved([step, *(work(ref, layer) for ref in refs)], args.repeats, "cpu")
+    turns = interleaved([step, *(work(ref, layer) for ref in refs)], args.repeats, "cpu").wall
     taken = turns[0]
     whole, rows, body = float(np.median(taken)), [], {}
     for ref, own in zip(refs, turns[1:], strict=True):

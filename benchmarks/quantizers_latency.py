@@ -48,7 +48,7 @@ def main() -> None:
 
 def compared(what: dict, coded, plain, repeats: int) -> dict:
     """One line: milliseconds of both, and the ratio of codes over floats."""
-    own, base = interleaved([coded, plain], repeats, "cpu") * 1000
+    own, base = interleaved([coded, plain], repeats, "cpu").wall * 1000
     row = {**what, "ms": float(np.median(own)), "float32_ms": float(np.median(base)),
            "ratio": float(np.median(own / base)), "ratio_interval": list(median_interval(own / base))}
     print(f"{' '.join(str(value) for value in what.values()):60s} "

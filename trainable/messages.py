@@ -17,12 +17,14 @@ from typing import Any, Literal, NotRequired, TypedDict, final
 # ---- what jobs are called with
 @final
 class SharedPaths(TypedDict):
-    """Folders of what a trial shares with others; `teacher` may be a model hub's name."""
+    """Folders of what a trial shares with others; `teacher` may be a model hub's name, and `reference` is
+    what the base takes, as text (`trainable.metrics.reference`)."""
 
     corpus: str
     teacher: str
     base: str
     supernet: NotRequired[str]
+    reference: NotRequired[str]
 
 
 @final
@@ -90,11 +92,12 @@ Payload = PreparePayload | TrialPayload | RemeasurePayload | SensitivityPayload
 @final
 class Progress(TypedDict):
     """Of a prepare job: the share that is done; the last one has the folder that was made, and facts
-    about it beside."""
+    about it beside; a base's also `reference` (see `SharedPaths`)."""
 
     progress: float
     detail: NotRequired[str]
     path: NotRequired[str]
+    reference: NotRequired[str]
 
 
 @final
@@ -314,6 +317,7 @@ class SharedWord(TypedDict, total=False):
     detail: str
     seconds: float
     path: str
+    reference: str
     failed: str
 
 

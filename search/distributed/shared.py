@@ -50,6 +50,8 @@ def prepared(client: PoolClient, owner: str, payload: TrialPayload) -> Generator
         if "failed" in answer:
             raise JobError(answer["failed"], answer.get("traceback", ""))
         paths[kind] = answer["path"]
+        if "reference" in answer:
+            paths["reference"] = answer["reference"]
 
 
 def _make(client: PoolClient, owner: str, name: str, kind: str,
@@ -68,6 +70,8 @@ def _make(client: PoolClient, owner: str, name: str, kind: str,
                         told = time.monotonic()
                         yield word
             answer = {"path": word["path"]}
+            if "reference" in word:
+                answer["reference"] = word["reference"]
         except GroupDiedError as died:
             if not last:
                 continue

@@ -57,6 +57,7 @@ class SharedFolders:
     def __init__(self, space: Space, client: PoolClient, cache: Path, engine: Engine):
         self.space, self.client, self.cache, self.engine = space, client, cache, engine
         self.paths: dict[str, str] = {}
+        self.references: dict[str, str] = {}  # of bases, by folder
         self.pace, self._warned = Pace(), False
         self._unready: dict[str, float] = {}
 
@@ -67,6 +68,8 @@ class SharedFolders:
             name = self._name(kind, wanted, found)
             if name in self.paths:
                 found[kind] = self.paths[name]
+        if (reference := self.references.get(found.get("base", ""))) is not None:
+            found["reference"] = reference
         return found
 
     def of(self, config: TrialConfig) -> SharedPaths:
@@ -75,6 +78,8 @@ class SharedFolders:
         found: SharedPaths = {"corpus": made["corpus"], "teacher": made["teacher"], "base": made["base"]}
         if config.adapt.mode == "supernet":
             found["supernet"] = made["supernet"]
+        if "reference" in made:
+            found["reference"] = made["reference"]
         return found
 
     def request(self, config: TrialConfig) -> tuple[dict[str, str], SharedRequest]:
@@ -88,6 +93,7 @@ class SharedFolders:
         if "path" in event:
             wanted = settings(trial.config)
             self.paths[self._name(event["kind"], wanted, self.made(trial.config))] = event["path"]
+            self._keep(event)
         if "seconds" in event:
             self._record(label, event, event["seconds"])
         if "failed" not in event:
@@ -162,7 +168,14 @@ class SharedFolders:
         last = self.client.map(list(tasks.values()), on_event,
                                watch=self._check_budget if budgeted and tasks else None)
         self.paths |= {name: event["path"] for name, event in zip(tasks, last, strict=True)}
+        for event in last:
+            self._keep(event)
         return last
+
+    def _keep(self, event: Mapping[str, Any]) -> None:
+        """What a base takes, for the trials that start from it."""
+        if "reference" in event:
+            self.references[event["path"]] = event["reference"]
 
     def _check_budget(self) -> None:
         """Raises `RunError` when the budget is used up and something is still to be made."""

@@ -24,6 +24,7 @@ from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.parts import Table
 from trainable.quantization.body_formats import products
 from trainable.seeds import stream
+from trainable.stages.reference import processor
 
 BASE = "base"
 _PROBE = "trainable.benchmarking.memory_probe"
@@ -56,8 +57,8 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
     """For each batch and number of sampler steps, the times of all sides, taken in turns in one window.
 
     `p50`, `p95` and `interval` (95 %, of the median) are milliseconds a sentence; `throughput` is sentences
-    a second at the median. With two sides `ratio` is the median of first over second in the same turn,
-    with its 95 % interval.
+    a second at the median, all by the clock. With two sides `ratio` is the median of first over second in the
+    same turn, with its 95 % interval, by the steady times of `trainable.metrics.timing`.
     """
     for side in sides:
         most = side.process.levels
@@ -67,19 +68,21 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
         for batch in batches:
             calls = [lambda side=side: side.generate(batch, stream("bench", seed), steps=count)  # noqa: B023
                      for side in sides]
-            taken = interleaved(calls, repeats, device) * 1000 / batch
+            taken = interleaved(calls, repeats, device)
             cell: dict[str, Any] = {"batch": batch, "steps": count,
-                                    "sides": [_summary(times) for times in taken]}
-            if len(taken) == 2:
-                ratio = taken[0] / taken[1]
+                                    "sides": [_summary(*(times * 1000 / batch for times in side))
+                                              for side in zip(*taken, strict=True)]}
+            if len(calls) == 2:
+                ratio = taken.steady[0] / taken.steady[1]
                 cell |= {"ratio": float(np.median(ratio)), "ratio_interval": list(median_interval(ratio))}
             yield cell
 
 
-def _summary(times: np.ndarray) -> dict[str, Any]:
+def _summary(times: np.ndarray, steady: np.ndarray) -> dict[str, Any]:
     middle = float(np.median(times))
     return {"p50": middle, "p95": float(np.quantile(times, 0.95)), "interval": list(median_interval(times)),
-            "throughput": 1000 / middle, "times": [round(float(value), 4) for value in times]}
+            "throughput": 1000 / middle, "times": [round(float(value), 4) for value in times],
+            "steady": [round(float(value), 4) for value in steady]}
 
 
 def kernels(sides: Sequence[Loaded]) -> list[dict[str, int]]:
@@ -109,17 +112,8 @@ def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "au
 
 def surroundings(device: str) -> dict[str, Any]:
     """Where figures were taken: device, threads, versions, load. Without the machine's name."""
-    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
+    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor()
     return {"device": device, "processor": kind, "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
             "torch": torch.__version__, "python": platform.python_version(),
             "load": round(os.getloadavg()[0], 2), "date": time.strftime("%Y-%m-%d")}
 
-
-def _processor() -> str:
-    """The processor's model where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-                platform.machine())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,14 @@ class Runnable(Protocol):
 
     def generate(self, n: int, generator: torch.Generator) -> Tensor:
         """[n, L] word ids, sampled as the artifact's own settings say."""
+
+
+class Yardstick(NamedTuple):
+    """A call that generates `batch` texts, and the milliseconds a text that it counts as."""
+
+    call: Callable[[], object]
+    batch: int
+    ms: float
 
 
 class Measurable(Protocol):
@@ -76,6 +85,12 @@ class Measurable(Protocol):
 
     def load(self, artifact: Path) -> Runnable:
         """An exported model, on `device`."""
+
+    def yardstick(self) -> Yardstick | None:
+        """What latencies are told by, where the run has one."""
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Times are taken inside; whether nothing else of this user computes on the node meanwhile."""
 
 
 class Metric(ABC):

@@ -14,30 +14,41 @@ def _generating(runnable: Runnable, m: Measurable) -> Call:
 
 
 class Latency(Metric):
-    """Median milliseconds per sentence of the exported model, paired with the unquantized base in
-    the same window."""
+    """Median milliseconds per sentence of the exported model, told by a yardstick: the base, which takes
+    turns with it."""
 
     name, unit, direction, stage = "latency_ms", "ms", "minimize", "final"
     ideal = 0.0
     proxy = "generation_flops"
 
     def measure(self, m: Measurable) -> dict[str, float]:
-        """`latency_ms` (median), `_p95`, `_se`; with a base also `_base`, `_ratio` (median of
-        paired), `_ratio_se`.
+        """`latency_ms` (median), `_p95`, `_se`; `_wall`, the median of the clock, and `_alone`, 1 where
+        nothing else of this user computed on the node meanwhile; with a base also `_base`, `_ratio` (median
+        of paired), `_ratio_se`.
 
-        The batch is `evaluation.latency_batch` sentences; times are per sentence. `qdlm bench`
-        takes the same times.
+        The batch is `evaluation.latency_batch` sentences; times are per sentence. With a yardstick
+        (`trainable.metrics.reference`) a time is the multiple of the yardstick's in the same turn, by what
+        the yardstick took when the run was prepared: so trials compare by ratio, whatever else a machine did,
+        and on whichever device each ran. `qdlm bench` takes the same times.
         """
         if m.artifact is None:
             raise ValueError("latency_ms is measured on an exported model, and there is none")
         folders = [m.artifact] if m.base_artifact is None else [m.artifact, m.base_artifact]
         calls = [_generating(m.load(folder), m) for folder in folders]
+        yardstick = m.yardstick()
+        if yardstick is not None:
+            calls.append(yardstick.call)
+        with m.alone() as alone:
+            taken = interleaved(calls, m.config.evaluation.latency_repeats, m.device)
         per_sentence = 1000.0 / m.config.evaluation.latency_batch
-        own, *base = interleaved(calls, m.config.evaluation.latency_repeats, m.device) * per_sentence
-        if not base:
-            return self._columns(own)
-        ratio = own / base[0]
-        return {**self._columns(own), "latency_ms_base": float(np.median(base[0])),
+        own, *others = taken.steady * per_sentence
+        unit = 1.0 if yardstick is None else yardstick.ms / (taken.steady[-1] * 1000.0 / yardstick.batch)
+        found = {**self._columns(own * unit), "latency_ms_alone": float(alone),
+                 "latency_ms_wall": float(np.median(taken.wall[0]) * per_sentence)}
+        if m.base_artifact is None:
+            return found
+        ratio = own / others[0]
+        return {**found, "latency_ms_base": float(np.median(others[0] * unit)),
                 "latency_ms_ratio": float(np.median(ratio)), "latency_ms_ratio_se": median_error(ratio)}
 
     def _columns(self, values: np.ndarray) -> dict[str, float]:

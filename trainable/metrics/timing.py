@@ -1,10 +1,11 @@
-"""Wall time of calls that take turns: the clock behind `latency_ms` and `qdlm bench`."""
+"""Times of calls that take turns: the clock behind `latency_ms` and `qdlm bench`."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +13,25 @@ import torch
 Call = Callable[[], object]
 
 
-def seconds(call: Call, device: torch.device | str) -> float:
-    """Wall time of one call, what it put on the device included."""
+class Times(NamedTuple):
+    """Seconds of calls that took turns, [calls, repeats] each.
+
+    `wall` is what passed on the clock. `steady` is what a call takes where nothing is in its way: with one
+    thread on a CPU the time that the processor spent on it, since whoever else the processor serves meanwhile
+    takes no part in that; with more threads, or on another device, the wall time.
+    """
+
+    wall: np.ndarray
+    steady: np.ndarray
+
+
+def seconds(call: Call, device: torch.device | str) -> tuple[float, float]:
+    """Wall time of one call, what it put on the device included, and the processor's time of this thread."""
     _wait(device)
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), time.thread_time()
     call()
     _wait(device)
-    return time.perf_counter() - begun
+    return time.perf_counter() - begun, time.thread_time() - worked
 
 
 def _wait(device: torch.device | str) -> None:
@@ -26,19 +39,20 @@ def _wait(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str) -> np.ndarray:
-    """Seconds of each call, [calls, repeats], after one warm-up call each.
+def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str) -> Times:
+    """Times of each call, after one warm-up call each.
 
     The calls take turns within one window and change their order every time (A B, B A, ...), so that what
     else the machine does falls on all alike.
     """
-    taken = np.empty((len(calls), repeats))
+    taken = np.empty((len(calls), repeats, 2))
     for call in calls:
         seconds(call, device)
     for repeat in range(repeats):
         for which in range(len(calls)) if repeat % 2 == 0 else reversed(range(len(calls))):
             taken[which, repeat] = seconds(calls[which], device)
-    return taken
+    alone = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return Times(taken[..., 0], taken[..., 1] if alone else taken[..., 0])
 
 
 def median_error(values: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,13 @@ from trainable.control.base import ControlTask, Target, TaskContext
 from trainable.control.generating import Controlled, controlled
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process, Samples, Traced
-from trainable.metrics.base import Metric
+from trainable.metrics.base import Metric, Yardstick
+from trainable.metrics.reference import Reference
 from trainable.models.backbone import Backbone
 from trainable.registry import METRICS
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
+from trainable.storage.window import Window
 
 SAMPLING_BATCH = 64
 EXAMPLES = 6
@@ -47,13 +50,15 @@ class Measurement:
     def __init__(self, *, config: TrialConfig, model: Backbone, process: Process, corpus: TokenizedCorpus,
                  teacher: Teacher, facts: dict, device: torch.device, share: float = 1.0,
                  artifact: Path | None = None, base_artifact: Path | None = None, seed: int | None = None,
-                 cache: dict | None = None):
+                 cache: dict | None = None, reference: str = "", window: Window | None = None):
+        """`reference`: of `trainable.metrics.reference.Reference`, as text; `window`: of this node."""
         self.config, self.model, self.process, self.corpus, self.teacher = (config, model, process,
                                                                             corpus, teacher)
         self.facts, self.device, self.share = facts, device, share
         self.notes: dict[str, str] = {}
         self.artifact, self.base_artifact = artifact, base_artifact
         self.cache = {} if cache is None else cache
+        self.reference, self.window = reference, window or Window(None)
         self.seed = config.evaluation_seed if seed is None else seed
         self.sampling = process.sampling(model, config.sampling)
         self._task_context = TaskContext(corpus, self.cache, model, process)
@@ -86,7 +91,23 @@ class Measurement:
     def load(self, artifact: Path) -> ArtifactRunner:
         """An exported model on this device, sampling as this trial samples (so that a pair differs
         in weights alone)."""
-        return ArtifactRunner(load(artifact, self.device), self.config.sampling)
+        loaded = self._base if artifact == self.base_artifact else load(artifact, self.device)
+        return ArtifactRunner(loaded, self.config.sampling)
+
+    @cached_property
+    def _base(self) -> Loaded:
+        assert self.base_artifact is not None
+        return load(self.base_artifact, self.device)
+
+    def yardstick(self) -> Yardstick | None:
+        """The base in a few steps, where it was timed when the run was prepared."""
+        if not self.reference or self.base_artifact is None:
+            return None
+        return Reference.read(self.reference).beside(self._base)
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """While times are taken."""
+        return self.window.alone()
 
     def samples(self) -> list[list[str]]:
         """Generated sentences as words."""
@@ -140,6 +161,7 @@ def measure(measurement: Measurement, final: bool) -> dict:
         metric = METRICS.build_default(name)
         if metric.stage == "final" and not final or not wanted(metric, measurement.config.evaluation.metrics):
             continue
+        measurement.window.pause()
         started = time.perf_counter()
         values |= metric.measure(measurement)
         values[f"seconds_{name}"] = time.perf_counter() - started

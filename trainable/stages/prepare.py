@@ -59,6 +59,8 @@ class Prepared:
     base: str
     supernet: str = ""
     """Of `adapt.mode: supernet` alone."""
+    reference: str = ""
+    """What latencies are told by: see `trainable.stages.reference`."""
 
 
 def corpus_key(config: TrialConfig) -> str:

@@ -36,6 +36,7 @@ from trainable.stages.evaluation import Measurement, measure
 from trainable.stages.prepare import Prepared, conditions_of, diverged
 from trainable.stages.supernet import extract
 from trainable.storage.folders import write_manifest
+from trainable.storage.window import Window
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
 
@@ -54,13 +55,14 @@ class Trial:
     """One trial on one worker. `rung(i)` trains up to that rung's steps and measures."""
 
     def __init__(self, config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path,
-                 device: torch.device, cache: dict, rank: int = 0, world_size: int = 1):
+                 device: torch.device, cache: dict, rank: int = 0, world_size: int = 1,
+                 window: Window | None = None):
         config = completed(config)
         optim = config.adapt.optim.model_copy(update={"steps": rungs[-1]})
         self.config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"optim": optim})})
         self.prepared, self.rungs, self.folder, self.device, self.cache = (prepared, list(rungs), folder,
                                                                            device, cache)
-        self.rank = rank
+        self.rank, self.window = rank, window or Window(None)
         self.corpus = shared(cache, "corpus",
                              prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
         base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
@@ -85,6 +87,7 @@ class Trial:
             seed = stream_seed("trial", config.seed) % 2**31
             self.run = TrainingRun(self.model, self.process, self.corpus.ids("train"), optim, config.runtime,
                                    seed, device, rank, world_size, self._conditions())
+            self.run.between = self.window.pause
             self.checkpoint = Checkpoint(folder / CHECKPOINT, self.run)
             self.checkpoint.restore()
             self.measured = self.checkpoint.notes.get("measured", [])
@@ -207,7 +210,7 @@ class Trial:
             process=self.process, corpus=self.corpus,
             teacher=self._teacher(), facts=facts, device=self.device, share=share,
             artifact=artifact, base_artifact=Path(self.prepared.base) if final else None,
-            cache=self.cache)
+            cache=self.cache, reference=self.prepared.reference, window=self.window)
         values = {**{name: value for name, value in facts.items() if isinstance(value, int | float)},
                   **measure(measurement, final), "embedding_rms": self._embedding_rms()}
         if artifact is not None:
@@ -237,14 +240,15 @@ def record_measurements(artifact: Path, values: dict) -> None:
 
 
 def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], folder: Path,
-              device: torch.device, cache: dict, rank: int = 0, world_size: int = 1) -> Iterator[dict]:
+              device: torch.device, cache: dict, rank: int = 0, world_size: int = 1,
+              window: Window | None = None) -> Iterator[dict]:
     """Yields `{"ready": True}` when the first training step (or calibration) can start, then one measurement
     per rung.
 
     Closing the generator ends the trial and drops its checkpoint; a killed worker leaves it for the retry,
     which tells every rung, those too that the killed one may have told: whoever listens knows which are new.
     """
-    trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size)
+    trial = Trial(config, prepared, rungs, folder, device, cache, rank, world_size, window)
     with contextlib.ExitStack() as stack:
         yield {"ready": True}
         stack.callback(trial.close)
@@ -253,7 +257,8 @@ def run_trial(config: TrialConfig, prepared: Prepared, rungs: Sequence[int], fol
                 yield trial.rung(index)
 
 
-def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.device, cache: dict) -> dict:
+def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.device, cache: dict,
+              window: Window | None = None) -> dict:
     """Every metric of an exported model again, from the files alone and with fresh sampling noise."""
     loaded = load(artifact, device)
     corpus = shared(cache, "corpus", prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
@@ -261,5 +266,6 @@ def remeasure(artifact: Path, prepared: Prepared, seed: int, device: torch.devic
                      prepared.teacher, lambda: load_teacher(prepared.teacher, corpus, device))
     measurement = Measurement(config=loaded.config, model=loaded.model, process=loaded.process, corpus=corpus,
                               teacher=teacher, facts=loaded.facts, device=device, artifact=artifact,
-                              base_artifact=Path(prepared.base), seed=seed, cache=cache)
+                              base_artifact=Path(prepared.base), seed=seed, cache=cache,
+                              reference=prepared.reference, window=window)
     return measure(measurement, final=True)

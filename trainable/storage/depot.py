@@ -148,7 +148,8 @@ def _with_depot(job: Job, depot: Depot, trains: bool) -> Job:
     def run(payload: dict[str, Any], context: Any) -> Generator[Event, None, None]:
         payload = depot.to_node(payload)
         keep = payload.pop("keep", None)
-        used = [payload.get("corpus"), payload.get("base"), *payload.get("prepared", {}).values()]
+        prepared = {kind: path for kind, path in payload.get("prepared", {}).items() if kind != "reference"}
+        used = [payload.get("corpus"), payload.get("base"), *prepared.values()]
         for place in filter(depot.holds, used):
             depot.need(Path(place))
         if depot.holds(payload.get("cache")):

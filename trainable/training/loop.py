@@ -90,12 +90,13 @@ class Batches:
 class TrainingRun:
     """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
     and torch.compile. `draw`: told each step's number before it is taken, for a model of which each step
-    trains a part; what has no part in a step stays as it is."""
+    trains a part; what has no part in a step stays as it is. `between`: called at each step's end."""
 
     def __init__(self, model: nn.Module, process: Loss, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
                  conditions: Conditions | None = None, draw: Callable[[int], None] | None = None):
         self.draw = draw
+        self.between: Callable[[], None] | None = None
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
         self.step, self.seconds = 0, 0.0
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -153,6 +154,8 @@ class TrainingRun:
         self.optimizer.step()
         self.step += 1
         self._update_average()
+        if self.between is not None:
+            self.between()
         return parts
 
     def _condition(self) -> Tensor:

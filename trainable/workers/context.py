@@ -13,12 +13,14 @@ import torch.distributed as dist
 from spaces.errors import UserError
 from trainable.storage.depot import Depot
 from trainable.storage.folders import verified
+from trainable.storage.window import Window
 
 
 @dataclass
 class WorkerContext:
     """One worker of a group. `cache` lives as long as the process: read-only objects only.
-    `depot`: where nodes share no folder."""
+    `depot`: where nodes share no folder. `window`: in which times are taken on this node; rank 0 of a group
+    answers for it, since another that waited at the gate would keep all in a collective operation."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
@@ -26,6 +28,7 @@ class WorkerContext:
     cpus: int = 1
     cache: dict[Any, Any] = field(default_factory=dict)
     depot: Depot | None = None
+    window: Window = field(default_factory=lambda: Window(None))
 
     def present(self, folder: Path) -> bool:
         """Whether something that trials share is made already, for this worker. For jobs of rank 0 alone.

@@ -29,6 +29,7 @@ from trainable.stages.prepare import (
     prepare_corpus,
     prepare_teacher,
 )
+from trainable.stages.reference import reference, times_wanted
 from trainable.stages.sensitivity import prepare_sensitivity
 from trainable.stages.supernet import prepare_supernet
 from trainable.stages.trial import remeasure, run_trial
@@ -60,10 +61,14 @@ def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progres
 
 
 def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
-    """Train the base, over all workers of the group."""
-    events = prepare_base(_config(payload), Path(payload["cache"]), Path(payload["corpus"]), context.device,
-                          context.rank, context.world_size, context.agreed)
-    return cast(Iterator[Progress], events)
+    """Train the base, over all workers of the group, and see what it takes where latency is asked for."""
+    config, cache = _config(payload), Path(payload["cache"])
+    for event in prepare_base(config, cache, Path(payload["corpus"]), context.device,
+                              context.rank, context.world_size, context.agreed):
+        if "path" in event and context.rank == 0 and times_wanted(config):
+            found = reference(config, cache, Path(event["path"]), context.device, context.window)
+            event = {**event, "reference": found.text()}
+        yield cast(Progress, event)
 
 
 def supernet(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
@@ -89,7 +94,7 @@ def trial(payload: TrialPayload, context: WorkerContext) -> Iterator[Ready | Run
     """Run one trial, over all workers of the group."""
     events = run_trial(_config(payload),
                        Prepared(**payload["prepared"]), payload["rungs"], Path(payload["folder"]),
-                       context.device, context.cache, context.rank, context.world_size)
+                       context.device, context.cache, context.rank, context.world_size, context.window)
     return cast(Iterator[Ready | RungResult], events)
 
 
@@ -97,7 +102,7 @@ def remeasure_artifact(payload: RemeasurePayload, context: WorkerContext) -> Ite
     """Re-measure an exported model."""
     if context.rank == 0:
         values = remeasure(Path(payload["artifact"]), Prepared(**payload["prepared"]), payload["seed"],
-                           context.device, context.cache)
+                           context.device, context.cache, context.window)
         yield cast(RungResult, values)
 
 

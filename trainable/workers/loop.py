@@ -30,6 +30,7 @@ import torch.distributed as dist
 from spaces.errors import UserError, one_line
 from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerReply
 from trainable.storage.depot import Depot, with_depot
+from trainable.storage.window import Window
 from trainable.workers.context import WorkerContext
 
 Job = Callable[[Any, WorkerContext], Iterator[JobEvent]]
@@ -69,7 +70,8 @@ class JobRunner:
         if command["op"] == "next":
             if self.job is None:
                 raise RuntimeError("no job is open on this worker")
-            event = next(self.job, None)
+            with self.context.window.computing():
+                event = next(self.job, None)
             return {"end": True} if event is None else {"event": event}
         if command["op"] == "close" and command.get("token", self.token) != self.token:
             return {"ok": True}  # overtaken: the job that was meant has been closed already
@@ -176,7 +178,8 @@ def worker_loop(config: WorkerConfig) -> None:
     torch.set_num_threads(cpus)
     jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
     runner = JobRunner(with_depot(jobs, depot) if depot else jobs,
-                       WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot))
+                       WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot,
+                                     window=Window(None) if rank else Window.of_node()))
     ranks, broker, group = Ranks(rank, size), config["broker"], config["group"]
     runner.clear()
     ray.get(broker.register.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))

