@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator, model_validator
 
+from spaces.box import Corner
 from spaces.config import HardwareConfig, Settings
 from spaces.dimensions import Dimension
 from spaces.objectives import METRIC, Constraint, Direction
@@ -136,9 +137,11 @@ class SpaceForm(Settings):
                                                     description="metric to minimize or maximize")
     constraints: tuple[str, ...] = Field(
         (), description="bounds such as `latency_ms <= 40` or `diversity >= 0.3`")
-    box: dict[MetricName, tuple[float, float]] = Field(
+    box: dict[MetricName, tuple[Corner, Corner]] = Field(
         {}, description="objective to [best, worst]: the corners in which hypervolume is told, fixed so that "
-                        "runs can be compared. Default: chosen from the first complete trials, and recorded"
+                        "runs can be compared. Of latency_ms and size_bytes also shares of the base's own, "
+                        "such as [0.05 base, 1.5 base], which mean the same on another machine. Default: "
+                        "chosen from the first complete trials, and recorded"
     )
     budget: BudgetConfig = BudgetConfig()
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, TypeGuard
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -23,6 +24,12 @@ from spaces.config import PluginRef, Settings, TrialConfig
 from spaces.values import did_you_mean
 
 Kind = Literal["setting", "plugin", "name", "parameter"]
+DECIDING: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "corpus": ("corpus",),
+    "teacher": ("corpus", "teacher", "base.seed"),
+    "base": ("corpus", "model", "diffusion", "base", "runtime"),
+})
+"""Groups of settings; trials that agree in them share the thing."""
 
 
 class PathError(ValueError):

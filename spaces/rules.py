@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from spaces import points
+from spaces.box import OF_BASE, share
 from spaces.complaints import Complaints, meaning
 from spaces.config import TrialConfig
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
-from spaces.paths import PathError, is_group, is_plugin, put, resolve, settings_in
+from spaces.paths import DECIDING, PathError, is_group, is_plugin, put, resolve, settings_in
 from spaces.values import did_you_mean, show
 
 BASE_PREFIXES = ("corpus.", "model.", "diffusion.", "base.", "teacher.")
@@ -266,9 +267,28 @@ def check_box(form: SpaceForm, complaints: Complaints) -> None:
             legal = ", ".join(form.objectives)
             hint = did_you_mean(metric, form.objectives)
             raise complaints.error(("box", metric), f"is not an objective{hint}; legal: {legal}")
-        if best == worst or (best < worst) != (form.objectives[metric] == "minimize"):
-            message = f"[{best:g}, {worst:g}] is not [best, worst] of a metric to {form.objectives[metric]}"
-            raise complaints.error(("box", metric), message)
+        shares = [share(corner) for corner in (best, worst)]
+        if any(one is not None for one in shares):
+            check_shares(form, metric, shares, complaints)
+        low, high = ((best, worst) if None in shares else shares)
+        if low == high or (low < high) != (form.objectives[metric] == "minimize"):
+            said = ", ".join(one if isinstance(one, str) else f"{one:g}" for one in (best, worst))
+            message = f"[{said}] is not [best, worst] of a metric to "
+            raise complaints.error(("box", metric), message + form.objectives[metric])
+
+
+def check_shares(form: SpaceForm, metric: str, shares: list[float | None], complaints: Complaints) -> None:
+    """Corners that are shares of the base's own are of what the base has, and of one base."""
+    if None in shares:
+        raise complaints.error(("box", metric), "one corner is a share of the base's own, the other is not")
+    if metric not in OF_BASE or "latency_ms" not in form.objectives:
+        raise complaints.error(("box", metric), "a share of the base's own can be given of latency_ms, and "
+                                                "where that is an objective of size_bytes; give numbers")
+    groups = tuple(f"{group}." for group in DECIDING["base"])
+    for path in form.search:
+        if f"{path}.".startswith(groups):
+            raise complaints.error(("box", metric), f"bases differ by {path}, which is searched, so none is "
+                                                    "the one to take a share of; give numbers")
 
 
 def check_start(form: SpaceForm, complaints: Complaints) -> None:

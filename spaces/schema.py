@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from spaces import loading, overrides, points, rules, yaml_text
+from spaces.box import Corners
 from spaces.complaints import Complaints, meaning
 from spaces.config import HardwareConfig, TrialConfig
 from spaces.dimensions import Dimension
@@ -109,10 +110,11 @@ class Space:
         """Bounds on metrics."""
         return [Constraint.parse(text) for text in self.form.constraints]
 
-    @property
-    def box(self) -> dict[str, tuple[float, float]]:
-        """Objective to [best, worst], for those whose corner of the hypervolume's box is given."""
-        return self.form.box
+    @cached_property
+    def box(self) -> Corners:
+        """Objective to [best, worst], for those whose corner of the hypervolume's box is given; what is a
+        share of the base's own is there from when that is told."""
+        return Corners(self.form.box)
 
     @property
     def budget(self) -> BudgetConfig:

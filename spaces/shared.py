@@ -7,17 +7,12 @@ from types import MappingProxyType
 
 from spaces import points
 from spaces.dimensions import Dimension
+from spaces.paths import DECIDING
 from spaces.rules import tree_at, trial_tree
 from spaces.schema import Space
 
 KINDS = ("corpus", "teacher", "base")
 """In the order in which they are made: teacher and base are of a corpus."""
-DECIDING: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "corpus": ("corpus",),
-    "teacher": ("corpus", "teacher", "base.seed"),
-    "base": ("corpus", "model", "diffusion", "base", "runtime"),
-})
-"""Groups of settings; trials that agree in them share the thing."""
 PLURAL: Mapping[str, str] = MappingProxyType({"corpus": "corpora", "teacher": "teachers", "base": "bases"})
 GIVEN = ("teacher.path", "base.path")
 """Settings that name what is made already."""

@@ -105,7 +105,7 @@ def entry_problem(entry: Mapping[str, Any]) -> str | None:
 
 META_KEYS = {"name": _text, "state": _text, "started": _text, "ended": _text, "reason": _text,
              "versions": _text, "spent": _number, "groups": _whole, "columns": _mapping, "box": _mapping,
-             "space_sha256": _text}
+             "base": _mapping, "space_sha256": _text}
 
 
 def meta_problem(meta: Any) -> str | None:
@@ -118,6 +118,9 @@ def meta_problem(meta: Any) -> str | None:
     for metric, corners in (meta.get("box") or {}).items():
         if not isinstance(corners, list) or len(corners) != 2 or not all(map(_number, corners)):
             return f"box of {metric[:60]} is not two numbers"
+    for metric, value in (meta.get("base") or {}).items():
+        if not _number(value) or not value > 0:
+            return f"base: {metric[:60]} is not a number above 0"
     kinds = (meta.get("columns") or {}).values()
     if not all(_text(kind) and kind in COLUMN_TYPES for kind in kinds):
         return f"columns are not of the types {', '.join(COLUMN_TYPES)}"

@@ -18,9 +18,9 @@ from search.run.calibration_rules import most_texts
 from search.run.pace import Pace, spoken
 from spaces.config import TrialConfig
 from spaces.errors import RunError, UserError
-from spaces.paths import settings_in
+from spaces.paths import DECIDING, settings_in
 from spaces.schema import Space
-from spaces.shared import DECIDING, KINDS, deciding
+from spaces.shared import KINDS, deciding
 from trainable.messages import (
     JobEvent,
     PreparePayload,

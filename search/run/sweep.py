@@ -3,6 +3,7 @@ everything in RUN/."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from search.schedulers import registry
 from search.study.opening import open_search
 from search.trackers.base import TrackedRun, Tracker
 from search.trackers.registry import close_all, start
+from spaces.box import OF_BASE
 from spaces.config import TrialConfig
 from spaces.errors import UserError, one_line
 from spaces.schema import Space
@@ -204,6 +206,7 @@ class RunStages:
         shared = SharedFolders(self.space, client, self.cache, self.engine)
         if not self.engine.over:
             shared.make_common()
+            self._tell_base(shared)
         for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)
         if not self.engine.over:
@@ -216,6 +219,15 @@ class RunStages:
         self._remeasure_front(client, shared)
         retrain(self.engine, client, self.space.finish.retrain, self._config, shared.of,
                 self.folder.path / AGAIN, self._warn)
+
+    def _tell_base(self, shared: SharedFolders) -> None:
+        """Let the box know what the base has, where all trials share one that was timed; a run that is gone
+        on with keeps to what its first session found."""
+        text = shared.made(self.space.example).get("reference")
+        if text and not self.folder.meta.get("base"):
+            known = json.loads(text)
+            self.folder.update(base={metric: known[metric] for metric in OF_BASE})
+        self.space.box.told(self.folder.meta.get("base") or {})
 
     def finish(self) -> RunResult:
         """Leave the folder in order."""

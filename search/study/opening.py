@@ -26,6 +26,7 @@ def searcher(space: Space, problem: Problem,
 def replayed(space: Space, problem: Problem, folder: RunFolder) -> ReplayResult:
     """What a fresh searcher proposes when it is told what that of the run in `folder` was told,
     in the same order."""
+    space.box.told(folder.meta.get("base") or {})
     return replay(searcher(space, problem), folder.events())
 
 
@@ -37,6 +38,7 @@ def open_search(space: Space, folder: RunFolder,
     A deterministic study is played again from the records, since the order
     of results is its meaning; its old journal goes. Raises `UserError` when the records do not fit.
     """
+    space.box.told(folder.meta.get("base") or {})
     journal = folder.path / STUDY
     events = list(folder.events())
     if space.deterministic and events:

@@ -87,8 +87,9 @@ class StudySearcher:
                  box: Mapping[str, Sequence[float]] | None = None, top: int | None = None,
                  ideals: Mapping[str, float] | None = None):
         """`storage` is an Optuna journal file, opened when it exists; None keeps the study in memory.
-        `box`: objective -> [best, worst], the corners of the hypervolume, `top`, the steps of the last rung,
-        and `ideals`, objective -> the best value that there can be, are for a sampler that predicts.
+        `box`: objective -> [best, worst], the corners of the hypervolume (looked at when a point is asked
+        for), `top`, the steps of the last rung, and `ideals`, objective -> the best value that there can be,
+        are for a sampler that predicts.
 
         Raises `UserError` for an unknown sampler or option, a grid over an infinite space, or another
         study's journal.
@@ -106,7 +107,7 @@ class StudySearcher:
         self.study: Study = open_study(name, self.objectives, storage)
         self._axes = Axes(self.dimensions)
         self._problem: AcquisitionProblem | None = None
-        self._corners, self._top, self._ideals = dict(box or {}), top, dict(ideals or {})
+        self._corners, self._top, self._ideals = box or {}, top, dict(ideals or {})
         self._progress: dict[int, list[tuple[float, dict[str, Any]]]] = {}
         self._running: dict[int, Trial] = {}
         self.blocked = False
