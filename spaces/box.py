@@ -15,9 +15,9 @@ OF_BASE = ("latency_ms", "size_bytes")
 Corner = float | Annotated[str, StringConstraints(pattern=SHARE)]
 
 
-def share(corner: float | str) -> float | None:
-    """1.5 for `1.5 base`; None for a number."""
-    return float(re.sub(r"\s*base\s*$", "", corner)) if isinstance(corner, str) else None
+def number(corner: float | str) -> float:
+    """1.5 for `1.5 base` and for 1.5."""
+    return float(re.sub(r"\s*base\s*$", "", corner)) if isinstance(corner, str) else float(corner)
 
 
 class Corners(Mapping[str, tuple[float, float]]):
@@ -37,8 +37,7 @@ class Corners(Mapping[str, tuple[float, float]]):
         return self._number(metric, best), self._number(metric, worst)
 
     def _number(self, metric: str, corner: float | str) -> float:
-        times = share(corner)
-        return float(corner) if times is None else times * self._base[metric]
+        return number(corner) * (self._base[metric] if isinstance(corner, str) else 1.0)
 
     def __iter__(self) -> Iterator[str]:
         return (metric for metric, corners in self.given.items()

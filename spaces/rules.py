@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from spaces import points
-from spaces.box import OF_BASE, share
+from spaces.box import OF_BASE, number
 from spaces.complaints import Complaints, meaning
 from spaces.config import TrialConfig
 from spaces.dimensions import Dimension
@@ -267,19 +267,19 @@ def check_box(form: SpaceForm, complaints: Complaints) -> None:
             legal = ", ".join(form.objectives)
             hint = did_you_mean(metric, form.objectives)
             raise complaints.error(("box", metric), f"is not an objective{hint}; legal: {legal}")
-        shares = [share(corner) for corner in (best, worst)]
-        if any(one is not None for one in shares):
-            check_shares(form, metric, shares, complaints)
-        low, high = ((best, worst) if None in shares else shares)
+        if isinstance(best, str) or isinstance(worst, str):
+            check_shares(form, metric, best, worst, complaints)
+        low, high = number(best), number(worst)
         if low == high or (low < high) != (form.objectives[metric] == "minimize"):
             said = ", ".join(one if isinstance(one, str) else f"{one:g}" for one in (best, worst))
             message = f"[{said}] is not [best, worst] of a metric to "
             raise complaints.error(("box", metric), message + form.objectives[metric])
 
 
-def check_shares(form: SpaceForm, metric: str, shares: list[float | None], complaints: Complaints) -> None:
+def check_shares(form: SpaceForm, metric: str, best: float | str, worst: float | str,
+                 complaints: Complaints) -> None:
     """Corners that are shares of the base's own are of what the base has, and of one base."""
-    if None in shares:
+    if not (isinstance(best, str) and isinstance(worst, str)):
         raise complaints.error(("box", metric), "one corner is a share of the base's own, the other is not")
     if metric not in OF_BASE or "latency_ms" not in form.objectives:
         raise complaints.error(("box", metric), "a share of the base's own can be given of latency_ms, and "
