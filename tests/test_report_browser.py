@@ -139,9 +139,13 @@ def test_sections_fit_in_one_line_and_what_a_user_can_afford_comes_first(browser
     assert browser.execute_script("return document.querySelector('#ax [selected]').value") == "latency_ms"
 
 
-def test_what_is_printed_holds_every_figure(browser):
+def test_what_is_printed_is_whole(browser):
     browser.refresh()
     until(lambda: browser.execute_script("return document.documentElement.dataset.loaded"))
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
     drawn = "return document.querySelectorAll('[data-figure]:not([data-ready])').length"
     until(lambda: browser.execute_script(drawn) == 0)
+    folded = "return document.querySelectorAll('details:not([open])').length"
+    assert browser.execute_script(folded) == 0, "the space and the full record are on paper too"
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(folded) == 2

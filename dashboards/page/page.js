@@ -104,7 +104,11 @@ async function start() {
     buttons(figure, figure.dataset.figure);
     watch.observe(figure);
   }
-  addEventListener("beforeprint", () => document.querySelectorAll("[data-figure]").forEach(figure => { watch.unobserve(figure); draw(figure.dataset.figure, figure); }));
+  addEventListener("beforeprint", () => {
+    document.querySelectorAll("[data-figure]").forEach(figure => { watch.unobserve(figure); draw(figure.dataset.figure, figure); });
+    document.querySelectorAll("details:not([open])").forEach(part => { part.open = true; part.dataset.folded = "yes"; });
+  });
+  addEventListener("afterprint", () => document.querySelectorAll("details[data-folded]").forEach(part => { part.open = false; delete part.dataset.folded; }));
   document.documentElement.dataset.loaded = String(Math.round(performance.now()));
 }
 start().catch(error => { $("fatal").textContent = `The report cannot be shown: ${error.message}`; $("fatal").hidden = false; throw error; });
