@@ -174,6 +174,9 @@ class LoraConfig(Settings):
 
     rank: int = Field(0, ge=0, description="0 = no adapter")
     alpha: float = Field(16.0, gt=0, description="the update is scaled by alpha / rank")
+    variant: Literal["lora", "rslora", "dora"] = Field(
+        "lora", description="rslora: scaled by alpha / sqrt(rank) instead; dora: the adapter turns rows of "
+                            "the weight, and their lengths are learned apart")
     targets: tuple[Literal["query", "key", "value", "output", "ffn"], ...] = Field(
         ("query", "value"), description="matrices of the body that get an adapter"
     )
@@ -301,6 +304,9 @@ class TrialConfig(Settings):
             return "corpus.mask and corpus.tokens are of a tokenizer, and corpus.tokenizer is null"
         if self.adapt.mode == "supernet" and (problem := self._no_member()):
             return problem
+        if self.lora.variant == "dora" and self.lora.dropout and self.adapt.hold == "codes":
+            return (f"lora.dropout={self.lora.dropout:g} under lora.variant: dora would keep a float copy of "
+                    "every weight, and adapt.hold is codes; legal: lora.dropout: 0, or adapt.hold: floats")
         if not self.adapt.train and self.lora.rank:
             return f"lora.rank={self.lora.rank} needs training, and adapt.train is false; legal: lora.rank: 0"
         return self.calibration.problem(self.quantization)
@@ -308,6 +314,9 @@ class TrialConfig(Settings):
     def _no_member(self) -> str | None:
         """Why the supernet of `adapt` has no such model, in one line."""
         rank, quantizer = self.lora.rank, self.quantization.quantizer
+        if self.lora.variant != "lora":
+            return (f"lora.variant={self.lora.variant}: a supernet's adapters are plain ones, whose prefixes "
+                    "are plain again; legal: lora.variant: lora")
         if rank not in self.adapt.ranks:
             return (f"lora.rank={rank} is not among the supernet's; "
                     f"legal: {', '.join(map(str, self.adapt.ranks))} (adapt.ranks)")

@@ -14,6 +14,7 @@ from trainable.artifacts.packed import Packed
 from trainable.artifacts.packing import site_names
 from trainable.control.lexicon import Lexicon
 from trainable.corpora.tokens import Tokens
+from trainable.models.backbone import Backbone
 from trainable.models.lora import add_lora
 from trainable.quantization import sites
 from trainable.quantization.post_training.quantize import quantize
@@ -36,12 +37,18 @@ BODIES = {"float": {}, "int8": {"body": "int8_dynamic"}, "trained": {"quantizer"
     "embedding", "attention", "ffn"]}}
 
 
-def exported(folder: Path, name: str, quantization: dict, lexicon: Lexicon | None = None) -> Path:
+def exported(folder: Path, name: str, quantization: dict, lexicon: Lexicon | None = None, **lora) -> Path:
     """An artifact whose adapter has an effect."""
     lexicon = lexicon or Lexicon(WORDS, 12, {}, "words")
+    model, config = adapted(name, quantization, lexicon, **lora)
+    return export(model, config, lexicon, folder / "trial-0001", {})
+
+
+def adapted(name: str, quantization: dict, lexicon: Lexicon, **lora) -> tuple[Backbone, TrialConfig]:
+    """A model whose adapter has an effect, in eval mode."""
     config = completed(TrialConfig.model_validate({
-        **MODELS[name], "corpus": {"max_length": 12}, "lora": {"rank": 2, "targets": ["query", "output"]},
-        "quantization": quantization}))
+        **MODELS[name], "corpus": {"max_length": 12}, "quantization": quantization,
+        "lora": {"rank": 2, "targets": ["query", "output"], **lora}}))
     model = BACKBONES.get(config.model.name).from_config(BACKBONES.params(config.model),
                                                          PROCESSES.params(config.diffusion),
                                                          lexicon.vocab).eval()
@@ -52,7 +59,7 @@ def exported(folder: Path, name: str, quantization: dict, lexicon: Lexicon | Non
         for parameter, value in model.named_parameters():
             if "lora_B" in parameter:
                 value.normal_(generator=generator)
-    return export(model, config, lexicon, folder / "trial-0001", {})
+    return model, config
 
 
 def from_checkpoint(name: str, folder: Path, method: dict | None = None, **calibration) -> Path:

@@ -110,7 +110,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
     try:
         check_config(config, len(lexicon.vocab), lexicon.max_length, len(found))
         model = blank_model(config, lexicon)
-        check_fit(found, packing, shapes_of(model), config.lora.rank)
+        check_fit(found, packing, shapes_of(model), config.lora)
         _check(path)
         tensors = read_tensors(path / WEIGHTS)
         model = filled(model, tensors, packing, device, run_codes, table)

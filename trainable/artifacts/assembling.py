@@ -47,7 +47,7 @@ def assembled(config: TrialConfig, lexicon: Lexicon, tensors: dict[str, Tensor],
               device: torch.device, run_codes: bool = True, table: Table = "decoded") -> Backbone:
     """`filled`, of a blank model, after what there is was found to fit."""
     model = blank_model(config, lexicon)
-    check_fit(tensors, packing, shapes_of(model), config.lora.rank)
+    check_fit(tensors, packing, shapes_of(model), config.lora)
     return filled(model, tensors, packing, device, run_codes, table)
 
 

@@ -12,6 +12,7 @@ nor its codes.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,9 @@ from trainable.quantization.post_training.stored import KEY
 from trainable.storage.folders import whole_folder
 
 MASK = "[MASK]"
-LORA_A, LORA_B = f"{SPLIT}lora_a", f"{SPLIT}lora_b"
+FACTORS = {f"{SPLIT}lora_a": "lora_A.weight", f"{SPLIT}lora_b": "lora_B.weight",
+           f"{SPLIT}lora_m": "lora_magnitude_vector"}
+"""How parts of an adapter end in an artifact, and as peft has them."""
 _HEAD = ("word_embedding.", "transform.", "head.", "bias")
 """How the names begin that a model of transformers with a head holds."""
 
@@ -64,7 +67,7 @@ def export_transformers(artifact: Path, out: Path) -> Path:
         made.save_pretrained(folder)
         beside(loaded, made, absent, folder, ADAPTED if adapters else "")
         if adapters:
-            bare = {name: value for name, value in tensors.items() if not name.endswith((LORA_A, LORA_B))}
+            bare = {name: value for name, value in tensors.items() if not name.endswith(tuple(FACTORS))}
             base = filled(blank_model(config, lexicon), bare, head["packing"], torch.device("cpu"), False)
             numbered(bare_model := base.as_transformers()[0], lexicon)
             bare_model.save_pretrained(folder / BASE)
@@ -171,23 +174,25 @@ def numbered(made: Any, lexicon: Lexicon) -> list[int]:
     return no_answers
 
 
-def _adapters(tensors: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Low-rank factors that stand apart, by the name of their module in the artifact's body."""
-    names = [name.removesuffix(LORA_A) for name in tensors if name.endswith(LORA_A)]
-    return {name.removeprefix("body.").removesuffix(".weight"):
-            (tensors[name + LORA_A], tensors[name + LORA_B]) for name in names if name.startswith("body.")}
+def _adapters(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Low-rank factors that stand apart, as peft names them, by their module in the artifact's body."""
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        weight, _, part = name.partition(SPLIT)
+        if SPLIT + part in FACTORS and weight.startswith("body."):
+            found[weight.removeprefix("body.").removesuffix(".weight")][FACTORS[SPLIT + part]] = value
+    return found
 
 
-def _write_adapter(adapters: dict[str, tuple[Tensor, Tensor]], prefix: str, folder: Path) -> None:
+def _write_adapter(adapters: dict[str, dict[str, Tensor]], prefix: str, folder: Path) -> None:
     """In peft's format: the factors of single layers (their scale is in the second), and no table."""
     folder.mkdir()
-    ranks = {prefix + name: len(a) for name, (a, _) in adapters.items()}
-    found: dict[str, Tensor] = {}
-    for name, (a, b) in adapters.items():
-        for part, value in (("lora_A", a), ("lora_B", b)):
-            found[f"base_model.model.{prefix}{name}.{part}.weight"] = value.float().contiguous()
+    ranks = {prefix + name: len(parts["lora_A.weight"]) for name, parts in adapters.items()}
+    found = {f"base_model.model.{prefix}{name}.{part}": value.float().contiguous()
+             for name, parts in adapters.items() for part, value in parts.items()}
     save_file(found, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rank = max(ranks.values())
     others = {name: value for name, value in ranks.items() if value != rank}
-    LoraConfig(r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=dict(others),
+    magnitudes = any(FACTORS[f"{SPLIT}lora_m"] in parts for parts in adapters.values())
+    LoraConfig(r=rank, lora_alpha=rank, rank_pattern=others, alpha_pattern=dict(others), use_dora=magnitudes,
                target_modules=list(ranks), inference_mode=True).save_pretrained(folder)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spaces.config import SITES, PluginRef, Site
 from trainable.models.backbone import Backbone
+from trainable.models.lora import ADAPTER, magnitude_of, merged
 from trainable.models.parts import plain_name
 from trainable.quantization.frozen import frozen_linears
 from trainable.quantization.post_training.stored import KEY, restored
@@ -29,8 +30,9 @@ def packed_tensors(model: Backbone,
     for the packed ones.
 
     An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`,
-    `NAME::lora_b`, scale folded into b), since merging would need the sum to be quantized again. `body` is
-    the format that the merged weights of attention and ffn are then rounded to.
+    `NAME::lora_b`, scale folded into b, and DoRA's magnitudes, `NAME::lora_m`), since merging would need
+    the sum to be quantized again. `body` is the format that the merged weights of attention and ffn are then
+    rounded to.
     """
     tensors: dict[str, Tensor] = {}
     packing: dict[str, dict] = {}
@@ -48,11 +50,11 @@ def packed_tensors(model: Backbone,
         if "lora_" in name or ".parametrizations." in name:
             continue
         tensors[_plain(name)] = value.detach()
-    for name, (a, b) in _adapters(model).items():
+    for name, factors in _adapters(model).items():
         if name in packing:
-            tensors[name + SPLIT + "lora_a"], tensors[name + SPLIT + "lora_b"] = a, b
+            tensors |= {f"{name}{SPLIT}lora_{part}": value for part, value in factors.items()}
         else:
-            tensors[name] = (tensors[name].float() + b @ a).to(tensors[name].dtype)
+            tensors[name] = merged(tensors[name].float(), *factors.values()).to(tensors[name].dtype)
     if body is not None and body.name != "float32":
         form = BODIES.build(body)
         for name in site_names(model, "attention", "ffn"):
@@ -75,13 +77,15 @@ def _plain(name: str) -> str:
     return name.replace(".base_layer", "")
 
 
-def _adapters(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Low-rank factors by weight name: a [r, in] and b [out, r] with the scale alpha / r folded into b."""
+def _adapters(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Low-rank factors by weight name: a [r, in] and b [out, r] with their scale folded into b; m [out] where
+    there are magnitudes."""
     found = {}
     for name, module in model.named_modules():
-        if hasattr(module, "lora_A") and "default" in module.lora_A:
-            a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-            found[f"{name}.weight"] = (a.float(), b.float() * module.scaling["default"])
+        if hasattr(module, "lora_A") and ADAPTER in module.lora_A:
+            a, b, m = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight, magnitude_of(module)
+            found[f"{name}.weight"] = {"a": a.float(), "b": b.float() * module.scaling[ADAPTER],
+                                       **({} if m is None else {"m": m.float()})}
     return found
 
 
@@ -148,6 +152,6 @@ def decoded(tensors: dict[str, Tensor], packing: dict[str, dict]) -> dict[str, T
             continue
         weight = QUANTIZERS.build(PluginRef(**entry["quantizer"])).decode(parts, shape)
         if "lora_a" in parts:
-            weight = weight + parts["lora_b"] @ parts["lora_a"]
+            weight = merged(weight, parts["lora_a"], parts["lora_b"], parts.get("lora_m"))
         state[name] = weight
     return state

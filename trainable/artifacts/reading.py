@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from spaces.config import PluginRef, TrialConfig
+from spaces.config import LoraConfig, PluginRef, TrialConfig
 from trainable.artifacts.packing import SPLIT
 from trainable.quantization.post_training.stored import KEY, layout_of
 from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
@@ -36,7 +36,6 @@ REMAP = 16 << 20
 """Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
 MOST_WORDS = 1_000_000
 """Words of a vocabulary: four times the largest of subwords."""
-ADAPTER = ("lora_a", "lora_b")
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
@@ -161,10 +160,10 @@ def check_packing(packing: Mapping[str, Any]) -> None:
 
 
 def check_fit(found: Mapping[str, Form | Tensor], packing: Mapping[str, dict[str, Any]],
-              shapes: Mapping[str, tuple[int, ...]], rank: int) -> None:
+              shapes: Mapping[str, tuple[int, ...]], lora: LoraConfig) -> None:
     """Raises ValueError unless every tensor belongs to a weight of the model and has its shape or, of
     a packed weight, is one of the arrays that its format writes, with its size; plain tensors are all of one
-    floating type. `rank`: of the adapter."""
+    floating type. `lora`: the adapter's settings."""
     for name, entry in packing.items():
         if name not in shapes or tuple(entry["shape"]) != shapes[name] or len(shapes[name]) != 2:
             raise ValueError(f"packing of {name}: shape {entry.get('shape')}, "
@@ -172,7 +171,8 @@ def check_fit(found: Mapping[str, Form | Tensor], packing: Mapping[str, dict[str
     types = {form.dtype for key, form in found.items() if SPLIT not in key}
     if len(types) > 1:
         raise ValueError(f"tensors of {' and '.join(sorted(map(str, types)))}: all should have one type")
-    parts = {name: expected_parts(entry, shapes[name], rank) for name, entry in packing.items()}
+    parts = {name: expected_parts(entry, shapes[name], lora) for name, entry in packing.items()}
+    adapters: dict[str, set[str]] = {}
     for key, form in found.items():
         name, _, part = key.partition(SPLIT)
         if part and name not in packing or not part and name in packing:
@@ -189,9 +189,15 @@ def check_fit(found: Mapping[str, Form | Tensor], packing: Mapping[str, dict[str
             if count != known[part]:
                 raise ValueError(f"{name}: {label} {part}, shape {shapes[name]}: expected {known[part]} "
                                  f"elements, found {count}")
+            if part.startswith("lora_"):
+                adapters.setdefault(name, set()).add(part)
+    for name, own in adapters.items():
+        if missing := {part for part in parts[name][1] if part.startswith("lora_")} - own:
+            raise ValueError(f"{name}: an adapter without {', '.join(sorted(missing))}")
 
 
-def expected_parts(entry: Mapping[str, Any], shape: Sequence[int], rank: int) -> tuple[str, dict[str, int]]:
+def expected_parts(entry: Mapping[str, Any], shape: Sequence[int],
+                   lora: LoraConfig) -> tuple[str, dict[str, int]]:
     """The format of a packed weight [out, in], and the elements of each array that it writes.
     Raises KeyError, ValueError or `UserError` for an entry that is none."""
     out, into = shape
@@ -202,6 +208,8 @@ def expected_parts(entry: Mapping[str, Any], shape: Sequence[int], rank: int) ->
         return entry[KEY]["name"], layout_of(entry, (out, into))
     quantizer = QUANTIZERS.build(PluginRef(**entry["quantizer"]))
     parts = {name: part.count for name, part in quantizer.layout((out, into)).items()}
-    factors = dict(zip(ADAPTER, (rank * into, out * rank), strict=True)) if rank else {}
-    return quantizer.label, parts | factors
+    if lora.rank:
+        parts |= {"lora_a": lora.rank * into, "lora_b": out * lora.rank}
+        parts |= {"lora_m": out} if lora.variant == "dora" else {}
+    return quantizer.label, parts
 

@@ -8,7 +8,7 @@ quantized blocks before it put out.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -26,7 +26,7 @@ from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.states import States
 from trainable.models.backbone import Backbone
-from trainable.models.lora import ADAPTER
+from trainable.models.lora import ADAPTER, magnitude_of, merged
 from trainable.models.parts import block_name, plain_name
 from trainable.quantization.post_training.statistics import SECOND_MOMENT, Statistics
 from trainable.quantization.sites import FakeQuant, fake_of, master_of, refit
@@ -84,10 +84,28 @@ def start_adapters(model: Backbone, base: Backbone, process: Process, corpus: To
                             f"{plain_name(layer.name)}; legal with lora.start {rule.name}: at most {rank}")
     zero = _error(layers, base)
     _set(rule, layers, model, base, process, corpus, config)
+    set_magnitudes(layers)
     if isinstance(rule, ApiQ):
         _fit_blocks(rule, layers, model, base, process, corpus, config)
     return {"adapter_error": _error(layers, base), "adapter_error_zero": zero,
             "adapter_start_seconds": time.perf_counter() - began, **_base_bits(layers)}
+
+
+@torch.no_grad()
+def set_magnitudes(layers: Iterable[Adapted]) -> None:
+    """Let DoRA's magnitudes be the lengths of the rows as they are: the layer then computes with Q + L R.
+    Raises `UserError` for a row of zeros, which has no direction that a length could be given."""
+    for layer in layers:
+        magnitude = magnitude_of(layer.module)
+        if magnitude is None:
+            continue
+        weight = layer.linear.weight + layer.module.get_delta_weight(ADAPTER)
+        magnitude.copy_(torch.linalg.norm(weight, dim=1))
+        if empty := int((magnitude == 0).sum()):
+            raise UserError(f"lora.variant: dora gives rows of weights lengths, and {empty} of "
+                            f"{plain_name(layer.name)} are zeros"
+                            f"{f' under {layer.fake.quantizer.label}' if layer.fake else ''}; "
+                            "legal: lora or rslora, or another quantizer")
 
 
 def _base_bits(layers: list[Adapted]) -> dict[str, float]:
@@ -132,8 +150,9 @@ def _error(layers: list[Adapted], base: Backbone) -> float:
     off = whole = 0.0
     for layer in layers:
         weight = base.get_parameter(f"{plain_name(layer.name)}.weight").to(layer.linear.weight.device)
-        delta = layer.module.get_delta_weight(ADAPTER)
-        off += float((weight - layer.linear.weight - delta).norm()) ** 2
+        a, b = (factor[ADAPTER].weight for factor in (layer.module.lora_A, layer.module.lora_B))
+        used = merged(layer.linear.weight, a, b * layer.module.scaling[ADAPTER], magnitude_of(layer.module))
+        off += float((weight - used).norm()) ** 2
         whole += float(weight.norm()) ** 2
     return (off / whole) ** 0.5 if whole else 0.0
 

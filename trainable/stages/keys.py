@@ -39,7 +39,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
     groups = config.model_dump(mode="json", include={"quantization", "lora", "adapt", "seed"})
     quantizer = QUANTIZERS.completed(config.quantization.quantizer).model_dump(mode="json")
     groups["quantization"]["quantizer"] = {key: value for key, value in quantizer.items() if key != "bits"}
-    del groups["lora"]["rank"]
+    del groups["lora"]["rank"], groups["lora"]["variant"]  # of which supernets have but one
     if config.lora.start.name != "zero":
         calibration = config.calibration.model_dump(mode="json")
         groups["calibration"] = {**calibration, "seed": config.calibration_seed}

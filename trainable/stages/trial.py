@@ -30,7 +30,7 @@ from trainable.scoring.teacher import Teacher
 from trainable.scoring.teachers import load_teacher
 from trainable.seeds import stream_seed
 from trainable.stages.adapted import adapted_model
-from trainable.stages.adapting import start_adapters
+from trainable.stages.adapting import adapted_layers, set_magnitudes, start_adapters
 from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
 from trainable.stages.prepare import Prepared, conditions_of, diverged
@@ -106,6 +106,8 @@ class Trial:
         if starts:
             self.facts |= start_adapters(self.model, base.model.to(self.device), self.process, self.corpus,
                                          self.config)
+        elif lora.variant == "dora" and lora.rank > 0:
+            set_magnitudes(adapted_layers(self.model))
         if self._codes:
             hold_codes(self.model)
         if adapt.train and adapt.checkpointing:
@@ -202,9 +204,10 @@ class Trial:
         if artifact is not None:
             shutil.rmtree(artifact, ignore_errors=True)
             packed.write(artifact, facts)
-        # The trained model computes what is exported, unless some of it is rounded on the way.
+        # The trained model computes what is exported, unless some of it is rounded on the way; with
+        # DoRA it does so slower.
         changed = (self.config.quantization.body.name != "float32" or self.config.calibration.active
-                   or self._codes or self.model.stored != torch.float32)
+                   or self._codes or self.model.stored != torch.float32 or self.config.lora.variant == "dora")
         measurement = Measurement(
             config=self.config, model=packed.run(self.device) if changed else self.model,
             process=self.process, corpus=self.corpus,

@@ -24,13 +24,14 @@ MODELS = {"gaussian": ({"name": "diffusion_lm", "embedding_dim": 8, "time_dim": 
 class World:
     """An adapter that has an effect on a quantized body, ready to train."""
 
-    def __init__(self, kind="gaussian", quantizer=DOUBLE, body="frozen", places=("attention", "ffn")):
+    def __init__(self, kind="gaussian", quantizer=DOUBLE, body="frozen", places=("attention", "ffn"),
+                 variant="lora"):
         model, diffusion = (PluginRef(**settings) for settings in MODELS[kind])
         self.process = PROCESSES.build(diffusion)
         self.model = BACKBONES.get(model.name).from_config(
             BACKBONES.params(model), PROCESSES.params(diffusion), [f"w{i}" for i in range(24)])
         sites.apply(self.model, QuantizationConfig(quantizer=quantizer, sites=places))
-        add_lora(self.model, LoraConfig(rank=2, targets=("query", "ffn")))
+        add_lora(self.model, LoraConfig(rank=2, targets=("query", "ffn"), variant=variant))
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, value in self.model.named_parameters():
@@ -82,9 +83,10 @@ def test_a_layer_computes_with_its_decoded_weight_and_keeps_none_of_it(quantizer
     torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_body_of_codes_trains_as_one_of_floats_in_a_tenth_of_the_memory(kind):
-    floats, codes = World(kind), World(kind)
+@pytest.mark.parametrize("kind, variant", [*((kind, "lora") for kind in MODELS), ("gaussian", "dora"),
+                                           ("llama", "dora")])
+def test_a_body_of_codes_trains_as_one_of_floats_in_a_tenth_of_the_memory(kind, variant):
+    floats, codes = World(kind, variant=variant), World(kind, variant=variant)
     values = hold_codes(codes.model)
     layers = frozen_linears(codes.model)
     assert values == sum(layer.in_features * layer.out_features for layer in layers.values())

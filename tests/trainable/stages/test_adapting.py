@@ -9,6 +9,7 @@ from trainable.artifacts.artifact import load
 from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted
+from trainable.models.lora import magnitude_of
 from trainable.registry import ADAPTER_STARTS, PROCESSES, completed
 from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers, start_adapters
@@ -69,6 +70,27 @@ def test_every_start_goes_through_export_as_it_is(world, name):
     model, facts, settings = started(world, name)
     much = 2 if name in ("lq_lora", "apiq") else 1.0001  # these minimize another error
     assert facts["adapter_error"] <= facts["adapter_error_zero"] * much
+    packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
+    assert off(world, packed) == pytest.approx(off(world, model), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["loftq", "int2.1", "pissa", "lq_lora"])
+def test_under_dora_a_start_begins_as_the_same_model(world, name):
+    lora = {"rank": 4, "targets": ["query", "value", "output", "ffn"], "start": name}
+    plain, facts, _ = started(world, name)
+    turned, same, settings = started(world, name, lora={**lora, "variant": "dora"})
+    assert same["adapter_error"] == pytest.approx(facts["adapter_error"], rel=1e-5)
+    assert off(world, turned) == pytest.approx(off(world, plain), rel=1e-4)
+    scaled = started(world, name, lora={**lora, "variant": "rslora"})[0]
+    assert off(world, scaled) == pytest.approx(off(world, plain), rel=1e-4)
+
+
+def test_apiq_trains_the_magnitudes_of_dora_too(world):
+    lora = {"rank": 4, "targets": ["query", "value", "output", "ffn"], "start": {"name": "apiq", "epochs": 2}}
+    model, facts, settings = started(world, "apiq", lora={**lora, "variant": "dora"})
+    moved = [not torch.equal(magnitude_of(layer.module), torch.linalg.norm(layer.linear.weight, dim=1))
+             for layer in adapted_layers(model)]
+    assert any(moved) and facts["adapter_error"] < 2 * facts["adapter_error_zero"]
     packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
     assert off(world, packed) == pytest.approx(off(world, model), rel=1e-4)
 

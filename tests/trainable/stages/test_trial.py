@@ -130,13 +130,14 @@ def test_packed_codes_take_the_bits_they_should(finished):
     assert events[-1]["size_bytes"] >= sum(value.numel() * value.element_size() for value in tensors.values())
 
 
-def test_a_body_held_as_codes_is_trained_measured_and_exported_as_one_of_floats(prepared, tmp_path):
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_a_body_held_as_codes_is_trained_measured_and_exported_as_one_of_floats(prepared, tmp_path, variant):
     from safetensors.torch import load_file
     bounds, files = [], []
     for hold in ("floats", "codes"):
         settings = config(
             quantization={"quantizer": {"name": "nf4", "double": True}, "sites": ["attention", "ffn"]},
-            lora={"rank": 2, "targets": ["query", "ffn"], "start": "loftq"},
+            lora={"rank": 2, "targets": ["query", "ffn"], "start": "loftq", "variant": variant},
             adapt={**SETTINGS["adapt"], "hold": hold, "checkpointing": hold == "codes"},
             evaluation={**SETTINGS["evaluation"], "control_tasks": [], "metrics": ["nll_bound"]})
         cache: dict = {}
@@ -152,7 +153,8 @@ def test_a_body_held_as_codes_is_trained_measured_and_exported_as_one_of_floats(
     codes = [name for name in files[0] if name.endswith(("::codes", "::scale"))]
     assert len(codes) == 12 and all(torch.equal(files[0][name], files[1][name]) for name in codes)
     assert all(torch.allclose(value, files[1][name].to(value.dtype), atol=1e-3)
-               for name, value in files[0].items() if name.endswith(("::lora_a", "::lora_b")))
+               for name, value in files[0].items() if name.endswith(("::lora_a", "::lora_b", "::lora_m")))
+    assert sum(name.endswith("::lora_m") for name in files[0]) == (3 if variant == "dora" else 0)
 
 
 def test_trials_leave_no_trace_in_each_other(prepared, tmp_path, finished):

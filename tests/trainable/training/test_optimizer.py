@@ -23,13 +23,13 @@ LEARNING = {"lsq": {"name": "uniform", "scale": "lsq"}, "lut": {"name": "lut", "
 """Quantizers that learn: a scale a row or a table, and codebooks."""
 
 
-def run(quantizer="none", body="trainable", rank=2, **optim) -> TrainingRun:
+def run(quantizer="none", body="trainable", rank=2, variant="lora", **optim) -> TrainingRun:
     """A fresh trial of a small model."""
     shape = DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8, dropout=0.0)
     process = Gaussian(GaussianConfig(loss="ce", timesteps=50))
     model = DiffusionLM(shape, process.params, WORDS, 1)
     apply(model, QuantizationConfig(quantizer=quantizer, sites=("embedding",)))
-    add_lora(model, LoraConfig(rank=rank))
+    add_lora(model, LoraConfig(rank=rank, variant=variant))
     set_trainable(model, AdaptConfig(body=body))
     settings = OptimConfig(**{"steps": 6, "batch_size": 8, "lr": 1e-2, **optim})
     return TrainingRun(model, process, IDS, settings, RuntimeConfig(), 7, torch.device("cpu"))
@@ -70,6 +70,12 @@ def test_a_scale_that_gets_no_gradient_stays_where_it_is():
         optimizer.step()
     assert torch.equal(scale, torch.full((5, 1), 3.0)) and torch.equal(bias, torch.full((5,), 3.0))
     assert torch.allclose(matrix, torch.full((5, 5), 3.0 * 0.99**100))
+
+
+def test_magnitudes_of_dora_are_lengths_that_no_decay_pulls_at():
+    named = dict(run(body="frozen", variant="dora").trained)
+    vectors = [name for name in grouped(named.items())[1] if "lora_magnitude_vector" in name]
+    assert len(vectors) == 2 == sum("lora_A" in name for name in named)
 
 
 def test_a_model_without_matrices_to_train_or_without_vectors_is_trained_too():
