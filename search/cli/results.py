@@ -162,10 +162,10 @@ def looked_at(run: Path) -> tuple[RunFolder, Space, list[RecordedEvent]]:
 def opened(run: Path) -> tuple[RunFolder, Space, Front]:
     """A run folder, its space and its front as of now. Raises `UserError` when it is no run."""
     from search.pareto.front import Front
-    from search.records.index import rows_among
+    from search.records.run_folder import RunFolder
 
-    folder, space, entries = looked_at(run)
-    return folder, space, Front.from_rows(rows_among(entries), space.objectives, space.constraints)
+    space, folder = recorded_space(run), RunFolder.open(run)
+    return folder, space, Front.from_rows(folder.row_views(), space.objectives, space.constraints)
 
 
 def artifact_of(folder: RunFolder, row: Mapping[str, Any]) -> str | None:

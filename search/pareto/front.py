@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from search.pareto.geometry import contributions, crowding, nondominated
 from search.pareto.objectives import Constraint, Objective, feasible, finished, judged, matrix, vector
 from search.pareto.reference_box import Box
-from search.pareto.stability import Stability, ends, source, stability, trusted
-from search.pareto.table import to_table
+from search.pareto.stability import Stability, ends, figure, source, stability, trusted
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # slow to import, so only where they are used
     import pandas as pd
+    import pyarrow as pa
 
 Row = Mapping[str, Any]
 
@@ -87,7 +85,7 @@ class Front:
 
     def trusted_hypervolume(self, box: Box) -> float:
         """Share of `box` that the members to choose from (`standing`) dominate by the figures to go by."""
-        return box.hypervolume(self._figures)
+        return box.hypervolume(self.figures)
 
     def contributions(self, box: Box) -> np.ndarray:
         """What the hypervolume would lose without each member, float [members]; 0 for one of
@@ -114,9 +112,11 @@ class Front:
         return [row for row in kept if source(row, names) != "own"] or kept
 
     @cached_property
-    def _figures(self) -> np.ndarray:
+    def figures(self) -> np.ndarray:
         """Of `standing` the figures to go by in minimization form, float [n, objectives]."""
-        return matrix(self.trusted(self.standing), self.objectives)
+        metrics = [item.metric for item in self.objectives]
+        return matrix(({metric: figure(row, metric).mean for metric in metrics} for row in self.standing),
+                      self.objectives)
 
     def trusted(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Rows with objectives and constrained metrics at the figures to go by."""
@@ -132,7 +132,7 @@ class Front:
         rows = self.standing
         if not rows:
             return None
-        return rows[int(np.argmin(_scaled(self._figures).sum(axis=1)))]
+        return rows[int(np.argmin(_scaled(self.figures).sum(axis=1)))]
 
     def best(self, metric: str, constraints: Sequence[Constraint] = ()) -> Row | None:
         """The member to choose from (`standing`) that is best on one objective by the figures to go by, of
@@ -145,7 +145,7 @@ class Front:
             raise KeyError(f"{metric} is not an objective: "
                            f"{[objective.metric for objective in self.objectives]}")
         front = self.within(constraints) if constraints else self
-        return front.standing[int(np.argmin(front._figures[:, wanted[0]]))] if front.standing else None
+        return front.standing[int(np.argmin(front.figures[:, wanted[0]]))] if front.standing else None
 
     def within(self, bounds: Sequence[Constraint]) -> Front:
         """The front of the candidates that keep to `bounds`, and to the constraints that there are, by the
@@ -204,6 +204,8 @@ class Front:
     def to_arrow(self, columns: Mapping[str, str] | None = None) -> pa.Table:
         """One row per member (`member_rows`), place, objectives and constrained metrics first; `columns`: see
         `search.pareto.table.column_types`."""
+        from search.pareto.table import to_table
+
         rows = self.member_rows()
         known = {name for row in rows for name in row}
         first = [name for metric in judged(self.objectives, self.constraints)
@@ -217,6 +219,8 @@ class Front:
 
     def to_csv(self, path: Path, columns: Mapping[str, str] | None = None) -> None:
         """Write `to_arrow` as CSV, strings quoted where needed."""
+        import pyarrow.csv
+
         options = pyarrow.csv.WriteOptions(quoting_style="needed")
         pyarrow.csv.write_csv(self.to_arrow(columns), path, options)
 

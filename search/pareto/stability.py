@@ -85,7 +85,7 @@ def figure(row: Row, metric: str) -> Interval:
 
 def trusted(row: Row, metrics: Iterable[str]) -> dict[str, Any]:
     """The row with each metric at the figure to go by."""
-    return {**row, **{metric: found.mean for metric in metrics if (found := interval(row, metric))}}
+    return dict(row.items()) | {metric: found.mean for metric in metrics if (found := interval(row, metric))}
 
 
 def source(row: Row, metrics: Iterable[str]) -> Source:

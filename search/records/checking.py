@@ -31,6 +31,10 @@ def _text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
 def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
@@ -64,7 +68,8 @@ def checked(path: Path, line: int, entry: dict[str, Any]) -> RecordedEvent:
 
 
 KINDS = {_whole: "a whole number", _number: "a number", _text: "text", _mapping: "an object",
-         _flag: "true or false", _count: "a whole number or a truth", _steps: "a list of [steps, metrics]"}
+         _flag: "true or false", _count: "a whole number or a truth", _steps: "a list of [steps, metrics]",
+         _texts: "a list of texts"}
 ALWAYS = {"trial": _whole, "values": _mapping, "state": _text, "stage": _text, "traceback": _text}
 """Keys whose event is nothing without them."""
 SOMETIMES = {
@@ -105,7 +110,7 @@ def entry_problem(entry: Mapping[str, Any]) -> str | None:
 
 META_KEYS = {"name": _text, "state": _text, "started": _text, "ended": _text, "reason": _text,
              "versions": _text, "spent": _number, "groups": _whole, "columns": _mapping, "box": _mapping,
-             "base": _mapping, "space_sha256": _text}
+             "base": _mapping, "space_sha256": _text, "judged": _texts}
 
 
 def meta_problem(meta: Any) -> str | None:

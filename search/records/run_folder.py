@@ -23,15 +23,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
 from search.pareto.front import Front
 from search.pareto.reference_box import Box
-from search.pareto.table import to_table
 from search.records.checking import checked, meta_problem
 from search.records.events import OtherEvent, RecordedEvent
 from search.records.files import RunLock, replacing, sync, unwritable, write_text
-from search.records.index import INDEX, Index, read_entries, row_of
+from search.records.index import INDEX, Index, read_entries, read_rows, row_of
 from search.records.journal import append_line, dumps, mend_tail, parsed_lines, read_lines
 from search.records.spans import CLOCK
 from spaces.errors import UserError
@@ -71,9 +68,9 @@ class RunFolder:
                **options: Any) -> RunFolder:
         """Make storage/NAME-YYYYMMDD-HHMMSS (with -2, -3, ... when taken), locked for writing.
 
-        `meta` goes to run.json; its key `columns` (`search.pareto.table.column_types`) fixes
-        the types of `config.*` columns. Raises `UserError` when the storage cannot be written; then
-        nothing is left behind.
+        `meta` goes to run.json; its key `columns` (`search.pareto.table.column_types`) fixes the types of
+        `config.*` columns, `judged` names the metrics that readers ask of every row. Raises `UserError` when
+        the storage cannot be written; then nothing is left behind.
         """
         path = _fresh(Path(storage), name)
         folder = cls(path, **options)
@@ -178,6 +175,10 @@ class RunFolder:
         of them, where the run left an index. `rows_among` tells their rows."""
         return read_entries(self.path / EVENTS, self.path / INDEX)
 
+    def row_views(self) -> list[Mapping[str, Any]]:
+        """`rows`, for looking only, as `entries`."""
+        return read_rows(self.path / EVENTS, self.path / INDEX)
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the order in which they were appended."""
         return [row_of(entry) for entry in self.events() if entry["event"] == "row"]
@@ -223,6 +224,10 @@ class RunFolder:
     def write_parquet(self) -> None:
         """Rewrite trials.parquet from the rows: one per trial and rung, typed columns, by way of
         a temporary file; and the index of the events."""
+        import pyarrow.parquet  # slow to import, and reading needs neither
+
+        from search.pareto.table import to_table
+
         self._check_writable()
         began = self._clock()
         meta = self.meta
@@ -230,7 +235,7 @@ class RunFolder:
         with self._writing(), replacing(self.path / TRIALS) as temporary:
             pyarrow.parquet.write_table(table, temporary)
         with self._writing():
-            self._index.write(self.path / INDEX, self._rows, meta.get("box") or ())
+            self._index.write(self.path / INDEX, self._rows, meta.get("judged") or meta.get("box") or ())
         ended = self._clock()
         self._stale, self._due = False, ended + max(self.parquet_every, REWRITE_SHARE * (ended - began))
 

@@ -11,13 +11,11 @@ import numpy as np
 
 from search.pareto.front import Front
 from search.pareto.geometry import layers
-from search.pareto.objectives import matrix
 from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box
 from search.pareto.stability import NORMAL, figure
-from search.records.index import rows_among
 from search.records.run_folder import RunFolder
-from search.reporting.rows import ended_rows, last_rows
+from search.reporting.rows import ended_rows, latest_rows
 from spaces.errors import UserError
 from spaces.schema import Space
 
@@ -40,17 +38,11 @@ class ComparedRun:
         """Raises `UserError` when the folder is no run."""
         folder = RunFolder.open(run)
         space = Space.from_yaml(*folder.space_text())
-        rows = rows_among(folder.entries())  # of which those that are looked into are parsed
-        latest = last_rows(rows)
+        rows = folder.row_views()  # of which those that are looked into are parsed
+        latest = latest_rows(rows)
         front = Front.from_rows(latest, space.objectives, space.constraints)
         return cls(folder, space, latest, front,
                    sum(float(row.get("seconds") or 0) for row in ended_rows(rows)))
-
-    @property
-    def vectors(self) -> np.ndarray:
-        """Of the members to choose from, at the figures to go by, float [members, objectives] in minimization
-        form."""
-        return matrix(self.front.trusted(self.front.standing), self.space.objectives)
 
     def metric_sources(self) -> set[str]:
         """What scored: the teachers and oracles that the rows name."""
@@ -75,7 +67,7 @@ def compare(runs: Sequence[Path]) -> dict[str, Any]:
         if side.space.objectives != first.objectives:
             raise UserError(f"{side.folder.path.name} has other objectives than {sides[0].folder.path.name}: "
                             f"{_objectives_text(side.space)}; {_objectives_text(first)}")
-    vectors = [side.vectors for side in sides]
+    vectors = [side.front.figures for side in sides]
     if not sum(map(len, vectors)):
         raise UserError("none of the runs has a front yet")
     points = np.vstack(vectors)
@@ -118,7 +110,7 @@ def warnings(sides: Sequence[ComparedRun]) -> list[str]:
 
 def _volume(side: ComparedRun, box: Box) -> tuple[float, float, float]:
     """Share of the box that the front dominates, and its interval under measurement noise."""
-    noise, vectors = np.random.default_rng(0), side.vectors
+    noise, vectors = np.random.default_rng(0), side.front.figures
     if not len(vectors):
         return 0.0, 0.0, 0.0
     spread = np.array([[figure(row, item.metric).half / NORMAL for item in side.space.objectives]

@@ -23,10 +23,10 @@ from search.pareto.process_bounds import mixed_bounds, processes
 from search.pareto.reference_box import Box, choose_box
 from search.pareto.stability import interval, source
 from search.records.events import RecordedEvent
-from search.records.index import row_of
+from search.records.index import rows_among
 from search.records.run_folder import SPACE, RunFolder, by_trial_and_rung
 from search.reporting.corpora import corpus_lines
-from search.reporting.rows import ENDED, ended_rows, last_rows
+from search.reporting.rows import ENDED, ended_rows, latest_rows
 from search.reporting.sensitivity import sensitivity
 from search.reporting.timeline import progress, working_seconds
 from search.study.importance import importances
@@ -49,9 +49,9 @@ def collect(run: Path, shown: int = TRIALS_SHOWN) -> dict[str, Any]:
     folder = RunFolder.open(run)
     text, source = folder.space_text()
     space = Space.from_yaml(text, source)
-    meta, events = folder.meta, list(folder.events())
-    rows = [row_of(entry) for entry in events if entry["event"] == "row"]
-    latest, first_end = last_rows(rows), ended_rows(rows)
+    meta, events = folder.meta, folder.entries()
+    rows = rows_among(events)  # of which those that are looked into are parsed
+    latest, first_end = latest_rows(rows), ended_rows(rows)
     complete = [row for row in latest if row.get("state") == "complete"]
     front = Front.from_rows(complete, space.objectives, space.constraints)
     lit = [row["trial"] for row in front]

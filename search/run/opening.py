@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from search.pareto.objectives import judged
 from search.pareto.table import column_types
 from search.records.files import DISK, unwritable
 from search.records.run_folder import RunFolder
@@ -34,4 +35,6 @@ def disk_errors(storage: Path) -> Iterator[None]:
 
 def created(storage: Path, space: Space) -> RunFolder:
     """A new run's folder, locked."""
-    return RunFolder.create(storage, space.name, space.to_yaml(), {"columns": column_types(space.dimensions)})
+    meta = {"columns": column_types(space.dimensions),
+            "judged": list(dict.fromkeys(judged(space.objectives, space.constraints)))}
+    return RunFolder.create(storage, space.name, space.to_yaml(), meta)

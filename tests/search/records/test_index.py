@@ -59,6 +59,28 @@ def test_indexed_entries_are_those_of_the_log_and_rows_of_no_more_than_is_judged
         rows[0]["event"]
 
 
+def test_texts_of_rows_and_keys_that_none_has_are_told_without_parsing(run, monkeypatch):
+    folder = RunFolder.open(run)
+    assert plain(folder.row_views()) == plain(folder.rows())
+    rows = folder.row_views()
+    monkeypatch.setattr(index, "loads", lambda line: pytest.fail("parsed"))
+    assert [row.get("note") for row in rows] == ["ü", "ü", "ü", None, None, None]
+    assert [row.get("tag") for row in rows] == [None] * 6
+    assert all(row.get("teacher", "none") == "none" and "teacher" not in row for row in rows)
+    assert all("event" not in row and row.get("clock", 7) == 7 for row in rows)
+
+
+def test_a_column_of_texts_and_numbers_is_asked_of_the_lines(tmp_path):
+    with RunFolder.create(tmp_path, "toy", "name: toy\n", {"judged": ["loss"]}) as folder:
+        for trial, value in enumerate(["a", None, 3, "b", float("nan")]):
+            folder.append({"trial": trial, "state": "complete", "kind": value, "loss": 0.5,
+                           **({"late": "x"} if trial == 3 else {})})
+    rows = RunFolder.open(folder.path).row_views()
+    assert [row.get("late", "none") for row in rows] == ["none", "none", "none", "x", "none"]
+    assert repr([row.get("kind") for row in rows]) == "['a', None, 3, 'b', nan]"
+    assert all(isinstance(row, IndexedEntry) for row in rows)
+
+
 def damaged(run, how):
     log, beside = run / "events.jsonl", run / INDEX
     lines = log.read_bytes().splitlines(keepends=True)
@@ -89,6 +111,7 @@ def test_what_was_written_after_the_index_is_parsed(run):
     with open(run / "events.jsonl", "ab") as log:
         log.write(b'{"event": "row", "trial": 3, "state": "complete", "loss": 0.1}\n{"event": "ro')
     assert agrees(run) == 9 and len(RunFolder.open(run).entries()) == 11
+    assert plain(RunFolder.open(run).row_views()) == plain(RunFolder.open(run).rows())
     with open(run / "events.jsonl", "ab") as log:
         log.write(b'w"}\n{"event": "row", "trial": -1, "state": "complete"}\n')
     with pytest.raises(UserError, match="line 12: not a record of a run"):
