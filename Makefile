@@ -43,16 +43,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first: whichever build it is, the packages that follow find it installed and leave it alone.
-$(VENV)/torch.stamp: cluster/install_torch.py | $(BIN)/python
+$(VENV)/torch.stamp: cluster/install_torch.py cluster/install_packages.py | $(BIN)/python
 	@$(BIN)/python cluster/install_torch.py "$(TORCH)" $(if $(TORCH_INDEX),--index "$(TORCH_INDEX)") $(if $(CUDA),--cuda)
 	@touch $@
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "installing the pinned packages into $(VENV): a minute or two"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[search]"
+	@$(BIN)/python cluster/install_packages.py -c constraints.txt -e ".[search]"
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt $(VENV)/torch.stamp
 	@echo "installing the pinned packages into $(VENV): a minute or two"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[dev]"
+	@$(BIN)/python cluster/install_packages.py -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/run.stamp

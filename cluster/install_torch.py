@@ -19,6 +19,11 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+if __package__:
+    from cluster.install_packages import install, pip
+else:  # run as a file, before there is a package
+    from install_packages import install, pip  # type: ignore[no-redef]
+
 REQUIREMENT = "torch==2.13.0"
 # the first pip whose --dry-run reads a wheel's metadata without fetching the wheel
 METADATA_ONLY_PIP = (23, 3)
@@ -47,11 +52,6 @@ def cuda_packages(report: dict) -> list[str]:
     applies = [need for need in needs if "extra ==" not in need.partition(";")[2]]
     return sorted({re.split(r"[\s\[<>=!~;(]", need, maxsplit=1)[0]
                    for need in applies if CUDA_PACKAGE.match(need)})
-
-
-def pip(*arguments: str, **options) -> subprocess.CompletedProcess:
-    """Run this interpreter's pip."""
-    return subprocess.run([sys.executable, "-m", "pip", *arguments], **options)
 
 
 def would_install(requirement: str, index: list[str]) -> dict:
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
                   "give TORCH_INDEX=<index with CPU builds of torch>, or CUDA=1 to take it all the same "
                   "(example: make install TORCH_INDEX=<url>)", file=sys.stderr)
             return 2
-    return min(pip("install", *index, options.requirement).returncode, 1)
+    return install([options.requirement], options.index)
 
 
 if __name__ == "__main__":
