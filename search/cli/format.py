@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from spaces.shell import program, quoted, relative
 from spaces.texts import visible
@@ -148,8 +149,9 @@ def grid(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for place, name in enumerate(columns):
         table.add_column(name, justify="right" if name in right else "left", no_wrap=place == 0,
                          overflow="fold")
-    for row in rows:
-        table.add_row(*(cell if hasattr(cell, "__rich_console__") else str(cell) for cell in row))
+    for row in rows:  # marked up once: a table asks each of its cells twice, for its width and its lines
+        table.add_row(*(cell if hasattr(cell, "__rich_console__") else Text.from_markup(str(cell))
+                        for cell in row))
     return table
 
 

@@ -157,7 +157,7 @@ class Front:
         limits = (*self.constraints, *bounds)
         kept, left = [], []
         for row in self.candidates:
-            fresh = trusted(row, [bound.metric for bound in limits])
+            fresh = {bound.metric: figure(row, bound.metric).mean for bound in limits}
             broken = next((bound for bound in limits if not feasible(fresh, [bound])), None)
             if broken is None:
                 kept.append(row)
