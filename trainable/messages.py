@@ -39,12 +39,14 @@ class SharedRequest(TypedDict):
 @final
 class PreparePayload(TypedDict):
     """For the jobs `corpus`, `teacher`, `base` and `supernet`. `config`: a dumped TrialConfig; `corpus`: its
-    folder, for the other three; `base`: its folder, for the last."""
+    folder, for the other three; `base`: its folder, for the last; `borrow`: the base may use processors
+    whose groups have nothing to do."""
 
     config: dict[str, Any]
     cache: str
     corpus: NotRequired[str]
     base: NotRequired[str]
+    borrow: NotRequired[bool]
 
 
 @final
@@ -247,10 +249,12 @@ Lease = Leased | LeaseRefused
 
 @final
 class WorkerInfo(TypedDict):
-    """One worker of a group: its process, and the handle of its actor."""
+    """One worker of a group: its process, the handle of its actor, its node and the CPUs that are its own."""
 
     pid: int
     actor: Any
+    node: str
+    cpus: int
 
 
 @final

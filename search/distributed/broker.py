@@ -36,6 +36,7 @@ class _GroupState:
     owner: str | None = None
     ready: bool = False
     since: float = 0.0  # when its owner got it, or last sent a command or got a reply
+    lent_to: str | None = None  # the group that uses its CPUs while it idles
 
     def touch(self) -> None:
         """Something happened between the group and its owner."""
@@ -57,10 +58,10 @@ class Broker(SlotQueue, SingleFlight):
         self.leaving = False
 
     # ---- called by workers
-    async def register(self, group: str, rank: int, size: int, pid: int, actor: Any) -> None:
+    async def register(self, group: str, rank: int, size: int, worker: WorkerInfo) -> None:
         """A worker has started. The group is free for leases once all its ranks are here."""
         entry = self.groups.setdefault(group, _GroupState())
-        entry.workers[rank] = {"pid": pid, "actor": actor}
+        entry.workers[rank] = worker
         entry.ready = len(entry.workers) == size
         if self.leaving:  # it was still starting when the pool closed
             entry.commands.put_nowait({"op": "exit"})
@@ -69,6 +70,22 @@ class Broker(SlotQueue, SingleFlight):
     async def next_command(self, group: str) -> Command:
         """The next command for a group; waits for one."""
         return await self.groups[group].commands.get()
+
+    async def borrow(self, group: str) -> int:
+        """CPUs on the node of `group`, of one worker, whose groups idle: it may use them until it asks again.
+        Each is lent once; while somebody waits for a group, none is."""
+        own = self.groups[group].workers[0] if group in self.groups else None
+        found = 0
+        for entry in self.groups.values():
+            if entry.lent_to == group:
+                entry.lent_to = None
+            lender = self.groups.get(entry.lent_to or "")
+            idle = entry.ready and entry.owner is None and (lender is None or lender.owner is None)
+            near = own is not None and all(one["node"] == own["node"] for one in entry.workers.values())
+            if idle and near and not self.waiting:
+                entry.lent_to = group
+                found += sum(one["cpus"] for one in entry.workers.values())
+        return found
 
     async def reply_to(self, group: str, seq: int, reply: WorkerReply) -> None:
         """A worker's reply to command `seq`."""
@@ -176,7 +193,7 @@ class Broker(SlotQueue, SingleFlight):
                 return
             if entry.ready and entry.owner is None:
                 owner = self.waiting[0][0]
-                entry.owner = owner
+                entry.owner, entry.lent_to = owner, None
                 entry.touch()
                 for holder, waiter in list(self.waiting):
                     if holder == owner:

@@ -134,6 +134,8 @@ class SharedFolders:
                                                "cache": str(self.cache)}
                         if kind != "corpus":
                             job["corpus"] = made["corpus"]
+                        if kind == "base":  # by the order of sums, the number of threads can be told
+                            job["borrow"] = budgeted and not self.space.deterministic
                         tasks[self._name(kind, settings(config), made)] = kind, job
             self._run(tasks, budgeted)
 

@@ -8,6 +8,7 @@ and may fetch it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
+from trainable.training.threads import BorrowedThreads
 from trainable.training.transfer import adopted, begin_from, start_key
 
 Present = Callable[[Path], bool]
@@ -166,9 +168,11 @@ def prepare_teacher(config: TrialConfig, cache: Path, corpus: Path, device: torc
 
 
 def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.device,
-                 rank: int = 0, world_size: int = 1, present: Present = verified) -> Iterator[dict]:
+                 rank: int = 0, world_size: int = 1, present: Present = verified,
+                 threads: BorrowedThreads | None = None) -> Iterator[dict]:
     """Train the full-precision model and export it (averaged weights) as an artifact of its own. A run
-    that is killed leaves a checkpoint in the cache, from which the next one goes on."""
+    that is killed leaves a checkpoint in the cache, from which the next one goes on. `threads`: of the
+    training, where some may be borrowed."""
     if config.base.path and is_checkpoint(config.base.path):
         yield from _adopt(config, cache, corpus, rank, present)
         return
@@ -179,7 +183,8 @@ def prepare_base(config: TrialConfig, cache: Path, corpus: Path, device: torch.d
         return
     folder = cache / f"base-{base_key(config)}"
     if not present(folder):
-        yield from _train_base(config, folder, corpus, device, rank, world_size)
+        with threads or contextlib.nullcontext():
+            yield from _train_base(config, folder, corpus, device, rank, world_size, threads)
     facts = json.loads((folder / CONFIG).read_text())["facts"] if rank == 0 else {}
     yield {"progress": 1.0, "path": str(folder), **facts}
 
@@ -226,7 +231,7 @@ def conditions_of(config: TrialConfig, corpus: Path) -> Conditions | None:
 
 
 def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device: torch.device, rank: int,
-                world_size: int) -> Iterator[dict[str, Any]]:
+                world_size: int, between: Callable[[], None] | None) -> Iterator[dict[str, Any]]:
     corpus = TokenizedCorpus.open(corpus_folder)
     optim, seed = config.base.optim, config.base.seed
     config = completed(config)
@@ -239,6 +244,7 @@ def _train_base(config: TrialConfig, folder: Path, corpus_folder: Path, device: 
         yield {"progress": 0.0, "detail": "what the model is told of each text"}
     run = TrainingRun(model, process, corpus.ids("train"), optim, config.runtime, seed, device, rank,
                       world_size, conditions_of(config, corpus_folder))
+    run.between = between
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
     if checkpoint.restore():
         yield {"progress": run.step / optim.steps, "detail": f"going on from step {run.step:,}"}

@@ -20,7 +20,8 @@ from trainable.storage.window import Window
 class WorkerContext:
     """One worker of a group. `cache` lives as long as the process: read-only objects only.
     `depot`: where nodes share no folder. `window`: in which times are taken on this node; rank 0 of a group
-    answers for it, since another that waited at the gate would keep all in a collective operation."""
+    answers for it, since another that waited at the gate would keep all in a collective operation. `spare`:
+    how many CPUs of this node idle and may be used until it is asked again."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
@@ -29,6 +30,7 @@ class WorkerContext:
     cache: dict[Any, Any] = field(default_factory=dict)
     depot: Depot | None = None
     window: Window = field(default_factory=lambda: Window(None))
+    spare: Callable[[], int] = lambda: 0
 
     def present(self, folder: Path) -> bool:
         """Whether something that trials share is made already, for this worker. For jobs of rank 0 alone.

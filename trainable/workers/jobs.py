@@ -33,6 +33,7 @@ from trainable.stages.reference import reference, times_wanted
 from trainable.stages.sensitivity import prepare_sensitivity
 from trainable.stages.supernet import prepare_supernet
 from trainable.stages.trial import remeasure, run_trial
+from trainable.training.threads import BorrowedThreads
 from trainable.workers.context import WorkerContext
 
 
@@ -61,10 +62,13 @@ def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progres
 
 
 def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
-    """Train the base, over all workers of the group, and see what it takes where latency is asked for."""
+    """Train the base, over all workers of the group, and see what it takes where latency is asked for. A
+    single worker on a CPU may be lent those that idle."""
     config, cache = _config(payload), Path(payload["cache"])
+    borrows = payload.get("borrow", False) and context.world_size == 1 and context.device.type == "cpu"
+    threads = BorrowedThreads(context.cpus, context.spare) if borrows else None
     for event in prepare_base(config, cache, Path(payload["corpus"]), context.device,
-                              context.rank, context.world_size, context.agreed):
+                              context.rank, context.world_size, context.agreed, threads):
         if "path" in event and context.rank == 0 and times_wanted(config):
             found = reference(config, cache, Path(event["path"]), context.device, context.window)
             event = {**event, "reference": found.text()}

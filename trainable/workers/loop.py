@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError, one_line
-from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerReply
+from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerInfo, WorkerReply
 from trainable.storage.depot import Depot, with_depot
 from trainable.storage.window import Window
 from trainable.workers.context import WorkerContext
@@ -172,6 +172,7 @@ def worker_loop(config: WorkerConfig) -> None:
     """Ray Train's train loop."""
     train = ray.train.get_context()
     rank, size = train.get_world_rank(), train.get_world_size()
+    broker, group = config["broker"], config["group"]
     if os.path.isdir(config["folder"]):
         os.chdir(config["folder"])
     cpus = max(1, int(config["cpus"]))
@@ -179,10 +180,14 @@ def worker_loop(config: WorkerConfig) -> None:
     jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
     runner = JobRunner(with_depot(jobs, depot) if depot else jobs,
                        WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot,
-                                     window=Window(None) if rank else Window.of_node()))
-    ranks, broker, group = Ranks(rank, size), config["broker"], config["group"]
+                                     window=Window(None) if rank else Window.of_node(),
+                                     spare=lambda: _borrow(broker, group)))
+    ranks = Ranks(rank, size)
     runner.clear()
-    ray.get(broker.register.remote(group, rank, size, os.getpid(), ray.get_runtime_context().current_actor))
+    here = ray.get_runtime_context()
+    worker: WorkerInfo = {"pid": os.getpid(), "actor": here.current_actor, "node": here.get_node_id(),
+                          "cpus": int(config["cpus"])}
+    ray.get(broker.register.remote(group, rank, size, worker))
     while True:
         command = ranks.broadcast(_next_command(broker, group) if rank == 0 else None)
         if command["op"] == "exit":
@@ -192,6 +197,14 @@ def worker_loop(config: WorkerConfig) -> None:
             broker.reply_to.remote(group, command["seq"], reply)
         if "end" in reply or "error" in reply:
             runner.clear()
+
+
+def _borrow(broker: Any, group: str) -> int:
+    """See `Broker.borrow`; nothing from one that is gone."""
+    try:
+        return ray.get(broker.borrow.remote(group))
+    except ray.exceptions.RayActorError:
+        return 0
 
 
 def _next_command(broker: Any, group: str) -> Command:

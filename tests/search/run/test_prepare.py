@@ -107,9 +107,10 @@ class Makers:
     """A client whose jobs are done at once; notes them."""
 
     def __init__(self):
-        self.jobs = []
+        self.jobs, self.lent = [], []
 
     def map(self, tasks, on_event, watch=None):
+        self.lent += [job["borrow"] for kind, job in tasks if kind == "base"]
         self.jobs.append([(kind, job["config"]["base"]["seed"], job.get("corpus")) for kind, job in tasks])
         for i in range(len(tasks)):
             on_event(i, {"progress": 0.5})
@@ -165,6 +166,17 @@ def test_what_a_base_takes_goes_to_the_trials_that_start_from_it(tmp_path):
     things.make([one, two])
     assert [things.of(config)["reference"] for config in (one, two)] == ["of /base-1", "of /base-2"]
     assert things.request(two)[0]["reference"] == "of /base-2"
+
+
+@pytest.mark.parametrize(("deterministic", "lent"), [(0, [True, False]), (2, [False, False])])
+def test_idle_processors_are_lent_before_the_first_trial_unless_the_search_is_to_be_the_same(
+        tmp_path, deterministic, lent):
+    space = make_space(deterministic=deterministic, search={"lora.rank": {"choice": [0, 4]}})
+    things = SharedFolders(space, Makers(), tmp_path, Records())
+    things.make_common()
+    other = space.example.base.model_copy(update={"seed": 9})
+    things.make([space.example.model_copy(update={"base": other})])
+    assert things.client.lent == lent
 
 
 @pytest.mark.parametrize(("path", "where"), [
