@@ -250,7 +250,7 @@ class EvaluationConfig(Settings):
     control_samples: int = Field(32, ge=1, description="controlled sentences per task")
     guidance: GuidanceConfig = GuidanceConfig()
     latency_batch: int = Field(8, ge=1, description="sentences generated at once when timing")
-    latency_repeats: int = Field(5, ge=2, description="timed generations")
+    latency_repeats: int = Field(9, ge=2, description="timed generations")
     rung_share: float = Field(0.5, gt=0, le=1, description="share of the counts used below the top rung")
     seed: int | None = Field(None, ge=0, description="of the sampling noise and of the fixed times and noise "
                                                      "of nll_bound; null: the trial's seed")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from search.run.machine import cpu_limit
 from spaces.errors import UserError
 from spaces.extras import SEARCH
 from spaces.shell import called, extra_command, python
@@ -22,7 +23,6 @@ from spaces.uris import is_uri
 OK, NOTE, BAD = "ok", "note", "bad"
 PACKAGES = ("torch", "ray", "optuna", "transformers", "peft", "datasets", "pyarrow", "numpy", "pandas",
             "pydantic", "safetensors", "matplotlib")
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 OPTIONAL = {  # module: (what it is for, the extra that holds it)
     "optuna_dashboard": ("the study's pages in a browser", "dashboard"),
     "mlflow": ("a tracker", "mlflow"), "trackio": ("a tracker", "trackio"), "wandb": ("a tracker", "wandb"),
@@ -97,22 +97,6 @@ def _devices() -> Iterator[Finding]:
     yield Finding("devices",
                   "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
                                        f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")
-
-
-def cpu_limit() -> float:
-    """CPUs that this process may use: the affinity mask, and the control group's quota where one is set."""
-    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if CPU_QUOTA.is_file():
-        limit, period = CPU_QUOTA.read_text().split()
-        if limit != "max":
-            count = min(count, int(limit) / int(period))
-    return count
-
-
-def free_cpus() -> int:
-    """Whole CPUs of this process's share that nothing uses now, at least 1. More threads than that wait
-    for each other: on a busy machine two are several times slower than one."""
-    return max(1, int(cpu_limit() - os.getloadavg()[0]))
 
 
 def _machine() -> Iterator[Finding]:

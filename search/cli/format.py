@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMATS = ("table", "csv", "json", "md")
 PIPE_WIDTH = 160  # columns of a table that goes to a pipe or a file
 ARROWS = {"minimize": "↓", "maximize": "↑"}
+DOUBTFUL = "(!)"
 NORMAL_95 = 1.96  # half-width of a 95% interval, in standard errors
 SCALES = {
     "_bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")),
@@ -76,11 +77,13 @@ def interval(metric: str, row: Mapping[str, Any]) -> str:
 
 
 def ranged(metric: str, value: float, half: float) -> str:
-    """A value with the half-width of its interval: `12.3 ± 0.4 ms`; `figure` where that is 0."""
+    """A value with the half-width of its interval: `12.3 ± 0.4 ms`; `figure` where that is 0. `DOUBTFUL`
+    marks one that is wider than its value."""
     if not half:
         return figure(metric, value)
     size, unit = scaled(metric, value)
-    return f"{plain(value / size)} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
+    told = f"{plain(value / size)} ± {float(f'{half / size:.2g}'):g} {unit}".rstrip()
+    return f"{told} {DOUBTFUL}" if half > abs(value) else told
 
 
 def label(metric: str) -> str:

@@ -219,7 +219,18 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
     from rich.markup import escape
     from rich.text import Text
 
-    from search.cli.format import ARROWS, ByWidth, compact, grid, interval, label, ranged, short_names, shown
+    from search.cli.format import (
+        ARROWS,
+        DOUBTFUL,
+        ByWidth,
+        compact,
+        grid,
+        interval,
+        label,
+        ranged,
+        short_names,
+        shown,
+    )
     from search.pareto.process_bounds import mixed_bounds, processes
     from search.pareto.stability import figure as figure_of
     from search.pareto.stability import interval as repeated
@@ -280,6 +291,9 @@ def front_table(folder: RunFolder, space: Space, found: Front) -> RenderableType
                          "[red]x[/] beaten by another member, or beyond a constraint, when measured anew")):
         if place in found.stability:
             notes.append(note)
+    if any(DOUBTFUL in cell for line in rows for cell in line[:-1]):
+        notes.append(f"[yellow]{DOUBTFUL}[/] the interval is wider than the value: measured too few times, "
+                     "or on a busy machine")
     notes += [f"[dim]{escape(line)}[/]" for line in left_out(found)]
     if any(artifact_of(folder, row) for row in found):
         notes.append(f"[dim]exported models: {escape(shown(folder.path / 'artifacts' / 'trial-NNNN'))}[/]")

@@ -148,8 +148,8 @@ def measured(artifact: Path, paths: dict[str, str], missing: Sequence[tuple[str,
     from rich.console import Console
     from rich.markup import escape
 
-    from search.cli.doctor import free_cpus
     from search.cli.format import duration
+    from search.run.machine import free_cpus
     from trainable.baselines.comparison import compare, open_comparison
 
     console = Console(file=sys.stderr, highlight=False)

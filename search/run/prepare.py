@@ -16,6 +16,7 @@ from search.engine.engine import Engine, RunningTrial
 from search.records.events import PrepareEvent
 from search.run.calibration_rules import most_texts
 from search.run.pace import Pace, spoken
+from spaces.box import OF_BASE
 from spaces.config import TrialConfig
 from spaces.errors import RunError, UserError
 from spaces.paths import DECIDING, settings_in
@@ -86,6 +87,11 @@ class SharedFolders:
         """What a trial's payload says of it (see `search.distributed.shared.prepared`): folders that
         are made, and what decides about the others."""
         return self.made(config), {"cache": str(self.cache), "settings": settings(config)}
+
+    def base_figures(self, config: TrialConfig) -> dict[str, float]:
+        """What the base of a trial has of the metrics that it can have, where it was timed."""
+        known = json.loads(self.made(config).get("reference", "{}"))
+        return {metric: known[metric] for metric in OF_BASE if metric in known}
 
     def note(self, trial: RunningTrial, event: SharedWord) -> None:
         """A trial tells of what it makes."""

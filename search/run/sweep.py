@@ -3,7 +3,6 @@ everything in RUN/."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from search.run.cards import FolderFiles, write_cards
 from search.run.checks import check_request, check_writable
 from search.run.finish import not_retrained, record_repeats, retrain
 from search.run.first_points import first_points
+from search.run.machine import others_at_work
 from search.run.opening import created, disk_errors, versions
 from search.run.resuming import agree
 from search.run.validation import notes, problem
@@ -35,7 +35,6 @@ from search.schedulers import registry
 from search.study.opening import open_search
 from search.trackers.base import TrackedRun, Tracker
 from search.trackers.registry import close_all, start
-from spaces.box import OF_BASE
 from spaces.config import TrialConfig
 from spaces.errors import UserError, one_line
 from spaces.schema import Space
@@ -93,6 +92,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     else:
         storage = Path(resume).resolve().parent if resume else Path(storage or "runs").resolve()
     check_writable(storage)
+    busy = others_at_work()  # before the cluster is
     with disk_errors(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
         cluster = stack.enter_context(connected(address, cpus))
@@ -112,6 +112,8 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
         try:
             stack.callback(stages.close_trackers)
             stages.open(cluster.address, wanted=max_concurrent, resumed=resume is not None)
+            if cluster.local and busy:
+                stages.notice(busy)
             if warm_start:
                 stages.learn(Path(warm_start))
             pool = WorkerPool(groups, space.hardware, scratch, jobs=jobs, on_notice=stages.notice,
@@ -223,11 +225,10 @@ class RunStages:
     def _tell_base(self, shared: SharedFolders) -> None:
         """Let the box know what the base has, where all trials share one that was timed; a run that is gone
         on with keeps to what its first session found."""
-        text = shared.made(self.space.example).get("reference")
-        if text and not self.folder.meta.get("base"):
-            known = json.loads(text)
-            self.folder.update(base={metric: known[metric] for metric in OF_BASE})
-        self.space.box.told(self.folder.meta.get("base") or {})
+        known = self.folder.meta.get("base") or shared.base_figures(self.space.example)
+        if known:
+            self.folder.update(base=known)
+            self.space.box.told(known)
 
     def finish(self) -> RunResult:
         """Leave the folder in order."""

@@ -27,6 +27,7 @@ def test_figure(metric, value, expected):
 
 def test_interval_is_1_96_standard_errors_in_the_same_unit():
     assert interval("latency_ms", {"latency_ms": 12.3, "latency_ms_se": 0.5}) == "12.3 ± 0.98 ms"
+    assert interval("latency_ms", {"latency_ms": 12.0, "latency_ms_se": 10.0}) == "12 ± 20 ms (!)"
     assert interval("size_bytes", {"size_bytes": 2e6, "size_bytes_se": 1e5}) == "2 ± 0.2 MB"
     assert interval("perplexity", {"perplexity": 9.5}) == "9.5"
     assert interval("perplexity", {"perplexity": 9.5, "perplexity_se": math.nan}) == "9.5"

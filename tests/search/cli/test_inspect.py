@@ -12,6 +12,7 @@ from pydantic import Field
 from search.cli import doctor
 from search.cli.main import main
 from search.cli.plugins import KINDS, describe, parameters
+from search.run import machine
 from search.samplers import registry as catalogue
 from search.schedulers import registry as schedulers
 from spaces.loading import shipped
@@ -144,6 +145,14 @@ def test_a_check_that_raises_is_a_finding(monkeypatch, tmp_path):
 @pytest.mark.parametrize("text, expected", [("max 100000", 4.0), ("150000 100000", 1.5)])
 def test_cpu_limit_follows_the_control_group(text, expected, tmp_path, monkeypatch):
     (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(doctor, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(doctor.os, "sched_getaffinity", lambda _pid: range(4))
-    assert doctor.cpu_limit() == expected
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _pid: range(4))
+    assert machine.cpu_limit() == expected
+
+
+@pytest.mark.parametrize(("load", "told"), [(3.9, None), (4.0, "load 4.0, 4 CPUs"), (31.2, "load 31.2")])
+def test_a_busy_machine_is_told_before_a_run(load, told, monkeypatch):
+    monkeypatch.setattr(machine, "cpu_limit", lambda: 4.0)
+    monkeypatch.setattr(machine.os, "getloadavg", lambda: (load, 9.0, 9.0))
+    said = machine.others_at_work()
+    assert said is None if told is None else told in said

@@ -1,6 +1,7 @@
 """What trials share: made before them where all need it, when one first needs it where it is searched, each
 thing once."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -154,18 +155,23 @@ def test_what_all_trials_need_comes_first_and_nothing_twice(shared):
     assert things.of(configs[3]) == {"corpus": "/corpus-1", "teacher": "/teacher-2", "base": "/base-2"}
 
 
+def taken(base):
+    return json.dumps({"latency_ms": float(base[-1]), "yardstick_ms": 0.5, "size_bytes": 8.0})
+
+
 def test_what_a_base_takes_goes_to_the_trials_that_start_from_it(tmp_path):
     class Timing(Makers):
         def map(self, tasks, on_event, watch=None):
-            return [{**event, "reference": f"of {event['path']}"} if "base" in event["path"] else event
+            return [{**event, "reference": taken(event["path"])} if "base" in event["path"] else event
                     for event in super().map(tasks, on_event, watch)]
 
     space = make_space(search={SEED: {"choice": [1, 2]}})
     things = SharedFolders(space, Timing(), tmp_path, Records())
     one, two = (space.config({SEED: seed}) for seed in (1, 2))
     things.make([one, two])
-    assert [things.of(config)["reference"] for config in (one, two)] == ["of /base-1", "of /base-2"]
-    assert things.request(two)[0]["reference"] == "of /base-2"
+    assert [things.of(config)["reference"] for config in (one, two)] == [taken("/base-1"), taken("/base-2")]
+    assert things.request(two)[0]["reference"] == taken("/base-2")
+    assert things.base_figures(two) == {"latency_ms": 2.0, "size_bytes": 8.0}
 
 
 @pytest.mark.parametrize(("deterministic", "lent"), [(0, [True, False]), (2, [False, False])])
