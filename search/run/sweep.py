@@ -223,10 +223,8 @@ class RunStages:
                 self.folder.path / AGAIN, self._warn)
 
     def _tell_base(self, shared: SharedFolders) -> None:
-        """Let the box know what the base has, where all trials share one that was timed; a run that is gone
-        on with keeps to what its first session found."""
-        known = self.folder.meta.get("base") or shared.base_figures(self.space.example)
-        if known:
+        """Let the box know what the base has, where all share one that was timed: as the first session did."""
+        if known := self.folder.meta.get("base") or shared.base_figures(self.space.example):
             self.folder.update(base=known)
             self.space.box.told(known)
 
