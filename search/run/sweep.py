@@ -223,7 +223,7 @@ class RunStages:
                 self.folder.path / AGAIN, self._warn)
 
     def _tell_base(self, shared: SharedFolders) -> None:
-        """Let the box know what the base has, where all share one that was timed: as the first session did."""
+        """Let the box know what the base has, where trials share one that is timed: as at first."""
         if known := self.folder.meta.get("base") or shared.base_figures(self.space.example):
             self.folder.update(base=known)
             self.space.box.told(known)
