@@ -216,6 +216,8 @@ class GuidanceConfig(Settings):
     repairs: int = Field(0, ge=0, le=1000,
                          description="reweight: times that texts which their oracle finds short of "
                                      "the target are masked in part and filled in anew")
+    phrases: PluginRef = Field(PluginRef(name="bank"), description="reweight: how phrases of a target "
+                                                                   "come into a text")
     scale: float = Field(1.0, ge=0, description="classifier-free guidance: (1 + scale) "
                                                 "x told - scale x untold; 0: told alone")
     optimizer: Literal["sign", "adagrad"] = Field(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trainable.adapters.base import AdapterStart
     from trainable.control.base import ControlTask
     from trainable.control.oracles.base import Oracle
+    from trainable.control.phrases.base import PhrasePlan
     from trainable.corpora.base import Corpus
     from trainable.diffusion.canvas.samplers import CanvasSampler
     from trainable.diffusion.gaussian.samplers import Sampler
@@ -228,6 +229,10 @@ ORACLES: Registry[Oracle] = Registry("control oracle", {
     "spacy": "trainable.control.oracles.pipelines:SpacyOracle",
     "benepar": "trainable.control.oracles.pipelines:BeneparOracle",
 })
+PHRASES: Registry[PhrasePlan] = Registry("phrase plan", {
+    "bank": "trainable.control.phrases.bank:Bank",
+    "tags": "trainable.control.phrases.tag_rows:TagRows",
+})
 METRICS: Registry[Metric] = Registry("metric", {
     "perplexity": "trainable.metrics.perplexity:Perplexity",
     "nll_bound": "trainable.metrics.nll_bound:NLLBound",
@@ -249,7 +254,8 @@ METRICS: Registry[Metric] = Registry("metric", {
 REGISTRIES: dict[str, Registry[Any]] = {
     "backbones": BACKBONES, "processes": PROCESSES, "quantizers": QUANTIZERS, "bodies": BODIES,
     "adapter_starts": ADAPTER_STARTS, "methods": POST_TRAINING, "token_weights": TOKEN_WEIGHTS,
-    "corrections": CORRECTIONS, "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES, "metrics": METRICS}
+    "corrections": CORRECTIONS, "corpora": CORPORA, "tasks": TASKS, "oracles": ORACLES,
+    "phrase_plans": PHRASES, "metrics": METRICS}
 
 
 def completed(config: TrialConfig) -> TrialConfig:

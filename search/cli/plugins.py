@@ -28,6 +28,7 @@ KINDS = {  # where each kind stands in a space file
     "samplers": "trial.sampling.sampler",
     "tasks": "trial.evaluation.control_tasks",
     "oracles": "the parameter `oracle` of a control task: NAME, or NAME:MODEL",
+    "phrase_plans": "trial.evaluation.guidance.phrases",
     "metrics": "objectives, constraints",
     "searchers": "sampler",
     "schedulers": "scheduler",

@@ -21,6 +21,7 @@ from trainable.registry import (
     BODIES,
     CORPORA,
     CORRECTIONS,
+    PHRASES,
     POST_TRAINING,
     PROCESSES,
     QUANTIZERS,
@@ -42,6 +43,7 @@ KINDS: tuple[tuple[str, Registry], ...] = (
     ("calibration.token_weight", TOKEN_WEIGHTS),
     ("calibration.corrections", CORRECTIONS),
     ("evaluation.control_tasks", TASKS),
+    ("evaluation.guidance.phrases", PHRASES),
 )
 
 

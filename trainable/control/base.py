@@ -16,6 +16,7 @@ from torch import Tensor
 from spaces.config import GuidanceConfig
 from spaces.errors import UserError
 from trainable import registry
+from trainable.control.constituents import Constituents
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.syntax import Syntax
@@ -175,6 +176,10 @@ class ControlTask(ABC):
 
     def tag_counts(self) -> Syntax | None:
         """Counts over tagged text, of a task that goes by them."""
+        return None
+
+    def constituents(self) -> Constituents | None:
+        """Phrases of training text, of a task that asks for some."""
         return None
 
     # ---- telling a model ----

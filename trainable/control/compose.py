@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spaces.config import PluginRef
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
+from trainable.control.constituents import Constituents
 from trainable.control.layouts import Layout, merged
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.syntax import Syntax
@@ -96,6 +97,10 @@ class Compose(ControlTask):
     def tag_counts(self) -> Syntax | None:
         """Of the part that counts tags."""
         return next((counts for part in self.parts if (counts := part.tag_counts()) is not None), None)
+
+    def constituents(self) -> Constituents | None:
+        """Of the part that asks for phrases."""
+        return next((found for part in self.parts if (found := part.constituents()) is not None), None)
 
     def check_file(self, corpus: TokenizedCorpus, generator: torch.Generator) -> None:
         """Every part's."""

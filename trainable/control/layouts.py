@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spaces.errors import UserError
+from trainable.control.oracles.base import Span
 from trainable.corpora.tokenized import END, PAD, START
 
 FREE = -1
@@ -29,9 +30,11 @@ class Layout:
     """One of these rows of word ids is to stand somewhere; none: nothing is."""
     weights: Tensor | None = None
     """[length, V] log-weights added to the posterior of free positions."""
-    patterns: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
-    """(first position, [K, n] tag rows, [K] log-weights): one of the rows is drawn where the model
-    finds it likely."""
+    spans: list[Span] = field(default_factory=list)
+    """Phrases that are to stand, first and last word and label, the text's first word being 0: what a
+    `PhrasePlan` draws for."""
+    complete: bool = False
+    """Whether the spans are all brackets of the text."""
     words: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     """[length] bool: free positions at which a word begins, so that where positions are counted each holds
     one. It says nothing where ids are words; of a tokenizer's tokens, only those that begin a word may stand
@@ -63,6 +66,12 @@ class Layout:
         self.prompt[first:first + len(ids)] = torch.tensor(list(ids), dtype=torch.long)
         self.words[first + len(ids):first + len(ids) + 1] = True
 
+    def weigh(self, first: int, weights: Tensor) -> None:
+        """Add log-weights [n, V] from a position on."""
+        if self.weights is None:
+            self.weights = torch.zeros(len(self.prompt), weights.shape[1])
+        self.weights[first:first + len(weights)] += weights
+
     def count_words(self, upto: int) -> None:
         """Every position before `upto` holds one word."""
         self.words[:upto] = True
@@ -85,7 +94,8 @@ def merged(parts: Sequence[Layout]) -> Layout:
         if first.phrases and other.phrases:
             raise UserError("two controls that each place a phrase cannot be asked for together")
         first.phrases = first.phrases or other.phrases
-        first.patterns += other.patterns
+        first.spans = first.spans + other.spans
+        first.complete = first.complete or other.complete
         first.words = first.words | other.words
         if other.weights is not None:
             first.weights = other.weights if first.weights is None else first.weights + other.weights

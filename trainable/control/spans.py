@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
-from trainable.control.controllers import CONTROLLER, Controller, counted, prepare_controller
+from trainable.control.constituents import Constituents
+from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus, Lexicon
@@ -41,6 +43,7 @@ class Spans(ControlTask):
     syntax: Syntax | None
     heads: Heads | None
     _held: tuple[list[Target], PhraseBatch] | None = None
+    _bank: Callable[[], Constituents] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -88,7 +91,10 @@ class Spans(ControlTask):
     def prepare(self, context: TaskContext) -> None:
         """Tags by word and tag rows by phrase, counted in training text; or heads trained
         on noisy latents."""
-        prepare_controller(self, context, oracle_for(self.params.oracle, context.corpus, "spans"))
+        oracle = oracle_for(self.params.oracle, context.corpus, "spans")
+        prepare_controller(self, context, oracle)
+        self._bank = partial(context.cached, "constituents", oracle.full_name,
+                             make=partial(Constituents.count, context.corpus, oracle))
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
@@ -116,14 +122,15 @@ class Spans(ControlTask):
         """Of training text; none with a trained controller."""
         return self.syntax
 
+    def constituents(self) -> Constituents | None:
+        """Of training text, counted when they are first asked for."""
+        return None if self._bank is None else self._bank()
+
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
-        """A tag row seen as such a phrase, drawn as often as text shows it and the model finds it likely. A
-        phrase that text never showed is left to chance, as it is under gradients."""
-        made, syntax = Layout.free(length), counted(self)
-        for first, last, label in self.requested_spans(target):
-            if syntax.known(label, last - first + 1) and last + 3 <= length:
-                made.patterns.append((first, *syntax.rows(label, last - first + 1)))
-                made.count_words(last + 3)
+        """The phrase; each position up to the word behind it holds a word."""
+        made = Layout.free(length)
+        made.spans = self.requested_spans(target)
+        made.count_words(min(length, max(last for _, last, _ in made.spans) + 3))
         return made
 
     def requested_spans(self, target: Target) -> list[Span]:

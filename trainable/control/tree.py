@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from trainable.control.base import Target
-from trainable.control.controllers import counted
 from trainable.control.layouts import Layout
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.oracles.base import Oracle, Span
@@ -59,20 +58,9 @@ class Tree(Spans):
         return [(first, last, label) for first, last, label in target["spans"]]
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
-        """END behind the last word, and tag rows for the widest phrases that text showed, those first
-        that hold the phrases inside them, too."""
-        made, covered = Layout.of_length(target["words"], length), list[Span]()
-        syntax = counted(self)
-        spans = sorted(self.requested_spans(target), key=lambda span: span[0] - span[1])
-        for first, last, label in spans:
-            if (not syntax.known(label, last - first + 1)
-                    or any(a <= first and last <= b for a, b, _ in covered)):
-                continue
-            inside = [span for span in spans
-                      if first <= span[0] and span[1] <= last and span != (first, last, label)]
-            tags, share = syntax.rows(label, last - first + 1)
-            made.patterns.append((first, tags, share + syntax.explained(tags, first, inside)))
-            covered.append((first, last, label))
+        """END behind the last word, and every phrase."""
+        made = Layout.of_length(target["words"], length)
+        made.spans, made.complete = self.requested_spans(target), True
         return made
 
     def condition(self, target: Target, positions: int) -> list[list[str]]:

@@ -14,7 +14,8 @@ from trainable.control.base import TaskContext
 from trainable.control.generating import controlled, guided
 from trainable.control.layouts import FREE, Layout, merged
 from trainable.control.lexicon import contains
-from trainable.control.reweighting import _aim, _place
+from trainable.control.phrases.tag_rows import TagRow
+from trainable.control.settling import place_phrase
 from trainable.control.syntax import tag_weights
 from trainable.corpora.tokenized import END, PAD, START
 from trainable.registry import TASKS
@@ -73,8 +74,9 @@ def test_weights_lead_a_model_that_knows_nothing(model, name):
     # reads a bracketing in any words; the grammar reads none in nonsense
     task = task_of(name, oracle="textblob")
     targets = targets_of(task, 24)
-    _, led = written(model, task, targets)
-    _, loose = written(model, task, targets, BY_WEIGHT.model_copy(update={"power": 0.0}))
+    by_tags = BY_WEIGHT.model_copy(update={"phrases": PluginRef(name="tags")})
+    _, led = written(model, task, targets, by_tags)
+    _, loose = written(model, task, targets, by_tags.model_copy(update={"power": 0.0}))
     means = [sum(score["success"] for score in scores) / len(scores) for scores in (led, loose)]
     assert means[0] > means[1] + 0.05, means
 
@@ -113,8 +115,9 @@ def test_controls_together_are_all_kept(model):
                 and any(contains(words, phrase) for phrase in semantic["phrases"]))
 
 
-def test_a_text_does_not_depend_on_what_it_is_written_with(model):
-    task = task_of("length")
+@pytest.mark.parametrize("name", ["length", "semantic", "spans", "tree"])
+def test_a_text_does_not_depend_on_what_it_is_written_with(model, name):
+    task = task_of(name)
     targets = targets_of(task, 6)
     together, _ = written(model, task, targets)
     first, _ = written(model, task, targets[:3])
@@ -148,7 +151,7 @@ def test_a_phrase_is_placed_where_the_weights_of_other_targets_want_it():
     places = []
     for seed in range(20):
         made = Layout(layout.prompt.clone(), [[word]], layout.weights)
-        _place(made, even + made.weights, torch.Generator().manual_seed(seed), None)
+        place_phrase(made, even + made.weights, torch.Generator().manual_seed(seed), None)
         places.append((made.prompt == word).nonzero().flatten().tolist())
     assert places == [[4]] * 20
 
@@ -164,7 +167,8 @@ def test_tag_rows_are_drawn_as_often_as_text_shows_them():
     drawn, wanted = torch.zeros(len(tags)), [tag_weights(task.syntax.tag_given_word, row) for row in tags]
     for seed in range(300):
         layout = Layout.free(LENGTH)
-        _aim(layout, task, 1, tags, weight, even, torch.Generator().manual_seed(seed))
+        part = TagRow(1, tags, weight, task.syntax.tag_given_word)
+        part.draw(layout, even, torch.Generator().manual_seed(seed))
         found = layout.weights[1:1 + tags.shape[1]]
         drawn[next(i for i, row in enumerate(wanted) if row.equal(found))] += 1
     assert (drawn / 300 - weight.softmax(0)).abs().max() < 0.1

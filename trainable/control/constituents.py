@@ -1,0 +1,134 @@
+"""Phrases that training text shows, with their words: what a constituent bank draws from, counted once.
+
+Two tables. `phrases` holds them word by word, with the tags of their neighbors. `nodes` holds what a bracket
+has of its own, the words in it that stand in no bracket inside: `(S (NP it) (VP is (ADJP cheap)) .)` has the
+full stop. A tree is put together of nodes, so that its words are those of many texts and not of one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from trainable.control.oracles.base import Oracle, Span
+from trainable.control.syntax import EDGE, INDEX, readings
+from trainable.corpora.tokenized import UNK, TokenizedCorpus
+
+
+@dataclass
+class Node:
+    """A bracket, and those right inside it in order."""
+
+    span: Span
+    inside: list[Node] = field(default_factory=list)
+
+    @property
+    def own(self) -> list[int]:
+        """Positions of the words that stand in no bracket inside; the text's first word is 0."""
+        taken = {i for node in self.inside for i in range(node.span[0], node.span[1] + 1)}
+        return [i for i in range(self.span[0], self.span[1] + 1) if i not in taken]
+
+    def shapes(self) -> tuple[Hashable, ...]:
+        """What tells nodes apart, from all that is inside to the labels right inside."""
+        return (self.shape(), self._shape(lambda node: (node.span[2], node.span[1] - node.span[0])),
+                self._shape(lambda node: node.span[2]))
+
+    def shape(self) -> tuple[Hashable, ...]:
+        """Label and children, None for a word: all brackets inside, but not where in the text."""
+        return self._shape(Node.shape)
+
+    def _shape(self, told: Callable[[Node], Hashable]) -> tuple[Hashable, ...]:
+        begins, children, at = {node.span[0]: node for node in self.inside}, [], self.span[0]
+        while at <= self.span[1]:
+            node = begins.get(at)
+            children.append(None if node is None else told(node))
+            at = at + 1 if node is None else node.span[1] + 1
+        return self.span[2], *children
+
+
+def nodes_of(spans: Sequence[Span]) -> list[Node]:
+    """Every bracket, outer before inner; of equal ones the first is the outer. One that crosses
+    another before it is left out."""
+    found: list[Node] = []
+    path: list[Node] = []
+    for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+        while path and path[-1].span[1] < span[0]:
+            path.pop()
+        if path and span[1] > path[-1].span[1]:
+            continue
+        node = Node(span)
+        if path:
+            path[-1].inside.append(node)
+        path.append(node)
+        found.append(node)
+    return found
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Different rows of words seen in one place."""
+
+    ids: Tensor
+    """[K, n] word ids."""
+    share: Tensor
+    """[K] log of how often text showed each, as a share."""
+    neighbors: Tensor
+    """[K, 2] tags of the words before and behind; [K, 0] where they are not told."""
+
+    @cached_property
+    def lift(self) -> Tensor:
+        """[K] log of a row's share over the product of its words' shares at their places. Times the model's
+        probabilities of its words there it is, by Bayes' rule, how likely the row is, words being taken as
+        independent, as the posterior gives them."""
+        each = torch.zeros(self.ids.shape[1], int(self.ids.amax()) + 1).scatter_add(
+            1, self.ids.T, self.share.exp().repeat(self.ids.shape[1], 1))
+        return self.share - each.gather(1, self.ids.T).log().sum(0)
+
+
+@dataclass(frozen=True)
+class Constituents:
+    """Both tables. No phrase is a whole text, and none has a word that is unknown."""
+
+    phrases: dict[tuple[str, int], Rows]
+    """(label, words) -> such phrases."""
+    nodes: dict[Hashable, Rows]
+    """Shape of a node -> words of its own. Nodes with none are not there."""
+
+    @classmethod
+    def count(cls, corpus: TokenizedCorpus, oracle: Oracle) -> Constituents:
+        """From the training split of a `TokenizedCorpus`, as `oracle` brackets it."""
+        phrases: defaultdict[tuple[str, int], Counter] = defaultdict(Counter)
+        nodes: defaultdict[Hashable, Counter] = defaultdict(Counter)
+        for ids, reading in readings(corpus, oracle):
+            tags = (INDEX[EDGE], *(INDEX[tag] for tag in reading.tags), INDEX[EDGE])
+            for first, last, label in set(reading.spans):
+                row = tuple(ids[first:last + 1])
+                if len(row) < len(ids) and UNK not in row:
+                    phrases[label, len(row)][row, (tags[first], tags[last + 2])] += 1
+            for node, own in _with_words(reading.spans, ids):
+                for shape in node.shapes():
+                    nodes[shape][own, ()] += 1
+        return cls({key: _rows(counts) for key, counts in phrases.items()},
+                   {key: _rows(counts) for key, counts in nodes.items()})
+
+    def node(self, node: Node) -> Rows | None:
+        """Rows for its words, by the closest of its shapes that text showed."""
+        return next((self.nodes[shape] for shape in node.shapes() if shape in self.nodes), None)
+
+
+def _with_words(spans: Sequence[Span], ids: Sequence[int]) -> Iterator[tuple[Node, tuple[int, ...]]]:
+    for node in nodes_of(spans):
+        own = tuple(ids[i] for i in node.own)
+        if 0 < len(own) < len(ids) and UNK not in own:
+            yield node, own
+
+
+def _rows(counts: Counter) -> Rows:
+    numbers = torch.tensor(list(counts.values()), dtype=torch.float32)
+    return Rows(torch.tensor([row for row, _ in counts]), (numbers / numbers.sum()).log(),
+                torch.tensor([tags for _, tags in counts], dtype=torch.long).view(len(counts), -1))
