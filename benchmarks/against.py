@@ -31,13 +31,14 @@ def main() -> None:
     parser.add_argument("--probes", default="rung,start,proposal")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of the probes")
+    parser.add_argument("--caches", type=Path, help="a folder that keeps the caches; else a new one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         before = Path(scratch) / "before"
         git("worktree", "add", "--detach", "--quiet", str(before), args.commit)
         trees = {"before": before, "now": ROOT}
         try:
-            figures = {name: compared(name, trees, args.repeats, args.threads, Path(scratch))
+            figures = {name: compared(name, trees, args.repeats, args.threads, args.caches or Path(scratch))
                        for name in args.probes.split(",")}
         finally:
             git("worktree", "remove", "--force", str(before))
@@ -47,13 +48,13 @@ def main() -> None:
     save(name, {"threads": args.threads, "probes": earlier | figures})
 
 
-def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, scratch: Path) -> dict:
+def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, caches: Path) -> dict:
     """Per figure of a probe: both medians, the paired ratios now / before. A first round that fills each
     tree's cache is not counted."""
     found: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
     for repeat in range(-1, repeats):
         for tree in sorted(trees, reverse=repeat % 2 == 0):
-            line = probe(name, trees[tree], scratch / f"cache-{tree}", threads)
+            line = probe(name, trees[tree], caches / f"cache-{tree}", threads)
             print(name, tree, "warm-up" if repeat < 0 else repeat, json.dumps(line), flush=True)
             if repeat >= 0:
                 found[tree].append(line)
@@ -65,7 +66,7 @@ def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, scra
 
 def probe(name: str, tree: Path, cache: Path, threads: int) -> dict[str, float]:
     """What a probe prints when it runs on a tree."""
-    cache.mkdir(exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run([sys.executable, str(Path(__file__).parent / "probes" / f"{name}.py"), str(cache)],
                           cwd=tree, env=environment, text=True, stdout=subprocess.PIPE, check=True)
