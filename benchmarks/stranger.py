@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, host, save
+from benchmarks.common import RESULTS, save
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES = 5000
@@ -122,6 +122,10 @@ def main() -> None:
         walk = Walk(options.folder, ports, until)
         if not walk.clone.is_dir():
             walk.step("clone", ["git", "clone", "-q", str(ROOT), str(walk.clone)], at=walk.folder)
+        walk.facts.setdefault("commit", subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=walk.clone, capture_output=True, text=True,
+            check=True).stdout.strip())
+        walk.facts.setdefault("date", time.strftime("%Y-%m-%d"))
         walk.step("quickstart", ["make", "quickstart", f"PYTHON={options.python}"])
         second = "test" if options.tests else "install"
         walk.step(second, ["make", second, f"PYTHON={options.python}"])
@@ -131,8 +135,7 @@ def main() -> None:
         cluster(walk, f"http://127.0.0.1:{ports['QDLM_RAY_DASHBOARD_PORT']}")
     kept = RESULTS / "stranger.json"
     known = json.loads(kept.read_text()).get("pythons", {}) if kept.is_file() else {}
-    own_host = {name: value for name, value in host().items() if name in ("commit", "date")}
-    save("stranger", {"pythons": known | {version: {**own_host, **walk.figures()}}})
+    save("stranger", {"pythons": known | {version: walk.figures()}})
 
 
 def own(walk: Walk, trials: int) -> None:
