@@ -1,12 +1,13 @@
 """How long the quickstart's packages take to install, beside an earlier commit:
-`python -m benchmarks.install_time COMMIT [--repeats 2] [--caches cold,warm]`.
+`python -m benchmarks.install_time COMMIT [--repeats 2] [--caches cold,warm] [--keep-nothing]`.
 
 What `make quickstart` does before it runs, `make .venv/run.stamp`, in fresh checkouts in turn: wall and CPU
 seconds, from a new environment to the last package. `cold`: caches of pip and uv are empty each time, so that
 everything is fetched from the package index; `warm`: they are as an earlier installation of the same checkout
 left them. What is not compiled ahead is compiled when it is first imported: `first_import` is what the
-libraries of a run take then, `later_import` the next time. Rounds are added to those that are there already,
-in results/install_time.json.
+libraries of a run take then, `later_import` the next time. With `--keep-nothing` Python keeps none of what it
+compiles (PYTHONDONTWRITEBYTECODE=1, as in many images), and all is compiled ahead. Rounds are added to those
+that are there already, in results/install_time.json.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--caches", default="cold,warm")
+    parser.add_argument("--keep-nothing", action="store_true")
     args = parser.parse_args()
     path, commit = RESULTS / "install_time.json", git("rev-parse", "--short", args.commit)
     rounds: list[dict[str, Any]] = []
@@ -50,8 +52,10 @@ def main() -> None:
             for repeat in range(args.repeats):
                 for cache in args.caches.split(","):
                     for name in sorted(trees, reverse=repeat % 2 == 0):
-                        found = installed(trees[name], Path(place) / f"cache-{name}", cache)
-                        rounds.append({"tree": name, "cache": cache, **found})
+                        found = installed(trees[name], Path(place) / f"cache-{name}", cache,
+                                          args.keep_nothing)
+                        case = f"{cache}, nothing kept" if args.keep_nothing else cache
+                        rounds.append({"tree": name, "cache": case, **found})
                         print(json.dumps(rounds[-1]), flush=True)
                         save("install_time", {"before": commit, "medians": medians(rounds), "rounds": rounds})
         finally:
@@ -59,13 +63,16 @@ def main() -> None:
                 git("worktree", "remove", "--force", str(tree))
 
 
-def installed(tree: Path, caches: Path, cache: str) -> dict[str, float]:
+def installed(tree: Path, caches: Path, cache: str, keep_nothing: bool) -> dict[str, float]:
     """Seconds of one installation into a checkout, and of the imports after it."""
     shutil.rmtree(tree / ENVIRONMENT, ignore_errors=True)
     if cache == "cold":
         shutil.rmtree(caches, ignore_errors=True)
     environment = {**os.environ, "XDG_CACHE_HOME": str(caches)}
-    environment.pop("VIRTUAL_ENV", None)
+    for name in ("VIRTUAL_ENV", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
+    if keep_nothing:
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
     wall, cpu = timed(["make", "-C", str(tree), TARGET], tree, environment)
     imports = [timed([str(tree / ENVIRONMENT / "bin" / "python"), "-c", IMPORTS], tree, environment)[1]
                for _ in range(2)]

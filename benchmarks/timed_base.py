@@ -42,7 +42,7 @@ def timed_base(config: TrialConfig, corpus: Path, cache: Path, seconds: float) -
     folder = cache / f"timed-{content_key(1, corpus.name, settings, seconds)}"
     if verified(folder):
         return folder
-    run = _run(config, corpus)
+    run = training_run(config, corpus)
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}.training"), run)
     spent = checkpoint.notes["spent"] if checkpoint.restore() else 0.0
     parts: dict[str, float] = {}
@@ -73,7 +73,8 @@ def facts_of(folder: Path) -> dict:
     return facts
 
 
-def _run(config: TrialConfig, folder: Path) -> TrainingRun:
+def training_run(config: TrialConfig, folder: Path) -> TrainingRun:
+    """The training of a base on a prepared corpus, before its first step; when it ends is left open."""
     corpus, process = TokenizedCorpus.open(folder), PROCESSES.build(config.diffusion)
     model = BACKBONES.get(config.model.name).from_config(
         BACKBONES.params(config.model), process.params, corpus.vocab,

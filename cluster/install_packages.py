@@ -3,9 +3,10 @@
     python cluster/install_packages.py [-c FILE] [-e PATH] [REQUIREMENT ...]
 
 Run by `make install` with the interpreter of the new environment: only the standard library is at hand. uv
-unpacks in parallel, and nothing is compiled ahead: of some ten thousand modules a run imports a few hundred,
-and Python keeps what it compiled for these. uv reads no settings of pip; they are handed on. Where pip is set
-to something that is not known here, or uv does not come to an end, pip installs, as it would have.
+unpacks in parallel, and nothing is compiled ahead: a run imports a part of all modules, and Python keeps
+what it compiled for these; all are compiled where Python is told to keep nothing (PYTHONDONTWRITEBYTECODE).
+uv reads no settings of pip; they are handed on. Where pip is set to something that is not known here, or uv
+does not come to an end, pip installs, as it would have.
 """
 
 from __future__ import annotations
@@ -97,15 +98,18 @@ def install(wanted: Sequence[str], index: str = "") -> int:
             options = uv_options(settings, index)
             program = uv_program(Path(scratch)) if options is not None else None
             if program is not None and options is not None:
-                command = [program, "pip", "install", "--quiet", "--python", sys.executable]
+                command = [program, "pip", "install", "--quiet", "--python", sys.executable,
+                           *(["--compile-bytecode"] if sys.dont_write_bytecode else [])]
                 done = subprocess.run([*command, *options, *wanted], env=uv_environment(settings))
                 if done.returncode == 0:
                     return 0
                 print("uv could not install it; pip tries", file=sys.stderr)
         except (OSError, subprocess.CalledProcessError, ValueError, SyntaxError) as error:
             print(f"without uv: {error}", file=sys.stderr)
-    further = ["--extra-index-url", index] if index else []
-    return min(pip("install", "-qq", "--no-compile", *further, *wanted).returncode, 1)
+    more = ["--extra-index-url", index] if index else []
+    if not sys.dont_write_bytecode:
+        more.append("--no-compile")
+    return min(pip("install", "-qq", *more, *wanted).returncode, 1)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,6 +31,7 @@ def machine(monkeypatch, tmp_path):
 
     monkeypatch.setattr(install_packages.subprocess, "run", run)
     monkeypatch.setattr(install_packages.shutil, "which", lambda name: "/bin/uv")
+    monkeypatch.setattr(install_packages.sys, "dont_write_bytecode", False)
     return ran, fails
 
 
@@ -58,11 +59,21 @@ def test_uv_installs_and_pip_where_it_fails(machine, capfd):
     assert command[-5:] == ["-c", "pins.txt", "numpy", "-e", ".[search]"]
     fails.append("/bin/uv")
     assert install(["numpy"], "file:///t") == 0
-    assert ran[-1][0][1:] == ["-m", "pip", "install", "-qq", "--no-compile", "--extra-index-url", "file:///t",
+    assert ran[-1][0][1:] == ["-m", "pip", "install", "-qq", "--extra-index-url", "file:///t", "--no-compile",
                               "numpy"]
     assert capfd.readouterr().err == "uv could not install it; pip tries\n"
     fails.append("pip")
     assert install(["numpy"]) == 1
+
+
+def test_all_is_compiled_where_python_keeps_nothing_that_it_compiles(machine, monkeypatch):
+    ran, fails = machine
+    fails.append("/bin/uv")
+    for keeps in (True, False):
+        monkeypatch.setattr(install_packages.sys, "dont_write_bytecode", not keeps)
+        assert install(["numpy"]) == 0
+        (uv, _), (pip, _) = ran[-2:]
+        assert ("--compile-bytecode" in uv, "--no-compile" in pip) == (not keeps, keeps)
 
 
 def test_pip_installs_where_it_is_set_to_what_is_not_known_or_there_is_no_uv(machine, monkeypatch):

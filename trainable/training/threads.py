@@ -2,7 +2,7 @@
 
 Noise is drawn by one generator, whatever the number of threads: only the order in which floats are summed
 differs. Whether more threads are faster depends on the model and on what else the machine does, so it is
-measured: a run keeps the number that took least a step.
+measured: a run tries twice as many as long as that is quicker, and keeps the number that took least a step.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 
 EVERY = 2.0
 """Seconds between looks at who idles."""
+RETRY = 20
+"""Looks after which more threads that were slower are tried once more: the machine may have been busy."""
 
 
 class BorrowedThreads:
@@ -24,6 +26,7 @@ class BorrowedThreads:
                  clock: Callable[[], float] = time.monotonic):
         self.own, self.spare, self.every, self._clock = own, spare, every, clock
         self._begun, self._steps = 0.0, 0
+        self._kept = 0
         self._taken: dict[int, float] = {}
         """Threads -> seconds a step when they were last tried."""
 
@@ -36,10 +39,15 @@ class BorrowedThreads:
         self._set(self._best(self.own + self.spare()))
 
     def _best(self, most: int) -> int:
-        """As many as there are, unless fewer were quicker."""
-        if most not in self._taken:
-            return most
-        return min((count for count in self._taken if count <= most), key=self._taken.__getitem__)
+        """The quickest number that was tried, or twice as many where more were not."""
+        tried = [count for count in self._taken if count <= most]
+        best = min(tried, key=self._taken.__getitem__, default=self.own)
+        if best == max(tried, default=best):
+            return min(2 * best, most)
+        self._kept += 1
+        if self._kept % RETRY == 0:
+            self._taken = {best: self._taken[best]}
+        return best
 
     def _set(self, count: int) -> None:
         if count != torch.get_num_threads():
