@@ -11,7 +11,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-
 ENDED = ("complete", "stopped", "failed")
 
 
