@@ -66,8 +66,11 @@ class Reference:
 
 
 def generating(base: Loaded, batch: int, steps: int) -> Call:
-    """Generates one batch; every call from the same noise."""
-    return lambda: base.generate(batch, stream("latency reference"), steps=steps)
+    """Generates one batch by the base's sampler at temperature 1, whatever the run that made the base sampled
+    at; every call from the same noise."""
+    settings = base.config.sampling.model_copy(update={"steps": steps, "temperature": 1.0})
+    length = base.config.corpus.max_length
+    return lambda: base.sampling(settings).sample(batch, length, stream("latency reference"))
 
 
 def read_from(path: Path) -> Reference | None:

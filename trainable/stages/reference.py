@@ -17,7 +17,7 @@ from trainable.stages.evaluation import wanted
 from trainable.storage.folders import content_key, digest
 from trainable.storage.window import Window
 
-CODE = 1
+CODE = 2
 """Raised when a change in the code makes earlier times wrong."""
 
 
