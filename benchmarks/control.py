@@ -17,6 +17,7 @@ import copy
 import json
 import tempfile
 import time
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from trainable.control.heads import fit
 from trainable.control.oracles.choosing import oracle_for
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.controllability import Controllability, all_scores, human_words, mean_scores
+from trainable.metrics.diversity import distinct_n
 from trainable.metrics.intervals import mean_interval
 from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import TASKS
@@ -57,11 +59,13 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.9, 0.97)
 class ControlBenchmark:
     """A base with its corpus and teacher."""
 
-    def __init__(self, args):
+    def __init__(self, args, draw: int = 0):
+        """`draw`: which targets; 0: those of every earlier figure."""
         space = load_checked(args.space, parse(args.settings))
         config = space.config(points.complete(space.dimensions, {}))
         sampling = config.sampling.model_copy(update={"steps": args.steps, "temperature": args.temperature})
         self.config, self.n = config.model_copy(update={"sampling": sampling}), args.targets
+        self.draw = (draw,) if draw else ()
         shared = prepared(config, args.cache, WorkerContext())
         self.shared = Prepared(**shared)
         self.corpus = TokenizedCorpus.open(Path(shared["corpus"]))
@@ -74,13 +78,15 @@ class ControlBenchmark:
     def task(self, name: str, context: TaskContext | None = None, **params):
         """A prepared task and its fixed targets."""
         task = TASKS.build(PluginRef(name=name, **params))
-        targets = task.targets(self.corpus, self.n, stream("benchmark control", name))
+        targets = task.targets(self.corpus, self.n, stream("benchmark control", name, *self.draw))
         task.prepare(context or self.context)
+        if self.config.evaluation.guidance.by == "reweight":
+            task.constituents()  # counted now, so that no task's seconds hold what all share
         return task, targets
 
     def success(self, task, targets, inner_steps: int | None = None) -> dict:
-        """Success, lm-score, seconds and other scores of one guided generation; with
-        `inner_steps=0` unguided."""
+        """Success, lm-score, distinct-2, the share of texts that stand in training text word for word,
+        seconds and other scores of one guided generation; with `inner_steps=0` unguided."""
         began = time.perf_counter()
         guidance = self.config.evaluation.guidance
         if inner_steps is not None:
@@ -91,8 +97,15 @@ class ControlBenchmark:
         value, low, high = mean_interval(scores.pop("success"))
         return {"success": value, "low": low,
                 "high": high, "lm_score": pooled_perplexity(*self.teacher.nll(words))[0],
-                "seconds": time.perf_counter() - began, "example": " ".join(words[0]),
+                "seconds": time.perf_counter() - began, "distinct2": distinct_n(words, 2),
+                "copied": sum(tuple(text) in self.train for text in words) / len(words),
+                "example": " ".join(words[0]),
                 **{key: sum(found) / len(found) for key, found in scores.items()}}
+
+    @cached_property
+    def train(self) -> set[tuple[str, ...]]:
+        """All training texts."""
+        return {tuple(self.corpus.decode(row)) for row in self.corpus.ids("train")}
 
     def ranking(self, task, targets, process=None) -> list[float]:
         """Accuracy by noise level."""

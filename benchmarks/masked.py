@@ -4,11 +4,11 @@
 its space, the learning rate falling with that time; an interrupted call is gone on with. `texts` measures
 what it writes and its bound on held-out text; `samplers` how the masked base writes under each sampler at
 one `--temperature`; `confirm` the default quota and the best samplers at half its passes, by fresh noise;
-`control` the control tasks (`--tasks`, `--targets`); `show` prints all tables from the JSON. Every call adds
-its figures to benchmarks/results/masked.json, so that no call needs to be long. `--text quickstart` (the
-built-in corpus) compares spaces/quickstart.yaml with spaces/masked.yaml; `--text e2e --data DIR`
-spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher are shared, from `--cache`, made where it
-lacks them. Needs no Ray.
+`control` the control tasks (`--tasks`, `--targets`, `--draw` for other ones); `show` prints all tables from
+the JSON. Every call adds its figures to benchmarks/results/masked.json, so that no call needs to be long.
+`--text quickstart` (the built-in corpus) compares spaces/quickstart.yaml with spaces/masked.yaml; `--text e2e
+--data DIR` spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher are shared, from `--cache`, made
+where it lacks them. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -172,7 +172,8 @@ def control(bench: Bench, process: str, seed: int) -> dict:
     asked = Namespace(space=SPACES[bench.args.text][process], settings=given, cache=bench.args.cache,
                       steps=config.sampling.steps, temperature=config.sampling.temperature,
                       targets=bench.args.targets)
-    bench_ = ControlBenchmark(asked)
+    bench_ = ControlBenchmark(asked, bench.args.draw)
+    _ = bench_.train  # read now: no task's seconds hold it
     tasks = {}
     for name in names:
         task, targets = bench_.task(name)
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASK_NAMES))
     parser.add_argument("--trial", action="store_true", help="time one trial's control as well")
     parser.add_argument("--targets", type=int, default=100)
+    parser.add_argument("--draw", type=int, default=0, help="which targets; others than 0 need --label")
     parser.add_argument("--set", action="append", default=[], dest="settings",
                         help="of the masked space; results are then kept under --label")
     parser.add_argument("--label", help="of results with --set")
@@ -230,8 +232,8 @@ def main() -> None:
         return
     if not args.cache or args.text == "e2e" and not args.data:
         parser.error("--cache DIR is needed, and --data DIR for e2e")
-    if args.settings and not args.label:
-        parser.error("--set needs --label")
+    if (args.settings or args.draw) and not args.label:
+        parser.error("--set and --draw need --label")
     bench, process = Bench(args), args.process
     if args.part == "train":
         print(json.dumps(facts_of(bench.base(process, args.seed)), indent=1))

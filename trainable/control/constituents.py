@@ -8,16 +8,21 @@ full stop. A tree is put together of nodes, so that its words are those of many 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from trainable.control.oracles.base import Oracle, Span
+from trainable.control.oracles.base import Oracle, Reading, Span
 from trainable.control.syntax import EDGE, INDEX, readings
-from trainable.corpora.tokenized import UNK, TokenizedCorpus
+from trainable.control.tag_parsing import Rule, TagGrammar
+from trainable.corpora.tokenized import UNK
+
+if TYPE_CHECKING:
+    from trainable.control.base import TaskContext
 
 
 @dataclass
@@ -33,20 +38,30 @@ class Node:
         taken = {i for node in self.inside for i in range(node.span[0], node.span[1] + 1)}
         return [i for i in range(self.span[0], self.span[1] + 1) if i not in taken]
 
-    def shapes(self) -> tuple[Hashable, ...]:
-        """What tells nodes apart, from all that is inside to the labels right inside."""
-        return (self.shape(), self._shape(lambda node: (node.span[2], node.span[1] - node.span[0])),
-                self._shape(lambda node: node.span[2]))
+    def shapes(self, tags: Sequence[int] | None = None) -> list[Hashable]:
+        """What tells nodes apart, from all that is inside to the labels right inside; first of all with the
+        `tags` of the text's words, where they are known: of all inside, then of its own (its rule)."""
+        known = [] if tags is None else [("tags", self._tagged(tags)), ("rule", self.rule(tags))]
+        return [*known, self.shape(), self._shape(lambda node: (node.span[2], node.span[1] - node.span[0])),
+                self._shape(lambda node: node.span[2])]
 
     def shape(self) -> tuple[Hashable, ...]:
         """Label and children, None for a word: all brackets inside, but not where in the text."""
         return self._shape(Node.shape)
 
-    def _shape(self, told: Callable[[Node], Hashable]) -> tuple[Hashable, ...]:
+    def _tagged(self, tags: Sequence[int]) -> tuple[Hashable, ...]:
+        return self._shape(lambda node: node._tagged(tags), lambda i: tags[i])
+
+    def rule(self, tags: Sequence[int]) -> Rule:
+        """Label and children, tags of words and labels of brackets."""
+        label, *children = self._shape(lambda node: node.span[2], lambda i: tags[i])
+        return label, tuple(children)
+
+    def _shape(self, told: Callable[[Node], Any], word: Callable[[int], Any] = lambda i: None) -> tuple:
         begins, children, at = {node.span[0]: node for node in self.inside}, [], self.span[0]
         while at <= self.span[1]:
             node = begins.get(at)
-            children.append(None if node is None else told(node))
+            children.append(word(at) if node is None else told(node))
             at = at + 1 if node is None else node.span[1] + 1
         return self.span[2], *children
 
@@ -92,43 +107,61 @@ class Rows:
 
 @dataclass(frozen=True)
 class Constituents:
-    """Both tables. No phrase is a whole text, and none has a word that is unknown."""
+    """Both tables, and the rules. No phrase is a whole text, and none has a word that is unknown."""
 
     phrases: dict[tuple[str, int], Rows]
     """(label, words) -> such phrases."""
     nodes: dict[Hashable, Rows]
     """Shape of a node -> words of its own. Nodes with none are not there."""
+    grammar: TagGrammar
+    """Over the tags of all texts that a bracket spans."""
 
     @classmethod
-    def count(cls, corpus: TokenizedCorpus, oracle: Oracle) -> Constituents:
-        """From the training split of a `TokenizedCorpus`, as `oracle` brackets it."""
+    def count(cls, read: Iterable[tuple[list[int], Reading]]) -> Constituents:
+        """From the `readings` of training texts."""
         phrases: defaultdict[tuple[str, int], Counter] = defaultdict(Counter)
         nodes: defaultdict[Hashable, Counter] = defaultdict(Counter)
-        for ids, reading in readings(corpus, oracle):
+        rules, roots = Counter[Rule](), Counter[str]()
+        for ids, reading in read:
             tags = (INDEX[EDGE], *(INDEX[tag] for tag in reading.tags), INDEX[EDGE])
             for first, last, label in set(reading.spans):
                 row = tuple(ids[first:last + 1])
                 if len(row) < len(ids) and UNK not in row:
                     phrases[label, len(row)][row, (tags[first], tags[last + 2])] += 1
-            for node, own in _with_words(reading.spans, ids):
-                for shape in node.shapes():
-                    nodes[shape][own, ()] += 1
+            found = nodes_of(reading.spans)
+            if found and found[0].span[:2] == (0, len(ids) - 1):
+                roots[found[0].span[2]] += 1
+                rules.update(node.rule(tags[1:-1]) for node in found)
+            for node in found:
+                own = tuple(ids[i] for i in node.own)
+                if 0 < len(own) < len(ids) and UNK not in own:
+                    for shape in node.shapes(tags[1:-1]):
+                        nodes[shape][own, ()] += 1
         return cls({key: _rows(counts) for key, counts in phrases.items()},
-                   {key: _rows(counts) for key, counts in nodes.items()})
+                   {key: _rows(counts) for key, counts in nodes.items()}, TagGrammar(rules, roots))
 
-    def node(self, node: Node) -> Rows | None:
-        """Rows for its words, by the closest of its shapes that text showed."""
-        return next((self.nodes[shape] for shape in node.shapes() if shape in self.nodes), None)
-
-
-def _with_words(spans: Sequence[Span], ids: Sequence[int]) -> Iterator[tuple[Node, tuple[int, ...]]]:
-    for node in nodes_of(spans):
-        own = tuple(ids[i] for i in node.own)
-        if 0 < len(own) < len(ids) and UNK not in own:
-            yield node, own
+    def node(self, node: Node, tags: Sequence[int] | None = None) -> Rows | None:
+        """Rows for its words, by the closest of its shapes that text showed; of these `tags` where the
+        text's are known."""
+        return next((self.nodes[shape] for shape in node.shapes(tags) if shape in self.nodes), None)
 
 
 def _rows(counts: Counter) -> Rows:
     numbers = torch.tensor(list(counts.values()), dtype=torch.float32)
     return Rows(torch.tensor([row for row, _ in counts]), (numbers / numbers.sum()).log(),
                 torch.tensor([tags for _, tags in counts], dtype=torch.long).view(len(counts), -1))
+
+
+def bank_of(context: TaskContext, oracle: Oracle) -> Callable[[], Constituents] | None:
+    """What gives the constituents of a context's corpus, counted once when first asked for; None where
+    the oracle brackets nothing."""
+    if "spans" not in oracle.provides:
+        return None
+    return partial(context.cached, "constituents", oracle.full_name,
+                   make=lambda: Constituents.count(readings_of(context, oracle)))
+
+
+def readings_of(context: TaskContext, oracle: Oracle) -> list[tuple[list[int], Reading]]:
+    """The `readings` of training text, read once."""
+    return context.cached("readings", oracle.full_name,
+                          make=lambda: list(readings(context.corpus, oracle)))

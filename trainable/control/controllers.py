@@ -13,6 +13,7 @@ from pydantic import Field
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, TaskContext
+from trainable.control.constituents import readings_of
 from trainable.control.heads import Annotated, Heads, fit
 from trainable.control.oracles.base import Oracle
 from trainable.control.syntax import Syntax
@@ -49,7 +50,8 @@ def prepare_controller(task: Steered, context: TaskContext, oracle: Oracle) -> N
     task.syntax = task.heads = None
     if task.params.controller == "counted":
         task.syntax = context.cached("syntax", oracle.full_name,
-                                     make=lambda: Syntax.count(context.corpus, oracle))
+                                     make=lambda: Syntax.count(context.corpus, oracle,
+                                                               read=readings_of(context, oracle)))
         return
     model, process = context.model, context.process
     if model is None or process is None:

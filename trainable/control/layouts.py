@@ -35,6 +35,8 @@ class Layout:
     `PhrasePlan` draws for."""
     complete: bool = False
     """Whether the spans are all brackets of the text."""
+    tags: tuple[int, ...] | None = None
+    """A tag for each word, by its number, where all are asked for."""
     words: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
     """[length] bool: free positions at which a word begins, so that where positions are counted each holds
     one. It says nothing where ids are words; of a tokenizer's tokens, only those that begin a word may stand
@@ -96,6 +98,7 @@ def merged(parts: Sequence[Layout]) -> Layout:
         first.phrases = first.phrases or other.phrases
         first.spans = first.spans + other.spans
         first.complete = first.complete or other.complete
+        first.tags = first.tags or other.tags
         first.words = first.words | other.words
         if other.weights is not None:
             first.weights = other.weights if first.weights is None else first.weights + other.weights

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
+from trainable.control.constituents import Constituents, bank_of
 from trainable.control.controllers import CONTROLLER, Controller, counted, prepare_controller
 from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
@@ -39,6 +42,7 @@ class Pos(ControlTask):
     params: Params
     syntax: Syntax | None
     heads: Heads | None
+    bank: Callable[[], Constituents] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -83,9 +87,11 @@ class Pos(ControlTask):
         """Tags by word, counted in training text or taken from an exported model's lexicon."""
         corpus = context.corpus
         if isinstance(corpus, Lexicon):
-            self.syntax, self.heads = Syntax.of_tags(corpus.tags, corpus.vocab), None
+            self.syntax, self.heads, self.bank = Syntax.of_tags(corpus.tags, corpus.vocab), None, None
             return
-        prepare_controller(self, context, oracle_for(self.params.oracle, corpus, "tags"))
+        oracle = oracle_for(self.params.oracle, corpus, "tags")
+        prepare_controller(self, context, oracle)
+        self.bank = bank_of(context, oracle)
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-[sum over words i of log p(tag i at i) + log p(END behind the last)], in nats for
@@ -111,6 +117,10 @@ class Pos(ControlTask):
         """Of training text; none with a trained controller."""
         return self.syntax
 
+    def constituents(self) -> Constituents | None:
+        """Of training text, where the oracle brackets it, too."""
+        return None if self.bank is None else self.bank()
+
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last tag; each word weighs as often as it carries its tag in text. Counts,
         even where a trained controller was asked for."""
@@ -119,6 +129,7 @@ class Pos(ControlTask):
         made.weights = torch.zeros(length, len(share))
         tags = torch.tensor([INDEX[tag] for tag in target["tags"]])
         made.weights[1:len(tags) + 1] = tag_weights(share, tags)
+        made.tags = tuple(tags.tolist())
         return made
 
     def symbols(self, lexicon: Lexicon) -> list[str]:

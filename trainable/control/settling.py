@@ -34,7 +34,7 @@ class Settler:
         self.model, self.layouts = cast("MaskedLM", sampling.model), list(layouts)
         self.power, self.begins = config.power, begins
         self.plan = PHRASES.build(config.phrases)
-        self.parts = [self.plan.parts(each, task, config.power) if each.spans else [] for each in layouts]
+        self.parts = [self.plan.parts(each, task, config.power) for each in layouts]
         self.passes = torch.zeros(len(self.layouts), dtype=torch.long)
         """[n] looks at each text."""
         self._generators: list[torch.Generator] = []
@@ -62,19 +62,25 @@ class Settler:
             self._draw(left)
 
     def _draw(self, left: list[list[Part]], place: bool = False) -> None:
-        """Draw the parts that are `left` of each text; with `place` phrases find their places after
-        the first look."""
+        """Draw the parts that are `left` of each text; with `place` phrases find their places at the first
+        look: behind parts that weigh, before parts that take places themselves."""
         while which := [i for i, parts in enumerate(left) if parts or place and self.layouts[i].phrases]:
             for i, log_probs in zip(which, self._look(which), strict=True):
                 layout = self.layouts[i]
+                if place and layout.phrases and not self.plan.at_once:
+                    self._place(i, log_probs)
                 taken = left[i] if self.plan.at_once else self._surest(i, left[i], log_probs)
                 for part in taken:
                     part.draw(layout, log_probs, self._generators[i])
                 left[i] = [part for part in left[i] if part not in taken]
-                if place and layout.phrases:
-                    weighed = log_probs if layout.weights is None else log_probs + self.power * layout.weights
-                    place_phrase(layout, weighed, self._generators[i], self.begins)
+                if place and layout.phrases and self.plan.at_once:
+                    self._place(i, log_probs)
             place = False
+
+    def _place(self, text: int, log_probs: Tensor) -> None:
+        layout = self.layouts[text]
+        weighed = log_probs if layout.weights is None else log_probs + self.power * layout.weights
+        place_phrase(layout, weighed, self._generators[text], self.begins)
 
     def _surest(self, text: int, parts: list[Part], log_probs: Tensor) -> list[Part]:
         """One of the parts; none of none."""

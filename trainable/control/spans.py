@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from pydantic import Field
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from spaces.errors import UserError
 from trainable.control.base import ControlTask, Target, TaskContext, TaskParams
-from trainable.control.constituents import Constituents
+from trainable.control.constituents import Constituents, bank_of
 from trainable.control.controllers import CONTROLLER, Controller, prepare_controller
 from trainable.control.heads import Heads
 from trainable.control.layouts import Layout
@@ -42,8 +41,8 @@ class Spans(ControlTask):
     params: Params
     syntax: Syntax | None
     heads: Heads | None
+    bank: Callable[[], Constituents] | None = None
     _held: tuple[list[Target], PhraseBatch] | None = None
-    _bank: Callable[[], Constituents] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -93,8 +92,7 @@ class Spans(ControlTask):
         on noisy latents."""
         oracle = oracle_for(self.params.oracle, context.corpus, "spans")
         prepare_controller(self, context, oracle)
-        self._bank = partial(context.cached, "constituents", oracle.full_name,
-                             make=partial(Constituents.count, context.corpus, oracle))
+        self.bank = bank_of(context, oracle)
 
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
@@ -124,7 +122,7 @@ class Spans(ControlTask):
 
     def constituents(self) -> Constituents | None:
         """Of training text, counted when they are first asked for."""
-        return None if self._bank is None else self._bank()
+        return None if self.bank is None else self.bank()
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """The phrase; each position up to the word behind it holds a word."""

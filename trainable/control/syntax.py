@@ -59,13 +59,15 @@ class Syntax:
     """The log share [K] that each of these rows has among them, as often as text showed them."""
 
     @classmethod
-    def count(cls, corpus: TokenizedCorpus, oracle: Oracle, phrases: bool = True) -> Syntax:
-        """From the training split of a `TokenizedCorpus`; without `phrases` the tags alone."""
+    def count(cls, corpus: TokenizedCorpus, oracle: Oracle, phrases: bool = True,
+              read: Iterable[tuple[list[int], Reading]] | None = None) -> Syntax:
+        """From the training split of a `TokenizedCorpus`; without `phrases` the tags alone. `read`: its
+        `readings`, where they are there already."""
         tags = torch.zeros(len(corpus.vocab), len(TAGS))
         windows: Counter[tuple[int, ...]] = Counter()
         seen: defaultdict[tuple[str, int], Counter[tuple[int, ...]]] = defaultdict(Counter)
         rowed: list[tuple[int, ...]] = []
-        for ids, reading in readings(corpus, oracle):
+        for ids, reading in readings(corpus, oracle) if read is None else read:
             own = [INDEX[tag] for tag in reading.tags]
             tags.index_put_((torch.tensor(ids), torch.tensor(own)), torch.ones(len(ids)), accumulate=True)
             if not phrases:

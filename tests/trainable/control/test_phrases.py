@@ -93,9 +93,11 @@ class TestEveryPlan:
 def test_nodes_have_the_words_that_stand_in_no_bracket_inside():
     assert [(node.span, node.own) for node in nodes_of(TREE)] == [
         ((0, 5, "S"), [5]), ((0, 1, "NP"), [0, 1]), ((2, 4, "VP"), [2]), ((3, 4, "NP"), [3, 4])]
-    assert nodes_of(TREE)[0].shapes() == (
+    assert nodes_of(TREE)[0].shapes() == [
         ("S", ("NP", None, None), ("VP", None, ("NP", None, None)), None), ("S", ("NP", 1), ("VP", 2), None),
-        ("S", "NP", "VP", None))
+        ("S", "NP", "VP", None)]
+    assert nodes_of(TREE)[2].shapes([1, 2, 3, 4, 5, 6])[:2] == [("tags", ("VP", 3, ("NP", 4, 5))),
+                                                              ("rule", ("VP", (3, "NP")))]
     same = nodes_of([(0, 1, "S"), (0, 1, "VP"), (0, 0, "NP")])  # of equal ones the first is the outer
     assert [node.own for node in same] == [[], [1], [0]]
     assert len(nodes_of([(0, 2, "NP"), (1, 4, "VP")])) == 1  # crossing
@@ -131,7 +133,7 @@ def test_the_bank_never_sees_held_out_text():
 
     blind = type(CORPUS)(**{**vars(CORPUS), "rows": rows,
                             "ids": {"train": CORPUS.ids("train")}.__getitem__})
-    assert Constituents.count(blind, oracle_named("grammar")).phrases
+    assert Constituents.count(readings(blind, oracle_named("grammar"))).phrases
 
 
 def test_a_row_of_one_word_is_drawn_by_the_model_alone():

@@ -83,9 +83,9 @@ def test_weights_lead_a_model_that_knows_nothing(model, name):
 
 def test_repairs_never_make_a_text_worse(model):
     task = task_of("pos")
-    targets = targets_of(task)
-    _, before = written(model, task, targets)
-    _, after = written(model, task, targets, BY_WEIGHT.model_copy(update={"repairs": 3}))
+    targets, by_tags = targets_of(task), BY_WEIGHT.model_copy(update={"phrases": PluginRef(name="tags")})
+    _, before = written(model, task, targets, by_tags)
+    _, after = written(model, task, targets, by_tags.model_copy(update={"repairs": 3}))
     assert all(a["success"] >= b["success"] for a, b in zip(after, before, strict=True))
     assert sum(a["success"] for a in after) > sum(b["success"] for b in before)
 

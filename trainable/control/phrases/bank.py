@@ -3,17 +3,18 @@ filled in around them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from spaces.errors import UserError
 from trainable import registry
-from trainable.control.constituents import Rows, nodes_of
+from trainable.control.constituents import Constituents, Rows, nodes_of
 from trainable.control.controllers import counted
 from trainable.control.layouts import FREE, Layout
+from trainable.control.oracles.base import Span
 from trainable.control.phrases.base import Part, PhrasePlan
 from trainable.control.syntax import FLOOR, tag_weights
 
@@ -38,20 +39,20 @@ class Bank(PhrasePlan):
     params: Params
 
     @property
-    def sweeps(self) -> int:  # type: ignore[override]
+    def sweeps(self) -> int:
         """Of the parameters."""
         return self.params.sweeps
 
     def parts(self, layout: Layout, task: ControlTask, power: float) -> list[Part]:
-        """Of a whole tree a part for each bracket with words of its own; else the widest phrases."""
+        """Of a whole tree a part for each bracket with words of its own, and so of a row of tags by its
+        likeliest tree, where rules give it one; else the widest phrases."""
         bank, warm = task.constituents(), self.params.temperature
         if bank is None:
-            raise UserError(f"control task '{task.name}': has no constituents to draw from; "
-                            "take evaluation.guidance.phrases: tags")
+            return []
         made: list[Part] = []
-        if layout.complete:
-            for node in nodes_of(layout.spans):
-                rows = bank.node(node) if node.own else None
+        if tree := _tree(layout, bank):
+            for node in nodes_of(tree):
+                rows = bank.node(node, layout.tags) if node.own else None
                 if rows is not None:
                     made.append(Words(rows, torch.tensor(node.own) + 1, rows.lift, power, warm))
             return made
@@ -63,6 +64,14 @@ class Bank(PhrasePlan):
                 made.append(Phrase(rows, first, counted(task).tag_given_word, power, warm))
                 covered.append((first, last))
         return made
+
+
+def _tree(layout: Layout, bank: Constituents) -> Sequence[Span] | None:
+    """All brackets of a text, where its target says or implies them."""
+    if layout.complete:
+        return layout.spans
+    parsed = bank.grammar.parse(layout.tags) if layout.tags else None
+    return parsed if parsed is not None and set(layout.spans) <= set(parsed) else None
 
 
 class Words(Part):

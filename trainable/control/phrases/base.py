@@ -44,11 +44,13 @@ class PhrasePlan(ABC):
     Params: ClassVar[type[registry.Params]] = registry.Params
     at_once: ClassVar[bool] = False
     """All parts of a text are drawn from one look of the model at it; else a look for each."""
-    sweeps: int = 0
-    """Times that each part is drawn again, given all others."""
-
     def __init__(self, params: registry.Params):
         self.params = params
+
+    @property
+    def sweeps(self) -> int:
+        """Times that each part of a text with several is drawn again, given all others."""
+        return 0
 
     @abstractmethod
     def parts(self, layout: Layout, task: ControlTask, power: float) -> list[Part]:

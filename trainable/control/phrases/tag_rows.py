@@ -26,6 +26,8 @@ class TagRows(PhrasePlan):
 
     def parts(self, layout: Layout, task: ControlTask, power: float) -> list[Part]:
         """For the widest phrases that text showed; rows that hold the phrases inside them first."""
+        if not layout.spans:
+            return []
         syntax, covered, made = counted(task), list[Span](), list[Part]()
         spans = sorted(layout.spans, key=lambda span: span[0] - span[1])
         for first, last, label in spans:
