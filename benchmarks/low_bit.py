@@ -1,12 +1,14 @@
 """Where adapters on low-bit bases should start:
 `python -m benchmarks.low_bit --space quickstart --cache DIR [--bits 2,3,4] [--seeds 3] [--set key=value]`;
-`--part budget`: one format for all matrices beside LQ-LoRA's assignment under as many bits a value.
+`--part budget`: one format for all matrices beside LQ-LoRA's assignment under as many bits a value;
+`--part variants`: LoRA, rsLoRA and DoRA; `--part moments`: AdamW's moments in float32 and in 8 bits.
 
 Every start begins from the same base, whose attention and feed-forward weights are quantized uniformly and
 frozen, with an adapter of the same rank on every one of them. Measured before any training: the relative
 error of the body's last hidden states on corrupted held-out texts (`activation_error`), and after the same
 number of steps: the bound on held-out text. Seeds change the adapter's random factors, calibration texts and
-training batches; starts are interleaved within a seed. Needs no Ray.
+training batches; starts are interleaved within a seed. A run that was broken off goes on where it was: what
+the JSON holds under the same settings is not measured again. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -38,10 +40,12 @@ from trainable.stages.trial import Trial
 from trainable.workers.context import WorkerContext
 
 STARTS: dict[str, dict[str, Any]] = {
-    "zero": {}, "pissa": {}, "loftq": {"rounds": 5}, "lq_lora": {}, "int2.1": {}, "apiq": {}}
+    "zero": {}, "eva": {}, "pissa": {}, "loftq": {"rounds": 5}, "lq_lora": {}, "int2.1": {}, "apiq": {}}
 FORMATS: dict[str, dict[str, Any]] = {
     "2.5": {"bits": 2, "group": 32}, "3": {"bits": 2, "group": 16}, "3.25": {"bits": 3, "group": 64}}
 """Budgets, and the format that takes just as many bits a value of every matrix."""
+BITS = {"starts": "2,3,4", "budget": "2.5,3,3.25", "variants": "3", "moments": "3"}
+"""Of each part, unless others are asked for."""
 HELD_OUT = 64
 """Texts whose hidden states are compared."""
 
@@ -51,14 +55,13 @@ def main() -> None:
     parser.add_argument("--space", default="quickstart")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--part", choices=("starts", "budget"), default="starts")
+    parser.add_argument("--part", choices=tuple(BITS), default="starts")
     parser.add_argument("--starts", default=",".join(STARTS))
-    parser.add_argument("--bits", help="2,3,4 or, with --part budget, 2.5,3,3.25; others that the JSON holds "
-                                       "under the same settings stay")
+    parser.add_argument("--bits", help="2,3,4; others that the JSON holds under the same settings stay")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--name", help="of the JSON; low_bit_SPACE or low_bit_budget_SPACE unless given")
+    parser.add_argument("--name", help="of the JSON; low_bit_SPACE or low_bit_PART_SPACE unless given")
     args = parser.parse_args()
     torch.set_num_threads(1)
     space, context = load_checked(args.space, parse(args.settings)), WorkerContext()
@@ -67,65 +70,71 @@ def main() -> None:
     shared = Prepared(**prepared(plain, args.cache, context))
     asked = {"space": args.space, "settings": args.settings, "rank": args.rank, "steps": args.steps,
              "seeds": args.seeds}
-    bits = (args.bits or ("2,3,4" if args.part == "starts" else ",".join(FORMATS))).split(",")
-    arms = budget_arms(bits) if args.part == "budget" else start_arms(args.starts.split(","), bits)
-    name = args.name or ("low_bit_" if args.part == "starts" else "low_bit_budget_") + args.space
-    known = {label: rows for label, rows in before(name, asked, args.part).items() if label not in arms}
-    found: dict[str, dict[str, list[dict]]] = {}
+    arms = arms_of(args.part, args.starts.split(","), (args.bits or BITS[args.part]).split(","))
+    name = args.name or ("low_bit_" if args.part == "starts" else f"low_bit_{args.part}_") + args.space
+    cells: dict[str, dict[str, list[dict]]] = before(name, asked)
     with tempfile.TemporaryDirectory() as scratch:
-        for label, (quantizer, starts) in arms.items():
-            rows = found.setdefault(label, {arm: [] for arm in starts})
+        for label, (quantizer, changes) in arms.items():
             for seed in range(args.seeds):
-                for arm, start in starts.items():
-                    config = adapted(plain, start, quantizer, args.rank, seed)
-                    rows[arm].append(measured(config, shared, args.steps, Path(scratch), cache))
-                    print(label, seed, arm, {key: round(value, 4) for key, value in rows[arm][-1].items()},
+                for arm, change in changes.items():
+                    rows = cells.setdefault(label, {}).setdefault(arm, [])
+                    if seed < len(rows):
+                        continue
+                    config = adapted(plain, change, quantizer, args.rank, seed)
+                    rows.append(measured(config, shared, args.steps, Path(scratch), cache))
+                    print(label, seed, arm, {key: round(value, 4) for key, value in rows[-1].items()},
                           flush=True)
-                made = {each: compared(by) for each, by in found.items()}
-                save(name, {**asked, args.part: dict(sorted({**known, **made}.items(),
-                                                            key=lambda item: float(item[0])))})
+                    save(name, {**asked, args.part: {each: compared(cells[each])
+                                                     for each in sorted(cells, key=float)}, "cells": cells})
 
 
-def before(name: str, asked: dict[str, Any], part: str) -> dict[str, Any]:
-    """What was measured before under the same settings, by bits."""
+def before(name: str, asked: dict[str, Any]) -> dict[str, dict[str, list[dict]]]:
+    """What was measured before under the same settings: by bits and arm, a row for each seed."""
     path = RESULTS / f"{name}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
-    found: dict[str, Any] = known.get(part, {})
+    found: dict[str, dict[str, list[dict]]] = known.get("cells", {})
     return found if asked.items() <= known.items() else {}
 
 
 Arms = dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]]
-"""Label of some bits -> the quantizer, and starts by label; the others are compared with the first."""
+"""Label of some bits -> the quantizer, and what each arm changes by label: settings of `lora`, and
+`adapt.optim`. The others are compared with the first."""
 
 
-def start_arms(starts: list[str], bits: list[str]) -> Arms:
-    """Every start on a scale a row."""
-    return {each: ({"name": "uniform", "bits": int(each)}, {name: {"name": name, **STARTS[name]}
-                                                            for name in starts}) for each in bits}
-
-
-def budget_arms(bits: list[str]) -> Arms:
-    """LQ-LoRA on one format for all matrices, and with bits and groups of each under the same budget."""
-    return {each: ({"name": "uniform", "granularity": "group", **FORMATS[each]},
-                   {"one format": {"name": "lq_lora"}, "assigned": {"name": "lq_lora", "budget": float(each)},
-                    "assigned, no Fisher": {"name": "lq_lora", "budget": float(each), "fisher": False}})
-            for each in bits}
+def arms_of(part: str, starts: list[str], bits: list[str]) -> Arms:
+    """The arms of a part. Starts, variants and moments: on a scale a row; budgets: LQ-LoRA on one format for
+    all matrices, and with bits and groups of each under the same budget."""
+    if part == "budget":
+        return {each: ({"name": "uniform", "granularity": "group", **FORMATS[each]},
+                       {"one format": {"start": {"name": "lq_lora"}},
+                        "assigned": {"start": {"name": "lq_lora", "budget": float(each)}},
+                        "assigned, no Fisher": {"start": {"name": "lq_lora", "budget": float(each),
+                                                          "fisher": False}}}) for each in bits}
+    changes: dict[str, dict[str, Any]] = {
+        "starts": {name: {"start": {"name": name, **STARTS[name]}} for name in starts},
+        "variants": {f"{variant}, {start}": {"start": start, "variant": variant}
+                     for start in ("zero", "loftq") for variant in ("lora", "rslora", "dora")},
+        "moments": {states: {"start": "loftq", "optim": {"states": states}}
+                    for states in ("float32", "int8")},
+    }[part]
+    return {each: ({"name": "uniform", "bits": int(each)}, changes) for each in bits}
 
 
 def compared(by: dict[str, list[dict]]) -> dict[str, Any]:
     """Summaries of what has been measured, beside the first arm."""
     first = next(iter(by))
-    return {name: summary(rows, by[first], first) for name, rows in by.items() if rows}
+    return {name: summary(rows, by[first], first) for name, rows in by.items()}
 
 
-def adapted(plain: TrialConfig, start: dict[str, Any], quantizer: dict[str, Any], rank: int,
+def adapted(plain: TrialConfig, change: dict[str, Any], quantizer: dict[str, Any], rank: int,
             seed: int) -> TrialConfig:
-    """A frozen low-bit body under one start."""
+    """A frozen low-bit body under one arm."""
+    change = dict(change)
     changed = plain.model_dump(mode="json")
     changed["quantization"] = {"quantizer": quantizer, "sites": ["attention", "ffn"]}
+    changed["adapt"] |= {"body": "frozen", "optim": {**changed["adapt"]["optim"], **change.pop("optim", {})}}
     changed["lora"] = {"rank": rank, "alpha": rank, "targets": ["query", "key", "value", "output", "ffn"],
-                       "start": start}
-    changed["adapt"] |= {"body": "frozen"}
+                       **change}
     changed["calibration"]["seed"] = changed["seed"] = seed
     return TrialConfig.model_validate(changed)
 
@@ -142,7 +151,9 @@ def measured(config: TrialConfig, shared: Prepared, steps: int, scratch: Path,
               **{key: value for key, value in trial.facts.items()
                  if key.startswith(("adapter_error", "adapter_base"))}}
     assert trial.run is not None
+    began = time.process_time()
     trial.run.advance(steps)
+    before["train_cpu_seconds"] = time.process_time() - began
     with trial.run.averaged():
         return {**before, "bound": bound(trial.model, trial.config, corpus)}
 

@@ -2,19 +2,17 @@
 
 A trial as the search runs it (NF4 with double quantization on attention and ffn, an adapter on every matrix)
 in a process of its own for each arm: the frozen weights held as floats, as codes, each with and without
-gradient checkpointing, and that once more under a heap that keeps nothing large. Counted: bytes of every
+gradient checkpointing, and that once more with AdamW's moments in 8 bits. Counted: bytes of every
 tensor that stands for frozen weights; what autograd keeps for the backward pass; trained values, their
-gradients and moments; and the resident set of the process: before it loads a model, after the first step,
-and its peak over those that follow. Two depths of one model give what a layer adds to that peak. Weights are
-those of a base after one step: their values have no part in it.
+gradients and moments; and the resident set of the process: before it loads a model, its peak until the trial
+is ready, after the first step, and its peak over those that follow. Two depths of one model give what a layer
+adds to that peak. Weights are those of a base after one step: their values have no part in it.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import os
 import re
 import subprocess
 import sys
@@ -30,7 +28,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from benchmarks.arms import prepared
 from benchmarks.common import RESULTS, save
 from spaces.config import TrialConfig
-from trainable.artifacts.malloc import trim_heap
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.quantization.frozen import frozen_linears
 from trainable.quantization.sites import fake_of, frozen_weights, master_of
@@ -41,9 +38,7 @@ from trainable.workers.context import WorkerContext
 ARMS: dict[str, dict[str, Any]] = {
     "floats": {}, "floats, checkpointing": {"checkpointing": True},
     "codes": {"hold": "codes"}, "codes, checkpointing": {"hold": "codes", "checkpointing": True},
-    "codes, checkpointing, mmap": {"hold": "codes", "checkpointing": True}}
-MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536"}
-"""Of the arm `mmap`: glibc then gives back what a product decoded as soon as it is freed."""
+    "codes, checkpointing, int8 moments": {"hold": "codes", "checkpointing": True, "states": "int8"}}
 STEPS, NAME = 3, "low_bit_memory"
 
 
@@ -51,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", required=True, help="folder that keeps the corpus and the bases")
     parser.add_argument("--hidden", type=int, default=768)
-    parser.add_argument("--depths", default="4,12", help="numbers of layers; other runs' are kept")
+    parser.add_argument("--depths", default="2,4", help="numbers of layers; other runs' are kept")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--arm", help="run one, of the first depth, and print it as JSON")
     args = parser.parse_args()
@@ -84,8 +79,10 @@ def before(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return arms if facts.items() <= known.items() else {}
 
 
-def config(args: argparse.Namespace, layers: int, adapt: dict[str, Any]) -> TrialConfig:
-    """A trial on a body of that depth."""
+def config(args: argparse.Namespace, layers: int, arm: dict[str, Any]) -> TrialConfig:
+    """A trial on a body of that depth; an arm's `states` are of its optimizer."""
+    adapt = {name: value for name, value in arm.items() if name != "states"}
+    optim = {"batch_size": args.batch, "states": arm.get("states", "float32")}
     return TrialConfig.model_validate({
         "corpus": {"source": {"name": "restaurant", "sentences": 500, "max_words": 16}, "max_length": 18,
                    "min_count": 1},
@@ -94,15 +91,14 @@ def config(args: argparse.Namespace, layers: int, adapt: dict[str, Any]) -> Tria
         "base": {"optim": {"steps": 1, "batch_size": 2, "ema": 0.0}},
         "quantization": {"quantizer": {"name": "nf4", "double": True}, "sites": ["attention", "ffn"]},
         "lora": {"rank": 4, "targets": ["query", "key", "value", "output", "ffn"]},
-        "adapt": {"optim": {"batch_size": args.batch}, **adapt}})
+        "adapt": {"optim": optim, **adapt}})
 
 
 def apart(args: argparse.Namespace, depth: int, arm: str) -> dict[str, float]:
     """One arm in a process of its own."""
     words = [sys.executable, "-m", "benchmarks.low_bit_memory", "--cache", args.cache, "--hidden",
              str(args.hidden), "--depths", str(depth), "--batch", str(args.batch), "--arm", arm]
-    environment = {**os.environ, **(MMAP if arm.endswith("mmap") else {})}
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -115,11 +111,9 @@ def measured(settings: TrialConfig, cache: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as scratch:
         trial = Trial(settings, Prepared(**shared, teacher=""), [STEPS + 1], Path(scratch),
                       torch.device("cpu"), {})
-        run = trial.run
+        run, setup = trial.run, resident("VmHWM")
         assert run is not None
         run.advance(1)  # the first loads code
-        gc.collect()
-        trim_heap()
         ready = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         began = time.process_time()
@@ -129,8 +123,8 @@ def measured(settings: TrialConfig, cache: str) -> dict[str, float]:
                    if isinstance(value, Tensor)]
         gradients = [value.grad for value in run.trained.values() if value.grad is not None]
         return {**held(trial), "trained": size([*run.trained.values(), *gradients, *moments]),
-                "kept_for_backward": kept(trial), "rss_imports": imported, "rss_ready": ready,
-                "rss_peak": peak, "cpu_seconds_a_step": seconds}
+                "moments": size(moments), "kept_for_backward": kept(trial), "rss_imports": imported,
+                "rss_setup": setup, "rss_ready": ready, "rss_peak": peak, "cpu_seconds_a_step": seconds}
 
 
 def held(trial: Trial) -> dict[str, float]:

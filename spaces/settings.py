@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -70,4 +70,6 @@ class OptimConfig(Settings):
                        description="decay of the averaged weights used for measuring; 0 = off")
     ema_warmup: bool = Field(True, description="the decay begins low and grows as (1 + step) / (10 + step); "
                                                "false: ema from the first step, as in Diffusion-LM")
+    states: Literal["float32", "int8"] = Field(
+        "float32", description="AdamW's moments; int8: 2 bytes a value of matrices instead of 8, and slower")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")

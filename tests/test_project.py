@@ -40,7 +40,7 @@ FLOORS = (
     ("trainable.control",),
     ("trainable.adapters",),
     ("trainable.diffusion", "trainable.training.optimizer"),
-    ("trainable.quantization",),
+    ("trainable.quantization", "trainable.training.adamw8bit"),
     ("trainable.models", "trainable.corpora"),
     ("trainable.quantizers", "trainable.corpora.special"),
     ("trainable.registry", "trainable.storage", "trainable.seeds"),

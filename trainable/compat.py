@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 TORCH, TRANSFORMERS = "2.13", "5.23"
 """Seen in."""
@@ -80,3 +81,15 @@ def with_attention(config: Any, name: str) -> Any:
     own = copy.copy(config)
     own._attn_implementation = name
     return own
+
+
+@contextmanager
+def hooks_as_before(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """In the end modules have no more forward hooks than at first: a library that fails leaves its own."""
+    before = [set(module._forward_hooks) for module in modules]
+    try:
+        yield
+    finally:
+        for module, known in zip(modules, before, strict=True):
+            for key in set(module._forward_hooks) - known:
+                del module._forward_hooks[key]

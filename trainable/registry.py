@@ -167,6 +167,7 @@ ADAPTER_STARTS: Registry[AdapterStart] = Registry("adapter start", {
     "apiq": "trainable.adapters.apiq:ApiQ",
     "int2.1": "trainable.adapters.int21:Int21",
     "pissa": "trainable.adapters.pissa:PiSSA",
+    "eva": "trainable.adapters.eva:EVA",
 })
 TOKEN_WEIGHTS: Registry[TokenWeight] = Registry("token weight", {
     "uniform": "trainable.quantization.post_training.token_weights:UniformWeight",

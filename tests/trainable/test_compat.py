@@ -88,3 +88,14 @@ def test_torch_2_13_foreach_lerp_moves_in_place():
 
 def test_torch_2_13_knows_whether_the_cpu_has_bf16_instructions():
     assert compat.has_bf16_instructions() in (True, False)
+
+
+def test_hooks_that_were_left_are_taken_off_and_others_stay():
+    layer, seen = torch.nn.Linear(2, 2), []
+    layer.register_forward_hook(lambda *_: seen.append("own"))
+    with pytest.raises(ZeroDivisionError), compat.hooks_as_before([layer]):
+        layer.register_forward_hook(lambda *_: seen.append("left"))
+        layer(torch.zeros(1, 2))
+        raise ZeroDivisionError
+    layer(torch.zeros(1, 2))
+    assert seen == ["own", "left", "own"]

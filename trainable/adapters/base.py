@@ -8,17 +8,17 @@ then runs it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainable import registry
 from trainable.quantizers.base import Quantizer
 
-Need = Literal["moment", "fisher"]
+Need = Literal["moment", "fisher", "seen"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Layer:
     """[out, in] mean squared gradient of the training loss, for a start with "fisher" among its needs."""
     quantizer: Quantizer | None = None
     """Whose `quantize` it is."""
+    seen: Tensor | None = None
+    """[..] what `see` found, for a start with "seen" among its needs."""
+    scaling: float = 1.0
+    """What the adapter multiplies its two factors by, which are L and R over the root of it."""
 
     def quantized(self, master: Tensor) -> Tensor:
         """[out, in] the values that a master gives."""
@@ -75,6 +79,12 @@ class AdapterStart(ABC):
     def quantizers(self, layers: Sequence[Layer]) -> dict[str, Quantizer]:
         """By layer's name, quantizers that replace the trial's before anything starts; most give none."""
         return {}
+
+    def see(self, model: nn.Module, names: Sequence[str], batches: Sequence[Mapping[str, Tensor]],
+            run: Callable[[Mapping[str, Tensor]], Any], rank: int) -> dict[str, Tensor]:
+        """By layer's name, what a start wants to know of the full-precision `model`; asked for where "seen"
+        is among its needs. `run` computes with a batch of calibration states, whose "state" is [B, L, ..]."""
+        raise NotImplementedError
 
     @abstractmethod
     def start(self, layer: Layer) -> Start | None:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MAPPED, LATER = 1 << 16, 3 << 17
+"""Bytes from which on a block is a mapping of its own: inside `large_apart`, and after it."""
+_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 def trim_heap() -> None:
@@ -13,5 +19,29 @@ def trim_heap() -> None:
     """
     try:
         ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, TypeError, AttributeError):
+        return
+
+
+@contextmanager
+def large_apart() -> Iterator[None]:
+    """Inside, a large block is no part of the C heap, and gone when it is freed (glibc; elsewhere nothing
+    differs). After it that holds of larger ones alone, to the end of the process.
+
+    Large tensors that come and go leave holes in the heap between what stays. `trim_heap` hands their pages
+    back, but what is computed later wanders through all holes, until every page is there again; glibc itself
+    puts what is below 32 MB there once such a block was freed. To map a block costs time, which small ones,
+    of which there are many, need not take.
+    """
+    _set(_MMAP_THRESHOLD, MAPPED)
+    try:
+        yield
+    finally:
+        _set(_MMAP_THRESHOLD, LATER)
+
+
+def _set(option: int, value: int) -> None:
+    try:
+        ctypes.CDLL(None).mallopt(option, value)
     except (OSError, TypeError, AttributeError):
         return

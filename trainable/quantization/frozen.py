@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from trainable.quantization.sites import fake_of, master_of
 from trainable.quantizers.base import Quantizer, shape_of
-from trainable.quantizers.lookup import row_range
+from trainable.quantizers.lookup import row_runs
 
-PIECE, LARGE = {"cpu": 1 << 18}, 1 << 24
+PIECE, LARGE = {"cpu": 1 << 16}, 1 << 24
 """Values that are decoded at once, on a CPU and elsewhere."""
 
 
@@ -58,11 +58,10 @@ class FrozenLinear(nn.Linear):
 
     def rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Runs of outputs, and the decoded weight [run, in] of each."""
-        packed, values = self.packed, PIECE.get(self.get_buffer(self.parts[0]).device.type, LARGE)
+        values = PIECE.get(self.get_buffer(self.parts[0]).device.type, LARGE)
         step = max(1, values // self.in_features)
-        for start in range(0, self.out_features, step):
-            stop = min(start + step, self.out_features)
-            yield slice(start, stop), row_range(self.quantizer, packed, self.shape, start, stop).to(dtype)
+        for run, weight in row_runs(self.quantizer, self.packed, self.shape, step):
+            yield run, weight.to(dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.quantizer.label}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -47,20 +48,26 @@ def look_up(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, i
     return quantizer.decode(part, (len(wanted), shape[1])).view(*ids.shape, shape[1])
 
 
-@torch.no_grad()
-def row_range(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, int], start: int,
-              stop: int) -> Tensor:
-    """Rows start..stop of the packed weight: float32 [stop - start, cols], equal to `decode(packed,
-    shape)[start:stop]` bit for bit. Where rows stand apart but for scales that are quantized together, the
-    scales alone are read whole; where they do not, everything is."""
-    if isinstance(quantizer, BlockScaled) and quantizer.scale_kind in (8, "double"):
-        scale = load_scale(quantizer.checked(packed, shape), quantizer.scale_kind).flatten()
-        quantizer, packed = copy.copy(quantizer), {**packed, "scale": scale}
-        quantizer.scale_kind = 32
-        packed = {name: packed[name] for name in quantizer.layout(shape)}
-    per_row = row_parts(quantizer, shape)
-    if per_row is None:
-        return quantizer.decode(packed, shape)[start:stop]
-    part = {name: value.view(shape[0], -1)[start:stop].flatten() if per_row[name] else value
-            for name, value in packed.items()}
-    return quantizer.decode(part, (stop - start, shape[1]))
+def row_runs(quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, int],
+             step: int) -> Iterator[tuple[slice, Tensor]]:
+    """Runs of `step` rows of the packed weight, the last perhaps shorter: float32 [run, cols], together equal
+    to `decode(packed, shape)` bit for bit. Scales that are quantized together are read once; where rows
+    do not stand apart otherwise, everything is."""
+    with torch.no_grad():
+        if isinstance(quantizer, BlockScaled) and quantizer.scale_kind in (8, "double"):
+            scale = load_scale(quantizer.checked(packed, shape), quantizer.scale_kind).flatten()
+            quantizer, packed = copy.copy(quantizer), {**packed, "scale": scale}
+            quantizer.scale_kind = 32
+            packed = {name: packed[name] for name in quantizer.layout(shape)}
+        per_row = row_parts(quantizer, shape)
+        whole = quantizer.decode(packed, shape) if per_row is None else None
+    for start in range(0, shape[0], step):
+        run = slice(start, min(start + step, shape[0]))
+        with torch.no_grad():
+            if whole is not None:
+                yield run, whole[run]
+                continue
+            part = {name: value.view(shape[0], -1)[run].flatten() if per_row and per_row[name] else value
+                    for name, value in packed.items()}
+            rows = quantizer.decode(part, (run.stop - run.start, shape[1]))
+        yield run, rows

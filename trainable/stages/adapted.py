@@ -13,16 +13,17 @@ from trainable.quantization.sites import apply
 from trainable.seeds import stream_seed
 
 
-def adapted_model(config: TrialConfig, base: Loaded) -> tuple[Backbone, dict]:
+def adapted_model(config: TrialConfig, base: Loaded, take: bool = False) -> tuple[Backbone, dict]:
     """The base with this trial's quantizers and adapter in place, and what was counted on the way. A base
     in another dtype stays in it where nothing acts on its weights; whatever trains or rounds them does so in
-    float32, and what is left as floats is stored in the base's dtype."""
+    float32, and what is left as floats is stored in the base's dtype. `take`: the base is not used again, and
+    its tensors need no copies."""
     model, state = blank_model(config, base.lexicon), base.model.state_dict()
     acts = (config.adapt.train or config.calibration.active or config.quantization.body.name != "float32"
             or any(config.quantization.at(site).name != "none" for site in SITES))
     if acts and config.quantization.body.name == "float32" and config.calibration.activation_bits == 16:
         model.stored = next(iter(state.values())).dtype
-    model.load_state_dict({name: value.to(torch.float32 if acts else value.dtype, copy=True)
+    model.load_state_dict({name: value.to(torch.float32 if acts else value.dtype, copy=not take)
                            for name, value in state.items()}, assign=True)
     model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)

@@ -121,6 +121,7 @@ def _set(rule: AdapterStart, layers: list[Adapted], model: Backbone, base: Backb
     names = [plain_name(layer.name) for layer in layers]
     moments = _moments(base, names, process, corpus, config) if "moment" in rule.needs else {}
     fisher = _fisher(base, names, process, corpus, config) if "fisher" in rule.needs else {}
+    seen = _seen(rule, base, names, process, corpus, config) if "seen" in rule.needs else {}
     given: list[tuple[Adapted, Layer]] = []
     for layer, name in zip(layers, names, strict=True):
         if rule.corrects and layer.fake is None:
@@ -128,7 +129,8 @@ def _set(rule: AdapterStart, layers: list[Adapted], model: Backbone, base: Backb
         weight = base.get_parameter(f"{name}.weight").detach().to(layer.master.device, torch.float32)
         quantizer = layer.fake.quantizer if layer.fake else None
         given.append((layer, Layer(name, weight, quantizer.fake_quantize if quantizer else None,
-                                   config.lora.rank, moments.get(name), fisher.get(name), quantizer)))
+                                   config.lora.rank, moments.get(name), fisher.get(name), quantizer,
+                                   seen.get(name), layer.module.scaling[ADAPTER])))
     own = rule.quantizers([one for _, one in given])
     for layer, one in given:
         if layer.fake is not None and (other := own.get(one.name)) is not None:
@@ -192,6 +194,15 @@ def _fisher(base: Backbone, names: list[str], process: Process, corpus: Tokenize
         for name, value in base.named_parameters():
             value.requires_grad_(wanted[name])
     return {name: value / len(ids.split(8)) for name, value in total.items()}
+
+
+def _seen(rule: AdapterStart, base: Backbone, names: list[str], process: Process, corpus: TokenizedCorpus,
+          config: TrialConfig) -> dict[str, Tensor]:
+    """What a start sees for itself, of the base on the calibration states."""
+    batches = [{name: value for name, value in batch._asdict().items() if value is not None}
+               for batch in calibration_states(base, process, corpus, config).split(BATCH)]
+    return rule.see(base, names, batches, lambda batch: base.predict(batch["state"], batch["t"],
+                                                                     batch.get("previous")), config.lora.rank)
 
 
 @contextmanager

@@ -40,6 +40,8 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
     quantizer = QUANTIZERS.completed(config.quantization.quantizer).model_dump(mode="json")
     groups["quantization"]["quantizer"] = {key: value for key, value in quantizer.items() if key != "bits"}
     del groups["lora"]["rank"], groups["lora"]["variant"]  # of which supernets have but one
+    if config.adapt.optim.states == "float32":
+        del groups["adapt"]["optim"]["states"]
     if config.lora.start.name != "zero":
         calibration = config.calibration.model_dump(mode="json")
         groups["calibration"] = {**calibration, "seed": config.calibration_seed}
@@ -48,6 +50,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
 
 def without_new_defaults(optim: dict[str, Any]) -> None:
     """As it was before they were a setting: older caches stay good."""
-    for name, default in OptimConfig().model_dump(mode="json", include={"betas", "ema_warmup"}).items():
+    new = {"betas", "ema_warmup", "states"}
+    for name, default in OptimConfig().model_dump(mode="json", include=new).items():
         if optim[name] == default:
             del optim[name]

@@ -5,6 +5,7 @@ rungs. Training and calibration may be left out."""
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from spaces.config import TrialConfig
 from trainable.artifacts.artifact import MEASUREMENTS, SAMPLES, Loaded, load
-from trainable.artifacts.malloc import trim_heap
+from trainable.artifacts.malloc import large_apart, trim_heap
 from trainable.artifacts.model_card import CARD, model_card
 from trainable.artifacts.packed import CONFIG, Packed
 from trainable.control.conditions import Conditions
@@ -65,21 +66,24 @@ class Trial:
         self.rank, self.window = rank, window or Window(None)
         self.corpus = shared(cache, "corpus",
                              prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
-        base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
-        self.model, self.facts = adapted_model(self.config, base)
-        self.lexicon = base.lexicon
         self.process = PROCESSES.build(config.diffusion)
-        self.member: Backbone | None = None
-        if config.adapt.mode == "supernet":
-            self.member, self.facts = extract(self.config, base, Path(prepared.supernet))
-            self.member.to(device).requires_grad_(False).eval()
-        trains = config.adapt.train and (self.member is None or len(self.rungs) > 1)
-        if trains or self.member is None:
-            self._place(base)
-        if self._codes:  # a worker that has no room for floats lets the base go
-            del base
-            cache.pop("base", None)
-            trim_heap()
+        with large_apart() if self._codes else contextlib.nullcontext():
+            base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
+            if self._codes:  # a worker that has no room for floats lets the base go
+                cache.pop("base", None)
+            self.model, self.facts = adapted_model(self.config, base, self._codes and not self._starts)
+            self.lexicon = base.lexicon
+            self.member: Backbone | None = None
+            if config.adapt.mode == "supernet":
+                self.member, self.facts = extract(self.config, base, Path(prepared.supernet))
+                self.member.to(device).requires_grad_(False).eval()
+            trains = config.adapt.train and (self.member is None or len(self.rungs) > 1)
+            if trains or self.member is None:
+                self._place(base)
+            if self._codes:
+                del base
+                gc.collect()  # floats are held by modules that hold each other
+                trim_heap()
         self.run: TrainingRun | None = None
         self.measured: list[dict] = []
         self.losses: dict[str, float] = {}
@@ -99,11 +103,10 @@ class Trial:
     def _place(self, base: Loaded) -> None:
         """Let the adapters begin, and put the model on its device, as codes where those are asked for."""
         lora, adapt = self.config.lora, self.config.adapt
-        starts = lora.start.name != "zero" and lora.rank > 0
-        if self._codes and not starts:
+        if self._codes and not self._starts:
             hold_codes(self.model)
         self.model.to(self.device)
-        if starts:
+        if self._starts:
             self.facts |= start_adapters(self.model, base.model.to(self.device), self.process, self.corpus,
                                          self.config)
         elif lora.variant == "dora" and lora.rank > 0:
@@ -116,6 +119,11 @@ class Trial:
     @property
     def _codes(self) -> bool:
         return self.config.adapt.train and self.config.adapt.hold == "codes"
+
+    @property
+    def _starts(self) -> bool:
+        """Whether the adapters begin from the base's weights."""
+        return self.config.lora.start.name != "zero" and self.config.lora.rank > 0
 
     def _conditions(self) -> Conditions | None:
         """What the model goes on being told, where its base was."""

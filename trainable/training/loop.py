@@ -20,6 +20,7 @@ from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
+from trainable.training.adamw8bit import AdamW8bit
 from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
 
 CHECK_EVERY = 50
@@ -233,6 +234,8 @@ class TrainingRun:
         for moment in ("exp_avg", "exp_avg_sq"):
             if moments and sorted(entry[moment].numel() for entry in moments.values()) != sizes:
                 return f"{moment} of other weights"
+        if isinstance(self.optimizer, AdamW8bit) and (problem := self.optimizer.misfit(moments)):
+            return problem
         if type(state["step"]) is not int or not 0 <= state["step"] <= self.config.steps:
             return f"step {state['step']!r} of {self.config.steps}"
         return None if state["seconds"] >= 0 else "a time below 0"

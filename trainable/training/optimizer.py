@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from spaces.config import OptimConfig
 from trainable.models.lora import LEARNED
+from trainable.training.adamw8bit import AdamW8bit
 
 Named = Iterable[tuple[str, Tensor]]
 """Parameters by their names in the model: `model.named_parameters()`."""
@@ -33,18 +34,22 @@ def grouped(parameters: Named) -> tuple[list[str], list[str]]:
 
 
 def adamw(parameters: Named, *, lr: float, betas: tuple[float, float] = (0.9, 0.999),
-          weight_decay: float = 0.0) -> torch.optim.AdamW:
-    """AdamW (decoupled weight decay, arXiv 1711.05101) in two groups: what decays, and what does not."""
+          weight_decay: float = 0.0, states: Literal["float32", "int8"] = "float32") -> torch.optim.Optimizer:
+    """AdamW (decoupled weight decay, arXiv 1711.05101) in two groups: what decays, and what does not.
+    `states`: how its moments are held."""
     values = dict(parameters)
     decaying, others = grouped(values.items())
-    return torch.optim.AdamW([{"params": [values[name] for name in decaying], "weight_decay": weight_decay},
-                              {"params": [values[name] for name in others], "weight_decay": 0.0}],
-                             lr=lr, betas=betas, fused=True)
+    groups = [{"params": [values[name] for name in decaying], "weight_decay": weight_decay},
+              {"params": [values[name] for name in others], "weight_decay": 0.0}]
+    if states == "int8":
+        return AdamW8bit(groups, lr=lr, betas=betas)
+    return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
-def configured(parameters: Named, config: OptimConfig) -> torch.optim.AdamW:
+def configured(parameters: Named, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer of one training run, as its settings ask for it."""
-    return adamw(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return adamw(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
+                 states=config.states)
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
@@ -60,7 +65,8 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def load_state(optimizer: torch.optim.AdamW, parameters: Mapping[str, Tensor], saved: dict[str, Any]) -> None:
+def load_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],
+               saved: dict[str, Any]) -> None:
     """Continue from `optimizer.state_dict()`. `parameters`: what the optimizer was made from, in that order.
 
     A state of one group, as saved before there were two, holds parameters in the order of the model; it is

@@ -30,7 +30,9 @@ class World:
     @cached_property
     def layer(self) -> Layer:
         moment = (self.inputs.T @ self.inputs / len(self.inputs)).double()
-        return Layer("layer", self.weight, self.quantizer.fake_quantize, self.rank, moment, self.fisher)
+        directions = torch.linalg.svd(self.inputs - self.inputs.mean(0), full_matrices=False)[2][:self.rank]
+        return Layer("layer", self.weight, self.quantizer.fake_quantize, self.rank, moment, self.fisher,
+                     seen=directions, scaling=4.0)
 
     @property
     def zero(self) -> Start:
@@ -170,3 +172,10 @@ def test_a_low_rank_matrix_is_found_again():
     up, down = low_rank(left @ right, 3)
     torch.testing.assert_close(up @ down, left @ right, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(up.norm(dim=0), down.norm(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_eva_gives_the_first_factor_the_directions_as_they_are_and_adds_nothing():
+    world = World()
+    found = start_of(world, "eva")
+    assert not found.up.any() and torch.equal(found.master, world.weight)
+    torch.testing.assert_close(found.down / 4.0**0.5, world.layer.seen)

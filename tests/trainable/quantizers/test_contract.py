@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainable.quantizers.blocks import BlockScaled
-from trainable.quantizers.lookup import look_up, row_parts, row_range
+from trainable.quantizers.lookup import look_up, row_parts, row_runs
 from trainable.registry import QUANTIZERS
 
 CASES = [(name, params) for name in QUANTIZERS for params in QUANTIZERS.get(name).examples()]
@@ -273,11 +273,12 @@ class TestQuantizerContract:
         assert_same_bits(look_up(quantizer, packed, shape, ids), quantizer.decode(packed, shape)[ids])
 
     @pytest.mark.parametrize("shape", [(40, 64), (40, 13)], ids=str)
-    def test_a_range_of_rows_is_that_of_the_whole(self, quantizer, shape):
+    def test_runs_of_rows_are_those_of_the_whole(self, quantizer, shape):
         packed = quantizer.encode(draw(shape))
-        for start, stop in ((0, 16), (16, 40)):
-            assert_same_bits(row_range(quantizer, packed, shape, start, stop),
-                             quantizer.decode(packed, shape)[start:stop])
+        whole, runs = quantizer.decode(packed, shape), list(row_runs(quantizer, packed, shape, 16))
+        assert [(run.start, run.stop) for run, _ in runs] == [(0, 16), (16, 32), (32, 40)]
+        for run, rows in runs:
+            assert_same_bits(rows, whole[run])
 
     def test_says_what_it_is(self, quantizer):
         facts = quantizer.facts((821, 16))

@@ -1,7 +1,12 @@
 """Adapters of a whole trial: where they start, and that what is exported is what was started from."""
 
+import copy
+
 import pytest
 import torch
+from peft import LoraConfig as PeftLora
+from peft import get_peft_model, initialize_lora_eva_weights
+from peft.tuners.lora.config import EvaConfig
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
@@ -9,10 +14,12 @@ from trainable.artifacts.artifact import load
 from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import corrupted
-from trainable.models.lora import magnitude_of
+from trainable.models.lora import magnitude_of, target_pattern
+from trainable.models.parts import plain_name
 from trainable.registry import ADAPTER_STARTS, PROCESSES, completed
 from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers, start_adapters
+from trainable.stages.calibrate import calibration_states
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
@@ -93,6 +100,56 @@ def test_apiq_trains_the_magnitudes_of_dora_too(world):
     assert any(moved) and facts["adapter_error"] < 2 * facts["adapter_error_zero"]
     packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
     assert off(world, packed) == pytest.approx(off(world, model), rel=1e-4)
+
+
+def eva_of_peft(world, settings) -> dict[str, torch.Tensor]:
+    """First factors by layer, set by peft's own function on its own model around the body."""
+    kind, base, corpus = world
+    process = PROCESSES.build(settings.diffusion)
+    states = calibration_states(base.model, process, corpus, settings).split(32)
+    model = copy.deepcopy(base.model)
+    model.body = get_peft_model(model.body, PeftLora(
+        r=4, target_modules=target_pattern(model, settings.lora), init_lora_weights="eva",
+        eva_config=EvaConfig(rho=1.0)))
+    initialize_lora_eva_weights(
+        model.body, [{"number": torch.tensor(number)} for number in range(len(states))],
+        forward_fn=lambda _, batch: model.predict(*(states[int(batch["number"])][k] for k in (0, 1, 4))),
+        prepare_model_inputs_fn=None, prepare_layer_inputs_fn=None, show_progress_bar=False)
+    return {plain_name(name.removesuffix(".lora_A.default.weight")): value
+            for name, value in model.named_parameters() if name.endswith("lora_A.default.weight")}
+
+
+def test_eva_is_pefts_own_and_its_directions_are_those_of_the_inputs(world):
+    kind, base, corpus = world
+    model, facts, settings = started(world, "eva", calibration={"texts": 64})
+    layers = {plain_name(layer.name): layer.module for layer in adapted_layers(model)}
+    theirs = eva_of_peft(world, settings)
+    assert theirs.keys() == layers.keys() and facts["adapter_error"] == facts["adapter_error_zero"] > 0
+    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+    for name in layers:
+        base.model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: inputs[name].append(args[0].flatten(0, -2)))
+    states = calibration_states(base.model, PROCESSES.build(settings.diffusion), corpus, settings)
+    for rows in inputs.values():
+        rows.clear()
+    with torch.no_grad():
+        base.model.predict(states.state, states.t, states.previous)
+    for name, layer in layers.items():
+        first, second = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+        torch.testing.assert_close(first, theirs[name], msg=name)
+        assert first.shape == (4, layer.in_features) and not second.any()
+        x = inputs[name][-1].double()
+        x = x - x.mean(0)
+        most = torch.linalg.svdvals(x)[:4].square().sum()
+        kept = (x @ first.double().T).square().sum()
+        assert 0.98 < kept / most < 1.001, "as much variance as four directions can have"
+        base.model.get_submodule(name)._forward_pre_hooks.clear()
+
+
+def test_eva_that_does_not_settle_is_one_line_and_leaves_no_hook(world):
+    with pytest.raises(UserError, match=r"^lora.start: eva: 4 directions .* did not settle in 50 passes"):
+        started(world, {"name": "eva", "tau": 1 - 1e-12}, calibration={"texts": 2})
+    assert not any(module._forward_hooks for module in world[1].model.modules())
 
 
 def test_repairs_are_nearer_to_the_base_than_an_adapter_that_adds_nothing(world):

@@ -1,0 +1,33 @@
+"""Where the C heap keeps large blocks (glibc), in a process whose heap has no holes yet."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import ctypes
+from trainable.artifacts.malloc import LATER, MAPPED, large_apart
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.mallinfo2.restype = type("Facts", (ctypes.Structure,), {"_fields_": [
+    (name, ctypes.c_size_t) for name in
+    "arena ordblks smblks hblks hblkhd usmblks fsmblks used free keep".split()]})
+
+def mapped(count):
+    before = libc.mallinfo2().hblkhd
+    assert libc.malloc(ctypes.c_size_t(count))
+    return libc.mallinfo2().hblkhd - before
+
+with large_apart():
+    print(mapped(MAPPED + 1) > MAPPED, mapped(MAPPED // 2))
+print(mapped(LATER + 1) > LATER, mapped(LATER // 2))
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="another C library")
+def test_large_blocks_are_apart_inside_and_only_larger_ones_after():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "0", "True", "0"]
