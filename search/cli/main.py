@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from inspect import getdoc
 
 import typer
@@ -51,6 +50,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib import metadata  # slow to import
+
         try:
             typer.echo(f"qdlm {metadata.version('qdlm')}")
         except metadata.PackageNotFoundError:
