@@ -45,17 +45,17 @@ class AdamW8bit(torch.optim.Optimizer):
         for group in self.param_groups:
             for value in group["params"]:
                 if value.grad is not None:
-                    self._update(value, group)
+                    self._update(value, value.grad, group)
         return loss
 
-    def _update(self, value: Tensor, group: Mapping[str, Any]) -> None:
+    def _update(self, value: Tensor, slope: Tensor, group: Mapping[str, Any]) -> None:
         state = self.state[value]
         if not state:
             state.update(_zeros(value), step=0)
         state["step"] += 1
         (decay, memory), count = group["betas"], state["step"]
         rate, bias = group["lr"] / (1 - decay**count), math.sqrt(1 - memory**count)
-        for piece, gradient, first, second in _pieces(value, value.grad, state):
+        for piece, gradient, first, second in _pieces(value, slope, state):
             first.lerp_(gradient, 1 - decay)
             second.mul_(memory).addcmul_(gradient, gradient, value=1 - memory)
             piece.mul_(1 - group["lr"] * group["weight_decay"])
