@@ -109,12 +109,16 @@ def test_the_cache_key_depends_on_the_starts_bytes_and_not_on_its_place(source, 
 def test_a_base_without_a_start_keeps_the_key_that_it_had_before_there_were_starts():
     settings = config()
     groups = completed(settings).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    del groups["base"]["start"], groups["base"]["optim"]["betas"], groups["base"]["optim"]["ema_warmup"]
+    del groups["base"]["start"]
+    for later in ("betas", "ema_warmup", "states"):
+        del groups["base"]["optim"][later]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]  # came later too
     assert base_key(settings) == content_key(2, corpus_key(settings), groups)
     teacher = settings.teacher.model_dump(mode="json")
-    del teacher["optim"]["betas"], teacher["optim"]["ema_warmup"], teacher["name"], teacher["order"]
+    del teacher["name"], teacher["order"]
+    for later in ("betas", "ema_warmup", "states"):
+        del teacher["optim"][later]
     assert teacher_key(settings) == content_key(2, corpus_key(settings), teacher, settings.base.seed)
 
 
@@ -128,7 +132,9 @@ def test_betas_and_the_draw_of_mixed_times_are_in_the_key():
     assert teacher_key(changed(teacher=betas)) != teacher_key(config())
     mixed = changed(diffusion={**SHAPE["diffusion"], "mixed_times": 0.9})
     groups = completed(mixed).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
-    del groups["base"]["start"], groups["base"]["optim"]["betas"], groups["base"]["optim"]["ema_warmup"]
+    del groups["base"]["start"]
+    for later in ("betas", "ema_warmup", "states"):
+        del groups["base"]["optim"][later]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]
     assert base_key(mixed) != content_key(2, corpus_key(mixed), groups)  # whose times hung on places
