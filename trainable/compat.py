@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +59,37 @@ def int4_weight_matmul(x: Tensor, packed: Tensor, group: int, scale: Tensor) -> 
     """bf16 [n, k] times the transpose of packed 4-bit [m, k] -> bf16 [n, m], on a CPU. `scale`: scale and
     zero of each `group` of inputs, bf16 [k / group, m, 2]."""
     return torch._weight_int4pack_mm_for_cpu(x, packed, group, scale)
+
+
+def trace(function: Callable[..., Any], example: Sequence[Tensor]) -> Callable[..., Any]:
+    """The operations that a function of tensors runs on `example`, as a graph that runs them without Python,
+    differentiably. Tensors that it reads beside its arguments belong to the graph and must not ask for
+    gradients. What Python decides by the shapes of the arguments stays as it is for the example's; torch
+    warns of that as it would of what values decide, so that its warnings tell nothing here.
+
+    torch 2.13 calls `torch.jit` deprecated in favor of its compiler, which needs a C++ compiler at hand where
+    there is no GPU.
+    """
+    with warnings.catch_warnings(), torch.jit.optimized_execution(False):
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        return torch.jit.trace(function, tuple(example), check_trace=False)
+
+
+def is_watched(module: torch.nn.Module) -> bool:
+    """Whether anything is called before or after its forward pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been changed in place."""
+    return tensor._version
+
+
+def as_traced() -> AbstractContextManager[Any]:
+    """Inside, graphs of `trace` run operation by operation as they were recorded: torch's own way with them
+    first spends more than texts take on changing them."""
+    return torch.jit.optimized_execution(False)
 
 
 def lerp_all_(averages: Sequence[Tensor], values: Sequence[Tensor], weight: float) -> None:

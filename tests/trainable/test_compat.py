@@ -99,3 +99,27 @@ def test_hooks_that_were_left_are_taken_off_and_others_stay():
         raise ZeroDivisionError
     layer(torch.zeros(1, 2))
     assert seen == ["own", "left", "own"]
+
+
+def test_a_graph_runs_what_was_recorded_and_is_differentiable():
+    weight = torch.randn(3, 3)
+
+    def function(x):
+        return (x @ weight).tanh()
+
+    x = torch.randn(2, 3, requires_grad=True)
+    graph = compat.trace(function, [x.detach()])
+    with compat.as_traced():
+        found, expected = graph(x), function(x)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(value.sum(), x)[0] for value in (found, expected)))
+
+
+def test_what_changes_and_watches_is_seen():
+    layer = torch.nn.Linear(2, 2)
+    before = compat.version(layer.weight)
+    with torch.no_grad():
+        layer.weight.add_(1)
+    assert compat.version(layer.weight) > before and not compat.is_watched(layer)
+    layer.register_forward_pre_hook(lambda *_: None)
+    assert compat.is_watched(layer)

@@ -22,6 +22,7 @@ from trainable.artifacts.packed import CONFIG, WEIGHTS
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.parts import Table
+from trainable.models.traced import alike
 from trainable.quantization.body_formats import products
 from trainable.seeds import stream
 from trainable.stages.reference import processor
@@ -58,7 +59,8 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
 
     `p50`, `p95` and `interval` (95 %, of the median) are milliseconds a sentence; `throughput` is sentences
     a second at the median, all by the clock. With two sides `ratio` is the median of first over second in the
-    same turn, with its 95 % interval, by the steady times of `trainable.metrics.timing`.
+    same turn, with its 95 % interval, by the steady times of `trainable.metrics.timing`. `form`: how all of
+    them ran, `traced` or `eager` (`trainable.models.traced.alike`).
     """
     for side in sides:
         most = side.process.levels
@@ -68,8 +70,9 @@ def cells(sides: Sequence[Loaded], batches: Sequence[int], steps: Sequence[int],
         for batch in batches:
             calls = [lambda side=side: side.generate(batch, stream("bench", seed), steps=count)  # noqa: B023
                      for side in sides]
-            taken = interleaved(calls, repeats, device)
-            cell: dict[str, Any] = {"batch": batch, "steps": count,
+            with alike([side.model for side in sides]) as form:
+                taken = interleaved(calls, repeats, device)
+            cell: dict[str, Any] = {"batch": batch, "steps": count, "form": form,
                                     "sides": [_summary(*(times * 1000 / batch for times in side))
                                               for side in zip(*taken, strict=True)]}
             if len(calls) == 2:

@@ -81,6 +81,8 @@ class ControlTask(ABC):
 
     name: ClassVar[str]
     Params: ClassVar[type[TaskParams]] = TaskParams
+    reads_x0: bool = False
+    """Whether `loss` reads the clean latents of a prediction; where not, they may be left out."""
 
     def __init__(self, params: TaskParams):
         self.params = params

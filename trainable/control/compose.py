@@ -47,6 +47,7 @@ class Compose(ControlTask):
         """`parts`: the controls themselves, where they exist already."""
         super().__init__(params)
         self.parts = list(parts) or [TASKS.build(ref) for ref in params.tasks]
+        self.reads_x0 = any(part.reads_x0 for part in self.parts)
         self.labels = [part.name if part.name not in [other.name for other in self.parts[:i]]
                        else f"{part.name}{i + 1}" for i, part in enumerate(self.parts)]
 

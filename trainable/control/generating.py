@@ -11,10 +11,11 @@ from torch import Tensor
 from spaces.config import GuidanceConfig
 from trainable.control.base import ControlTask, Target
 from trainable.control.conditions import encode_conditions
-from trainable.control.guidance import GradientGuide
+from trainable.control.guidance import GradientGuide, JoinedGuide
 from trainable.control.infill import bleu4
 from trainable.control.lexicon import AnyCorpus
 from trainable.control.reweighting import reweighted
+from trainable.diffusion.noise import Streams
 from trainable.diffusion.process import Sampling
 
 BATCH = 64  # latents guided at once: bounds memory
@@ -26,6 +27,14 @@ class Controlled(NamedTuple):
 
     words: list[list[str]]
     passes: Tensor
+
+
+class Request(NamedTuple):
+    """Targets of one task, which has been prepared, and where the noise of their texts comes from."""
+
+    task: ControlTask
+    targets: Sequence[Target]
+    generator: torch.Generator
 
 
 def guided(sampling: Sampling, task: ControlTask, targets: Sequence[Target], config: GuidanceConfig,
@@ -40,7 +49,54 @@ def controlled(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
 
     With `candidates` above 1, that many are generated for each target and one is kept by minimum Bayes risk.
     """
-    config = task.guidance(config)
+    return controlled_together(sampling, [Request(task, targets, generator)], config, corpus, length)[0]
+
+
+def controlled_together(sampling: Sampling, requests: Sequence[Request], config: GuidanceConfig,
+                        corpus: AnyCorpus, length: int) -> list[Controlled]:
+    """`controlled` for each request, those that fit in one batch where gradients lead them alike: a task's
+    noise is its own, so that its texts are the same but for how sums of a batch of another size are rounded.
+    """
+    found: list[Controlled | None] = [None] * len(requests)
+    batches: list[tuple[list[int], list[GradientGuide]]] = []
+    for number, request in enumerate(requests):
+        own = request.task.guidance(config)
+        wanted = [target for target in request.targets for _ in range(own.candidates)]
+        if own.by != "gradient" or not 0 < len(wanted) <= BATCH:
+            found[number] = _alone(sampling, request, own, corpus, length)
+            continue
+        guide = GradientGuide(request.task, wanted, own, corpus, sampling.steps)
+        for numbers, guides in batches:
+            if guides[0].joins(guide) and sum(len(each.targets) for each in [*guides, guide]) <= BATCH:
+                numbers.append(number)
+                guides.append(guide)
+                break
+        else:
+            batches.append(([number], [guide]))
+    for numbers, guides in batches:
+        for number, part in zip(numbers, _batch(sampling, [requests[i].generator for i in numbers], guides,
+                                                corpus, length), strict=True):
+            found[number] = part
+    return [each for each in found if each is not None]
+
+
+def _batch(sampling: Sampling, generators: Sequence[torch.Generator], guides: Sequence[GradientGuide],
+           corpus: AnyCorpus, length: int) -> list[Controlled]:
+    """One batch that several guides lead."""
+    sizes = [len(guide.targets) for guide in guides]
+    if len(guides) == 1:
+        drawn = sampling.generate(sizes[0], length, generators[0], guides[0])
+    else:
+        drawn = sampling.generate(sum(sizes), length, Streams(tuple(generators), tuple(sizes)),
+                                  JoinedGuide(guides))
+    parts = zip(drawn.ids.split(sizes), drawn.passes.cpu().split(sizes), guides, strict=True)
+    return [_kept([corpus.decode(row) for row in ids.tolist()], passes, guide.config.candidates)
+            for ids, passes, guide in parts]
+
+
+def _alone(sampling: Sampling, request: Request, config: GuidanceConfig, corpus: AnyCorpus,
+           length: int) -> Controlled:
+    task, targets, generator = request
     condition = None
     if config.by in ("classifier_free", "both"):
         condition = encode_conditions(task, targets, sampling.model.symbols, length)
@@ -62,10 +118,14 @@ def controlled(sampling: Sampling, task: ControlTask, targets: Sequence[Target],
         found = under.generate(len(batch), length, generator, guide)
         words += [corpus.decode(row) for row in found.ids.tolist()]
         passes.append(found.passes.cpu())
-    taken = torch.cat(passes).view(-1, each).sum(1) if passes else torch.zeros(0, dtype=torch.long)
+    return _kept(words, torch.cat(passes) if passes else torch.zeros(0, dtype=torch.long), each)
+
+
+def _kept(words: list[list[str]], passes: Tensor, each: int) -> Controlled:
+    """Of `each` candidates in a row one, and the passes of all."""
     if each > 1:
         words = [least_risk(words[i:i + each]) for i in range(0, len(words), each)]
-    return Controlled(words, taken)
+    return Controlled(words, passes.view(-1, each).sum(1))
 
 
 def least_risk(candidates: Sequence[list[str]]) -> list[str]:

@@ -35,6 +35,7 @@ class GradientGuide(LatentGuide):
         self.task, self.targets, self.config, self.corpus = task, list(targets), task.guidance(config), corpus
         self.first = math.ceil(self.config.start * total_steps)
         self.guided_steps = total_steps - math.ceil(self.config.stop * total_steps)
+        self.reads_x0 = task.reads_x0
         self._squares: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor, mean: Tensor, sigma: Tensor | float,
@@ -50,17 +51,30 @@ class GradientGuide(LatentGuide):
             return x
         if len(x) != len(self.targets):
             raise ValueError(f"{len(x)} latents but {len(self.targets)} targets")
-        variance = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) ** 2
-        variance = torch.where(variance > 0, variance, torch.ones_like(variance))
+        pull = self._pull(sigma, x)
         x = x.detach()
         for _ in range(self.config.inner_steps):
             with torch.enable_grad():
                 x.requires_grad_(True)
-                loss = self.task.loss(predict(x, t), self.targets, self.corpus).sum()
-                pull = ((x - mean) ** 2 / variance).sum()
-                gradient, = torch.autograd.grad(loss + self.config.fluency * pull, x)
-            x = x.detach() - self.config.strength * self._direction(gradient)
+                gradient, = torch.autograd.grad(self._loss(predict(x, t)), x)
+            x = x.detach()
+            x = x - self.config.strength * self._direction(gradient + pull * (x - mean))
         return x
+
+    def joins(self, other: GradientGuide) -> bool:
+        """Whether one batch can be led by both."""
+        return (self.config, self.first, self.guided_steps) == (other.config, other.first,
+                                                                other.guided_steps)
+
+    def _loss(self, prediction: Prediction) -> Tensor:
+        return self.task.loss(prediction, self.targets, self.corpus).sum()
+
+    def _pull(self, sigma: Tensor | float, x: Tensor) -> Tensor | float:
+        """Times x - mean, the gradient of fluency * |x - mean|^2 / sigma^2."""
+        if isinstance(sigma, float | int):
+            return 2 * self.config.fluency / (sigma**2 or 1.0)
+        variance = sigma.to(x) ** 2
+        return 2 * self.config.fluency / torch.where(variance > 0, variance, torch.ones_like(variance))
 
     def _direction(self, gradient: Tensor) -> Tensor:
         if self.config.optimizer == "sign":
@@ -68,3 +82,20 @@ class GradientGuide(LatentGuide):
         square = gradient.square()
         self._squares = square if self._squares is None else self._squares + square
         return gradient / (self._squares.sqrt() + EPSILON)
+
+
+class JoinedGuide(GradientGuide):
+    """Several tasks in one batch, each guiding its own rows as it would alone. Their settings agree but for
+    the tasks' targets (`GradientGuide.joins`)."""
+
+    def __init__(self, guides: Sequence[GradientGuide]):
+        first = guides[0]
+        assert all(first.joins(guide) for guide in guides)
+        self.guides, self.config, self._squares = list(guides), first.config, None
+        self.first, self.guided_steps = first.first, first.guided_steps
+        self.targets = [target for guide in guides for target in guide.targets]
+        self.reads_x0 = any(guide.reads_x0 for guide in guides)
+
+    def _loss(self, prediction: Prediction) -> Tensor:
+        parts = prediction.split([len(guide.targets) for guide in self.guides])
+        return torch.stack([guide._loss(part) for guide, part in zip(self.guides, parts, strict=True)]).sum()

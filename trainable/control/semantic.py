@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 import torch
 from pydantic import Field
@@ -18,21 +19,37 @@ from trainable.corpora.tokenized import END, UNK, TokenizedCorpus
 from trainable.models.prediction import Prediction
 
 
-def phrase_log_count(log_probs: Tensor, phrase: Tensor, alive: Tensor) -> Tensor:
-    """Log of the expected number of times that `phrase` [K] stands in a sentence before it ends.
+class PhrasePlaces:
+    """Every place in B sentences of L positions at which one of a sentence's phrases may begin, laid out so
+    that one gather reads them all. Position 0 holds START and the last one END, so neither is counted."""
 
-    `log_probs` [L, V] is the posterior of one sentence, positions taken as independent; `alive` [L] is
-    `log_alive` of it. Position 0 holds START and the last one END, so neither is counted. -inf when the
-    phrase is longer than the sentence can be.
-    """
-    size, last = len(phrase), log_probs.shape[0] - 2
-    starts = last - size + 1
-    if starts < 1:
-        return log_probs.new_full((), -torch.inf)
-    total = alive[:starts]
-    for k, word in enumerate(phrase.tolist()):
-        total = total + log_probs[1 + k:1 + k + starts, word]
-    return total.logsumexp(0)
+    def __init__(self, phrases: Sequence[Sequence[Sequence[int]]], like: Tensor):
+        """`phrases`: of each sentence, ids of at least one; `like`: [B, L, V]. Raises ValueError where none
+        of a sentence's phrases fits."""
+        self.length, vocabulary = like.shape[1:]
+        rows = [[(start, ids) for ids in of for start in range(self.length - 1 - len(ids))] for of in phrases]
+        for of, row in zip(phrases, rows, strict=True):
+            if not row:
+                raise ValueError(f"no phrase of {of} fits into {self.length} positions")
+        places = max(map(len, rows))
+        longest = max(len(ids) for row in rows for _, ids in row)
+        starts = torch.zeros(len(rows), places, dtype=torch.long)
+        words = torch.zeros(len(rows), places, longest, dtype=torch.long)
+        used, there = torch.zeros(words.shape).bool(), torch.zeros(starts.shape).bool()
+        for b, row in enumerate(rows):
+            for i, (start, ids) in enumerate(row):
+                starts[b, i], there[b, i], used[b, i, :len(ids)] = start, True, True
+                words[b, i, :len(ids)] = torch.tensor([(start + 1 + k) * vocabulary + word
+                                                       for k, word in enumerate(ids)])
+        self.starts, self.nowhere = starts.to(like.device), ~there.to(like.device)
+        self.words, self.unused = words.flatten(1).to(like.device), ~used.to(like.device)
+
+    def log_count(self, log_probs: Tensor) -> Tensor:
+        """[B, L, V] posteriors, positions taken as independent -> [B] log of the expected number of times
+        that a sentence's phrases stand in it before it ends."""
+        said = log_probs.flatten(1).gather(1, self.words).view(self.unused.shape)
+        total = log_alive(log_probs).gather(1, self.starts) + said.masked_fill(self.unused, 0.0).sum(-1)
+        return total.masked_fill(self.nowhere, -torch.inf).logsumexp(1)
 
 
 def log_alive(log_probs: Tensor) -> Tensor:
@@ -64,6 +81,7 @@ class Semantic(ControlTask):
 
     params: Params
     _fields: tuple[TokenizedCorpus, dict[str, set[str]]] | None = None
+    _held: tuple[list[Target], PhrasePlaces] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -134,15 +152,12 @@ class Semantic(ControlTask):
         k at i + k). By Markov's inequality it bounds the probability that the phrase is there at all; at 1 it
         has nothing left to ask.
         """
-        alive = log_alive(prediction.log_probs)
-        losses = []
-        for log_probs, living, target in zip(prediction.log_probs, alive, targets, strict=True):
-            ids = [torch.tensor(corpus.encode(phrase)) for phrase in target["phrases"]]
-            counts = torch.stack([phrase_log_count(log_probs, phrase, living) for phrase in ids])
-            if torch.isneginf(counts).all():
-                raise ValueError(f"no phrase of {target} fits into {len(log_probs)} positions")
-            losses.append(-counts.logsumexp(0).clamp(max=0.0))
-        return torch.stack(losses)
+        held, log_probs = self._held, prediction.log_probs
+        # guidance comes back with the same list at every step
+        if held is None or held[0] is not targets or held[1].length != log_probs.shape[1]:
+            asked = [[list(corpus.encode(phrase)) for phrase in target["phrases"]] for target in targets]
+            self._held = held = (targets, PhrasePlaces(asked, log_probs))
+        return -held[1].log_count(log_probs).clamp(max=0.0)
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """One of the value's phrases, somewhere."""

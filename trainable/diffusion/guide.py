@@ -48,6 +48,8 @@ class LatentGuide(Guide):
     """Moves the latents of a continuous process, usually down a gradient."""
 
     by = "gradient"
+    reads_x0 = True
+    """Whether it reads the clean latents of predictions; where not, `predict` may leave them out."""
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, mean: Tensor, sigma: Tensor | float,

@@ -15,6 +15,7 @@ from torch import Tensor
 from spaces.config import SamplingConfig
 from trainable import registry
 from trainable.diffusion.guide import Guide
+from trainable.diffusion.noise import Noise
 from trainable.models.backbone import Backbone
 
 M = TypeVar("M", bound=Backbone)
@@ -49,15 +50,16 @@ class Sampling(Protocol):
     def steps(self) -> int:
         """Denoising steps of a generation, at most."""
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def sample(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                prompt: Tensor | None = None) -> Tensor:
         """`n` texts of `length` positions: ids [n, length] (START ... END PAD), on the model's device.
 
-        `prompt` [n, length] holds ids that are kept, -1 where the text is free. Raises `UserError` for
+        `prompt` [n, length] holds ids that are kept, -1 where the text is free. `generator`: one, or, under a
+        process that is led by gradients, one for each of several shares of the texts. Raises `UserError` for
         a guide or a prompt that the process does not take.
         """
 
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def generate(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                  prompt: Tensor | None = None) -> Samples:
         """As `sample`, with the passes that each text took, those that a guide asked for among them."""
 
@@ -74,11 +76,11 @@ class Drawing(ABC):
     """What every `Sampling` here has from its `generate`."""
 
     @abstractmethod
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def generate(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                  prompt: Tensor | None = None) -> Samples:
         """See `Sampling.generate`."""
 
-    def sample(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def sample(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                prompt: Tensor | None = None) -> Tensor:
         """The ids of `generate` alone, [n, length]; see `Sampling.sample`."""
         return self.generate(n, length, generator, guide, prompt).ids

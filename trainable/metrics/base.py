@@ -29,6 +29,10 @@ Stage = Literal["rung", "final"]
 class Runnable(Protocol):
     """An exported model, loaded and ready to generate."""
 
+    @property
+    def model(self) -> Backbone:
+        """The network."""
+
     def generate(self, n: int, generator: torch.Generator) -> Tensor:
         """[n, L] word ids, sampled as the artifact's own settings say."""
 
@@ -77,8 +81,8 @@ class Measurable(Protocol):
         """[n] forward passes of each text of `samples()`, where any metric has read them; else of those that
         `traced` counted."""
 
-    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> Controlled:
-        """One sentence per target, generated under guidance, and the passes that it took."""
+    def controlled(self, asked: Sequence[tuple[ControlTask, Sequence[Target]]]) -> list[Controlled]:
+        """For each task one sentence per target, generated under guidance, and the passes that it took."""
 
     def generator(self, purpose: str) -> torch.Generator:
         """A fresh generator, the same for every trial of a run and every call, so that trials are paired."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from trainable.control.base import ControlTask, Target
+from trainable.control.generating import Controlled
 from trainable.corpora.base import UNKNOWN
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.base import Measurable, Metric, heldout_words, scaled
@@ -78,11 +79,12 @@ class Controllability(Metric):
         row: dict[str, float] = {}
         values, variances, oracles, passes = [], [], [], []
         names: set[str] = set()
-        for ref in m.config.evaluation.control_tasks:
-            task = TASKS.build(ref)
+        tasks = [TASKS.build(ref) for ref in m.config.evaluation.control_tasks]
+        asked = [(task, self._targets(m, task)) for task in tasks]
+        for (task, targets), texts in zip(asked, m.controlled(asked), strict=True):
             label = task.name if task.name not in names else f"{task.name}{len(names) + 1}"
             names.add(label)
-            scores, oracle, further = self._task(m, task)
+            scores, oracle, further = self._task(m, task, targets, texts)
             success, prefix = scores.pop("success"), column(label, oracle)
             values.append(sum(success) / len(success))
             variances.append(mean_error(success) ** 2)
@@ -98,17 +100,20 @@ class Controllability(Metric):
         return {"controllability": mean, "controllability_se": error,
                 "controllability_nfe": sum(passes) / len(passes), **row}
 
-    def _task(self, m: Measurable, task: ControlTask) -> tuple[dict[str, list[float]], str, dict[str, float]]:
-        """(scores of every target, oracle, further columns)."""
+    def _targets(self, m: Measurable, task: ControlTask) -> list[Target]:
         n = scaled(m.config.evaluation.control_samples, m.share)
-        targets = task.targets(m.corpus, n, m.generator(f"control/{task.name}"))
-        sentences, passes = m.controlled(task, targets)
+        return task.targets(m.corpus, n, m.generator(f"control/{task.name}"))
+
+    def _task(self, m: Measurable, task: ControlTask, targets: Sequence[Target],
+              texts: Controlled) -> tuple[dict[str, list[float]], str, dict[str, float]]:
+        """(scores of every target, oracle, further columns)."""
+        sentences, passes = texts
         further = {"unk": sum(words.count(UNKNOWN) for words in sentences) / max(1, sum(map(len, sentences))),
                    "nfe": float(passes.double().mean())}
         human, drawn = human_words(m.corpus, targets)
         if drawn:
             further["human"] = mean_scores(task, human, drawn)["success"]
-        if n > 1:
+        if len(targets) > 1:
             further["perplexity"] = pooled_perplexity(*m.teacher.nll(sentences))[0]
         return all_scores(task, sentences,
                           targets), "+".join(sorted({task.oracle(target) for target in targets})), further

@@ -6,6 +6,7 @@ import numpy as np
 
 from trainable.metrics.base import Measurable, Metric, Runnable
 from trainable.metrics.timing import Call, interleaved, median_error
+from trainable.models.traced import alike
 
 
 def _generating(runnable: Runnable, m: Measurable) -> Call:
@@ -29,17 +30,21 @@ class Latency(Metric):
         The batch is `evaluation.latency_batch` sentences; times are per sentence. With a yardstick
         (`trainable.metrics.reference`) a time is the multiple of the yardstick's in the same turn, by what
         the yardstick took when the run was prepared: so trials compare by ratio, whatever else a machine did,
-        and on whichever device each ran. `qdlm bench` takes the same times.
+        and on whichever device each ran. `qdlm bench` takes the same times. The note `latency_ms_form` says
+        how model and base ran, `traced` or `eager`: as graphs only where both can
+        (`trainable.models.traced`), so that a ratio is of the weights.
         """
         if m.artifact is None:
             raise ValueError("latency_ms is measured on an exported model, and there is none")
         folders = [m.artifact] if m.base_artifact is None else [m.artifact, m.base_artifact]
-        calls = [_generating(m.load(folder), m) for folder in folders]
+        runners = [m.load(folder) for folder in folders]
+        calls = [_generating(runner, m) for runner in runners]
         yardstick = m.yardstick()
         if yardstick is not None:
             calls.append(yardstick.call)
-        with m.alone() as alone:
+        with alike([runner.model for runner in runners]) as form, m.alone() as alone:
             taken = interleaved(calls, m.config.evaluation.latency_repeats, m.device)
+        m.notes["latency_ms_form"] = form
         per_sentence = 1000.0 / m.config.evaluation.latency_batch
         own, *others = taken.steady * per_sentence
         unit = 1.0 if yardstick is None else yardstick.ms / (taken.steady[-1] * 1000.0 / yardstick.batch)

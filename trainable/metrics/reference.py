@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from trainable.artifacts.artifact import Loaded
 from trainable.metrics.base import Yardstick
 from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import Call, interleaved
+from trainable.models.traced import Form, alike, form
 from trainable.seeds import stream
 
 STEPS = 50
@@ -34,6 +36,8 @@ class Reference:
     yardstick: int
     batch: int
     size_bytes: float
+    form: Form
+    """How the base ran: what was taken of another form would tell wrong times."""
 
     @classmethod
     def measured(cls, base: Loaded, batch: int, device: torch.device) -> Reference:
@@ -42,7 +46,8 @@ class Reference:
         steps, yardstick = min(STEPS, most), min(YARDSTICK, most)
         calls = [generating(base, batch, count) for count in (steps, yardstick)]
         own, short = np.median(interleaved(calls, REPEATS, device).steady, axis=1) * 1000.0 / batch
-        return cls(float(own), float(short), steps, yardstick, batch, float(folder_bytes(base.path)))
+        return cls(float(own), float(short), steps, yardstick, batch, float(folder_bytes(base.path)),
+                   form(base.model))
 
     @classmethod
     def read(cls, text: str) -> Reference:
@@ -51,9 +56,11 @@ class Reference:
             found = cls(**json.loads(text))
         except (TypeError, RecursionError) as error:
             raise ValueError(f"no reference: {error}") from error
-        values = tuple(asdict(found).values())
+        values = [value for name, value in asdict(found).items() if name != "form"]
         if not all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in values):
             raise ValueError("no reference: a figure is not a positive number")
+        if found.form not in get_args(Form):
+            raise ValueError("no reference: how the base ran is not told")
         return found
 
     def text(self) -> str:
@@ -67,10 +74,14 @@ class Reference:
 
 def generating(base: Loaded, batch: int, steps: int) -> Call:
     """Generates one batch by the base's sampler at temperature 1, whatever the run that made the base sampled
-    at; every call from the same noise."""
+    at; every call from the same noise, and in the same form."""
     settings = base.config.sampling.model_copy(update={"steps": steps, "temperature": 1.0})
     length = base.config.corpus.max_length
-    return lambda: base.sampling(settings).sample(batch, length, stream("latency reference"))
+
+    def call() -> object:
+        with alike([base.model]):
+            return base.sampling(settings).sample(batch, length, stream("latency reference"))
+    return call
 
 
 def read_from(path: Path) -> Reference | None:

@@ -33,6 +33,9 @@ class Backbone(nn.Module, ABC):
     """What a condition can say, by id; empty in a model that is told nothing."""
     stored: torch.dtype = torch.float32
     """Dtype of the weights that an export keeps as floats, where the model itself is in float32."""
+    traceable: bool = False
+    """Whether its functions run the same operations for all inputs of a shape, so that they can run as graphs
+    (`trainable.models.traced`)."""
     body: nn.Module
     """The part that a trial freezes, adapts and rounds at export; the rest always trains."""
     noise: Noise | None = None

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """`x0` [B, L, d]: predicted clean latent, None where the state is words; `log_probs` [B, L, V]:
-    log-posterior over words; `hidden` [B, L, H]: the body's last state, where the denoiser gives it.
-    All differentiable in x_t."""
+    """`x0` [B, L, d]: predicted clean latent, None where the state is words, or nobody asked for it;
+    `log_probs` [B, L, V]: log-posterior over words; `hidden` [B, L, H]: the body's last state, where the
+    denoiser gives it. All differentiable in x_t."""
 
     x0: Tensor | None
     log_probs: Tensor
@@ -20,3 +21,10 @@ class Prediction(NamedTuple):
         """Of some of the texts."""
         return Prediction(None if self.x0 is None else self.x0[which], self.log_probs[which],
                           None if self.hidden is None else self.hidden[which])
+
+    def split(self, sizes: Sequence[int]) -> list[Prediction]:
+        """Of that many texts each, in order."""
+        count = list(sizes)
+        x0 = [None] * len(count) if self.x0 is None else self.x0.split(count)
+        hidden = [None] * len(count) if self.hidden is None else self.hidden.split(count)
+        return [Prediction(*parts) for parts in zip(x0, self.log_probs.split(count), hidden, strict=True)]

@@ -295,9 +295,9 @@ def _fifteen(scaled: Tensor) -> Tensor:
 
 
 class CodedLinear(nn.Module):
-    """A Linear on codes. Its gradient towards the input is that of the float layer with
-    the decoded weight."""
+    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight."""
 
+    traceable = False
     codes: Tensor
     scale: Tensor
     scale_bf16: Tensor

@@ -24,6 +24,8 @@ PIECE, LARGE = {"cpu": 1 << 16}, 1 << 24
 class FrozenLinear(nn.Linear):
     """A Linear whose weight is the codes of a quantizer; only its input has a gradient."""
 
+    traceable = False
+
     def __init__(self, quantizer: Quantizer, packed: dict[str, Tensor], shape: tuple[int, int],
                  bias: nn.Parameter | None):
         nn.Module.__init__(self)  # nn.Linear's own would make the float weight

@@ -15,12 +15,13 @@ from torch import Tensor
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
 from trainable.control.base import ControlTask, Target, TaskContext
-from trainable.control.generating import Controlled, controlled
+from trainable.control.generating import Controlled, Request, controlled_together
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process, Samples, Traced
 from trainable.metrics.base import Metric, Yardstick
 from trainable.metrics.reference import Reference
 from trainable.models.backbone import Backbone
+from trainable.quantization.sites import frozen_weights
 from trainable.registry import METRICS
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
@@ -37,6 +38,11 @@ class ArtifactRunner:
 
     loaded: Loaded
     sampling: SamplingConfig
+
+    @property
+    def model(self) -> Backbone:
+        """Of the artifact."""
+        return self.loaded.model
 
     def generate(self, n: int, generator: torch.Generator) -> Tensor:
         """[n, L] word ids."""
@@ -121,12 +127,15 @@ class Measurement:
         """[n] of the texts that were drawn; of those that were counted where no metric read texts."""
         return self._drawn.passes if "_drawn" in self.__dict__ else self._traced.passes.cpu()
 
-    def controlled(self, task: ControlTask, targets: Sequence[Target]) -> Controlled:
-        """One guided sentence per target."""
-        task.prepare(self._task_context)
-        found = controlled(self.sampling, task, targets, self.config.evaluation.guidance, self.corpus,
-                           self.config.corpus.max_length, self.generator(f"control {task.name}"))
-        self.note_examples(task, targets, found.words)
+    def controlled(self, asked: Sequence[tuple[ControlTask, Sequence[Target]]]) -> list[Controlled]:
+        """One guided sentence per target of each task; tasks share batches where they can."""
+        for task, _ in asked:
+            task.prepare(self._task_context)
+        requests = [Request(task, targets, self.generator(f"control {task.name}")) for task, targets in asked]
+        found = controlled_together(self.sampling, requests, self.config.evaluation.guidance, self.corpus,
+                                    self.config.corpus.max_length)
+        for (task, targets), texts in zip(asked, found, strict=True):
+            self.note_examples(task, targets, texts.words)
         return found
 
     def note_examples(self, task: ControlTask, targets: Sequence[Target], words: list[list[str]]) -> None:
@@ -157,12 +166,14 @@ def measure(measurement: Measurement, final: bool) -> dict:
     """Every metric that is due at this rung and asked for (`evaluation.metrics`) or cheap, and
     `seconds_NAME` that each took. Values are plain floats."""
     values: dict = {}
-    for name in METRICS:
-        metric = METRICS.build_default(name)
-        if metric.stage == "final" and not final or not wanted(metric, measurement.config.evaluation.metrics):
-            continue
-        measurement.window.pause()
-        started = time.perf_counter()
-        values |= metric.measure(measurement)
-        values[f"seconds_{name}"] = time.perf_counter() - started
+    with frozen_weights(measurement.model):  # once for all metrics, and so are graphs of the model
+        for name in METRICS:
+            metric = METRICS.build_default(name)
+            asked = wanted(metric, measurement.config.evaluation.metrics)
+            if metric.stage == "final" and not final or not asked:
+                continue
+            measurement.window.pause()
+            started = time.perf_counter()
+            values |= metric.measure(measurement)
+            values[f"seconds_{name}"] = time.perf_counter() - started
     return {name: float(value) for name, value in values.items()} | measurement.notes

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
-from trainable.control.generating import controlled, least_risk
-from trainable.control.guidance import GradientGuide
+from trainable.control.generating import Request, controlled, controlled_together, least_risk
+from trainable.control.guidance import GradientGuide, JoinedGuide
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
+from trainable.diffusion.process import Samples
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.prediction import Prediction
@@ -188,6 +189,51 @@ def test_the_released_form_is_a_new_adagrad_for_every_update():
 def test_the_range_of_times_is_chosen(start, stop, guided):
     x, guide = latents(), guide_of(start=start, stop=stop)
     assert [step for step in range(10) if guide(x, 0, x, 1.0, rounding, step) is not x] == list(guided)
+
+
+# ---- several tasks in one batch ----
+
+def test_each_of_several_tasks_guides_its_own_rows_as_it_would_alone():
+    both = [guide_of(name, TARGETS[name], inner_steps=2, fluency=0.02) for name in TARGETS]
+    x, mean = latents(4), latents(4, seed=2)
+    together = JoinedGuide(both)(x, 0, mean, 0.5, rounding, 0)
+    for guide, rows in zip(both, (slice(0, 2), slice(2, 4)), strict=True):
+        assert torch.equal(together[rows], guide(x[rows], 0, mean[rows], 0.5, rounding, 0))
+
+
+def test_tasks_share_batches_where_they_are_led_alike_and_fit():
+    sizes = []
+
+    class Counting:
+        steps = 10
+
+        def generate(self, n, length, generator, guide):
+            sizes.append((n, len(getattr(guide, "guides", [guide]))))
+            return Samples(torch.zeros(n, length, dtype=torch.long), torch.arange(n))
+
+    def request(count, **settings):
+        task = TASKS.build(PluginRef(name="length", **settings))
+        return Request(task, [{"length": 4}] * count, torch.Generator())
+
+    face = type("F", (Face,), {"decode": staticmethod(lambda row: [])})()
+    requests = [request(30), request(30, inner_steps=1), request(30), request(5), request(70)]
+    found = controlled_together(Counting(), requests, GuidanceConfig(), face, LENGTH)
+    assert sorted(sizes) == [(5, 1), (6, 1), (30, 1), (60, 2), (64, 1)]  # 70: more than a batch
+    assert [len(each.words) for each in found] == [30, 30, 30, 5, 70]
+    assert found[2].passes.tolist() == list(range(30, 60))
+
+
+def test_a_task_keeps_its_texts_in_a_batch_with_others(process):
+    face = type("F", (Face,), {"decode": staticmethod(lambda row: [VOCAB[i] for i in row])})()
+    settings = GuidanceConfig(strength=0.02)
+    requests = [lambda name=name, seed=seed: Request(task_of(name), TARGETS[name],  # noqa: B023
+                                                     torch.Generator().manual_seed(seed))
+                for seed, name in enumerate(TARGETS)]
+    together = controlled_together(process, [make() for make in requests], settings, face, LENGTH)
+    for make, found in zip(requests, together, strict=True):
+        task, targets, generator = make()
+        alone = controlled(process, task, targets, settings, face, LENGTH, generator)
+        assert found.words == alone.words and torch.equal(found.passes, alone.passes)
 
 
 # ---- minimum Bayes risk ----

@@ -7,6 +7,7 @@ import torch
 
 from spaces.config import PluginRef, SamplingConfig
 from spaces.errors import UserError
+from trainable.diffusion.noise import Streams
 from trainable.diffusion.process import Process
 from trainable.registry import BACKBONES, PROCESSES
 
@@ -89,6 +90,13 @@ class TestEveryProcess:
             assert first.shape == (3, 8) and first.dtype == torch.long and torch.equal(first, second)
             assert int(first.min()) >= 0 and int(first.max()) < len(WORDS)
             assert drawing.steps >= 1 and drawing.traced(8).flops > 0
+
+    def test_several_generators_draw_the_texts_that_each_would_draw_alone(self, process, model):
+        sampler = PluginRef(name=next(iter(process.samplers)))
+        drawing = process.sampling(model, SamplingConfig(steps=4, sampler=sampler))
+        both = drawing.sample(5, 8, Streams((seeded(1), seeded(2)), (2, 3)))
+        assert torch.equal(both[:2], drawing.sample(2, 8, seeded(1)))
+        assert torch.equal(both[2:], drawing.sample(3, 8, seeded(2)))
 
     def test_passes_are_the_rows_that_went_through_the_network(self, process, model, backbone):
         """Of every sampler, whoever leaves the batch early; where a condition is exceeded, two for each look.

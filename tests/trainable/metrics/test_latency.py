@@ -28,7 +28,7 @@ class VirtualClock:
             self.now += seconds * self.factor
             self.waited += self.waits()
             self.factor *= self.slower
-        return SimpleNamespace(generate=generate)
+        return SimpleNamespace(generate=generate, model=SimpleNamespace(traceable=False))
 
 
 def latency_of(clock, own, base=None, repeats=4, yardstick=None, alone=True):
@@ -36,7 +36,7 @@ def latency_of(clock, own, base=None, repeats=4, yardstick=None, alone=True):
     m = SimpleNamespace(config=TrialConfig(evaluation=evaluation), artifact="own",
                         base_artifact=base and "base", device=torch.device("cpu"),
                         generator=lambda purpose: torch.Generator().manual_seed(len(purpose)),
-                        yardstick=lambda: None)
+                        yardstick=lambda: None, notes={})
     models = {"own": clock.model("own", own), "base": clock.model("base", base)}
     m.load, m.alone = models.__getitem__, lambda: nullcontext(alone)
     if yardstick:

@@ -113,14 +113,18 @@ class Small:
     def passes(self):
         return self.traced().passes
 
-    def controlled(self, task, targets):
+    def controlled(self, asked):
+        return [self._controlled(task, targets) for task, targets in asked]
+
+    def _controlled(self, task, targets):
         guide = GradientGuide(task, targets, self.config.evaluation.guidance, self.corpus,
                               self.config.sampling.steps)
         found = self.sampling.generate(len(targets), LENGTH, self.generator("control"), guide)
         return Controlled([self.corpus.decode(row) for row in found.ids.numpy()], found.passes)
 
     def load(self, path):
-        return SimpleNamespace(generate=lambda n, generator: self.sampling.sample(n, LENGTH, generator))
+        return SimpleNamespace(model=self.model,
+                               generate=lambda n, generator: self.sampling.sample(n, LENGTH, generator))
 
     def yardstick(self):
         return None
@@ -256,9 +260,9 @@ def test_real_text_stands_beside_for_scale():
 def controllability_of(answers, **evaluation):
     """`answers`: words given back for every target, or a function of the target."""
     m = Small(**evaluation)
-    m.controlled = lambda task, targets: Controlled(
+    m.controlled = lambda asked: [Controlled(
         [answers(target) if callable(answers) else answers for target in targets],
-        torch.full((len(targets),), 3 if task.name == "length" else 5))
+        torch.full((len(targets),), 3 if task.name == "length" else 5)) for task, targets in asked]
     return METRICS.build(PluginRef(name="controllability")).measure(m), m
 
 
@@ -289,12 +293,16 @@ def test_controllability_per_field_and_perplexity_of_what_was_said():
 
 
 def test_a_share_of_the_samples_at_a_lower_rung():
-    asked = []
+    counts = []
     m = Small(share=0.5, control_samples=10)
-    m.controlled = lambda task, targets: asked.append(len(targets)) or Controlled([[] for _ in targets],
-                                                                                  torch.ones(len(targets)))
+
+    def controlled(asked):
+        counts.extend(len(targets) for _, targets in asked)
+        return [Controlled([[] for _ in targets], torch.ones(len(targets))) for _, targets in asked]
+
+    m.controlled = controlled
     METRICS.build(PluginRef(name="controllability")).measure(m)
-    assert asked == [5, 5]
+    assert counts == [5, 5]
 
 
 def test_one_task_twice_gets_two_names():

@@ -11,7 +11,8 @@ from trainable.metrics.reference import Reference
 from trainable.stages import reference as stage
 from trainable.storage.window import Window
 
-FOUND = Reference(latency_ms=20.0, yardstick_ms=4.0, steps=50, yardstick=10, batch=8, size_bytes=1000.0)
+FOUND = Reference(latency_ms=20.0, yardstick_ms=4.0, steps=50, yardstick=10, batch=8, size_bytes=1000.0,
+                  form="traced")
 CPU = torch.device("cpu")
 
 
@@ -44,7 +45,7 @@ def test_a_base_is_timed_once(tmp_path, taken):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"latency_ms": 1}', "[" * 10_000,
                                   FOUND.text().replace("20.0", "NaN"), FOUND.text().replace("4.0", "-4.0"),
-                                  FOUND.text().replace("20.0", '"20"')])
+                                  FOUND.text().replace("20.0", '"20"'), FOUND.text().replace("traced", "")])
 def test_a_damaged_file_is_taken_anew(text, tmp_path, taken):
     ask(tmp_path)
     kept, = tmp_path.glob("latency-*.json")

@@ -18,6 +18,7 @@ from spaces.config import SamplingConfig
 from spaces.errors import UserError
 from trainable.corpora.tokenized import END, PAD, START
 from trainable.diffusion.guide import Guide
+from trainable.diffusion.noise import Noise, by_row
 from trainable.diffusion.process import Drawing, Samples, Traced
 from trainable.quantization.sites import at_rest
 from trainable.registry import CANVAS_SAMPLERS
@@ -58,7 +59,7 @@ class CanvasSampling(Drawing):
         """Passes of the decoder for a text, at most."""
         return self.config.steps
 
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def generate(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                  prompt: Tensor | None = None) -> Samples:
         """`n` texts, and the passes of the decoder that each took.
 
@@ -71,8 +72,8 @@ class CanvasSampling(Drawing):
         rows, passes = [], []
         with at_rest(self.model):
             self.model.whole.eval()
-            for row in begun:
-                seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+            for row, own in zip(begun, by_row(generator, n), strict=True):
+                seed = int(torch.randint(2**62, (1,), generator=own, device=own.device))
                 ids, taken = self._one(row.to(device), length, seed)
                 rows.append(ids)
                 passes.append(taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -21,10 +22,10 @@ class Sampler(ABC):
         self.params = params
 
     @abstractmethod
-    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, L, d] and scalar standard deviation of x_s given x_t and x0.
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: float, alpha_s: float) -> tuple[Tensor, float]:
+        """Mean [B, L, d] and standard deviation of x_s given x_t and x0.
 
-        `alpha_t` < `alpha_s` are the schedule's alpha_bar at the two times, float64 scalars.
+        `alpha_t` < `alpha_s` are the schedule's alpha_bar at the two times.
         """
 
 
@@ -41,14 +42,14 @@ class Ancestral(Sampler):
 
     params: Params
 
-    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: float, alpha_s: float) -> tuple[Tensor, float]:
         ratio = alpha_t / alpha_s
-        weight_x0 = alpha_s.sqrt() * (1 - ratio) / (1 - alpha_t)
-        weight_xt = ratio.sqrt() * (1 - alpha_s) / (1 - alpha_t)
+        weight_x0 = math.sqrt(alpha_s) * (1 - ratio) / (1 - alpha_t)
+        weight_xt = math.sqrt(ratio) * (1 - alpha_s) / (1 - alpha_t)
         variance = 1 - ratio
         if self.params.variance == "small":
             variance = variance * (1 - alpha_s) / (1 - alpha_t)
-        return float(weight_x0) * x0 + float(weight_xt) * x_t, variance.sqrt()
+        return weight_x0 * x0 + weight_xt * x_t, math.sqrt(variance)
 
 
 class DDIM(Sampler):
@@ -62,8 +63,8 @@ class DDIM(Sampler):
 
     params: Params
 
-    def step(self, x_t: Tensor, x0: Tensor, alpha_t: Tensor, alpha_s: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self.params.eta * ((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s)).sqrt()
-        noise = (x_t - float(alpha_t.sqrt()) * x0) / float((1 - alpha_t).sqrt())
-        kept = (1 - alpha_s - sigma**2).clamp(min=0).sqrt()
-        return float(alpha_s.sqrt()) * x0 + float(kept) * noise, sigma
+    def step(self, x_t: Tensor, x0: Tensor, alpha_t: float, alpha_s: float) -> tuple[Tensor, float]:
+        sigma = self.params.eta * math.sqrt((1 - alpha_s) / (1 - alpha_t) * (1 - alpha_t / alpha_s))
+        noise = (x_t - math.sqrt(alpha_t) * x0) / math.sqrt(1 - alpha_t)
+        kept = math.sqrt(max(1 - alpha_s - sigma**2, 0.0))
+        return math.sqrt(alpha_s) * x0 + kept * noise, sigma

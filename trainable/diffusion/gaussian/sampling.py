@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
+from trainable.diffusion.gaussian.asking import asked_by
 from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.diffusion.guide import Guide, LatentGuide, refused
+from trainable.diffusion.noise import Noise
 from trainable.diffusion.process import Drawing, Samples, Traced
 from trainable.models.prediction import Prediction
 from trainable.quantization.sites import at_rest
@@ -48,11 +50,12 @@ class GaussianSampling(Drawing):
         """Denoising steps of one generation."""
         return len(self.schedule.times(self.config.steps))
 
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def generate(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                  prompt: Tensor | None = None) -> Samples:
         """`n` sentences, by noise from `generator` alone, so that a guide with no inner step equals plain
-        sampling bit for bit. Passes: as many for each sentence, a guide's own forward passes counted (its
-        backward ones not), two for each word on latents where a condition is exceeded."""
+        sampling bit for bit; of several generators each draws for its share of the sentences. Passes: as many
+        for each sentence, a guide's own forward passes counted (its backward ones not), two for each word on
+        latents where a condition is exceeded."""
         if guide is not None and not isinstance(guide, LatentGuide):
             raise refused(guide, "gaussian", LatentGuide.by)
         if prompt is not None:
@@ -62,35 +65,25 @@ class GaussianSampling(Drawing):
         with at_rest(self.model):
             return self._denoise(n, length, generator, guide, device)
 
-    def _denoise(self, n: int, length: int, generator: torch.Generator, guide: LatentGuide | None,
+    def _denoise(self, n: int, length: int, generator: Noise, guide: LatentGuide | None,
                  device: torch.device) -> Samples:
-        looks = 0
-
-        def predict(latent: Tensor, time: Tensor, first_guess: Tensor | None) -> Prediction:
-            nonlocal looks
-            looks += 1
-            return self.predict(latent, time, first_guess)
-
         x = randn((n, length, self.model.params.embedding_dim), generator, device)
         times = self.schedule.times(self.config.steps)
-        alpha_bar = self.schedule.alpha_bar
+        alpha_bar = self.schedule.alpha_bar.tolist()
         previous = None
-        for step, t in enumerate(times):
-            prediction = predict(x, torch.full((n,), t, device=device), previous)
-            previous = prediction.x0 if self.model.params.self_conditioning else None
-            if step + 1 == len(times):
-                break
-            assert prediction.x0 is not None
-            s = times[step + 1]
-            mean, sigma = self.sampler.step(x, prediction.x0, alpha_bar[t], alpha_bar[s])
-            x = mean if sigma == 0 else mean + float(sigma) * randn(x.shape, generator, device)
-            if guide is not None:
-                def believed(latent: Tensor, time: Tensor,
-                             first_guess: Tensor | None = previous) -> Prediction:
-                    return predict(latent, time, first_guess)
-                x = guide(x, torch.full((n,), s, device=device), mean, float(sigma), believed, step)
-        ids = prediction.log_probs.argmax(-1)
-        return Samples(ids, torch.full((n,), looks * self._passes, device=device))
+        with asked_by(self, times, length, device) as asked:
+            for step, t in enumerate(times[:-1]):
+                x0 = asked.guess(x, step, previous)
+                previous = x0 if self.model.params.self_conditioning else None
+                s = times[step + 1]
+                mean, sigma = self.sampler.step(x, x0, alpha_bar[t], alpha_bar[s])
+                x = mean if sigma == 0 else mean + sigma * randn(x.shape, generator, device)
+                if guide is not None:
+                    time = torch.full((n,), s, device=device)
+                    believed = asked.believed(step + 1, time, previous, guide.reads_x0)
+                    x = guide(x, time, mean, sigma, believed, step)
+            ids = asked.words(x, len(times) - 1, previous).argmax(-1)
+        return Samples(ids, torch.full((n,), asked.looks * self._passes, device=device))
 
     @property
     def _passes(self) -> int:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainable.diffusion.noise import Noise, Streams
+
 
 def sqrt_schedule(u: float) -> float:
     """Diffusion-LM, appendix A: 1 - sqrt(u + 0.0001)."""
@@ -71,8 +73,11 @@ def per_position(values: Tensor) -> Tensor:
     return values[:, None, None] if values.dim() == 1 else values[..., None]
 
 
-def randn(shape: Sequence[int], generator: torch.Generator, device: torch.device | str,
+def randn(shape: Sequence[int], generator: Noise, device: torch.device | str,
           dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal noise from an explicit generator, on any device (drawn where the generator lives)."""
+    if isinstance(generator, Streams):
+        return torch.cat([randn((rows, *shape[1:]), each, device, dtype)
+                          for each, rows in zip(*generator, strict=True)])
     return torch.randn(shape, generator=generator, device=generator.device,
                        dtype=torch.float32).to(device, dtype)

@@ -13,6 +13,7 @@ from trainable.diffusion.guide import TokenGuide
 from trainable.diffusion.masked import layout
 from trainable.diffusion.masked.corruption import State
 from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.models.traced import Traces
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Request:
     2412.10193, equation 8, with gamma = 1 + scale). 0: as told, one pass instead of two."""
     structured: bool = True
     """Rows read START words END PAD... and are kept well-formed."""
+    traces: Traces | None = None
+    """Of the backbone, where it runs as graphs; `compat.as_traced` is entered then."""
 
     def passes(self, condition: Tensor | None) -> int:
         """Forward passes for one look."""
@@ -63,7 +66,7 @@ def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: i
     the next guess."""
     feeds = backbone.params.self_conditioning
     at = rows.masked if feeds or request.guide is not None else at
-    log_probs = _posterior(backbone, rows, at, request.scale)
+    log_probs = _posterior(backbone, rows, at, request.scale, request.traces)
     if feeds:
         guess = backbone.expected(log_probs.exp())
         rows.previous = guess.new_zeros((*at.shape, guess.shape[-1]))
@@ -75,17 +78,34 @@ def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: i
     return log_probs, at
 
 
-def _posterior(backbone: MaskedLM, rows: Rows, at: Tensor, scale: float) -> Tensor:
+def _posterior(backbone: MaskedLM, rows: Rows, at: Tensor, scale: float,
+               traces: Traces | None = None) -> Tensor:
     """[N, V], normalized; with a condition as classifier-free guidance has it."""
     if rows.condition is None or scale == 0:
-        return backbone(rows.ids, at, rows.previous, rows.condition).float().log_softmax(-1)
+        return _logits(backbone, traces, rows.ids, at, rows.previous, rows.condition).log_softmax(-1)
     both = torch.cat([rows.condition, torch.zeros_like(rows.condition)])
     previous = None if rows.previous is None else torch.cat([rows.previous, rows.previous])
-    logits = backbone(torch.cat([rows.ids, rows.ids]), torch.cat([at, at]), previous, both).float()
+    logits = _logits(backbone, traces, torch.cat([rows.ids, rows.ids]), torch.cat([at, at]), previous, both)
     told, untold = logits.log_softmax(-1).chunk(2)
     mixed = (1 + scale) * told - scale * untold
     # inf - inf where MASK has a logit
     return mixed.masked_fill(told == -torch.inf, -torch.inf).log_softmax(-1)
+
+
+def _logits(backbone: MaskedLM, traces: Traces | None, ids: Tensor, at: Tensor, previous: Tensor | None,
+            condition: Tensor | None) -> Tensor:
+    """The backbone's own, in float32; its body by a graph where there is one."""
+    if traces is None:
+        logits: Tensor = backbone(ids, at, previous, condition)
+        return logits.float()
+    given = [value for value in (previous, condition) if value is not None]
+    fed, told = previous is not None, condition is not None
+
+    def hidden(ids: Tensor, *given: Tensor) -> Tensor:
+        return backbone.hidden(ids, None, given[0] if fed else None, given[-1] if told else None)
+
+    key = ("hidden", ids.shape, fed, None if condition is None else condition.shape)
+    return backbone.logits(traces.call(backbone, key, hidden, (ids, *given), 0)[at]).float()
 
 
 def _guided(guide: TokenGuide, log_probs: Tensor, at: Tensor, rows: Rows, number: int) -> Tensor:

@@ -9,13 +9,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spaces.config import SamplingConfig
 from spaces.errors import UserError
+from trainable import compat
 from trainable.corpora.tokenized import START
 from trainable.diffusion.guide import Guide, TokenGuide, refused
 from trainable.diffusion.masked.filling import generate
 from trainable.diffusion.masked.looking import Request
 from trainable.diffusion.masked.streams import row_seeds
+from trainable.diffusion.noise import Noise
 from trainable.diffusion.process import Drawing, Samples, Traced
 from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.models.traced import as_it_is, traces_of
 from trainable.quantization.sites import at_rest
 from trainable.registry import MASKED_SAMPLERS
 
@@ -50,7 +53,7 @@ class MaskedSampling(Drawing):
         """Passes of a generation, at most (twice as many with a condition that is exceeded)."""
         return self.config.steps
 
-    def generate(self, n: int, length: int, generator: torch.Generator, guide: Guide | None = None,
+    def generate(self, n: int, length: int, generator: Noise, guide: Guide | None = None,
                  prompt: Tensor | None = None, rows: Tensor | None = None) -> Samples:
         """`n` texts, and the passes that each took.
 
@@ -63,8 +66,9 @@ class MaskedSampling(Drawing):
             raise refused(guide, "masked", TokenGuide.by)
         device = next(self.model.parameters()).device
         numbers = torch.arange(n, device=device) if rows is None else rows.to(device)
-        request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured)
-        with at_rest(self.model):
+        with at_rest(self.model), compat.as_traced():
+            request = Request(self.config.steps, self.config.temperature, guide, self.scale, self.structured,
+                              traces_of(self.model))
             return generate(self.model, self.sampler, self._template(n, length, prompt).to(device),
                             row_seeds(generator, numbers), request, self.condition)
 
@@ -73,7 +77,8 @@ class MaskedSampling(Drawing):
         generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
         plain = MaskedSampling(self.model, self.config, structured=self.structured)
         # The counter does not know every fused attention kernel; the plain products are the same number.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with (as_it_is([self.model]), sdpa_kernel(SDPBackend.MATH),
+              FlopCounterMode(display=False) as counter):
             passes = plain.generate(COUNTED, length, generator).passes
         return Traced(passes, counter.get_total_flops() / COUNTED)
 

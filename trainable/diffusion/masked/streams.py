@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trainable.diffusion.noise import Noise, Streams
+
 GAMMA = 0x9E3779B97F4A7C15
 VALUE, ORDER, REMASK, ENDS, MASKS = range(5)
 """What numbers are for: a purpose has numbers of its own."""
@@ -26,8 +28,12 @@ def splitmix64(seeds: Tensor, counters: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def row_seeds(generator: torch.Generator, rows: Tensor) -> Tensor:
-    """[n] int64: a seed for each of the row numbers [n], from one draw of the generator."""
+def row_seeds(generator: Noise, rows: Tensor) -> Tensor:
+    """[n] int64: a seed for each of the row numbers [n], from one draw of the generator, or of each for its
+    own rows."""
+    if isinstance(generator, Streams):
+        parts = zip(generator.generators, rows.split(list(generator.rows)), strict=True)
+        return torch.cat([row_seeds(each, own - own.min()) for each, own in parts])
     start = torch.randint(2**62, (), generator=generator, device=generator.device).to(rows.device)
     return splitmix64(start, rows)
 

@@ -19,6 +19,7 @@ from spaces.config import Site, TrialConfig
 from spaces.errors import UserError
 from trainable.models.backbone import Backbone
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
+from trainable.models.diffusion_lm.denoising import Denoising
 from trainable.models.diffusion_lm.embedding import (
     STORED_RMS,
     RoundingHead,
@@ -68,6 +69,7 @@ class DiffusionLM(Backbone):
     and rounding head."""
 
     name = "diffusion_lm"
+    traceable = True
     Params = DiffusionLMConfig
     params: DiffusionLMConfig
 
@@ -252,12 +254,24 @@ class DiffusionLM(Backbone):
         """The body's last state [B, L, hidden], for the same arguments."""
         if self.noise is not None:
             self.noise.show(*self.noise_of(x_t, t))
-        if self.params.self_conditioning:
-            x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
+        return self.state(x_t, self.time_rows(t), self.positions(x_t.shape[1]), x0_prev, condition)
+
+    def time_rows(self, t: Tensor) -> Tensor:
+        """What times [B] or [B, L] add to the body's input: [B, 1 or L, hidden]."""
         scaled = t.float() * (1000.0 / self.diffusion.timesteps)
         time = self.time(timestep_embedding(scaled, self.params.time_dim))
-        positions = self.position_embedding.weight[: x_t.shape[1]]
-        hidden = self.up(x_t) + (time[:, None] if t.dim() == 1 else time) + positions
+        return time[:, None] if t.dim() == 1 else time
+
+    def positions(self, length: int) -> Tensor:
+        """What the first positions add: [L, hidden]."""
+        return self.position_embedding.weight[:length]
+
+    def state(self, x_t: Tensor, time: Tensor, positions: Tensor, x0_prev: Tensor | None = None,
+              condition: Tensor | None = None) -> Tensor:
+        """`hidden`, given what the times and the positions add."""
+        if self.params.self_conditioning:
+            x_t = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], dim=-1)
+        hidden = self.up(x_t) + time + positions
         if condition is not None:
             hidden = hidden + self.condition_embedding(condition).sum(1)
         hidden = self.dropout(self.norm(hidden))
@@ -274,13 +288,24 @@ class DiffusionLM(Backbone):
                 condition: Tensor | None = None) -> Prediction:
         """What the denoiser believes of x_t: clean latent and log-posterior over words, both
         differentiable in x_t."""
-        table = None if isinstance(self.word_embedding, PackedTable) else self.table()
         hidden = self.hidden(x_t, t, x0_prev, condition)
         raw = self.down(hidden)
-        log_probs = torch.log_softmax(self.logits(raw, table).float() / temperature, dim=-1)
-        if self.diffusion.loss == "mse":
-            return Prediction(raw, log_probs, hidden)
-        return Prediction(self.expected(log_probs.exp(), table), log_probs, hidden)
+        if isinstance(self.word_embedding, PackedTable):
+            log_probs = torch.log_softmax(self.logits(raw).float() / temperature, dim=-1)
+            return Prediction(raw if self.diffusion.loss == "mse" else self.expected(log_probs.exp()),
+                              log_probs, hidden)
+        table = self.table()
+        logits = self.rounding.at(table, temperature)(raw)
+        x0 = raw if self.diffusion.loss == "mse" else self.expected(logits.softmax(-1), table)
+        return Prediction(x0, logits.log_softmax(-1), hidden)
+
+    def denoising(self, length: int, temperature: float, clamp: bool) -> Denoising | None:
+        """`predict` for samplers, at this length and temperature, with the weights as they are now; None
+        where only `predict` itself will do."""
+        plain = type(self).predict is DiffusionLM.predict and "predict" not in vars(self)
+        if not plain or self.noise is not None or isinstance(self.word_embedding, PackedTable):
+            return None
+        return Denoising(self, length, temperature, clamp and self.diffusion.loss == "mse")
 
     def extrapolated(self, conditional: Prediction, unconditional: Prediction, scale: float,
                      temperature: float = 1.0) -> Prediction:

@@ -6,7 +6,7 @@ Diffusion-LM (arXiv 2205.14217, section 4.2) learns the table jointly and rounds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -40,6 +40,14 @@ class RoundingHead(nn.Module):
             return F.linear(latent, table, self.bias)
         cosine = F.linear(F.normalize(latent, dim=-1), F.normalize(table, dim=-1))
         return cosine * self.log_scale.exp()
+
+    def at(self, table: Tensor, temperature: float) -> Callable[[Tensor], Tensor]:
+        """What gives the float logits of latents [B, L, d] over a temperature. The division is of the latents
+        where it can be: they are fewer than words."""
+        if self.kind != "softmax":
+            return lambda latent: self(latent, table).float() / temperature
+        bias = self.bias / temperature
+        return lambda latent: F.linear(latent / temperature, table, bias).float()
 
     def on_codes(self, latent: Tensor, packed: PackedTable, factor: Tensor, length: Tensor) -> Tensor:
         """The same from a packed table, whose rows times `factor` [V] have these lengths [V]."""

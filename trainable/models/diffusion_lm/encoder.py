@@ -27,15 +27,15 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, hidden] -> the same shape."""
-        query, key, value = (part(x).view(*x.shape[:-1], -1, self.size).transpose(1, 2)
+        query, key, value = (part(x).unflatten(-1, (-1, self.size)).transpose(1, 2)
                              for part in (self.query, self.key, self.value))
         if self.rounded_attention is not None:
             rounded, _ = self.rounded_attention(self, query, key, value, None, scaling=self.size**-0.5)
             assert isinstance(rounded, Tensor)
-            return rounded.reshape(x.shape)
+            return rounded.flatten(2)
         found = F.scaled_dot_product_attention(query, key, value, scale=self.size**-0.5,
                                                dropout_p=self.dropout.p if self.training else 0.0)
-        return found.transpose(1, 2).reshape(x.shape)
+        return found.transpose(1, 2).flatten(2)
 
 
 class Output(nn.Module):

@@ -57,6 +57,8 @@ class PackedTable(nn.Module):
     """Stands where the model has its `nn.Embedding`. `dot` and `rows` know the table as it is stored,
     times `factor`."""
 
+    traceable = False
+
     levels: Tensor
     scale: Tensor
 

@@ -31,6 +31,7 @@ class MaskedLM(Backbone):
     """
 
     name = "masked_lm"
+    traceable = True
     Params = MaskedLMConfig
     params: MaskedLMConfig
 

@@ -61,6 +61,8 @@ def attention_of(model: Backbone, block: str) -> Parts | None:
 class RoundedAttention(nn.Module):
     """What one attention layer rounds. Gradients pass the rounding straight through."""
 
+    traceable = False
+
     value_scale: Tensor | None
     beta: Tensor | None
 

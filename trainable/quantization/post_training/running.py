@@ -193,6 +193,8 @@ class RoundedLinear(nn.Module):
     """A Linear that rounds its inputs behind the maps that its weight was made for, and whose scales may
     depend on the noise level."""
 
+    traceable = False
+
     ranges: Tensor | None
     clips: Tensor | None
     outputs: Tensor | None
