@@ -113,10 +113,27 @@ META_KEYS = {"name": _text, "state": _text, "started": _text, "ended": _text, "r
              "base": _mapping, "space_sha256": _text, "judged": _texts}
 
 
+LEVELS = 100
+"""Of run.json, most; it has a few. Python from 3.12 on reads thousands, which no function here can walk."""
+
+
+def _deep(value: Any) -> bool:
+    """Whether JSON has more than `LEVELS` levels."""
+    level = [value]
+    for _ in range(LEVELS):
+        level = [item for one in level if isinstance(one, dict | list)
+                 for item in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return False
+    return True
+
+
 def meta_problem(meta: Any) -> str | None:
     """What is wrong with the content of run.json, in a few words."""
     if not isinstance(meta, dict):
         return "not an object"
+    if _deep(meta):
+        return f"more than {LEVELS} levels"
     for key, check in META_KEYS.items():
         if meta.get(key) is not None and not check(meta[key]):
             return f"{key} is not {KINDS[check]}"

@@ -53,6 +53,15 @@ def test_run_json_that_was_edited(meta, words):
     assert words in meta_problem(meta) and meta_problem({"of_the_future": [1], "box": None}) is None
 
 
+@pytest.mark.parametrize(("levels", "legal"), [(99, True), (101, False), (5000, False)])
+def test_run_json_of_many_levels_is_refused_before_it_is_walked(levels, legal):
+    """Python 3.13 reads 5000 levels, 3.11 does not."""
+    value: object = 1
+    for level in range(levels - 1):
+        value = [value] if level % 2 else {"a": value}
+    assert meta_problem({"of_the_future": value}) == (None if legal else "more than 100 levels")
+
+
 @pytest.mark.parametrize("state", [None, ""])
 def test_a_run_whose_state_was_edited_away_was_interrupted(plain, tmp_path, state):
     run = damaged(plain, "front", 0, tmp_path / "run")

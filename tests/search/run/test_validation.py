@@ -336,7 +336,7 @@ def test_a_folder_that_is_not_there_is_told_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize(("task", "message"), [
     ({"name": "pos", "oracle": "spacy:xx_none"}, "'spacy:xx_none' is not installed; get it with: "),
-    ({"name": "tree", "oracle": "spacy"}, "spacy"),
+    ({"name": "tree", "oracle": "spacy:xx_none"}, "spacy:xx_none"),
     ({"name": "spans", "targets": "none.json"}, "none.json: cannot be read"),
     ({"name": "compose", "tasks": ["length", {"name": "pos", "oracle": "nobody"}]},
      "unknown control oracle 'nobody'"),
