@@ -25,6 +25,9 @@ class Prediction(NamedTuple):
     def split(self, sizes: Sequence[int]) -> list[Prediction]:
         """Of that many texts each, in order."""
         count = list(sizes)
-        x0 = [None] * len(count) if self.x0 is None else self.x0.split(count)
-        hidden = [None] * len(count) if self.hidden is None else self.hidden.split(count)
-        return [Prediction(*parts) for parts in zip(x0, self.log_probs.split(count), hidden, strict=True)]
+
+        def parts(value: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(count) if value is None else value.split(count)
+
+        return [Prediction(x0, log_probs, hidden) for x0, log_probs, hidden in zip(
+            parts(self.x0), self.log_probs.split(count), parts(self.hidden), strict=True)]
