@@ -25,6 +25,9 @@ class AdaptConfig(Settings):
     scale: Literal["rank", "largest"] = Field(
         "rank", description="supernet: a prefix of rank b is scaled by alpha / b, as LoRA at that rank, or "
                             "by alpha / the largest rank, so that it adds the same whatever follows it")
+    lean: float = Field(
+        0.7, ge=0, le=2, description="supernet: how much rather few bits are drawn than many: a width of one "
+                                     "bit less 2^lean times as often; 0: all alike")
     supernet_steps: int | None = Field(
         None, ge=1, description="supernet: optimizer steps of the one run; null: twice optim.steps")
     train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
@@ -39,7 +42,7 @@ class AdaptConfig(Settings):
     def apart(self) -> AdaptConfig:
         """The same training, of a trial by itself."""
         return self.model_copy(update={"mode": "own", "ranks": (), "bits": (), "shared": False,
-                                       "scale": "rank", "supernet_steps": None})
+                                       "scale": "rank", "lean": 0.7, "supernet_steps": None})
 
     @model_validator(mode="after")
     def _members(self) -> AdaptConfig:

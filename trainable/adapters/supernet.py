@@ -8,16 +8,23 @@ each bit-width, and lets the bit-width follow a triangular wave, since widths dr
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn import functional as F
 
 from trainable.models.lora import ADAPTER
 from trainable.seeds import stream
+
+FINENESS = 2
+"""Steps that the rarest bit-width has in half a period, where widths have unequal shares."""
 
 
 class Member(NamedTuple):
@@ -35,66 +42,76 @@ def members(ranks: Iterable[int], bits: Iterable[int]) -> list[Member]:
 @dataclass(frozen=True)
 class Draws:
     """Which member each step trains: a pure function of seed and step, so that workers agree and a resume
-    is exact."""
+    is exact. `lean`: a width of one bit less is drawn 2^lean times as often; 0: all alike."""
 
     ranks: Sequence[int]
     bits: Sequence[int]
     seed: int
+    lean: float = 0.0
+
+    @cached_property
+    def wave(self) -> tuple[int, ...]:
+        """The bit-widths of one period, S steps: down the list and up again, as abs(2 t / S - 1) does, each
+        for its share of the way."""
+        widths = sorted(self.bits)
+        often = [2.0 ** (self.lean * (widths[-1] - width)) for width in widths]
+        ends = [end / sum(often) for end in accumulate(often)]
+        even = ends[-1] - (ends[-2] if len(ends) > 1 else 0.0) > 1 / len(widths) - 1e-9
+        half = len(widths) if even else math.ceil(FINENESS * sum(often) / often[-1])
+        way = [abs((place + 0.5) / half - 1) for place in range(2 * half)]
+        return tuple(widths[min(bisect_right(ends, at), len(widths) - 1)] for at in way)
 
     @property
     def round(self) -> int:
         """Steps of one fall and rise of the wave."""
-        return 2 * len(self.bits)
+        return len(self.wave)
 
     @property
     def covered(self) -> int:
-        """Steps after which every member was drawn."""
-        return self.round * -(-len(self.ranks) // 2)
+        """Steps after which every bit-width was drawn."""
+        return 1 + max(map(self.wave.index, self.bits))
+
+    @cached_property
+    def _before(self) -> tuple[int, ...]:
+        """How often the width of each place of the wave was drawn before, in its period."""
+        return tuple(self.wave[:place].count(width) for place, width in enumerate(self.wave))
 
     def at(self, step: int) -> Member:
-        """The bit-width goes down the list and up again, as abs(2 t / S - 1) does in a period of S = 2
-        widths' number of steps, so that each has an equal share of every period; the rank comes from a deck
-        of all ranks, shuffled anew for each bit-width whenever it is used up."""
+        """The bit-width is the wave's; the rank comes from a deck of all ranks, shuffled anew for each
+        bit-width whenever it is used up."""
         turn, place = divmod(step, self.round)
-        index = int(abs(2 * (place + 0.5) / self.round - 1) * len(self.bits))
-        deck, card = divmod(2 * turn + (place >= len(self.bits)), len(self.ranks))
-        width = sorted(self.bits)[index]
+        width = self.wave[place]
+        deck, card = divmod(turn * self.wave.count(width) + self._before[place], len(self.ranks))
         order = torch.randperm(len(self.ranks), generator=stream("supernet", self.seed, width, deck))
         return Member(sorted(self.ranks)[int(order[card])], width)
 
 
-class Prefix(nn.Module):
-    """Parametrization of one factor of an adapter, in pieces between the ranks: those beyond `rank` take no
-    part, so they get no gradient and an optimizer leaves them as they are. At the largest rank the
-    weight is the plain factor."""
+class Prefix(nn.Linear):
+    """One factor of an adapter, of which the first `rank` rows (`dim` 0) or columns (`dim` 1) compute. What
+    lies beyond gets a gradient of zero: only what is left of its momentum moves it."""
 
-    def __init__(self, ranks: Sequence[int], dim: int):
-        super().__init__()
-        self.cuts, self.dim = sorted(ranks), dim
-        self.rank = self.cuts[-1]
+    def __init__(self, factor: nn.Linear, dim: int):
+        super().__init__(factor.in_features, factor.out_features, bias=False, device="meta")
+        self.weight, self.dim = factor.weight, dim
+        self.rank = factor.weight.shape[dim]
 
-    def forward(self, *pieces: Tensor) -> Tensor:
-        """The pieces up to `rank`, joined."""
-        used = pieces[:self.cuts.index(self.rank) + 1]
-        return used[0] if len(used) == 1 else torch.cat(used, self.dim)
-
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, ...]:
-        """[.., r, ..] factor at the largest rank -> its pieces."""
-        sizes = [high - low for low, high in zip([0, *self.cuts], self.cuts, strict=False)]
-        return tuple(piece.clone() for piece in weight.split(sizes, self.dim))
+    def forward(self, input: Tensor) -> Tensor:
+        """[.., in] -> [.., out], of a row's prefix the first `rank` alone."""
+        weight = self.weight
+        whole = self.rank == weight.shape[self.dim]
+        return F.linear(input, weight if whole else weight.narrow(self.dim, 0, self.rank))
 
 
-def nest(layers: Iterable[Any], ranks: Sequence[int]) -> None:
-    """Make peft's LoRA layers, at the largest of the ranks, adapters of all of them, in place."""
+def nest(layers: Iterable[Any]) -> None:
+    """Make peft's LoRA layers adapters of every rank up to their own, in place. Their weights stay the same
+    parameters under the same names."""
     for layer in layers:
-        for factor, dim in ((layer.lora_A[ADAPTER], 0), (layer.lora_B[ADAPTER], 1)):
-            # unsafe skips a trial run; that shape and values are kept, the tests show
-            parametrize.register_parametrization(factor, "weight", Prefix(ranks, dim), unsafe=True)
+        for dim, factors in enumerate((layer.lora_A, layer.lora_B)):
+            factors[ADAPTER] = Prefix(factors[ADAPTER], dim)
 
 
 def use_rank(layers: Iterable[Any], rank: int, scale: float) -> None:
     """Compute with the first `rank` rows and columns from now on, times `scale`."""
     for layer in layers:
         layer.scaling[ADAPTER] = scale
-        for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
-            factor.parametrizations["weight"][0].rank = rank
+        layer.lora_A[ADAPTER].rank = layer.lora_B[ADAPTER].rank = rank

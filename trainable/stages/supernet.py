@@ -29,7 +29,7 @@ from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
 
-CODE = 1
+CODE = 2
 """Raised when a change in the code makes supernets in caches wrong."""
 WEIGHTS, FACTS = "supernet.safetensors", "supernet.json"
 ALL = "all"
@@ -65,7 +65,7 @@ def _train(config: TrialConfig, prepared: Prepared, folder: Path, device: torch.
     supernet = build(config, base, corpus, device)
     steps = steps_of(config)
     optim = config.adapt.optim.model_copy(update={"steps": steps})
-    draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed)
+    draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed, config.adapt.lean)
     run = TrainingRun(supernet, MemberLoss(PROCESSES.build(config.diffusion)), corpus.ids("train"), optim,
                       config.runtime.model_copy(update={"compile": False}),  # each member would compile anew
                       stream_seed("trial", config.seed) % 2**31, device, rank, world_size,
@@ -99,10 +99,15 @@ def _kept(config: TrialConfig, base: Loaded, supernet: Supernet) -> dict[str, Te
     states = {bits: supernet.state(bits) for bits in config.adapt.bits}
     found: dict[str, Tensor] = {}
     for bits, state in states.items():
-        blank = adapted_model(as_member(config, Member(supernet.largest, bits)), base)[0].state_dict()
-        for name, value in state.items():
-            if "lora_" not in name and torch.equal(value.cpu(), blank[name].cpu()):
-                continue
+        model = supernet.models[str(bits)]
+        changed = {name for name, value in model.named_parameters(remove_duplicate=False)
+                   if value.requires_grad}
+        if config.lora.start.name != "zero":  # it changes what is frozen
+            blank = adapted_model(as_member(config, Member(supernet.largest, bits)), base)[0].state_dict()
+            changed |= {name for name, value in state.items()
+                        if not torch.equal(value.cpu(), blank[name].cpu())}
+        for name in changed:
+            value = state[name]
             same = all(other[name].data_ptr() == value.data_ptr() for other in states.values())
             found[f"{ALL if same else bits}/{name}"] = value.detach().cpu().clone().contiguous()
     return found

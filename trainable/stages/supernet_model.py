@@ -20,7 +20,7 @@ from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.models.backbone import Backbone
 from trainable.models.checkpointing import checkpoint_blocks
-from trainable.models.lora import ADAPTER, LEARNED
+from trainable.models.lora import LEARNED
 from trainable.registry import PROCESSES
 from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers, start_adapters
@@ -37,7 +37,7 @@ class Supernet(nn.Module):
         self.layers = {bits: [layer.module for layer in adapted_layers(model)]
                        for bits, model in models.items()}
         for layers in self.layers.values():
-            nest(layers, config.adapt.ranks)
+            nest(layers)
 
     def draw(self, member: Member) -> None:
         """Compute as this member from now on."""
@@ -49,17 +49,9 @@ class Supernet(nn.Module):
         """The model that computes."""
         return self.models[str(self.bits)]
 
-    @torch.no_grad()
     def state(self, bits: int) -> dict[str, Tensor]:
         """The plain model of a bit-width at the largest rank, by the names that it has without a supernet."""
-        model: Any = self.models[str(bits)]
-        found = {name: value for name, value in model.state_dict().items() if "lora_" not in name}
-        use_rank(self.layers[bits], self.largest, scale_of(self.config, self.largest))
-        for layer in adapted_layers(model):
-            for factor in ("lora_A", "lora_B"):
-                weight = getattr(layer.module, factor)[ADAPTER].weight
-                found[f"{layer.name}.{factor}.{ADAPTER}.weight"] = weight.detach()
-        return found
+        return self.models[str(bits)].state_dict()
 
 
 class MemberLoss:

@@ -67,18 +67,20 @@ class Trial:
         self.corpus = shared(cache, "corpus",
                              prepared.corpus, lambda: TokenizedCorpus.open(Path(prepared.corpus)))
         self.process = PROCESSES.build(config.diffusion)
+        self.member: Backbone | None = None
+        self.facts: dict = {}
         with large_apart() if self._codes else contextlib.nullcontext():
             base = shared(cache, "base", prepared.base, lambda: load(prepared.base, run_codes=False))
             if self._codes:  # a worker that has no room for floats lets the base go
                 cache.pop("base", None)
-            self.model, self.facts = adapted_model(self.config, base, self._codes and not self._starts)
             self.lexicon = base.lexicon
-            self.member: Backbone | None = None
             if config.adapt.mode == "supernet":
                 self.member, self.facts = extract(self.config, base, Path(prepared.supernet))
                 self.member.to(device).requires_grad_(False).eval()
             trains = config.adapt.train and (self.member is None or len(self.rungs) > 1)
             if trains or self.member is None:
+                self.model, facts = adapted_model(self.config, base, self._codes and not self._starts)
+                self.facts = facts | self.facts
                 self._place(base)
             if self._codes:
                 del base
@@ -97,7 +99,8 @@ class Trial:
             self.measured = self.checkpoint.notes.get("measured", [])
             self.losses = self.checkpoint.notes.get("losses", {})
         else:
-            self.model = self.member or self.model
+            if self.member is not None:
+                self.model = self.member
             self.model.requires_grad_(False).eval()
 
     def _place(self, base: Loaded) -> None:

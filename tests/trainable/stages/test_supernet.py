@@ -170,7 +170,7 @@ def test_members_share_one_supernet_and_nothing_else_does():
     key = supernet_key(config())
     assert {supernet_key(member) for member in members_of(config())} == {key}
     others = [config(ranks=(2, 4, 8)), config(bits=(2, 4, 8)), config(supernet_steps=13), config(shared=True),
-              config(scale="largest"),
+              config(scale="largest"), config(lean=0),
               config(lora={"alpha": 8}), config(quantizer={"name": "uniform", "bits": 4, "symmetric": False}),
               config().model_copy(update={"seed": 1})]
     assert len({key, *map(supernet_key, others)}) == len(others) + 1
