@@ -36,7 +36,9 @@ from search.schedulers.registry import build
 from search.study.searcher import StudySearcher
 from spaces.points import count
 
-CUT = {"eta": 3, "spare_front": False}
+ALONE = {"opening": 0}
+"""Halving without predictions at the start."""
+CUT = {**ALONE, "eta": 3, "spare_front": False}
 METHODS = {
     "random": ("random", {}, "none", {}),
     "qmc": ("qmc", {}, "none", {}),
@@ -54,12 +56,15 @@ METHODS = {
     "tpe+halving-hv": ("tpe", {}, "halving", {**CUT, "ties": "hypervolume"}),
     "tpe+halving-spread": ("tpe", {}, "halving", {**CUT, "ties": "spread"}),
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
-    "tpe+halving-front": ("tpe", {}, "halving", {}),
-    "nsga2+halving-front": ("nsga2", {}, "halving", {}),
+    "tpe+halving-front": ("tpe", {}, "halving", ALONE),
+    "tpe+halving-front-opening": ("tpe", {}, "halving", {}),
+    "nsga2+halving-front": ("nsga2", {}, "halving", ALONE),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
     "tpe+promotion": ("tpe", {}, "promotion", {}),
     "ehvi+halving": ("ehvi", {}, "halving", CUT),
     "ehvi+halving-front": ("ehvi", {}, "halving", {}),
+    "ehvi+halving-front-before": ("ehvi", {"first": "random", "startup": 6}, "halving", ALONE),
+    "ehvi+halving-front-alone": ("ehvi", {}, "halving", ALONE),
     "ehvi+promotion": ("ehvi", {}, "promotion", {}),
 }
 AGAINST = "ehvi+halving-front"
@@ -122,9 +127,9 @@ class ReachedError(Exception):
     """There is nothing more to see."""
 
 
-def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
+def run(problem: Problem, method: str, seed: int, workers: int, until: float | None = None) -> dict:
     """One search: the curve of (device-time in full trials, true hypervolume) whenever it changed,
-    and the counts."""
+    and the counts. It goes on to the goal, or for `until` full trials."""
     sampler, options, scheduler, chosen = METHODS[method]
     full, goal = FULL.get(method, OTHERS), SHARE * problem.best()
     space, clock = problem.search_space(full, workers), VirtualClock()
@@ -136,7 +141,8 @@ def run(problem: Problem, method: str, seed: int, workers: int) -> dict:
 
     def on_step(now: float, engine: Engine) -> None:
         members = engine.members
-        if now * workers / problem.full > AT and max(volume for _, volume in curve) >= goal:
+        spent = now * workers / problem.full
+        if (spent > until if until else spent > AT and max(volume for _, volume in curve) >= goal):
             raise ReachedError
         if now > space.budget.time or members == on_step.members:
             return

@@ -123,11 +123,20 @@ class Formula(Problem):
     def function(self, x: np.ndarray, fidelity: float) -> np.ndarray:
         """The formula."""
 
+    @property
+    def signs(self) -> np.ndarray:
+        """What makes each objective one to minimize, float [k]."""
+        return np.array([-1.0 if item.direction == "maximize" else 1.0 for item in self.objectives])
+
+    def spread(self) -> np.ndarray:
+        """Standard deviation of what is measured, by objective, float [k]."""
+        return self.noise * np.abs([worst - best for best, worst in self.corners.values()])
+
     def _values(self, values: Mapping[str, Any], fidelity: float) -> np.ndarray:
         return self.function(np.array([[values[path] for path in self.dimensions]]), fidelity)[0]
 
     def trial(self, values, rng):
-        spread = self.noise * np.array([worst - best for best, worst in self.corners.values()])
+        spread = self.spread()
         pace, before = rng.uniform(0.7, 1.3), 0.0  # trials differ in length, so the order of results does
         for fidelity in self.fidelities:
             found = self._values(values, fidelity) + spread * rng.standard_normal(len(self.objectives))

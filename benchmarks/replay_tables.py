@@ -1,5 +1,5 @@
-"""The two tables of docs/search.md from benchmarks/results/replay.json:
-`python -m benchmarks.replay_tables`."""
+"""The tables of replayed searches in docs/search.md from benchmarks/results/replay.json
+and replay_early.json: `python -m benchmarks.replay_tables`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,19 @@ METHODS = {
     "ehvi+promotion": "ehvi + promotion",
 }
 AIMS = {"random": "0.20", "tpe": "0.33"}
+BEFORE = f"{AGAINST}-before"
+EARLY = {
+    "random": "random", "tpe+halving-front": "tpe + halving", BEFORE: "the default as it was",
+    AGAINST: "**the default**",
+}
+MIXED = {"mixed-quantizers": "mixed-quantizers (3)", "mixed-samplers": "mixed-samplers (4)"}
 SEEDS = 20
 """A number of seeds that goes without saying."""
 
 
 def main() -> None:
-    print("\n\n".join(tables(json.loads((RESULTS / "replay.json").read_text()))))
+    print("\n\n".join([*tables(json.loads((RESULTS / "replay.json").read_text())),
+                       *early_tables(json.loads((RESULTS / "replay_early.json").read_text()))]))
 
 
 def tables(figures: dict[str, Any]) -> tuple[str, str]:
@@ -43,6 +50,19 @@ def tables(figures: dict[str, Any]) -> tuple[str, str]:
                            "geometric mean": f"{ratios[method]['geometric mean']:.2f}",
                            "aimed at": AIMS.get(method)})
     return emit(times, "md"), emit(shares, "md")
+
+
+def early_tables(figures: dict[str, Any]) -> tuple[str, str]:
+    """Hypervolume at each moment, and the default's over the other methods', as Markdown."""
+    volumes, ratios = [], []
+    for method, title in EARLY.items():
+        rows = {name: figures["problems"][name][method] for name in TITLES | MIXED}
+        volumes.append({"method": title, **{(TITLES | MIXED)[name]: " / ".join(
+            f"{value[0]:.2f}" for value in row["hypervolume"]) for name, row in rows.items()}})
+        if method != AGAINST:
+            ratios.append({"against": title, **{name: " / ".join(f"{value[0]:.2f}" for value in row["ratio"])
+                                                for name, row in rows.items()}})
+    return emit(volumes, "md"), emit(ratios, "md")
 
 
 def cell(row: dict[str, Any], longest: float) -> str:

@@ -79,8 +79,9 @@ class SchedulerContract:
         decided = self.decide(first, reports)
         assert decided == self.decide(second, reports)
         half = len(reports) // 2
-        third.restore({"trial": trial, "rung": rung, "state": "rung", "seconds": 1.0, **metrics}
-                      for trial, rung, metrics in reports[:half])
+        third.restore({"trial": trial, "rung": rung, "state": "stopped" if decision == "stop" else "rung",
+                       "seconds": 1.0, **metrics}
+                      for (trial, rung, metrics), decision in zip(reports[:half], decided, strict=False))
         assert self.decide(third, reports[half:]) == decided[half:]
 
     def test_every_stop_has_a_reason_that_names_the_rung(self) -> None:

@@ -19,6 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from search.pareto.objectives import judged
+from search.samplers import design
 from search.samplers.acquisition import AcquisitionProblem, Curve, Surrogate, one_thread
 from search.samplers.distributions import Axes
 
@@ -26,6 +27,9 @@ CURVE = "curve"
 """User attribute of a trial: [[steps, {metric: value}], ...], a measurement per rung, lowest first."""
 WIDTHS = (0.2, 0.1, 0.05, 0.1, 0.05, 0.02, 0.05, 0.02, 0.01, 0.005)
 """Shares of a range by which the best candidates are moved, round by round."""
+FEW = 4
+"""Trials per dimension from which the best candidates are moved for all rounds: before, that leads to corners
+of which nothing is known, and of which a process hopes too much."""
 KEPT, NEIGHBORS = 8, 16
 """Candidates that go into a round, and what each is moved to."""
 Rungs = Sequence[tuple[float, Mapping[str, Any]]]
@@ -38,15 +42,15 @@ class EHVISampler(BaseSampler):
     retries = True
     """A point that was stopped early may be worth its whole length after all."""
 
-    def __init__(self, seed: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400,
-                 most: int = 2000):
+    def __init__(self, seed: int, draw: int, fallback: BaseSampler, startup: int = 3, candidates: int = 400,
+                 most: int = 2000, first: str = "middle"):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
-        self._rng = np.random.default_rng(seed)
+        self.seed, self.first, self._rng = seed, first, np.random.default_rng(draw)
         self._attached: tuple[Axes, AcquisitionProblem] | None = None
         self._progress: Mapping[int, Rungs] = {}
-        self._decided: tuple[int, bool] | None = None
+        self._decided: tuple[int, bool, bool] | None = None
 
     def attach(self, axes: Axes, problem: AcquisitionProblem, progress: Mapping[int, Rungs]) -> None:
         """Take the space, what results are judged by, and what running trials have measured so far."""
@@ -64,18 +68,20 @@ class EHVISampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All dimensions while the processes propose; then what `fallback` takes together."""
-        if not self._due(study, trial):
+        if not self._due(study, trial) and not self._begins:
             return self._fallback.infer_relative_search_space(study, trial)
         return {path: axis.distribution for path, axis in self._axes.axes.items()}
 
     def sample_relative(self, study: Study, trial: FrozenTrial,
                         search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """The candidate with the largest expected gain, as Optuna parameters of its active dimensions."""
-        if not self._due(study, trial):
+        if not self._due(study, trial) and not self._begins:
             return self._fallback.sample_relative(study, trial, search_space)
         past = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+        fixed = trial.system_attrs.get("fixed_params", {})
         with one_thread():
-            best = self._propose(past, trial.system_attrs.get("fixed_params", {}))
+            best = (self._propose(past, fixed) if self._due(study, trial)
+                    else self._begin(past, trial.number, fixed))
         return {} if best is None else self._axes.encode(self._problem.points.point(best))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
@@ -91,8 +97,22 @@ class EHVISampler(BaseSampler):
             ended = states.count(TrialState.COMPLETE) + states.count(TrialState.PRUNED)
             known = self._problem.boxed and self._problem.top is not None
             enough = self.startup <= ended + len(self._progress) and (known or TrialState.COMPLETE in states)
-            self._decided = trial.number, enough and ended <= self.most
+            self._decided = trial.number, enough and ended <= self.most, not enough
         return self._decided[1]
+
+    @property
+    def _begins(self) -> bool:
+        """Whether the proposal is one of the first, which fill the space."""
+        return self.first != "random" and self._decided is not None and self._decided[2]
+
+    def _begin(self, past: Sequence[FrozenTrial], number: int, fixed: Mapping[str, Any]) -> np.ndarray:
+        """The row of one of the first points, with what is fixed: the middle of the space, if nothing was
+        tried there, or one of those that are spread out."""
+        points, part = self._problem.points, self._axes.decode(fixed)
+        row = design.middle(points, self.seed)
+        if self.first != "middle" or fixed or row.tobytes() in {one.tobytes() for one in self._rows(past)}:
+            row = design.spread_point(points, self.seed, number)
+        return points.fixed(row[None], part, self._rng)[0] if part else row
 
     def _propose(self, past: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> np.ndarray | None:
         """The row of the best candidate that was not tried; None when all were."""
@@ -123,7 +143,8 @@ class EHVISampler(BaseSampler):
                                  points.neighbors(start, width, self._rng)])
             options = points.fixed(options, part, self._rng)
             scores = gain(points.features(options))
-            for share in WIDTHS:
+            rounds = len(results) * len(WIDTHS) // (FEW * len(points.dimensions))
+            for share in WIDTHS[:rounds]:
                 best = options[np.argsort(-scores, kind="stable")[:KEPT]]
                 more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), share, self._rng),
                                     part, self._rng)

@@ -81,6 +81,13 @@ class PointEncoder:
         """Points drawn evenly, float [count, d]."""
         return self.settled(self._drawn(count, rng))
 
+    def at(self, shares: np.ndarray) -> np.ndarray:
+        """Points at shares [n, d] of the dimensions, in [0, 1): of a choice each value has an equal part,
+        and numbers to choose from stand in their order."""
+        return self.settled(np.column_stack([
+            _placed(item, column, order)
+            for item, column, order in zip(self._list, shares.T, self._ordered, strict=True)]))
+
     def neighbors(self, rows: np.ndarray, width: np.ndarray | float, rng: np.random.Generator) -> np.ndarray:
         """A neighbor of each of n rows: about half of the ranges moved by `width` (in ranges;
         one number or [n]), about one choice drawn anew, at least one of all. What becomes active is drawn."""
@@ -144,6 +151,16 @@ def _ranged(dimension: Dimension, share: np.ndarray) -> np.ndarray:
         return low + step * np.round((values - low) / step)
     return np.clip(np.exp(values) if dimension.kind == "log" else values, float(dimension.low),
                    float(dimension.high))
+
+
+def _placed(dimension: Dimension, share: np.ndarray, ordered: np.ndarray | None) -> np.ndarray:
+    """Legal values at shares of a dimension, in [0, 1); `ordered`: where each value of a choice stands."""
+    if dimension.count is None:
+        return _ranged(dimension, share)
+    picked = np.minimum(np.floor(share * dimension.count), dimension.count - 1)
+    if dimension.choice:
+        return picked if ordered is None else np.argsort(ordered)[picked.astype(int)].astype(float)
+    return float(dimension.low) + (dimension.step or 1) * picked
 
 
 def _draw(dimension: Dimension, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,6 +22,9 @@ from search.schedulers.successive_halving import Decision, Problem, Row, Success
 CANDIDATES = 300
 """New points that a trial is compared with, where there are not fewer in the whole space."""
 
+CAUTION = 0.3
+"""Share of the best new point's worth per step that a trial has to be worth."""
+
 LEAST = 1e-9
 """Gain (a share of the box) below which a new point is not expected to add anything."""
 
@@ -34,7 +37,7 @@ class Promotion:
     horizon are looked at.
     """
 
-    def __init__(self, problem: Problem, *, startup: int = 4, caution: float = 0.3, eta: int = 3,
+    def __init__(self, problem: Problem, *, startup: int = 4, caution: float = CAUTION, eta: int = 3,
                  most: int = 300):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
@@ -99,9 +102,16 @@ class Promotion:
         if (problem is None or trial not in self._points
             or not self.startup <= sum(complete) or len(ended) > self.most):
             return simple
+        return self._compared(problem, trial, rung, simple, ended)
+
+    def _compared(self, problem: AcquisitionProblem, trial: int, rung: int, simple: Decision,
+                  others: list[int]) -> Decision:
+        """Whether the trial goes on, by what it and the best new point are expected to add to what `others`
+        measured; `simple` where nothing is expected of a new one."""
+        complete = [self._ended.get(one, False) for one in others]
         rng = np.random.default_rng([self.problem.seed, trial, rung])
         with one_thread():
-            mine, new = self._gains(problem, [*ended, trial], [*complete, False], rng)
+            mine, new = self._gains(problem, [*others, trial], [*complete, False], rng)
         if new <= LEAST:
             return simple
         worth = self.caution * self._left(rung) * new
@@ -113,19 +123,22 @@ class Promotion:
 
     def _gains(self, problem: AcquisitionProblem, trials: list[int], complete: list[bool],
                rng: np.random.Generator) -> tuple[float, float]:
-        """What the last of the trials is expected to add, and the best point that is none of them."""
+        """What the last of the trials is expected to add, and the best point that is none of them. Others
+        that have not ended come after those that have, and are taken to come out as predicted."""
         points = problem.points
         curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())]
                   for trial in trials]
         rows = points.rows([self._points[trial] for trial in trials])
-        surrogate = Surrogate(problem, rows, curves, complete)
-        gain = surrogate.acquisition()
+        running = [place for place, one in enumerate(trials[:-1]) if one not in self._ended]
+        surrogate = Surrogate(problem, rows, curves, complete, running=len(running))
+        gain = surrogate.acquisition(points.features(rows[running]) if running else None)
         if points.every is not None:
             tried = {row.tobytes() for row in surrogate.rows}
             options = np.array([row for row in points.every
                                 if row.tobytes() not in tried]).reshape(-1, len(points.every[0]))
         else:
-            start = surrogate.rows[surrogate.best[rng.integers(len(surrogate.best), size=CANDIDATES // 2)]]
+            best = surrogate.best if len(surrogate.best) else np.arange(len(rows))
+            start = surrogate.rows[best[rng.integers(len(best), size=CANDIDATES // 2)]]
             width = np.exp(rng.uniform(np.log(0.01), np.log(0.3), len(start)))
             options = np.vstack([points.drawn(CANDIDATES - len(start), rng),
                                  points.neighbors(start, width, rng)])
@@ -136,3 +149,4 @@ class Promotion:
         """Share of a whole trial's steps that is left after a rung."""
         steps = self.problem.steps or range(1, self.problem.rungs + 1)
         return 1.0 - steps[rung] / steps[-1]
+

@@ -24,9 +24,18 @@ def halving(problem: Problem, *, eta: Eta = 3,
                     description="what cuts a layer")] = "crowding", brackets: Annotated[int, Field(
                             ge=1, description="with more than 1 some trials are spared the first rungs")] = 1,
             spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] =
-            True) -> Scheduler:
-    """Asynchronous successive halving by non-dominated layers. The default."""
-    return SuccessiveHalving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
+            True, opening: Annotated[int, Field(
+                    ge=0, description="complete trials before which trials are stopped by prediction too, "
+                                      "where the space gives a box; 0: never")] = 4) -> Scheduler:
+    """Asynchronous successive halving by non-dominated layers, and by prediction while few trials are
+    complete. The default."""
+    halving = SuccessiveHalving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
+    if not opening or not problem.dimensions or any(item.metric not in problem.box
+                                                    for item in problem.objectives):
+        return halving
+    from search.schedulers.opening import Opening  # scipy's solvers take a moment to import
+
+    return Opening(problem, halving, until=opening)
 
 
 def promotion(

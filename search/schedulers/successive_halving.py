@@ -9,7 +9,7 @@ a single metric only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
@@ -200,9 +200,12 @@ class SuccessiveHalving:
 
     def _rivals(self, rung: int, trial: int) -> list[int]:
         """The latest reports at the rung that a decision about `trial` may look at, itself the last;
-        oldest first."""
-        last = math.inf if self.problem.horizon is None else self.problem.horizon(trial)
-        latest = (number for number in reversed(self._reports[rung]) if number <= last and number != trial)
+        oldest first, in a deterministic run by number: equal rivals are told apart by their order."""
+        told: Iterator[int] = reversed(self._reports[rung])
+        last = math.inf
+        if self.problem.horizon is not None:
+            told, last = iter(sorted(self._reports[rung], reverse=True)), self.problem.horizon(trial)
+        latest = (number for number in told if number <= last and number != trial)
         return [*reversed(list(islice(latest, WINDOW - 1))), trial]
 
     def _note(self, metrics: Row) -> Row:

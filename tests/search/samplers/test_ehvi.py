@@ -138,7 +138,7 @@ def test_rungs_are_kept_with_the_trial_and_come_back_from_the_records(tmp_path):
 
 
 def test_after_many_results_tpe_proposes():
-    few = {"startup": 4, "most": 8}
+    few = {"startup": 4, "most": 8, "first": "random"}
     both = [search(trials=14, sampler=name, sampler_options=options, ahead=1)[1]
             for name, options in (("ehvi", few), ("tpe", {"startup": 4}))]
     assert both[0][:4] == both[1][:4] and both[0][4:8] != both[1][4:8]
