@@ -32,8 +32,9 @@ SEEDS = 20
 
 
 def main() -> None:
-    print("\n\n".join([*tables(json.loads((RESULTS / "replay.json").read_text())),
-                       *early_tables(json.loads((RESULTS / "replay_early.json").read_text()))]))
+    print("\n\n".join(tables(json.loads((RESULTS / "replay.json").read_text()))))
+    if (early := RESULTS / "replay_early.json").exists():
+        print("\n\n".join(["", *early_tables(json.loads(early.read_text()))]))
 
 
 def tables(figures: dict[str, Any]) -> tuple[str, str]:
