@@ -57,14 +57,14 @@ METHODS = {
     "tpe+halving-spread": ("tpe", {}, "halving", {**CUT, "ties": "spread"}),
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
     "tpe+halving-front": ("tpe", {}, "halving", ALONE),
-    "tpe+halving-front-opening": ("tpe", {}, "halving", {}),
+    "tpe+halving-front-opening": ("tpe", {}, "halving", {"opening": 4}),
     "nsga2+halving-front": ("nsga2", {}, "halving", ALONE),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
     "tpe+promotion": ("tpe", {}, "promotion", {}),
     "ehvi+halving": ("ehvi", {}, "halving", CUT),
     "ehvi+halving-front": ("ehvi", {}, "halving", {}),
-    "ehvi+halving-front-before": ("ehvi", {"first": "random", "startup": 6}, "halving", ALONE),
-    "ehvi+halving-front-alone": ("ehvi", {}, "halving", ALONE),
+    "ehvi-middle+halving-opening": ("ehvi", {"first": "middle", "startup": 3}, "halving", {"opening": 4}),
+    "ehvi-middle+halving-front": ("ehvi", {"first": "middle", "startup": 3}, "halving", {}),
     "ehvi+promotion": ("ehvi", {}, "promotion", {}),
 }
 AGAINST = "ehvi+halving-front"

@@ -28,8 +28,8 @@ CURVE = "curve"
 WIDTHS = (0.2, 0.1, 0.05, 0.1, 0.05, 0.02, 0.05, 0.02, 0.01, 0.005)
 """Shares of a range by which the best candidates are moved, round by round."""
 FEW = 4
-"""Trials per dimension from which the best candidates are moved for all rounds: before, that leads to corners
-of which nothing is known, and of which a process hopes too much."""
+"""After first trials that fill the space, trials per dimension from which the best candidates are moved for
+all rounds: before, that leads to corners of which nothing is known, and of which a process hopes too much."""
 KEPT, NEIGHBORS = 8, 16
 """Candidates that go into a round, and what each is moved to."""
 Rungs = Sequence[tuple[float, Mapping[str, Any]]]
@@ -42,8 +42,8 @@ class EHVISampler(BaseSampler):
     retries = True
     """A point that was stopped early may be worth its whole length after all."""
 
-    def __init__(self, seed: int, draw: int, fallback: BaseSampler, startup: int = 3, candidates: int = 400,
-                 most: int = 2000, first: str = "middle"):
+    def __init__(self, seed: int, draw: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400,
+                 most: int = 2000, first: str = "random"):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback
@@ -143,7 +143,8 @@ class EHVISampler(BaseSampler):
                                  points.neighbors(start, width, self._rng)])
             options = points.fixed(options, part, self._rng)
             scores = gain(points.features(options))
-            rounds = len(results) * len(WIDTHS) // (FEW * len(points.dimensions))
+            rounds = (len(WIDTHS) if self.first == "random" else
+                      len(results) * len(WIDTHS) // (FEW * len(points.dimensions)))
             for share in WIDTHS[:rounds]:
                 best = options[np.argsort(-scores, kind="stable")[:KEPT]]
                 more = points.fixed(points.neighbors(np.repeat(best, NEIGHBORS, axis=0), share, self._rng),
