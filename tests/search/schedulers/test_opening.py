@@ -66,7 +66,8 @@ def test_without_what_it_takes_halving_alone_decides(options, changes):
 
 
 def test_in_a_deterministic_run_trials_that_have_not_ended_change_nothing():
-    few, many = (build("halving", problem(box=BOX, horizon=lambda trial: trial - 4), OPENING) for _ in range(2))
+    known = problem(box=BOX, horizon=lambda trial: trial - 4)
+    few, many = (build("halving", known, OPENING) for _ in range(2))
     for trial in range(5, 9):
         many.report(trial, 0, row(0.1 * trial, 0.01, 0))
     for trial, x in enumerate((0.2, 0.5, 0.8, 0.9)):
