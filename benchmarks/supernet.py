@@ -3,7 +3,8 @@
 
 For each seed one supernet is trained; each of its members is then compared with a run of its own of `--steps`
 steps from the same base, and with what the singular value decomposition leaves of one trained adapter of the
-largest rank. All are measured by the bound on held-out text, under the same noise. A cell is a seed and
+largest rank: of that run (`svd`), and of one of as many steps as the supernet gives this bit-width
+(`svd_equal`). All are measured by the bound on held-out text, under the same noise. A cell is a seed and
 a bit-width: those that the JSON has already, under the same settings, are not run again. Needs no Ray.
 """
 
@@ -30,7 +31,7 @@ from spaces import points
 from spaces.config import TrialConfig
 from spaces.overrides import parse
 from trainable.adapters.base import low_rank
-from trainable.adapters.supernet import Member
+from trainable.adapters.supernet import Draws, Member
 from trainable.artifacts.artifact import load
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
@@ -39,7 +40,7 @@ from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers
 from trainable.stages.members import as_member
 from trainable.stages.prepare import Prepared
-from trainable.stages.supernet import fill, prepare_supernet, supernet_key
+from trainable.stages.supernet import fill, prepare_supernet, steps_of, supernet_key
 from trainable.stages.trial import Trial
 from trainable.workers.context import WorkerContext
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--supernet-steps", type=int, help="twice --steps unless given")
     parser.add_argument("--shared", action="store_true", help="one embedding and head for all bit-widths")
+    parser.add_argument("--lean", type=float, help="adapt.lean; its default unless given")
     parser.add_argument("--scale", default="largest", choices=("rank", "largest"))
     parser.add_argument("--start", default="zero")
     parser.add_argument("--lr", type=float, default=5e-3)
@@ -101,7 +103,8 @@ def supernet_config(plain: TrialConfig, args: argparse.Namespace, seed: int) -> 
                        "targets": ["query", "key", "value", "output", "ffn"]}
     changed["adapt"] |= {"mode": "supernet", "ranks": ranks, "bits": bits, "shared": args.shared,
                          "scale": args.scale,
-                         "supernet_steps": args.supernet_steps or 2 * args.steps}
+                         "supernet_steps": args.supernet_steps or 2 * args.steps,
+                         **({} if args.lean is None else {"lean": args.lean})}
     changed["adapt"]["optim"] |= {"lr": args.lr, "steps": args.steps}
     changed["calibration"]["seed"] = changed["seed"] = seed
     return TrialConfig.model_validate(changed)
@@ -116,28 +119,43 @@ def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch:
     made = list(prepare_supernet(config, shared, cache, CPU))[-1]
     paths = Prepared(shared.corpus, shared.teacher, shared.base, made["path"])
     steps, widest = config.adapt.optim.steps, max(config.adapt.ranks)
-    found: dict[str, Any] = {"ranks": {}}
+    found: dict[str, Any] = {"ranks": {}, "equal_steps": share(config, bits)}
     if new:
         found["supernet_cpu_seconds"] = time.process_time() - began
-    truncate: Callable[[int], Backbone] | None = None
+        found["supernet_step_seconds"] = made["supernet_seconds"] / made["supernet_steps"]
+    cuts: dict[str, Callable[[int], Backbone]] = {}
+    alone = own(as_member(config, Member(widest, bits)))
+    equal, *_ = trained(alone, found["equal_steps"], shared, scratch, kept)
+    cuts["svd_equal"] = truncated(equal, alone, base)
     for rank in sorted(config.adapt.ranks, reverse=True):
         member = as_member(config, Member(rank, bits))
         alone = own(member)
-        began = time.process_time()
-        trial = Trial(alone, shared, [steps], scratch / f"{bits}-{rank}", CPU, kept)
-        assert trial.run is not None
-        trial.run.advance(steps)
-        spent = time.process_time() - began
-        row = {"member": bound(Trial(member, paths, [steps], scratch, CPU, kept).model, member, corpus),
-               "cpu_seconds": spent}
-        with trial.run.averaged():
-            row["own"] = bound(trial.model, alone, corpus)
-            if rank == widest:
-                truncate = truncated(trial.model, alone, base)
-        assert truncate is not None
-        row["svd"] = row["own"] if rank == widest else bound(truncate(rank), alone, corpus)
-        found["ranks"][str(rank)] = row
+        model, spent, step_seconds = trained(alone, steps, shared, scratch, kept)
+        if rank == widest:
+            cuts["svd"] = truncated(model, alone, base)
+        found["ranks"][str(rank)] = {
+            "member": bound(Trial(member, paths, [steps], scratch, CPU, kept).model, member, corpus),
+            "own": bound(model, alone, corpus), "cpu_seconds": spent, "step_seconds": step_seconds,
+            **{name: bound(cut(rank), alone, corpus) for name, cut in cuts.items()}}
     return found
+
+
+def share(config: TrialConfig, bits: int) -> int:
+    """Steps of the supernet's run that train this bit-width."""
+    draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed, config.adapt.lean)
+    return sum(draws.at(step).bits == bits for step in range(steps_of(config)))
+
+
+def trained(config: TrialConfig, steps: int, shared: Prepared, scratch: Path,
+            kept: dict) -> tuple[Backbone, float, float]:
+    """A run of its own, its CPU seconds, and the seconds of one of its steps."""
+    began = time.process_time()
+    trial = Trial(config, shared, [steps], scratch / "own", CPU, kept)
+    assert trial.run is not None
+    trial.run.advance(steps)
+    spent = time.process_time() - began
+    assert not trial.run.average, "else the averaged weights would be meant"
+    return trial.model, spent, trial.run.seconds / steps
 
 
 def own(member: TrialConfig) -> TrialConfig:
@@ -176,24 +194,28 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
         for rank, row in found["ranks"].items():
             by.setdefault(f"{bits} bits, rank {rank}", []).append(row)
             seeds.setdefault(seed, []).append(row)
-    off, svd = ({name: statistics.fmean(row[key] / row["own"] - 1 for row in rows)
-                 for name, rows in by.items()} for key in ("member", "svd"))
-    widest = max(int(rank) for found in cells.values() for rank in found["ranks"])
+    over = {key: {name: statistics.fmean(row[key] / row["own"] - 1 for row in rows)
+                  for name, rows in by.items()} for key in ("member", "svd", "svd_equal")}
+    off, widest = over["member"], max(int(rank) for found in cells.values() for rank in found["ranks"])
     narrower = [name for name in by if not name.endswith(f" {widest}")]
     correlation, svd_correlation = (
         {seed: float(spearmanr([row[key] for row in rows], [row["own"] for row in rows])[0])
          for seed, rows in seeds.items()} for key in ("member", "svd"))
     seconds = statistics.fmean(row["cpu_seconds"] for rows in by.values() for row in rows)
-    runs = [found["supernet_cpu_seconds"] for found in cells.values() if "supernet_cpu_seconds" in found]
+    step = statistics.fmean(row["step_seconds"] for rows in by.values() for row in rows)
+    runs, steps = ([found[name] for found in cells.values() if name in found]
+                   for name in ("supernet_cpu_seconds", "supernet_step_seconds"))
     return {
         "bounds": {name: {key: interval([row[key] for row in rows]) if len(rows) > 1 else rows[0][key]
-                          for key in ("own", "member", "svd")} for name, rows in by.items()},
-        "member_over_own": off, "svd_over_own": svd,
+                          for key in ("own", "member", "svd", "svd_equal")} for name, rows in by.items()},
+        **{f"{key}_over_own": values for key, values in over.items()},
         "worst_member": max(off.values()), f"members_within_{WITHIN:.0%}": sum(
             abs(value) <= WITHIN for value in off.values()), "members": len(off),
-        "better_than_svd": sum(off[name] < svd[name] for name in narrower), "narrower_members": len(narrower),
+        **{f"better_than_{key}": sum(off[name] < over[key][name] for name in narrower)
+           for key in ("svd", "svd_equal")}, "narrower_members": len(narrower),
         "spearman": correlation, "spearman_svd": svd_correlation,
-        "cost_in_own_runs": statistics.fmean(runs) / seconds if runs else None, "own_runs": len(off)}
+        "cost_in_own_runs": statistics.fmean(runs) / seconds if runs else None, "own_runs": len(off),
+        "step_in_own_steps": statistics.fmean(steps) / step if steps else None}
 
 
 if __name__ == "__main__":
