@@ -131,10 +131,12 @@ class LowestRung(Recorded):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--searches", type=int, default=5, help="seeds; as many as were recorded at most")
+    parser.add_argument("--searches", type=int, help="seeds; as many as were recorded unless given")
     args = parser.parse_args()
     rows = pyarrow.parquet.read_table(TABLE).to_pylist()
-    figures = [of_seed(rows, seed) for seed in range(args.searches)]
+    trained = {(row["seed"], row["times"]) for row in rows if row["kind"] == "supernet"}
+    recorded = [seed for seed, _ in sorted(trained) if all((seed, times) in trained for times in TIMES)]
+    figures = [of_seed(rows, seed) for seed in sorted(set(recorded))[:args.searches]]
     save("supernet_front", {"method": METHOD, **summary(figures), "truths": truths(rows), "seeds": figures})
 
 
