@@ -21,7 +21,7 @@ from trainable.workers.loop import JobRunner
 def play(scene):
     async def act():
         broker = Broker()
-        await broker.register("g", 0, 1, 42, "actor")
+        await broker.register("g", 0, 1, {"pid": 42, "actor": "actor", "node": "here", "cpus": 1})
         return await asyncio.wait_for(scene(broker), 5)
 
     return asyncio.run(act())

@@ -1,4 +1,4 @@
-"""Where the C heap keeps large blocks (glibc), in a process whose heap has no holes yet."""
+"""Where the C heap keeps large blocks (glibc), once the holes are filled that imports have left in it."""
 
 import ctypes
 import subprocess
@@ -17,8 +17,9 @@ libc.mallinfo2.restype = type("Facts", (ctypes.Structure,), {"_fields_": [
     "arena ordblks smblks hblks hblkhd usmblks fsmblks used free keep".split()]})
 
 def mapped(count):
-    before = libc.mallinfo2().hblkhd
-    assert libc.malloc(ctypes.c_size_t(count))
+    for _ in range(50):
+        before = libc.mallinfo2().hblkhd
+        assert libc.malloc(ctypes.c_size_t(count))
     return libc.mallinfo2().hblkhd - before
 
 with large_apart():
