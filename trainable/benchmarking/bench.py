@@ -25,7 +25,7 @@ from trainable.models.parts import Table
 from trainable.models.traced import alike
 from trainable.quantization.body_formats import products
 from trainable.seeds import stream
-from trainable.stages.reference import processor
+from trainable.stages.reference import device_name
 
 BASE = "base"
 _PROBE = "trainable.benchmarking.memory_probe"
@@ -115,8 +115,7 @@ def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "au
 
 def surroundings(device: str) -> dict[str, Any]:
     """Where figures were taken: device, threads, versions, load. Without the machine's name."""
-    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor()
-    return {"device": device, "processor": kind, "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
-            "torch": torch.__version__, "python": platform.python_version(),
+    return {"device": device, "processor": device_name(device), "threads": torch.get_num_threads(),
+            "cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version(),
             "load": round(os.getloadavg()[0], 2), "date": time.strftime("%Y-%m-%d")}
 

@@ -28,13 +28,14 @@ def times_wanted(config: TrialConfig) -> bool:
 
 def device_kind(device: torch.device) -> str:
     """What times depend on beside the model: the device and the threads that compute on it."""
-    if device.type == "cuda":
+    name = device_name(device)
+    return name if device.type == "cuda" else f"{name}, {torch.get_num_threads()} threads"
+
+
+def device_name(device: torch.device | str) -> str:
+    """The device's model; of a processor where the system tells it."""
+    if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """The processor's model where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
