@@ -36,9 +36,7 @@ from search.schedulers.registry import build
 from search.study.searcher import StudySearcher
 from spaces.points import count
 
-ALONE = {"opening": 0}
-"""Halving without predictions at the start."""
-CUT = {**ALONE, "eta": 3, "spare_front": False}
+CUT = {"eta": 3, "spare_front": False}
 METHODS = {
     "random": ("random", {}, "none", {}),
     "qmc": ("qmc", {}, "none", {}),
@@ -56,9 +54,9 @@ METHODS = {
     "tpe+halving-hv": ("tpe", {}, "halving", {**CUT, "ties": "hypervolume"}),
     "tpe+halving-spread": ("tpe", {}, "halving", {**CUT, "ties": "spread"}),
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
-    "tpe+halving-front": ("tpe", {}, "halving", ALONE),
+    "tpe+halving-front": ("tpe", {}, "halving", {}),
     "tpe+halving-front-opening": ("tpe", {}, "halving", {"opening": 4}),
-    "nsga2+halving-front": ("nsga2", {}, "halving", ALONE),
+    "nsga2+halving-front": ("nsga2", {}, "halving", {}),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
     "tpe+promotion": ("tpe", {}, "promotion", {}),
     "ehvi+halving": ("ehvi", {}, "halving", CUT),
