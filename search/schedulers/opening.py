@@ -7,6 +7,13 @@ surrogate which of them are worth it, and that better points are to be expected 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from search.pareto.objectives import measured
 from search.schedulers.promotion import Promotion
 from search.schedulers.successive_halving import Decision, Problem, Row, SuccessiveHalving
 
@@ -16,6 +23,9 @@ class Opening(Promotion):
     model-based promotion does.
 
     By all rungs that were measured, those of running trials too, which are taken to come out as predicted.
+    In the place of an objective that only the top rung measures stands its proxy, in the proportion of
+    complete trials, before there are any with the largest one at a corner of the box; without a proxy
+    nothing is predicted.
     Of fewer than eta trials nothing is predicted, as halving stops none of them. The problem's box holds
     all objectives' corners. In a deterministic run only ended trials up to the horizon are looked at.
     """
@@ -23,7 +33,7 @@ class Opening(Promotion):
     def __init__(self, problem: Problem, halving: SuccessiveHalving, *, until: int):
         super().__init__(problem, startup=until, most=until)
         self.halving, self.protected = halving, halving.protected
-        self._over = False
+        self._over, self._proxies = False, dict[tuple[int, int], Row]()
 
     def report(self, trial: int, rung: int, metrics: Row) -> Decision:
         """As promotion reports while few trials are complete, then as halving does."""
@@ -37,7 +47,9 @@ class Opening(Promotion):
 
     def _judge(self, trial: int, rung: int, simple: Decision) -> Decision:
         problem = self._acquisition_problem
-        if simple == "stop" or problem is None or trial not in self._points:
+        told = self._proxies[trial, rung].keys() | self._curves[trial][rung].keys()
+        if (simple == "stop" or problem is None or trial not in self._points
+                or any(item.metric not in told for item in self.problem.objectives)):
             return simple
         others = [one for one in self._ended if one in self._points and one != trial]
         if (horizon := self.problem.horizon) is None:
@@ -49,3 +61,24 @@ class Opening(Promotion):
         if complete >= self.startup or len(others) + 1 < self.halving.eta:
             return simple
         return self._compared(problem, trial, rung, simple, others)
+
+    def _note(self, trial: int, rung: int, row: Row) -> None:
+        super()._note(trial, rung, row)
+        self._proxies[trial, rung] = {metric: measured(row, proxy)
+                                      for metric, proxy in self.problem.proxies.items()
+                                      if math.isfinite(measured(row, proxy))}
+
+    def _known(self, trials: list[int]) -> Sequence[Mapping[int, Row]]:
+        found: list[dict[int, dict[str, Any]]] = [{rung: dict(row) for rung, row in curve.items()}
+                                                  for curve in super()._known(trials)]
+        for item in self.problem.objectives:
+            metric = item.metric
+            told = [(row, self._proxies[trial, rung][metric])
+                    for trial, curve in zip(trials, found, strict=True) for rung, row in curve.items()
+                    if metric in self._proxies[trial, rung]]
+            both = [row[metric] / proxy for row, proxy in told if metric in row and proxy]
+            largest = max((abs(proxy) for _, proxy in told), default=0.0) or 1.0
+            scale = float(np.median(both)) if both else max(map(abs, self.problem.box[metric])) / largest
+            for row, proxy in told:
+                row.setdefault(metric, scale * proxy)
+        return found

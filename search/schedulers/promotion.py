@@ -10,7 +10,7 @@ steps spent elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -126,8 +126,8 @@ class Promotion:
         """What the last of the trials is expected to add, and the best point that is none of them. Others
         that have not ended come after those that have, and are taken to come out as predicted."""
         points = problem.points
-        curves = [[(float(self.last - rung), row) for rung, row in sorted(self._curves[trial].items())]
-                  for trial in trials]
+        curves = [[(float(self.last - rung), row) for rung, row in sorted(curve.items())]
+                  for curve in self._known(trials)]
         rows = points.rows([self._points[trial] for trial in trials])
         running = [place for place, one in enumerate(trials[:-1]) if one not in self._ended]
         surrogate = Surrogate(problem, rows, curves, complete, running=len(running))
@@ -144,6 +144,10 @@ class Promotion:
                                  points.neighbors(start, width, rng)])
         found = gain(points.features(np.vstack([surrogate.rows[-1:], options])))
         return float(found[0]), float(found[1:].max(initial=0.0))
+
+    def _known(self, trials: list[int]) -> Sequence[Mapping[int, Row]]:
+        """What the trials measured, by rung."""
+        return [self._curves[trial] for trial in trials]
 
     def _left(self, rung: int) -> float:
         """Share of a whole trial's steps that is left after a rung."""

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from search.contracts.schedulers import SchedulerContract
+from search.contracts.schedulers import LOSS, SchedulerContract
 from search.schedulers.opening import Opening
 from search.schedulers.registry import build
 from search.schedulers.successive_halving import Problem, SuccessiveHalving
+from spaces.objectives import Objective
 from tests.search.schedulers.test_promotion import SPACE, STEPS, problem, row
 
 BOX = {"loss": (0.0, 2.0), "ok": (1.0, -1.0)}
@@ -73,3 +74,16 @@ def test_in_a_deterministic_run_trials_that_have_not_ended_change_nothing():
     for trial, x in enumerate((0.2, 0.5, 0.8, 0.9)):
         reports = [scheduler.report(trial, 0, row(x, 0.3, 0)) for scheduler in (few, many)]
         assert reports[0] == reports[1]
+
+
+def test_proxies_stand_in_the_proportion_of_complete_trials():
+    changes = {"objectives": [LOSS, Objective("slow", "minimize")], "proxies": {"slow": "work"},
+               "box": {"loss": (0.0, 2.0), "slow": (0.0, 3.0)}}
+    scheduler = build("halving", problem(**changes), {"opening": 4})
+    assert isinstance(scheduler, Opening)
+    for trial, work in enumerate((10.0, 30.0)):
+        scheduler.report(trial, 0, {"config.x": 0.1, "config.y": 0.1, "loss": 1.0, "work": work})
+    assert [curve[0]["slow"] for curve in scheduler._known([0, 1])] == [1.0, 3.0], "the largest at the corner"
+    scheduler.report(0, 2, {"config.x": 0.1, "config.y": 0.1, "loss": 1.0, "work": 10.0, "slow": 0.5})
+    found = scheduler._known([0, 1])
+    assert [found[0][0]["slow"], found[0][2]["slow"], found[1][0]["slow"]] == [0.5, 0.5, 1.5]
