@@ -10,7 +10,7 @@ class GenerationFlops(Metric):
     pass."""
 
     name, unit, direction = "generation_flops", "FLOP", "minimize"
-    cheap = True
+    along = "perplexity"
     ideal = 0.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

@@ -12,7 +12,7 @@ class NFE(Metric):
     """
 
     name, unit, direction = "nfe", "passes", "minimize"
-    cheap = True
+    along = "perplexity"
     ideal = 1.0
 
     def measure(self, m: Measurable) -> dict[str, float]:

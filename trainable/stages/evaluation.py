@@ -153,12 +153,13 @@ class Measurement:
 
 
 def wanted(metric: Metric, columns: Sequence[str] | None) -> bool:
-    """Whether a metric is to be measured where these columns are asked for; None = all are but those that
-    must be
+    """Whether a metric is to be measured where these columns are asked for: it is one of them, stands in for
+    one below the top rung, or costs little, at all or beside one. None = all are but those that must be
     named."""
     if columns is None or metric.cheap:
         return metric.cheap or not metric.asked
-    names = (metric.name, metric.along) if metric.along else (metric.name,)
+    names = [metric.name, *([metric.along] if metric.along else []),
+             *(name for name in METRICS if METRICS.get(name).proxy == metric.name)]
     return any(f"{column}_".startswith(f"{name}_") for column in columns for name in names)
 
 
