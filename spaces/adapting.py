@@ -28,6 +28,10 @@ class AdaptConfig(Settings):
     lean: float = Field(
         0.7, ge=0, le=2, description="supernet: how much rather few bits are drawn than many: a width of one "
                                      "bit less 2^lean times as often; 0: all alike")
+    mixtures: float = Field(
+        0.0, ge=0, le=1, description="supernet: the share of its steps that draw bits for attention and for "
+                                     "ffn apart; above 0, a trial may have bits of its own in "
+                                     "quantization.per_site.ffn, and what is outside the body is `shared`")
     supernet_steps: int | None = Field(
         None, ge=1, description="supernet: optimizer steps of the one run; null: twice optim.steps")
     train: bool = Field(True, description="false: nothing trains; a rung is then a share of the calibration "
@@ -42,7 +46,8 @@ class AdaptConfig(Settings):
     def apart(self) -> AdaptConfig:
         """The same training, of a trial by itself."""
         return self.model_copy(update={"mode": "own", "ranks": (), "bits": (), "shared": False,
-                                       "scale": "rank", "lean": 0.7, "supernet_steps": None})
+                                       "scale": "rank", "lean": 0.7, "mixtures": 0.0,
+                                       "supernet_steps": None})
 
     @model_validator(mode="after")
     def _members(self) -> AdaptConfig:
@@ -60,4 +65,9 @@ class AdaptConfig(Settings):
             raise ValueError("a supernet's body is shared by its members; legal: body: frozen")
         if self.mode == "supernet" and self.hold != "floats":
             raise ValueError("a supernet's bodies are held as floats; legal: hold: floats")
+        if self.mixtures and self.mode == "own":
+            raise ValueError("mixtures are a supernet's; legal: mode: supernet, or mixtures: 0")
+        if self.mixtures and not self.shared:
+            raise ValueError("of a mixture of bit-widths, what is outside the body has none of its own; "
+                             "legal: shared: true, or mixtures: 0")
         return self

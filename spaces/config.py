@@ -15,6 +15,8 @@ from spaces.settings import OptimConfig, PluginRef, Settings
 
 Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
+MIXED: tuple[Site, ...] = ("attention", "ffn")
+"""The sites that may have bit-widths of their own in a member of a supernet (`adapt.mixtures`)."""
 
 
 class CorpusConfig(Settings):
@@ -326,10 +328,30 @@ class TrialConfig(Settings):
         if bits is not None and bits not in self.adapt.bits:
             return (f"quantization.quantizer.bits={bits} is not among the supernet's; "
                     f"legal: {', '.join(map(str, self.adapt.bits))} (adapt.bits)")
+        if self.adapt.mixtures:
+            return self._no_mixture()
         body: tuple[Site, ...] = ("attention", "ffn")
         if all(self.quantization.at(site) != quantizer for site in body):
             return ("a supernet's bit-widths are quantization.quantizer's, which acts neither on attention "
                     "nor on ffn; legal: quantization.sites with one of the two")
+        return None
+
+    def _no_mixture(self) -> str | None:
+        """Why the supernet of `adapt`, whose sites may differ in bits, has no such model, in one line."""
+        family = self.quantization.quantizer.name
+        for site in MIXED:
+            ref = self.quantization.at(site)
+            if ref.name != family:
+                return (f"adapt.mixtures: {site} has quantizer {ref.name}, and a mixture's sites are of "
+                        f"quantization.quantizer ({family}), each with its own bits; legal: "
+                        f"quantization.sites: [attention, ffn]")
+            if (bits := ref.params.get("bits", self.adapt.bits[0])) not in self.adapt.bits:
+                return (f"quantization.per_site.{site}.bits={bits} is not among the supernet's; "
+                        f"legal: {', '.join(map(str, self.adapt.bits))} (adapt.bits)")
+        for site in SITES:
+            if site in self.quantization.sites and site not in MIXED + tuple(self.quantization.per_site):
+                return (f"adapt.mixtures: bits are drawn for {' and '.join(MIXED)}, and {site} would follow "
+                        f"one of them; legal: a quantizer of its own (quantization.per_site.{site})")
         return None
 
     @property

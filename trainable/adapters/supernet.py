@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spaces.config import MIXED
 from trainable.models.lora import ADAPTER
 from trainable.seeds import stream
 
@@ -32,22 +33,41 @@ class Member(NamedTuple):
 
     rank: int
     bits: int
+    """Of all sites that `others` does not name."""
+    others: tuple[tuple[str, int], ...] = ()
+    """Bits of the sites that have others: none where all have the same, (("ffn", 4),) in a mixture."""
+
+    def at(self, site: str | None) -> int:
+        """Bits of a site; None: of what is at none of them."""
+        return dict(self.others).get(site or "", self.bits)
 
 
-def members(ranks: Iterable[int], bits: Iterable[int]) -> list[Member]:
-    """All of a supernet, narrowest first."""
-    return [Member(rank, width) for width in sorted(bits) for rank in sorted(ranks)]
+def mixture(rank: int, bits: Mapping[str, int]) -> Member:
+    """The member with these bits at the sites of `MIXED`."""
+    first = bits[MIXED[0]]
+    return Member(rank, first, tuple((site, bits[site]) for site in MIXED if bits[site] != first))
+
+
+def members(ranks: Iterable[int], bits: Iterable[int], mixtures: bool = False) -> list[Member]:
+    """All of a supernet, narrowest first. `mixtures`: those whose sites differ in bits, too."""
+    widths, ranks = sorted(bits), sorted(ranks)
+    if not mixtures:
+        return [Member(rank, width) for width in widths for rank in ranks]
+    drawn = sorted(product(widths, repeat=len(MIXED)), key=lambda each: (sum(each), each))
+    return [mixture(rank, dict(zip(MIXED, each, strict=True))) for each in drawn for rank in ranks]
 
 
 @dataclass(frozen=True)
 class Draws:
     """Which member each step trains: a pure function of seed and step, so that workers agree and a resume
-    is exact. `lean`: a width of one bit less is drawn 2^lean times as often; 0: all alike."""
+    is exact. `lean`: a width of one bit less is drawn 2^lean times as often; 0: all alike. `mixtures`: the
+    share of steps, chosen at random, that draw the bits of each site by themselves."""
 
     ranks: Sequence[int]
     bits: Sequence[int]
     seed: int
     lean: float = 0.0
+    mixtures: float = 0.0
 
     @cached_property
     def wave(self) -> tuple[int, ...]:
@@ -66,10 +86,17 @@ class Draws:
         """Steps of one fall and rise of the wave."""
         return len(self.wave)
 
-    @property
+    @cached_property
     def covered(self) -> int:
-        """Steps after which every bit-width was drawn."""
-        return 1 + max(map(self.wave.index, self.bits))
+        """Steps after which every bit-width was drawn, at every site."""
+        if not self.mixtures:
+            return 1 + max(map(self.wave.index, self.bits))
+        missing, step = set(product(MIXED, self.bits)), 0
+        while missing:
+            drawn = self.at(step)
+            missing -= {(site, drawn.at(site)) for site in MIXED}
+            step += 1
+        return step
 
     @cached_property
     def _before(self) -> tuple[int, ...]:
@@ -78,12 +105,20 @@ class Draws:
 
     def at(self, step: int) -> Member:
         """The bit-width is the wave's; the rank comes from a deck of all ranks, shuffled anew for each
-        bit-width whenever it is used up."""
+        bit-width whenever it is used up. In a step that mixes, each site has a width with the wave's own
+        frequencies instead, by itself: the rank stays, and so does the share of each width at a site."""
         turn, place = divmod(step, self.round)
         width = self.wave[place]
         deck, card = divmod(turn * self.wave.count(width) + self._before[place], len(self.ranks))
         order = torch.randperm(len(self.ranks), generator=stream("supernet", self.seed, width, deck))
-        return Member(sorted(self.ranks)[int(order[card])], width)
+        rank = sorted(self.ranks)[int(order[card])]
+        if not self.mixtures:
+            return Member(rank, width)
+        chance = stream("supernet", self.seed, "mixture", step)
+        if float(torch.rand((), generator=chance)) >= self.mixtures:
+            return Member(rank, width)
+        places = torch.randint(self.round, (len(MIXED),), generator=chance).tolist()
+        return mixture(rank, {site: self.wave[place] for site, place in zip(MIXED, places, strict=True)})
 
 
 class Prefix(nn.Linear):

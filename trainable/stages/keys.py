@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spaces.config import OptimConfig, TrialConfig
+from spaces.config import MIXED, OptimConfig, TrialConfig
 from trainable.models.masked_lm.config import LATER, MaskedLMConfig
 from trainable.registry import QUANTIZERS, completed
 
@@ -38,7 +38,14 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
     """
     groups = config.model_dump(mode="json", include={"quantization", "lora", "adapt", "seed"})
     quantizer = QUANTIZERS.completed(config.quantization.quantizer).model_dump(mode="json")
-    groups["quantization"]["quantizer"] = {key: value for key, value in quantizer.items() if key != "bits"}
+    quantization = groups["quantization"]
+    quantization["quantizer"] = {key: value for key, value in quantizer.items() if key != "bits"}
+    if config.adapt.mixtures:  # which sites have the quantizer is known, and their bits are the trial's
+        quantization["sites"] = sorted({*quantization["sites"], *MIXED})
+        quantization["per_site"] = {site: ref for site, ref in quantization["per_site"].items()
+                                    if site not in MIXED}
+    else:  # as it was before it was a setting: older caches stay good
+        del groups["adapt"]["mixtures"]
     del groups["lora"]["rank"], groups["lora"]["variant"]  # of which supernets have but one
     if config.adapt.optim.states == "float32":
         del groups["adapt"]["optim"]["states"]

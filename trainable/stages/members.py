@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 from torch import nn
 
-from spaces.config import TrialConfig
+from spaces.config import MIXED, PluginRef, TrialConfig
 from spaces.errors import UserError
-from trainable.adapters.supernet import Member, members
+from trainable.adapters.supernet import Member, members, mixture
 from trainable.models.lora import target_pattern
 from trainable.registry import BACKBONES, PROCESSES, QUANTIZERS
 
@@ -17,11 +18,34 @@ from trainable.registry import BACKBONES, PROCESSES, QUANTIZERS
 def member_of(config: TrialConfig) -> Member:
     """Which member of its supernet a trial is. Raises `UserError` where it is none."""
     check_bits(config)
-    bits = getattr(QUANTIZERS.params(config.quantization.quantizer), "bits", None)
-    if bits not in config.adapt.bits:
-        raise UserError(f"quantization.quantizer.bits={bits} is not among the supernet's; "
+    bits = _bits(config, config.quantization.quantizer, "quantizer")
+    if not config.adapt.mixtures:
+        return Member(config.lora.rank, bits)
+    shared = family(config.quantization.quantizer)
+    widths: dict[str, int] = {}
+    for site in MIXED:
+        ref, where = config.quantization.at(site), f"per_site.{site}"
+        own = family(ref)
+        if differing := [name for name, value in shared.items() if own.get(name) != value]:
+            raise UserError(f"quantization.{where}: {differing[0]}={own.get(differing[0])}, and "
+                            f"quantization.quantizer has {shared[differing[0]]}; legal in a supernet with "
+                            "mixtures: the same quantizer but for its bits")
+        widths[site] = _bits(config, ref, where)
+    return mixture(config.lora.rank, widths)
+
+
+def family(ref: PluginRef) -> dict[str, Any]:
+    """A quantizer with all its parameters but its bits."""
+    whole = QUANTIZERS.completed(ref).model_dump(mode="json")
+    return {name: value for name, value in whole.items() if name != "bits"}
+
+
+def _bits(config: TrialConfig, ref: PluginRef, where: str) -> int:
+    bits = getattr(QUANTIZERS.params(ref), "bits", None)
+    if not isinstance(bits, int) or bits not in config.adapt.bits:
+        raise UserError(f"quantization.{where}.bits={bits} is not among the supernet's; "
                         f"legal: {', '.join(map(str, config.adapt.bits))} (adapt.bits)")
-    return Member(config.lora.rank, bits)
+    return bits
 
 
 def check_bits(config: TrialConfig) -> None:
@@ -46,13 +70,20 @@ def as_member(config: TrialConfig, member: Member) -> TrialConfig:
     """The trial that is this member of the same supernet."""
     changed = config.model_dump(mode="json")
     changed["lora"]["rank"] = member.rank
-    changed["quantization"]["quantizer"]["bits"] = member.bits
+    quantization = changed["quantization"]
+    quantization["quantizer"]["bits"] = member.bits
+    if config.adapt.mixtures:
+        quantization["sites"] = [*dict.fromkeys([*quantization["sites"], *MIXED])]
+        fixed = {site: ref for site, ref in quantization["per_site"].items() if site not in MIXED}
+        quantization["per_site"] = fixed | {site: {**quantization["quantizer"], "bits": bits}
+                                            for site, bits in member.others}
     return TrialConfig.model_validate(changed)
 
 
 def members_of(config: TrialConfig) -> list[TrialConfig]:
     """Every member of a trial's supernet, as the trial that it is, narrowest first."""
-    return [as_member(config, member) for member in members(config.adapt.ranks, config.adapt.bits)]
+    return [as_member(config, member)
+            for member in members(config.adapt.ranks, config.adapt.bits, config.adapt.mixtures > 0)]
 
 
 def check_ranks(config: TrialConfig) -> None:

@@ -23,7 +23,7 @@ from trainable.stages.adapted import adapted_model
 from trainable.stages.keys import supernet_settings
 from trainable.stages.members import as_member, member_of, scale_of
 from trainable.stages.prepare import REPORT_EVERY, Prepared, Present, base_key, conditions_of, diverged
-from trainable.stages.supernet_model import MemberLoss, Supernet, build
+from trainable.stages.supernet_model import MemberLoss, Supernet, build, mixed_places, site_of
 from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
@@ -65,7 +65,8 @@ def _train(config: TrialConfig, prepared: Prepared, folder: Path, device: torch.
     supernet = build(config, base, corpus, device)
     steps = steps_of(config)
     optim = config.adapt.optim.model_copy(update={"steps": steps})
-    draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed, config.adapt.lean)
+    draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed, config.adapt.lean,
+                  config.adapt.mixtures)
     run = TrainingRun(supernet, MemberLoss(PROCESSES.build(config.diffusion)), corpus.ids("train"), optim,
                       config.runtime.model_copy(update={"compile": False}),  # each member would compile anew
                       stream_seed("trial", config.seed) % 2**31, device, rank, world_size,
@@ -127,12 +128,12 @@ def extract(config: TrialConfig, base: Loaded, folder: Path) -> tuple[Backbone, 
 
 @torch.no_grad()
 def fill(model: Backbone, kept: dict[str, Tensor], member: Member, share: float = 1.0) -> None:
-    """Give a trial's model the weights of a member: of the adapter's factors the first rows and columns, the
-    columns times `share`."""
-    state = model.state_dict()
+    """Give a trial's model the weights of a member, those at each site of its bits there: of the adapter's
+    factors the first rows and columns, the columns times `share`."""
+    state, places = model.state_dict(), mixed_places(model)
     for key, value in kept.items():
         owner, _, name = key.partition("/")
-        if owner not in (ALL, str(member.bits)):
+        if owner not in (ALL, str(member.at(site_of(name, places)))):
             continue
         if ".lora_A." in name:
             value = value[:member.rank]

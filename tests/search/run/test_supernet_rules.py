@@ -17,7 +17,7 @@ budget: {{trials: 4}}
 trial:
   model: {{name: masked_lm, hidden: 16, ffn: 32, heads: 2, layers: 1}}
   diffusion: {{name: masked}}
-  quantization: {{sites: [attention, ffn]}}
+  quantization: {{sites: [{sites}]}}
   adapt: {{{adapt}}}
   evaluation: {{control_tasks: []}}
 search:
@@ -26,11 +26,13 @@ search:
 {more}
 """
 ADAPT = "mode: supernet, ranks: [2, 4], bits: [2, 4]"
+MIXTURES = f"{ADAPT}, shared: true, mixtures: 0.5"
+FFN = "  quantization.per_site.ffn: {choice: ['uniform:2', 'uniform:4']}"
 
 
 def space(**changes: str) -> Space:
     told = {"adapt": ADAPT, "ranks": "2, 4", "quantizers": "'uniform:2', 'uniform:4'", "more": "",
-            "sampler": "grid", **changes}
+            "sampler": "grid", "sites": "attention, ffn", **changes}
     return Space.from_yaml(SPACE.format(**told), "a.yaml")
 
 
@@ -38,6 +40,7 @@ def test_a_space_of_all_members_is_legal():
     check(space())
     check(space(more="  sampling.temperature: {choice: [0.5, 1.0]}"))
     check(space(quantizers="{name: uniform, bits: 2}, {name: uniform, bits: 4}"))
+    check(space(adapt=MIXTURES, more=FFN))
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -58,6 +61,14 @@ def test_a_space_of_all_members_is_legal():
     ({"adapt": "mode: supernet, ranks: [2, 4], bits: [2, 4, 9]"}, "adapt.bits: 9: quantizer 'uniform'"),
     ({"adapt": "mode: supernet, ranks: [2, 4, 17], bits: [2, 4]"},
      "adapt.ranks: 17 is above the smaller dimension of body.*; legal: at most 16"),
+    ({"adapt": ADAPT + ", mixtures: 0.5"}, "outside the body has none of its own; legal: shared: true"),
+    ({"adapt": "mixtures: 0.5"}, "mixtures are a supernet's; legal: mode: supernet, or mixtures: 0"),
+    ({"adapt": MIXTURES, "more": "  quantization.per_site.ffn: {choice: ['uniform:2', 'nf4']}"},
+     "adapt.mixtures: ffn has quantizer nf4, and a mixture's sites are of quantization.quantizer"),
+    ({"adapt": MIXTURES, "more": "  quantization.per_site.ffn: {choice: ['uniform:2', 'uniform:3']}"},
+     "quantization.per_site.ffn.bits=3 is not among the supernet's; legal: 2, 4"),
+    ({"adapt": MIXTURES, "sites": "attention, ffn, embedding"},
+     "embedding would follow one of them; legal: a quantizer of its own"),
     ({"more": "  adapt.optim.lr: {log: [1e-4, 1e-2]}", "sampler": "random"},
      "adapt.optim.lr.log: changes the supernet, which is trained once per value"),
 ])
@@ -67,9 +78,11 @@ def test_what_is_no_supernet_is_one_line(changes, message):
     assert "\n" not in str(error.value) and str(error.value).startswith("a.yaml")
 
 
-def test_all_members_ask_for_one_supernet_and_are_trained_apart_at_the_end():
-    configs = [space().config(point) for point in space().enumerate()]
-    assert len(configs) == 4 and len({settings(config)["supernet"] for config in configs}) == 1
+@pytest.mark.parametrize(("changes", "count"), [({}, 4), ({"adapt": MIXTURES, "more": FFN}, 8)])
+def test_all_members_ask_for_one_supernet_and_are_trained_apart_at_the_end(changes, count):
+    whole = space(**changes)
+    configs = [whole.config(point) for point in whole.enumerate()]
+    assert len(configs) == count and len({settings(config)["supernet"] for config in configs}) == 1
     for config in configs:
         apart = reseeded(config, 0)
         assert apart.adapt.mode == "own" and not apart.adapt.ranks and "supernet" not in settings(apart)

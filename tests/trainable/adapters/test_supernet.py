@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from trainable.adapters.supernet import Draws, Member, members, nest, use_rank
+from spaces.config import MIXED
+from trainable.adapters.supernet import Draws, Member, members, mixture, nest, use_rank
 from trainable.models.lora import ADAPTER
 
 RANKS = st.lists(st.integers(1, 8), min_size=1, max_size=4, unique=True)
@@ -93,6 +94,41 @@ def test_few_bits_are_drawn_more_often_by_as_much_as_was_asked_for(ranks, bits, 
     for width in bits:
         share = asked[width] / sum(asked.values())
         assert abs(often[width] / draws.round - share) <= 2.02 / draws.round, "rounded to steps"
+
+
+@settings(max_examples=20, deadline=None)
+@given(ranks=RANKS, bits=WIDTHS, lean=st.floats(0, 1), share=st.floats(0.1, 1))
+def test_a_step_that_mixes_draws_each_site_by_itself_and_leaves_the_ranks(ranks, bits, lean, share):
+    plain, mixed = Draws(ranks, bits, 5, lean), Draws(ranks, bits, 5, lean, share)
+    pairs = [(plain.at(step), mixed.at(step)) for step in range(60)]
+    assert [own.rank for own, _ in pairs] == [other.rank for _, other in pairs]
+    assert {member for _, member in pairs} <= set(members(ranks, bits, True))
+    assert mixed.at(7) == Draws(ranks[::-1], bits[::-1], 5, lean, share).at(7)
+    seen = [{(site, mixed.at(step).at(site)) for site in MIXED} for step in range(mixed.covered)]
+    whole = {(site, width) for site in MIXED for width in bits}
+    assert set().union(*seen) == whole != set().union(*seen[:-1])
+
+
+def test_mixtures_are_as_many_steps_as_were_asked_for_and_leave_each_width_its_share():
+    plain, draws = Draws((2,), (2, 3, 4), 1, 0.7), Draws((2,), (2, 3, 4), 1, 0.7, 0.5)
+    count = 100 * draws.round
+    drawn = [draws.at(step) for step in range(count)]
+    changed = sum(one != plain.at(step) for step, one in enumerate(drawn)) / count
+    shares = {width: draws.wave.count(width) / draws.round for width in (2, 3, 4)}
+    # a step that mixes draws the wave's own width at both sites with the product of their shares
+    again = sum(value ** 3 for value in shares.values())
+    assert changed == pytest.approx(0.5 * (1 - again), abs=0.05)
+    for site in MIXED:
+        often = Counter(one.at(site) for one in drawn)
+        assert all(often[width] / count == pytest.approx(share, abs=0.05) for width, share in shares.items())
+
+
+def test_a_mixture_of_one_width_is_that_width_and_all_are_named_once():
+    assert mixture(4, {"attention": 2, "ffn": 2}) == Member(4, 2)
+    mixed = mixture(4, {"attention": 2, "ffn": 3})
+    assert (mixed.at("attention"), mixed.at("ffn")) == (2, 3) and mixed not in members((4,), (2, 3))
+    every = members((4, 2), (3, 2), mixtures=True)
+    assert len(every) == len(set(every)) == 2 * 4 and set(members((2, 4), (2, 3))) < set(every)
 
 
 def test_seeds_draw_other_orders():

@@ -10,12 +10,13 @@ from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.adapters.supernet import Member
 from trainable.artifacts.artifact import load
+from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.stages.adapting import adapted_layers
 from trainable.stages.members import as_member, check_ranks, member_of, members_of
 from trainable.stages.prepare import Prepared
 from trainable.stages.supernet import prepare_supernet, supernet_key
-from trainable.stages.supernet_model import build
+from trainable.stages.supernet_model import build, mixed_places, site_of
 from trainable.stages.trial import Trial
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
@@ -26,7 +27,7 @@ STEPS = 12
 
 
 def config(ranks=(2, 4), bits=(2, 4), rank=None, mode="supernet", quantizer=None, lora=None,
-           **adapt) -> TrialConfig:
+           per_site=None, **adapt) -> TrialConfig:
     one = {"mode": mode, "ranks": list(ranks), "bits": list(bits), "supernet_steps": STEPS}
     return TrialConfig.model_validate({
         "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 30, "max_words": 20},
@@ -34,7 +35,7 @@ def config(ranks=(2, 4), bits=(2, 4), rank=None, mode="supernet", quantizer=None
         "model": {"name": "masked_lm", **SHAPE}, "diffusion": {"name": "masked"},
         "teacher": {"name": "kneser_ney", "order": 2}, "base": {"optim": {"steps": 12, "lr": 5e-3}},
         "quantization": {"quantizer": quantizer or {"name": "uniform", "bits": bits[-1]},
-                         "sites": ["attention", "ffn"]},
+                         "sites": ["attention", "ffn"], "per_site": per_site or {}},
         "lora": {"rank": rank or ranks[-1], "alpha": 4, "targets": ["query", "value", "ffn"], **(lora or {})},
         "adapt": {"optim": {"batch_size": 8, "lr": 5e-3, "warmup": 2, "steps": STEPS},
                   **(one if mode == "supernet" else {}), **adapt},
@@ -166,11 +167,103 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(world, supernet, tmp_
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
+MIX = Member(4, 2, (("ffn", 4),))
+
+
+@pytest.fixture(scope="module")
+def mixtures(world):
+    """(settings, paths, the supernet that has trained) of one that draws bits for each site."""
+    settings = config(shared=True, mixtures=0.7)
+    paths, _ = trained(world, settings)
+    whole = build(settings, load(paths.base), TokenizedCorpus.open(paths.corpus), CPU).eval()
+    with torch.no_grad():
+        for key, value in load_file(f"{paths.supernet}/supernet.safetensors").items():
+            owner, _, name = key.partition("/")
+            for bits in settings.adapt.bits if owner == "all" else [int(owner)]:
+                whole.state(bits)[name].copy_(value)
+    return settings, paths, whole
+
+
+def said(model):
+    ids = torch.arange(4, 4 + 6 * 20).view(6, 20) % 30
+    with torch.no_grad():
+        return model.predict(ids, torch.full((6,), 3)).log_probs
+
+
+def test_every_mixture_computes_as_the_supernet_does_when_it_is_drawn(mixtures, tmp_path):
+    settings, paths, whole = mixtures
+    for member in members_of(settings):
+        model, own = trial(member, paths, tmp_path).model, member_of(member)
+        whole.draw(own)
+        assert torch.equal(said(model), said(whole.model)), own
+        places = mixed_places(model)
+        assert {(site_of(layer.name, places), layer.fake.quantizer.params.bits)
+                for layer in adapted_layers(model)} == {(site, own.at(site)) for site in ("attention", "ffn")}
+    assert len(members_of(settings)) == 2 * 2 * 2 and len(whole.models) == 2
+
+
+def test_a_mixture_of_one_width_is_the_member_of_that_width(mixtures, tmp_path):
+    settings, paths, _ = mixtures
+    plain = as_member(settings, Member(2, 4))
+    named = plain.model_dump(mode="json")
+    named["quantization"]["quantizer"]["bits"] = 2
+    named["quantization"]["per_site"] = dict.fromkeys(("attention", "ffn"), {"name": "uniform", "bits": 4})
+    named = TrialConfig.model_validate(named)
+    assert member_of(named) == Member(2, 4) and supernet_key(named) == supernet_key(settings)
+    assert equal(*(trial(one, paths, tmp_path).model for one in (plain, named))) == []
+
+
+def test_steps_that_never_mix_train_what_they_did_before_bit_for_bit(world):
+    off, on = (config(shared=True, supernet_steps=6, mixtures=share) for share in (0.0, 1e-12))
+    paths = [trained(world, each)[0].supernet for each in (off, on)]
+    first, again = (load_file(f"{path}/supernet.safetensors") for path in paths)
+    assert first.keys() == again.keys() and supernet_key(off) != supernet_key(on)
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+def test_the_artifact_of_a_mixture_is_the_supernet_as_drawn_and_its_bytes_are_counted(mixtures, tmp_path):
+    settings, paths, whole = mixtures
+    events = {}
+    for member in (MIX, Member(4, 2), Member(4, 4)):
+        told = as_member(settings, member)
+        payload = {"config": told.model_dump(mode="json"), "rungs": [STEPS], "prepared": vars(paths),
+                   "folder": str(tmp_path / f"{member.bits}{bool(member.others)}")}
+        events[member] = list(JOBS["trial"](payload, WorkerContext()))[-1]
+    event, loaded = events[MIX], load(events[MIX]["artifact"])
+    assert event["train_seconds"] == 0 and member_of(loaded.config) == MIX
+    whole.draw(MIX)
+    packed = Packed.pack(whole.model, as_member(settings, MIX), loaded.lexicon)
+    exported = load_file(f"{event['artifact']}/model.safetensors")
+    assert packed.tensors.keys() == exported.keys()
+    assert all(torch.equal(value, exported[name]) for name, value in packed.tensors.items())
+    assert torch.equal(said(packed.run(CPU)), said(loaded.model))
+    narrow, wide = events[Member(4, 2)], events[Member(4, 4)]
+    assert event["bits_per_weight_attention"] == narrow["bits_per_weight_attention"]
+    assert event["bits_per_weight_ffn"] == wide["bits_per_weight_ffn"] != narrow["bits_per_weight_ffn"]
+    codes = sum(value.numel() for name, value in load(paths.base).model.state_dict().items()
+                if site_of(name, mixed_places(loaded.model)) == "ffn" and name.endswith("weight"))
+    assert event["packed_bytes"] - narrow["packed_bytes"] == codes * (4 - 2) / 8
+
+
+def test_a_step_of_a_mixture_moves_its_layers_and_what_all_have_in_common(mixtures):
+    settings, paths, _ = mixtures
+    whole = build(settings, load(paths.base), TokenizedCorpus.open(paths.corpus), CPU).train()
+    whole.draw(MIX)
+    assert whole.model.training and "mixed" not in dict(whole.named_children())
+    whole.model.predict(torch.full((2, 6), 5), torch.full((2,), 3)).log_probs.square().mean().backward()
+    moved = {name for name, value in whole.named_parameters() if value.grad is not None}
+    places = mixed_places(whole.models["2"])
+    found = {(bits, site_of(name, places)) for _, bits, name in (one.split(".", 2) for one in moved)}
+    assert found == {("2", "attention"), ("4", "ffn"), ("2", None)}  # common weights go by their first name
+    whole.draw(Member(2, 4))
+    assert whole.model is whole.models["4"]
+
+
 def test_members_share_one_supernet_and_nothing_else_does():
     key = supernet_key(config())
     assert {supernet_key(member) for member in members_of(config())} == {key}
     others = [config(ranks=(2, 4, 8)), config(bits=(2, 4, 8)), config(supernet_steps=13), config(shared=True),
-              config(scale="largest"), config(lean=0),
+              config(scale="largest"), config(lean=0), config(shared=True, mixtures=0.5),
               config(lora={"alpha": 8}), config(quantizer={"name": "uniform", "bits": 4, "symmetric": False}),
               config().model_copy(update={"seed": 1})]
     assert len({key, *map(supernet_key, others)}) == len(others) + 1
@@ -181,6 +274,9 @@ def test_members_share_one_supernet_and_nothing_else_does():
     ({"bits": (2, 9)}, "adapt.bits: 9: quantizer 'uniform'.*equal to 8"),
     ({"quantizer": {"name": "nf4"}}, "adapt.bits: quantizer nf4 has no bits; legal: .*uniform"),
     ({"quantizer": {"name": "uniform"}, "bits": (2, 3)}, "bits=4 is not among the supernet's; legal: 2, 3"),
+    ({"shared": True, "mixtures": 0.5,
+      "per_site": {"ffn": {"name": "uniform", "bits": 2, "symmetric": False}}},
+     "quantization.per_site.ffn: symmetric=False, and quantization.quantizer has True; legal in a supernet"),
 ])
 def test_what_no_supernet_can_have_is_one_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
