@@ -13,13 +13,25 @@ from trainable.control.lexicon import AnyCorpus, Lexicon
 from trainable.control.target_files import Entry
 from trainable.corpora.base import UNKNOWN, Split
 from trainable.corpora.tokenized import END, SPECIALS, TokenizedCorpus
-from trainable.models.prediction import Prediction
+from trainable.models.prediction import Prediction, log_sum
 
 
 def word_log_prob(log_probs: Tensor) -> Tensor:
     """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known,
     and not a mark or UNK."""
-    return log_probs[..., len(SPECIALS):].logsumexp(-1)
+    return log_sum(log_probs[..., len(SPECIALS):])
+
+
+def _places(targets: list[Target], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of targets, for log-posteriors [B, L, V]: where that of END stands in a flat row [B, 1], which
+    positions hold words [B, L] bool, and how many [B], at least 1."""
+    lengths = torch.tensor([target["length"] for target in targets], device=like.device)
+    size, vocabulary = like.shape[1:]
+    if int(lengths.max()) + 1 >= size:
+        raise ValueError(f"length {int(lengths.max())} does not fit into {size} positions")
+    positions = torch.arange(size, device=like.device)
+    inside = (positions >= 1) & (positions <= lengths[:, None])
+    return (lengths[:, None] + 1) * vocabulary + END, inside, lengths.clamp(min=1)
 
 
 class Length(ControlTask):
@@ -34,6 +46,7 @@ class Length(ControlTask):
         tolerance: int = Field(2, ge=0, description="how many words off is still a success")
 
     params: Params
+    _held: tuple[list[Target], torch.Size, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -64,15 +77,13 @@ class Length(ControlTask):
         the predicted latent and END) only the first term exists; the second keeps an earlier END or PAD from
         ending the sentence, and as a mean it weighs as much for long sentences as for short ones.
         """
-        log_probs = prediction.log_probs
-        lengths = torch.tensor([target["length"] for target in targets], device=log_probs.device)
-        positions = torch.arange(log_probs.shape[1], device=log_probs.device)
-        if int(lengths.max()) + 1 >= log_probs.shape[1]:
-            raise ValueError(f"length {int(lengths.max())} does not fit into {log_probs.shape[1]} positions")
-        end = log_probs[..., END].gather(1, lengths[:, None] + 1).squeeze(1)
-        inside = (positions >= 1) & (positions <= lengths[:, None])
-        words = (word_log_prob(log_probs) * inside).sum(1) / lengths.clamp(min=1)
-        return -end - words
+        held, log_probs = self._held, prediction.log_probs
+        # guidance comes back with the same list at every step
+        if held is None or held[0] is not targets or held[1] != log_probs.shape:
+            self._held = held = targets, log_probs.shape, _places(targets, log_probs)
+        end, inside, lengths = held[2]
+        words = (word_log_prob(log_probs) * inside).sum(1) / lengths
+        return -log_probs.flatten(1).gather(1, end)[:, 0] - words
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last word: exact."""

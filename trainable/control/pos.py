@@ -43,7 +43,7 @@ class Pos(ControlTask):
     syntax: Syntax | None
     heads: Heads | None
     bank: Callable[[], Constituents] | None = None
-    _held: tuple[list[Target], tuple[Tensor, Tensor, Tensor]] | None = None
+    _held: tuple[list[Target], torch.Size, tuple[Tensor, Tensor, Tensor]] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -105,11 +105,11 @@ class Pos(ControlTask):
             log_tags = self.syntax.log_tags(prediction.log_probs)
         held = self._held
         # guidance comes back with the same list at every step
-        if held is None or held[0] is not targets or held[1][1].shape != log_tags.shape[:2]:
-            self._held = held = (targets, _places(targets, log_tags))
-        wanted, used, ends = held[1]
+        if held is None or held[0] is not targets or held[1] != prediction.log_probs.shape:
+            self._held = held = targets, prediction.log_probs.shape, _places(targets, prediction.log_probs)
+        wanted, used, ends = held[2]
         tags = (log_tags.gather(2, wanted)[..., 0] * used).sum(1)
-        return -(tags + prediction.log_probs[..., END].gather(1, ends)[:, 0])
+        return -(tags + prediction.log_probs.flatten(1).gather(1, ends)[:, 0])
 
     def tag_counts(self) -> Syntax | None:
         """Of training text; none with a trained controller."""
@@ -184,12 +184,13 @@ def oracle_of_target(task: ControlTask, target: Target) -> Oracle:
 
 
 def _places(targets: Sequence[Target], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of targets, for tags [B, L, ...]: the tag that each position shall have [B, L, 1], where one is wanted
-    [B, L] bool, and the position of END [B, 1]."""
+    """Of targets, for log-posteriors [B, L, V]: the tag that each position shall have [B, L, 1], where one is
+    wanted [B, L] bool, and where that of END behind them stands in a flat row [B, 1]."""
     wanted = torch.full(like.shape[:2], -1, device=like.device)
     for row, target in zip(wanted, targets, strict=True):
         if len(target["tags"]) + 2 > len(row):
             raise ValueError(f"{len(target['tags'])} tags do not fit into {len(row)} positions")
         row[1:len(target["tags"]) + 1] = torch.tensor([INDEX[tag] for tag in target["tags"]])
     used = wanted >= 0
-    return wanted.clamp(min=0)[..., None], used, used.sum(1, keepdim=True) + 1
+    ends = (used.sum(1, keepdim=True) + 1) * like.shape[2] + END
+    return wanted.clamp(min=0)[..., None], used, ends

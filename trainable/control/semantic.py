@@ -16,7 +16,7 @@ from trainable.control.lexicon import AnyCorpus, Lexicon, contains, oracle_of, p
 from trainable.control.target_files import Entry
 from trainable.corpora.base import Split
 from trainable.corpora.tokenized import END, UNK, TokenizedCorpus
-from trainable.models.prediction import Prediction
+from trainable.models.prediction import Prediction, log_sum, probabilities
 
 
 class PhrasePlaces:
@@ -49,13 +49,13 @@ class PhrasePlaces:
         that a sentence's phrases stand in it before it ends."""
         said = log_probs.flatten(1).gather(1, self.words).view(self.unused.shape)
         total = log_alive(log_probs).gather(1, self.starts) + said.masked_fill(self.unused, 0.0).sum(-1)
-        return total.masked_fill(self.nowhere, -torch.inf).logsumexp(1)
+        return log_sum(total.masked_fill(self.nowhere, -torch.inf))
 
 
 def log_alive(log_probs: Tensor) -> Tensor:
     """[..., L, V] log-posterior -> [..., L] log-probability that END stands at none of the positions
     1 to this one."""
-    end = log_probs[..., 1:, END].exp().clamp(max=1 - 1e-6)
+    end = probabilities(log_probs[..., 1:, END]).clamp(max=1 - 1e-6)
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
 

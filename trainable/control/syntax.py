@@ -21,6 +21,7 @@ from trainable.control.oracles.base import UPOS, Oracle, Reading
 from trainable.control.oracles.brackets import reading_of
 from trainable.corpora.base import Split
 from trainable.corpora.tokenized import END, START, TokenizedCorpus
+from trainable.models.prediction import probabilities
 
 EDGE = "EDGE"
 """The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""
@@ -102,7 +103,7 @@ class Syntax:
 
     def log_tags(self, log_probs: Tensor) -> Tensor:
         """[B, L, V] log-posterior over words -> [B, L, len(TAGS)] over tags. PAD has none."""
-        return (log_probs.exp() @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
+        return (probabilities(log_probs) @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
 
     def explained(self, rows: Tensor, first: int, spans: Iterable[tuple[int, int, str]]) -> Tensor:
         """[K] log-share of sightings in which the windows of tag rows [K, n + 2] (left neighbor
@@ -178,15 +179,22 @@ class PhraseBatch:
             self.owners = torch.cat(owners).to(device)
             start = torch.cat(places).to(device)
             self.positions = start[:, None] + torch.arange(widest, device=device)
+            self.used = self.rows >= 0
+            self._flat: tuple[torch.Size, Tensor] | None = None
 
     def log_prob(self, log_tags: Tensor) -> Tensor:
         """[phrases] log-probability of each, from [B, L, len(TAGS)]. `sentences` says whose each is."""
-        used = self.rows >= 0
-        flat = ((self.sentences[self.owners][:, None] * log_tags.shape[1]
-                 + self.positions.clamp(max=log_tags.shape[1] - 1)) * log_tags.shape[2]
-                + self.rows.clamp(min=0))
-        sums = (log_tags.reshape(-1)[flat] * used).sum(1) + self.weights
+        if self._flat is None or self._flat[0] != log_tags.shape:  # guidance comes back with the same
+            self._flat = log_tags.shape, self._places(*log_tags.shape[1:])
+        tags = log_tags.reshape(-1).index_select(0, self._flat[1]).view(self.used.shape)
+        sums = (tags * self.used).sum(1) + self.weights
         top = torch.full((self.count,), -torch.inf, device=sums.device, dtype=sums.dtype)
         top = top.scatter_reduce(0, self.owners, sums.detach(), "amax")
-        total = torch.zeros_like(top).index_add(0, self.owners, (sums - top[self.owners]).exp())
+        total = torch.zeros_like(top).index_add(0, self.owners, probabilities(sums - top[self.owners]))
         return top + total.log()
+
+    def _places(self, length: int, tags: int) -> Tensor:
+        """Of each tag of each row, where its log-probability stands among all of [B, length, tags]."""
+        positions = self.positions.clamp(max=length - 1)
+        return ((self.sentences[self.owners][:, None] * length + positions) * tags
+                + self.rows.clamp(min=0)).flatten()

@@ -74,8 +74,9 @@ class Tree(Spans):
         the last word)."""
         log_probs = prediction.log_probs
         values, sentences = self.log_probs(prediction, targets)
-        ends = torch.tensor([target["words"] + 1 for target in targets], device=log_probs.device)
-        losses = -log_probs[..., END].gather(1, ends[:, None])[:, 0]
+        ends = torch.tensor([[(target["words"] + 1) * log_probs.shape[2] + END] for target in targets],
+                            device=log_probs.device)
+        losses = -log_probs.flatten(1).gather(1, ends)[:, 0]
         return losses.index_add(0, sentences, -values.to(losses))
 
     def score(self, words: list[str], target: Target) -> dict[str, float]:

@@ -17,6 +17,7 @@ from trainable.control.layouts import FREE, Layout
 from trainable.control.oracles.base import Span
 from trainable.control.phrases.base import Part, PhrasePlan
 from trainable.control.syntax import FLOOR, tag_weights
+from trainable.models.prediction import probabilities
 
 if TYPE_CHECKING:
     from trainable.control.base import ControlTask
@@ -134,7 +135,7 @@ class Phrase(Words):
     def _score(self, log_probs: Tensor) -> Tensor:
         """p(here) / p(anywhere) of the words and of the neighbors' tags: how frequent a word is has gone into
         the share of the row."""
-        here = log_probs.exp()
+        here = probabilities(log_probs)
         usual = here.mean(0)
         words = log_probs[self.at, self.rows.ids] - usual.clamp(min=FLOOR).log()[self.rows.ids]
         tags = (here @ self.share).clamp(min=FLOOR).log()[self.sides, self.rows.neighbors]

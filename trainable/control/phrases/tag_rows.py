@@ -12,6 +12,7 @@ from trainable.control.layouts import Layout
 from trainable.control.oracles.base import Span
 from trainable.control.phrases.base import Part, PhrasePlan
 from trainable.control.syntax import FLOOR, tag_weights
+from trainable.models.prediction import probabilities
 
 if TYPE_CHECKING:
     from trainable.control.base import ControlTask
@@ -54,7 +55,7 @@ class TagRow(Part):
     def draw(self, layout: Layout, log_probs: Tensor, generator: torch.Generator) -> None:
         """The model's view of a place counts by how far it differs from its view of all places,
         p(tag here) / p(tag): how frequent a tag is anyway has gone into `weight`."""
-        everywhere = log_probs.exp() @ self.share
+        everywhere = probabilities(log_probs) @ self.share
         here = everywhere[self.first:self.first + self.tags.shape[1]].clamp(min=FLOOR).log()
         usual = everywhere.mean(0).clamp(min=FLOOR).log()
         likely = (here[torch.arange(self.tags.shape[1]), self.tags] - usual[self.tags]).sum(1) + self.weight

@@ -13,6 +13,7 @@ from trainable.diffusion.guide import TokenGuide
 from trainable.diffusion.masked import layout
 from trainable.diffusion.masked.corruption import State
 from trainable.models.masked_lm.backbone import MaskedLM
+from trainable.models.prediction import probabilities
 from trainable.models.traced import Traces
 
 
@@ -68,7 +69,7 @@ def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: i
     at = rows.masked if feeds or request.guide is not None else at
     log_probs = _posterior(backbone, rows, at, request.scale, request.traces)
     if feeds:
-        guess = backbone.expected(log_probs.exp())
+        guess = backbone.expected(probabilities(log_probs))
         rows.previous = guess.new_zeros((*at.shape, guess.shape[-1]))
         rows.previous[at] = guess
     if request.structured:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainable.diffusion.masked.samplers.base import Score
+from trainable.models.prediction import probabilities
 
 CHUNK = 1 << 24
 """Values of a [N, V] table that are worked on at a time: bounds the memory of draws in float64."""
@@ -39,10 +40,10 @@ def _propose(log_probs: Tensor, u: Tensor, temperature: float, top_p: float, sco
     sure = log_probs.gather(1, values[:, None])[:, 0].exp()
     if score == "confidence":
         return Proposals(values, sure, sure)
-    probabilities = log_probs.exp()
+    chance = probabilities(log_probs)
     if score == "entropy":
-        return Proposals(values, -torch.special.entr(probabilities).sum(1), sure)
-    best = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
+        return Proposals(values, -torch.special.entr(chance).sum(1), sure)
+    best = chance.topk(min(2, chance.shape[1]), dim=1).values
     return Proposals(values, best[:, 0] - best[:, 1:].sum(1), sure)
 
 

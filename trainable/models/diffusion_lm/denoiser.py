@@ -31,7 +31,7 @@ from trainable.models.diffusion_lm.encoder import Encoder
 from trainable.models.diffusion_lm.interchange import bert_of
 from trainable.models.diffusion_lm.packed_embedding import PackedTable, packed_table
 from trainable.models.parts import Table, embedding, linear_names
-from trainable.models.prediction import Prediction
+from trainable.models.prediction import Prediction, probabilities
 
 SITES: dict[Site, tuple[tuple[str, ...], re.Pattern[str]]] = {
     "projection": (("up", "time", "down"), re.compile("")),
@@ -292,8 +292,8 @@ class DiffusionLM(Backbone):
         raw = self.down(hidden)
         if isinstance(self.word_embedding, PackedTable):
             log_probs = torch.log_softmax(self.logits(raw).float() / temperature, dim=-1)
-            return Prediction(raw if self.diffusion.loss == "mse" else self.expected(log_probs.exp()),
-                              log_probs, hidden)
+            x0 = raw if self.diffusion.loss == "mse" else self.expected(probabilities(log_probs))
+            return Prediction(x0, log_probs, hidden)
         table = self.table()
         logits = self.rounding.at(table, temperature)(raw)
         x0 = raw if self.diffusion.loss == "mse" else self.expected(logits.softmax(-1), table)
@@ -322,4 +322,4 @@ class DiffusionLM(Backbone):
             return Prediction(x0, log_probs, conditional.hidden)
         log_probs = torch.log_softmax((1 + scale) * conditional.log_probs - scale * unconditional.log_probs,
                                       dim=-1)
-        return Prediction(self.expected(log_probs.exp()), log_probs, conditional.hidden)
+        return Prediction(self.expected(probabilities(log_probs)), log_probs, conditional.hidden)

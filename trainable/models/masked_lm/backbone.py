@@ -19,7 +19,7 @@ from trainable.models.masked_lm.bodies import NAMES, initialize, make_body, run_
 from trainable.models.masked_lm.config import HEAD_EPS, MaskedLMConfig
 from trainable.models.masked_lm.heads import NEVER, has_head, with_head
 from trainable.models.parts import linear_names
-from trainable.models.prediction import Prediction
+from trainable.models.prediction import Prediction, probabilities
 
 
 class MaskedLM(Backbone):
@@ -180,4 +180,4 @@ class MaskedLM(Backbone):
         sure = torch.where(own.bool(), 0.0, NEVER)
         guess = torch.log_softmax(self.logits(hidden).float() / temperature, dim=-1)
         log_probs = torch.where(masked[..., None], guess, sure)
-        return Prediction(self.expected(log_probs.exp()), log_probs, hidden)
+        return Prediction(self.expected(probabilities(log_probs)), log_probs, hidden)

@@ -1,0 +1,56 @@
+"""Probabilities of log-probabilities: the numbers of torch's own exp, forward and backward, wherever a sum
+can tell."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainable.control import length, syntax
+from trainable.control.oracles.base import UPOS
+from trainable.models.prediction import LEAST_LOG, log_sum, probabilities
+
+
+def posterior(sharpness, seed=0):
+    """[3, 7, 40] float32; above a sharpness of some ten, most are below what float32 can hold."""
+    logits = torch.randn(3, 7, 40, generator=torch.Generator().manual_seed(seed))
+    return (sharpness * logits).log_softmax(-1)
+
+
+def slope(function, x):
+    x = x.detach().requires_grad_(True)
+    value = function(x)
+    weight = torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
+    return value.detach(), torch.autograd.grad((value * weight).sum(), x)[0]
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
+def test_no_sum_tells_them_from_exp(sharpness):
+    log_probs = posterior(sharpness)
+    found, exact = probabilities(log_probs), log_probs.exp()
+    held = log_probs > LEAST_LOG
+    assert held.all() == (sharpness == 1) and found.amin() > 1e-38
+    torch.testing.assert_close(found[held], exact[held], rtol=2e-7, atol=0)
+    assert (found - exact)[~held].abs().sum() < 1e-34
+    torch.testing.assert_close(found.sum(-1), exact.sum(-1), rtol=2e-7, atol=0)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
+def test_tags_and_their_gradients_are_those_by_exp(sharpness, monkeypatch):
+    table = {f"w{i}": {UPOS[i % 3]: 0.75, UPOS[3 + i % 5]: 0.25} for i in range(36)}
+    counts = syntax.Syntax.of_tags(table, ["START", "END", "UNK", "PAD", *table])
+    found = slope(counts.log_tags, posterior(sharpness))
+    monkeypatch.setattr(syntax, "probabilities", torch.exp)
+    plain = slope(counts.log_tags, posterior(sharpness))
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
+def test_a_log_of_a_sum_is_torchs_own(sharpness):
+    log_probs = posterior(sharpness, seed=2)
+    log_probs[..., 5:9] = -torch.inf
+    found, plain = slope(log_sum, log_probs), slope(lambda x: x.logsumexp(-1), log_probs)
+    torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-30)
+    words = slope(length.word_log_prob, log_probs)
+    torch.testing.assert_close(words, slope(lambda x: x[..., 4:].logsumexp(-1), log_probs), rtol=1e-6,
+                               atol=1e-30)
