@@ -18,7 +18,7 @@ from docs_world import World
 
 from benchmarks.common import RESULTS
 from benchmarks.replay_tables import tables
-from search.cli.main import app, main
+from search.cli.main import app_of, main
 from search.distributed.environment import DEFAULTS
 from spaces.schema import Space
 from trainable.registry import QUANTIZERS
@@ -101,7 +101,7 @@ def test_a_command_of_the_docs_does_what_it_says(page, command, world, monkeypat
     if words[:3] == ["python", "-m", "search"]:
         program, words = "qdlm", ["qdlm", *words[3:]]
     if program == "qdlm":
-        group = typer.main.get_command(app)
+        group = typer.main.get_command(app_of())
         if words[1:] and not words[1].startswith("-"):
             assert words[1] in group.commands, command
             group.commands[words[1]].make_context(words[1], [world.real(word) for word in words[2:]],

@@ -10,14 +10,14 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from search.cli.main import app
+from search.cli.main import app_of
 
 WIDTH = "100"
 
 
 def page() -> str:
     """The page, in Markdown."""
-    runner = CliRunner(env={"COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb"})
+    app, runner = app_of(), CliRunner(env={"COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb"})
 
     def shown(*words: str) -> str:
         text = runner.invoke(app, [*words, "--help"], prog_name="qdlm").stdout

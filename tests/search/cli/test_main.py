@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from search.cli import docs
 from search.cli import main as cli
-from search.cli.main import app, main
+from search.cli.main import HOMES, app_of, main
 from spaces.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,6 +49,9 @@ FROZEN = {
 }
 
 
+app = app_of()
+
+
 def commands() -> dict:
     """The commands by name, as typer builds them."""
     return typer.main.get_command(app).commands
@@ -59,6 +62,15 @@ def program(*arguments: str, **options) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     return subprocess.run([sys.executable, "-m", "search", *arguments], capture_output=True, text=True,
                           env=environment, timeout=120, **options)
+
+
+def test_of_one_command_its_own_module_is_imported_and_says_the_same():
+    assert list(HOMES) == list(commands())
+    for name in HOMES:
+        alone = typer.main.get_command(app_of(name)).commands
+        assert alone.keys() == {each for each in HOMES if HOMES[each] == HOMES[name]}
+        assert alone[name].get_short_help_str() == commands()[name].get_short_help_str()
+    assert typer.main.get_command(app_of("nonsense")).commands.keys() == HOMES.keys()
 
 
 def test_commands_and_options_are_frozen():
@@ -171,7 +183,7 @@ def test_good_exit_codes_and_no_arguments_is_help(capsys):
 def test_a_message_with_line_breaks_becomes_one_line(monkeypatch, capsys):
     def fail(*_args, **_options):
         raise UserError("first\n  second")
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "app_of", lambda _: fail)
     assert main(["spaces"]) == 2
     assert capsys.readouterr().err == "qdlm: error: first second\n"
 
@@ -179,7 +191,7 @@ def test_a_message_with_line_breaks_becomes_one_line(monkeypatch, capsys):
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def fail(*_args, **_options):
         raise ZeroDivisionError
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "app_of", lambda _: fail)
     with pytest.raises(ZeroDivisionError):
         main(["spaces"])
 
@@ -194,9 +206,9 @@ def test_a_closed_pipe_leaves_no_traceback():
 
 
 def modules_after(*arguments: str) -> set[str]:
-    """Top-level modules that a command has imported by its end."""
+    """The modules that a command has imported by its end."""
     code = ("import json, sys\nfrom search.cli.main import main\ncode = main(sys.argv[1:])\n"
-            "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)\n"
+            "print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
             "sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True,
                           timeout=120)
@@ -210,4 +222,6 @@ def test_help_imports_nothing_heavy():
 
 
 def test_listing_spaces_imports_neither_ray_nor_torch():
-    assert not modules_after("spaces") & {"ray", "torch", "optuna"}
+    loaded = modules_after("spaces")
+    assert not loaded & {"ray", "torch", "optuna", "search.cli.run", "search.cli.results"}
+    assert "search.cli.inspect" in loaded

@@ -15,7 +15,7 @@ import pytest
 import typer
 from report_runs import write_run
 
-from search.cli.main import app, main
+from search.cli.main import app_of, main
 from search.records.run_folder import RunFolder
 from search.reporting.filtering import Condition, ordered
 from spaces.errors import UserError
@@ -160,7 +160,7 @@ PRINT_NO_DATA = {"submit", "report", "export", "watch", "dashboard"}
 
 
 def test_every_command_that_prints_data_has_it_as_json():
-    for name, command in typer.main.get_command(app).commands.items():
+    for name, command in typer.main.get_command(app_of()).commands.items():
         form = inspect.signature(command.callback).parameters.get("form")
         assert (form is not None and "'json'" in form.annotation) != (name in PRINT_NO_DATA), name
 
