@@ -81,7 +81,7 @@ def parts(space: Space, seeds: int, supernets: int, shared: Prepared, cache: Pat
             yield (f"supernet {seed} {times}",
                    partial(of_members, longer(configs, times), space.rungs, shared, cache, folder, context))
         for config in configs if seed < seeds else ():
-            rank, bits = member_of(config)
+            rank, bits = member_of(config)[:2]
             yield (f"own {seed} {rank} {bits}", partial(of_own, config, space.rungs, shared, folder, context))
 
 
@@ -115,14 +115,14 @@ def of_own(config: TrialConfig, rungs: tuple[int, ...], shared: Prepared, folder
            context: WorkerContext) -> Iterator[Row]:
     """A point trained by itself, at every rung."""
     alone = config.model_copy(update={"adapt": config.adapt.apart})
-    yield from measured("own", alone, shared, rungs, folder, context, len(rungs), member_of(config))
+    yield from measured("own", alone, shared, rungs, folder, context, len(rungs), member_of(config)[:2])
 
 
 def measured(kind: str, config: TrialConfig, paths: Prepared, rungs: tuple[int, ...], folder: Path,
              context: WorkerContext, count: int, point: tuple[int, int] | None = None) -> Iterator[Row]:
     """The first `count` rungs of a trial, with CPU seconds of its start, of training since the last rung, and
     of measuring."""
-    rank, bits = point or member_of(config)
+    rank, bits = point or member_of(config)[:2]
     shutil.rmtree(folder, ignore_errors=True)
     clock = [time.process_time()]
     trial = Trial(config, paths, rungs, folder, context.device, context.cache)

@@ -183,6 +183,9 @@ class LoraConfig(Settings):
         ("query", "value"), description="matrices of the body that get an adapter"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="on the input of the adapter, while training")
+    intervals: int = Field(
+        1, ge=1, le=16, description="equal intervals of the noise level, each with an adapter of its own, "
+                                    "chosen by the level of each row; 1: one for all levels")
     start: PluginRef = Field(
         PluginRef(name="zero"), description="where the adapter begins: adding nothing, or repairing what "
                                             "quantizers of its layers do, on calibration texts")
@@ -311,6 +314,8 @@ class TrialConfig(Settings):
         if self.lora.variant == "dora" and self.lora.dropout and self.adapt.hold == "codes":
             return (f"lora.dropout={self.lora.dropout:g} under lora.variant: dora would keep a float copy of "
                     "every weight, and adapt.hold is codes; legal: lora.dropout: 0, or adapt.hold: floats")
+        if self.lora.intervals > 1 and self.lora.rank and (problem := self._no_intervals()):
+            return problem
         if not self.adapt.train and self.lora.rank:
             return f"lora.rank={self.lora.rank} needs training, and adapt.train is false; legal: lora.rank: 0"
         return self.calibration.problem(self.quantization)
@@ -334,6 +339,21 @@ class TrialConfig(Settings):
         if all(self.quantization.at(site) != quantizer for site in body):
             return ("a supernet's bit-widths are quantization.quantizer's, which acts neither on attention "
                     "nor on ffn; legal: quantization.sites with one of the two")
+        return None
+
+    def _no_intervals(self) -> str | None:
+        """What cannot be beside adapters that differ between intervals of the noise level, in one line."""
+        asked = f"lora.intervals={self.lora.intervals}"
+        if self.adapt.mode == "supernet":
+            return f"{asked}: a supernet's adapters are for all noise levels; legal: lora.intervals: 1"
+        if self.lora.variant == "dora" or self.lora.start.name == "apiq":
+            what = "variant: dora" if self.lora.variant == "dora" else "start: apiq"
+            return (f"{asked}: lora.{what} reads one weight for all noise levels; legal: lora.intervals: 1, "
+                    "or another")
+        if self.quantization.body.name != "float32" or self.calibration.active:
+            what = "calibration" if self.calibration.active else "quantization.body"
+            return (f"{asked}: {what} rounds merged weights after training, and these adapters are never "
+                    "merged; legal: lora.intervals: 1, or a quantizer on attention and ffn")
         return None
 
     def _no_mixture(self) -> str | None:

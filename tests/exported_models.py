@@ -9,6 +9,7 @@ import checkpoints
 import torch
 
 from spaces.config import CalibrationConfig, TrialConfig
+from trainable.adapters.intervals import by_interval
 from trainable.artifacts.artifact import export
 from trainable.artifacts.packed import Packed
 from trainable.artifacts.packing import site_names
@@ -54,6 +55,7 @@ def adapted(name: str, quantization: dict, lexicon: Lexicon, **lora) -> tuple[Ba
                                                          lexicon.vocab).eval()
     sites.apply(model, config.quantization)
     add_lora(model, config.lora)
+    by_interval(model, config.lora)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter, value in model.named_parameters():

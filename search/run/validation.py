@@ -16,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from search.options import OptionError
 from search.pareto.process_bounds import mixed_bounds, searched_processes
+from search.run.adapter_rules import check_intervals
 from search.run.allocation import check_budgets
 from search.run.calibration_rules import check_calibration
 from search.run.plugin_uses import KINDS, unusable, uses, uses_of
@@ -68,6 +69,7 @@ def check(space: Space) -> None:
     check_plugins(space)
     check_calibration(space)
     check_supernet(space)
+    check_intervals(space)
     check_budgets(space)
     check_rules(space)
     check_sampler_rules(space)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from spaces.config import PluginRef, TrialConfig
+from trainable.adapters.intervals import AdaptedByInterval
 from trainable.artifacts.packing import SPLIT, decoded, parts_of
-from trainable.artifacts.reading import check_fit, finite
+from trainable.artifacts.reading import check_fit, finite, intervals_of
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.models.backbone import Backbone
@@ -20,7 +21,7 @@ from trainable.quantization.post_training.attention import RoundedAttention, att
 from trainable.quantization.post_training.intervals import Intervals
 from trainable.quantization.post_training.running import RoundedLinear, Running
 from trainable.quantization.post_training.stored import KEY, restored, running_of
-from trainable.registry import BACKBONES, BODIES, PROCESSES
+from trainable.registry import BACKBONES, BODIES, PROCESSES, QUANTIZERS
 
 
 def blank_model(config: TrialConfig, lexicon: Lexicon) -> Backbone:
@@ -75,7 +76,8 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
             if ("body" in entry
                     and (form := BODIES.build(PluginRef(**entry["body"]))).runs(shapes[name], device)):
                 running[name] = form
-    done = running.keys() | set(rounding) | ({f"{words}.weight"} if packed else set())
+    split = [name for name, entry in packing.items() if intervals_of(entry) > 1]
+    done = running.keys() | set(rounding) | set(split) | ({f"{words}.weight"} if packed else set())
     state = decoded({key: value for key, value in tensors.items() if key.partition(SPLIT)[0] not in done},
                     {name: entry for name, entry in packing.items() if name not in done})
     plain = next((value.dtype for name, value in tensors.items() if SPLIT not in name), torch.float32)
@@ -101,11 +103,28 @@ def filled(model: Backbone, tensors: dict[str, Tensor], packing: dict[str, dict]
         layer = RoundedLinear(quantized, what, state.pop(module + ".bias", None), device, model.noise)
         model.set_submodule(module, layer)
         state |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
+    for name in split:
+        _adapt(model, name, packing[name], {part: tensors.pop(name + SPLIT + part)
+                                            for part in parts_of(tensors, name)}, state, device, plain)
     if packed:
         model.set_submodule(words, packed)
         state |= {f"{words}.{key}": value for key, value in packed.state_dict().items()}
     model.load_state_dict(state, assign=True)
     return model.eval()
+
+
+def _adapt(model: Backbone, name: str, entry: dict, parts: dict[str, Tensor], state: dict[str, Tensor],
+           device: torch.device, dtype: torch.dtype) -> None:
+    """Put a layer with adapters of each interval of the noise level in its place, and its tensors in
+    `state`."""
+    module, count, (out, into) = name.removesuffix(".weight"), intervals_of(entry), entry["shape"]
+    a, b = parts.pop("lora_a").view(count, -1, into), parts.pop("lora_b").view(count, out, -1)
+    weight = QUANTIZERS.build(PluginRef(**entry["quantizer"])).decode(parts, (out, into))
+    weight, a, b = (finite(name, value).to(device, dtype) for value in (weight, a, b))
+    model.noise = model.noise or Noise()
+    layer = AdaptedByInterval(weight, state.pop(f"{module}.bias", None), a, b, model.noise)
+    model.set_submodule(module, layer)
+    state |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
 
 
 def _attend(model: Backbone, output: str, running: Running, device: torch.device) -> None:

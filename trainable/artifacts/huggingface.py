@@ -117,6 +117,9 @@ def plain(artifact: Path, rounding: bool = False) -> Loaded:
     if any("running" in entry for entry in packing.values()):
         raise UserError(f"{artifact}: its layers do more than multiply (calibration.corrections), "
                         "which other programs' layers do not")
+    if any("intervals" in entry for entry in packing.values()):
+        raise UserError(f"{artifact}: its adapters differ between intervals of the noise level "
+                        "(lora.intervals), which neither peft's nor other programs' layers can")
     return loaded
 
 

@@ -96,7 +96,9 @@ def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple
                      _figure(values.get(f"bits_per_weight_{site}"))))
     lora = config["lora"]
     if lora["rank"]:
-        rows.append(("adapter", f"rank {lora['rank']} on {', '.join(lora['targets'])}", ""))
+        rows.append(("adapter", f"rank {lora['rank']} on {', '.join(lora['targets'])}" + (
+            f", for each of {count} intervals of the noise level"
+            if (count := lora.get("intervals", 1)) > 1 else ""), ""))
     return [*rows, ("all values", "", _figure(values.get("bits_per_weight")))]
 
 

@@ -31,8 +31,9 @@ def packed_tensors(model: Backbone,
 
     An adapter on a float weight is merged into it. On a packed weight it stays apart (`NAME::lora_a`,
     `NAME::lora_b`, scale folded into b, and DoRA's magnitudes, `NAME::lora_m`), since merging would need
-    the sum to be quantized again. `body` is the format that the merged weights of attention and ffn are then
-    rounded to.
+    the sum to be quantized again. One that differs between intervals of the noise level stays apart from a
+    float weight too, whose bytes are then its codes; how many there are is said as `intervals`. `body` is
+    the format that the merged weights of attention and ffn are then rounded to.
     """
     tensors: dict[str, Tensor] = {}
     packing: dict[str, dict] = {}
@@ -51,6 +52,12 @@ def packed_tensors(model: Backbone,
             continue
         tensors[_plain(name)] = value.detach()
     for name, factors in _adapters(model).items():
+        if factors["a"].ndim == 3:
+            if name not in packing:
+                floats, values = QUANTIZERS.build(PluginRef(name="none")), tensors.pop(name).float()
+                packing[name] = _entry(floats, values.shape)
+                tensors |= {name + SPLIT + part: value for part, value in floats.encode(values).items()}
+            packing[name]["intervals"] = len(factors["a"])
         if name in packing:
             tensors |= {f"{name}{SPLIT}lora_{part}": value for part, value in factors.items()}
         else:
@@ -78,8 +85,8 @@ def _plain(name: str) -> str:
 
 
 def _adapters(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Low-rank factors by weight name: a [r, in] and b [out, r] with their scale folded into b; m [out] where
-    there are magnitudes."""
+    """Low-rank factors by weight name: a [r, in] and b [out, r] with their scale folded into b, [K, ...] of
+    adapters that differ between K intervals of the noise level; m [out] where there are magnitudes."""
     found = {}
     for name, module in model.named_modules():
         if hasattr(module, "lora_A") and ADAPTER in module.lora_A:

@@ -34,6 +34,8 @@ MOST_HEADER = 4 << 20
 """Bytes of a weights' header that is parsed, some 40,000 tensors: parsed, it is ten times as large."""
 REMAP = 16 << 20
 """Bytes of tensors that are read from one mapping of the file: what was read stays resident until it goes."""
+MOST_INTERVALS = 16
+"""Of the noise level, each with an adapter of its own: as many as a trial may have."""
 MOST_WORDS = 1_000_000
 """Words of a vocabulary: four times the largest of subwords."""
 
@@ -194,6 +196,17 @@ def check_fit(found: Mapping[str, Form | Tensor], packing: Mapping[str, dict[str
     for name, own in adapters.items():
         if missing := {part for part in parts[name][1] if part.startswith("lora_")} - own:
             raise ValueError(f"{name}: an adapter without {', '.join(sorted(missing))}")
+    for name, entry in packing.items():
+        if intervals_of(entry) > 1 and name not in adapters:
+            raise ValueError(f"{name}: intervals of an adapter, and no adapter")
+
+
+def intervals_of(entry: Mapping[str, Any]) -> int:
+    """Intervals of the noise level of which each has an adapter on a packed weight. Raises ValueError."""
+    count = entry.get("intervals", 1)
+    if type(count) is not int or not 1 <= count <= MOST_INTERVALS:
+        raise ValueError(f"intervals {str(count)[:20]!r}, expected a whole number of 1 to {MOST_INTERVALS}")
+    return count
 
 
 def expected_parts(entry: Mapping[str, Any], shape: Sequence[int],
@@ -209,7 +222,8 @@ def expected_parts(entry: Mapping[str, Any], shape: Sequence[int],
     quantizer = QUANTIZERS.build(PluginRef(**entry["quantizer"]))
     parts = {name: part.count for name, part in quantizer.layout((out, into)).items()}
     if lora.rank:
-        parts |= {"lora_a": lora.rank * into, "lora_b": out * lora.rank}
+        rows = lora.rank * intervals_of(entry)
+        parts |= {"lora_a": rows * into, "lora_b": out * rows}
         parts |= {"lora_m": out} if lora.variant == "dora" else {}
     return quantizer.label, parts
 

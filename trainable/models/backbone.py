@@ -95,7 +95,7 @@ class Backbone(nn.Module, ABC):
         as masked: see `Noise`. Told to `noise`, where there is one, whenever `body` runs. Raises `UserError`
         in a model that cannot say."""
         raise UserError(f"model {self.name} tells no layer how noisy its rows are: "
-                        "calibration.intervals and state_clip need that")
+                        "calibration.intervals, lora.intervals and state_clip need that")
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 
 from spaces.config import SITES, TrialConfig
+from spaces.errors import UserError
+from trainable.adapters.intervals import AdaptedByInterval, by_interval
 from trainable.artifacts.artifact import Loaded
 from trainable.artifacts.assembling import blank_model
 from trainable.models.backbone import Backbone
@@ -18,6 +20,9 @@ def adapted_model(config: TrialConfig, base: Loaded, take: bool = False) -> tupl
     in another dtype stays in it where nothing acts on its weights; whatever trains or rounds them does so in
     float32, and what is left as floats is stored in the base's dtype. `take`: the base is not used again, and
     its tensors need no copies."""
+    if any(isinstance(module, AdaptedByInterval) for module in base.model.modules()):
+        raise UserError(f"{base.path}: its adapters differ between intervals of the noise level, so it is no "
+                        "base of another trial; legal: an artifact of lora.intervals: 1")
     model, state = blank_model(config, base.lexicon), base.model.state_dict()
     acts = (config.adapt.train or config.calibration.active or config.quantization.body.name != "float32"
             or any(config.quantization.at(site).name != "none" for site in SITES))
@@ -28,6 +33,7 @@ def adapted_model(config: TrialConfig, base: Loaded, take: bool = False) -> tupl
     model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)
     add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
+    by_interval(model, config.lora)
     set_trainable(model, config.adapt)
     if not config.adapt.train:
         model.requires_grad_(False)

@@ -154,7 +154,7 @@ def _error(layers: list[Adapted], base: Backbone) -> float:
         weight = base.get_parameter(f"{plain_name(layer.name)}.weight").to(layer.linear.weight.device)
         a, b = (factor[ADAPTER].weight for factor in (layer.module.lora_A, layer.module.lora_B))
         used = merged(layer.linear.weight, a, b * layer.module.scaling[ADAPTER], magnitude_of(layer.module))
-        off += float((weight - used).norm()) ** 2
+        off += float((weight - used).norm()) ** 2 / (len(a) if a.ndim == 3 else 1)
         whole += float(weight.norm()) ** 2
     return (off / whole) ** 0.5 if whole else 0.0
 

@@ -46,7 +46,8 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
                                     if site not in MIXED}
     else:  # as it was before it was a setting: older caches stay good
         del groups["adapt"]["mixtures"]
-    del groups["lora"]["rank"], groups["lora"]["variant"]  # of which supernets have but one
+    for name in ("rank", "variant", "intervals"):  # the trial's, and those of which supernets have but one
+        del groups["lora"][name]
     if config.adapt.optim.states == "float32":
         del groups["adapt"]["optim"]["states"]
     if config.lora.start.name != "zero":

@@ -61,6 +61,8 @@ def test_a_space_of_all_members_is_legal():
     ({"adapt": "mode: supernet, ranks: [2, 4], bits: [2, 4, 9]"}, "adapt.bits: 9: quantizer 'uniform'"),
     ({"adapt": "mode: supernet, ranks: [2, 4, 17], bits: [2, 4]"},
      "adapt.ranks: 17 is above the smaller dimension of body.*; legal: at most 16"),
+    ({"more": "  lora.intervals: {choice: [1, 2]}"},
+     "lora.intervals=2: a supernet's adapters are for all noise levels; legal: lora.intervals: 1"),
     ({"adapt": ADAPT + ", mixtures: 0.5"}, "outside the body has none of its own; legal: shared: true"),
     ({"adapt": "mixtures: 0.5"}, "mixtures are a supernet's; legal: mode: supernet, or mixtures: 0"),
     ({"adapt": MIXTURES, "more": "  quantization.per_site.ffn: {choice: ['uniform:2', 'nf4']}"},

@@ -259,6 +259,24 @@ def test_a_step_of_a_mixture_moves_its_layers_and_what_all_have_in_common(mixtur
     assert whole.model is whole.models["4"]
 
 
+@pytest.mark.parametrize("hold", ["floats", "codes"])
+def test_a_trial_with_adapters_by_interval_exports_what_it_trained_and_is_no_base(world, hold, tmp_path):
+    told = config(mode="own", lora={"intervals": 3, "start": "loftq"}, hold=hold)
+    payload = {"config": told.model_dump(mode="json"), "rungs": [STEPS], "prepared": vars(world[1]),
+               "folder": str(tmp_path)}
+    event = list(JOBS["trial"](payload, WorkerContext()))[-1]
+    single = trial(config(mode="own"), world[1], tmp_path / "one").facts["trainable_params"]
+    loaded = load(event["artifact"])
+    own = {name: value for name, value in load_file(f"{event['artifact']}/model.safetensors").items()
+           if "::lora_" in name}
+    assert event["trainable_params"] - single == 2 / 3 * sum(value.numel() for value in own.values())
+    assert event["nll_bound"] > 0 and event["adapter_error"] < event["adapter_error_zero"]
+    assert all(len(value) == 3 and not torch.equal(value[0], value[1]) for value in own.values())
+    moved = Prepared(world[1].corpus, world[1].teacher, str(loaded.path))
+    with pytest.raises(UserError, match="differ between intervals of the noise level, so it is no base"):
+        trial(config(mode="own"), moved, tmp_path / "two")
+
+
 def test_members_share_one_supernet_and_nothing_else_does():
     key = supernet_key(config())
     assert {supernet_key(member) for member in members_of(config())} == {key}
