@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too: threads wait busily
+
 import hypothesis
 import pytest
 import torch

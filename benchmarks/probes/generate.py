@@ -34,6 +34,10 @@ except ImportError:  # before the rooms
 
     from trainable.corpora.tokenize import TokenizedCorpus
     PROCESSES = None
+try:
+    from trainable.artifacts.malloc import keep_heap  # as a worker does
+except ImportError:
+    keep_heap = None
 from spaces import points
 from spaces.schema import Space
 from trainable.metrics.controllability import Controllability
@@ -87,6 +91,8 @@ def controlled(config: object, corpus: TokenizedCorpus, shared: dict, cache: dic
 
 def main() -> None:
     torch.set_num_threads(1)
+    if keep_heap is not None:
+        keep_heap()
     config, corpus, shared = prepared(sys.argv[1])
     base, figures = load(shared["base"]), {}
 

@@ -44,7 +44,8 @@ def model_path(tmp_path_factory) -> Path:
 def python(program: str, *arguments: object, cwd: Path = ROOT) -> str:
     """What a program prints in a fresh process."""
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)], cwd=cwd,
-                          capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "PATH": ""})
+                          capture_output=True, text=True,
+                          env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 MAPPED, LATER = 1 << 16, 3 << 17
 """Bytes from which on a block is a mapping of its own: inside `large_apart`, and after it."""
-_MMAP_THRESHOLD = -3  # of malloc.h
+LARGEST = 1 << 25
+"""Bytes from which on glibc never has a block in the heap."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def trim_heap() -> None:
@@ -21,6 +23,14 @@ def trim_heap() -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, TypeError, AttributeError):
         return
+
+
+def keep_heap() -> None:
+    """From now on the C heap keeps what is freed, up to 64 MB at its end, as glibc itself does once a block
+    of 32 MB was freed (elsewhere nothing differs). A process that computes the same again and again would
+    else hand pages back after each step and be given them anew, zeroed, in the next."""
+    _set(_MMAP_THRESHOLD, LARGEST)
+    _set(_TRIM_THRESHOLD, 2 * LARGEST)
 
 
 @contextmanager

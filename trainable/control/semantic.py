@@ -55,7 +55,7 @@ class PhrasePlaces:
 def log_alive(log_probs: Tensor) -> Tensor:
     """[..., L, V] log-posterior -> [..., L] log-probability that END stands at none of the positions
     1 to this one."""
-    end = probabilities(log_probs[..., 1:, END]).clamp(max=1 - 1e-6)
+    end = probabilities(log_probs[..., END][..., 1:]).clamp(max=1 - 1e-6)
     return torch.nn.functional.pad(torch.log1p(-end).cumsum(-1), (1, 0))
 
 

@@ -97,8 +97,9 @@ class Spans(ControlTask):
     def loss(self, prediction: Prediction, targets: list[Target], corpus: AnyCorpus) -> Tensor:
         """-log p(words i..j are such a phrase); 0 for a phrase that training text never shows."""
         values, sentences = self.log_probs(prediction, targets)
-        losses = 0 * prediction.log_probs[:, 0, 0]  # differentiable where nothing is wanted, too
-        return losses.index_add(0, sentences, -values.to(losses))
+        if not len(values):  # differentiable all the same
+            return 0 * prediction.log_probs[:, 0, 0]
+        return values.new_zeros(len(targets)).index_add(0, sentences, -values)
 
     def log_probs(self, prediction: Prediction, targets: list[Target]) -> tuple[Tensor, Tensor]:
         """(log-probability [N] of each wanted span that text shows, whose sentence it is [N])."""

@@ -1,6 +1,7 @@
 """Adapters of a whole trial: where they start, and that what is exported is what was started from."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -60,6 +61,12 @@ def started(world, name, **changes):
     return model, start_adapters(model, base.model, process, corpus, settings), settings
 
 
+@pytest.fixture(scope="module")
+def begun(world):
+    """`started` with a start's own settings, each once."""
+    return functools.cache(lambda name: started(world, name))
+
+
 def off(world, model) -> float:
     """Mean squared difference of beliefs from the base's, on held-out text."""
     kind, base, corpus = world
@@ -73,8 +80,8 @@ def off(world, model) -> float:
 
 
 @pytest.mark.parametrize("name", list(ADAPTER_STARTS))
-def test_every_start_goes_through_export_as_it_is(world, name):
-    model, facts, settings = started(world, name)
+def test_every_start_goes_through_export_as_it_is(world, begun, name):
+    model, facts, settings = begun(name)
     much = 2 if name in ("lq_lora", "apiq") else 1.0001  # these minimize another error
     assert facts["adapter_error"] <= facts["adapter_error_zero"] * much
     packed = Packed.pack(model.eval(), settings, world[1].lexicon).run(torch.device("cpu"))
@@ -82,9 +89,9 @@ def test_every_start_goes_through_export_as_it_is(world, name):
 
 
 @pytest.mark.parametrize("name", ["loftq", "int2.1", "pissa", "lq_lora"])
-def test_under_dora_a_start_begins_as_the_same_model(world, name):
+def test_under_dora_a_start_begins_as_the_same_model(world, begun, name):
     lora = {"rank": 4, "targets": ["query", "value", "output", "ffn"], "start": name}
-    plain, facts, _ = started(world, name)
+    plain, facts, _ = begun(name)
     turned, same, settings = started(world, name, lora={**lora, "variant": "dora"})
     assert same["adapter_error"] == pytest.approx(facts["adapter_error"], rel=1e-5)
     assert off(world, turned) == pytest.approx(off(world, plain), rel=1e-4)
@@ -152,8 +159,8 @@ def test_eva_that_does_not_settle_is_one_line_and_leaves_no_hook(world):
     assert not any(module._forward_hooks for module in world[1].model.modules())
 
 
-def test_repairs_are_nearer_to_the_base_than_an_adapter_that_adds_nothing(world):
-    errors = {name: off(world, started(world, name)[0]) for name in ("zero", "loftq", "int2.1", "apiq")}
+def test_repairs_are_nearer_to_the_base_than_an_adapter_that_adds_nothing(world, begun):
+    errors = {name: off(world, begun(name)[0]) for name in ("zero", "loftq", "int2.1", "apiq")}
     assert max(errors["loftq"], errors["int2.1"], errors["apiq"]) < errors["zero"]
 
 
