@@ -142,6 +142,9 @@ class CalibrationConfig(Settings):
     corrections: tuple[PluginRef, ...] = Field(
         (), description="what is corrected beyond the rounding of weights: interval_scales, state_clip, "
                         "softmax_bias, ia_aq, tac")
+    offload: bool | None = Field(
+        None, description="weights stay in the host's memory, and one block is on the device at a time while "
+                          "it is calibrated; null: where a GPU has no room for the whole")
     seed: int | None = Field(
         None, ge=0, description="of the calibration texts and their noise; null: the trial's seed")
 

@@ -18,6 +18,9 @@ from trainable.diffusion.process import Process, Sampling
 from trainable.models.backbone import Backbone
 from trainable.models.prediction import Prediction
 
+BELIEFS = 1 << 27
+"""Values of an array [B, L, V], at most: half a GB as float32, a GB as float64."""
+
 
 class States(NamedTuple):
     """Rows that a backbone can read. All on one device."""
@@ -41,6 +44,14 @@ class States(NamedTuple):
     def split(self, size: int) -> list[States]:
         """Batches of at most `size` rows."""
         return [self.rows(slice(start, start + size)) for start in range(0, len(self.t), size)]
+
+
+def rows_at_once(model: Backbone, states: States, most: int) -> int:
+    """How many of some states a model is shown at a time: `most`, or fewer where its vocabulary is so large
+    that beliefs about all of their tokens would be what fills the device."""
+    tables = [model.get_submodule(name) for name in model.sites()["embedding"]]
+    vocabulary = max((getattr(table, "num_embeddings", 1) for table in tables), default=1)
+    return max(1, min(most, BELIEFS // (vocabulary * states.state.shape[1])))
 
 
 def joined(parts: list[States]) -> States:

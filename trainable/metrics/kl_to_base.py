@@ -10,9 +10,10 @@ from torch import Tensor
 
 from trainable.artifacts.artifact import load
 from trainable.diffusion.process import Process
-from trainable.diffusion.states import States, corrupted, joined, spread
+from trainable.diffusion.states import States, corrupted, joined, rows_at_once, spread
 from trainable.metrics.base import Measurable, Metric, heldout_rows, scaled
 from trainable.models.backbone import Backbone
+from trainable.models.placement import Streamed, offloads
 from trainable.quantization.post_training.divergence import token_kl
 from trainable.quantization.sites import at_rest
 
@@ -43,7 +44,7 @@ class Divergence(NamedTuple):
 def divergence(base: Backbone, model: Backbone, states: States) -> Divergence:
     """KL(base || model) of the words at corrupted positions of `states`, both models in eval mode."""
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for batch in states.split(BATCH):
+    for batch in states.split(rows_at_once(base, states, BATCH)):
         ours, theirs = (
             each.predict(batch.state, batch.t, batch.previous).log_probs for each in (model, base)
         )
@@ -64,15 +65,23 @@ def measured_states(base: Backbone, process: Process, ids: Tensor, generator: to
 
 
 def base_of(m: Measurable) -> Backbone | None:
-    """The full-precision model that trials start from; None where it is not known."""
+    """The full-precision model that trials start from; None where it is not known. Where it would not fit
+    beside the rounded one, one block of it is on the device at a time."""
     place = m.base_artifact or m.facts.get("base")
     if place is None:
         return None
     key = ("kl_to_base", "base")
     if m.cache.get(key, (None,))[0] != str(place):
-        m.cache[key] = (str(place), load(place, m.device, run_codes=False).model)
+        m.cache[key] = (str(place), _shown(load(place, run_codes=False).model, m))
     found: Backbone = m.cache[key][1]
     return found
+
+
+def _shown(base: Backbone, m: Measurable) -> Backbone:
+    if not m.config.calibration.active or not offloads(m.config.calibration.offload, base, m.device):
+        return base.to(m.device)
+    Streamed(base, m.device).settle()
+    return base
 
 
 class KLToBase(Metric):

@@ -36,6 +36,9 @@ class Backbone(nn.Module, ABC):
     traceable: bool = False
     """Whether its functions run the same operations for all inputs of a shape, so that they can run as graphs
     (`trainable.models.traced`)."""
+    block_by_block: ClassVar[bool] = True
+    """Whether each block of `body` runs by a call of its own, and nothing reads its weights past that
+    (`trainable.models.placement`)."""
     body: nn.Module
     """The part that a trial freezes, adapts and rounds at export; the rest always trains."""
     noise: Noise | None = None

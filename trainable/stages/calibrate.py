@@ -2,7 +2,8 @@
 then packed.
 
 Blocks are rounded in the order in which the model runs them, each on inputs that come from blocks already
-rounded, and only the statistics of one block are held at a time (passes.py feeds them).
+rounded, and only the statistics of one block are held at a time (passes.py feeds them). A model that does not
+fit its device is there block by block (models/placement.py).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.process import Process
 from trainable.diffusion.rollouts import rollout
-from trainable.diffusion.states import States, corrupted, joined, spread, visited
+from trainable.diffusion.states import States, corrupted, joined, rows_at_once, spread, visited
 from trainable.models.backbone import Backbone
 from trainable.models.noise import Noise
 from trainable.models.parts import block_name
+from trainable.models.placement import Placement, Streamed
 from trainable.quantization.post_training.attention import attention_of, detach
 from trainable.quantization.post_training.base import PostTraining
 from trainable.quantization.post_training.block import Block
@@ -55,16 +57,37 @@ class Calibrated(NamedTuple):
 
 
 def rounded(
-    packed: Packed, process: Process, corpus: TokenizedCorpus, share: float, device: torch.device
+    packed: Packed, process: Process, corpus: TokenizedCorpus, share: float, device: torch.device,
+    offload: bool = False,
 ) -> tuple[Packed, dict[str, float]]:
-    """A packed model with its Linears rounded as its config says, on `share` of the calibration states.
+    """A packed model with its Linears rounded as its config says, on `share` of the calibration states. With
+    `offload` one block of it is on the device at a time.
 
     Raises `UserError`: too few texts, a site without a layer, statistics that a method cannot work with.
     """
-    model = packed.run(device).float()  # statistics and rounding are done in float32
-    states = calibration_states(model, process, corpus, packed.config, share)
-    done = calibrate(model, states, packed.config.calibration, prior_of(model, process, packed.config))
+    done = calibrated(packed, process, corpus, packed.config, device, offload, share)
     return packed.rounded(done.weights, done.plain), done.facts
+
+
+def calibrated(packed: Packed, process: Process, corpus: TokenizedCorpus, config: TrialConfig,
+               device: torch.device, offload: bool = False, share: float = 1.0) -> Calibrated:
+    """What `config` makes of a packed model; see `rounded`."""
+    model, place = to_round(packed, device, offload)
+    try:
+        with place.around():
+            states = calibration_states(model, process, corpus, config, share)
+            prior = prior_of(model, process, config)
+        return calibrate(model, states, config.calibration, prior, place)
+    finally:
+        place.close()
+
+
+def to_round(packed: Packed, device: torch.device, offload: bool) -> tuple[Backbone, Placement]:
+    """A model that may be rounded in place: statistics and rounding are done in float32."""
+    if not offload:
+        return packed.run(device).float(), Placement()
+    model = packed.run(torch.device("cpu"))  # its weights are those that were packed
+    return model, Streamed(model, device, torch.float32)
 
 
 def prior_of(model: Backbone, process: Process, config: TrialConfig) -> Tensor | None:
@@ -154,17 +177,20 @@ def chosen(levels: Tensor, count: int, quotas: bool, generator: torch.Generator)
 
 @torch.no_grad()
 def calibrate(
-    model: Backbone, states: States, calibration: CalibrationConfig, prior: Tensor | None = None
+    model: Backbone, states: States, calibration: CalibrationConfig, prior: Tensor | None = None,
+    place: Placement | None = None,
 ) -> Calibrated:
     """Round the Linears of the configured sites, in place of the layers of `model` (in eval mode).
 
     The arrays that the model's weights shared with others are left as they were. `prior` [L]: of positions
-    (`prior_of`).
+    (`prior_of`). `place`: of the model, where its weights are not all on the device of the states.
     """
-    began = time.perf_counter()
+    began, place = time.perf_counter(), place or Placement()
     chain, corrections = chain_of(calibration.method, calibration.transforms), corrections_of(calibration)
-    batches, intervals = states.split(BATCH), Intervals.equal(calibration.intervals)
-    weighing = _Weighing(model, batches, calibration, prior)
+    batches = states.split(rows_at_once(model, states, BATCH))
+    intervals = Intervals.equal(calibration.intervals)
+    with place.around():
+        weighing = _Weighing(model, batches, calibration, prior)
     if len(intervals) > 1 or any(each.by_state or each.attention and not each.late for each in corrections):
         model.noise = Noise()
     asked = sites_of(model, calibration)
@@ -172,13 +198,14 @@ def calibrate(
     found: dict[str, Stored] = {}
     plain: dict[str, Tensor] = {}
     reports: list[dict[str, float]] = []
-    order = blocks(model, batches[0], calibration)
+    with place.around():
+        order = blocks(model, batches[0], calibration)
     if any(each.attention for each in corrections) and not any(
             attention_of(model, block_name(names[0])) for names in order):
         raise UserError(f"calibration.corrections: model {model.name} has no attention that they could "
                         "act on")
     passes = Passes(model, batches, [block_name(names[0]) for names in order],
-                    full=any(each.late for each in corrections))
+                    full=any(each.late for each in corrections), place=place)
     for names in order:
         name = block_name(names[0])
         own = {name: of_layer(calibration, asked[name], name) for name in names}
@@ -187,14 +214,18 @@ def calibrate(
                       calibration.activation_bits, intervals)
         if block.parts is not None and block.parts.output not in names:
             block.parts = None
-        if any(each.late for each in corrections):
-            block.full = passes.as_before(name, block.parts.output if block.parts else None)
-        passes.weights = weighing.of(block)
-        _round(block, chain, corrections, static=calibration.activation_range == "static")
-        found |= {f"{name}.weight": stored(own[name], block.layers[name].done, block.running(name))
-                  for name in names}
+        with place.at(name):
+            if any(each.late for each in corrections):
+                block.full = passes.as_before(name, block.parts.output if block.parts else None)
+            passes.weights = weighing.of(block)
+            _round(block, chain, corrections, static=calibration.activation_range == "static")
+        for name in names:
+            done = stored(own[name], block.layers[name].done, block.running(name))
+            arrays = {key: place.home(value) for key, value in done.arrays.items()}
+            found[f"{name}.weight"] = done._replace(arrays=arrays)
         reports += [layer.done.encoded.report for layer in block.layers.values()]
-        plain |= block.biases
+        plain |= {name: place.home(value) for name, value in block.biases.items()}
+        del block  # its weights make room before the next block comes
     facts = {"calibration_states": float(len(states.t)), "calibration_seconds": time.perf_counter() - began}
     for key in ("damping_retries", "dead_inputs"):
         if any(key in report for report in reports):

@@ -51,7 +51,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
     if config.adapt.optim.states == "float32":
         del groups["adapt"]["optim"]["states"]
     if config.lora.start.name != "zero":
-        calibration = config.calibration.model_dump(mode="json")
+        calibration = config.calibration.model_dump(mode="json", exclude={"offload"})
         groups["calibration"] = {**calibration, "seed": config.calibration_seed}
     return groups
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spaces.errors import UserError
 from trainable.diffusion.states import States
 from trainable.models.backbone import Backbone
+from trainable.models.placement import Placement
 from trainable.quantization.post_training.block import Watch
 
 
@@ -26,8 +27,8 @@ class _Enough(Exception):  # noqa: N818 - no error
 class _Row:
     """The blocks of one ModuleList, what the next of them is fed, and what else each is told."""
 
-    def __init__(self, names: Sequence[str]):
-        self.names, self.next = list(names), 0
+    def __init__(self, names: Sequence[str], place: Placement):
+        self.names, self.next, self.place = list(names), 0, place
         self.hidden: list[Tensor] = []
         self.told: dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]] = {name: [] for name in names}
 
@@ -35,17 +36,23 @@ class _Row:
         """A batch through the next block: its outputs."""
         name = self.names[self.next]
         rest, named = self.told[name][number]
-        out = model.get_submodule(name)(self.hidden[number], *rest, **named)
+        out = model.get_submodule(name)(self.place.here(self.hidden[number]), *rest, **named)
         return out[0] if isinstance(out, tuple) else out
+
+    def move(self, model: nn.Module, number: int) -> None:
+        """The same, kept as what the block after the next is fed."""
+        self.hidden[number] = self.place.home(self.step(model, number))
 
 
 class Passes:
     """`model` on `batches`, block after block (`quantization.post_training.block.Feed`)."""
 
-    def __init__(self, model: Backbone, batches: Sequence[States], blocks: Sequence[str], full: bool = False):
-        """`full`: the model as it is now is asked about too (`as_before`). Raises `UserError` where it cannot
-        be, because its blocks do not follow one another."""
+    def __init__(self, model: Backbone, batches: Sequence[States], blocks: Sequence[str], full: bool = False,
+                 place: Placement | None = None):
+        """`full`: the model as it is now is asked about too (`as_before`). `place`: of the model. Raises
+        `UserError` where it cannot be asked, because its blocks do not follow one another."""
         self.model, self.batches, self.number = model, batches, 0
+        self.place = place or Placement()
         self.weights: list[Tensor | None] = [None] * len(batches)
         self._lists = {block: _list_of(model, block) for block in blocks}
         self._rows: dict[str, _Row | None] = {}
@@ -72,7 +79,8 @@ class Passes:
             with _watching(self.model, watch, stop=True):
                 try:
                     if row is None:
-                        self.model.predict(batch.state, batch.t, batch.previous)
+                        with self.place.around():
+                            self.model.predict(batch.state, batch.t, batch.previous)
                     else:
                         self._show(batch)
                         row.step(self.model, number)
@@ -90,8 +98,9 @@ class Passes:
         self._reach(row, block)
         for number, batch in enumerate(self.batches):
             self._show(batch)
-            with _watching(self.model, {watched: found.append} if watched else {}):
-                row.hidden[number] = row.step(self.model, number)
+            with _watching(self.model, {watched: lambda x: found.append(self.place.home(x))}
+                           if watched else {}):
+                row.move(self.model, number)
         row.next += 1
         return found
 
@@ -111,7 +120,7 @@ class Passes:
         while row.names[row.next] != block:
             for number, batch in enumerate(self.batches):
                 self._show(batch)
-                row.hidden[number] = row.step(self.model, number)
+                row.move(self.model, number)
             row.next += 1
 
     def _show(self, batch: States) -> None:
@@ -121,7 +130,8 @@ class Passes:
     def _recorded(self, parent: str) -> _Row | None:
         """One pass of the whole model; None where a block is not fed what the one before it returned, or is
         told what it may change."""
-        found = _Row([f"{parent}.{name}" for name, _ in self.model.get_submodule(parent).named_children()])
+        found = _Row([f"{parent}.{name}" for name, _ in self.model.get_submodule(parent).named_children()],
+                     self.place)
         follows, last = True, None
 
         def before(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], name: str) -> None:
@@ -130,7 +140,7 @@ class Passes:
             follows = follows and bool(args) and isinstance(args[0], Tensor) and (first or args[0] is last)
             follows = follows and _fixed(args) and _fixed(list(named.values()))
             if first and follows:
-                found.hidden.append(args[0])
+                found.hidden.append(self.place.home(args[0]))
             found.told[name].append((args[1:], named))
 
         def after(_: nn.Module, __: tuple[Any, ...], out: Any) -> None:
@@ -144,8 +154,9 @@ class Passes:
                 lambda module, args, named, name=name: before(module, args, named, name), with_kwargs=True),
                 module.register_forward_hook(after)]
         try:
-            for batch in self.batches:
-                self.model.predict(batch.state, batch.t, batch.previous)
+            with self.place.around():
+                for batch in self.batches:
+                    self.model.predict(batch.state, batch.t, batch.previous)
         finally:
             for handle in handles:
                 handle.remove()

@@ -25,16 +25,15 @@ from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.diffusion.states import States
 from trainable.metrics.kl_to_base import divergence, measured_states
 from trainable.models.backbone import Backbone
+from trainable.models.placement import Streamed, offloads
 from trainable.quantization.post_training.sensitivity import Cost, kl_per_bit
 from trainable.quantization.post_training.stored import Stored
 from trainable.seeds import stream
 from trainable.stages.calibrate import (
     Calibrated,
     block_number,
-    calibrate,
-    calibration_states,
+    calibrated,
     check_bits,
-    prior_of,
     sites_of,
     text_rows,
 )
@@ -52,7 +51,8 @@ Choices = Mapping[str, Sequence[int]]
 def sensitivity_key(config: TrialConfig, choices: Choices) -> str:
     """Depends on the base, on how it is calibrated, and on the choices; not on what else a trial does.
     `fixed_bytes` is of the trial that asked first."""
-    calibration = {**config.calibration.model_dump(mode="json"), "seed": config.calibration_seed}
+    calibration = {**config.calibration.model_dump(mode="json", exclude={"offload"}),
+                   "seed": config.calibration_seed}
     generated = config.calibration.source.startswith("rollout")
     sampling = config.sampling.model_dump(mode="json") if generated else {}
     return content_key(CODE, base_key(config), calibration, sampling, TEXTS,
@@ -70,14 +70,16 @@ def prepare_sensitivity(config: TrialConfig, choices: Choices, cache: Path, corp
     folder = cache / f"sensitivity-{sensitivity_key(config, choices)}"
     if not present(folder):
         with whole_folder(folder) as aside:
-            loaded, table, fixed = load(base, device, run_codes=False), list[Cost](), 0
+            loaded, table, fixed = load(base, run_codes=False), list[Cost](), 0
+            show(loaded.model, config, device)
             text, parts = TokenizedCorpus.open(corpus), parts_of(loaded.model, config, choices)
             states = compared(loaded, text, config, device)
             for bits in sorted({bits for each in choices.values() for bits in each}):
                 done = rounded_at(bits, loaded, text, config, choices, device)
                 fixed = fixed or fixed_bytes(loaded, base, config, done, parts)
                 for part in (part for part, each in choices.items() if bits in each):
-                    table.append(cost_of(part, bits, loaded, done, parts[part], states, device))
+                    table.append(cost_of(part, bits, loaded, done, parts[part], states, config,
+                                         device))
                     yield {"progress": 0.99 * len(table) / sum(map(len, choices.values())),
                            "detail": f"{part} at {bits} bits: {table[-1].kl:.4f} nats"}
             content = {"costs": [cost.as_dict() for cost in table], "fixed_bytes": fixed,
@@ -112,19 +114,27 @@ def sizes(model: Backbone, parts: Mapping[str, Sequence[str]]) -> dict[str, int]
 def rounded_at(bits: int, base: Loaded, corpus: TokenizedCorpus, config: TrialConfig, choices: Choices,
                device: torch.device) -> Calibrated:
     """The base calibrated whole, every part that may have so many bits with them."""
-    model = Packed.pack(base.model, base.config, base.lexicon).run(device).float()
     own = {**config.calibration.bits, **{part: bits for part, each in choices.items() if bits in each}}
-    return calibrate(model, calibration_states(model, base.process, corpus, config),
-                     config.calibration.model_copy(update={"bits": own}),
-                     prior_of(model, base.process, config))
+    told = config.model_copy(update={"calibration": config.calibration.model_copy(update={"bits": own})})
+    return calibrated(Packed.pack(base.model, base.config, base.lexicon), base.process, corpus, told, device,
+                      offloads(config.calibration.offload, base.model, device))
+
+
+def show(model: Backbone, config: TrialConfig, device: torch.device) -> None:
+    """Make a model ready to be run on the device, block by block where it is calibrated so."""
+    if offloads(config.calibration.offload, model, device):
+        Streamed(model, device).settle()
+    else:
+        model.to(device)
 
 
 def cost_of(part: str, bits: int, base: Loaded, done: Calibrated, names: Sequence[str], states: States,
-            device: torch.device) -> Cost:
+            config: TrialConfig, device: torch.device) -> Cost:
     """What the Linears of one part cost, everything else at full precision."""
     own = {f"{name}.weight": done.weights[f"{name}.weight"] for name in names}
     biases = {name: value for name, value in done.plain.items() if name.rpartition(".")[0] in names}
-    alone = Packed.pack(base.model, base.config, base.lexicon).rounded(own, biases).run(device)
+    alone = Packed.pack(base.model, base.config, base.lexicon).rounded(own, biases).run(torch.device("cpu"))
+    show(alone, config, device)
     return Cost(part, str(bits), stored_bytes(own), divergence(base.model, alone, states).values()["kl"])
 
 

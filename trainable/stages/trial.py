@@ -24,6 +24,7 @@ from trainable.control.conditions import Conditions
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
 from trainable.models.checkpointing import checkpoint_blocks
+from trainable.models.placement import offloads
 from trainable.quantization.frozen import hold_codes
 from trainable.quantization.sites import site_weights
 from trainable.registry import PROCESSES, completed
@@ -74,6 +75,8 @@ class Trial:
             if self._codes:  # a worker that has no room for floats lets the base go
                 cache.pop("base", None)
             self.lexicon = base.lexicon
+            self.offload = config.calibration.active and offloads(config.calibration.offload, base.model,
+                                                                  device)
             if config.adapt.mode == "supernet":
                 self.member, self.facts = extract(self.config, base, Path(prepared.supernet))
                 self.member.to(device).requires_grad_(False).eval()
@@ -108,7 +111,8 @@ class Trial:
         lora, adapt = self.config.lora, self.config.adapt
         if self._codes and not self._starts:
             hold_codes(self.model)
-        self.model.to(self.device)
+        if adapt.train or not self.offload:
+            self.model.to(self.device)
         if self._starts:
             self.facts |= start_adapters(self.model, base.model.to(self.device), self.process, self.corpus,
                                          self.config)
@@ -208,7 +212,7 @@ class Trial:
                  "base": str(Path(self.prepared.base).resolve())}
         packed = Packed.pack(self.model, self.config, self.lexicon)
         if self.config.calibration.active:
-            packed, found = rounded(packed, self.process, self.corpus, calibrated, self.device)
+            packed, found = rounded(packed, self.process, self.corpus, calibrated, self.device, self.offload)
             facts |= found
         facts |= packed.facts(facts)
         artifact = self.folder / ARTIFACT if final else None

@@ -89,6 +89,13 @@ def test_rungs_are_shares_of_the_calibration_states(gptq):
     assert all(row["train_seconds"] == 0 and row["trainable_params"] == 0 for row in gptq)
 
 
+def test_block_by_block_a_trial_measures_the_same(gptq, prepared, tmp_path):
+    again = rows(prepared, tmp_path, {**GPTQ3, "offload": True}, rungs=(2, 4))
+    for own, other in zip(again, gptq, strict=True):
+        for name in ("kl_to_base", "kl_to_base_flips", "perplexity", "file_bytes"):
+            assert own[name] == other[name], name
+
+
 def test_what_was_measured_is_what_the_files_hold(gptq, prepared):
     final = gptq[-1]
     again = list(
@@ -279,6 +286,8 @@ def test_what_parts_cost_is_measured_once_and_sizes_a_trial(prepared, tmp_path):
     assert cells["attention", "2"]["kl"] > 10 * cells["attention", "8"]["kl"] > 0
     assert set(found["kl_per_bit"]) == set(CHOICES) and found["kl_per_bit"]["ffn_0"] == 0  # one choice
     assert len(sensitivity(prepared, tmp_path / "cache")) == len(list((tmp_path / "cache").iterdir())) == 1
+    by_block = sensitivity(prepared, tmp_path / "other", offload=True)[-1]
+    assert by_block["costs"] == found["costs"]
     bits = {"attention": 2, "ffn_0": 2, "ffn_1": 3}
     final = rows(prepared, tmp_path / "trial", {"method": "rtn", "texts": 8, "bits": bits})[-1]
     stored = sum(cells[part, str(each)]["bytes"] for part, each in bits.items())

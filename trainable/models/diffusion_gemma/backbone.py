@@ -36,6 +36,7 @@ class DiffusionGemma(Backbone):
     """
 
     name = "diffusion_gemma"
+    block_by_block = False  # the encoder asks for what the decoder's layers hold
     Params = DiffusionGemmaConfig
     params: DiffusionGemmaConfig
 

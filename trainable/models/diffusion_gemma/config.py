@@ -23,6 +23,9 @@ class DiffusionGemmaConfig(Params):
         Rule("calibration.source", lambda source, own: not source.startswith("rollout"),
              "needs to see what a sampler asks, and model diffusion_gemma samples by its own generate; "
              "legal: clean, corrupted"),
+        Rule("calibration.offload", lambda offload, own: not offload,
+             "takes blocks that run by themselves, and both halves of model diffusion_gemma read the same "
+             "ones; legal: false"),
     )
 
     hidden: int = Field(2304, ge=8, le=65_536, description="width of the body and of the token table")

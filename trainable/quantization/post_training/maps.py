@@ -51,7 +51,7 @@ class ChannelScale(InputMap):
         return {"input_scale": self.scale}
 
     def inputs(self, x: Tensor) -> Tensor:
-        return x / self.scale.to(x.dtype)
+        return x / self.scale.to(x.device, x.dtype)
 
     def weight(self, w: Tensor) -> Tensor:
         return w.float() * self.scale

@@ -117,7 +117,7 @@ class TAC(Correction):
         name = block.parts.output
         linear = block.linear(name)
         moments = PairedMoments(linear.weight.shape[1], self.params.block, linear.weight.device)
-        block.run({name: lambda y: moments.add(y, block.full[block.feed.number])})
+        block.run({name: lambda y: moments.add(y, block.full[block.feed.number].to(y.device))})
         method = self if linear.bias is not None else TAC(self.params.model_copy(update={"bias": False}))
         correction = method.fit(moments)
         nothing = torch.eye(self.params.block, dtype=torch.double, device=moments.q.device)
