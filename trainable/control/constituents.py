@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,39 +31,49 @@ class Node:
 
     span: Span
     inside: list[Node] = field(default_factory=list)
+    _last: tuple[Sequence[int], tuple[Hashable, ...]] | None = field(default=None, repr=False, compare=False)
+    """What `_tagged` gave for which tags: nodes around it ask again."""
 
-    @property
+    @cached_property
+    def children(self) -> list[int | Node]:
+        """In order: brackets, and positions of the words that stand in none; the text's first word is 0."""
+        begins, found, at = {node.span[0]: node for node in self.inside}, [], self.span[0]
+        while at <= self.span[1]:
+            node = begins.get(at)
+            found.append(at if node is None else node)
+            at = at + 1 if node is None else node.span[1] + 1
+        return found
+
+    @cached_property
     def own(self) -> list[int]:
-        """Positions of the words that stand in no bracket inside; the text's first word is 0."""
-        taken = {i for node in self.inside for i in range(node.span[0], node.span[1] + 1)}
-        return [i for i in range(self.span[0], self.span[1] + 1) if i not in taken]
+        """Positions of the words that stand in no bracket inside."""
+        return [child for child in self.children if isinstance(child, int)]
 
     def shapes(self, tags: Sequence[int] | None = None) -> list[Hashable]:
         """What tells nodes apart, from all that is inside to the labels right inside; first of all with the
         `tags` of the text's words, where they are known: of all inside, then of its own (its rule)."""
         known = [] if tags is None else [("tags", self._tagged(tags)), ("rule", self.rule(tags))]
-        return [*known, self.shape(), self._shape(lambda node: (node.span[2], node.span[1] - node.span[0])),
-                self._shape(lambda node: node.span[2])]
+        return [*known, self.shape,
+                (self.span[2], *(None if isinstance(child, int) else
+                                 (child.span[2], child.span[1] - child.span[0]) for child in self.children)),
+                (self.span[2], *(None if isinstance(child, int) else child.span[2]
+                                 for child in self.children))]
 
+    @cached_property
     def shape(self) -> tuple[Hashable, ...]:
         """Label and children, None for a word: all brackets inside, but not where in the text."""
-        return self._shape(Node.shape)
+        return self.span[2], *(None if isinstance(child, int) else child.shape for child in self.children)
 
     def _tagged(self, tags: Sequence[int]) -> tuple[Hashable, ...]:
-        return self._shape(lambda node: node._tagged(tags), lambda i: tags[i])
+        if self._last is None or self._last[0] is not tags:
+            self._last = tags, (self.span[2], *(tags[child] if isinstance(child, int) else child._tagged(tags)
+                                                for child in self.children))
+        return self._last[1]
 
     def rule(self, tags: Sequence[int]) -> Rule:
         """Label and children, tags of words and labels of brackets."""
-        label, *children = self._shape(lambda node: node.span[2], lambda i: tags[i])
-        return label, tuple(children)
-
-    def _shape(self, told: Callable[[Node], Any], word: Callable[[int], Any] = lambda i: None) -> tuple:
-        begins, children, at = {node.span[0]: node for node in self.inside}, [], self.span[0]
-        while at <= self.span[1]:
-            node = begins.get(at)
-            children.append(word(at) if node is None else told(node))
-            at = at + 1 if node is None else node.span[1] + 1
-        return self.span[2], *children
+        return self.span[2], tuple(tags[child] if isinstance(child, int) else child.span[2]
+                                   for child in self.children)
 
 
 def nodes_of(spans: Sequence[Span]) -> list[Node]:
@@ -123,7 +133,8 @@ class Constituents:
         nodes: defaultdict[Hashable, Counter] = defaultdict(Counter)
         rules, roots = Counter[Rule](), Counter[str]()
         for ids, reading in read:
-            tags = (INDEX[EDGE], *(INDEX[tag] for tag in reading.tags), INDEX[EDGE])
+            inner = tuple(INDEX[tag] for tag in reading.tags)
+            tags = (INDEX[EDGE], *inner, INDEX[EDGE])
             for first, last, label in set(reading.spans):
                 row = tuple(ids[first:last + 1])
                 if len(row) < len(ids) and UNK not in row:
@@ -131,11 +142,11 @@ class Constituents:
             found = nodes_of(reading.spans)
             if found and found[0].span[:2] == (0, len(ids) - 1):
                 roots[found[0].span[2]] += 1
-                rules.update(node.rule(tags[1:-1]) for node in found)
+                rules.update(node.rule(inner) for node in found)
             for node in found:
                 own = tuple(ids[i] for i in node.own)
                 if 0 < len(own) < len(ids) and UNK not in own:
-                    for shape in node.shapes(tags[1:-1]):
+                    for shape in node.shapes(inner):
                         nodes[shape][own, ()] += 1
         return cls({key: _rows(counts) for key, counts in phrases.items()},
                    {key: _rows(counts) for key, counts in nodes.items()}, TagGrammar(rules, roots))
