@@ -11,7 +11,7 @@ from trainable.artifacts.artifact import Loaded
 from trainable.artifacts.assembling import blank_model
 from trainable.models.backbone import Backbone
 from trainable.models.lora import add_lora, count_parameters, set_trainable
-from trainable.quantization.sites import apply
+from trainable.quantization.sites import apply, frozen_weights
 from trainable.seeds import stream_seed
 
 
@@ -36,7 +36,8 @@ def adapted_model(config: TrialConfig, base: Loaded, take: bool = False) -> tupl
                            for name, value in state.items()}, assign=True)
     model.requires_grad_(True).start_trial(config)
     reports = apply(model, config.quantization)
-    add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
+    with torch.no_grad(), frozen_weights(model):  # peft asks each layer for its weight again and again
+        add_lora(model, config.lora, stream_seed("lora", config.seed) % 2**31)
     by_interval(model, config.lora)
     set_trainable(model, config.adapt)
     if not config.adapt.train:
