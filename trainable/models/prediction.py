@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-LEAST_LOG = -87.0
-"""About the log of the least normal float32 number."""
+LEAST_LOG = -70.0
+"""Far enough from -87, below which float32 has no normal number, for products with gradients."""
 
 
 def probabilities(log_probs: Tensor) -> Tensor:
-    """exp of log-probabilities of any shape, those below e^-87 counted as that: no sum in which another
+    """exp of log-probabilities of any shape, those below e^-70 counted as that: no sum in which another
     counts tells the two apart, and torch's exp on a CPU takes some hundred times as long where its results
     underflow (findings/exp_underflow.sh), which most of a sharp posterior over words does."""
     if torch.is_grad_enabled() and log_probs.requires_grad:

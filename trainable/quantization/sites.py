@@ -21,6 +21,7 @@ from torch.nn.utils import parametrize
 from spaces.config import SITES, QuantizationConfig, Site
 from trainable.models.backbone import Backbone
 from trainable.models.parts import plain_name
+from trainable.models.subnormal import flushed
 from trainable.quantizers.base import Quantizer, shape_of
 from trainable.registry import QUANTIZERS
 
@@ -215,11 +216,11 @@ def frozen_weights(model: nn.Module, trainable: bool = True) -> Iterator[None]:
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
     """Inside, the model is measured or sampled from: eval mode, no gradients, quantized weights computed
-    once. Its mode is restored."""
+    once; subnormal numbers are 0. Its mode is restored."""
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), frozen_weights(model):
+        with torch.no_grad(), frozen_weights(model), flushed():
             yield
     finally:
         model.train(training)
