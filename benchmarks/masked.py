@@ -2,13 +2,13 @@
 
 `train` trains one base (`--process`, `--seed`) for `--seconds` CPU seconds on one thread, by the recipe of
 its space, the learning rate falling with that time; an interrupted call is gone on with. `texts` measures
-what it writes and its bound on held-out text; `samplers` how the masked base writes under each sampler at
-one `--temperature`; `confirm` the default quota and the best samplers at half its passes, by fresh noise;
-`control` the control tasks (`--tasks`, `--targets`, `--draw` for other ones); `show` prints all tables from
-the JSON. Every call adds its figures to benchmarks/results/masked.json, so that no call needs to be long.
-`--text quickstart` (the built-in corpus) compares spaces/quickstart.yaml with spaces/masked.yaml; `--text e2e
---data DIR` spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher are shared, from `--cache`, made
-where it lacks them. Needs no Ray.
+what it writes and its bound on held-out text; `samplers` how the masked base writes under each sampler, or
+`--only` under one, at one `--temperature`; `confirm` the default quota and the best samplers at half its
+passes, by fresh noise; `control` the control tasks (`--tasks`, `--targets`, `--draw` for other ones); `show`
+prints all tables from the JSON. Every call adds its figures to benchmarks/results/masked.json, so that no
+call needs to be long. `--text quickstart` (the built-in corpus) compares spaces/quickstart.yaml with
+spaces/masked.yaml; `--text e2e --data DIR` spaces/e2e.yaml with spaces/masked_e2e.yaml. Corpus and teacher
+are shared, from `--cache`, made where it lacks them. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ def samplers(bench: Bench, process: str, seed: int) -> dict:
     folder, temperature = bench.base(process, seed), bench.args.temperature
     config, base, rows = bench.config(process, seed), load(folder), {}
     for sampler, steps in asked_samplers(bench.args.text):
+        if bench.args.only not in (None, sampler["name"]):
+            continue
         row = figures(bench.ground, base, settings(config.sampling, sampler, steps, temperature),
                       bench.args.samples)
         rows[f"{named(sampler)}; {steps}; {temperature:g}"] = row
@@ -148,7 +150,7 @@ def confirm(bench: Bench, process: str, seed: int, held: dict) -> dict:
 
 def asked_samplers(text: str) -> list[tuple[dict, int]]:
     """(sampler, most passes)."""
-    most, half = PASSES[text][:2]
+    most, half, third, fourth = PASSES[text]
     found: list[tuple[dict, int]] = [({"name": "quota", "order": order}, steps)
                                      for order in ORDERS for steps in PASSES[text]]
     found += [({"name": "quota", "order": "confidence", "set_temperature": 0.5}, most)]
@@ -159,6 +161,9 @@ def asked_samplers(text: str) -> list[tuple[dict, int]]:
               ({"name": "remdm", "strategy": "confidence"}, most)]
     found += [({"name": "quota", "order": "confidence", "block": block}, most) for block in BLOCKS[text]]
     found += [({"name": "entropy_bound", "bound": 1.0, "block": BLOCKS[text][0]}, most)]
+    found += [({"name": "chain", "bound": 0.1, "ends": "drawn"}, half - 1)]
+    found += [({"name": "chain", "bound": value}, steps)
+              for steps in (half - 1, third, fourth) for value in (0.0, 0.1, 0.2)]
     return found
 
 
@@ -213,6 +218,7 @@ def main() -> None:
                         help="the base of the space's own recipe, all its steps, instead")
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--temperature", type=float, default=0.7, help="of samplers")
+    parser.add_argument("--only", help="samplers of this name")
     parser.add_argument("--tasks", default=",".join(TASK_NAMES))
     parser.add_argument("--trial", action="store_true", help="time one trial's control as well")
     parser.add_argument("--targets", type=int, default=100)

@@ -210,6 +210,7 @@ MASKED_SAMPLERS: Registry[MaskedSampler] = Registry("sampler", {
     "factor": "trainable.diffusion.masked.samplers.adaptive:Factor",
     "entropy_bound": "trainable.diffusion.masked.samplers.adaptive:EntropyBound",
     "remdm": "trainable.diffusion.masked.samplers.remdm:ReMDM",
+    "chain": "trainable.diffusion.masked.samplers.chain:Chain",
 })
 CANVAS_SAMPLERS: Registry[CanvasSampler] = Registry("sampler", {
     "entropy_bound": "trainable.diffusion.canvas.samplers:EntropyBound",

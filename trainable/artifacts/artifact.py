@@ -15,7 +15,7 @@ and, for people and other programs, what it does not need to run:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -72,14 +72,20 @@ class Loaded:
     model: Backbone
     process: Process
     facts: dict
+    _samplings: dict[str, Sampling] = field(default_factory=dict, repr=False, compare=False)
 
     def words(self, ids: Tensor) -> list[list[str]]:
         """[n, L] ids -> the words of each sentence, marks left out."""
         return [self.lexicon.decode(row) for row in ids.tolist()]
 
     def sampling(self, config: SamplingConfig | None = None) -> Sampling:
-        """The sampler over this model, by the artifact's own settings unless others are given."""
-        return self.process.sampling(self.model, config or self.config.sampling)
+        """The sampler over this model, by the artifact's own settings unless others are given: the same one
+        for the same settings, since it may have asked the model something once."""
+        config = config or self.config.sampling
+        key = config.model_dump_json()
+        if key not in self._samplings:
+            self._samplings[key] = self.process.sampling(self.model, config)
+        return self._samplings[key]
 
     def generate(self, n: int, generator: torch.Generator, steps: int | None = None,
                  guide: Guide | None = None) -> Tensor:

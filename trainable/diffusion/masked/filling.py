@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from spaces.errors import UserError
+from trainable.corpora.tokenized import START
 from trainable.diffusion.masked import layout
-from trainable.diffusion.masked.looking import Request, Rows, look
-from trainable.diffusion.masked.proposing import Proposals, draw, propose
-from trainable.diffusion.masked.samplers.base import Sampler, Step
-from trainable.diffusion.masked.streams import ENDS, VALUE, uniforms
+from trainable.diffusion.masked.looking import Request, Rows, look, plain
+from trainable.diffusion.masked.proposing import Proposals, draw
+from trainable.diffusion.masked.samplers.base import Answer, Sampler, Step
+from trainable.diffusion.masked.streams import ENDS, uniforms
 from trainable.diffusion.process import Samples
 from trainable.models.masked_lm.backbone import MaskedLM
 
@@ -36,8 +40,8 @@ def generate(backbone: MaskedLM, sampler: Sampler, template: Tensor, seeds: Tens
     if request.structured:
         layout.check_template(template, backbone.mask_id)
         _settle(rows, torch.zeros_like(masked), rows.ids)
-        if sampler.params.ends == "drawn":
-            _draw_ends(backbone, rows, request)
+        if sampler.params.ends in ("drawn", "joined"):
+            _draw_ends(backbone, sampler, rows, request, per_block)
     number = 1
     while len(rows.ids):
         _one_step(backbone, sampler, rows, request, per_block, number)
@@ -62,8 +66,11 @@ def steps_per_block(block: int | None, length: int, steps: int) -> int:
 
 
 def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request, steps: int,
-              number: int) -> None:
+              number: int, heard: Heard | None = None) -> None:
+    """One pass; or, with what was `heard` in one already, what that tells without another."""
     active = _open_block(rows, sampler.block, steps)
+    part = torch.ones_like(rows.left, dtype=torch.bool) if heard is None else heard.at.any(1)
+    active = active & part[:, None]
     left = rows.left.clamp(min=1)  # words of one pass may clash and leave a position over: one pass more
     step = Step(active, left, steps, rows.seeds, number, fixed=rows.fixed, sureness=rows.sureness)
     planned = sampler.plan(step)
@@ -71,8 +78,11 @@ def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request
     asked = wanted.any(1).nonzero()[:, 0]  # rows in which nothing is filled take no pass
     chosen, values = torch.zeros_like(active), rows.ids.clone()
     if len(asked):
-        some = rows.take(asked)
-        said = _ask(backbone, sampler, some, wanted[asked], request, number)
+        log_probs = (_ask(backbone, rows, asked, wanted, request, number)[0] if heard is None else
+                     layout.forbid(heard.log_probs[wanted[heard.at]], wanted,
+                                   layout.allowed(rows.ids, rows.masked)))
+        some, wanted = rows.take(asked), wanted[asked]
+        said = _proposals(backbone, sampler, some, wanted, log_probs, request, number)
         open_ = active[asked]
         if request.structured and sampler.params.ends == "ordered":
             open_ = open_ & _in_order(said.values, some.masked, left[asked])
@@ -80,26 +90,46 @@ def _one_step(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request
         taken = sampler.choose(seeing) if planned is None else planned[asked] & open_
         chosen[asked], values[asked] = taken, said.values
         rows.sureness[asked] = torch.where(taken, said.sureness, some.sureness)
-        rows.passes[asked] += request.passes(rows.condition)
-        if rows.previous is not None and some.previous is not None:
-            rows.previous[asked] = some.previous
     if request.structured:
         _settle(rows, chosen, values)
     else:
         rows.ids, rows.masked = torch.where(chosen, values, rows.ids), rows.masked & ~chosen
     again = sampler.remask(step)
     if again is not None:
+        again = again & part[:, None]
         rows.ids, rows.masked = torch.where(again, backbone.mask_id, rows.ids), rows.masked | again
-    rows.left = rows.left - 1
+    rows.left = rows.left - part.long()
 
 
-def _ask(backbone: MaskedLM, sampler: Sampler, rows: Rows, wanted: Tensor, request: Request,
-         number: int) -> Proposals:
-    """[B, L] proposals at the masked positions that are `wanted` (or all, with self-conditioning);
-    elsewhere the row's own tokens, with a score of -inf."""
-    log_probs, at = look(backbone, rows, wanted, request, number)
-    u = uniforms(rows.seeds, number, VALUE, at.shape[1])[at]
-    found = propose(log_probs, u, request.temperature, sampler.params.top_p, sampler.score)
+class Heard(NamedTuple):
+    """Log-posteriors [N, V] of the positions `at` [B, L] of all rows at work."""
+
+    log_probs: Tensor
+    at: Tensor
+
+
+def _ask(backbone: MaskedLM, rows: Rows, asked: Tensor, wanted: Tensor, request: Request,
+         number: int) -> Heard:
+    """One pass over the rows numbered `asked`; of the positions that are `wanted` [B, L]."""
+    some, wanted = rows.take(asked), wanted[asked]
+    log_probs, at = look(backbone, some, wanted, request, number)
+    rows.passes[asked] += request.passes(rows.condition)
+    if rows.previous is not None and some.previous is not None:
+        rows.previous[asked] = some.previous
+    everywhere = torch.zeros_like(rows.masked)
+    everywhere[asked] = wanted
+    return Heard(log_probs[wanted[at]], everywhere)
+
+
+def _proposals(backbone: MaskedLM, sampler: Sampler, rows: Rows, at: Tensor, log_probs: Tensor,
+               request: Request, number: int) -> Proposals:
+    """[B, L] proposals at the masked positions `at` [B, L], of which `log_probs` [N, V] are; elsewhere
+    the row's own tokens, with a score of -inf."""
+    blank = torch.full_like(rows.ids[0], backbone.mask_id)
+    if request.structured:
+        blank[0] = START
+    found = sampler.propose(Answer(log_probs, at, rows.seeds, number, request.temperature,
+                                   partial(plain, backbone), blank))
     nowhere = torch.full(at.shape, -torch.inf, device=at.device, dtype=torch.float64)
     return Proposals(_placed(found.values, at, rows.ids), _placed(found.scores, at, nowhere),
                      _placed(found.sureness, at, rows.sureness))
@@ -123,31 +153,30 @@ def _in_order(values: Tensor, masked: Tensor, left: Tensor) -> Tensor:
     return ~layout.is_mark(values) | first | (left == 1)[:, None]
 
 
-def _draw_ends(backbone: MaskedLM, rows: Rows, request: Request) -> None:
+def _draw_ends(backbone: MaskedLM, sampler: Sampler, rows: Rows, request: Request, steps: int) -> None:
     """Draw the place of END in rows that have none: proportional to the model's chance of END at each
     place where it may stand, one pass. This is the model's own law of lengths, whatever the order and
-    temperature of the words."""
+    temperature of the words. `ends: joined`: the first words are filled by the same pass."""
     may = layout.allowed(rows.ids, rows.masked).end
     asked = may.any(1).nonzero()[:, 0]
     if not len(asked):
         return
-    some = rows.take(asked)
-    log_probs, at = look(backbone, some, may[asked], request, 0)
-    ends = torch.full(at.shape, -torch.inf, device=at.device)
-    ends[at] = log_probs[:, layout.END]
-    ends = ends.masked_fill(~may[asked], -torch.inf)
+    heard = _ask(backbone, rows, asked, rows.masked if sampler.params.ends == "joined" else may, request, 0)
+    ends = torch.full(may.shape, -torch.inf, device=may.device)
+    ends[heard.at] = heard.log_probs[:, layout.END]
+    ends = ends.masked_fill(~may, -torch.inf)[asked]
     ends = torch.where((ends > -torch.inf).any(1, keepdim=True), ends,
                        torch.where(may[asked], 0.0, -torch.inf))
-    place = draw(ends, uniforms(some.seeds, 0, ENDS, 1)[:, 0])
+    place = draw(ends, uniforms(rows.seeds[asked], 0, ENDS, 1)[:, 0])
     chosen = torch.zeros_like(rows.masked)
     chosen[asked, place] = True
     before = rows.masked
     _settle(rows, chosen, torch.full_like(rows.ids, layout.END))
     rows.fixed = rows.fixed | (before & ~rows.masked)
-    rows.passes[asked] += request.passes(rows.condition)
-    if rows.previous is not None and some.previous is not None:
-        rows.previous[asked] = some.previous
-    rows.left = (rows.left - 1).clamp(min=1)
+    if sampler.params.ends == "joined":
+        _one_step(backbone, sampler, rows, request, steps, 0, heard)
+        return
+    rows.left[asked] = (rows.left[asked] - 1).clamp(min=1)
 
 
 def _settle(rows: Rows, chosen: Tensor, values: Tensor) -> None:

@@ -79,6 +79,13 @@ def look(backbone: MaskedLM, rows: Rows, at: Tensor, request: Request, number: i
     return log_probs, at
 
 
+def plain(backbone: MaskedLM, ids: Tensor) -> Tensor:
+    """[n, L, V] log-posteriors of rows [n, L] by the backbone alone: told nothing, guided by nothing,
+    nothing guessed before."""
+    everywhere = torch.ones_like(ids, dtype=torch.bool)
+    return _logits(backbone, None, ids, everywhere, None, None).log_softmax(-1).view(*ids.shape, -1)
+
+
 def _posterior(backbone: MaskedLM, rows: Rows, at: Tensor, scale: float,
                traces: Traces | None = None) -> Tensor:
     """[N, V], normalized; with a condition as classifier-free guidance has it."""

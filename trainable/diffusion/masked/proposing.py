@@ -3,14 +3,14 @@ the model is of it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainable.diffusion.masked.samplers.base import Score
 from trainable.models.prediction import probabilities
 
+Score = Literal["confidence", "margin", "entropy"]
 CHUNK = 1 << 24
 """Values of a [N, V] table that are worked on at a time: bounds the memory of draws in float64."""
 
@@ -55,9 +55,14 @@ def draw(log_probs: Tensor, u: Tensor, temperature: float = 1.0, top_p: float = 
         return log_probs.argmax(1)
     tempered = (log_probs.double() / temperature).softmax(1)
     if top_p < 1:
-        ordered, order = tempered.sort(1, descending=True)
-        cut = (ordered.cumsum(1) - ordered >= top_p).scatter(1, order, ordered.cumsum(1) - ordered >= top_p)
-        tempered = tempered.masked_fill(cut, 0.0)
+        tempered = tempered.masked_fill(outside(tempered, top_p), 0.0)
     total = tempered.cumsum(1)
     # Strictly above u: a token without any chance is never met.
     return (total <= (u[:, None] * total[:, -1:])).sum(1).clamp(max=log_probs.shape[1] - 1)
+
+
+def outside(chances: Tensor, top_p: float) -> Tensor:
+    """[N, V] bool: tokens that are not among the likeliest ones of this total probability."""
+    ordered, order = chances.sort(1, descending=True)
+    cut = ordered.cumsum(1) - ordered >= top_p
+    return torch.zeros_like(cut).scatter(1, order, cut)

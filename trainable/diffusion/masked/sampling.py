@@ -14,6 +14,7 @@ from trainable.corpora.tokenized import START
 from trainable.diffusion.guide import Guide, TokenGuide, refused
 from trainable.diffusion.masked.filling import generate
 from trainable.diffusion.masked.looking import Request
+from trainable.diffusion.masked.samplers.base import Sampler
 from trainable.diffusion.masked.streams import row_seeds
 from trainable.diffusion.noise import Noise
 from trainable.diffusion.process import Drawing, Samples, Traced
@@ -35,18 +36,20 @@ class MaskedSampling(Drawing):
     """
 
     def __init__(self, model: MaskedLM, config: SamplingConfig, condition: Tensor | None = None,
-                 scale: float = 0.0, structured: bool = True):
+                 scale: float = 0.0, structured: bool = True, sampler: Sampler | None = None):
         """`condition` [n, K, L] as the model takes it, for the n texts that will be drawn,
         and `scale` beyond it (classifier-free guidance; 0 = as told). `structured`: rows read START words END
-        PAD... and stay so."""
+        PAD... and stay so. `sampler`: one for this config that has asked the model already; weights
+        must be the same for as long as it is used."""
         self.model, self.config = model, config
         self.condition, self.scale, self.structured = condition, scale, structured
-        self.sampler = MASKED_SAMPLERS.build(config.sampler)
+        self.sampler = sampler or MASKED_SAMPLERS.build(config.sampler)
 
     def under(self, condition: Tensor, scale: float) -> MaskedSampling:
         """The same sampler for texts that the model is told something of."""
         device = next(self.model.parameters()).device
-        return MaskedSampling(self.model, self.config, condition.to(device), scale, self.structured)
+        return MaskedSampling(self.model, self.config, condition.to(device), scale, self.structured,
+                              self.sampler)
 
     @property
     def steps(self) -> int:
@@ -73,9 +76,13 @@ class MaskedSampling(Drawing):
                             row_seeds(generator, numbers), request, self.condition)
 
     def traced(self, length: int) -> Traced:
-        """Of `COUNTED` texts, by `torch.utils.flop_counter` (2 per multiply-add)."""
-        generator = torch.Generator(next(self.model.parameters()).device).manual_seed(0)
-        plain = MaskedSampling(self.model, self.config, structured=self.structured)
+        """Of `COUNTED` texts, by `torch.utils.flop_counter` (2 per multiply-add). What a sampler asks once
+        for all texts is left out."""
+        device = next(self.model.parameters()).device
+        plain = MaskedSampling(self.model, self.config, structured=self.structured, sampler=self.sampler)
+        if self.sampler.asks:
+            plain.generate(COUNTED, length, torch.Generator(device).manual_seed(0))
+        generator = torch.Generator(device).manual_seed(0)
         # The counter does not know every fused attention kernel; the plain products are the same number.
         with (as_it_is([self.model]), sdpa_kernel(SDPBackend.MATH),
               FlopCounterMode(display=False) as counter):

@@ -12,7 +12,7 @@ from trainable.diffusion.masked.proposing import draw, propose
 from trainable.registry import MASKED_SAMPLERS
 
 SETTINGS = [(name, {"ends": ends, **more}) for name in MASKED_SAMPLERS
-            for ends in ("drawn", "ordered", "free")
+            for ends in ("drawn", "joined", "ordered", "free")
             for more in ({}, {"block": 6}) if name != "remdm" or not more]
 
 
@@ -251,3 +251,23 @@ def test_operations_are_those_of_the_passes_that_a_text_takes():
     # one layer: six matrices, two attention products
     body = 2 * 12 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 2 * 12 * 12 * 16
     assert body * 2 < few < body * 2 + 2 * 12 * 2 * 16 * 20 + 1 and few * 2 < many < few * 6
+
+
+def test_the_pass_that_draws_end_fills_the_first_words_too():
+    """Where it is asked to: END is the same, and a pass is saved."""
+    model = tiny()
+    drawn, joined = (generated(model, params={"ends": ends}, n=60, steps=99) for ends in ("drawn", "joined"))
+    words = (drawn.ids >= 4).sum(1) + (drawn.ids == 2).sum(1)
+    assert torch.equal((drawn.ids == END).int().argmax(1), (joined.ids == END).int().argmax(1))
+    assert torch.equal(drawn.passes, words + 1) and torch.equal(joined.passes, words.clamp(min=1))
+    assert not torch.equal(drawn.ids, joined.ids)
+
+
+@pytest.mark.parametrize("ends", ["drawn", "joined"])
+def test_a_row_whose_end_is_given_takes_as_many_passes_beside_one_whose_end_is_not(ends):
+    model = tiny()
+    prompt = torch.full((2, 12), -1)
+    prompt[0, 10] = END
+    both = generated(model, params={"ends": ends}, n=2, prompt=prompt, steps=4)
+    alone = generated(model, params={"ends": ends}, n=1, prompt=prompt[:1], steps=4)
+    assert torch.equal(both.ids[:1], alone.ids) and torch.equal(both.passes[:1], alone.passes)

@@ -8,17 +8,41 @@ neighbors (Dream's own quota is a mean over the batch, so that a text there chan
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from trainable import registry
-from trainable.diffusion.masked.streams import uniforms
+from trainable.diffusion.masked.proposing import Proposals, Score, propose
+from trainable.diffusion.masked.streams import VALUE, uniforms
 from trainable.registry import Rule
 
-Score = Literal["confidence", "margin", "entropy"]
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said in a pass, for the B rows that are at work.
+
+    `log_probs` [N, V]: posteriors of the N positions that `at` [B, L] marks, in row order; `seeds` [B] and
+    `number` give a row its random numbers; `temperature` of the draws. `ask` gives the model's own
+    log-posteriors [n, L, V] of rows [n, L], told and guided by nothing; `blank` [L] is a row of which nothing
+    is known.
+    """
+
+    log_probs: Tensor
+    at: Tensor
+    seeds: Tensor
+    number: int
+    temperature: float
+    ask: Callable[[Tensor], Tensor]
+    blank: Tensor
+
+    @property
+    def random(self) -> Tensor:
+        """[N] uniform numbers of the rows, one for each of the positions."""
+        return uniforms(self.seeds, self.number, VALUE, self.at.shape[1])[self.at]
 
 
 @dataclass(frozen=True)
@@ -56,13 +80,21 @@ class Step:
         return -(-self.open.sum(1) // self.left)
 
 
+Ends = Literal["drawn", "joined", "ordered", "free"]
+
+
+def ends_field(default: Ends) -> Any:
+    """The parameter `ends`, which all samplers have and some begin elsewhere with."""
+    return Field(default, description="END. drawn: its place is drawn first, from the model's own posterior; "
+                 "joined: so, and the first words by the same pass, which does not know it; ordered: END and "
+                 "PAD only where all to the left is filled; free: like any word, early where the model is "
+                 "sure")
+
+
 class SamplerParams(registry.Params):
     """What every sampler takes."""
 
-    ends: Literal["drawn", "ordered", "free"] = Field(
-        "drawn",
-        description="END. drawn: its place is drawn first, from the model's own posterior; ordered: END and "
-        "PAD only where all to the left is filled; free: like any word, early where the model is sure")
+    ends: Ends = ends_field("drawn")
     top_p: float = Field(1.0, gt=0, le=1,
                          description="tokens are drawn from the likeliest ones of this total probability")
 
@@ -87,6 +119,8 @@ class Sampler(ABC):
     Params: ClassVar[type[SamplerParams]] = BlockParams
     score: Score = "confidence"
     remasks: ClassVar[bool] = False
+    asks: ClassVar[bool] = False
+    """Whether it asks the model of more than the texts at work, once for all of them."""
 
     def __init__(self, params: SamplerParams):
         self.params = params
@@ -100,6 +134,10 @@ class Sampler(ABC):
         """[B, L] bool positions to fill in this pass, whatever the model says; None: it depends
         on the scores."""
         return None
+
+    def propose(self, answer: Answer) -> Proposals:
+        """A token for each of the positions asked about, drawn as if they were independent."""
+        return propose(answer.log_probs, answer.random, answer.temperature, self.params.top_p, self.score)
 
     @abstractmethod
     def choose(self, step: Step) -> Tensor:
