@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import shutil
 import statistics
 import time
@@ -266,7 +267,7 @@ def summary(space: Space, found: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     pooled = [row for name in ARMS for row in found[name][0]["complete"]]
     seeds = len(found[SEARCH])
     whole = [name for name in ARMS if len(found[name]) == seeds]
-    told: dict[str, Any] = {}
+    boxes: dict[str, Any] = {}
     for label, worst in (("box", WORST), ("whole_box", 1.0)):
         box = box_of(space, pooled, worst)
         volumes = {name: [volume(space, box, one["complete"]) for one in runs]
@@ -276,22 +277,33 @@ def summary(space: Space, found: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
         shares = {name: [own / hand for own, hand in zip(volumes[name], volumes[best], strict=False)]
                   for name in found}
         union = volume(space, box, pooled) / volumes[best][0]
-        told[label] = {
+        boxes[label] = {
             "corners": box.corners(), "best_arm": best, "volumes": volumes,
-            "relative_to_best_arm": {name: interval(share) for name, share in shares.items()},
+            "relative_to_best_arm": {name: told(share) for name, share in shares.items()},
             "all_arms_together": union, "all_arms_trials": sum(found[name][0]["trials"] for name in ARMS),
-            "search_by_trials": {str(count): interval(
+            "search_by_trials": {str(count): told(
                 [volume(space, box, [row for row in one["complete"] if row["number"] < count]) / hand
                  for one, hand in zip(found[SEARCH], volumes[best], strict=True)])
                 for count in counts(found)}}
-        print(label, best, {name: interval(share) for name, share in shares.items()})
-    mean, half = told["box"]["relative_to_best_arm"][SEARCH]
-    return {**told, "target": {"asked": ASKED, "mean": mean, "half": half, "holds": mean >= ASKED},
+    mean, half = boxes["box"]["relative_to_best_arm"][SEARCH]
+    return {**boxes, "target": {"asked": ASKED, "mean": mean, "half": half, "holds": mean >= ASKED},
             "arms": {name: {"trials": [one["trials"] for one in runs],
                             "complete": [len(one["complete"]) for one in runs],
                             "cpu_seconds": [one["cpu_seconds"] for one in runs]}
                      for name, runs in found.items()},
             "searched_fronts": [front(space, one["complete"]) for one in found[SEARCH]]}
+
+
+def told(values: Sequence[float]) -> list[float | None]:
+    """Mean and half-width of its 95 % interval; None of one value, which has no width."""
+    mean, half = interval(list(values))
+    return [mean, half if math.isfinite(half) else None]
+
+
+def shown(values: Sequence[float | None], digits: int) -> str:
+    """The same in print."""
+    mean, half = values
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def counts(found: Mapping[str, Sequence[Row]]) -> list[int]:
@@ -309,16 +321,16 @@ def front(space: Space, rows: Sequence[Row]) -> list[Row]:
 
 def show(figures: Mapping[str, Any]) -> None:
     """Print the table as Markdown."""
-    box, arms = figures["box"], figures["arms"]
-    print("\n| | trials | to the top | CPU s | hypervolume | of the best arm's |\n|---|---|---|---|---|---|")
+    box, whole, arms = figures["box"], figures["whole_box"], figures["arms"]
+    print("\n| | trials | seeds | CPU s | hypervolume | of the best arm's | the same in the whole box |\n"
+          "|---|---|---|---|---|---|---|")
     for name, volumes in box["volumes"].items():
-        mean, half = interval(volumes)
-        share = box["relative_to_best_arm"][name]
-        print(f"| {name} | {statistics.fmean(arms[name]['trials']):.0f} "
-              f"| {statistics.fmean(arms[name]['complete']):.0f} "
-              f"| {statistics.fmean(arms[name]['cpu_seconds']):.0f} | {mean:.3f} ± {half:.3f} "
-              f"| {share[0]:.2f} ± {share[1]:.2f} |")
-    print("all arms by hand together", box["all_arms_together"], box["all_arms_trials"], "trials")
+        print(f"| {name} | {statistics.fmean(arms[name]['trials']):.0f} | {len(volumes)} "
+              f"| {statistics.fmean(arms[name]['cpu_seconds']):.0f} | {shown(told(volumes), 3)} "
+              f"| {shown(box['relative_to_best_arm'][name], 2)} "
+              f"| {shown(whole['relative_to_best_arm'][name], 2)} |")
+    print("all arms by hand together", box["all_arms_together"], whole["all_arms_together"],
+          box["all_arms_trials"], "trials")
     print("search by trials", box["search_by_trials"])
     print(figures["target"])
 
