@@ -43,7 +43,8 @@ SPACES = {"quickstart": {"gaussian": "quickstart", "masked": "masked"},
           "e2e": {"gaussian": "e2e", "masked": "masked_e2e"}}
 PARTS = ("train", "texts", "samplers", "confirm", "control", "show")
 GAUSSIAN_STEPS = 50
-TEMPERATURES = (0.5, 0.7, 1.0)
+TEMPERATURES = {"gaussian": (0.5, 0.7, 1.0), "masked": (0.5, 0.7, 0.8, 0.9, 1.0)}
+"""Of values; in small steps where a row as diverse as the Gaussian's is looked for."""
 AT_HALF = 24
 """Most passes of the masked rows that stand beside the Gaussian's 50."""
 COMPARED = ({"name": "quota"}, {"name": "quota", "order": "random"}, {"name": "quota", "order": "entropy"},
@@ -98,10 +99,10 @@ def texts(bench: Bench, process: str, seed: int) -> dict:
     base, count = load(folder), bench.args.samples
     if process == "gaussian":
         asked = [settings(config.sampling, {"name": "ancestral"}, GAUSSIAN_STEPS, temperature)
-                 for temperature in TEMPERATURES]
+                 for temperature in TEMPERATURES[process]]
     else:
         asked = [settings(config.sampling, sampler, AT_HALF, temperature)
-                 for sampler in COMPARED for temperature in TEMPERATURES]
+                 for sampler in COMPARED for temperature in TEMPERATURES[process]]
     rows = [figures(bench.ground, base, each, count) for each in asked]
     return {"training": facts_of(folder), **bound(bench, base, config), "rows": rows,
             "again": [figures(bench.ground, base, each, count, seed=1) for each in asked], **now()}

@@ -31,16 +31,18 @@ def reference(found: dict) -> int:
     return next(i for i, row in enumerate(found["rows"]) if row["temperature"] == 0.5)
 
 
-def choice(rows: list[dict], least: float) -> int | None:
-    """The row of the lowest perplexity whose distinct-2 is at least `least`; None where none is."""
-    fitting = [i for i, row in enumerate(rows) if row["distinct2"] >= least]
-    return min(fitting, key=lambda i: rows[i]["perplexity"], default=None)
+def choice(draws: tuple[list[dict], list[dict]], least: tuple[float, float]) -> int | None:
+    """The row of the lowest perplexity in the first of two sets of texts, of those whose distinct-2 is at
+    least `least` in either; None where none is."""
+    fitting = [i for i, both in enumerate(zip(*draws, strict=True))
+               if all(row["distinct2"] >= bound for row, bound in zip(both, least, strict=True))]
+    return min(fitting, key=lambda i: draws[0][i]["perplexity"], default=None)
 
 
 def pairs(held: dict, text: str) -> list[dict]:
     """For each seed, and each pair of kinds of bases: the Gaussian's row, and the masked row chosen for the
-    lowest perplexity at no less than 0.97 of its distinct-2. The choice is made by one set of texts; all
-    figures are of another one."""
+    lowest perplexity at no less than 0.97 of its distinct-2 in both sets of texts. The perplexity that
+    chooses is of one set; all figures are of the other one."""
     processes = held["texts"][text]
     found = []
     for name, other in product(processes, processes):
@@ -49,7 +51,9 @@ def pairs(held: dict, text: str) -> list[dict]:
         for seed in processes[name].keys() & processes[other].keys():
             masked, gaussian = processes[name][seed], processes[other][seed]
             at = reference(gaussian)
-            chosen = choice(masked["rows"], 0.97 * gaussian["rows"][at]["distinct2"])
+            chosen = choice((masked["rows"], masked["again"]),
+                            (0.97 * gaussian["rows"][at]["distinct2"],
+                             0.97 * gaussian["again"][at]["distinct2"]))
             if chosen is not None:
                 found.append({"name": f"{other}, {name}", "seed": seed, "gaussian": gaussian["again"][at],
                               "masked": masked["again"][chosen], "bounds": (gaussian["nll_bound"],

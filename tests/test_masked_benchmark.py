@@ -30,7 +30,9 @@ def row(perplexity, distinct2, **more):
 
 def test_less_diversity_is_not_chosen():
     rows = [row(4.0, 0.20), row(6.0, 0.31), row(5.0, 0.30)]
-    assert choice(rows, 0.29) == 2 and choice(rows, 0.1) == 0 and choice(rows, 0.5) is None
+    again = [row(9.0, 0.20), row(9.0, 0.31), row(9.0, 0.25)]
+    assert choice((rows, rows), (0.29, 0.29)) == 2 and choice((rows, again), (0.29, 0.29)) == 1
+    assert choice((rows, again), (0.1, 0.1)) == 0 and choice((rows, again), (0.5, 0.1)) is None
 
 
 def found(rows, again):
