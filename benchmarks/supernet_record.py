@@ -59,6 +59,7 @@ def main() -> None:
     done = {line["part"] for line in read_lines(journal)}
     shared = Prepared(**prepared(space.example, args.cache, context))
     longest: dict[str, float] = {}
+    list(of_own(space.example, (1,), shared, args.work / "trial", context))  # untimed: what is imported
     for name, part in parts(space, args.seeds, args.supernets, shared, Path(args.cache), args.work / "trial",
                             context):
         since, kind = time.monotonic(), name.split()[0]
