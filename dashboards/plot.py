@@ -109,11 +109,20 @@ def draw(picture: Picture) -> Figure:
         line[0].set_ylabel(label(down))
     share = f"{len(picture.members) + len(picture.lost)} of {picture.complete} complete trials on the front"
     figure.suptitle(f"{picture.name}: {share}", x=0.01, ha="left", fontsize=14, fontweight="bold")
-    handles = {text: handle for panel in grid.flat
-               for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles),
-                  frameon=False, fontsize=11, handletextpad=0.4, columnspacing=1.6)
-    figure.draw_without_rendering()
+    legend(figure, {text: handle for panel in grid.flat
+                    for handle, text in zip(*panel.get_legend_handles_labels(), strict=True)})
     for panel, axis in zip(grid.flat, across, strict=False):
         name(panel, picture, axis, down)
     return figure
+
+
+def legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """All that is drawn, by name, below the panels: in one line, or in as few as fit into the figure, which
+    is laid out by this."""
+    for columns in range(len(handles), 0, -1):
+        found = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns,
+                              frameon=False, fontsize=11, handletextpad=0.4, columnspacing=1.6)
+        figure.draw_without_rendering()
+        if columns == 1 or found.get_window_extent().width <= figure.bbox.width:
+            return
+        found.remove()

@@ -114,6 +114,8 @@ def test_what_was_measured_anew_stands_at_its_fresh_figures(make):
     figure = draw(picture)
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "front, measured anew (2)" in legend and "lost its place, measured anew (1)" in legend
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox  # all of it can be read
+    assert len(figure.legends) == 1 and whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0
     (front,) = [dots for dots in figure.axes[0].collections if dots.get_label().startswith("front")]
     assert sorted(map(tuple, front.get_offsets().tolist())) == [(11.0, 41.0), (29.0, 22.0)]
 
