@@ -338,8 +338,7 @@ class TrialConfig(Settings):
                     f"legal: {', '.join(map(str, self.adapt.bits))} (adapt.bits)")
         if self.adapt.mixtures:
             return self._no_mixture()
-        body: tuple[Site, ...] = ("attention", "ffn")
-        if all(self.quantization.at(site) != quantizer for site in body):
+        if all(self.quantization.at(site) != quantizer for site in MIXED):
             return ("a supernet's bit-widths are quantization.quantizer's, which acts neither on attention "
                     "nor on ffn; legal: quantization.sites with one of the two")
         return None
