@@ -6,8 +6,8 @@ BIN         := $(VENV)/bin
 TORCH       ?= torch==2.13.0
 TORCH_INDEX ?=
 CUDA        ?=
-SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
-PYTHON      ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+SUPPORTED   := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
+PYTHON      ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
                  $$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ clean:  ## remove .venv, caches and build leftovers; runs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "qdlm: error: no Python 3.11, 3.12 or 3.13 found; give PYTHON=<path>" >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "qdlm: error: no Python 3.11, 3.12, 3.13 or 3.14 found; give PYTHON=<path>" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 # torch first: whichever build it is, the packages that follow find it installed and leave it alone.

@@ -68,10 +68,11 @@ def trace(function: Callable[..., Any], example: Sequence[Tensor]) -> Callable[.
     warns of that as it would of what values decide, so that its warnings tell nothing here.
 
     torch 2.13 calls `torch.jit` deprecated in favor of its compiler, which needs a C++ compiler at hand where
-    there is no GPU.
+    there is no GPU, and under Python 3.14 not supported; that graphs compute there bit for bit what modules
+    do is tested as under other Pythons.
     """
     with warnings.catch_warnings(), torch.jit.optimized_execution(False):
-        warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated.*")
+        warnings.filterwarnings("ignore", message=".*torch.jit.* is (deprecated|not supported).*")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         return torch.jit.trace(function, tuple(example), check_trace=False)
 

@@ -68,9 +68,9 @@ def _version(package: str) -> str | None:
 
 
 def _software() -> Iterator[Finding]:
-    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    supported = (3, 11) <= sys.version_info[:2] < (3, 15)
     yield Finding("software", "python", OK if supported else BAD,
-                  f"{platform.python_version()}" + ("" if supported else ", needs 3.11, 3.12 or 3.13"))
+                  f"{platform.python_version()}" + ("" if supported else ", needs 3.11, 3.12, 3.13 or 3.14"))
     yield Finding("software", "qdlm", OK, _version("qdlm") or "run from its source folder")
     for package in PACKAGES:
         version = _version(package)

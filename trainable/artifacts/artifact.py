@@ -109,7 +109,9 @@ def load(path: Path | str, device: torch.device | str = "cpu", run_codes: bool =
     """
     path, device = Path(path), torch.device(device)
     if not (path / CONFIG).is_file():
-        raise UserError(f"{path} is not an artifact: no {CONFIG} in it")
+        within = sorted(str(one.parent) for one in path.glob(f"artifacts/*/{CONFIG}"))
+        raise UserError(f"{path} is not an artifact: no {CONFIG} in it"
+                        + (f"; it is a run, give one of its models: {', '.join(within)}" if within else ""))
     _check(path, HASHED)
     head, config, lexicon, found = read_files(path)
     packing = head["packing"]

@@ -194,3 +194,11 @@ def test_a_large_tensor_is_read_part_by_part(tmp_path, monkeypatch):
         found = reading.read_tensors(tmp_path / "x.safetensors")
         assert {name: value.dtype for name, value in found.items()} == {k: v.dtype for k, v in made.items()}
         assert all(torch.equal(value, made[name]) for name, value in found.items())
+
+
+def test_a_run_in_the_place_of_an_artifact_is_told_its_models(tmp_path):
+    for name in ("trial-0007", "trial-0003"):
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+        (tmp_path / "artifacts" / name / "config.json").touch()
+    with pytest.raises(UserError, match=r"it is a run, give one of its models: .*trial-0003, .*trial-0007$"):
+        load(tmp_path)
