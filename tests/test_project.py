@@ -66,6 +66,14 @@ SLOW = {"ray", "torch",
         "transformers", "peft", "datasets", "optuna", "pandas", "matplotlib", "pyarrow", "spacy"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten() -> Iterator[None]:
+    """What was parsed: millions of objects, which every later collection of garbage would go through."""
+    yield
+    for known in (tree, nodes, imports, calls):
+        known.cache_clear()
+
+
 def files(*packages: str) -> list[Path]:
     """Python files of some packages."""
     return [path for package in packages for path in sorted((ROOT / package).rglob("*.py"))]
@@ -88,6 +96,15 @@ def nodes(path: Path) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(tree(path)))
 
 
+def dotted(node: ast.AST) -> str:
+    """The names of an expression like `a.b.c`; of any other what comes after it, or nothing."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id if isinstance(node, ast.Name) else "", *reversed(names)])
+
+
 @cache
 def imports(path: Path, top_level: bool = False) -> tuple[tuple[int, str], ...]:
     """Line and module of each import; what stands under `if TYPE_CHECKING` costs nothing and is left out."""
@@ -96,7 +113,7 @@ def imports(path: Path, top_level: bool = False) -> tuple[tuple[int, str], ...]:
 
 def _imports(path: Path, top_level: bool) -> Iterator[tuple[int, str]]:
     skipped = {id(node) for branch in nodes(path) if isinstance(branch, ast.If)
-               and "TYPE_CHECKING" in ast.dump(branch.test) for item in branch.body
+               and dotted(branch.test).endswith("TYPE_CHECKING") for item in branch.body
                for node in ast.walk(item)}
     for node in tree(path).body if top_level else nodes(path):
         if id(node) in skipped:
@@ -181,7 +198,7 @@ def own_private_names() -> frozenset[str]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-              and ast.unparse(node.value) in ("self", "cls")):
+              and dotted(node.value) in ("self", "cls")):
             names.add(node.attr)
     return frozenset(names)
 
@@ -262,7 +279,7 @@ FORBIDDEN_CALLS = {"yaml.load", "yaml.full_load", "yaml.unsafe_load",
 @cache
 def calls(path: Path) -> tuple[tuple[str, ast.Call], ...]:
     """Each call with its dotted name."""
-    return tuple((ast.unparse(node.func), node) for node in nodes(path) if isinstance(node, ast.Call))
+    return tuple((dotted(node.func), node) for node in nodes(path) if isinstance(node, ast.Call))
 
 
 def keyword(call: ast.Call, name: str) -> object:
@@ -286,7 +303,7 @@ def mistakes(path: Path) -> Iterator[str]:
     for node in nodes(path):
         if (isinstance(node, ast.ExceptHandler)
                 and (node.type is None or len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
-                     and ast.unparse(node.type) in ("Exception", "BaseException"))):
+                     and dotted(node.type) in ("Exception", "BaseException"))):
             yield f"{where(path, node.lineno)}: swallows every exception"
         if isinstance(node, ast.Global):
             yield f"{where(path, node.lineno)}: global state"

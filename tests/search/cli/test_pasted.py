@@ -1,5 +1,6 @@
 """Every command that is printed as the next one runs as it is printed: a shell is given it, in a folder with
-an awkward name."""
+an awkward name. Of one of the names it starts the program; of the others, which differ in what a shell makes
+of them alone, the words that the shell finds go to the program in this process."""
 
 import json
 import os
@@ -28,6 +29,10 @@ objectives: {perplexity: minimize, size_bytes: minimize}
 budget: {trials: 6}
 """
 NAMES = ["runs", "my runs (it's)", 'a "b" $HOME', "é; true #1"]
+STARTED = NAMES[1]
+"""The name of which the program is started."""
+TELLS = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
+"""Stands for the program: tells the words that it was called with."""
 
 
 @pytest.fixture(params=NAMES)
@@ -42,14 +47,33 @@ def run(request, tmp_path, monkeypatch) -> Path:
     folder.append({"trial": 0, "rung": 0, "state": "complete", "config.lora.rank": 4, "seconds": 3.0,
                    "perplexity": 9.0, "size_bytes": 4e6, "artifact": "artifacts/trial-0000"})
     folder.close("interrupted")
+    if request.param != STARTED:
+        scripts = tmp_path / "environment" / "bin"
+        scripts.mkdir(parents=True)
+        (scripts / "python").symlink_to(sys.executable)
+        (scripts / "qdlm").write_text(TELLS)
+        (scripts / "qdlm").chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(scripts / "python"))
     return folder.path.relative_to(tmp_path)
 
 
-def pasted(command: str, *more: str) -> subprocess.CompletedProcess:
+@pytest.fixture
+def pasted(request, run, capsys, monkeypatch):
     """The command as a shell runs it, in the working folder, with the code that is tested."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.run(["bash", "-c", f"{command} {' '.join(more)}"], capture_output=True, text=True,
-                          env=environment)
+    def paste(command: str, *more: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        done = subprocess.run(["bash", "-c", f"{command} {' '.join(more)}"], capture_output=True, text=True,
+                              env=environment)
+        if request.node.callspec.params["run"] == STARTED or done.returncode:
+            return done
+        capsys.readouterr()
+        with monkeypatch.context() as wide:
+            wide.setenv("COLUMNS", "200")
+            done.returncode = main(done.stdout.split("\0")[:-1])
+        done.stdout, done.stderr = capsys.readouterr()
+        return done
+
+    return paste
 
 
 def commands(text: str) -> list[str]:
@@ -62,7 +86,7 @@ def printed(capsys, *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_after_a_run_and_after_front_best(run, capsys):
+def test_after_a_run_and_after_front_best(run, pasted, capsys):
     report(run, out())
     front, generate = commands(capsys.readouterr().out)
     best, = commands(printed(capsys, "front", str(run), "--best", "perplexity"))
@@ -73,15 +97,15 @@ def test_after_a_run_and_after_front_best(run, capsys):
     assert shlex.split(generate, comments=True)[-1] == f"{run}/artifacts/trial-0000"
 
 
-def test_text_from_the_member_that_is_named(run, capsys, request):
-    if request.node.callspec.params["run"] != NAMES[1]:
+def test_text_from_the_member_that_is_named(run, pasted, capsys, request):
+    if request.node.callspec.params["run"] != STARTED:
         pytest.skip("once is enough: torch takes seconds to load")
     command, = commands(printed(capsys, "front", str(run), "--best", "perplexity"))
     done = pasted(command, "-n 1")
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
-def test_going_on(run, capsys):
+def test_going_on(run, pasted, capsys):
     """The search itself is not begun: what is wrong with the settings is told once the run was found."""
     told = [printed(capsys, "status", str(run))]
     watch = SessionObserver(lambda event: None, lambda place: LocalSession.resume_command(None, place))
@@ -94,7 +118,7 @@ def test_going_on(run, capsys):
         assert done.returncode == 2 and "unknown key 'budgt'" in done.stderr, done.stderr
 
 
-def test_from_the_report(run, capsys):
+def test_from_the_report(run, pasted, capsys):
     from search.reporting.report import collect
 
     again, front, generate = (line
@@ -104,7 +128,7 @@ def test_from_the_report(run, capsys):
     assert pasted(front).returncode == 0 and Path(shlex.split(generate)[-1]).is_dir()
 
 
-def test_words_of_errors_and_lists(run, capsys):
+def test_words_of_errors_and_lists(run, pasted, capsys):
     assert main(["front"]) == 2
     command, = commands(capsys.readouterr().err)
     assert command == f"{program()} front --help)" and pasted(command.rstrip(")")).returncode == 0
@@ -123,7 +147,7 @@ def test_a_job_is_come_back_to(run, capsys, monkeypatch):
     assert printed(capsys, *words[len(shlex.split(program())):]).endswith("succeeded\n")
 
 
-def test_where_the_environment_is_active_the_name_is_enough(run, capsys, monkeypatch):
+def test_where_the_environment_is_active_the_name_is_enough(run, pasted, capsys, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     if not Path(sys.executable).with_name("qdlm").is_file():
         pytest.skip("qdlm is not installed here")
