@@ -61,3 +61,17 @@ def recorded_cluster() -> str | None:
     import ray._private.services as services
 
     return services.find_bootstrap_address(None)
+
+
+def lean(trainer: Any) -> None:
+    """Have the groups of a Ray Train trainer start without processes that do nothing for them: the one that
+    divides data sets, of which there are none, and, where no dashboard runs, the one that frees a group's
+    place when its controller died, of which it learns through the dashboard alone."""
+    import ray._private.worker as connection
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    idle = ((DatasetsCallback,) if connection.get_dashboard_url()
+            else (DatasetsCallback, PlacementGroupCleanerCallback))
+    all_of_them = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [one for one in all_of_them() if not isinstance(one, idle)]

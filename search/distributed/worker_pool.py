@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.distributed.broker import Broker
 from search.distributed.client import PoolClient, PoolError, get
+from search.distributed.compat import lean
 from spaces.config import HardwareConfig
 from trainable.messages import DepotSettings, GroupInfo, WorkerConfig
 
@@ -162,6 +163,7 @@ class WorkerPool:
                 failure_config=ray.train.FailureConfig(  # type: ignore[call-arg]
                     max_failures=0, controller_failure_limit=0, max_preemption_failures=0)),
         )
+        lean(trainer)
         try:
             trainer.fit()
         except ray.train.WorkerGroupError as error:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from importlib import metadata
 
+import pytest
+
 from cluster import compat as jobs
-from search.distributed import compat
+from search.distributed import compat, environment
 
 
 def test_they_were_read_in_ray_2_60_0():
@@ -33,3 +35,16 @@ def test_ray_2_60_0_has_the_client_that_asks_a_head_whether_it_answers():
     """That it fails where none answers, and how soon: test_cluster.py."""
     named = compat.ANSWERS.partition("GcsClient(")[0] + "assert GcsClient"
     assert subprocess.run([sys.executable, "-c", named], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("dashboard", "gone"), [
+    ("127.0.0.1:8265", {"DatasetsCallback"}), (None, {"DatasetsCallback", "PlacementGroupCleanerCallback"})])
+def test_ray_2_60_0_starts_groups_without_what_does_nothing_for_them(monkeypatch, dashboard, gone):
+    environment.apply()
+    from ray.train.torch import TorchTrainer
+
+    monkeypatch.setattr("ray._private.worker.get_dashboard_url", lambda: dashboard)
+    trainer = TorchTrainer(print)
+    before = {type(one).__name__ for one in trainer._create_default_callbacks()}
+    compat.lean(trainer)
+    assert before - {type(one).__name__ for one in trainer._create_default_callbacks()} == gone
