@@ -51,6 +51,7 @@ class Pairs:
 
     def __init__(self, x: Features, at: np.ndarray):
         n, self.d = len(at), x.values.shape[1]
+        self.middle, self.wide = priors(self.d)
         left, right = np.tril_indices(n)
         self.place = left + n * right  # in a matrix whose columns lie one after the other, as LAPACK's do
         self.ends, self.own = (left, right), left == right
@@ -69,15 +70,14 @@ class Pairs:
 
     def fit(self, y: np.ndarray, rounds: int = 40) -> tuple[Hyperparameters, float]:
         """As `fit`, for values of these points."""
-        middle, wide = priors(self.d)
-        bounds = list(zip(middle - 4 * wide, middle + 4 * wide, strict=True))
-        found = minimize(partial(self.loss, y=y), middle, jac=True, method="L-BFGS-B", bounds=bounds,
+        bounds = list(zip(self.middle - 4 * self.wide, self.middle + 4 * self.wide, strict=True))
+        found = minimize(partial(self.loss, y=y), self.middle, jac=True, method="L-BFGS-B", bounds=bounds,
                          options={"maxiter": rounds})
         return Hyperparameters.of(found.x), float(found.fun)
 
     def loss(self, logs: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
         """The negative logarithmic posterior density of settings, and its slope over their logarithms."""
-        d, (middle, wide), parameters = self.d, priors(self.d), np.exp(logs)
+        d, parameters = self.d, np.exp(logs)
         inverse, other, own = parameters[:d] ** -2, parameters[d:2 * d] ** -2, parameters[2 * d:3 * d]
         variance, noise, bias, offset, power = parameters[3 * d:]
         main, slope = _kernel(inverse @ self.squares)
@@ -88,16 +88,18 @@ class Pairs:
         covariance[self.below] += lower
         covariance[self.own] += noise + JITTER
         inverted, solved, determinant = self._solve(covariance, y)
-        pull = (logs - middle) / wide
+        pull = (logs - self.middle) / self.wide
         value = 0.5 * y @ solved + determinant + 0.5 * pull @ pull
         weight = (solved[self.ends[0]] * solved[self.ends[1]] - inverted) * self.often
         pressed = weight[self.below] * both
-        gradient = np.r_[
-            self.squares @ (weight * variance * slope) * inverse,
-            self.squares_below @ (pressed * bias * steep) * other, own * (self.alone @ weight),
-            variance * (weight @ main), noise * weight[self.own].sum(), bias * (pressed @ side),
-            offset * pressed.sum(), power * (weight[self.below] * lower) @ self.depth]
-        return value, -0.5 * gradient + pull / wide
+        gradient = np.empty_like(parameters)  # filled in place: np.r_ takes as long as the sums
+        gradient[:d] = self.squares @ (weight * variance * slope) * inverse
+        gradient[d:2 * d] = self.squares_below @ (pressed * bias * steep) * other
+        gradient[2 * d:3 * d] = own * (self.alone @ weight)
+        gradient[3 * d:] = (variance * (weight @ main), noise * weight[self.own].sum(),
+                            bias * (pressed @ side), offset * pressed.sum(),
+                            power * (weight[self.below] * lower) @ self.depth)
+        return value, -0.5 * gradient + pull / self.wide
 
     def _solve(self, covariance: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """The inverse of a covariance [p], by pairs, the solution for `y`, and half of the determinant's
