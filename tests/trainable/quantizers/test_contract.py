@@ -1,6 +1,7 @@
 """What every quantizer in the registry must do. A new plug-in is covered by its registry line and
 its `examples()`."""
 
+import itertools
 import math
 
 import numpy as np
@@ -23,11 +24,11 @@ def draw(shape, seed=0, std=0.5, device="cpu"):
     return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * std).to(device)
 
 
-def assert_same_bits(a: torch.Tensor, b: torch.Tensor):
-    """Equal as bytes: tells -0 from 0, which `torch.equal` does not."""
-    assert a.dtype == b.dtype and a.shape == b.shape
+def assert_same_bits(a: torch.Tensor, b: torch.Tensor, of: object = None):
+    """Equal as bytes: tells -0 from 0, which `torch.equal` does not. `of`: what failed, for the message."""
+    assert a.dtype == b.dtype and a.shape == b.shape, of
     first, second = (x.detach().cpu().contiguous().flatten().view(torch.uint8) for x in (a, b))
-    assert torch.equal(first, second)
+    assert torch.equal(first, second), of
 
 
 def awkward_weights() -> dict[str, torch.Tensor]:
@@ -64,23 +65,22 @@ def quantizer(request):
 
 class TestQuantizerContract:
     @pytest.mark.parametrize("device", DEVICES)
-    @pytest.mark.parametrize("shape", SHAPES, ids=str)
-    def test_decode_gives_the_trained_values_bit_for_bit(self, quantizer, shape, device):
-        for std in (0.02, 0.5, 5.0):
+    def test_decode_gives_the_trained_values_bit_for_bit(self, quantizer, device):
+        for shape, std in itertools.product(SHAPES, (0.02, 0.5, 5.0)):
             w = draw(shape, std=std, device=device)
             packed = quantizer.encode(w)
             decoded = quantizer.decode(packed, shape)
             assert decoded.dtype == torch.float32 and decoded.device == w.device
-            assert_same_bits(decoded, quantizer.fake_quantize(w))
+            assert_same_bits(decoded, quantizer.fake_quantize(w), (shape, std))
 
-    @pytest.mark.parametrize("case", AWKWARD, ids=str)
-    def test_awkward_weights_stay_finite_and_round_trip(self, quantizer, case):
-        w = AWKWARD[case].clone().requires_grad_()
-        out = quantizer.fake_quantize(w)
-        assert torch.isfinite(out).all()
-        assert_same_bits(quantizer.decode(quantizer.encode(w), tuple(w.shape)), out)
-        out.sum().backward()
-        assert torch.isfinite(w.grad).all()
+    def test_awkward_weights_stay_finite_and_round_trip(self, quantizer):
+        for case, given_weight in AWKWARD.items():
+            w = given_weight.clone().requires_grad_()
+            out = quantizer.fake_quantize(w)
+            assert torch.isfinite(out).all(), case
+            assert_same_bits(quantizer.decode(quantizer.encode(w), tuple(w.shape)), out, case)
+            out.sum().backward()
+            assert torch.isfinite(w.grad).all(), case
 
     def test_at_the_ends_of_float32_values_stay_finite_and_a_scale_that_fits_saturates_nothing(self,
                                                                                                quantizer):
@@ -105,8 +105,11 @@ class TestQuantizerContract:
         w = torch.tensor((values * columns)[: rows * columns], dtype=torch.float32).view(rows, columns)
         assert_same_bits(quantizer.decode(quantizer.encode(w), (rows, columns)), quantizer.fake_quantize(w))
 
-    @pytest.mark.parametrize("shape", SHAPES, ids=str)
-    def test_declared_size_is_the_size_to_the_byte(self, quantizer, shape):
+    def test_declared_size_is_the_size_to_the_byte(self, quantizer):
+        for shape in SHAPES:
+            self.size_is_as_declared(quantizer, shape)
+
+    def size_is_as_declared(self, quantizer, shape):
         packed, layout = quantizer.encode(draw(shape)), quantizer.layout(shape)
         assert packed["codes"].dtype == torch.uint8 and set(packed) == set(layout)
         assert all(value.is_contiguous() and value.ndim == 1 for value in packed.values())
@@ -230,15 +233,16 @@ class TestQuantizerContract:
             if rule == "plain":
                 assert torch.equal(w.grad, draw(tuple(w.shape), seed=1))
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
-    def test_other_dtypes_are_quantized_in_float32_then_cast(self, quantizer, dtype):
-        w = draw((9, 11)).to(dtype).requires_grad_()
-        out = quantizer.fake_quantize(w)
-        assert out.dtype == dtype
-        reference = quantizer.decode(quantizer.encode(w), (9, 11)) if quantizer.name != "none" else w.detach()
-        assert torch.equal(out.detach(), reference.to(dtype))
-        out.sum().backward()
-        assert w.grad.dtype == dtype and torch.isfinite(w.grad).all()
+    def test_other_dtypes_are_quantized_in_float32_then_cast(self, quantizer):
+        for dtype in (torch.bfloat16, torch.float16, torch.float64):
+            w = draw((9, 11)).to(dtype).requires_grad_()
+            out = quantizer.fake_quantize(w)
+            assert out.dtype == dtype
+            reference = (quantizer.decode(quantizer.encode(w), (9, 11)) if quantizer.name != "none"
+                         else w.detach())
+            assert torch.equal(out.detach(), reference.to(dtype)), dtype
+            out.sum().backward()
+            assert w.grad.dtype == dtype and torch.isfinite(w.grad).all(), dtype
 
     def test_non_contiguous_weight(self, quantizer):
         w = draw((13, 22))
@@ -247,12 +251,12 @@ class TestQuantizerContract:
         assert_same_bits(quantizer.decode(quantizer.encode(view), tuple(view.shape)),
                          quantizer.fake_quantize(view))
 
-    @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-    def test_encode_refuses_a_diverged_weight(self, quantizer, bad):
-        w = draw((3, 4))
-        w[1, 2] = bad
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            quantizer.encode(w)
+    def test_encode_refuses_a_diverged_weight(self, quantizer):
+        for bad in (math.nan, math.inf, -math.inf):
+            w = draw((3, 4))
+            w[1, 2] = bad
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                quantizer.encode(w)
 
     def test_decode_refuses_truncated_arrays(self, quantizer):
         packed = quantizer.encode(draw((40, 10)))
@@ -272,13 +276,13 @@ class TestQuantizerContract:
             return
         assert_same_bits(look_up(quantizer, packed, shape, ids), quantizer.decode(packed, shape)[ids])
 
-    @pytest.mark.parametrize("shape", [(40, 64), (40, 13)], ids=str)
-    def test_runs_of_rows_are_those_of_the_whole(self, quantizer, shape):
-        packed = quantizer.encode(draw(shape))
-        whole, runs = quantizer.decode(packed, shape), list(row_runs(quantizer, packed, shape, 16))
-        assert [(run.start, run.stop) for run, _ in runs] == [(0, 16), (16, 32), (32, 40)]
-        for run, rows in runs:
-            assert_same_bits(rows, whole[run])
+    def test_runs_of_rows_are_those_of_the_whole(self, quantizer):
+        for shape in ((40, 64), (40, 13)):
+            packed = quantizer.encode(draw(shape))
+            whole, runs = quantizer.decode(packed, shape), list(row_runs(quantizer, packed, shape, 16))
+            assert [(run.start, run.stop) for run, _ in runs] == [(0, 16), (16, 32), (32, 40)]
+            for run, rows in runs:
+                assert_same_bits(rows, whole[run], shape)
 
     def test_says_what_it_is(self, quantizer):
         facts = quantizer.facts((821, 16))
