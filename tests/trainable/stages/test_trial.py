@@ -1,20 +1,21 @@
 """From corpus to exported model with real parts at toy size: prepare, trial, artifact, re-measurement."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ranks import forked
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import load
 from trainable.quantization.sites import frozen_weights
 from trainable.registry import completed
+from trainable.stages import trial as stage
 from trainable.stages.adapted import adapted_model
 from trainable.stages.trial import CHECKPOINT, Trial
 from trainable.storage.folders import damage, verified, whole_folder
@@ -182,42 +183,34 @@ def test_a_killed_trial_continues_from_its_last_rung(prepared, tmp_path, finishe
     assert [event["nll_bound"] for event in events[1:]] == [event["nll_bound"] for event in finished[2][1:]]
 
 
-KILLED = """
-import json
-import os
-import signal
-import sys
+def killed_inside_measuring(payload: dict, doomed: int, told: Path) -> None:
+    """Run a trial whose process is killed when it measures for the last time; `told` holds its rungs."""
+    whole, seen = stage.measure, []
 
-from trainable.stages import trial
-from trainable.workers.context import WorkerContext
-from trainable.workers.jobs import JOBS
+    def deadly(measurement, final):
+        seen.append(final)
+        if len(seen) > doomed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(measurement, final)
 
-payload, doomed = json.loads(sys.argv[1]), int(sys.argv[2])
-whole, seen = trial.measure, []
-
-
-def deadly(measurement, final):
-    seen.append(final)
-    if len(seen) > doomed:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(measurement, final)
-
-
-trial.measure = deadly
-for event in JOBS["trial"](payload, WorkerContext()):
-    print(event.get("rung"), flush=True)
-"""
+    stage.measure = deadly
+    with told.open("w") as file:
+        for event in JOBS["trial"](payload, WorkerContext()):
+            print(event.get("rung"), file=file, flush=True)
 
 
 @pytest.mark.parametrize("doomed", [0, 1])
-def test_a_worker_killed_inside_measuring_loses_no_rung(prepared, tmp_path, finished, doomed):
+def test_a_worker_killed_inside_measuring_loses_no_rung(prepared, tmp_path, tmp_path_factory, finished,
+                                                        doomed):
     """Every rung is told after the restart, with the losses of the training that is not repeated."""
     settings = finished[0].model_dump(mode="json")
     payload = dict(config=settings, prepared=prepared, rungs=[3, 8], folder=str(tmp_path))
-    killed = subprocess.run([sys.executable, "-c", KILLED, json.dumps(payload), str(doomed)], text=True,
-                            capture_output=True, cwd=Path(__file__).resolve().parents[3], check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert killed.stdout.split() == ["None", "0"][:1 + doomed]
+    told = tmp_path_factory.mktemp("told") / "rungs"
+    killed = forked(killed_inside_measuring, payload, doomed, told)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert told.read_text().split() == ["None", "0"][:1 + doomed]
     trained = torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"]
     assert trained == (3, 8)[doomed], "the training of the rung that it measured is kept"
     events = job("trial", **payload)

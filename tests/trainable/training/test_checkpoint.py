@@ -2,18 +2,18 @@
 from the start."""
 
 import math
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
+import time
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ranks import run_two_ranks
+from ranks import forked, run_two_ranks
 
 from spaces.config import OptimConfig, RuntimeConfig, TrialConfig
 from trainable.artifacts.artifact import load
@@ -21,6 +21,7 @@ from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.training import checkpoint
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext
@@ -147,22 +148,16 @@ SETTINGS = {
     "diffusion": {"timesteps": 100, "loss": "ce"},
     "base": {"optim": {"steps": 400, "batch_size": 8, "lr": 5e-3, "ema": 0.9}},
 }
-KILLED = """
-import sys
-from pathlib import Path
-import torch
-from spaces.config import TrialConfig
-from trainable.training import checkpoint
-from trainable.workers import jobs
-from trainable.workers.context import WorkerContext
 
-checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
-torch.set_num_threads(1)
-payload = {"config": SETTINGS, "cache": sys.argv[1], "corpus": sys.argv[2]}
-for event in jobs.JOBS["base"](payload, WorkerContext()):
-    print(event["detail"], flush=True)
-    while event["progress"] > 0.6: pass
-"""
+
+def to_be_killed(payload: dict, tell: Connection) -> None:
+    """Make a base, with a checkpoint of every hundredth step, up to one at which it stays; tell the
+    details."""
+    checkpoint.EVERY, checkpoint.SHARE = 0.0, 1e9
+    for event in JOBS["base"](payload, WorkerContext()):
+        tell.send(event["detail"])
+        while event["progress"] > 0.6:
+            time.sleep(1)
 
 
 def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
@@ -174,14 +169,14 @@ def test_a_base_goes_on_after_kill_9_and_is_what_it_would_have_been(tmp_path):
     config = TrialConfig.model_validate(SETTINGS).model_dump(mode="json")
     corpus = list(JOBS["corpus"]({"config": config, "cache": str(tmp_path / "whole")},
                                  WorkerContext()))[-1]["path"]
-    process = subprocess.Popen([sys.executable, "-c", KILLED.replace("SETTINGS", repr(config)),
-                                tmp_path / "killed", corpus], stdout=subprocess.PIPE, text=True,
-                               cwd=Path(__file__).resolve().parents[3], env=os.environ)
-    begun = [process.stdout.readline() for _ in range(3)]
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    assert begun[2].startswith("step 300")
+    told, tell = Pipe(duplex=False)
+    payload = {"config": config, "cache": str(tmp_path / "killed"), "corpus": corpus}
+    process = forked(to_be_killed, payload, tell)
+    process.start()
+    begun = [told.recv() for _ in range(3)]
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and begun[2].startswith("step 300")
     path, details = base("killed")
     assert (details[0] == "going on from step 200"
             and not [left for left in Path(path).parent.iterdir() if left.name[0] == "."])
