@@ -14,6 +14,7 @@ from report_runs import write_run
 
 from spaces.config import PluginRef, QuantizationConfig, TrialConfig
 from trainable.artifacts.artifact import export
+from trainable.benchmarking import bench
 from trainable.control.conditions import symbols_of
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.gaussian.config import GaussianConfig
@@ -75,6 +76,7 @@ class World:
         for name in ("my.yaml", "mine.yaml"):
             (root / name).write_text(space.replace("TEXT", str(self.text)))
         self.searched: list[dict] = []
+        self.weight, self.weighed = bench.weight, {}
 
     def enter(self, monkeypatch) -> None:
         """Stand in the folder, and put quick ends in the place of the four."""
@@ -84,11 +86,18 @@ class World:
             asked, observer))
         monkeypatch.setattr("cluster.submitting.client", lambda address: Jobs())
         monkeypatch.setattr("dashboards.optuna_server.serve", lambda journal, host, port: None)
+        monkeypatch.setattr(bench, "weight", self._weight)
         (self.run / "study.journal").touch()
 
     def _search(self, space, **given):
         self.searched.append({"space": space, **given})
         return SimpleNamespace(run_folder=self.run, state="finished")
+
+    def _weight(self, side, device, batch, steps, table="auto"):
+        """Of each artifact the memory is taken once: that is a process with all libraries."""
+        if (side.path, table) not in self.weighed:
+            self.weighed[side.path, table] = self.weight(side, device, batch, steps, table)
+        return self.weighed[side.path, table]
 
     def real(self, word: str) -> str:
         """A word of a command with what its placeholder stands for."""

@@ -59,12 +59,12 @@ def until(look, seconds=60.0):
 
 
 @pytest.fixture(scope="module")
-def node():
+def node(warm_env):
     """Port of a node that exports a toy run, and its process."""
-    port = free_port()
+    port, path = free_port(), os.pathsep.join([str(ROOT), warm_env["PYTHONPATH"]])
     process = subprocess.Popen([sys.executable, str(ROOT / "tests" / "metrics_node.py"), str(port)],
                                cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)})
+                               stderr=subprocess.DEVNULL, env={**os.environ, **warm_env, "PYTHONPATH": path})
     try:
         assert process.stdout.readline() == "ready\n"
         yield port, process

@@ -22,8 +22,9 @@ import sys
 
 MODULES = ("aiohttp.web", "fsspec", "google.protobuf.json_format", "grpc.aio", "jsonschema", "pandas",
            "opentelemetry.sdk", "prometheus_client", "pyarrow.fs", "pyarrow.json", "pyarrow.parquet",
-           "pydantic.v1", "requests", "safetensors.torch", "tokenizers", "torch", "torch.distributed", "yaml")
-"""What Ray imports."""
+           "pydantic.v1", "requests", "safetensors.torch", "tokenizers", "torch", "torch._dynamo",
+           "torch.distributed", "yaml")
+"""What Ray imports, and a step of an optimizer."""
 SCRIPTS = ("workers/setup_worker.py", "workers/default_worker.py", "dashboard/agent.py",
            "runtime_env/agent/main.py", "_private/log_monitor.py", "_private/monitor.py",
            "dashboard/dashboard.py")

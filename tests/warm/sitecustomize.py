@@ -4,5 +4,7 @@ tests, then starts as Python is the `warm_python` that the environment names."""
 import os
 import sys
 
-if [os.path.basename(name) for name in sys.orig_argv[1:2]] in (["ray"], ["toy_driver.py"]):
+STARTERS = {"ray", "toy_driver.py", "metrics_node.py"}
+
+if STARTERS & {os.path.basename(name) for name in sys.orig_argv[1:2]}:
     sys.executable = os.environ.get("WARM_PYTHON", sys.executable)

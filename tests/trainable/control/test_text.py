@@ -22,13 +22,6 @@ def restaurant(tmp_path_factory):
     return TokenizedCorpus.open(folder)
 
 
-@pytest.fixture(scope="module")
-def e2e(tmp_path_factory, data_dir):
-    folder = tmp_path_factory.mktemp("e2e")
-    build(CorpusConfig(source=PluginRef(name="e2e", path=str(data_dir / "e2e"))), folder)
-    return TokenizedCorpus.open(folder)
-
-
 def human(corpus, n=400):
     """Semantic scores of the held-out sentences themselves, and their targets."""
     task = TASKS.build(PluginRef(name="semantic"))
