@@ -1,8 +1,10 @@
 """Fixtures shared by the whole suite."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too: threads wait busily
 
@@ -11,41 +13,69 @@ import pytest
 import torch
 from warm_python import warm_python
 
+gc.disable()  # until all is imported and collected, see `pytest_collection_finish`
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("untimed")
 
-LONG = {"search/run/test_sweep.py": 4.0, "cluster/test_local_cluster.py": 4.0,
-        "search/run/test_killed_measuring.py": 2.0, "search/run/test_notebook.py": 1.5,
-        "search/distributed/test_worker_pool.py": 2.0, "search/run/test_uri_storage.py": 1.5,
-        "search/run/test_prepare.py": 1.5, "search/cli/test_pasted.py": 1.0,
-        "search/study/test_replay.py": 1.0,
-        "trainable/training/test_checkpoint.py": 0.5,
-        "search/cli/test_bench.py": 0.5, "test_docs.py": 0.5}
-"""Files that start many processes, with their rough share of the time. Two at once only hinder each other."""
+TOGETHER = {
+    "clusters": (
+        "search/run/test_sweep.py", "cluster/test_local_cluster.py", "search/distributed/test_worker_pool.py",
+        "search/run/test_killed_measuring.py", "search/run/test_notebook.py",
+        "search/run/test_uri_storage.py", "search/run/test_prepare.py", "search/distributed/test_cluster.py",
+        "test_metrics_exported.py"),
+    "forks": (
+        "trainable/stages/test_trial.py", "trainable/training/test_checkpoint.py",
+        "trainable/training/test_training_ddp.py", "trainable/workers/test_context.py"),
+    "e2e": ("trainable/corpora/test_sources.py", "trainable/control/test_text.py")}
+"""Files that one worker of xdist runs one after the other, since they share what takes long to make: a Ray
+cluster and the process that its processes are forks of, see `warm_python`; the server of `ranks`; a corpus.
+Two clusters at once would only hinder each other; mostly others than the tests compute there."""
+LONG = ("test_types.py", "search/study/test_replay.py", "trainable/quantizers/test_contract.py",
+        "qdlm/test_api.py", "test_docs.py", "search/cli/test_pasted.py")
+"""Other files that take long: what begins last should be short."""
+ROOT = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each long file, then others that take about as long: of two workers of xdist (with
-    `--no-loadscope-reorder`), one mostly starts processes while the other computes."""
-    root = Path(__file__).parent
-    long = {root / name: share for name, share in LONG.items()}
-    files: dict[Path, list[pytest.Item]] = {}
-    for item in items:
-        files.setdefault(item.path, []).append(item)
-    others = [path for path in files if path not in long]
-    order: list[Path] = []
-    done = 0.0
-    for path in filter(files.__contains__, long):
-        first, done = done, done + long[path] / sum(long.values())
-        order += [path, *others[round(first * len(others)):round(done * len(others))]]
-    order += [path for path in files if path not in order]
-    items[:] = [item for path in order for item in files[path]]
+    """Long files first."""
+    order = [name for names in TOGETHER.values() for name in names]
+    place = {ROOT / name: number for number, name in enumerate((*order, *LONG))}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_collection_finish() -> None:
+    """Later collections of garbage pass over the tests and the libraries, which are nine of ten objects."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)  # without xdist there is nothing to schedule
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, where files that are `TOGETHER` count as one."""
+    if config.option.dist != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((name for name, files in TOGETHER.items() if file.endswith(files)), file)
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup() -> None:
     """Weights that a test leaves to torch's own start are the same in any order of the tests."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unhurried() -> Iterator[None]:
+    """No power is lost here, so nothing waits for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: os.fstat(handle) and None)
+        yield
 
 
 @pytest.fixture(scope="session")
