@@ -13,7 +13,6 @@ import pytest
 import torch
 from warm_python import warm_python
 
-gc.disable()  # until all is imported and collected, see `pytest_collection_finish`
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 hypothesis.settings.load_profile("untimed")
@@ -44,10 +43,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
-def pytest_collection_finish() -> None:
-    """Later collections of garbage pass over the tests and the libraries, which are nine of ten objects."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage is looked for while all is imported and the tests are made, and later collections pass over
+    these, which are nine of ten objects."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)  # without xdist there is nothing to schedule
