@@ -24,10 +24,14 @@ def main() -> None:
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
         share = json.loads((run / "front.json").read_text()).get("hypervolume")
     asked = [event["time"] for event in events if event["event"] == "ask"]
-    ends = [event for event in events if event["event"] == "row" and event["state"] in ENDED]
-    seconds = max(event["time"] for event in ends) - min(asked)
+    ends: dict[int, dict] = {}
+    for event in events:
+        if event["event"] == "row" and event["state"] in ENDED:
+            ends.setdefault(event["trial"], event)  # a member of the front has a second, of `finish`
+    seconds = max(event["time"] for event in ends.values()) - min(asked)
     print(json.dumps({"trials_a_minute": 60 * len(asked) / seconds, "trials_s": seconds,
-                      "complete": sum(event["state"] == "complete" for event in ends),
+                      "complete": sum(event["state"] == "complete" for event in ends.values()),
+                      "finish_s": events[-1]["time"] - min(asked) - seconds,
                       "whole_s": events[-1]["time"] - events[0]["time"], "share_of_box": share or 0.0}))
 
 

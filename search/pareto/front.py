@@ -3,24 +3,27 @@ front is worth."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from search.pareto.geometry import contributions, crowding, nondominated
-from search.pareto.objectives import Constraint, Objective, feasible, finished, judged, matrix, vector
-from search.pareto.reference_box import Box
+from search.pareto.objectives import dominates, feasible, finished, judged, matrix, minimized, vector
 from search.pareto.stability import Stability, ends, figure, source, stability, trusted
+from spaces.objectives import Constraint, Objective
 
 if TYPE_CHECKING:  # slow to import, so only where they are used
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
 
+    from search.pareto.reference_box import Box
+
 Row = Mapping[str, Any]
+FEW = 100
+"""Results whose front is found sooner without numpy than that is imported."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Front:
         A trial counts once, by its last complete row.
         """
         candidates = [row for row in finished(rows, objectives) if feasible(row, constraints)]
-        vectors = matrix(candidates, objectives)
-        places = np.flatnonzero(nondominated(vectors)).tolist()
-        places.sort(key=lambda place: (tuple(vectors[place]), candidates[place].get("trial", -1)))
+        vectors = [minimized(row, objectives) for row in candidates]
+        places = _nondominated(vectors)
+        places.sort(key=lambda place: (vectors[place], candidates[place].get("trial", -1)))
         members = [candidates[place] for place in places]
         return cls(tuple(objectives), tuple(constraints), tuple(candidates), tuple(members))
 
@@ -70,6 +73,8 @@ class Front:
     @property
     def crowding(self) -> np.ndarray:
         """Crowding distance of each member, float [members]; large = alone on its stretch of the front."""
+        from search.pareto.geometry import crowding
+
         return crowding(self.vectors)
 
     @cached_property
@@ -90,6 +95,10 @@ class Front:
     def contributions(self, box: Box) -> np.ndarray:
         """What the hypervolume would lose without each member, float [members]; 0 for one of
         two equal members."""
+        import numpy as np
+
+        from search.pareto.geometry import contributions
+
         return contributions(box.scaled(self.vectors), np.ones(len(self.objectives)))
 
     def attains(self, goal: Mapping[str, float]) -> bool:
@@ -132,7 +141,7 @@ class Front:
         rows = self.standing
         if not rows:
             return None
-        return rows[int(np.argmin(_scaled(self.figures).sum(axis=1)))]
+        return rows[int(_scaled(self.figures).sum(axis=1).argmin())]
 
     def best(self, metric: str, constraints: Sequence[Constraint] = ()) -> Row | None:
         """The member to choose from (`standing`) that is best on one objective by the figures to go by, of
@@ -145,7 +154,8 @@ class Front:
             raise KeyError(f"{metric} is not an objective: "
                            f"{[objective.metric for objective in self.objectives]}")
         front = self.within(constraints) if constraints else self
-        return front.standing[int(np.argmin(front.figures[:, wanted[0]]))] if front.standing else None
+        asked = [self.objectives[wanted[0]]]
+        return min(front.standing, key=lambda row: minimized(trusted(row, [metric]), asked), default=None)
 
     def within(self, bounds: Sequence[Constraint]) -> Front:
         """The front of the candidates that keep to `bounds`, and to the constraints that there are, by the
@@ -237,9 +247,30 @@ def attainment(fronts: Sequence[Front], goals: Sequence[Mapping[str, float]]) ->
     The fronts are repeats of one search, such as runs of several seeds; a goal is metric ->
     value in its own unit.
     """
+    import numpy as np
+
     return np.mean([[front.attains(goal) for goal in goals] for front in fronts], axis=0)
 
 
+def _nondominated(vectors: Sequence[tuple[float, ...]]) -> list[int]:
+    """Which of these, all finite, no other dominates."""
+    if not vectors or len(vectors) <= FEW and "numpy" not in sys.modules:
+        return _few_nondominated(vectors)
+    import numpy as np
+
+    from search.pareto.geometry import nondominated
+
+    kept: list[int] = np.flatnonzero(nondominated(np.array(vectors))).tolist()
+    return kept
+
+
+def _few_nondominated(vectors: Sequence[tuple[float, ...]]) -> list[int]:
+    return [place for place, one in enumerate(vectors)
+            if not any(dominates(other, one) for other in vectors)]
+
+
 def _scaled(vectors: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     low, high = vectors.min(axis=0), vectors.max(axis=0)
     return (vectors - low) / np.where(high > low, high - low, 1.0)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 from spaces.objectives import Constraint, Objective
+
+if TYPE_CHECKING:  # a front of few members is told without
+    import numpy as np
 
 BOOKKEEPING = (
     "trial", "rung", "state", "tag", "fidelity", "seconds", "device", "seed", "versions", "reason", "time",
@@ -25,7 +27,7 @@ CONFIG = "config."
 def measured(row: Mapping[str, Any], metric: str) -> float:
     """The measurement as a float; NaN where it is missing, None or not a number."""
     value = row.get(metric)
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     return float(value)
 
@@ -57,15 +59,30 @@ def judged(objectives: Iterable[Objective], constraints: Iterable[Constraint]) -
     return [*(objective.metric for objective in objectives), *(bound.metric for bound in constraints)]
 
 
+def minimized(row: Mapping[str, Any], objectives: Sequence[Objective]) -> tuple[float, ...]:
+    """Objectives of one row in minimization form; NaN where one is missing."""
+    return tuple((-1.0 if item.direction == "maximize" else 1.0) * measured(row, item.metric)
+                 for item in objectives)
+
+
+def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether a vector is nowhere worse than the other and somewhere better; smaller is better, and NaN
+    neither dominates nor is dominated."""
+    return (all(a <= b for a, b in zip(one, other, strict=True))
+            and any(a < b for a, b in zip(one, other, strict=True)))
+
+
 def vector(row: Mapping[str, Any], objectives: Sequence[Objective]) -> np.ndarray:
-    """Objectives of one row in minimization form, float [k]; NaN where one is missing."""
-    signs = [-1.0 if objective.direction == "maximize" else 1.0 for objective in objectives]
-    return np.array([sign * measured(row, objective.metric)
-                     for sign, objective in zip(signs, objectives, strict=True)])
+    """`minimized`, float [k]."""
+    import numpy as np
+
+    return np.array(minimized(row, objectives))
 
 
 def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> np.ndarray:
-    """`vector` of every row, float [n, k]."""
+    """`minimized` of every row, float [n, k]."""
+    import numpy as np
+
     signs = [(-1.0 if item.direction == "maximize" else 1.0, item.metric) for item in objectives]
     vectors = [[sign * measured(row, metric) for sign, metric in signs] for row in rows]
     return np.array(vectors, dtype=float).reshape(len(vectors), len(signs))

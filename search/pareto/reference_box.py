@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from search.pareto.geometry import hypervolume, hypervolumes
-from search.pareto.objectives import finished, matrix
+from search.pareto.objectives import finished, matrix, minimized
 from spaces.errors import UserError
 from spaces.objectives import Objective
+
+if TYPE_CHECKING:  # to read a box takes none
+    import numpy as np
 
 Corners = Mapping[str, Sequence[float]]
 
@@ -37,13 +37,13 @@ class Box:
         for item in objectives:
             if item.metric not in corners:
                 raise UserError(f"box: no corners of {item.metric}")
-        best, worst = (matrix([{item.metric: corners[item.metric][end] for item in objectives}],
-                              objectives)[0] for end in (0, 1))
+        best, worst = (minimized({item.metric: corners[item.metric][end] for item in objectives}, objectives)
+                       for end in (0, 1))
         for item, low, high in zip(objectives, best, worst, strict=True):
             if not low < high:
                 raise UserError(f"{item.metric}: {list(corners[item.metric])} is not [best, "
                                  f"worst] of a metric to {item.direction}")
-        return cls(tuple(objectives), tuple(best.tolist()), tuple(worst.tolist()))
+        return cls(tuple(objectives), best, worst)
 
     def corners(self) -> dict[str, list[float]]:
         """Metric -> [best, worst] in the metrics' own units: what `of` takes."""
@@ -52,15 +52,25 @@ class Box:
 
     def scaled(self, vectors: np.ndarray) -> np.ndarray:
         """[n, k] in minimization form -> [n, k] with 0 at the best corner and 1 at the worst."""
+        import numpy as np
+
         low, high = np.array(self.best), np.array(self.worst)
         return (np.asarray(vectors, dtype=float).reshape(-1, len(low)) - low) / (high - low)
 
     def hypervolume(self, vectors: np.ndarray) -> float:
         """Share of the box that the rows of [n, k] (minimization form) dominate."""
+        import numpy as np
+
+        from search.pareto.geometry import hypervolume
+
         return hypervolume(self.scaled(vectors), np.ones(len(self.worst)))
 
     def hypervolumes(self, sets: np.ndarray) -> np.ndarray:
         """`hypervolume` of each of d sets [d, n, k], float [d]."""
+        import numpy as np
+
+        from search.pareto.geometry import hypervolumes
+
         sets = np.asarray(sets, dtype=float)
         return hypervolumes(self.scaled(sets).reshape(sets.shape), np.ones(len(self.worst)))
 
@@ -80,6 +90,8 @@ def choose_box(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective
     seen = finished(rows, objectives)[:first]
     if len(seen) < first:
         return None
+    import numpy as np
+
     corners: dict[str, Sequence[float]] = {}
     for item, column in zip(objectives, matrix(seen, objectives).T, strict=True):
         sign = -1.0 if item.direction == "maximize" else 1.0

@@ -12,10 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
-from search.pareto.geometry import dominators
-from search.pareto.objectives import judged, measured, total_violation, vector
+from search.pareto.objectives import dominates, judged, measured, minimized, total_violation
 from search.pareto.student import student_t
 from spaces.objectives import Constraint, Objective
 
@@ -119,19 +116,18 @@ def stability(rows: Sequence[Row], objectives: Sequence[Objective],
     if not any(anew):
         return [None] * len(rows)
     fresh = [trusted(row, judged(objectives, constraints)) for row in rows]
-    means = [vector(row, objectives) for row in fresh]
+    means = [minimized(row, objectives) for row in fresh]
     marks: list[Stability | None] = []
     for index, row in enumerate(rows):
         if not anew[index]:
             marks.append(None)
             continue
-        reach = np.array([one.half if (one := interval(row, name)) else 0.0 for name in names])
-        others = np.array([mean for other, mean in enumerate(means) if other != index and anew[other]])
-        others = others.reshape(-1, len(names))
+        others = [mean for other, mean in enumerate(means) if other != index and anew[other]]
         if (total_violation(fresh[index], constraints) > 0
-                or dominators(others, means[index]).any()):
+                or any(dominates(other, means[index]) for other in others)):
             marks.append("lost")
         else:
-            bad = means[index] + reach
-            marks.append("open" if dominators(others, bad).any() else "held")
+            bad = [mean + (one.half if (one := interval(row, name)) else 0.0)
+                   for mean, name in zip(means[index], names, strict=True)]
+            marks.append("open" if any(dominates(other, bad) for other in others) else "held")
     return marks

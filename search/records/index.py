@@ -18,8 +18,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from search.pareto.objectives import CONFIG, measured
 from search.records.checking import checked, entry_problem
 from search.records.events import RecordedEvent
@@ -164,7 +162,7 @@ class Index:
             for place, row in zip(places, rows, strict=False):  # rows that could not be indexed come last
                 if math.isfinite(measured(row, metric)):
                     value = row[metric]  # as the log has it: plain, and of the type that it was of
-                    column[place] = value.tolist() if isinstance(value, np.number) else value
+                    column[place] = value.tolist() if hasattr(value, "tolist") else value  # numpy's
         texts = {key: [list(numbers), at] for key, (numbers, at) in self._texts.items()}
         content = json.dumps({"format": FORMAT, "sha256": self._hash.hexdigest(), "bytes": self._bytes,
                               "lengths": self._lengths, "columns": columns, "texts": texts,

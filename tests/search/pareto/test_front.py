@@ -1,11 +1,13 @@
 import json
 import math
+import sys
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
+from search.pareto import front as front_module
 from search.pareto.front import Front, attainment
 from search.pareto.reference_box import Box
 from search.pareto.table import column_types, to_table
@@ -40,6 +42,15 @@ def test_equal_results_of_different_trials_are_all_members_but_a_trial_counts_on
     assert trials(front) == [2, 0, 1], "ordered by the first objective, then by trial"
     assert [member["ppl"] for member in front] == [5.0, 19.0, 19.0]
     assert sorted(front.crowding.tolist()) == [0.0, math.inf, math.inf]
+
+
+@pytest.mark.parametrize("axes", [1, 2, 4])
+def test_a_front_of_few_is_found_without_numpy(axes, monkeypatch):
+    vectors = [tuple(map(float, row)) for row in np.random.default_rng(0).integers(0, 9, size=(90, axes))]
+    found = front_module._nondominated(vectors)
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert front_module._nondominated(vectors) == found and len(found) >= axes
+    assert "numpy" not in sys.modules
 
 
 def test_an_empty_front_is_a_front(tmp_path):

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from search.pareto.geometry import dominators
 from search.pareto.objectives import (
+    dominates,
     fault,
     feasible,
     matrix,
@@ -17,6 +19,12 @@ from spaces.objectives import Constraint, Objective
 
 LESS, MORE = Objective("perplexity", "minimize"), Objective("success", "maximize")
 FAST, ACCURATE = Constraint("latency_ms", "<=", 40.0), Constraint("success", ">=", 0.5)
+
+
+@pytest.mark.parametrize("one, other", [((1, 2), (1, 3)), ((1, 2), (1, 2)), ((1, 3), (2, 2)),
+                                        ((math.nan, 0), (1, 1)), ((0, 0), (1, math.nan)), ((2, 2), (1, 1))])
+def test_one_vector_dominates_another_as_in_geometry(one, other):
+    assert dominates(one, other) == dominators(np.array([one], dtype=float), np.array(other))[0]
 
 
 def test_vectors_are_minimized_and_missing_is_nan():
