@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,22 @@ def trace(function: Callable[..., Any], example: Sequence[Tensor]) -> Callable[.
         warnings.filterwarnings("ignore", message=".*torch.jit.* is (deprecated|not supported).*")
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         return torch.jit.trace(function, tuple(example), check_trace=False)
+
+
+@contextmanager
+def replaced(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Inside, parameters and buffers below `module` are these tensors instead, by the id of what stands in
+    their place. `torch.func.functional_call`, which refuses to be traced."""
+    stores = [cast(dict[str, Any], store) for part in module.modules()
+              for store in (part._parameters, part._buffers)]
+    held = [(store, name, value) for store in stores for name, value in store.items() if id(value) in tensors]
+    try:
+        for store, name, value in held:
+            store[name] = tensors[id(value)]
+        yield
+    finally:
+        for store, name, value in held:
+            store[name] = value
 
 
 def is_watched(module: torch.nn.Module) -> bool:

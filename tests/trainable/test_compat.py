@@ -123,3 +123,14 @@ def test_what_changes_and_watches_is_seen():
     assert compat.version(layer.weight) > before and not compat.is_watched(layer)
     layer.register_forward_pre_hook(lambda *_: None)
     assert compat.is_watched(layer)
+
+
+def test_torch_2_13_reads_a_parameter_where_another_tensor_stands():
+    layer = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False), torch.nn.BatchNorm1d(2).eval())
+    weight, mean, x = layer[0].weight, layer[1].running_mean, torch.randn(3, 2, generator=seeded())
+    plain = layer(x)
+    with pytest.raises(KeyError), compat.replaced(layer, {id(weight): 2 * weight, id(mean): mean + 1}):
+        torch.testing.assert_close(layer(x), 2 * plain - 1 / (1 + layer[1].eps)**0.5)
+        raise KeyError
+    assert layer[0].weight is weight and layer[1].running_mean is mean
+    assert torch.equal(layer(x), plain)

@@ -86,6 +86,14 @@ class Drawing(ABC):
         return self.generate(n, length, generator, guide, prompt).ids
 
 
+class Trainable(Protocol):
+    """What a training run makes small: a diffusion process, or whatever else has a loss of its model."""
+
+    def loss(self, model: Any, ids: Tensor, generator: torch.Generator,
+             condition: Tensor | None = None) -> dict[str, Tensor]:
+        """Parts of the loss of ids [B, L]; "loss" is what is differentiated."""
+
+
 class Process(ABC, Generic[M]):
     """How texts become noise and come back. A subclass has `name`, a one-sentence docstring and `Params`."""
 
@@ -108,6 +116,11 @@ class Process(ABC, Generic[M]):
     def loss(self, model: M, ids: Tensor, generator: torch.Generator,
              condition: Tensor | None = None) -> dict[str, Tensor]:
         """One draw of times and noise for ids [B, L]. Scalars: `loss` to differentiate, and its parts."""
+
+    def training(self, model: M, steps: int) -> Trainable:
+        """What gives the losses of one model that trains so many steps, alone and on a CPU: this process, or
+        what gives the same numbers in less time."""
+        return self
 
     @abstractmethod
     def corrupt(self, model: M, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:

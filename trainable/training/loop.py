@@ -7,7 +7,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from spaces.config import OptimConfig, RuntimeConfig
 from spaces.errors import UserError
 from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
+from trainable.diffusion.process import Process, Trainable
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
 from trainable.training.adamw8bit import AdamW8bit
@@ -33,18 +33,10 @@ def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
     return runtime.compile and device.type == "cuda"
 
 
-class Loss(Protocol):
-    """What a run makes small: a diffusion process, or whatever else has a loss of its model."""
-
-    def loss(self, model: Any, ids: Tensor, generator: torch.Generator,
-             condition: Tensor | None = None) -> dict[str, Tensor]:
-        """Parts of the loss of ids [B, L]; "loss" is what is differentiated."""
-
-
 class _Objective(nn.Module):
     """The loss as a module's forward, which is what DDP and torch.compile wrap."""
 
-    def __init__(self, model: nn.Module, process: Loss):
+    def __init__(self, model: nn.Module, process: Trainable):
         super().__init__()
         self.model, self.process = model, process
 
@@ -93,7 +85,7 @@ class TrainingRun:
     and torch.compile. `draw`: told each step's number before it is taken, for a model of which each step
     trains a part; what has no part in a step stays as it is. `between`: called at each step's end."""
 
-    def __init__(self, model: nn.Module, process: Loss, ids: np.ndarray, config: OptimConfig,
+    def __init__(self, model: nn.Module, process: Trainable, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
                  conditions: Conditions | None = None, draw: Callable[[int], None] | None = None):
         self.draw = draw
@@ -107,6 +99,9 @@ class TrainingRun:
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
+        if (isinstance(process, Process) and device.type == "cpu" and world_size == 1 and draw is None
+                and runtime.precision == "fp32"):
+            process = process.training(model, config.steps)
         objective: nn.Module = _Objective(model, process)
         if world_size > 1:
             # No buffer changes in training; those of a body held as codes are most of the model.
@@ -148,7 +143,8 @@ class TrainingRun:
         condition = () if self.conditions is None else (self._condition(),)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
             parts = self.objective(ids, self.generator, *condition)
-        self.optimizer.zero_grad(set_to_none=True)
+        for value in self.trained.values():
+            value.grad = None
         parts["loss"].backward()
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip)

@@ -5,25 +5,53 @@ Times are [B], one per sentence, or [B, L], one per word.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from trainable.diffusion.gaussian.schedule import Schedule, per_position, randn
+from trainable.diffusion.step_graphs import Runs, directly
 
 if TYPE_CHECKING:
     from trainable.models.diffusion_lm.denoiser import DiffusionLM
 
+TRUSTED = 1e-30
+"""Probabilities from which their logarithm is exact: well above the subnormal numbers."""
 FirstGuess = Callable[[Tensor, Tensor], Tensor | None]
 """`x0_prev(x_t, t)`: what a model with self-conditioning is told."""
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
     """[B, L] cross-entropy in nats. Flattened: log-softmax over a strided dimension costs 4x on CPU."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        found: Tensor = _TokenNLL.apply(logits.flatten(0, 1), ids.flatten())
+        return found.view(ids.shape)
     return F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+
+
+class _TokenNLL(torch.autograd.Function):
+    """Cross-entropy of logits [N, V] and ids [N], by way of the probabilities: its gradient is these but for
+    the word itself, where log-softmax takes the exponential of all words anew. Takes half of its time."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        probs, where = logits.softmax(-1), ids[:, None]
+        own = probs.gather(1, where)
+        nll = -own.log()
+        far = (own < TRUSTED).any(1)
+        if far.any():  # too improbable for the logarithm of a probability
+            nll[far] = logits[far].logsumexp(-1, keepdim=True) - logits[far].gather(1, where[far])
+        ctx.save_for_backward(probs, where)
+        return nll[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        probs, where = ctx.saved_tensors
+        each = grad[:, None]
+        return (probs * each).scatter_add_(1, where, -each), None
 
 
 def published_loss(model: DiffusionLM, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
@@ -49,13 +77,39 @@ def published_loss(model: DiffusionLM, ids: Tensor, t: Tensor, schedule: Schedul
 
 
 def posterior_loss(model: DiffusionLM, ids: Tensor, t: Tensor, schedule: Schedule, generator: torch.Generator,
-                   x0_prev: FirstGuess | None = None, condition: Tensor | None = None) -> dict[str, Tensor]:
-    """`ce`: cross-entropy of the denoiser's token posterior (score interpolation, CDCD, arXiv 2211.15089)."""
-    table = model.table()
-    clean = F.embedding(ids, table)
-    x_t = schedule.noise(clean, t, generator)
-    logits = model.logits(model(x_t, t, x0_prev(x_t, t) if x0_prev else None, condition), table).float()
-    nll = token_nll(logits, ids).mean(1)
+                   told: bool = False, condition: Tensor | None = None,
+                   run: Runs = directly) -> dict[str, Tensor]:
+    """`ce`: cross-entropy of the denoiser's token posterior (score interpolation, CDCD, arXiv 2211.15089).
+
+    `told`: the denoiser is told its own first guess, which has no gradient. The rows of table and times are
+    computed once for both looks.
+    """
+    positions, conditioned = ids.shape[1], condition is not None
+
+    def noised(ids: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        table = model.table()
+        return schedule.mixed(F.embedding(ids, table), t, noise), model.time_rows(t), table
+
+    def raw(x_t: Tensor, time: Tensor, guess: Tensor | None, given: Sequence[Tensor]) -> Tensor:
+        condition = given[0] if given else None
+        return model.down(model.state(x_t, time, model.positions(positions), guess, condition))
+
+    def guessed(x_t: Tensor, time: Tensor, table: Tensor, *given: Tensor) -> Tensor:
+        logits = model.rounding.at(table, 1.0)(raw(x_t, time, None, given))
+        return model.expected(logits.softmax(-1), table)
+
+    def logits(x_t: Tensor, time: Tensor, table: Tensor, *given: Tensor) -> Tensor:
+        return model.logits(raw(x_t, time, given[0] if told else None, given[told:]), table).float()
+
+    noise = randn((*ids.shape, model.params.embedding_dim), generator, ids.device)
+    x_t, time, table = run("noised", noised, ids, t, noise)
+    if model.noise is not None:
+        model.noise.show(*model.noise_of(x_t, t))
+    given = [] if condition is None else [condition]
+    if told:
+        with torch.no_grad():
+            given.insert(0, run(f"guessed {conditioned}", guessed, x_t, time, table, *given))
+    nll = token_nll(run(f"logits {told} {conditioned}", logits, x_t, time, table, *given), ids).mean(1)
     return {"loss": nll, "ce": nll}
 
 
@@ -88,22 +142,21 @@ def draw_times(ids: Tensor, timesteps: int, mixed: float, generator: torch.Gener
     return (u.to(ids.device) * timesteps).long().clamp(max=timesteps - 1)
 
 
-LOSSES = {"mse": published_loss, "ce": posterior_loss}
-
-
 def training_loss(model: DiffusionLM, ids: Tensor, schedule: Schedule, generator: torch.Generator,
-                  condition: Tensor | None = None) -> dict[str, Tensor]:
+                  condition: Tensor | None = None, run: Runs = directly) -> dict[str, Tensor]:
     """One draw of times and noise, and with self-conditioning a first guess half the time.
 
-    Args: ids [B, L]; condition as the model takes it. Returns scalars: `loss` to differentiate,
-    and its parts.
+    Args: ids [B, L]; condition as the model takes it; `run`: how the functions of `ce` run. Returns scalars:
+    `loss` to differentiate, and its parts.
     """
     t = draw_times(ids, schedule.timesteps, model.diffusion.mixed_times, generator)
-    x0_prev: FirstGuess | None = None
-    if model.params.self_conditioning and torch.rand((), generator=generator, device=generator.device) < 0.5:
+    told = (model.params.self_conditioning
+            and bool(torch.rand((), generator=generator, device=generator.device) < 0.5))
+    if model.diffusion.loss == "ce":
+        parts = posterior_loss(model, ids, t, schedule, generator, told, condition, run)
+    else:
         def guess(x_t: Tensor, t: Tensor) -> Tensor | None:
             with torch.no_grad():
                 return model.predict(x_t, t, condition=condition).x0
-        x0_prev = guess
-    parts = LOSSES[model.diffusion.loss](model, ids, t, schedule, generator, x0_prev, condition)
+        parts = published_loss(model, ids, t, schedule, generator, guess if told else None, condition)
     return {name: value.mean() for name, value in parts.items()}

@@ -13,7 +13,8 @@ from trainable.diffusion.gaussian.likelihood import bound_parts
 from trainable.diffusion.gaussian.losses import training_loss
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule
-from trainable.diffusion.process import Process
+from trainable.diffusion.process import Process, Trainable
+from trainable.diffusion.step_graphs import WORTH, StepGraphs, trains_as_graphs
 from trainable.registry import GAUSSIAN_SAMPLERS
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Gaussian(Process["DiffusionLM"]):
         """See `losses.training_loss`."""
         return training_loss(model, ids, self.schedule, generator, condition)
 
+    def training(self, model: DiffusionLM, steps: int) -> Trainable:
+        """Under `ce` as graphs, where they are worth it and can be had."""
+        worth = steps >= WORTH and self.params.loss == "ce" and trains_as_graphs(model)
+        return GraphedLoss(self.schedule, model) if worth else self
+
     def corrupt(self, model: DiffusionLM, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """[B, L, d] noisy latents."""
         return self.schedule.noise(model.embed(ids), t, generator)
@@ -54,3 +60,16 @@ class Gaussian(Process["DiffusionLM"]):
               generator: torch.Generator) -> dict[str, Tensor]:
         """See `likelihood`."""
         return bound_parts(model, self.schedule, ids, count, generator)
+
+
+class GraphedLoss:
+    """The loss of one model, by graphs of its functions."""
+
+    def __init__(self, schedule: Schedule, model: DiffusionLM):
+        self.schedule, self.graphs = schedule, StepGraphs(model)
+
+    def loss(self, model: DiffusionLM, ids: Tensor, generator: torch.Generator,
+             condition: Tensor | None = None) -> dict[str, Tensor]:
+        """See `losses.training_loss`."""
+        self.graphs.begin()
+        return training_loss(model, ids, self.schedule, generator, condition, self.graphs)

@@ -55,9 +55,13 @@ class Schedule:
     def noise(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """q(x_t | x_0): [B, L, d] clean latents at times t [B] or [B, L] -> noisy latents
         of the same shape."""
+        return self.mixed(x0, t, randn(x0.shape, generator, x0.device, x0.dtype))
+
+    def mixed(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The same with noise [B, L, d] that was drawn."""
         alpha_bar = per_position(self.alpha_bar.to(x0.device)[t])
         signal, std = alpha_bar.sqrt().to(x0.dtype), (1 - alpha_bar).sqrt().to(x0.dtype)
-        return signal * x0 + std * randn(x0.shape, generator, x0.device, x0.dtype)
+        return signal * x0 + std * noise.to(x0.dtype)
 
     def times(self, steps: int) -> list[int]:
         """`steps` distinct times from T-1 down to 0, evenly spaced (all of them when steps >= T).

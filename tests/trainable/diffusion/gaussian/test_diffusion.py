@@ -10,7 +10,7 @@ from guides import Latents
 from spaces.config import PluginRef, SamplingConfig
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.likelihood import bound_parts, levels, stratified_times, time_weights
-from trainable.diffusion.gaussian.losses import draw_times, training_loss
+from trainable.diffusion.gaussian.losses import draw_times, token_nll, training_loss
 from trainable.diffusion.gaussian.sampling import GaussianSampling
 from trainable.diffusion.gaussian.schedule import Schedule, randn
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
@@ -167,6 +167,21 @@ def test_published_loss_is_the_sum_of_its_three_terms():
     assert float(parts["mse"]) == pytest.approx(float(mse.detach()), rel=1e-5)
     assert float(parts["rounding"]) == pytest.approx(rounding, rel=1e-5)
     assert float(parts["loss"]) == pytest.approx(float(mse.detach()) + rounding + prior, rel=1e-5)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 20.0, 200.0])
+def test_cross_entropy_by_probabilities_is_torchs_own(sharpness):
+    """Words that are all but impossible among them."""
+    g = torch.Generator().manual_seed(0)
+    logits, ids = sharpness * torch.randn(6, 9, 30, generator=g), torch.randint(0, 30, (6, 9), generator=g)
+    found, plain = logits.clone().requires_grad_(True), logits.clone().requires_grad_(True)
+    nll = token_nll(found, ids)
+    wanted = torch.nn.functional.cross_entropy(plain.flatten(0, 1), ids.flatten(), reduction="none")
+    assert (sharpness == 1) == bool((wanted < 60).all())
+    torch.testing.assert_close(nll.flatten(), wanted, rtol=2e-6, atol=2e-6)
+    weight = torch.rand(6, 9, generator=g)
+    ((nll * weight).sum() + (wanted.view(6, 9) * weight).sum()).backward()
+    torch.testing.assert_close(found.grad, plain.grad, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("loss", ["mse", "ce"])
