@@ -35,7 +35,7 @@ class GradientGuide(LatentGuide):
         self.task, self.targets, self.config, self.corpus = task, list(targets), task.guidance(config), corpus
         self.first = math.ceil(self.config.start * total_steps)
         self.guided_steps = total_steps - math.ceil(self.config.stop * total_steps)
-        self.reads_x0 = task.reads_x0
+        self.reads_x0, self.looks = task.reads_x0, self.config.inner_steps
         self._squares: Tensor | None = None
 
     def __call__(self, x: Tensor, t: Tensor, mean: Tensor, sigma: Tensor | float,
@@ -94,7 +94,7 @@ class JoinedGuide(GradientGuide):
         self.guides, self.config, self._squares = list(guides), first.config, None
         self.first, self.guided_steps = first.first, first.guided_steps
         self.targets = [target for guide in guides for target in guide.targets]
-        self.reads_x0 = any(guide.reads_x0 for guide in guides)
+        self.reads_x0, self.looks = any(guide.reads_x0 for guide in guides), first.looks
 
     def _loss(self, prediction: Prediction) -> Tensor:
         parts = prediction.split([len(guide.targets) for guide in self.guides])

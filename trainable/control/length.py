@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -15,23 +17,38 @@ from trainable.corpora.base import UNKNOWN, Split
 from trainable.corpora.tokenized import END, SPECIALS, TokenizedCorpus
 from trainable.models.prediction import Prediction, log_sum
 
-
-def word_log_prob(log_probs: Tensor) -> Tensor:
-    """[B, L, V] log-posterior -> [B, L] log-probability that a position holds a word that is known,
-    and not a mark or UNK."""
-    return log_sum(log_probs[..., len(SPECIALS):])
+SURE = 1e-20
+"""Probability of a word from which its logarithm is exact: what it is the sum of is e^-70 at least."""
 
 
-def _places(targets: list[Target], like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def word_log_prob(prediction: Prediction, words: Tensor, inside: Tensor) -> Tensor:
+    """[B, L] log-probability that a position holds a word that is known, and not a mark or UNK; 0 where it is
+    not `inside` [B, L]. `words` [V]: 1 for those that count."""
+    found = torch.where(inside, prediction.probs @ words, 1.0)
+    if bool((found > SURE).all()):
+        return found.log()
+    return log_sum(prediction.log_probs[..., len(SPECIALS):]) * inside
+
+
+class _Asked(NamedTuple):
     """Of targets, for log-posteriors [B, L, V]: where that of END stands in a flat row [B, 1], which
-    positions hold words [B, L] bool, and how many [B], at least 1."""
+    positions hold words [B, L] bool, how many [B], at least 1, and which of the vocabulary are words [V]."""
+
+    end: Tensor
+    inside: Tensor
+    lengths: Tensor
+    words: Tensor
+
+
+def _asked(targets: list[Target], like: Tensor) -> _Asked:
     lengths = torch.tensor([target["length"] for target in targets], device=like.device)
     size, vocabulary = like.shape[1:]
     if int(lengths.max()) + 1 >= size:
         raise ValueError(f"length {int(lengths.max())} does not fit into {size} positions")
     positions = torch.arange(size, device=like.device)
     inside = (positions >= 1) & (positions <= lengths[:, None])
-    return (lengths[:, None] + 1) * vocabulary + END, inside, lengths.clamp(min=1)
+    words = (torch.arange(vocabulary, device=like.device) >= len(SPECIALS)).to(like.dtype)
+    return _Asked((lengths[:, None] + 1) * vocabulary + END, inside, lengths.clamp(min=1), words)
 
 
 class Length(ControlTask):
@@ -46,7 +63,7 @@ class Length(ControlTask):
         tolerance: int = Field(2, ge=0, description="how many words off is still a success")
 
     params: Params
-    _held: tuple[list[Target], torch.Size, tuple[Tensor, Tensor, Tensor]] | None = None
+    _held: tuple[list[Target], torch.Size, _Asked] | None = None
 
     def target(self, corpus: TokenizedCorpus, split: Split, row: int,
                generator: torch.Generator) -> Target | None:
@@ -80,10 +97,10 @@ class Length(ControlTask):
         held, log_probs = self._held, prediction.log_probs
         # guidance comes back with the same list at every step
         if held is None or held[0] is not targets or held[1] != log_probs.shape:
-            self._held = held = targets, log_probs.shape, _places(targets, log_probs)
-        end, inside, lengths = held[2]
-        words = (word_log_prob(log_probs) * inside).sum(1) / lengths
-        return -log_probs.flatten(1).gather(1, end)[:, 0] - words
+            self._held = held = targets, log_probs.shape, _asked(targets, log_probs)
+        asked = held[2]
+        words = word_log_prob(prediction, asked.words, asked.inside).sum(1) / asked.lengths
+        return -log_probs.flatten(1).gather(1, asked.end)[:, 0] - words
 
     def layout(self, target: Target, length: int, corpus: AnyCorpus) -> Layout:
         """END behind the last word: exact."""

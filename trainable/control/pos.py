@@ -102,7 +102,7 @@ class Pos(ControlTask):
             log_tags = self.heads.log_tags(prediction.hidden)
         else:
             assert self.syntax is not None
-            log_tags = self.syntax.log_tags(prediction.log_probs)
+            log_tags = self.syntax.log_tags_of(prediction.probs)
         held = self._held
         # guidance comes back with the same list at every step
         if held is None or held[0] is not targets or held[1] != prediction.log_probs.shape:

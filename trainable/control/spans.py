@@ -115,7 +115,7 @@ class Spans(ControlTask):
         wanted = held[1]
         if not wanted.count:
             return prediction.log_probs.new_zeros(0), wanted.sentences
-        return wanted.log_prob(self.syntax.log_tags(prediction.log_probs)), wanted.sentences
+        return wanted.log_prob(self.syntax.log_tags_of(prediction.probs)), wanted.sentences
 
     def tag_counts(self) -> Syntax | None:
         """Of training text; none with a trained controller."""

@@ -103,7 +103,11 @@ class Syntax:
 
     def log_tags(self, log_probs: Tensor) -> Tensor:
         """[B, L, V] log-posterior over words -> [B, L, len(TAGS)] over tags. PAD has none."""
-        return (probabilities(log_probs) @ self.tag_given_word.to(log_probs)).clamp(min=FLOOR).log()
+        return self.log_tags_of(probabilities(log_probs))
+
+    def log_tags_of(self, probs: Tensor) -> Tensor:
+        """The same of probabilities."""
+        return (probs @ self.tag_given_word.to(probs)).clamp(min=FLOOR).log()
 
     def explained(self, rows: Tensor, first: int, spans: Iterable[tuple[int, int, str]]) -> Tensor:
         """[K] log-share of sightings in which the windows of tag rows [K, n + 2] (left neighbor

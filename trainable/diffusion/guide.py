@@ -50,6 +50,8 @@ class LatentGuide(Guide):
     by = "gradient"
     reads_x0 = True
     """Whether it reads the clean latents of predictions; where not, `predict` may leave them out."""
+    looks = 1
+    """Predictions that it asks for after each step."""
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor, mean: Tensor, sigma: Tensor | float,

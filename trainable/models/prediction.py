@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,14 +58,68 @@ class _LogSum(torch.autograd.Function):
         return grad[..., None] * probabilities(log_probs - total[..., None])
 
 
-class Prediction(NamedTuple):
+def posterior(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[..., V] -> log-softmax, and its `probabilities`, both differentiable: what losses read of either goes
+    back through one gradient, which takes no exponential anew."""
+    log_probs, probs = _Posterior.apply(logits)
+    return log_probs, probs
+
+
+class _Posterior(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs = logits.log_softmax(-1)
+        probs = log_probs.clamp(min=LEAST_LOG).exp_()
+        ctx.save_for_backward(probs)
+        ctx.set_materialize_grads(False)
+        return log_probs, probs
+
+    @staticmethod
+    def backward(ctx: Any, by_log: Tensor | None, by_probs: Tensor | None) -> Tensor | None:
+        probs, = ctx.saved_tensors
+        found = by_log
+        if by_probs is not None:
+            found = by_probs * probs if by_log is None else torch.addcmul(by_log, by_probs, probs)
+        return None if found is None else torch.addcmul(found, probs, found.sum(-1, keepdim=True), value=-1)
+
+
+class Prediction:
     """`x0` [B, L, d]: predicted clean latent, None where the state is words, or nobody asked for it;
     `log_probs` [B, L, V]: log-posterior over words; `hidden` [B, L, H]: the body's last state, where the
     denoiser gives it. All differentiable in x_t."""
 
-    x0: Tensor | None
-    log_probs: Tensor
-    hidden: Tensor | None = None
+    def __init__(self, x0: Tensor | None, log_probs: Tensor, hidden: Tensor | None = None):
+        self.x0, self.hidden = x0, hidden
+        self._log_probs: Tensor | None = log_probs
+        self._probs: Tensor | None = None
+        self._latent: Tensor | None = None
+        self._logits: Callable[[Tensor], Tensor] | None = None
+
+    @classmethod
+    def of_latents(cls, latent: Tensor, logits: Callable[[Tensor], Tensor], hidden: Tensor | None = None,
+                   x0: Tensor | None = None) -> Prediction:
+        """The posterior of a rounding head, computed when it is first read: of texts that are `split` among
+        tasks before, task by task, which a CPU's cache holds."""
+        found = cls.__new__(cls)
+        found.x0, found.hidden, found._latent, found._logits = x0, hidden, latent, logits
+        found._log_probs = found._probs = None
+        return found
+
+    @property
+    def log_probs(self) -> Tensor:
+        """[B, L, V]."""
+        if self._log_probs is None:
+            assert self._latent is not None and self._logits is not None
+            self._log_probs, self._probs = posterior(self._logits(self._latent))
+        return self._log_probs
+
+    @property
+    def probs(self) -> Tensor:
+        """[B, L, V]: `probabilities` of the log-posterior."""
+        log_probs = self.log_probs
+        if self._probs is None:
+            self._probs = probabilities(log_probs)
+        return self._probs
 
     def rows(self, which: slice) -> Prediction:
         """Of some of the texts."""
@@ -79,5 +133,9 @@ class Prediction(NamedTuple):
         def parts(value: Tensor | None) -> Sequence[Tensor | None]:
             return [None] * len(count) if value is None else value.split(count)
 
-        return [Prediction(x0, log_probs, hidden) for x0, log_probs, hidden in zip(
-            parts(self.x0), self.log_probs.split(count), parts(self.hidden), strict=True)]
+        rest = zip(parts(self.x0), parts(self.hidden), strict=True)
+        if self._latent is not None and self._logits is not None:
+            return [Prediction.of_latents(latent, self._logits, hidden, x0)
+                    for latent, (x0, hidden) in zip(self._latent.split(count), rest, strict=True)]
+        return [Prediction(x0, log_probs, hidden)
+                for log_probs, (x0, hidden) in zip(self.log_probs.split(count), rest, strict=True)]

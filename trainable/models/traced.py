@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trainable.models.backbone import Backbone
 
 Form = Literal["traced", "eager"]
-WORTH = 64
+WORTH = 32
 """Calls of a shape before it is traced: making a graph takes about as long as it saves in so many."""
 KEPT = 12
 """Graphs of a model: a few batch sizes, each free and guided."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spaces.config import SamplingConfig, TrialConfig
 from trainable.artifacts.artifact import Loaded, load
+from trainable.artifacts.packed import WEIGHTS
 from trainable.control.base import ControlTask, Target, TaskContext
 from trainable.control.generating import Controlled, Request, controlled_together
 from trainable.corpora.tokenized import TokenizedCorpus
@@ -28,6 +29,8 @@ from trainable.seeds import stream
 from trainable.storage.window import Window
 
 SAMPLING_BATCH = 64
+KEPT = 32 << 20
+"""Bytes of a base that stays in a worker's memory from trial to trial."""
 EXAMPLES = 6
 """Sentences of each kind that are kept for people to read."""
 
@@ -102,8 +105,17 @@ class Measurement:
 
     @cached_property
     def _base(self) -> Loaded:
+        """A small one is kept for the next trial, with the graphs that it runs as."""
         assert self.base_artifact is not None
-        return load(self.base_artifact, self.device)
+        key, place = ("artifact", "base"), (str(self.base_artifact), str(self.device))
+        if self.cache.get(key, (None,))[0] != place:
+            self.cache.pop(key, None)
+            loaded = load(self.base_artifact, self.device)
+            if (self.base_artifact / WEIGHTS).stat().st_size > KEPT:
+                return loaded
+            self.cache[key] = place, loaded
+        found: Loaded = self.cache[key][1]
+        return found
 
     def yardstick(self) -> Yardstick | None:
         """The base in a few steps, where it was timed when the run was prepared."""

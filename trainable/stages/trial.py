@@ -24,6 +24,7 @@ from trainable.control.conditions import Conditions
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.models.backbone import Backbone
 from trainable.models.checkpointing import checkpoint_blocks
+from trainable.models.lora import count_parameters
 from trainable.models.placement import offloads
 from trainable.quantization.frozen import hold_codes
 from trainable.quantization.sites import site_weights
@@ -44,6 +45,8 @@ from trainable.training.loop import TrainingRun
 
 T = TypeVar("T")
 CHECKPOINT, ARTIFACT = "checkpoint.pt", "artifact"
+SMALL = 10**7
+"""Values of a model up to which a second one, to be measured, costs little memory."""
 
 
 def shared(cache: dict, kind: str, key: str, make: Callable[[], T]) -> T:
@@ -220,9 +223,11 @@ class Trial:
             shutil.rmtree(artifact, ignore_errors=True)
             packed.write(artifact, facts)
         # The trained model computes what is exported, unless some of it is rounded on the way; with
-        # DoRA it does so slower.
+        # DoRA it does so slower, and a small one with any adapter, which an export adds to the weights.
+        lora = self.config.lora
+        slower = lora.variant == "dora" or lora.rank > 0 and count_parameters(self.model)[1] <= SMALL
         changed = (self.config.quantization.body.name != "float32" or self.config.calibration.active
-                   or self._codes or self.model.stored != torch.float32 or self.config.lora.variant == "dora")
+                   or self._codes or self.model.stored != torch.float32 or slower)
         measurement = Measurement(
             config=self.config, model=packed.run(self.device) if changed else self.model,
             process=self.process, corpus=self.corpus,

@@ -78,7 +78,8 @@ def test_length_loss_by_hand():
 def test_word_log_prob_stays_finite_where_one_minus_p_would_not():
     logits = torch.zeros(1, 1, 6)
     logits[0, 0, END] = 60.0
-    value = word_log_prob(logits.log_softmax(-1))
+    words, inside = torch.tensor([0.0] * 4 + [1.0] * 2), torch.tensor([[True]])
+    value = word_log_prob(Prediction(None, logits.log_softmax(-1)), words, inside)
     assert value.item() == pytest.approx(math.log(2) - 60, rel=1e-5)
 
 

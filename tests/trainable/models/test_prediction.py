@@ -13,7 +13,7 @@ from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
 from trainable.control import length, syntax
 from trainable.control.guidance import GradientGuide
 from trainable.control.oracles.base import UPOS
-from trainable.models.prediction import LEAST_LOG, log_sum, probabilities
+from trainable.models.prediction import LEAST_LOG, Prediction, log_sum, probabilities
 from trainable.models.subnormal import flushed, flushing
 from trainable.quantization import sites
 from trainable.registry import BACKBONES, PROCESSES, TASKS
@@ -59,9 +59,51 @@ def test_a_log_of_a_sum_is_torchs_own(sharpness):
     log_probs[..., 5:9] = -torch.inf
     found, plain = slope(log_sum, log_probs), slope(lambda x: x.logsumexp(-1), log_probs)
     torch.testing.assert_close(found, plain, rtol=1e-6, atol=1e-24)
-    words = slope(length.word_log_prob, log_probs)
-    torch.testing.assert_close(words, slope(lambda x: x[..., 4:].logsumexp(-1), log_probs), rtol=1e-6,
-                               atol=1e-24)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
+def test_the_mass_of_words_is_told_however_small_it_is(sharpness):
+    logits = sharpness * torch.randn(3, 7, 40, generator=torch.Generator().manual_seed(2))
+    words, inside = torch.cat([torch.zeros(4), torch.ones(36)]), torch.arange(7) > torch.arange(3)[:, None]
+
+    def told(x):
+        return length.word_log_prob(Prediction.of_latents(x, lambda latent: latent), words, inside)
+
+    def plain(x):
+        return x.log_softmax(-1)[..., 4:].logsumexp(-1) * inside
+
+    torch.testing.assert_close(slope(told, logits), slope(plain, logits), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
+@pytest.mark.parametrize("read", ["log_probs", "probs", "both"])
+def test_a_posterior_has_one_gradient(sharpness, read):
+    logits = sharpness * torch.randn(4, 7, 40, generator=torch.Generator().manual_seed(2))
+    weight = torch.rand(4, 7, 40, generator=torch.Generator().manual_seed(3))
+
+    def parts(log_probs, probs, weight):
+        ends = [log_probs[..., 1], (probs * weight).sum(-1)]
+        return torch.stack(ends if read == "both" else [ends[read == "probs"]])
+
+    def together(x):
+        given = zip(Prediction.of_latents(x, lambda latent: latent).split([1, 3]), weight.split([1, 3]),
+                    strict=True)
+        return torch.cat([parts(each.log_probs, each.probs, own) for each, own in given], dim=1)
+
+    def apart(x):
+        log_probs = x.log_softmax(-1)
+        return parts(log_probs, log_probs.exp(), weight)
+
+    torch.testing.assert_close(slope(together, logits), slope(apart, logits), rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_split_as_they_are_given():
+    x0, log_probs, hidden = torch.randn(3, 2, 4), torch.randn(3, 2, 5).log_softmax(-1), torch.randn(3, 2, 6)
+    for first, second in (Prediction(x0, log_probs, hidden).split([1, 2]),
+                          Prediction.of_latents(log_probs, lambda x: x, hidden, x0).split([1, 2])):
+        assert torch.equal(first.x0, x0[:1]) and torch.equal(second.hidden, hidden[1:])
+        torch.testing.assert_close(second.log_probs, log_probs[1:])
+        torch.testing.assert_close(second.probs, log_probs[1:].exp())
 
 
 def test_subnormal_numbers_are_0_inside_alone():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trainable.diffusion.guide import LatentGuide
 from trainable.models.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Asked:
         """[B, L, V] log-posterior over words."""
         return self._predict(x, self._time(x, step), previous).log_probs
 
-    def believed(self, step: int, time: Tensor, previous: Tensor | None, with_x0: bool) -> Believed:
-        """What a guide is given: the prediction of latents at a time, `time` being the step's own."""
+    def believed(self, step: int, time: Tensor, previous: Tensor | None, guide: LatentGuide) -> Believed:
+        """What the guide is given: the prediction of latents at a time, `time` being the step's own."""
         return lambda latent, at: self._predict(latent, at, previous)
 
     def _predict(self, x: Tensor, time: Tensor, previous: Tensor | None) -> Prediction:
@@ -79,13 +80,13 @@ class AskedAtOneShape(Asked):
         self.looks += 1
         return self.denoising.words(x, self.rows[step], previous, self.sampling.condition)
 
-    def believed(self, step: int, time: Tensor, previous: Tensor | None, with_x0: bool) -> Believed:
+    def believed(self, step: int, time: Tensor, previous: Tensor | None, guide: LatentGuide) -> Believed:
         def predict(latent: Tensor, at: Tensor) -> Prediction:
             if at is not time:
                 return self._predict(latent, at, previous)
             self.looks += 1
             return self.denoising.prediction(latent, self.rows[step], previous, self.sampling.condition,
-                                             with_x0, self._ahead(step))
+                                             guide.reads_x0, guide.looks * self._ahead(step))
         return predict
 
     def _ahead(self, step: int) -> int:

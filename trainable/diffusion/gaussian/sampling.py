@@ -80,7 +80,7 @@ class GaussianSampling(Drawing):
                 x = mean if sigma == 0 else mean + sigma * randn(x.shape, generator, device)
                 if guide is not None:
                     time = torch.full((n,), s, device=device)
-                    believed = asked.believed(step + 1, time, previous, guide.reads_x0)
+                    believed = asked.believed(step + 1, time, previous, guide)
                     x = guide(x, time, mean, sigma, believed, step)
             ids = asked.words(x, len(times) - 1, previous).argmax(-1)
         return Samples(ids, torch.full((n,), asked.looks * self._passes, device=device))
@@ -114,7 +114,7 @@ class GaussianSampling(Drawing):
             assert prediction.x0 is not None
             clamped = self.model.nearest(prediction.x0)
             straight_through = prediction.x0 + (clamped - prediction.x0).detach()
-            prediction = prediction._replace(x0=straight_through)
+            prediction.x0 = straight_through
         return prediction
 
     def _believed(self, x: Tensor, t: Tensor, x0_prev: Tensor | None) -> Prediction:

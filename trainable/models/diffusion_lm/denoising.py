@@ -58,9 +58,8 @@ class Denoising:
     def prediction(self, x: Tensor, row: Tensor, previous: Tensor | None, condition: Tensor | None,
                    with_x0: bool, ahead: int = 0) -> Prediction:
         """All of it, differentiable in x; the clean latents only where they are asked for."""
-        log_probs, hidden, *x0 = self._run("whole" if with_x0 else "posterior", x, row, previous, condition,
-                                           ahead)
-        return Prediction(x0[0] if x0 else None, log_probs, hidden)
+        raw, hidden, *x0 = self._run("whole" if with_x0 else "raw", x, row, previous, condition, ahead)
+        return Prediction.of_latents(raw, self._logits, hidden, x0[0] if x0 else None)
 
     def _run(self, what: str, x: Tensor, row: Tensor, previous: Tensor | None, condition: Tensor | None,
              ahead: int) -> Any:
@@ -84,10 +83,9 @@ class Denoising:
         raw = self.model.down(hidden)
         if what == "guess":
             return self._x0(raw)
-        log_probs = self._logits(raw).log_softmax(-1)
         if what == "words":
-            return log_probs
-        return (log_probs, hidden, self._x0(raw)) if what == "whole" else (log_probs, hidden)
+            return self._logits(raw).log_softmax(-1)
+        return (raw, hidden, self._x0(raw)) if what == "whole" else (raw, hidden)
 
     def _x0(self, raw: Tensor) -> Tensor:
         if self.model.diffusion.loss == "ce":
