@@ -130,8 +130,8 @@ class SpaceForm(Settings):
     start_budgets: int = Field(
         0, ge=0, le=100,
         description="where calibration.bits are searched, points to try first from an integer program: the "
-                    "bits that lose least (KL of each part of the base alone) at so many sizes, evenly "
-                    "spaced up to the bound on size_bytes, if there is one"
+                    "bits that lose least (KL of each part of the base alone) at so many sizes, in equal "
+                    "ratios up to the bound on size_bytes, if there is one"
     )
     objectives: dict[MetricName, Direction] = Field(min_length=1,
                                                     description="metric to minimize or maximize")

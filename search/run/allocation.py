@@ -52,6 +52,14 @@ def _conditions(space: Space) -> points.Point:
     return found
 
 
+def measured_under(space: Space) -> points.Point:
+    """The searched settings of the calibration that the parts are measured under, their bits left out: an
+    assignment is the best there is with these alone."""
+    point = points.complete(space.dimensions, conditions := _conditions(space))
+    return conditions | {path: value for path, value in point.items()
+                         if path.startswith("calibration.") and not path.startswith(BITS)}
+
+
 def allocated(space: Space, shared: SharedFolders) -> list[points.Point]:
     """`allocated_points` of the base that all trials share; none where the space asks for none."""
     if not space.form.start_budgets:
@@ -60,7 +68,8 @@ def allocated(space: Space, shared: SharedFolders) -> list[points.Point]:
 
 
 def allocated_points(space: Space, measured: Mapping[str, Any]) -> list[points.Point]:
-    """Points with the bits that lose least at `start_budgets` sizes, smallest first, without repeats.
+    """Points with the bits that lose least at `start_budgets` sizes, smallest first, without repeats,
+    calibrated as the parts were; what is not of the calibration is the sampler's.
 
     `measured`: what the job `sensitivity` says last. Raises `UserError`, one line, where no bits are small
     enough for the bound on size_bytes.
@@ -78,5 +87,6 @@ def allocated_points(space: Space, measured: Mapping[str, Any]) -> list[points.P
             raise space.error(("constraints",), f"no assignment of the searched bits meets {tightest}: the "
                               f"smallest takes {least + fixed:,} bytes, {fixed:,} of them beside what is "
                               "assigned")
-    return [{**_conditions(space), **{BITS + part: int(bits) for part, bits in each.items()}}
+    settings = measured_under(space)
+    return [{**settings, **{BITS + part: int(bits) for part, bits in each.items()}}
             for each in assignments(table, space.form.start_budgets, most)]

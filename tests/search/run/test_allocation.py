@@ -104,6 +104,25 @@ def test_points_say_what_the_bits_are_searched_under():
     assert given.config({**found, "sampling.steps": 10}).calibration.bits == {"ffn": 4}
 
 
+def test_points_are_calibrated_as_the_parts_were_and_leave_the_rest_to_the_sampler():
+    given = space(2, fixed="texts: 8", searched=[
+        "  calibration.method.name: {choice: [gptq, quant_dllm]}",
+        "  calibration.bits.ffn: {choice: [2, 4], when: {calibration.method.name: [gptq]}}",
+        "  calibration.bits.attention: {choice: [3], when: {calibration.method.name: [gptq]}}",
+        "  calibration.source: {choice: [corrupted, rollout]}",
+        "  calibration.activation_bits: {choice: [8, 4]}"])
+    check(given)
+    costs = [{"site": part, "choice": str(bits), "bytes": bits, "kl": 1.0 / bits}
+             for part, bits in (("ffn", 2), ("ffn", 4), ("attention", 3))]
+    found = allocated_points(given, {"costs": costs, "fixed_bytes": 0})
+    assert [bits_of(point)["ffn"] for point in found] == [2, 4]
+    settings = example(given).calibration
+    for point in found:
+        assert point.keys() == given.dimensions.keys() - {"sampling.steps"}
+        own = given.config({**point, "sampling.steps": 20}).calibration
+        assert own.model_copy(update={"bits": settings.bits}) == settings
+
+
 @pytest.mark.parametrize(("searched", "fixed", "message"), [
     ([], GPTQ, "start_budgets: assigns bits, and no calibration.bits.PART is searched"),
     (["  calibration.bits.ffn: {choice: [4]}", "  base.seed: {choice: [0, 1]}"], GPTQ,

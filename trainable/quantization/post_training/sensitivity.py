@@ -107,12 +107,17 @@ def smallest(table: Sequence[Cost]) -> int:
 
 
 def assignments(table: Sequence[Cost], count: int, most: int | None = None) -> list[dict[str, str]]:
-    """Different best assignments for `count` budgets evenly spaced from the smallest total to the largest, or
-    to `most` bytes where that is less: start points. One budget is the largest. Raises `UserError` where none
-    is small enough."""
+    """Different best assignments for `count` budgets in equal ratios from the smallest total to the largest,
+    or to `most` bytes where that is less: start points. Losses fall with each bit by about the same factor,
+    so that most even steps in bytes would lie where nothing is lost any more. One budget is the largest.
+    Raises `UserError` where none is small enough."""
     sites = dict.fromkeys(cost.site for cost in table)
     largest = sum(max(cost.bytes for cost in table if cost.site == site) for site in sites)
     end = largest if most is None else min(most, largest)
-    budgets = np.linspace(smallest(table), end, count).astype(int) if count > 1 else np.array([end])
-    found = [assign(table, int(budget)) for budget in budgets]
+    least = smallest(table)
+    if count > 1 and 0 < least < end:
+        budgets = [least, *np.geomspace(least, end, count)[1:-1].astype(int).tolist(), end]
+    else:
+        budgets = [end]
+    found = [assign(table, budget) for budget in budgets]
     return list({tuple(each.items()): each for each in found}.values())
