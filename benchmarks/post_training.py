@@ -40,7 +40,11 @@ BASES: dict[str, dict] = {
         "trial.model": {"name": "masked_lm", "body": "bert", "hidden": 64, "layers": 2, "heads": 4,
                         "ffn": 256, "positions": 64},
         "trial.diffusion": {"name": "masked", "recipe": "uniform"},
-        "trial.base.optim": {"steps": 4000, "batch_size": 64, "lr": 0.005, "ema": 0.995}}}
+        "trial.base.optim": {"steps": 4000, "batch_size": 64, "lr": 0.005, "ema": 0.995},
+        "search.sampling.sampler": {"choice": [
+            "ancestral", {"name": "quota", "order": "entropy"}, {"name": "entropy_bound", "bound": 0.5},
+            {"name": "entropy_bound", "bound": 2.0}, "chain", {"name": "chain", "bound": 1.0}]},
+        "search.sampling.temperature": {"choice": [0.5, 0.65, 0.8, 1.25, 1.5]}}}
 COLUMNS = {"W3A16": (3, 0, 16), "W2A16 g16": (2, 16, 16), "W4A4": (4, 0, 4)}
 """Bits of weights, inputs that share a scale (0 = the row), bits of activations."""
 ROWS: dict[str, dict] = {

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.arms import interval, prepared
 from benchmarks.common import save
-from benchmarks.post_training import rounded, shares
+from benchmarks.post_training import BASES, rounded, shares
 from search.run.validation import load_checked
 from spaces import points
 from spaces.config import CalibrationConfig, TrialConfig
@@ -81,7 +81,8 @@ def compared(args: argparse.Namespace, folder: str) -> dict:
                "trial.diffusion": {"name": "masked", "recipe": "uniform"},
                "trial.corpus": {"source": {"name": "restaurant", "sentences": 20000, "max_words": 16},
                                 "tokenizer": folder, "tokens": "seen", "max_length": 32},
-               "trial.base.start": folder}
+               "trial.base.start": folder,
+               "search.sampling.sampler": BASES["masked"]["search.sampling.sampler"]}
     space = load_checked("dllmquant", {**changes, **parse(args.settings)})
     config = completed(space.config(points.complete(space.dimensions, {})))
     place = Path(prepared(config, args.cache, WorkerContext(), ())["corpus"])

@@ -2,14 +2,19 @@
 `python -m benchmarks.post_training_search --cache DIR --work DIR`.
 
 Every arm has the same budget of trials. The arms by hand are one method each at the options that people leave
-it at (`ARMS`), with `SWEPT` tried in every combination; the search has the whole space, by the space's own
-sampler and scheduler, and what that stops early counts as a trial. A seed is that of the calibration and of
-the sampler; evaluation is the same throughout. Arms that the first seed leaves behind `CLOSE` of the best one
-have no others. Hypervolume is told in one box, fixed by the arms by hand
-alone: the best value of each objective, and the worst but for the quarter of their points that is worst, with
-`MARGIN` of the distance to spare. The space's objectives are counts and divergences, none of them a time.
-`--cache` is the folder `cache` of an earlier run or a new one, `--base` as in `benchmarks.post_training`.
-Done trials stand in WORK/trials.jsonl, so the command can be stopped (--minutes) and given again. No Ray.
+it at (`BY_HAND`), all parts of as many bits, the space's first sampler and temperature, with `SWEPT` tried in
+every combination; beside them stands the first with the sampler set by hand, too (`SAMPLED`). The search
+has the whole space, by the space's own first points, sampler and scheduler, and what that stops early counts
+as a trial; `SEARCHES` names searches of parts of it. A seed is that of calibration and sampler; evaluation is
+the same throughout. Arms that the first seed leaves behind `CLOSE` of the best one have no others.
+
+A trial counts where it keeps the space's constraints, with distinct-2 at least `DIVERSE` of that of the
+full-precision base under the space's first sampler: perplexity falls, too, where texts repeat each other.
+Hypervolume is told in one box, fixed by the arms by hand alone: the best value of each objective, and the
+worst but for the quarter of their points that is worst, with a tenth of the distance to spare. Objectives
+are counts and divergences, none of them a time. `--cache` is the folder `cache` of an earlier run or a new
+one, `--base` as in `benchmarks.post_training`. Done trials stand in WORK/trials.jsonl, so the command can be
+stopped (--minutes) and given again. No Ray.
 """
 
 from __future__ import annotations
@@ -17,55 +22,62 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import shutil
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.arms import interval, prepared
+from benchmarks.arms import prepared
 from benchmarks.common import save
 from benchmarks.post_training import BASES
+from benchmarks.post_training_search_show import SEARCH, Row, box_of, front, show, summary, volume
 from search.engine.engine import Engine, RunningTrial
-from search.pareto.geometry import nondominated
-from search.pareto.objectives import matrix
-from search.pareto.reference_box import Box
+from search.pareto.objectives import judged
 from search.records.journal import append_line, mend_tail, read_lines
 from search.records.memory import MemoryRecords
+from search.run.allocation import BITS, TAG, allocated_points, example, searched_bits
 from search.run.first_points import first_points
 from search.run.simulator import VirtualClock, simulate
 from search.run.validation import load_checked, problem
 from search.schedulers.registry import build
 from search.study.opening import searcher
 from spaces import points
-from spaces.config import TrialConfig
+from spaces.config import CalibrationConfig, TrialConfig
 from spaces.overrides import parse
 from spaces.schema import Space
 from trainable.quantization.post_training.stored import chain_of
 from trainable.stages.prepare import Prepared
+from trainable.stages.sensitivity import prepare_sensitivity
 from trainable.stages.trial import Trial
 from trainable.storage.folders import content_key
 from trainable.workers.context import WorkerContext
 
 METHOD, TRANSFORMS = "calibration.method.name", "calibration.transforms"
+SAMPLER, TEMPERATURE, STEPS = "sampling.sampler", "sampling.temperature", "sampling.steps"
 BY_HAND: dict[str, Any] = {TRANSFORMS: [], "calibration.source": "corrupted",
                            "calibration.token_weight": "uniform", "calibration.corrections": []}
 ROTATED: dict[str, Any] = {TRANSFORMS: ["rotation"]}
 ARMS: dict[str, dict[str, Any]] = {
-    "rtn": {METHOD: "rtn"}, "hqq": {METHOD: "hqq"}, "smoothquant": {METHOD: "smoothquant"},
-    "awq": {METHOD: "awq"}, "gptq": {METHOD: "gptq"}, "gptq + rotation": {METHOD: "gptq", **ROTATED},
-    "quant_dllm": {METHOD: "quant_dllm"}}
-SWEPT = ("calibration.method.bits", "calibration.method.group", "calibration.activation_bits",
-         "sampling.steps")
-SEARCH = "search"
-WORST, MARGIN, CLOSE = 0.75, 0.1, 0.95
-ASKED = 1.1
-Row = dict[str, Any]
+    "gptq": {METHOD: "gptq"}, "rtn": {METHOD: "rtn"}, "hqq": {METHOD: "hqq"},
+    "smoothquant": {METHOD: "smoothquant"}, "awq": {METHOD: "awq"},
+    "gptq + rotation": {METHOD: "gptq", **ROTATED}, "quant_dllm": {METHOD: "quant_dllm"}}
+SAMPLED: dict[str, dict[str, dict[str, Any]]] = {
+    "gaussian": {"gptq, ddim": {METHOD: "gptq", SAMPLER: {"name": "ddim", "eta": 0.0}}},
+    "masked": {"gptq, quota": {METHOD: "gptq", SAMPLER: {"name": "quota", "order": "entropy"},
+                               TEMPERATURE: 0.8}}}
+"""By base: what docs/masked.md found to be the best sampler of texts as diverse as the Gaussian's, and the
+usual other sampler of a Gaussian process."""
+SWEPT = ("calibration.method.group", "calibration.activation_bits", STEPS)
+"""Beside the bits, which all parts share."""
+DEFAULT = {f"search.{SAMPLER}": {"choice": ["ancestral"]}, f"search.{TEMPERATURE}": {"choice": [0.5]}}
+SEARCHES: dict[str, dict[str, Any]] = {
+    SEARCH: {}, "search, default sampler": DEFAULT,
+    "search without chain": {f"search.{SAMPLER}": {"choice": [
+        each for each in BASES["masked"][f"search.{SAMPLER}"]["choice"] if "chain" not in str(each)]}}}
+CLOSE, DIVERSE = 0.95, 0.97
 
 
 def main() -> None:
@@ -76,25 +88,35 @@ def main() -> None:
     parser.add_argument("--base", choices=BASES, default="masked")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trials", type=int, default=72, help="budget of every arm")
+    parser.add_argument("--trials", type=int, default=48, help="budget of every arm")
+    parser.add_argument("--searches", default=SEARCH, help=f"separated by semicolons: {'; '.join(SEARCHES)}")
     parser.add_argument("--minutes", type=float, default=8, help="stop after that long")
+    parser.add_argument("--name", default="post_training_search", help="of the JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     changes = {**BASES[args.base], **parse(args.settings), "budget.trials": args.trials}
-    space = load_checked("dllmquant", changes)
-    trials = Trials(space, args.cache, args.work, time.monotonic() + 60 * args.minutes)
+    trials = Trials(load_checked("dllmquant", changes), args.cache, args.work,
+                    time.monotonic() + 60 * args.minutes)
     try:
-        found = {name: [by_hand(space, name, 0, args.trials, trials)] for name in ARMS}
-        others = close(space, found)
-        for name in others:
-            found[name] += [by_hand(space, name, seed, args.trials, trials) for seed in range(1, args.seeds)]
-        found[SEARCH] = [searched(changes, seed, trials) for seed in range(args.seeds)]
+        changes["constraints"] = bounds(trials)
+        space = load_checked("dllmquant", changes)
+        arms = {**ARMS, **SAMPLED[args.base]}
+        found = {name: [by_hand(space, arm, 0, args.trials, trials)] for name, arm in arms.items()}
+        for name in close(space, found):
+            found[name] += [by_hand(space, arms[name], seed, args.trials, trials)
+                            for seed in range(1, args.seeds)]
+        for name in args.searches.split(";"):
+            own = {**changes, **SEARCHES[name.strip()]}
+            found[name.strip()] = [searched(own, seed, trials) for seed in range(args.seeds)]
+        for runs in found.values():
+            for seed, one in enumerate(runs) if len(runs) == args.seeds else ():
+                one["again"] = again(space, one["complete"], seed, trials)
     except PausedError:
         raise SystemExit("time is up; give the command again to go on") from None
     figures = {"base": args.base, "settings": args.settings, "trials": args.trials, "seeds": args.seeds,
-               **summary(space, found)}
+               "constraints": changes["constraints"], **summary(space, found, tuple(arms))}
     show(figures)
-    save("post_training_search", figures)
+    save(args.name, figures)
 
 
 class PausedError(Exception):
@@ -136,21 +158,34 @@ class Trials:
                 began = time.process_time()
                 trial = trial or self._trial(config)
                 event = trial.rung(index)
-                values = {name: event[name] for name in metrics(self.space) if name in event}
+                values = {name: event[name] for name in judged(self.space.objectives, self.space.constraints)
+                          if name in event}
                 line = self.keep(key, {"values": values, "cpu_seconds": time.process_time() - began})
             yield index, line
 
-    def _trial(self, config: TrialConfig) -> Trial:
+    def common(self, config: TrialConfig) -> Prepared:
+        """Folders of corpus, teacher and base, the same for all trials."""
         if self.shared is None:
             self.shared = Prepared(**prepared(config, self.cache, self.context))
+        return self.shared
+
+    def losses(self, space: Space, seed: int) -> Row:
+        """What the parts of the base lose at each number of bits (`prepare_sensitivity`), as a search of that
+        seed finds it before its first trial; with `cpu_seconds`."""
+        config, choices = seeded(example(space), seed), searched_bits(space)
+        key = content_key("losses", config.model_dump(mode="json"), choices)
+        if (line := self.kept(key)) is not None:
+            return line
+        common, began = self.common(config), time.process_time()
+        *_, table = prepare_sensitivity(config, choices, Path(self.cache), Path(common.corpus),
+                                        Path(common.base), self.context.device)
+        del table["path"]
+        return self.keep(key, {**table, "cpu_seconds": time.process_time() - began})
+
+    def _trial(self, config: TrialConfig) -> Trial:
         shutil.rmtree(self.folder, ignore_errors=True)
-        return Trial(config, self.shared, self.space.rungs, self.folder, self.context.device,
+        return Trial(config, self.common(config), self.space.rungs, self.folder, self.context.device,
                      self.context.cache)
-
-
-def metrics(space: Space) -> list[str]:
-    """Of the objectives."""
-    return [item.metric for item in space.objectives]
 
 
 def as_it_acts(config: TrialConfig) -> TrialConfig:
@@ -166,24 +201,52 @@ def seeded(config: TrialConfig, seed: int) -> TrialConfig:
     return config.model_copy(update={"calibration": config.calibration.model_copy(update={"seed": seed})})
 
 
-def grid(space: Space, name: str) -> list[Row]:
+def bounds(trials: Trials) -> list[str]:
+    """The space's constraints, with the distinct-2 that is asked of all trials: the base's own, unrounded, at
+    the space's first settings and as many steps as any trial has, times `DIVERSE`."""
+    space = trials.space
+    most = max(space.dimensions[STEPS].values())
+    config = space.config(points.complete(space.dimensions, {STEPS: most}))
+    (_, line), = trials.rungs(config.model_copy(update={"calibration": CalibrationConfig()}),
+                              [len(space.rungs) - 1])
+    least = DIVERSE * line["values"]["diversity"]
+    return [*(str(bound) for bound in space.constraints if bound.metric != "diversity"),
+            f"diversity >= {least:.3f}"]
+
+
+def grid(space: Space, arm: Row) -> list[Row]:
     """The points of an arm by hand, the sampler's steps varying slowest."""
-    settled = {**BY_HAND, **ARMS[name]}
-    asked = {path: space.dimensions[path].values() for path in SWEPT}
-    order = sorted(SWEPT, key=lambda path: path != "sampling.steps")
-    every = [points.complete(space.dimensions, {**settled, **dict(zip(order, values, strict=True))})
-             for values in itertools.product(*(asked[path] for path in order))]
+    settled = {**BY_HAND, **arm}
+    parts = [path for path in space.dimensions if path.startswith(BITS)]
+    order = sorted(SWEPT, key=lambda path: path != STEPS)
+    every = []
+    for steps, bits, *values in itertools.product(
+            space.dimensions[STEPS].values(), space.dimensions[parts[0]].values(),
+            *(space.dimensions[path].values() for path in order[1:])):
+        given = {**settled, **dict.fromkeys(parts, bits), **dict(zip(order, [steps, *values], strict=True))}
+        every.append(points.complete(space.dimensions, given))
     return list({json.dumps(point, sort_keys=True): point for point in every}.values())
 
 
-def by_hand(space: Space, name: str, seed: int, budget: int, trials: Trials) -> Row:
+def by_hand(space: Space, arm: Row, seed: int, budget: int, trials: Trials) -> Row:
     """One arm: what its points measure, as many as the budget has."""
     found: list[Row] = []
-    for point in grid(space, name)[:budget]:
+    for point in grid(space, arm)[:budget]:
         (_, line), = trials.rungs(seeded(space.config(point), seed), [len(space.rungs) - 1])
         found.append({"number": len(found), "point": point, **line["values"],
                       "cpu_seconds": line["cpu_seconds"]})
     return {"complete": found, "trials": len(found), "cpu_seconds": sum(row["cpu_seconds"] for row in found)}
+
+
+def again(space: Space, rows: Sequence[Row], seed: int, trials: Trials) -> list[Row]:
+    """The members of a front in other held-out texts and by other noise: what was luck is not there again."""
+    found = []
+    for row in front(space, rows):
+        config = seeded(space.config(row["point"]), seed)
+        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"seed": 1})})
+        (_, line), = trials.rungs(config, [len(space.rungs) - 1])
+        found.append({**row, **line["values"]})
+    return found
 
 
 def close(space: Space, found: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -202,13 +265,15 @@ def searched(changes: Mapping[str, Any], seed: int, trials: Trials) -> Row:
     began, judged, clock = time.process_time(), problem(space), VirtualClock()
     scheduler = build(space.scheduler.name, judged, space.scheduler.options)
     engine = Engine(space, searcher(space, judged), scheduler, MemoryRecords(), clock=clock)
-    for values, tag in first_points(space):
+    table = trials.losses(space, seed)
+    for values, tag in [*first_points(space), *((point, TAG) for point in allocated_points(space, table))]:
         engine.enqueue(values, tag)
     measured = Measured(space, seed, trials)
     simulate(engine, clock, measured.evaluate, 1, measured.on_step)
     measured.go_on()
     return trials.keep(key, {"complete": measured.complete, "trials": len(engine.ended),
                              "counts": dict(engine.counts), "cpu_seconds": measured.cpu_seconds,
+                             "losses_cpu": table["cpu_seconds"],
                              "elapsed_cpu": time.process_time() - began})
 
 
@@ -243,96 +308,6 @@ class Measured:
         """Raises `PausedError` when a trial could not be measured any more."""
         if self.paused:
             raise PausedError
-
-
-def box_of(space: Space, rows: Sequence[Row], worst: float = WORST) -> Box:
-    """From what the arms by hand measured."""
-    corners = {}
-    for item in space.objectives:
-        column = np.array([row[item.metric] for row in rows])
-        sign = 1.0 if item.direction == "minimize" else -1.0
-        best, low = sign * (sign * column).min(), sign * np.quantile(sign * column, worst)
-        corners[item.metric] = (float(best), float(low + MARGIN * (low - best)))
-    return Box.of(corners, space.objectives)
-
-
-def volume(space: Space, box: Box, rows: Sequence[Row]) -> float:
-    """Of the front of some trials."""
-    return box.hypervolume(matrix(rows, space.objectives)) if rows else 0.0
-
-
-def summary(space: Space, found: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Hypervolumes by arm and seed, and the search's as a multiple of the best arm's: of those that all seeds
-    were tried with."""
-    pooled = [row for name in ARMS for row in found[name][0]["complete"]]
-    seeds = len(found[SEARCH])
-    whole = [name for name in ARMS if len(found[name]) == seeds]
-    boxes: dict[str, Any] = {}
-    for label, worst in (("box", WORST), ("whole_box", 1.0)):
-        box = box_of(space, pooled, worst)
-        volumes = {name: [volume(space, box, one["complete"]) for one in runs]
-                   for name, runs in found.items()}
-        means = {name: statistics.fmean(volumes[name]) for name in whole}
-        best = max(means, key=means.__getitem__)
-        shares = {name: [own / hand for own, hand in zip(volumes[name], volumes[best], strict=False)]
-                  for name in found}
-        union = volume(space, box, pooled) / volumes[best][0]
-        boxes[label] = {
-            "corners": box.corners(), "best_arm": best, "volumes": volumes,
-            "relative_to_best_arm": {name: told(share) for name, share in shares.items()},
-            "all_arms_together": union, "all_arms_trials": sum(found[name][0]["trials"] for name in ARMS),
-            "search_by_trials": {str(count): told(
-                [volume(space, box, [row for row in one["complete"] if row["number"] < count]) / hand
-                 for one, hand in zip(found[SEARCH], volumes[best], strict=True)])
-                for count in counts(found)}}
-    mean, half = boxes["box"]["relative_to_best_arm"][SEARCH]
-    return {**boxes, "target": {"asked": ASKED, "mean": mean, "half": half, "holds": mean >= ASKED},
-            "arms": {name: {"trials": [one["trials"] for one in runs],
-                            "complete": [len(one["complete"]) for one in runs],
-                            "cpu_seconds": [one["cpu_seconds"] for one in runs]}
-                     for name, runs in found.items()},
-            "searched_fronts": [front(space, one["complete"]) for one in found[SEARCH]]}
-
-
-def told(values: Sequence[float]) -> list[float | None]:
-    """Mean and half-width of its 95 % interval; None of one value, which has no width."""
-    mean, half = interval(list(values))
-    return [mean, half if math.isfinite(half) else None]
-
-
-def shown(values: Sequence[float | None], digits: int) -> str:
-    """The same in print."""
-    mean, half = values
-    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
-
-
-def counts(found: Mapping[str, Sequence[Row]]) -> list[int]:
-    """Budgets at which the search is told: quarters of the whole."""
-    most = max(one["trials"] for one in found[SEARCH])
-    return [most * part // 4 for part in range(1, 5)]
-
-
-def front(space: Space, rows: Sequence[Row]) -> list[Row]:
-    """Its members, by size."""
-    keep = nondominated(matrix(rows, space.objectives))
-    return sorted((dict(row) for row, kept in zip(rows, keep, strict=True) if kept),
-                  key=lambda row: row["size_bytes"])
-
-
-def show(figures: Mapping[str, Any]) -> None:
-    """Print the table as Markdown."""
-    box, whole, arms = figures["box"], figures["whole_box"], figures["arms"]
-    print("\n| | trials | seeds | CPU s | hypervolume | of the best arm's | the same in the whole box |\n"
-          "|---|---|---|---|---|---|---|")
-    for name, volumes in box["volumes"].items():
-        print(f"| {name} | {statistics.fmean(arms[name]['trials']):.0f} | {len(volumes)} "
-              f"| {statistics.fmean(arms[name]['cpu_seconds']):.0f} | {shown(told(volumes), 3)} "
-              f"| {shown(box['relative_to_best_arm'][name], 2)} "
-              f"| {shown(whole['relative_to_best_arm'][name], 2)} |")
-    print("all arms by hand together", box["all_arms_together"], whole["all_arms_together"],
-          box["all_arms_trials"], "trials")
-    print("search by trials", box["search_by_trials"])
-    print(figures["target"])
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ BITS = frozenset({"bits"})
 """Parameters of a method that are a column."""
 FLOAT = 32
 """Bits of a weight that is not rounded."""
-PLACED = ("calibration.method", "calibration.transforms", "calibration.source", "calibration.token_weight",
-          "calibration.activation_bits", "calibration.seed", "seed")
+PLACED = ("calibration.method", "calibration.bits", "calibration.transforms", "calibration.source",
+          "calibration.token_weight", "calibration.activation_bits", "calibration.seed", "seed")
 """Settings that say where a figure stands, or which repeat it is; whatever else is searched is `rest`."""
 
 
@@ -68,7 +68,6 @@ def placed(space: Space, row: Mapping[str, Any], metric: str) -> Placed:
     calibration = config.calibration
     chain = chain_of(calibration.method, calibration.transforms)
     acts = bool(chain.needs) or corrected(config)
-    bits = getattr(POST_TRAINING.params(calibration.method), "bits", FLOAT)
     names = list(POST_TRAINING)
     parts = [part_name(ref, POST_TRAINING, BITS) for ref in (calibration.method, *calibration.transforms)]
     rank = tuple(names.index(ref.name) for ref in (calibration.method, *calibration.transforms))
@@ -76,7 +75,18 @@ def placed(space: Space, row: Mapping[str, Any], metric: str) -> Placed:
     head = {"method": " + ".join(parts), "calibrated on": calibration.source if acts else None,
             "weights": weights}
     return Placed(head, rest(values, metric, acts and calibration.source.startswith("rollout")),
-                  column(bits, calibration.activation_bits), (config.seed, config.calibration_seed), rank)
+                  column(weight_bits(config), calibration.activation_bits),
+                  (config.seed, config.calibration_seed), rank)
+
+
+def weight_bits(config: TrialConfig) -> set[int]:
+    """All that the Linears of the calibrated sites have: one, unless parts have their own."""
+    from trainable.registry import BACKBONES, POST_TRAINING
+
+    calibration = config.calibration
+    usual = getattr(POST_TRAINING.params(calibration.method), "bits", FLOAT)
+    blocks = range(getattr(BACKBONES.params(config.model), "layers", 1))
+    return {calibration.bits_at(site, block) or usual for site in calibration.sites for block in blocks}
 
 
 def corrected(config: TrialConfig) -> bool:
@@ -84,8 +94,8 @@ def corrected(config: TrialConfig) -> bool:
     from spaces.config import CalibrationConfig
 
     plain = CalibrationConfig()
-    own = set(CalibrationConfig.model_fields) - {"method", "transforms", "source", "token_weight", "texts",
-                                                 "levels", "sites", "activation_bits", "seed"}
+    own = set(CalibrationConfig.model_fields) - {"method", "bits", "transforms", "source", "token_weight",
+                                                 "texts", "levels", "sites", "activation_bits", "seed"}
     return any(getattr(config.calibration, name) != getattr(plain, name) for name in own)
 
 

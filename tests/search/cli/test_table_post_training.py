@@ -9,15 +9,22 @@ from search.records.run_folder import RunFolder
 from spaces.schema import load
 
 SEEDS = {"search.calibration.seed": {"choice": [0, 1, 2]}}
-GPTQ = {"method.name": "gptq", "method.bits": 3, "method.group": 0, "transforms": [],
-        "token_weight": "uniform"}
-RTN = {"method.name": "rtn", "method.bits": 3, "method.group": 0, "transforms": []}
+
+
+def weights(attention, ffn=None):
+    return {f"bits.{site}_{block}": bits for block in (0, 1)
+            for site, bits in (("attention", attention), ("ffn", ffn or attention))}
+
+
+GPTQ = {"method.name": "gptq", **weights(3), "method.group": 0, "transforms": [], "token_weight": "uniform"}
+RTN = {"method.name": "rtn", **weights(3), "method.group": 0, "transforms": []}
 
 
 def row(number, kl, settings, source="corrupted", bits=16, steps=20, state="complete", **more):
     values = {"corrections": [], **settings, "source": source, "activation_bits": bits}
     return {"trial": number, "rung": 1, "state": state, "fidelity": 4, "seconds": 1.0, "kl_to_base": kl,
-            "perplexity": 10 * kl, "config.sampling.steps": steps,
+            "perplexity": 10 * kl, "config.sampling.steps": steps, "config.sampling.sampler": "ancestral",
+            "config.sampling.temperature": 0.5,
             **{f"config.calibration.{name}": value for name, value in values.items()}, **more}
 
 
@@ -53,7 +60,7 @@ def test_a_cell_is_the_mean_over_calibration_seeds_with_students_interval(printe
 
 
 def test_rows_differ_by_method_source_and_weights_and_columns_by_bits(printed):
-    four = {**GPTQ, "method.bits": 4}
+    four = {**GPTQ, **weights(4)}
     rows = [row(0, 0.5, RTN, **seed(0)), row(1, 0.5, RTN, "clean", **seed(1)),
             row(2, 0.2, GPTQ, **seed(0)), row(3, 0.3, GPTQ, "clean", **seed(0)),
             row(4, 0.1, {**GPTQ, "token_weight": "cgq_survey"}, **seed(0)),
@@ -73,19 +80,22 @@ def test_sampler_steps_part_rows_only_where_they_act(printed):
             row(2, 0.3, GPTQ, "rollout", steps=10, **seed(0)),
             row(3, 0.4, GPTQ, "rollout", steps=50, **seed(0))]
     found = table(printed, rows)
+    drawn = "sampling.sampler=ancestral, sampling.temperature=0.5"
     assert [(one["calibrated on"], one["rest"], one["W3A16"]) for one in found] == [
-        ("corrupted", None, "0.2"), ("rollout", "sampling.steps=10", "0.3"),
-        ("rollout", "sampling.steps=50", "0.4")]
+        ("corrupted", None, "0.2"), ("rollout", f"sampling.steps=10, {drawn}", "0.3"),
+        ("rollout", f"sampling.steps=50, {drawn}", "0.4")]
     assert len(table(printed, rows, "--metric", "perplexity")) == 4
 
 
 def test_notes_say_what_is_left_out(printed):
-    rows = [row(0, 0.2, GPTQ, **seed(0)), row(1, 0.9, {**GPTQ, "method.bits": 8}, **seed(0)),
-            row(2, 5.0, GPTQ, state="stopped", **seed(1))]
+    rows = [row(0, 0.2, GPTQ, **seed(0)), row(1, 0.9, {**GPTQ, **weights(8)}, **seed(0)),
+            row(2, 5.0, GPTQ, state="stopped", **seed(1)),
+            *(row(n, 0.3, {**GPTQ, **weights(8, n)}, **seed(0)) for n in (3, 4))]
     code, out, _ = printed(rows)
     shown = " ".join(out.split())
     assert code == OK and "one calibration seed each" in shown and "0.2" in shown and "±" not in shown
-    assert "not shown: W8A16 (1 trial)" in shown and "stopped early and left out: 1;" in shown
+    assert "not shown: W3-8A16 (1 trial), W4-8A16 (1 trial), W8A16 (1 trial)" in shown
+    assert "stopped early and left out: 1;" in shown
 
 
 @pytest.mark.parametrize(("rows", "arguments", "message"), [
@@ -93,7 +103,7 @@ def test_notes_say_what_is_left_out(printed):
     ([row(0, 0.2, GPTQ, state="stopped", **seed(0))], (), "no trial has finished yet"),
     ([row(0, 0.2, GPTQ, **seed(0))], ("--metric", "bleu"),
      "no finished trial has measured bleu; legal: kl_to_base, perplexity"),
-    ([row(0, 0.9, {**GPTQ, "method.bits": 8}, **seed(0))], (), "finished: W8A16 (1 trial)"),
+    ([row(0, 0.9, {**GPTQ, **weights(8)}, **seed(0))], (), "finished: W8A16 (1 trial)"),
 ])
 def test_what_cannot_be_shown_is_one_line(printed, rows, arguments, message):
     code, _, error = printed(rows, *arguments)
