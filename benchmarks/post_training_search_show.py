@@ -80,8 +80,7 @@ def summary(space: Space, found: Found, hands: Sequence[str]) -> dict[str, Any]:
                             "cpu_seconds": [one["cpu_seconds"] for one in runs],
                             "losses_cpu": [one["losses_cpu"] for one in runs if "losses_cpu" in one]}
                      for name, runs in found.items()},
-            "fronts": {name: [front(space, one["complete"]) for one in found[name]]
-                       for name in found if name not in hands or name == boxes["box"]["best_arm"]}}
+            "fronts": [front(space, one["complete"]) for one in found[SEARCH]]}
 
 
 def best_of(volumes: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
