@@ -13,11 +13,7 @@ this Python itself.
     warm_python.py SOCKET -- SCRIPT ...    runs a script in a fork: exits with its status, ends it when ended
 """
 
-import contextlib
-import json
 import os
-import signal
-import socket
 import sys
 
 MODULES = ("aiohttp.web", "fsspec", "google.protobuf.json_format", "grpc.aio", "jsonschema", "pandas",
@@ -28,8 +24,8 @@ MODULES = ("aiohttp.web", "fsspec", "google.protobuf.json_format", "grpc.aio", "
 SCRIPTS = ("workers/setup_worker.py", "workers/default_worker.py", "dashboard/agent.py",
            "runtime_env/agent/main.py", "_private/log_monitor.py", "_private/monitor.py",
            "dashboard/dashboard.py")
-MANY = SCRIPTS[:2]
-"""Of which a job has many processes."""
+SETS_UP, MANY = SCRIPTS[0], SCRIPTS[:2]
+"""What makes a worker's environment and then is the worker, and of which a job has many processes."""
 OF_RAY = ("ray._private.runtime_env.context", "ray._private.workers.default_worker", "ray.train.torch",
           "ray.tune")
 """What those import of Ray."""
@@ -39,10 +35,16 @@ FILES = (0, 1, 2)
 LONGEST = 1 << 20
 
 
-@contextlib.contextmanager
 def warm_python(modules=MODULES):
-    """Path of an executable that stands for this Python, within the block."""
-    import shlex  # here, for the client starts often
+    """A context: the path of an executable that stands for this Python, within the block."""
+    import contextlib  # here, for the client starts often
+
+    return contextlib.contextmanager(serving)(modules)
+
+
+def serving(modules):
+    """The path, while the server runs."""
+    import shlex
     import shutil
     import subprocess
     import tempfile
@@ -76,21 +78,34 @@ def client(path, arguments):
         del arguments[0]
     if not arguments or not arguments[0].endswith(SCRIPTS):
         os.execv(sys.executable, [sys.executable, *arguments])
+    import _socket as socket  # the other takes a third of the client's time
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: as Ray's workers end with their parent
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
-        server.connect(path)
-        task = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
-        socket.send_fds(server, [json.dumps(task).encode()], FILES)
-        status = server.recv(16)  # nothing: the server has ended
-        return int(status) if status else 1
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: as Ray's workers end with their parent
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LONGEST)
+    server.connect(path)
+    environment = (f"{name}={os.environ[name]}" for name in os.environ)
+    words = [os.getcwd(), str(len(arguments)), *arguments, *environment]
+    files = b"".join(file.to_bytes(4, sys.byteorder) for file in FILES)
+    server.sendmsg(["\0".join(words).encode(errors="surrogateescape")],
+                   [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+    status = server.recv(16)  # nothing: the server has ended
+    return int(status) if status else 1
+
+
+def task_of(message):
+    """What a client's message asks for."""
+    folder, count, *words = message.decode(errors="surrogateescape").split("\0")
+    arguments, environment = words[:int(count)], words[int(count):]
+    return {"folder": folder, "arguments": arguments,
+            "environment": dict(word.split("=", 1) for word in environment)}
 
 
 def serve(path, modules):
     """Fork for each that connects, until standard input ends."""
     import importlib
+    import socket
 
     for module in modules:
         importlib.import_module(module)
@@ -110,6 +125,8 @@ def serve(path, modules):
 
 def nest(control, task, executable):
     """Import what reads this task's environment, then fork for each task that comes, until none can."""
+    import socket
+
     enter(task)
     import_ray(OF_RAY)
     added = {name: value for name, value in os.environ.items() if task["environment"].get(name) != value}
@@ -152,6 +169,7 @@ class Forks:
     def __init__(self, executable, added=()):
         import gc
         import selectors
+        import signal
 
         gc.freeze()
         self.executable, self.added, self.nests = executable, dict(added), {}
@@ -165,6 +183,7 @@ class Forks:
         """`begin` each task that comes from `sources` (what is waited for -> what then reads a message and
         its files), until there is no message."""
         import selectors
+        import signal
 
         self.sources = sources
         for source in (*sources, self.woken):
@@ -188,10 +207,12 @@ class Forks:
 
     def hand_over(self, message, files):
         """Begin a task in a fork of the nest for its environment, if its script has one."""
+        import socket
+
         if not message:  # the client was killed meanwhile
             os.close(files[0])
             return
-        task = json.loads(message)
+        task = task_of(message)
         key = tuple(sorted((name, value) for name, value in task["environment"].items()
                            if name.startswith(("RAY_", "TUNE_")) and name not in LATE))
         if not task["arguments"][0].endswith(MANY) or ("RAY_JOB_ID", "ffffffff") in key:
@@ -212,11 +233,12 @@ class Forks:
     def fork(self, message, files):
         """Begin a task in a fork of this process. The first of its files is the client's connection."""
         import selectors
+        import socket
 
         pid = os.fork()
         if not pid:
             self.leave(files[1:], FILES)
-            become(json.loads(message), self.executable, self.added)
+            become(task_of(message), self.executable, self.added)
         for file in files[1:]:
             os.close(file)
         self.running[pid] = socket.socket(fileno=files[0])
@@ -225,6 +247,9 @@ class Forks:
     def leave(self, files, places):
         """In a fork: leave behind what it has of its parent, signals and all files but these, which get these
         numbers. No object may close a file that will have the number of one of its own."""
+        import signal
+        import socket
+
         for each in (*self.sources, *self.nests.values(), *self.running.values()):
             if isinstance(each, socket.socket):
                 each.detach()
@@ -273,8 +298,24 @@ def become(task, executable, added):
     sys.stdin, sys.stdout, sys.stderr = (open(file, mode, buffering=1, closefd=False)
                                          for file, mode in zip(FILES, "rww", strict=True))
     sys.argv, sys.executable = task["arguments"], executable
+    if sys.argv[0].endswith(SETS_UP):
+        os.execvp = handing_on(executable, os.execvp)
     runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit()
+
+
+def handing_on(executable, real):
+    """`os.execvp` of the script that sets up the environment of a worker, which then runs a shell that runs
+    the worker: this process is the client of that at once."""
+    import shlex
+
+    def execvp(file, args):
+        words = shlex.split(args[-1])
+        if words[:2] != ["exec", executable]:
+            real(file, args)
+        os._exit(client(os.path.join(os.path.dirname(executable), "socket"), words[2:]))
+
+    return execvp
 
 
 if __name__ == "__main__":
