@@ -36,7 +36,8 @@ from search.schedulers.registry import build
 from search.study.searcher import StudySearcher
 from spaces.points import count
 
-CUT = {"eta": 3, "spare_front": False}
+CUT = {"eta": 3, "spare_front": False, "opening": 0}
+ALONE = {"opening": 0}
 METHODS = {
     "random": ("random", {}, "none", {}),
     "qmc": ("qmc", {}, "none", {}),
@@ -54,15 +55,15 @@ METHODS = {
     "tpe+halving-hv": ("tpe", {}, "halving", {**CUT, "ties": "hypervolume"}),
     "tpe+halving-spread": ("tpe", {}, "halving", {**CUT, "ties": "spread"}),
     "tpe+halving-brackets": ("tpe", {}, "halving", {**CUT, "brackets": 2}),
-    "tpe+halving-front": ("tpe", {}, "halving", {}),
-    "tpe+halving-front-opening": ("tpe", {}, "halving", {"opening": 4}),
-    "nsga2+halving-front": ("nsga2", {}, "halving", {}),
+    "tpe+halving-front": ("tpe", {}, "halving", ALONE),
+    "tpe+halving-front-opening": ("tpe", {}, "halving", {}),
+    "nsga2+halving-front": ("nsga2", {}, "halving", ALONE),
     "tpe-multivariate": ("tpe", {"multivariate": True, "group": True}, "none", {}),
     "tpe+promotion": ("tpe", {}, "promotion", {}),
     "ehvi+halving": ("ehvi", {}, "halving", CUT),
     "ehvi+halving-front": ("ehvi", {}, "halving", {}),
-    "ehvi-middle+halving-opening": ("ehvi", {"first": "middle", "startup": 3}, "halving", {"opening": 4}),
-    "ehvi-middle+halving-front": ("ehvi", {"first": "middle", "startup": 3}, "halving", {}),
+    "ehvi+halving-front-before": ("ehvi", {"first": "random", "startup": 6}, "halving", ALONE),
+    "ehvi+halving-front-alone": ("ehvi", {}, "halving", ALONE),
     "ehvi+promotion": ("ehvi", {}, "promotion", {}),
 }
 AGAINST = "ehvi+halving-front"

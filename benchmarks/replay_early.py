@@ -3,7 +3,7 @@
 The runs of `benchmarks.replay`, on its problems and the two of `benchmarks.replay_mixed`, and the hypervolume
 that each method's front has after so much device-time (in full trials): as a share of the best front there
 is, and `AGAINST`'s over every other method's, inter-quartile means over seeds with 95 % bootstrap intervals.
-`ehvi-middle+halving-opening` begins with points that fill the space and stops first trials by prediction.
+`ehvi+halving-front-before` is the default as it was: first trials drawn at random, and halving alone.
 `--before COMMIT` has the default of that commit run as well, in a checkout of it (not on the mixed problems,
 which it may not have). Done runs stand in WORK/early.jsonl, and those of `benchmarks.replay` in the same
 folder count, too, so the command can be stopped (--minutes) and given again.
@@ -33,7 +33,7 @@ from benchmarks.replay_problems import PROBLEMS
 from search.records.journal import append_line, mend_tail, read_lines
 
 ALL = {**PROBLEMS, **MIXED}
-USUAL = ("random", "tpe+halving-front", AGAINST, "ehvi-middle+halving-opening")
+USUAL = ("random", "tpe+halving-front", "ehvi+halving-front-before", AGAINST)
 PROBE = Path(__file__).parent / "probes" / "replayed.py"
 
 

@@ -42,8 +42,8 @@ class EHVISampler(BaseSampler):
     retries = True
     """A point that was stopped early may be worth its whole length after all."""
 
-    def __init__(self, seed: int, draw: int, fallback: BaseSampler, startup: int = 6, candidates: int = 400,
-                 most: int = 2000, first: str = "random"):
+    def __init__(self, seed: int, draw: int, fallback: BaseSampler, startup: int = 3, candidates: int = 400,
+                 most: int = 2000, first: str = "middle"):
         if most < startup:
             raise ValueError(f"most is {most}; legal: at least startup, {startup}")
         self.startup, self.candidates, self.most, self._fallback = startup, candidates, most, fallback

@@ -97,14 +97,14 @@ def cqr(seed: int, draw: int, *,
 
 def ehvi(seed: int, draw: int, *,
          startup: Annotated[int, Field(ge=2, description="trials that have measured something before the "
-                                                         "processes propose")] = 6,
+                                                         "processes propose")] = 3,
          candidates: Annotated[int, Field(
                  ge=2, description="points that are compared, the best few improved further")] = 400,
          most: Annotated[int, Field(ge=2,
                                     description="results after which tpe proposes; at least startup")] = 2000,
          first: Annotated[Literal["middle", "spread", "random"], Field(
                  description="trials until there is something to predict from: the middle of the space, "
-                             "then points that fill it evenly; these alone; or random ones")] = "random",
+                             "then points that fill it evenly; these alone; or random ones")] = "middle",
          ) -> BaseSampler:
     """Gaussian processes over all rungs, exact expected hypervolume improvement; after `most` results as
     tpe; the default."""

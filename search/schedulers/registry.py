@@ -26,9 +26,9 @@ def halving(problem: Problem, *, eta: Eta = 3,
             spare_front: Annotated[bool, Field(description="no trial is stopped that no rival beats")] =
             True, opening: Annotated[int, Field(
                     ge=0, description="complete trials before which trials are stopped by prediction too, "
-                                      "where the space gives a box; 0: never")] = 0) -> Scheduler:
-    """Asynchronous successive halving by non-dominated layers, with `opening` by prediction too while few
-    trials are complete. The default."""
+                                      "where the space gives a box; 0: never")] = 4) -> Scheduler:
+    """Asynchronous successive halving by non-dominated layers, and by prediction while few trials are
+    complete. The default."""
     halving = SuccessiveHalving(problem, eta=eta, ties=ties, brackets=brackets, spare_front=spare_front)
     if not opening or not problem.dimensions or any(item.metric not in problem.box
                                                     for item in problem.objectives):

@@ -12,7 +12,6 @@ from spaces.objectives import Objective
 
 SPACE = FINITE | RANGES | {"steps": Dimension(choice=[50, 10, 20]), "flag": Dimension(choice=[True, False])}
 OBJECTIVES = [Objective("loss", "minimize"), Objective("ok", "maximize")]
-FIRST = {"first": "middle"}
 
 
 def block(seed, points=None):
@@ -54,17 +53,17 @@ def test_the_middle_comes_first_unless_it_was_tried():
     assert point["rank"] == 4 and point["lr"] == pytest.approx(10**-2.5) and point["drop"] == 0.25
     assert point["steps"] == 20 and {points.point(middle(points, seed))["flag"]
                                      for seed in range(8)} == {True, False}
-    searcher = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=3, sampler_options=FIRST)
+    searcher = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=3)
     searcher.enqueue(points.point(middle(points, 5)))
     assert [searcher.ask().values for _ in range(2)][1] == points.point(middle(points, 3))
-    again = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=5, sampler_options=FIRST)
+    again = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=5)
     again.enqueue(points.point(middle(points, 5)))
     asked = [again.ask().values for _ in range(3)]
     assert asked[1:] == [points.point(spread_point(points, 5, place)) for place in (1, 2)]
 
 
 def test_what_is_fixed_stays():
-    searcher = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=0, sampler_options=FIRST)
+    searcher = StudySearcher(SPACE, OBJECTIVES, sampler="ehvi", seed=0)
     searcher.enqueue({"q": "none", "flag": True})
     values = searcher.ask().values
     assert values["q"] == "none" and values["flag"] is True and "sites" not in values and "lr" in values

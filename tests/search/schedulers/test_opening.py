@@ -26,7 +26,6 @@ class TestOpening(SchedulerContract):
         rng = np.random.default_rng(0)
         return [(trial, rung, row(*rng.uniform(size=2), rung)) for trial in range(trials)
                 for rung in range(rungs)]
-OPENING = {"opening": 4}
 
 
 def first_rungs(scheduler, trials=8):
@@ -58,17 +57,17 @@ def test_once_enough_are_complete_it_is_halving():
         assert scheduler.report(*report) == alone.report(*report) and scheduler.reason == alone.reason
 
 
-@pytest.mark.parametrize("options, changes", [({}, {"box": BOX}), (OPENING, {}),
-                                              (OPENING, {"box": BOX, "dimensions": {}}),
-                                              (OPENING, {"box": {"loss": (0.0, 2.0)}})])
+@pytest.mark.parametrize("options, changes", [({"opening": 0}, {"box": BOX}), ({}, {}),
+                                              ({}, {"box": BOX, "dimensions": {}}),
+                                              ({}, {"box": {"loss": (0.0, 2.0)}})])
 def test_without_what_it_takes_halving_alone_decides(options, changes):
     assert type(build("halving", problem(**changes), options)) is SuccessiveHalving
-    assert isinstance(build("halving", problem(box=BOX), OPENING), Opening)
+    assert isinstance(build("halving", problem(box=BOX)), Opening)
 
 
 def test_in_a_deterministic_run_trials_that_have_not_ended_change_nothing():
     known = problem(box=BOX, horizon=lambda trial: trial - 4)
-    few, many = (build("halving", known, OPENING) for _ in range(2))
+    few, many = (build("halving", known) for _ in range(2))
     for trial in range(5, 9):
         many.report(trial, 0, row(0.1 * trial, 0.01, 0))
     for trial, x in enumerate((0.2, 0.5, 0.8, 0.9)):
