@@ -1,11 +1,13 @@
 """What one run for every rank and bit-width is worth:
-`python -m benchmarks.supernet --space quickstart --cache DIR [--seeds 3] [--steps 200] [--set key=value]`.
+`python -m benchmarks.supernet --space quickstart --cache DIR [--seeds 3] [--steps 200] [--set key=value]
+[--adapt key=value]`.
 
 For each seed one supernet is trained; each of its members is then compared with a run of its own of `--steps`
 steps from the same base, and with what the singular value decomposition leaves of one trained adapter of the
 largest rank: of that run (`svd`), and of one of as many steps as the supernet gives this bit-width
 (`svd_equal`). All are measured by the bound on held-out text, under the same noise. A cell is a seed and
-a bit-width: those that the JSON has already, under the same settings, are not run again. Needs no Ray.
+a bit-width: those that the JSON has already, under the same settings, are not run again. With `--beside NAME`
+runs of their own are taken from the cells of that JSON. Needs no Ray.
 """
 
 from __future__ import annotations
@@ -47,6 +49,8 @@ from trainable.workers.context import WorkerContext
 CPU = torch.device("cpu")
 WITHIN = 0.03
 """Of the bound of a member's own run."""
+SUPERNETS = ("adapt", "supernet_steps")
+"""What is asked for of supernets alone."""
 
 
 def main() -> None:
@@ -59,37 +63,43 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=16, help="values to a scale; 0 = a scale per row")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--supernet-steps", type=int, help="twice --steps unless given")
-    parser.add_argument("--shared", action="store_true", help="one embedding and head for all bit-widths")
-    parser.add_argument("--lean", type=float, help="adapt.lean; its default unless given")
-    parser.add_argument("--scale", default="largest", choices=("rank", "largest"))
+    parser.add_argument("--adapt", action="append", default=[], help="KEY=VALUE of `adapt`, of the supernet")
     parser.add_argument("--start", default="zero")
     parser.add_argument("--lr", type=float, default=5e-3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--name", help="of the JSON; supernet_SPACE unless given")
+    parser.add_argument("--beside", help="name of a JSON that has the runs of their own")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    space, cache = load_checked(args.space, parse(args.settings)), {}
+    space = load_checked(args.space, parse(args.settings))
+    cache: dict[str, Any] = {}
     plain = space.config(points.complete(space.dimensions, {}))
     shared = Prepared(**prepared(plain, args.cache, WorkerContext()))
-    asked = {name: value for name, value in vars(args).items() if name not in ("cache", "seeds", "name")}
+    asked = {name: value for name, value in vars(args).items()
+             if name not in ("cache", "seeds", "name", "beside")}
     name = args.name or f"supernet_{Path(args.space).stem}"
     cells: dict[str, dict[str, Any]] = known(name, asked)
+    others = known(args.beside, asked, SUPERNETS) if args.beside else {}
+    if args.beside and not others:
+        parser.error(f"--beside {args.beside}: no cells of such runs")
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(args.seeds):
             config = supernet_config(plain, args, seed)
             for bits in config.adapt.bits:
                 if f"{seed}/{bits}" in cells:
                     continue
-                cells[f"{seed}/{bits}"] = cell(config, bits, shared, Path(args.cache), Path(scratch), cache)
+                cells[f"{seed}/{bits}"] = cell(config, bits, shared, Path(args.cache), Path(scratch), cache,
+                                               others.get(f"{seed}/{bits}"))
                 print(seed, bits, cells[f"{seed}/{bits}"], flush=True)
                 save(name, {"asked": asked, "summary": summary(cells), "cells": cells})
 
 
-def known(name: str, asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The cells of an earlier run under the same settings."""
+def known(name: str, asked: dict[str, Any], but: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    """The cells of an earlier run under the same settings, but for some."""
     path = RESULTS / f"{name}.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return found["cells"] if found.get("asked") == asked else {}
+    found = json.loads(path.read_text()) if path.is_file() else {"asked": {}}
+    same = {**found["asked"], **{name: asked[name] for name in but}} == asked
+    return found["cells"] if same else {}
 
 
 def supernet_config(plain: TrialConfig, args: argparse.Namespace, seed: int) -> TrialConfig:
@@ -101,19 +111,17 @@ def supernet_config(plain: TrialConfig, args: argparse.Namespace, seed: int) -> 
                                              "symmetric": False, **group}, "sites": ["attention", "ffn"]}
     changed["lora"] = {"rank": ranks[0], "alpha": 8.0, "start": args.start,
                        "targets": ["query", "key", "value", "output", "ffn"]}
-    changed["adapt"] |= {"mode": "supernet", "ranks": ranks, "bits": bits, "shared": args.shared,
-                         "scale": args.scale,
-                         "supernet_steps": args.supernet_steps or 2 * args.steps,
-                         **({} if args.lean is None else {"lean": args.lean})}
+    changed["adapt"] |= {"mode": "supernet", "ranks": ranks, "bits": bits,
+                         "supernet_steps": args.supernet_steps or 2 * args.steps, **parse(args.adapt)}
     changed["adapt"]["optim"] |= {"lr": args.lr, "steps": args.steps}
     changed["calibration"]["seed"] = changed["seed"] = seed
     return TrialConfig.model_validate(changed)
 
 
 def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch: Path,
-         kept: dict) -> dict[str, Any]:
+         kept: dict, other: dict[str, Any] | None = None) -> dict[str, Any]:
     """All ranks of one bit-width: bounds of member, own run and truncated adapter; CPU seconds of the runs,
-    of the supernet's where it was trained here."""
+    of the supernet's where it was trained here. `other`: a cell with the runs of their own."""
     corpus, base = TokenizedCorpus.open(Path(shared.corpus)), load(shared.base, run_codes=False)
     new, began = not (cache / f"supernet-{supernet_key(config)}").exists(), time.process_time()
     made = list(prepare_supernet(config, shared, cache, CPU))[-1]
@@ -124,19 +132,21 @@ def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch:
         found["supernet_cpu_seconds"] = time.process_time() - began
         found["supernet_step_seconds"] = made["supernet_seconds"] / made["supernet_steps"]
     cuts: dict[str, Callable[[int], Backbone]] = {}
-    alone = own(as_member(config, Member(widest, bits)))
-    equal, *_ = trained(alone, found["equal_steps"], shared, scratch, kept)
-    cuts["svd_equal"] = truncated(equal, alone, base)
+    if other is None or other["equal_steps"] != found["equal_steps"]:
+        alone = own(as_member(config, Member(widest, bits)))
+        equal, *_ = trained(alone, found["equal_steps"], shared, scratch, kept)
+        cuts["svd_equal"] = truncated(equal, alone, base)
     for rank in sorted(config.adapt.ranks, reverse=True):
         member = as_member(config, Member(rank, bits))
-        alone = own(member)
-        model, spent, step_seconds = trained(alone, steps, shared, scratch, kept)
-        if rank == widest:
-            cuts["svd"] = truncated(model, alone, base)
-        found["ranks"][str(rank)] = {
-            "member": bound(Trial(member, paths, [steps], scratch, CPU, kept).model, member, corpus),
-            "own": bound(model, alone, corpus), "cpu_seconds": spent, "step_seconds": step_seconds,
-            **{name: bound(cut(rank), alone, corpus) for name, cut in cuts.items()}}
+        alone, row = own(member), {} if other is None else other["ranks"][str(rank)]
+        if other is None:
+            model, spent, step_seconds = trained(alone, steps, shared, scratch, kept)
+            row = {"own": bound(model, alone, corpus), "cpu_seconds": spent, "step_seconds": step_seconds}
+            if rank == widest:
+                cuts["svd"] = truncated(model, alone, base)
+        at_member = Trial(member, paths, [steps], scratch, CPU, kept).model
+        found["ranks"][str(rank)] = {**row, "member": bound(at_member, member, corpus), **{
+            name: bound(cut(rank), alone, corpus) for name, cut in cuts.items()}}
     return found
 
 

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from spaces.settings import OptimConfig, Settings
 
+MEMBERS = ("scale", "lean", "shrink", "rebase", "slower", "schedule", "mixtures")
+"""Settings of how a supernet trains its members, which a trial by itself does not read."""
+
 
 class AdaptConfig(Settings):
     """What a trial trains: everything outside the body always; the body through the adapter or not at all."""
@@ -23,11 +26,25 @@ class AdaptConfig(Settings):
     shared: bool = Field(False, description="supernet: what is outside the body is one for all bit-widths; "
                                             "false: one each, as their adapters are")
     scale: Literal["rank", "largest"] = Field(
-        "rank", description="supernet: a prefix of rank b is scaled by alpha / b, as LoRA at that rank, or "
-                            "by alpha / the largest rank, so that it adds the same whatever follows it")
+        "largest", description="supernet: a prefix of rank b is scaled by alpha / b, as LoRA at that rank, "
+                               "or by alpha / the largest rank, so that it adds the same whatever follows it")
     lean: float = Field(
         0.7, ge=0, le=2, description="supernet: how much rather few bits are drawn than many: a width of one "
                                      "bit less 2^lean times as often; 0: all alike")
+    shrink: float = Field(
+        0.6, ge=0, lt=1, description="supernet: the share of its steps, the first ones, which train the "
+                                     "largest rank alone; all ranks are drawn in the rest")
+    rebase: int = Field(
+        4, ge=0, description="supernet: how often its adapters are turned into their singular bases, of "
+                             "which a prefix is the best adapter of its rank: first when `shrink` is over, "
+                             "last at the end; needs scale: largest; 0: never")
+    slower: float = Field(
+        1.0, ge=0, le=4, description="supernet: how much slower many bits learn than few, having less to "
+                                     "repair: a width of one bit more at 2^-slower times the learning "
+                                     "rate; 0: all alike")
+    schedule: Literal["width", "run"] = Field(
+        "width", description="supernet: the learning rate rises and falls over the steps that a width has, "
+                             "as in a run of its own, or over all of the one run")
     mixtures: float = Field(
         0.0, ge=0, le=1, description="supernet: the share of its steps that draw bits for attention and for "
                                      "ffn apart; above 0, a trial may have bits of its own in "
@@ -46,8 +63,8 @@ class AdaptConfig(Settings):
     def apart(self) -> AdaptConfig:
         """The same training, of a trial by itself."""
         return self.model_copy(update={"mode": "own", "ranks": (), "bits": (), "shared": False,
-                                       "scale": "rank", "lean": 0.7, "mixtures": 0.0,
-                                       "supernet_steps": None})
+                                       "supernet_steps": None,
+                                       **{name: type(self).model_fields[name].default for name in MEMBERS}})
 
     @model_validator(mode="after")
     def _members(self) -> AdaptConfig:
@@ -65,6 +82,9 @@ class AdaptConfig(Settings):
             raise ValueError("a supernet's body is shared by its members; legal: body: frozen")
         if self.mode == "supernet" and self.hold != "floats":
             raise ValueError("a supernet's bodies are held as floats; legal: hold: floats")
+        if self.rebase and self.scale != "largest" and len(self.ranks) > 1:
+            raise ValueError("rebase makes prefixes the best parts of what all ranks add, and scale: rank "
+                             "gives each rank another scale; legal: scale: largest, or rebase: 0")
         if self.mixtures and self.mode == "own":
             raise ValueError("mixtures are a supernet's; legal: mode: supernet, or mixtures: 0")
         if self.mixtures and not self.shared:

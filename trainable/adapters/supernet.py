@@ -61,13 +61,15 @@ def members(ranks: Iterable[int], bits: Iterable[int], mixtures: bool = False) -
 class Draws:
     """Which member each step trains: a pure function of seed and step, so that workers agree and a resume
     is exact. `lean`: a width of one bit less is drawn 2^lean times as often; 0: all alike. `mixtures`: the
-    share of steps, chosen at random, that draw the bits of each site by themselves."""
+    share of steps, chosen at random, that draw the bits of each site by themselves. `widest`: of so many
+    first steps every one draws the largest rank."""
 
     ranks: Sequence[int]
     bits: Sequence[int]
     seed: int
     lean: float = 0.0
     mixtures: float = 0.0
+    widest: int = 0
 
     @cached_property
     def wave(self) -> tuple[int, ...]:
@@ -98,20 +100,22 @@ class Draws:
             step += 1
         return step
 
-    @cached_property
-    def _before(self) -> tuple[int, ...]:
-        """How often the width of each place of the wave was drawn before, in its period."""
-        return tuple(self.wave[:place].count(width) for place, width in enumerate(self.wave))
+    def before(self, step: int, width: int) -> int:
+        """In how many steps before this one the wave drew a width. With mixtures a site was of this width
+        about as often."""
+        turn, place = divmod(step, self.round)
+        return turn * self.wave.count(width) + self.wave[:place].count(width)
 
     def at(self, step: int) -> Member:
         """The bit-width is the wave's; the rank comes from a deck of all ranks, shuffled anew for each
         bit-width whenever it is used up. In a step that mixes, each site has a width with the wave's own
         frequencies instead, by itself: the rank stays, and so does the share of each width at a site."""
-        turn, place = divmod(step, self.round)
-        width = self.wave[place]
-        deck, card = divmod(turn * self.wave.count(width) + self._before[place], len(self.ranks))
-        order = torch.randperm(len(self.ranks), generator=stream("supernet", self.seed, width, deck))
-        rank = sorted(self.ranks)[int(order[card])]
+        width, ranks = self.wave[step % self.round], sorted(self.ranks)
+        rank = ranks[-1]
+        if step >= self.widest:
+            deck, card = divmod(self.before(step, width) - self.before(self.widest, width), len(ranks))
+            order = torch.randperm(len(ranks), generator=stream("supernet", self.seed, width, deck))
+            rank = ranks[int(order[card])]
         if not self.mixtures:
             return Member(rank, width)
         chance = stream("supernet", self.seed, "mixture", step)

@@ -46,6 +46,9 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
                                     if site not in MIXED}
     else:  # as it was before it was a setting: older caches stay good
         del groups["adapt"]["mixtures"]
+    for name, before in (("shrink", 0), ("rebase", 0), ("slower", 0), ("schedule", "run")):
+        if groups["adapt"][name] == before:  # all that there was: older caches stay good
+            del groups["adapt"][name]
     for name in ("rank", "variant", "intervals"):  # the trial's, and those of which supernets have but one
         del groups["lora"][name]
     if config.adapt.optim.states == "float32":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from spaces.config import TrialConfig
+from spaces.config import MIXED, TrialConfig
 from trainable.adapters.supernet import Draws, Member
 from trainable.artifacts.artifact import Loaded, load
 from trainable.corpora.tokenized import TokenizedCorpus
@@ -23,11 +24,13 @@ from trainable.stages.adapted import adapted_model
 from trainable.stages.keys import supernet_settings
 from trainable.stages.members import as_member, member_of, scale_of
 from trainable.stages.prepare import REPORT_EVERY, Prepared, Present, base_key, conditions_of, diverged
+from trainable.stages.rebasing import rebase, turns
 from trainable.stages.supernet_model import MemberLoss, Supernet, build, mixed_places, site_of
 from trainable.storage.depot import TRAINING
 from trainable.storage.folders import content_key, verified, whole_folder
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
+from trainable.training.optimizer import learning_rate
 
 CODE = 2
 """Raised when a change in the code makes supernets in caches wrong."""
@@ -66,12 +69,14 @@ def _train(config: TrialConfig, prepared: Prepared, folder: Path, device: torch.
     steps = steps_of(config)
     optim = config.adapt.optim.model_copy(update={"steps": steps})
     draws = Draws(config.adapt.ranks, config.adapt.bits, config.seed, config.adapt.lean,
-                  config.adapt.mixtures)
+                  config.adapt.mixtures, round(config.adapt.shrink * steps))
     run = TrainingRun(supernet, MemberLoss(PROCESSES.build(config.diffusion)), corpus.ids("train"), optim,
                       config.runtime.model_copy(update={"compile": False}),  # each member would compile anew
                       stream_seed("trial", config.seed) % 2**31, device, rank, world_size,
                       conditions_of(config, Path(prepared.corpus)),
-                      lambda step: supernet.draw(draws.at(step)))
+                      lambda step: supernet.draw(draws.at(step)), partial(rate, config, draws))
+    turning = turns(draws.widest, steps, config.adapt.rebase if len(config.adapt.ranks) > 1 else 0)
+    run.between = lambda: rebase(supernet.adapters, run) if run.step in turning else None
     checkpoint = Checkpoint(folder.with_name(f".{folder.name}{TRAINING}"), run)
     if checkpoint.restore():
         yield {"progress": run.step / steps, "detail": f"going on from step {run.step:,}"}
@@ -89,10 +94,25 @@ def _train(config: TrialConfig, prepared: Prepared, folder: Path, device: torch.
     if rank:
         return
     with run.averaged(), whole_folder(folder) as aside:
+        if turning and run.average:  # the average of singular bases is not quite one
+            rebase(supernet.adapters)
         save_file(_kept(config, base, supernet), aside / WEIGHTS)
         (aside / FACTS).write_text(json.dumps({
             "supernet_steps": run.step, "supernet_seconds": run.seconds, "workers": world_size, **parts}))
     checkpoint.drop()
+
+
+def rate(config: TrialConfig, draws: Draws, step: int) -> float:
+    """The learning rate of a step: of its bit-width's own schedule, as if the steps of this width were a run
+    by themselves, and the lower the more bits it has. Of a mixture the mean over its sites."""
+    adapt, steps, drawn = config.adapt, steps_of(config), draws.at(step)
+    found = []
+    for bits in map(drawn.at, MIXED):
+        at, of = ((draws.before(step, bits), draws.before(steps, bits)) if adapt.schedule == "width"
+                  else (step, steps))
+        found.append(learning_rate(at, adapt.optim.model_copy(update={"steps": max(1, of)}))
+                     * 2.0 ** (-adapt.slower * (bits - min(adapt.bits))))
+    return sum(found) / len(found)
 
 
 def _kept(config: TrialConfig, base: Loaded, supernet: Supernet) -> dict[str, Tensor]:

@@ -109,6 +109,11 @@ class Supernet(nn.Module):
             use_rank(self.layers[member.bits], member.rank, scale)
 
     @property
+    def adapters(self) -> list[Any]:
+        """peft's layers of all bit-widths."""
+        return [layer for layers in self.layers.values() for layer in layers]
+
+    @property
     def model(self) -> Any:
         """The model that computes."""
         return self.mixed.model if self._mixes and self.mixed else self.models[str(self.bits)]

@@ -61,6 +61,16 @@ class AdamW8bit(torch.optim.Optimizer):
             piece.mul_(1 - group["lr"] * group["weight_decay"])
             piece.addcdiv_(first, (second.sqrt() / bias).add_(group["eps"]), value=-rate)
 
+    def change(self, value: Tensor, change: Callable[[Tensor, int], Tensor]) -> None:
+        """Put both moments of a parameter through `change`, as floats (see `optimizer.change_moments`)."""
+        state = self.state[value]
+        for power, name in enumerate((FIRST, SECOND), 1):
+            if name + SCALE not in state:
+                state[name].copy_(change(state[name], power))
+                continue
+            floats = _decoded(state[name].view(-1), state[name + SCALE], power == 1).view_as(value)
+            _encode(change(floats, power).reshape(-1), state[name].view(-1), state[name + SCALE], power == 1)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As saved. torch takes all of a state for floats; codes are whole numbers again."""
         super().load_state_dict(state_dict)

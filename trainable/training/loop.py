@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -83,12 +84,14 @@ class Batches:
 class TrainingRun:
     """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
     and torch.compile. `draw`: told each step's number before it is taken, for a model of which each step
-    trains a part; what has no part in a step stays as it is. `between`: called at each step's end."""
+    trains a part; what has no part in a step stays as it is. `rate`: the learning rate of
+    a step, where it is not the schedule's. `between`: called at each step's end."""
 
     def __init__(self, model: nn.Module, process: Trainable, ids: np.ndarray, config: OptimConfig,
                  runtime: RuntimeConfig, seed: int, device: torch.device, rank: int = 0, world_size: int = 1,
-                 conditions: Conditions | None = None, draw: Callable[[int], None] | None = None):
-        self.draw = draw
+                 conditions: Conditions | None = None, draw: Callable[[int], None] | None = None,
+                 rate: Callable[[int], float] | None = None):
+        self.draw, self.rate = draw, rate or partial(learning_rate, config=config)
         self.between: Callable[[], None] | None = None
         self.model, self.config, self.device, self.runtime = model, config, device, runtime
         self.step, self.seconds = 0, 0.0
@@ -136,7 +139,7 @@ class TrainingRun:
     def _one_step(self) -> dict[str, Tensor]:
         if self.draw is not None:
             self.draw(self.step)
-        set_rate(self.optimizer, learning_rate(self.step, self.config))
+        set_rate(self.optimizer, self.rate(self.step))
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step).to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,21 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Use this learning rate from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+@torch.no_grad()
+def change_moments(optimizer: torch.optim.Optimizer, value: Tensor,
+                   change: Callable[[Tensor, int], Tensor]) -> None:
+    """Put a parameter's moments through `change`, which is given each as floats and its power of the
+    gradient, 1 or 2. Nothing happens where no step has moved the parameter."""
+    state = optimizer.state.get(value)
+    if not state:
+        return
+    if isinstance(optimizer, AdamW8bit):
+        optimizer.change(value, change)
+        return
+    for power, name in enumerate(("exp_avg", "exp_avg_sq"), 1):
+        state[name].copy_(change(state[name], power))
 
 
 def load_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor],

@@ -64,6 +64,7 @@ def test_a_space_of_all_members_is_legal():
     ({"more": "  lora.intervals: {choice: [1, 2]}"},
      "lora.intervals=2: a supernet's adapters are for all noise levels; legal: lora.intervals: 1"),
     ({"adapt": ADAPT + ", mixtures: 0.5"}, "outside the body has none of its own; legal: shared: true"),
+    ({"adapt": ADAPT + ", scale: rank"}, "each rank another scale; legal: scale: largest, or rebase: 0"),
     ({"adapt": "mixtures: 0.5"}, "mixtures are a supernet's; legal: mode: supernet, or mixtures: 0"),
     ({"adapt": MIXTURES, "more": "  quantization.per_site.ffn: {choice: ['uniform:2', 'nf4']}"},
      "adapt.mixtures: ffn has quantizer nf4, and a mixture's sites are of quantization.quantizer"),

@@ -97,6 +97,20 @@ def test_few_bits_are_drawn_more_often_by_as_much_as_was_asked_for(ranks, bits, 
 
 
 @settings(max_examples=20, deadline=None)
+@given(ranks=RANKS, bits=WIDTHS, lean=st.floats(0, 1), widest=st.integers(0, 40))
+def test_first_steps_draw_the_largest_rank_and_what_follows_is_balanced_by_itself(ranks, bits, lean, widest):
+    plain, draws = Draws(ranks, bits, 4, lean), Draws(ranks, bits, 4, lean, widest=widest)
+    drawn = [draws.at(step) for step in range(widest + draws.round * len(ranks))]
+    assert [one.bits for one in drawn] == [plain.at(step).bits for step in range(len(drawn))]
+    assert {one.rank for one in drawn[:widest]} <= {max(ranks)}
+    for width in bits:
+        often = Counter(one.rank for one in drawn[widest:] if one.bits == width)
+        assert often == dict.fromkeys(ranks, draws.wave.count(width))
+        for step in (0, widest, len(drawn)):
+            assert draws.before(step, width) == sum(one.bits == width for one in drawn[:step])
+
+
+@settings(max_examples=20, deadline=None)
 @given(ranks=RANKS, bits=WIDTHS, lean=st.floats(0, 1), share=st.floats(0.1, 1))
 def test_a_step_that_mixes_draws_each_site_by_itself_and_leaves_the_ranks(ranks, bits, lean, share):
     plain, mixed = Draws(ranks, bits, 5, lean), Draws(ranks, bits, 5, lean, share)

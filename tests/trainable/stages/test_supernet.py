@@ -8,27 +8,34 @@ from safetensors.torch import load_file
 
 from spaces.config import TrialConfig
 from spaces.errors import UserError
+from trainable.adapters.base import low_rank
 from trainable.adapters.supernet import Member
 from trainable.artifacts.artifact import load
 from trainable.artifacts.packed import Packed
 from trainable.corpora.tokenized import TokenizedCorpus
+from trainable.registry import PROCESSES
 from trainable.stages.adapting import adapted_layers
 from trainable.stages.members import as_member, check_ranks, member_of, members_of
 from trainable.stages.prepare import Prepared
+from trainable.stages.rebasing import rebase
 from trainable.stages.supernet import prepare_supernet, supernet_key
-from trainable.stages.supernet_model import build, mixed_places, site_of
+from trainable.stages.supernet_model import MemberLoss, build, mixed_places, site_of
 from trainable.stages.trial import Trial
+from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
 CPU = torch.device("cpu")
 SHAPE = {"hidden": 16, "layers": 1, "heads": 2, "ffn": 24, "dropout": 0.0}
 STEPS = 12
+PLAIN = {"scale": "rank", "rebase": 0, "shrink": 0.0, "slower": 0.0, "schedule": "run"}
+"""One rate for all, ranks drawn from the first step on."""
+TURNED = {"scale": "largest", "rebase": 2, "shrink": 0.5, "slower": 1.0, "schedule": "width"}
 
 
 def config(ranks=(2, 4), bits=(2, 4), rank=None, mode="supernet", quantizer=None, lora=None,
            per_site=None, **adapt) -> TrialConfig:
-    one = {"mode": mode, "ranks": list(ranks), "bits": list(bits), "supernet_steps": STEPS}
+    one = {"mode": mode, "ranks": list(ranks), "bits": list(bits), "supernet_steps": STEPS, **PLAIN}
     return TrialConfig.model_validate({
         "corpus": {"source": {"name": "restaurant", "sentences": 200, "valid_sentences": 30, "max_words": 20},
                    "max_length": 22, "min_count": 1},
@@ -38,7 +45,7 @@ def config(ranks=(2, 4), bits=(2, 4), rank=None, mode="supernet", quantizer=None
                          "sites": ["attention", "ffn"], "per_site": per_site or {}},
         "lora": {"rank": rank or ranks[-1], "alpha": 4, "targets": ["query", "value", "ffn"], **(lora or {})},
         "adapt": {"optim": {"batch_size": 8, "lr": 5e-3, "warmup": 2, "steps": STEPS},
-                  **(one if mode == "supernet" else {}), **adapt},
+                  **({**one, **adapt} if mode == "supernet" else adapt)},
         "sampling": {"steps": 4},
         "evaluation": {"samples": 4, "heldout": 8, "times": 2, "control_tasks": [], "latency_batch": 2,
                        "latency_repeats": 2, "metrics": ["nll_bound"]}})
@@ -79,9 +86,9 @@ def equal(ours, theirs) -> list[str]:
     return [name for name, value in ours.state_dict().items() if not torch.equal(value, theirs[name])]
 
 
-@pytest.mark.parametrize("lora", [{}, {"start": {"name": "loftq", "rounds": 1}}])
-def test_a_supernet_of_one_member_is_the_run_of_its_own_bit_for_bit(world, tmp_path, lora):
-    alone = config((4,), (2,), lora=lora)
+@pytest.mark.parametrize(("lora", "adapt"), [({}, TURNED), ({"start": {"name": "loftq", "rounds": 1}}, {})])
+def test_a_supernet_of_one_member_is_the_run_of_its_own_bit_for_bit(world, tmp_path, lora, adapt):
+    alone = config((4,), (2,), lora=lora, **adapt)
     paths, _ = trained(world, alone)
     own = trial(config((4,), (2,), mode="own", lora=lora), paths, tmp_path / "own")
     own.run.advance(STEPS)
@@ -151,10 +158,11 @@ def test_a_step_moves_its_own_member_and_no_other(world, shared):
         value.numel() for value in base.model.body.parameters())  # held once, whatever the widths
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(world, supernet, tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["supernet", "turned"])
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(world, which, request, tmp_path, monkeypatch):
     monkeypatch.setattr("trainable.stages.supernet.REPORT_EVERY", 5)
     monkeypatch.setattr("trainable.training.checkpoint.EVERY", 0.0)
-    settings, paths, _ = supernet
+    settings, paths, *_ = request.getfixturevalue(which)
     for stop in (3, 99):  # a word each 5 steps: the first leaves after 15 of them, its last ones not kept
         events = prepare_supernet(settings, world[1], tmp_path, CPU)
         for _ in zip(range(stop), events, strict=False):
@@ -165,6 +173,65 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(world, supernet, tmp_
     first, again = (load_file(f"{place}/supernet.safetensors") for place in (paths.supernet, folder))
     assert first.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in first.items())
+
+
+@pytest.fixture(scope="module")
+def turned(world):
+    """(settings, paths) of one whose adapters are turned into their singular bases, once on the way."""
+    settings = config(**TURNED, optim={"batch_size": 8, "lr": 5e-3, "warmup": 2, "steps": STEPS, "ema": 0.5})
+    return settings, trained(world, settings)[0]
+
+
+def adapters(model) -> list:
+    return [layer.module for layer in adapted_layers(model)]
+
+
+def test_members_of_a_turned_supernet_are_the_best_parts_of_the_widest(turned, tmp_path):
+    settings, paths = turned
+    for bits in (2, 4):
+        whole, part = (trial(as_member(settings, Member(rank, bits)), paths, tmp_path).model
+                       for rank in (4, 2))
+        for wide, narrow in zip(adapters(whole), adapters(part), strict=True):
+            up, down = low_rank(wide.get_delta_weight("default"), 2)
+            assert float((narrow.get_delta_weight("default") - up @ down).abs().max()) <= 1e-5
+
+
+def test_turning_changes_no_full_rank_function_and_follows_in_averages_and_moments(turned, world):
+    settings, paths = turned
+    base, corpus = load(world[1].base), TokenizedCorpus.open(world[1].corpus)
+    whole = build(settings, base, corpus, CPU)
+    run = TrainingRun(whole, MemberLoss(PROCESSES.build(settings.diffusion)), corpus.ids("train"),
+                      settings.adapt.optim, settings.runtime, 1, CPU,
+                      draw=lambda step: whole.draw(Member(2 + 2 * (step % 2), 2)))
+    run.advance(4)
+    whole.eval()
+    whole.draw(Member(4, 2))
+    before, layers = said(whole.model), whole.adapters
+    shown = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers[:3]]
+    names = {id(value): name for name, value in run.trained.items()}
+    averages = [[run.average[names[id(value)]] for value in pair] for pair in shown]
+    products = [up @ down for down, up in (*shown, *averages)]
+    slopes = [(run.optimizer.state[down]["exp_avg"] * down).sum() for down, _ in shown]
+    rebase(layers, run)
+    assert float((said(whole.model) - before).abs().max()) <= 1e-6
+    for (down, up), product in zip((*shown, *averages), products, strict=True):
+        assert torch.allclose(up @ down, product, atol=1e-6)
+    for (down, _), slope in zip(shown, slopes, strict=True):  # <m, A> is the same in all coordinates
+        found = (run.optimizer.state[down]["exp_avg"] * down).sum()
+        assert torch.allclose(found, slope, rtol=1e-3, atol=1e-6)
+    square = shown[0][0] @ shown[0][0].mT
+    assert torch.allclose(square, square.diagonal().diag(), atol=1e-6)  # rows are orthogonal
+
+
+def test_turned_members_are_exported_in_the_same_bytes(turned, supernet, tmp_path):
+    events = []
+    for settings, paths, *_ in (turned, supernet):
+        payload = {"config": as_member(settings, Member(2, 2)).model_dump(mode="json"), "rungs": [STEPS],
+                   "prepared": vars(paths), "folder": str(tmp_path / str(len(events)))}
+        events.append(list(JOBS["trial"](payload, WorkerContext()))[-1])
+    assert events[0]["packed_bytes"] == events[1]["packed_bytes"]
+    model = trial(as_member(turned[0], Member(2, 2)), turned[1], tmp_path / "again").model
+    assert torch.allclose(said(model), said(load(events[0]["artifact"]).model), atol=1e-5)
 
 
 MIX = Member(4, 2, (("ffn", 4),))
@@ -281,7 +348,8 @@ def test_members_share_one_supernet_and_nothing_else_does():
     key = supernet_key(config())
     assert {supernet_key(member) for member in members_of(config())} == {key}
     others = [config(ranks=(2, 4, 8)), config(bits=(2, 4, 8)), config(supernet_steps=13), config(shared=True),
-              config(scale="largest"), config(lean=0), config(shared=True, mixtures=0.5),
+              config(scale="largest"), config(scale="largest", rebase=1), config(shrink=0.5),
+              config(slower=1), config(schedule="width"), config(lean=0), config(shared=True, mixtures=0.5),
               config(lora={"alpha": 8}), config(quantizer={"name": "uniform", "bits": 4, "symmetric": False}),
               config().model_copy(update={"seed": 1})]
     assert len({key, *map(supernet_key, others)}) == len(others) + 1
