@@ -128,7 +128,7 @@ def cell(config: TrialConfig, bits: int, shared: Prepared, cache: Path, scratch:
     paths = Prepared(shared.corpus, shared.teacher, shared.base, made["path"])
     steps, widest = config.adapt.optim.steps, max(config.adapt.ranks)
     found: dict[str, Any] = {"ranks": {}, "equal_steps": share(config, bits)}
-    if new:
+    if new and other is None:  # else seconds of two times would be compared
         found["supernet_cpu_seconds"] = time.process_time() - began
         found["supernet_step_seconds"] = made["supernet_seconds"] / made["supernet_steps"]
     cuts: dict[str, Callable[[int], Backbone]] = {}
