@@ -19,7 +19,7 @@ from trainable import compat
 from trainable.models.backbone import Backbone
 from trainable.models.lora import ADAPTER
 from trainable.models.traced import can_be_traced
-from trainable.quantization.sites import FakeQuant, fake_of
+from trainable.quantization.sites import FakeQuant, fake_of, master_of
 
 WORTH = 32
 """Steps of a run that is worth graphs: each takes a forward pass to make."""
@@ -50,12 +50,14 @@ class _Weight:
     """One weight as a graph is given it: quantized, its adapter added."""
 
     def __init__(self, module: nn.Module, fake: FakeQuant | None, adapted: Any):
-        self.module, self.fake, self.adapted = module, fake, adapted
+        self.module, self.fake, self.adapted, self.master = module, fake, adapted, master_of(module)
 
     def now(self) -> Tensor:
         """With gradients to what it is made of."""
-        weight = self.module.weight
-        assert isinstance(weight, Tensor)
+        weight = self.master
+        if self.fake is not None:
+            held = self.fake.held
+            weight = self.fake(weight) if held is None or self.fake.learns(weight) else held
         if self.adapted is None:
             return weight
         factors = self.adapted.lora_B[ADAPTER].weight, self.adapted.lora_A[ADAPTER].weight
@@ -67,14 +69,14 @@ class _Weight:
             *self.module.get_submodule("parametrizations").state_dict(keep_vars=True).values()]
         if self.adapted is not None:
             found += [self.adapted.lora_A[ADAPTER].weight, self.adapted.lora_B[ADAPTER].weight]
-        return found if self.fake is not None else [*found, self.module.get_parameter("weight")]
+        return found if self.fake is not None else [*found, self.master]
 
 
 def _weights(model: Backbone) -> list[_Weight]:
     """Those that are not read as they stand."""
     small = {id(module.base_layer): module for module in model.modules() if _merges(module)}
-    found = [_Weight(module, fake_of(module), small.get(id(module))) for module in model.modules()]
-    return [each for each in found if each.fake is not None or each.adapted is not None]
+    made = ((module, fake_of(module), small.get(id(module))) for module in model.modules())
+    return [_Weight(*each) for each in made if each[1] is not None or each[2] is not None]
 
 
 def _merges(module: Any) -> bool:
@@ -118,7 +120,7 @@ class StepGraphs:
             with ExitStack() as stack:
                 for each, given in zip(self._made, weights[len(self._plain):], strict=True):
                     if each.fake is None:
-                        own[id(each.module.weight)] = given
+                        own[id(each.master)] = given
                     else:
                         stack.callback(setattr, each.fake, "held", each.fake.held)
                         each.fake.held = given
