@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,10 @@ class Prediction:
         found.x0, found.hidden, found._latent, found._logits = x0, hidden, latent, logits
         found._log_probs = found._probs = None
         return found
+
+    def __iter__(self) -> Iterator[Tensor | None]:
+        """`x0`, `log_probs`, `hidden`."""
+        return iter((self.x0, self.log_probs, self.hidden))
 
     @property
     def log_probs(self) -> Tensor:
