@@ -288,13 +288,14 @@ class Measured:
 
     def evaluate(self, live: RunningTrial) -> Iterator[tuple[float, Any]]:
         """A trial, rung by rung (`simulator.Evaluate`)."""
-        began, top = self.cpu_seconds, len(self.space.rungs) - 1
+        began, top, lines = self.cpu_seconds, len(self.space.rungs) - 1, []
         try:
             for index, line in self.trials.rungs(seeded(live.config, self.seed), range(top + 1)):
                 self.cpu_seconds += line["cpu_seconds"]
+                lines.append({**line["values"], "cpu_seconds": line["cpu_seconds"]})
                 if index == top:
                     self.complete.append({"number": live.number, "point": live.values, **line["values"],
-                                          "cpu_seconds": self.cpu_seconds - began})
+                                          "cpu_seconds": self.cpu_seconds - began, "rungs": lines})
                 yield line["cpu_seconds"], {"rung": index, "steps": self.space.rungs[index],
                                             "final": index == top, **line["values"]}
         except PausedError:  # the simulator takes an error for one of the trial

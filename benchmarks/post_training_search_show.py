@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.arms import interval
 from search.pareto.geometry import nondominated
@@ -80,7 +81,22 @@ def summary(space: Space, found: Found, hands: Sequence[str]) -> dict[str, Any]:
                             "cpu_seconds": [one["cpu_seconds"] for one in runs],
                             "losses_cpu": [one["losses_cpu"] for one in runs if "losses_cpu" in one]}
                      for name, runs in found.items()},
+            "first_rung": first_rung([row.get("rungs", ()) for one in found[SEARCH]
+                                      for row in one["complete"]]),
             "fronts": [front(space, one["complete"]) for one in found[SEARCH]]}
+
+
+def first_rung(rungs: Sequence[Sequence[Row]]) -> dict[str, Any]:
+    """What the first rung of trials says about their last one, by metric: Spearman's rank correlation. With
+    the median `cpu_seconds` of both, and how many trials; empty of trials with one rung."""
+    pairs = [(each[0], each[-1]) for each in rungs if len(each) > 1]
+    if not pairs:
+        return {}
+    return {"trials": len(pairs),
+            "cpu_seconds": [statistics.median(one[end]["cpu_seconds"] for one in pairs) for end in (0, 1)],
+            "spearman": {name: float(spearmanr([low[name] for low, _ in pairs],
+                                               [top[name] for _, top in pairs]).statistic)
+                         for name in pairs[0][0] if name != "cpu_seconds"}}
 
 
 def best_of(volumes: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
@@ -118,7 +134,8 @@ def front(space: Space, rows: Sequence[Row]) -> list[Row]:
     """The members of those that count, by size."""
     kept = counted(space, rows)
     members = nondominated(matrix(kept, space.objectives)) if kept else ()
-    return sorted((dict(row) for row, member in zip(kept, members, strict=True) if member),
+    return sorted(({name: value for name, value in row.items() if name != "rungs"}
+                   for row, member in zip(kept, members, strict=True) if member),
                   key=lambda row: row["size_bytes"])
 
 
@@ -139,4 +156,5 @@ def show(figures: Mapping[str, Any]) -> None:
     print("best arm", box["best_arm"], "all arms by hand together", box["all_arms_together"],
           whole["all_arms_together"], box["all_arms_trials"], "trials")
     print("by trials", box["by_trials"])
+    print("first rung", figures["first_rung"])
     print(figures["target"])

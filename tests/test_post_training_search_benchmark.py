@@ -120,6 +120,9 @@ def test_the_search_is_told_by_the_best_arm_that_all_seeds_were_tried_with():
     for runs in found.values():
         for one in runs if len(runs) == 2 else ():
             one["again"] = one["complete"]
+    for row in (row for one in found["search"] for row in one["complete"]):
+        low = {"kl_to_base": row["kl_to_base"], "perplexity": -row["perplexity"], "cpu_seconds": 1.0}
+        row["rungs"] = [low, {**row, "cpu_seconds": 3.0}]
     told = shown.summary(SPACE, found, ("gptq", "rtn", "hqq"))
     box = told["box"]
     assert box["best_arm"] == "gptq" and box["to_best"]["gptq"] == [1.0, 0.0]
@@ -127,3 +130,6 @@ def test_the_search_is_told_by_the_best_arm_that_all_seeds_were_tried_with():
     ratio = [one / own for one, own in zip(box["volumes"]["search"], box["volumes"]["gptq"], strict=True)]
     assert told["target"]["mean"] == box["to_best"]["search"][0] == pytest.approx(sum(ratio) / 2)
     assert box["again"] == {name: box["to_best"][name] for name in found if name != "hqq"}
+    assert told["first_rung"] == {"trials": 10, "cpu_seconds": [1.0, 3.0], "spearman": pytest.approx(
+        {"kl_to_base": 1.0, "perplexity": -1.0})}
+    assert all("rungs" not in row for each in told["fronts"] for row in each)
