@@ -138,7 +138,9 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
         try:
             TypeAdapter(numbers[0]).validate_python(rest[0])
         except ValidationError:
-            raise PathError(f"{rest[0]!r} is not legal here; legal: {_pattern(numbers[0])}") from None
+            legal = key_pattern(numbers[0])
+            raise PathError(f"{rest[0]!r} is not legal here; legal: "
+                            f"{f'names like {legal}' if legal else 'any name'}") from None
         return ResolvedPath(path, "setting", group, field, numbers[1])
     if is_plugin(annotation) and len(rest) <= 1:
         kind: Kind = "plugin" if not rest else "name" if rest[0] == "name" else "parameter"
@@ -152,10 +154,10 @@ def _inside(path: str, group: type[BaseModel], field: FieldInfo, rest: list[str]
     return ResolvedPath(path, "setting", group, field, annotation)
 
 
-def _pattern(annotation: Any) -> str:
-    """The names of a mapping, as its pattern says."""
+def key_pattern(annotation: Any) -> str | None:
+    """The regular expression of the names of a mapping; None where any name will do."""
     found = (getattr(bound, "pattern", None) for bound in typing.get_args(annotation)[1:])
-    return next((f"names like {pattern}" for pattern in found if pattern), "any name")
+    return next((pattern for pattern in found if pattern), None)
 
 
 @cache

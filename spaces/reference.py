@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 from spaces.config import PluginRef, TrialConfig
 from spaces.dimensions import Dimension
 from spaces.form import SpaceForm
-from spaces.paths import all_paths, is_group, type_text
+from spaces.paths import all_paths, is_group, key_pattern, number_type, resolve, type_text
 from spaces.values import show
 
 _INTRO = """# Space files
@@ -138,7 +138,10 @@ def json_schema() -> dict[str, Any]:
     time["anyOf"] = [{"type": "string", "pattern": r"^(\d+(\.\d+)?[smhd]\s*)+$"}, *time["anyOf"]]
     parameters = [path.replace(".", r"\.") for path in all_paths() if path.endswith(".name")]
     inside = "|".join(path.removesuffix("name") + r"\w+" for path in parameters)
-    legal = [{"enum": list(all_paths())}, {"pattern": f"^({inside})$"}]
+    numbers = ((path, number_type(resolve(path).annotation)) for path in all_paths())
+    named = [path.replace(".", r"\.") + r"\." + (key_pattern(types[0]) or ".+").strip("^$")
+             for path, types in numbers if types]
+    legal = [{"enum": list(all_paths())}, *({"pattern": f"^({each})$"} for each in (inside, *named))]
     schema["properties"]["search"]["propertyNames"] = {"anyOf": legal}
     schema["required"] = [name for name in schema["required"] if name != "name"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

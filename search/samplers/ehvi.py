@@ -109,10 +109,16 @@ class EHVISampler(BaseSampler):
         """The row of one of the first points, with what is fixed: the middle of the space, if nothing was
         tried there, or one of those that are spread out."""
         points, part = self._problem.points, self._axes.decode(fixed)
+        tried = {one.tobytes() for one in self._rows(past)}
         row = design.middle(points, self.seed)
-        if self.first != "middle" or fixed or row.tobytes() in {one.tobytes() for one in self._rows(past)}:
-            row = design.spread_point(points, self.seed, number)
-        return points.fixed(row[None], part, self._rng)[0] if part else row
+        if self.first == "middle" and not fixed and row.tobytes() not in tried:
+            return row
+        for place in range(number, number + design.BLOCK):  # in a small space points come again
+            row = design.spread_point(points, self.seed, place)
+            row = points.fixed(row[None], part, self._rng)[0] if part else row
+            if row.tobytes() not in tried:
+                break
+        return row
 
     def _propose(self, past: Sequence[FrozenTrial], fixed: Mapping[str, Any]) -> np.ndarray | None:
         """The row of the best candidate that was not tried; None when all were."""

@@ -67,3 +67,12 @@ def test_what_is_fixed_stays():
     searcher.enqueue({"q": "none", "flag": True})
     values = searcher.ask().values
     assert values["q"] == "none" and values["flag"] is True and "sites" not in values and "lr" in values
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_a_small_space_no_first_point_comes_twice(seed):
+    small = {"steps": Dimension(choice=[10, 20, 50]), "flag": Dimension(choice=[True, False])}
+    searcher = StudySearcher(small, OBJECTIVES, sampler="ehvi", seed=seed)
+    asked = [searcher.ask() for _ in range(4)]
+    assert [one.number for one in asked] == [0, 1, 2, 3], "none was thrown away"
+    assert len({str(one.values) for one in asked}) == 4
