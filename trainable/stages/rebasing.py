@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
-from trainable.adapters.rebase import singular_basis
+from trainable.adapters.rebase import Basis, singular_basis
 from trainable.models.lora import ADAPTER
 from trainable.training.loop import TrainingRun
 from trainable.training.optimizer import change_moments
@@ -28,6 +30,8 @@ def rebase(layers: Iterable[Any], run: TrainingRun | None = None) -> None:
     for layer in layers:
         a, b = (factor[ADAPTER].weight for factor in (layer.lora_A, layer.lora_B))
         basis = singular_basis(a, b)
+        if run is not None and run.world_size > 1:
+            basis = of_first_rank(basis, a)
         if basis is None:
             continue
         for value, turn, slope in ((a, basis.down, basis.down_slope), (b, basis.up, basis.up_slope)):
@@ -38,3 +42,14 @@ def rebase(layers: Iterable[Any], run: TrainingRun | None = None) -> None:
                 average = run.average[names[id(value)]]
                 average.copy_(turn(average))
             change_moments(run.optimizer, value, slope)
+
+
+def of_first_rank(basis: Basis | None, a: Tensor) -> Basis | None:
+    """Rank 0's basis of a layer with this A, on all ranks: other devices may find another in the last bits,
+    and what ranks hold is never compared again."""
+    size = len(a)
+    packed = torch.zeros((2, size, size), dtype=torch.float64, device=a.device)
+    if basis is not None:
+        packed.copy_(torch.stack(basis))
+    dist.broadcast(packed, src=0)
+    return Basis(packed[0], packed[1]) if packed.any() else None

@@ -4,10 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranks import run_two_ranks
 
 from spaces.config import OptimConfig
 from trainable.adapters.base import low_rank
 from trainable.adapters.rebase import singular_basis
+from trainable.stages.rebasing import of_first_rank
 from trainable.training.optimizer import change_moments, configured
 
 
@@ -104,3 +106,14 @@ def test_moments_are_changed_in_place_however_they_are_held(states):
     before = value.detach().clone()
     optimizer.step()  # m / sqrt(v) has not changed but for the new gradient's part
     assert bool(((before - value).abs() > 0).all())
+
+
+def agree(rank):
+    a, b = factors(3, rank)
+    mine, first = singular_basis(a, b), singular_basis(*factors(3, 0))
+    assert all(torch.equal(*pair) for pair in zip(of_first_rank(mine, a), first, strict=True))
+    assert of_first_rank(None if rank == 0 else mine, a) is None
+
+
+def test_all_ranks_turn_by_the_basis_of_the_first():
+    run_two_ranks(agree)
