@@ -83,9 +83,8 @@ def matrix(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -
     """`minimized` of every row, float [n, k]."""
     import numpy as np
 
-    signs = [(-1.0 if item.direction == "maximize" else 1.0, item.metric) for item in objectives]
-    vectors = [[sign * measured(row, metric) for sign, metric in signs] for row in rows]
-    return np.array(vectors, dtype=float).reshape(len(vectors), len(signs))
+    vectors = [minimized(row, objectives) for row in rows]
+    return np.array(vectors, dtype=float).reshape(len(vectors), len(objectives))
 
 
 def finished(rows: Iterable[Mapping[str, Any]], objectives: Sequence[Objective]) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from trainable.quantization.sites import frozen_weights
 from trainable.registry import METRICS
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
+from trainable.stages.kept import shared
 from trainable.storage.window import Window
 
 SAMPLING_BATCH = 64
@@ -107,15 +108,11 @@ class Measurement:
     def _base(self) -> Loaded:
         """A small one is kept for the next trial, with the graphs that it runs as."""
         assert self.base_artifact is not None
-        key, place = ("artifact", "base"), (str(self.base_artifact), str(self.device))
-        if self.cache.get(key, (None,))[0] != place:
-            self.cache.pop(key, None)
-            loaded = load(self.base_artifact, self.device)
-            if (self.base_artifact / WEIGHTS).stat().st_size > KEPT:
-                return loaded
-            self.cache[key] = place, loaded
-        found: Loaded = self.cache[key][1]
-        return found
+        kind, make = "measured base", partial(load, self.base_artifact, self.device)
+        if (self.base_artifact / WEIGHTS).stat().st_size > KEPT:
+            self.cache.pop(kind, None)
+            return make()
+        return shared(self.cache, kind, f"{self.base_artifact} on {self.device}", make)
 
     def yardstick(self) -> Yardstick | None:
         """The base in a few steps, where it was timed when the run was prepared."""

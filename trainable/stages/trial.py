@@ -8,9 +8,8 @@ import contextlib
 import gc
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -36,6 +35,7 @@ from trainable.stages.adapted import adapted_model
 from trainable.stages.adapting import adapted_layers, set_magnitudes, start_adapters
 from trainable.stages.calibrate import rounded
 from trainable.stages.evaluation import Measurement, measure
+from trainable.stages.kept import shared
 from trainable.stages.prepare import Prepared, conditions_of, diverged
 from trainable.stages.supernet import extract
 from trainable.storage.folders import write_manifest
@@ -43,17 +43,9 @@ from trainable.storage.window import Window
 from trainable.training.checkpoint import Checkpoint
 from trainable.training.loop import TrainingRun
 
-T = TypeVar("T")
 CHECKPOINT, ARTIFACT = "checkpoint.pt", "artifact"
 SMALL = 10**7
 """Values of a model up to which a second one, to be measured, costs little memory."""
-
-
-def shared(cache: dict, kind: str, key: str, make: Callable[[], T]) -> T:
-    """Read-only objects that a worker keeps from trial to trial, newest of each kind only."""
-    if cache.get(kind, (None,))[0] != key:
-        cache[kind] = (key, make())
-    return cache[kind][1]
 
 
 class Trial:
