@@ -111,6 +111,7 @@ class Surrogate:
         self._depth = depth / (np.abs(depth).max() or 1.0)
         self._features = problem.points.features(self.rows)[owner]
         self._kept = learned(owner, last, self._good)
+        self._shared: dict[bytes, Features] = {}  # what is known of equal places is told once
         self._targets: Targets = {name: self._target(column, name) for column, name in enumerate(self.signs)}
 
     def _set_goals(self, final: np.ndarray, owner: np.ndarray, complete: np.ndarray) -> None:
@@ -161,7 +162,8 @@ class Surrogate:
         y = np.log(np.maximum(y, 1e-12)) if log else y
         mean, scale = (float(y[known].mean()), float(y[known].std()) or 1.0) if known.any() else (0.0, 1.0)
         kept = self._kept[known[self._kept]]
-        return Posterior(hyperparameters, self._features[kept], self._depth[kept], y[kept], mean, scale), log
+        x = self._shared.setdefault(kept.tobytes(), self._features[kept])
+        return Posterior(hyperparameters, x, self._depth[kept], y[kept], mean, scale), log
 
     def _clipped(self, column: int, of: np.ndarray) -> np.ndarray:
         """A metric in minimization form. How far beyond the worst corner a value lies does not matter, unless

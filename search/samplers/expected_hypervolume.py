@@ -9,6 +9,7 @@ the box's two ends by. numpy only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import ndtr
@@ -78,11 +79,27 @@ class LogNormal:
         return np.where(strike > 0, np.maximum(price, 0.0), 0.0) / self.scale
 
 
-def boxes(front: np.ndarray, reference: np.ndarray,
-          ideal: np.ndarray | float = -np.inf) -> tuple[np.ndarray, np.ndarray]:
-    """Disjoint boxes (lower [b, k], upper [b, k]) of all that is better than `reference` [k],
-    not better than `ideal` [k], and that no row of `front` [n, k] (minimization form) dominates. Lower ends
-    may be minus infinity.
+@dataclass(frozen=True)
+class Boxes:
+    """Disjoint boxes by their ends, float [b, k] each; lower ones may be minus infinity."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+    @cached_property
+    def ends(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each axis the coordinates at which boxes end, float [e], and by place among them where each box
+        begins and where it ends, int [b]: boxes share most of their ends."""
+        found = []
+        for low, high in zip(self.lower.T, self.upper.T, strict=True):
+            ends, place = np.unique(np.concatenate([low, high]), return_inverse=True)
+            found.append((ends, place[:len(low)], place[len(low):]))
+        return found
+
+
+def boxes(front: np.ndarray, reference: np.ndarray, ideal: np.ndarray | float = -np.inf) -> Boxes:
+    """All that is better than `reference` [k], not better than `ideal` [k], and that no row of `front` [n, k]
+    (minimization form) dominates.
 
     Local upper bounds, each with the k points that define it, updated point by point (Lacour et al. 2017).
     """
@@ -114,39 +131,34 @@ def boxes(front: np.ndarray, reference: np.ndarray,
         lower[:, axis] = defining[:, :axis, axis].max(axis=1)
     lower = np.maximum(lower, ideal)
     real = (lower < upper).all(axis=1)
-    return lower[real], upper[real]
+    return Boxes(lower[real], upper[real])
 
 
-def expected_improvement(predicted: list[Normal | LogNormal],
-                         cut: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def expected_improvement(predicted: list[Normal | LogNormal], cut: Boxes) -> np.ndarray:
     """Expected gain in hypervolume for each of n predicted points, float [n]. `predicted`: one per axis;
     `cut`: `boxes`."""
-    lower, upper = cut
-    count = len(predicted[0].mean)
-    if count * len(lower) > PAIRS:
-        return _of_pairs(predicted, lower, upper)
+    if len(predicted[0].mean) * len(cut.lower) > PAIRS:
+        return _of_pairs(predicted, cut)
     found: np.ndarray | None = None
-    for axis, marginal in enumerate(predicted):
-        ends, place = np.unique(np.concatenate([lower[:, axis], upper[:, axis]]), return_inverse=True)
+    for marginal, (ends, first, last) in zip(predicted, cut.ends, strict=True):
         short = marginal.shortfall(ends)
-        part = short[:, place[len(lower):]] - short[:, place[:len(lower)]]
+        part = short[:, last] - short[:, first]
         found = part if found is None else found * part
     assert found is not None
     return np.maximum(found, 0.0).sum(axis=1)
 
 
-def _of_pairs(predicted: list[Normal | LogNormal], lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def _of_pairs(predicted: list[Normal | LogNormal], cut: Boxes) -> np.ndarray:
     """`expected_improvement` by the pairs of a point and a box that it may come out in or before: of
     many boxes few are."""
-    near = np.ones((len(predicted[0].mean), len(upper)), dtype=bool)
+    near = np.ones((len(predicted[0].mean), len(cut.upper)), dtype=bool)
     for axis, marginal in enumerate(predicted):
-        near &= upper[:, axis] > marginal.least[:, None]
+        near &= cut.upper[:, axis] > marginal.least[:, None]
     point, box = np.nonzero(near)
     found = np.ones(len(point))
-    for axis, marginal in enumerate(predicted):
-        ends, place = np.unique(np.concatenate([lower[:, axis], upper[:, axis]]), return_inverse=True)
+    for marginal, (ends, first, last) in zip(predicted, cut.ends, strict=True):
         short, row = marginal.shortfall(ends).ravel(), point * len(ends)
-        found *= short[row + place[len(lower):][box]] - short[row + place[:len(lower)][box]]
+        found *= short[row + last[box]] - short[row + first[box]]
     return np.bincount(point, np.maximum(found, 0.0), len(near))
 
 

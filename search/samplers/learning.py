@@ -12,9 +12,9 @@ import numpy as np
 
 from search.pareto.geometry import nondominated
 
-LEARNED = 400
+LEARNED = 320
 """Measurements that predictions use at most."""
-NEAR, RECENT = 200, 40
+NEAR, RECENT = 160, 40
 """Of these: how many of results nearest to the front, and of the trials told last, with every rung."""
 GOLDEN = (5 ** 0.5 - 1) / 2
 

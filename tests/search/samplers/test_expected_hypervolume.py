@@ -19,7 +19,8 @@ def test_boxes_are_disjoint_and_hold_what_no_member_dominates(k, count, seed, ti
     front = rng.uniform(size=(count, k))
     if ties:
         front = np.round(front * 4) / 4  # many equal coordinates, and rows on the reference
-    lower, upper = boxes(front, np.ones(k))
+    cut = boxes(front, np.ones(k))
+    lower, upper = cut.lower, cut.upper
     inside = np.prod(upper - np.maximum(lower, 0.0), axis=1).sum()
     assert inside == pytest.approx(1.0 - hypervolume(front, np.ones(k)), abs=1e-6)
     points = rng.uniform(size=(200, k))
@@ -34,7 +35,8 @@ def test_what_is_better_than_the_ideal_is_in_no_box(k, count, seed):
     rng = np.random.default_rng(seed)
     # members beyond the ideal are noise
     front, ideal = rng.uniform(size=(count, k)), rng.uniform(-0.2, 0.4, size=k)
-    lower, upper = boxes(front, np.ones(k), ideal)
+    cut = boxes(front, np.ones(k), ideal)
+    lower, upper = cut.lower, cut.upper
     assert (lower >= ideal).all()
     clipped = np.maximum(front, ideal)
     whole, held = np.prod(1.0 - ideal), hypervolume(clipped, np.ones(k))
@@ -42,7 +44,7 @@ def test_what_is_better_than_the_ideal_is_in_no_box(k, count, seed):
     inside, beyond = (Normal(np.full(1, ideal[0]), np.zeros(1)),
                       Normal(np.full(1, ideal[0] - 0.3), np.zeros(1)))
     others = [Normal(np.full(1, end), np.zeros(1)) for end in ideal[1:]]
-    found, wanted = (expected_improvement([first, *others], (lower, upper)) for first in (beyond, inside))
+    found, wanted = (expected_improvement([first, *others], cut) for first in (beyond, inside))
     assert found == pytest.approx(wanted, abs=1e-9)
 
 
@@ -82,16 +84,17 @@ def test_four_axes_of_which_one_is_known_and_one_lognormal_agree_with_a_large_sa
                  + [LogNormal(mean[[3]], sd[[3]], 10.0, 60.0)])
     drawn = mean + sd * rng.standard_normal((20_000, 4))
     drawn[:, 3] = (np.exp(drawn[:, 3]) - 10.0) / 60.0
-    lower, upper = boxes(front, reference)
+    cut = boxes(front, reference)
+    lower, upper = cut.lower, cut.upper
     gains = np.prod(np.maximum(upper[None] - np.maximum(lower[None], drawn[:, None]), 0.0),
                     axis=2).sum(axis=1)
     for sample in drawn[:20]:  # the boxes tell the improvement of one certain point as the hypervolume does
         exact = hypervolume(np.vstack([front, sample]), reference) - hypervolume(front, reference)
         certain = expected_improvement([Normal(sample[[axis]], np.zeros(1)) for axis in range(4)],
-                                       (lower, upper))
+                                       cut)
         assert certain == pytest.approx([exact], abs=1e-7)
     error = gains.std() / np.sqrt(len(gains))
-    assert expected_improvement(predicted, (lower, upper)) == pytest.approx([gains.mean()], abs=4 * error)
+    assert expected_improvement(predicted, cut) == pytest.approx([gains.mean()], abs=4 * error)
 
 
 def test_a_lognormal_shortfall_is_its_integral():
