@@ -51,8 +51,9 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
             del groups["adapt"][name]
     for name in ("rank", "variant", "intervals"):  # the trial's, and those of which supernets have but one
         del groups["lora"][name]
-    if config.adapt.optim.states == "float32":
-        del groups["adapt"]["optim"]["states"]
+    for name, before in (("states", "float32"), ("padding", "full")):
+        if groups["adapt"]["optim"][name] == before:
+            del groups["adapt"]["optim"][name]
     if config.lora.start.name != "zero":
         calibration = config.calibration.model_dump(mode="json", exclude={"offload"})
         groups["calibration"] = {**calibration, "seed": config.calibration_seed}
@@ -61,7 +62,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
 
 def without_new_defaults(optim: dict[str, Any]) -> None:
     """As it was before they were a setting: older caches stay good."""
-    new = {"betas", "ema_warmup", "states"}
+    new = {"betas", "ema_warmup", "states", "padding"}
     for name, default in OptimConfig().model_dump(mode="json", include=new).items():
         if optim[name] == default:
             del optim[name]

@@ -18,6 +18,7 @@ from spaces.config import OptimConfig, RuntimeConfig
 from spaces.errors import UserError
 from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
+from trainable.corpora.tokenized import PAD
 from trainable.diffusion.process import Process, Trainable
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
@@ -27,6 +28,8 @@ from trainable.training.optimizer import configured, learning_rate, load_state, 
 CHECK_EVERY = 50
 """Steps between looks at the loss: often enough to stop a diverged run early, rare enough to
 cost no GPU sync."""
+STRIDE = 4
+"""Batches that end with their longest text have one of few lengths: each is a graph of its own."""
 
 
 def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
@@ -79,6 +82,12 @@ class Batches:
             self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(
                 self.ids))
         return self._permutation
+
+
+def occupied(ids: Tensor) -> int:
+    """Positions of a batch [B, L] up to the end of its longest text, in whole `STRIDE`s, L at most."""
+    longest = int((ids != PAD).any(0).nonzero().max()) + 1
+    return min(ids.shape[1], -(-longest // STRIDE) * STRIDE)
 
 
 class TrainingRun:
@@ -142,8 +151,12 @@ class TrainingRun:
         set_rate(self.optimizer, self.rate(self.step))
         # Seeded per step and worker: a run that continues from a checkpoint draws what it would have drawn.
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
-        ids = self.batches.at(self.step).to(self.device)
-        condition = () if self.conditions is None else (self._condition(),)
+        ids = self.batches.at(self.step)
+        condition: tuple[Tensor, ...] = () if self.conditions is None else (self._condition(),)
+        if self.config.padding == "batch":
+            positions = occupied(ids)
+            ids, condition = ids[:, :positions], tuple(told[..., :positions] for told in condition)
+        ids = ids.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
             parts = self.objective(ids, self.generator, *condition)
         for value in self.trained.values():

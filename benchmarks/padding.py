@@ -1,0 +1,107 @@
+"""What leaving out positions behind the longest text of a batch gives and costs (`base.optim.padding`):
+`python -m benchmarks.padding --space e2e --cache DIR --set trial.corpus.source.path=DIR [--seeds 3]`.
+
+For each seed a base is trained with `full` and with `batch` padding, for the same steps, one after the other
+in this process, one thread. Told are CPU seconds of its job, the bound on held-out text, perplexity of
+samples under the teacher, and how many words samples have beside real text: positions that few batches had
+are the last of a text. A base that the cache holds is not trained again, and has no seconds. No Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.arms import interval, prepared
+from benchmarks.common import save
+from search.run.validation import load_checked
+from spaces import points
+from spaces.config import TrialConfig
+from spaces.overrides import parse
+from trainable.artifacts.artifact import load
+from trainable.corpora.tokenized import TokenizedCorpus
+from trainable.metrics.nll_bound import sum_parts
+from trainable.metrics.perplexity import pooled_perplexity
+from trainable.scoring.teacher import Teacher
+from trainable.seeds import stream
+from trainable.stages.prepare import base_key
+from trainable.workers.context import WorkerContext
+from trainable.workers.jobs import JOBS
+
+PADDINGS = ("full", "batch")
+SAMPLERS = ((20, 0.5), (50, 0.5))
+HELDOUT, TIMES, ROWS = 512, 8, 64
+"""Held-out texts of the bound, draws of times for each, and texts at once."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="quickstart")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=256)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    space, context = load_checked(args.space, parse(args.settings)), WorkerContext()
+    config = space.config(points.complete(space.dimensions, {}))
+    shared = prepared(config, args.cache, context, ["teacher"])
+    found: dict[str, list[dict[str, float]]] = {padding: [] for padding in PADDINGS}
+    for seed in range(args.seeds):
+        for padding in PADDINGS:
+            figures = of_base(with_base(config, seed, padding), args.cache, shared, args.samples, context)
+            found[padding].append(figures)
+            print(seed, padding, {name: round(value, 3) for name, value in figures.items()}, flush=True)
+    save(f"padding_{Path(args.space).stem}", {
+        "settings": args.settings, "seeds": args.seeds, "of": found, "summary": summary(found)})
+
+
+def with_base(config: TrialConfig, seed: int, padding: str) -> TrialConfig:
+    """The trial over another base."""
+    optim = config.base.optim.model_copy(update={"padding": padding})
+    return config.model_copy(update={"base": config.base.model_copy(update={"seed": seed, "optim": optim})})
+
+
+def of_base(config: TrialConfig, cache: str, shared: dict[str, str], samples: int,
+            context: WorkerContext) -> dict[str, float]:
+    """A base, trained where it is not there, and what it is worth."""
+    there, began = (Path(cache) / f"base-{base_key(config)}").exists(), time.process_time()
+    payload = {"config": config.model_dump(mode="json"), "cache": cache, "corpus": shared["corpus"]}
+    told = list(JOBS["base"](payload, context))
+    seconds = time.process_time() - began
+    base, corpus = load(told[-1]["path"]), TokenizedCorpus.open(Path(shared["corpus"]))
+    teacher = Teacher.load(Path(shared["teacher"]), corpus, torch.device("cpu"))
+    found = {} if there else {"cpu_seconds": seconds}
+    ids = torch.from_numpy(corpus.ids("valid")[:HELDOUT].astype("int64"))
+    words = float((corpus.lengths("valid")[:HELDOUT].astype("int64") + 1).sum())
+    noise = stream("padding", 0)
+    with torch.no_grad():
+        parts = sum_parts([base.process.bound(base.model, rows, TIMES, noise) for rows in ids.split(ROWS)])
+    found["nll_bound"] = float(sum(part.sum() for part in parts.values())) / words
+    for steps, temperature in SAMPLERS:
+        sampling = config.sampling.model_copy(update={"steps": steps, "temperature": temperature})
+        texts = base.words(base.sampling(sampling).sample(samples, config.corpus.max_length,
+                                                          stream("padding", 1)))
+        value, _ = pooled_perplexity(*teacher.nll(texts))
+        found |= {f"perplexity_{steps}": value, f"words_{steps}": sum(map(len, texts)) / len(texts)}
+    found["words_real"] = float(corpus.lengths("valid").mean())
+    return found
+
+
+def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Means and 95 % half-widths over seeds, and of the paired ratios of `batch` to `full`."""
+    told = {padding: {name: interval([one[name] for one in rows]) for name in rows[0]
+                      if all(name in one for one in rows)} for padding, rows in found.items()}
+    both = [name for name in told["full"] if name in told["batch"]]
+    ratios = {name: interval([one[name] / other[name] for one, other in
+                              zip(found["batch"], found["full"], strict=True)]) for name in both}
+    return {**told, "batch_over_full": ratios}
+
+
+if __name__ == "__main__":
+    main()

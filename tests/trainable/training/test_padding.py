@@ -1,0 +1,118 @@
+"""`optim.padding: batch`: nothing is computed behind the longest text of a batch, and all else stays."""
+
+import numpy as np
+import pytest
+import torch
+
+from spaces.config import OptimConfig, RuntimeConfig, TrialConfig
+from trainable.control.conditions import Conditions
+from trainable.corpora.tokenized import END, PAD, START
+from trainable.diffusion.gaussian.config import GaussianConfig
+from trainable.diffusion.gaussian.process import Gaussian
+from trainable.models.diffusion_lm.config import DiffusionLMConfig
+from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.stages.keys import base_settings
+from trainable.stages.prepare import base_key
+from trainable.training.loop import STRIDE, TrainingRun, occupied
+
+WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
+LENGTH = 24
+
+
+def texts(*lengths: int, count: int = 8) -> np.ndarray:
+    """`count` rows for each number of words, START and END around them."""
+    rng, rows = np.random.default_rng(0), []
+    for words in np.repeat(lengths, count):
+        row = np.full(LENGTH, PAD, dtype=np.int32)
+        row[:words + 2] = [START, *rng.integers(4, len(WORDS), words), END]
+        rows.append(row)
+    return np.array(rows)
+
+
+class Recording:
+    """The Gaussian process, with what it was given."""
+
+    def __init__(self, config):
+        self.process, self.shapes, self.told = Gaussian(config), [], []
+
+    def loss(self, model, ids, generator, condition=None):
+        self.shapes.append(tuple(ids.shape))
+        self.told.append(condition)
+        assert (ids != PAD).any(0)[:-STRIDE].all()
+        return self.process.loss(model, ids, generator, condition)
+
+
+def run(ids, padding, steps=6, conditions=None, process=None, **model):
+    config = GaussianConfig(loss="ce", timesteps=50)
+    shape = {"embedding_dim": 6, "hidden": 16, "layers": 1, "heads": 2, "ffn": 16, "time_dim": 8,
+             "dropout": 0.0, **model}
+    denoiser = DiffusionLM(DiffusionLMConfig(**shape), config, WORDS, 1)
+    optim = OptimConfig(steps=steps, batch_size=8, lr=5e-3, warmup=2, padding=padding)
+    return TrainingRun(denoiser, process or Gaussian(config), ids, optim, RuntimeConfig(), 7,
+                       torch.device("cpu"), conditions=conditions)
+
+
+@pytest.mark.parametrize(("words", "positions"), [(1, 4), (2, 4), (3, 8), (6, 8), (7, 12), (22, 24)])
+def test_a_batch_ends_with_its_longest_text_in_whole_strides(words, positions):
+    assert occupied(torch.from_numpy(texts(1, words))) == positions
+
+
+def test_a_row_of_no_whole_strides_is_not_exceeded():
+    assert occupied(torch.from_numpy(texts(20)[:, :22])) == 22
+
+
+def test_each_batch_is_as_long_as_it_needs():
+    process = Recording(GaussianConfig(loss="ce", timesteps=50))
+    trained = run(texts(3, 9), "batch", process=process)
+    trained.advance(6)
+    longest = [int((trained.batches.at(step) != PAD).sum(1).max()) for step in range(6)]
+    assert [shape[1] for shape in process.shapes] == [-(-one // STRIDE) * STRIDE for one in longest]
+    process = Recording(GaussianConfig(loss="ce", timesteps=50))
+    run(texts(22), "full", process=process).advance(2)
+    assert process.shapes == [(8, LENGTH)] * 2
+
+
+@pytest.mark.parametrize("self_conditioning", [False, True])
+def test_texts_without_padding_train_the_same_weights(self_conditioning):
+    full, batch = (run(texts(22), padding, self_conditioning=self_conditioning)
+                   for padding in ("full", "batch"))
+    full.advance(6), batch.advance(6)
+    for name, value in full.trained.items():
+        assert torch.equal(value, batch.trained[name]), name
+
+
+def test_short_texts_train_as_if_positions_were_no_more():
+    long, short = run(texts(6), "batch"), run(texts(6)[:, :8], "full")
+    long.advance(6), short.advance(6)
+    for name, value in short.trained.items():
+        assert torch.equal(value, long.trained[name]), name
+
+
+def test_what_a_model_is_told_ends_with_the_text():
+    ids = texts(6)
+    told = torch.zeros(len(ids), 1, 1, LENGTH, dtype=torch.int16)
+    told[..., :8] = 1
+    process = Recording(GaussianConfig(loss="ce", timesteps=50))
+
+    class Deaf(Recording):
+        def loss(self, model, ids, generator, condition=None):
+            assert condition is not None and condition.shape[-1] == ids.shape[1] == 8
+            return super().loss(model, ids, generator)
+
+    process = Deaf(GaussianConfig(loss="ce", timesteps=50))
+    run(ids, "batch", conditions=Conditions([told], 0.0), process=process).advance(3)
+    assert process.shapes == [(8, 8)] * 3
+
+
+def test_bases_of_caches_from_before_stay_good_and_others_get_a_key_of_their_own():
+    plain = TrialConfig()
+    assert "padding" not in base_settings(plain)["base"]["optim"]
+    shorter = plain.model_copy(update={"base": plain.base.model_copy(update={
+        "optim": plain.base.optim.model_copy(update={"padding": "batch"})})})
+    assert base_settings(shorter)["base"]["optim"]["padding"] == "batch"
+    assert base_key(plain) != base_key(shorter)
+
+
+def test_a_teacher_has_no_such_choice():
+    with pytest.raises(ValueError, match="a teacher never trains on what is behind a text"):
+        TrialConfig.model_validate({"teacher": {"optim": {"padding": "batch"}}})
