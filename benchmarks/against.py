@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--probes", default="rung,start,proposal")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of the probes")
+    parser.add_argument("--no-warm-up", action="store_true", help="of probes that keep nothing in a cache")
     parser.add_argument("--caches", type=Path, help="a folder that keeps the caches; else a new one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -38,7 +39,8 @@ def main() -> None:
         git("worktree", "add", "--detach", "--quiet", str(before), args.commit)
         trees = {"before": before, "now": ROOT}
         try:
-            figures = {name: compared(name, trees, args.repeats, args.threads, args.caches or Path(scratch))
+            figures = {name: compared(name, trees, range(0 if args.no_warm_up else -1, args.repeats),
+                                      args.threads, args.caches or Path(scratch))
                        for name in args.probes.split(",")}
         finally:
             git("worktree", "remove", "--force", str(before))
@@ -48,26 +50,27 @@ def main() -> None:
     save(name, {"threads": args.threads, "probes": earlier | figures})
 
 
-def compared(name: str, trees: dict[str, Path], repeats: int, threads: int, caches: Path) -> dict:
-    """Per figure of a probe: both medians, the paired ratios now / before. A first round that fills each
+def compared(name: str, trees: dict[str, Path], rounds: range, threads: int, caches: Path) -> dict:
+    """Per figure of a probe: both medians, the paired ratios now / before. A first round, -1, that fills each
     tree's cache is not counted."""
     found: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
-    for repeat in range(-1, repeats):
+    for repeat in rounds:
         for tree in sorted(trees, reverse=repeat % 2 == 0):
-            line = probe(name, trees[tree], caches / f"cache-{tree}", threads)
+            line = probe(name, trees[tree], caches / f"cache-{tree}", threads, repeat)
             print(name, tree, "warm-up" if repeat < 0 else repeat, json.dumps(line), flush=True)
             if repeat >= 0:
                 found[tree].append(line)
     before, now = found["before"], found["now"]
     figures = {figure: row([line[figure] for line in before], [line[figure] for line in now])
                for figure in now[0]}
-    return {"repeats": repeats, **figures}
+    return {"repeats": rounds.stop, **figures}
 
 
-def probe(name: str, tree: Path, cache: Path, threads: int) -> dict[str, float]:
-    """What a probe prints when it runs on a tree."""
+def probe(name: str, tree: Path, cache: Path, threads: int, number: int) -> dict[str, float]:
+    """What a probe prints when it runs on a tree, in a round of that number."""
     cache.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": str(threads),
+                   "ROUND": str(max(number, 0))}
     done = subprocess.run([sys.executable, str(Path(__file__).parent / "probes" / f"{name}.py"), str(cache)],
                           cwd=tree, env=environment, text=True, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])
