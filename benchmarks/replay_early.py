@@ -1,8 +1,9 @@
 """Who leads from the first dozen of trials: `python -m benchmarks.replay_early --work DIR [--at 12,24,40]`.
 
-The runs of `benchmarks.replay`, on its problems and the two of `benchmarks.replay_mixed`, and the hypervolume
-that each method's front has after so much device-time (in full trials): as a share of the best front there
-is, and `AGAINST`'s over every other method's, inter-quartile means over seeds with 95 % bootstrap intervals.
+The runs of `benchmarks.replay`, on its problems, the two of `benchmarks.replay_mixed` and the table with
+latencies as they are told today (`benchmarks.replay_problems.TableByRatio`), and the hypervolume that each
+method's front has after so much device-time (in full trials): as a share of the best front there is, and
+`AGAINST`'s over every other method's, inter-quartile means over seeds with 95 % bootstrap intervals.
 `ehvi+halving-front-before` is the default as it was: first trials drawn at random, and halving alone.
 `--before COMMIT` has the default of that commit run as well, in a checkout of it (not on the mixed problems,
 which it may not have). Done runs stand in WORK/early.jsonl, and those of `benchmarks.replay` in the same
@@ -29,10 +30,10 @@ from benchmarks.common import save
 from benchmarks.records import checked_out
 from benchmarks.replay import AGAINST, METHODS, at, interval, run, shown
 from benchmarks.replay_mixed import MIXED
-from benchmarks.replay_problems import PROBLEMS
+from benchmarks.replay_problems import PROBLEMS, TableByRatio
 from search.records.journal import append_line, mend_tail, read_lines
 
-ALL = {**PROBLEMS, **MIXED}
+ALL = {**PROBLEMS, **MIXED, TableByRatio.name: TableByRatio}
 USUAL = ("random", "tpe+halving-front", "ehvi+halving-front-before", AGAINST)
 PROBE = Path(__file__).parent / "probes" / "replayed.py"
 
