@@ -1,8 +1,8 @@
 """What leaving out positions behind the longest text of a batch gives and costs (`base.optim.padding`):
 `python -m benchmarks.padding --space e2e --cache DIR --set trial.corpus.source.path=DIR [--seeds 3]`.
 
-For each seed a base is trained with `full` and with `batch` padding, for the same steps, one after the other
-in this process, one thread. Told are CPU seconds of its job, the bound on held-out text, perplexity of
+For each seed a base is trained with `full`, `batch` and `grouped` padding, for the same steps, one after the
+other in this process, one thread. Told are CPU seconds of its job, the bound on held-out text, perplexity of
 samples under the teacher, and how many words samples have beside real text: positions that few batches had
 are the last of a text. A base that the cache holds is not trained again, and has no seconds. No Ray.
 """
@@ -32,7 +32,7 @@ from trainable.stages.prepare import base_key
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-PADDINGS = ("full", "batch")
+PADDINGS = ("full", "batch", "grouped")
 SAMPLERS = ((20, 0.5), (50, 0.5))
 HELDOUT, TIMES, ROWS = 512, 8, 64
 """Held-out texts of the bound, draws of times for each, and texts at once."""
@@ -94,13 +94,16 @@ def of_base(config: TrialConfig, cache: str, shared: dict[str, str], samples: in
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Means and 95 % half-widths over seeds, and of the paired ratios of `batch` to `full`."""
-    told = {padding: {name: interval([one[name] for one in rows]) for name in rows[0]
-                      if all(name in one for one in rows)} for padding, rows in found.items()}
-    both = [name for name in told["full"] if name in told["batch"]]
-    ratios = {name: interval([one[name] / other[name] for one, other in
-                              zip(found["batch"], found["full"], strict=True)]) for name in both}
-    return {**told, "batch_over_full": ratios}
+    """Means and 95 % half-widths over seeds, and of the paired ratios to `full`."""
+    figures: dict[str, Any] = {}
+    for padding, rows in found.items():
+        names = [name for name in rows[0] if all(name in one for one in (*rows, *found["full"]))]
+        figures[padding] = {name: interval([one[name] for one in rows]) for name in names}
+        if padding != "full":
+            both = list(zip(rows, found["full"], strict=True))
+            figures[f"{padding} over full"] = {
+                name: interval([one[name] / other[name] for one, other in both]) for name in names}
+    return figures
 
 
 if __name__ == "__main__":
