@@ -1,10 +1,11 @@
 """What leaving out positions behind the longest text of a batch gives and costs (`base.optim.padding`):
 `python -m benchmarks.padding --space e2e --cache DIR --set trial.corpus.source.path=DIR [--seeds 3]`.
 
-For each seed a base is trained with `full`, `batch` and `grouped` padding, for the same steps, one after the
-other in this process, one thread. Told are CPU seconds of its job, the bound on held-out text, perplexity of
-samples under the teacher, and how many words samples have beside real text: positions that few batches had
-are the last of a text. A base that the cache holds is not trained again, and has no seconds. No Ray.
+For each seed a base is trained with `full` and with `batch` padding, for the same steps, one after the other
+in this process, one thread. Told are the bound on held-out text, perplexity of samples under the teacher, and
+how many words samples have beside real text: positions that few batches had are the last of a text.
+`--pace` times steps of the two instead, blocks of them in turns: a shared machine changes its speed while a
+base is trained. No Ray.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.arms import interval, prepared
-from benchmarks.common import save
+from benchmarks.common import save, spread
 from search.run.validation import load_checked
 from spaces import points
 from spaces.config import TrialConfig
@@ -26,16 +27,19 @@ from trainable.artifacts.artifact import load
 from trainable.corpora.tokenized import TokenizedCorpus
 from trainable.metrics.nll_bound import sum_parts
 from trainable.metrics.perplexity import pooled_perplexity
+from trainable.registry import BACKBONES, PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
-from trainable.stages.prepare import base_key
+from trainable.training.loop import TrainingRun, occupied
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-PADDINGS = ("full", "batch", "grouped")
+PADDINGS = ("full", "batch")
 SAMPLERS = ((20, 0.5), (50, 0.5))
 HELDOUT, TIMES, ROWS = 512, 8, 64
 """Held-out texts of the bound, draws of times for each, and texts at once."""
+ROUNDS, BLOCK, COUNTED = 15, 40, 400
+"""Rounds and steps of `pace`, and batches whose positions are counted."""
 
 
 def main() -> None:
@@ -46,10 +50,17 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--pace", action="store_true", help="only time steps")
     args = parser.parse_args()
     torch.set_num_threads(1)
     space, context = load_checked(args.space, parse(args.settings)), WorkerContext()
     config = space.config(points.complete(space.dimensions, {}))
+    if args.pace:
+        corpus = TokenizedCorpus.open(Path(prepared(config, args.cache, context, [])["corpus"]))
+        figures = pace(config, corpus)
+        print(figures)
+        save(f"padding_pace_{Path(args.space).stem}", {"settings": args.settings, **figures})
+        return
     shared = prepared(config, args.cache, context, ["teacher"])
     found: dict[str, list[dict[str, float]]] = {padding: [] for padding in PADDINGS}
     for seed in range(args.seeds):
@@ -70,19 +81,16 @@ def with_base(config: TrialConfig, seed: int, padding: str) -> TrialConfig:
 def of_base(config: TrialConfig, cache: str, shared: dict[str, str], samples: int,
             context: WorkerContext) -> dict[str, float]:
     """A base, trained where it is not there, and what it is worth."""
-    there, began = (Path(cache) / f"base-{base_key(config)}").exists(), time.process_time()
     payload = {"config": config.model_dump(mode="json"), "cache": cache, "corpus": shared["corpus"]}
-    told = list(JOBS["base"](payload, context))
-    seconds = time.process_time() - began
-    base, corpus = load(told[-1]["path"]), TokenizedCorpus.open(Path(shared["corpus"]))
+    base = load(list(JOBS["base"](payload, context))[-1]["path"])
+    corpus = TokenizedCorpus.open(Path(shared["corpus"]))
     teacher = Teacher.load(Path(shared["teacher"]), corpus, torch.device("cpu"))
-    found = {} if there else {"cpu_seconds": seconds}
     ids = torch.from_numpy(corpus.ids("valid")[:HELDOUT].astype("int64"))
     words = float((corpus.lengths("valid")[:HELDOUT].astype("int64") + 1).sum())
     noise = stream("padding", 0)
     with torch.no_grad():
         parts = sum_parts([base.process.bound(base.model, rows, TIMES, noise) for rows in ids.split(ROWS)])
-    found["nll_bound"] = float(sum(part.sum() for part in parts.values())) / words
+    found = {"nll_bound": float(sum(part.sum() for part in parts.values())) / words}
     for steps, temperature in SAMPLERS:
         sampling = config.sampling.model_copy(update={"steps": steps, "temperature": temperature})
         texts = base.words(base.sampling(sampling).sample(samples, config.corpus.max_length,
@@ -93,17 +101,38 @@ def of_base(config: TrialConfig, cache: str, shared: dict[str, str], samples: in
     return found
 
 
+def pace(config: TrialConfig, corpus: TokenizedCorpus) -> dict[str, Any]:
+    """CPU seconds of a step of each in `ROUNDS` blocks that take turns, the ratio of `batch` to `full` in the
+    same round, and positions of a batch."""
+    runs, seconds = {}, dict[str, list[float]]()
+    for padding in PADDINGS:
+        one = completed(with_base(config, 0, padding))
+        process = PROCESSES.build(one.diffusion)
+        model = BACKBONES.get(one.model.name).from_config(BACKBONES.params(one.model), process.params,
+                                                          corpus.vocab, seed=0)
+        runs[padding] = TrainingRun(model, process, corpus.ids("train"), one.base.optim, one.runtime, 0,
+                                    torch.device("cpu"))
+    for number in range(-1, ROUNDS):
+        for padding in sorted(runs, reverse=number % 2 == 0):
+            run, began = runs[padding], time.process_time()
+            run.advance(run.step + BLOCK)
+            if number >= 0:  # a first round makes the graphs of most lengths
+                seconds.setdefault(padding, []).append((time.process_time() - began) / BLOCK)
+    batches = [runs["full"].batches.at(step) for step in range(COUNTED)]
+    ratios = [a / b for a, b in zip(seconds["batch"], seconds["full"], strict=True)]
+    return {"seconds_a_step": {padding: spread(values) for padding, values in seconds.items()},
+            "batch_over_full": spread(ratios),
+            "positions": {"full": batches[0].shape[1], "batch": sum(map(occupied, batches)) / COUNTED}}
+
+
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Means and 95 % half-widths over seeds, and of the paired ratios to `full`."""
-    figures: dict[str, Any] = {}
-    for padding, rows in found.items():
-        names = [name for name in rows[0] if all(name in one for one in (*rows, *found["full"]))]
-        figures[padding] = {name: interval([one[name] for one in rows]) for name in names}
-        if padding != "full":
-            both = list(zip(rows, found["full"], strict=True))
-            figures[f"{padding} over full"] = {
-                name: interval([one[name] / other[name] for one, other in both]) for name in names}
-    return figures
+    """Means and 95 % half-widths over seeds, and of the paired ratios of `batch` to `full`."""
+    told = {padding: {name: interval([one[name] for one in rows]) for name in rows[0]
+                      if all(name in one for one in rows)} for padding, rows in found.items()}
+    both = [name for name in told["full"] if name in told["batch"]]
+    ratios = {name: interval([one[name] / other[name] for one, other in
+                              zip(found["batch"], found["full"], strict=True)]) for name in both}
+    return {**told, "batch_over_full": ratios}
 
 
 if __name__ == "__main__":

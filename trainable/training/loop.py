@@ -30,8 +30,6 @@ CHECK_EVERY = 50
 cost no GPU sync."""
 STRIDE = 4
 """Batches that end with their longest text have one of few lengths: each is a graph of its own."""
-POOL = 32
-"""Batches among which texts are sorted by length."""
 
 
 def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
@@ -54,20 +52,17 @@ class _Objective(nn.Module):
 class Batches:
     """Endless shuffled batches from an [N, L] array; each worker takes a share of its own, all equally large.
 
-    A batch is as large as asked for, or as the text allows where that is less; `grouped`: of texts of nearly
-    one length. Raises `UserError` where the workers cannot share it equally, which DDP takes for granted: it
-    weighs their means alike.
+    A batch is as large as asked for, or as the text allows where that is less. Raises `UserError` where the
+    workers cannot share it equally, which DDP takes for granted: it weighs their means alike.
     """
 
-    def __init__(self, ids: np.ndarray, batch: int, seed: int, rank: int, world_size: int,
-                 grouped: bool = False):
+    def __init__(self, ids: np.ndarray, batch: int, seed: int, rank: int, world_size: int):
         if batch % world_size or len(ids) < world_size:
             raise UserError(
                 f"hardware.workers: {world_size} workers cannot share batches of {batch} out of {len(ids)} "
                 f"sentence(s); legal: batch_size a multiple of {world_size}, and a sentence for each worker")
         self.ids, self.batch, self.seed = ids, min(batch, len(ids) // world_size * world_size), seed
         self.rank, self.world_size = rank, world_size
-        self.lengths = (np.asarray(ids) != PAD).sum(1) if grouped else None
 
     def at(self, step: int) -> Tensor:
         """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step,
@@ -84,23 +79,9 @@ class Batches:
 
     def _order(self, epoch: int) -> np.ndarray:
         if getattr(self, "_epoch", None) != epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            order = rng.permutation(len(self.ids))
-            if self.lengths is not None:
-                order = by_length(order, self.lengths, self.batch, rng)
-            self._epoch, self._permutation = epoch, order
+            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(
+                self.ids))
         return self._permutation
-
-
-def by_length(order: np.ndarray, lengths: np.ndarray, batch: int, rng: np.random.Generator) -> np.ndarray:
-    """The rows `order` [N] of an epoch so that those of a batch have nearly one length: sorted by it among
-    `POOL` batches, then batches, and rows within a batch, in random order. Who is in no whole batch stays
-    behind them."""
-    whole = len(order) // batch * batch
-    pools = [pool[np.argsort(lengths[pool], kind="stable")]
-             for pool in np.split(order[:whole], range(POOL * batch, whole, POOL * batch))]
-    batches = rng.permutation(np.concatenate(pools).reshape(-1, batch))
-    return np.concatenate([rng.permuted(batches, axis=1).ravel(), order[whole:]])
 
 
 def occupied(ids: Tensor) -> int:
@@ -127,7 +108,7 @@ class TrainingRun:
         self.average = ({name: value.detach().clone() for name, value in self.trained.items()}
                         if config.ema else {})
         self.optimizer = configured(self.trained.items(), config)
-        self.batches = Batches(ids, config.batch_size, seed, rank, world_size, config.padding == "grouped")
+        self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
         if (isinstance(process, Process) and device.type == "cpu" and world_size == 1 and draw is None
@@ -172,7 +153,7 @@ class TrainingRun:
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step)
         condition: tuple[Tensor, ...] = () if self.conditions is None else (self._condition(),)
-        if self.config.padding != "full":
+        if self.config.padding == "batch":
             positions = occupied(ids)
             ids, condition = ids[:, :positions], tuple(told[..., :positions] for told in condition)
         ids = ids.to(self.device)

@@ -13,7 +13,7 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.stages.keys import base_settings
 from trainable.stages.prepare import base_key
-from trainable.training.loop import STRIDE, Batches, TrainingRun, occupied
+from trainable.training.loop import STRIDE, TrainingRun, occupied
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
 LENGTH = 24
@@ -86,49 +86,6 @@ def test_short_texts_train_as_if_positions_were_no_more():
     long.advance(6), short.advance(6)
     for name, value in short.trained.items():
         assert torch.equal(value, long.trained[name]), name
-
-
-def test_an_epoch_of_groups_has_every_text_once_in_batches_of_nearly_one_length():
-    ids = texts(*range(1, 22), count=16)  # 336 rows
-    grouped, mixed = (Batches(ids, 8, 3, 0, 1, grouped) for grouped in (True, False))
-    steps = len(ids) // 8
-    seen = [grouped.rows(step) for step in range(steps)]
-    assert sorted(np.concatenate(seen)) == list(range(len(ids)))
-    lengths = (ids != PAD).sum(1)
-    spread = [np.mean([np.ptp(lengths[batches.rows(step)]) for step in range(steps)])
-              for batches in (grouped, mixed)]
-    assert spread[0] < 2 < 10 < spread[1]
-    order = [lengths[rows].mean() for rows in seen]
-    assert abs(np.corrcoef(order, range(steps))[0, 1]) < 0.5, "short ones do not come first"
-    inside = [np.corrcoef(lengths[rows], range(8))[0, 1] for rows in seen if np.ptp(lengths[rows])]
-    assert abs(np.mean(inside)) < 0.5, "nor within a batch"
-    assert any((grouped.rows(step) != grouped.rows(step + steps)).any() for step in range(steps))
-
-
-def test_rows_of_no_whole_batch_are_others_in_every_epoch():
-    ids = texts(*range(1, 22), count=1)  # 21 rows, batches of 8
-    batches = Batches(ids, 8, 0, 0, 1, True)
-    left = [set(range(21)) - {int(row) for step in (2 * epoch, 2 * epoch + 1) for row in batches.rows(step)}
-            for epoch in range(12)]
-    assert all(len(one) == 5 for one in left) and len(set.union(*left)) > 15
-
-
-def test_workers_share_a_group():
-    ids = texts(*range(1, 22), count=16)
-    shares = [Batches(ids, 8, 0, rank, 2, True).rows(5) for rank in (0, 1)]
-    assert sorted(np.concatenate(shares)) == sorted(Batches(ids, 8, 0, 0, 1, True).rows(5))
-
-
-def test_groups_compute_less_and_still_learn():
-    ids = texts(2, 5, 9, 14, 20, count=40)
-    processes = {padding: Recording(GaussianConfig(loss="ce", timesteps=50))
-                 for padding in ("batch", "grouped")}
-    for padding, process in processes.items():
-        trained = run(ids, padding, steps=50, process=process)
-        first = trained.advance(5)["train_loss"]
-        assert trained.advance(50)["train_loss"] < first
-    positions = {padding: sum(shape[1] for shape in process.shapes) for padding, process in processes.items()}
-    assert positions["grouped"] < 0.75 * positions["batch"]
 
 
 def test_what_a_model_is_told_ends_with_the_text():
