@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from spaces.adapting import AdaptConfig
-from spaces.settings import OptimConfig, PluginRef, Settings
+from spaces.settings import OptimConfig, PluginRef, Settings, unpadded
 
 Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
@@ -72,15 +72,7 @@ class TeacherConfig(Settings):
     hidden: int = Field(128, ge=8, description="width; a multiple of heads")
     layers: int = Field(3, ge=1, description="transformer layers")
     heads: int = Field(4, ge=1, description="attention heads")
-    optim: OptimConfig = OptimConfig(steps=1500, lr=3e-3, ema=0.0)
-
-    @field_validator("optim")
-    @classmethod
-    def _padded(cls, optim: OptimConfig) -> OptimConfig:
-        if optim.padding != "full":
-            raise ValueError(f"padding {optim.padding} is for bases and trials; a teacher never trains on "
-                             "what is behind a text: leave it out")
-        return optim
+    optim: Annotated[OptimConfig, AfterValidator(unpadded)] = OptimConfig(steps=1500, lr=3e-3, ema=0.0)
 
 
 class QuantizationConfig(Settings):

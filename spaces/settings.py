@@ -76,3 +76,11 @@ class OptimConfig(Settings):
         "full", description="full: training texts have corpus.max_length positions; batch: as many as the "
                             "longest of its batch needs, in steps of 4, and less is computed")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
+
+
+def unpadded(optim: OptimConfig) -> OptimConfig:
+    """A teacher's settings. Raises ValueError for a choice that it does not have."""
+    if optim.padding != "full":
+        raise ValueError(f"padding {optim.padding} is for bases and trials; a teacher never trains on what "
+                         "is behind a text: leave it out")
+    return optim
