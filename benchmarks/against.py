@@ -4,7 +4,8 @@
 The commit is checked out beside this tree; both are run by this interpreter, so that only our code differs.
 A probe (benchmarks/probes/NAME.py) prints one line of JSON; each round runs it in both trees, in an order
 that changes from round to round, because machines are shared and get warm. Reported per figure: the medians
-and the median of the paired ratios, with their range; probes of earlier calls are kept. The working copy is
+and the median of the paired ratios, with their range, written after each round; probes of earlier calls are
+kept. The working copy is
 measured as it is.
 """
 
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.common import RESULTS, save
@@ -39,20 +41,25 @@ def main() -> None:
         git("worktree", "add", "--detach", "--quiet", str(before), args.commit)
         trees = {"before": before, "now": ROOT}
         try:
-            figures = {name: compared(name, trees, range(0 if args.no_warm_up else -1, args.repeats),
-                                      args.threads, args.caches or Path(scratch))
-                       for name in args.probes.split(",")}
+            rounds = range(0 if args.no_warm_up else -1, args.repeats)
+            for name in args.probes.split(","):
+                for figures in compared(name, trees, rounds, args.threads, args.caches or Path(scratch)):
+                    keep(args.commit, args.threads, {name: figures})
         finally:
             git("worktree", "remove", "--force", str(before))
-    name = "against_" + git("rev-parse", "--short", args.commit)
+
+
+def keep(commit: str, threads: int, figures: dict[str, dict]) -> None:
+    """Write figures of probes beside those of earlier calls."""
+    name = "against_" + git("rev-parse", "--short", commit)
     path = RESULTS / f"{name}.json"
     earlier = json.loads(path.read_text())["probes"] if path.exists() else {}
-    save(name, {"threads": args.threads, "probes": earlier | figures})
+    save(name, {"threads": threads, "probes": earlier | figures})
 
 
-def compared(name: str, trees: dict[str, Path], rounds: range, threads: int, caches: Path) -> dict:
-    """Per figure of a probe: both medians, the paired ratios now / before. A first round, -1, that fills each
-    tree's cache is not counted."""
+def compared(name: str, trees: dict[str, Path], rounds: range, threads: int, caches: Path) -> Iterator[dict]:
+    """After each round, by figure of a probe: both medians, the paired ratios now / before. A first round,
+    -1, that fills each tree's cache is not counted."""
     found: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
     for repeat in rounds:
         for tree in sorted(trees, reverse=repeat % 2 == 0):
@@ -60,10 +67,10 @@ def compared(name: str, trees: dict[str, Path], rounds: range, threads: int, cac
             print(name, tree, "warm-up" if repeat < 0 else repeat, json.dumps(line), flush=True)
             if repeat >= 0:
                 found[tree].append(line)
-    before, now = found["before"], found["now"]
-    figures = {figure: row([line[figure] for line in before], [line[figure] for line in now])
-               for figure in now[0]}
-    return {"repeats": rounds.stop, **figures}
+        if repeat >= 0:
+            columns = {figure: [[line[figure] for line in found[tree]] for tree in ("before", "now")]
+                       for figure in found["now"][0]}
+            yield {"repeats": repeat + 1, **{figure: row(*both) for figure, both in columns.items()}}
 
 
 def probe(name: str, tree: Path, cache: Path, threads: int, number: int) -> dict[str, float]:
