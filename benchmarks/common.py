@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -39,13 +40,19 @@ def cpu_flags() -> list[str]:
     return sorted(set(KERNEL_FLAGS) & set(found[1].split())) if found else []
 
 
+def without_folders(arguments: Iterable[str]) -> list[str]:
+    """Arguments of a command: folders of this machine stay here."""
+    return [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in arguments]
+
+
 def save(name: str, figures: dict) -> Path:
-    """Write results/NAME.json: the command, the host, the figures."""
+    """Write results/NAME.json: the command, the host, the figures; `settings` among them as the command's."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    # folders of this machine stay here
-    arguments = [re.sub(r"(^|=)/\S+", r"\1DIR", argument) for argument in sys.argv[1:]]
-    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *arguments])
+    module = f"benchmarks.{Path(sys.argv[0]).stem}"
+    command = " ".join(["python", "-m", module, *without_folders(sys.argv[1:])])
+    if "settings" in figures:
+        figures = {**figures, "settings": without_folders(figures["settings"])}
     path.write_text(json.dumps({"command": command, "host": host(), **figures}, indent=1) + "\n")
     print(f"wrote benchmarks/results/{path.name}")
     return path

@@ -127,12 +127,12 @@ def pace(config: TrialConfig, corpus: TokenizedCorpus) -> dict[str, Any]:
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Means and 95 % half-widths over seeds, and of the paired ratios of `batch` to `full`."""
-    told = {padding: {name: interval([one[name] for one in rows]) for name in rows[0]
-                      if all(name in one for one in rows)} for padding, rows in found.items()}
-    both = [name for name in told["full"] if name in told["batch"]]
-    ratios = {name: interval([one[name] / other[name] for one, other in
-                              zip(found["batch"], found["full"], strict=True)]) for name in both}
-    return {**told, "batch_over_full": ratios}
+    names = found["full"][0]
+    told = {padding: {name: interval([one[name] for one in rows]) for name in names}
+            for padding, rows in found.items()}
+    both = list(zip(found["batch"], found["full"], strict=True))
+    return {**told, "batch_over_full": {name: interval([one[name] / other[name] for one, other in both])
+                                        for name in names}}
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def main() -> None:
                 "released_eager": released.attending(partial(clocked, released.text))["released_eager"]}
         figures["whole_text"] = {"success": "not compared: weights are untrained",
                                  **beside(arms, args.texts, warm=False)}
-    save(args.name, figures)
+        save(args.name, figures)
 
 
 def equal(ours: Ours, released: Released) -> dict[str, Any]:
