@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from spaces.adapting import AdaptConfig
-from spaces.settings import OptimConfig, PluginRef, Settings, unpadded
+from spaces.settings import OptimConfig, PluginRef, Settings, of_teacher
 
 Site = Literal["embedding", "projection", "attention", "ffn"]
 SITES: tuple[Site, ...] = ("embedding", "projection", "attention", "ffn")
@@ -72,7 +72,7 @@ class TeacherConfig(Settings):
     hidden: int = Field(128, ge=8, description="width; a multiple of heads")
     layers: int = Field(3, ge=1, description="transformer layers")
     heads: int = Field(4, ge=1, description="attention heads")
-    optim: Annotated[OptimConfig, AfterValidator(unpadded)] = OptimConfig(steps=1500, lr=3e-3, ema=0.0)
+    optim: Annotated[OptimConfig, AfterValidator(of_teacher)] = OptimConfig(steps=1500, lr=3e-3, ema=0.0)
 
 
 class QuantizationConfig(Settings):

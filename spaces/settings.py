@@ -57,9 +57,12 @@ class PluginRef(BaseModel):
 class OptimConfig(Settings):
     """One training run."""
 
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: AdamW but for matrices of projections, attention and ffn, whose steps "
+                             "are orthogonalized; a base is as good after fewer of them")
     steps: int = Field(1000, ge=1, description="optimizer steps")
     batch_size: int = Field(64, ge=1, description="sentences per optimizer step, over all workers")
-    lr: float = Field(1e-4, gt=0, description="highest learning rate (AdamW)")
+    lr: float = Field(1e-4, gt=0, description="highest learning rate")
     warmup: int = Field(50, ge=0, description="steps of linear growth to lr, before the linear fall")
     betas: tuple[Beta, Beta] = Field(
         (0.9, 0.98), description="AdamW's, 0 to below 1: memory of the gradient, and of its square")
@@ -71,15 +74,23 @@ class OptimConfig(Settings):
     ema_warmup: bool = Field(True, description="the decay begins low and grows as (1 + step) / (10 + step); "
                                                "false: ema from the first step, as in Diffusion-LM")
     states: Literal["float32", "int8"] = Field(
-        "float32", description="AdamW's moments; int8: 2 bytes a value of matrices instead of 8, and slower")
+        "float32", description="adamw's moments; int8: 2 bytes a value of matrices instead of 8, and slower")
     padding: Literal["full", "batch"] = Field(
         "full", description="full: training texts have corpus.max_length positions; batch: as many as the "
                             "longest of its batch needs, in steps of 4, and less is computed")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
 
+    @model_validator(mode="after")
+    def _moments(self) -> OptimConfig:
+        if self.name == "muon" and self.states != "float32":
+            raise ValueError(f"states {self.states} is adamw's; muon has float32")
+        return self
 
-def unpadded(optim: OptimConfig) -> OptimConfig:
+
+def of_teacher(optim: OptimConfig) -> OptimConfig:
     """A teacher's settings. Raises ValueError for a choice that it does not have."""
+    if optim.name != "adamw":
+        raise ValueError(f"name {optim.name} is for bases and trials; a teacher has adamw")
     if optim.padding != "full":
         raise ValueError(f"padding {optim.padding} is for bases and trials; a teacher never trains on what "
                          "is behind a text: leave it out")

@@ -40,11 +40,11 @@ FLOORS = (
     ("trainable.control",),
     ("trainable.adapters",),
     ("trainable.diffusion", "trainable.training.optimizer"),
-    ("trainable.quantization", "trainable.training.adamw8bit"),
+    ("trainable.quantization", "trainable.training.adamw8bit", "trainable.training.muon"),
     ("trainable.models", "trainable.corpora"),
     ("trainable.quantizers", "trainable.corpora.special"),
     ("trainable.registry", "trainable.storage", "trainable.seeds"),
-    ("spaces", "trainable.messages", "trainable.compat"),
+    ("spaces", "trainable.messages", "trainable.compat", "trainable.parent"),
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 # What decides, counts and shows is tried without a model: of trainable/ it knows how folders are written and

@@ -59,6 +59,22 @@ def _fit(node: dict[str, float], hardware: HardwareConfig) -> int:
     return math.floor(fits + 1e-9)
 
 
+def starts_here(address: str | None) -> bool:
+    """Whether `connected(address)` starts a cluster of its own."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return False
+    return _named(address) in (None, "local")
+
+
+def _named(address: str | None) -> str | None:
+    """The cluster that is meant: what is given, or what RAY_ADDRESS says."""
+    from_environment = os.environ.get("RAY_ADDRESS", "")
+    if not from_environment.startswith("http"):  # http: the job API's, not the cluster's
+        address = address or from_environment or None
+    return address
+
+
 @contextmanager
 def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]:
     """A connection to Ray for the `with` block.
@@ -71,9 +87,7 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[Cluster]
     environment.apply(attach=address not in (None, "local"))
     import ray
 
-    from_environment = os.environ.get("RAY_ADDRESS", "")
-    if not from_environment.startswith("http"):  # http: the job API's, not the cluster's
-        address = address or from_environment or None
+    address = _named(address)
     if ray.is_initialized():
         yield Cluster(ray.get_runtime_context().gcs_address, local=False)
         return

@@ -14,6 +14,7 @@ from search.distributed.client import PoolClient
 from search.distributed.shared import key
 from search.engine.engine import Engine, RunningTrial
 from search.records.events import PrepareEvent
+from search.run.ahead import NOTHING, Ahead
 from search.run.calibration_rules import most_texts
 from search.run.pace import Pace, spoken
 from spaces.box import OF_BASE
@@ -105,8 +106,9 @@ class SharedFolders:
         if "failed" not in event:
             self._tell(label, event, trial=trial.number)
 
-    def make_common(self) -> None:
-        """Make what all trials share."""
+    def make_common(self, ahead: Ahead = NOTHING) -> None:
+        """Make what all trials share. What is being made `ahead` is waited for."""
+        ahead.wait(self._check_budget)
         # the last says for whom: the corpus job refuses a trial that asks more of it than it has
         configs = [self.space.example, most_texts(self.space)]
         try:

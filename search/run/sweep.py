@@ -1,5 +1,4 @@
-"""One run, start to finish: connect, prepare, search, measure the front again, and leave
-everything in RUN/."""
+"""One run, start to finish: connect, prepare, search, measure the front again, and leave all of it in RUN/."""
 
 from __future__ import annotations
 
@@ -20,6 +19,7 @@ from search.records.events import RunEndedEvent
 from search.records.mirror import Mirror
 from search.records.run_folder import FRONT_PNG, RunFolder
 from search.run import warm_start as warm
+from search.run.ahead import Ahead, corpus_ahead
 from search.run.allocation import TAG as ALLOCATED
 from search.run.allocation import allocated
 from search.run.callbacks import Callbacks
@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # Ray is imported after `environment.apply`
 
 State = Literal["finished", "failed"]
 ARTIFACTS, TRIALS, SCRATCH, CACHE, AGAIN = "artifacts", "trials", "scratch", "cache", "again"
-SAMPLES, READABLE = "samples.json", "samples"
+SAMPLES, READABLE, JOBS = "samples.json", "samples", "trainable.workers.jobs:JOBS"
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class RunResult:
 def run(space: Space, *, storage: Path | str | None = None, address: str | None = None,
         max_concurrent: int | None = None,
         resume: Path | str | None = None, warm_start: Path | None = None, observer: Observer | None = None,
-        callbacks: Sequence[Observer] = (), cpus: int | None = None,
-        jobs: str = "trainable.workers.jobs:JOBS") -> RunResult:
+        callbacks: Sequence[Observer] = (), cpus: int | None = None, jobs: str = JOBS) -> RunResult:
     """Search `space`, or go on with the run at `resume`.
 
     `warm_start`: an earlier run to learn from (see `search.run.warm_start`). `storage`: where RUN/ and the
@@ -79,7 +78,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     """
     check_request(space, max_concurrent, cpus, bool(resume and warm_start))
     environment.apply(attach=address not in (None, "local"))
-    from search.distributed.cluster import connected
+    from search.distributed.cluster import connected, starts_here
     from search.distributed.prometheus import RunMetrics
     from search.distributed.worker_pool import WorkerPool
 
@@ -95,6 +94,8 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
     busy = others_at_work()  # before the cluster is
     with disk_errors(storage), ExitStack() as stack:
         folder = stack.enter_context(_resumed(Path(resume), space)) if resume else None
+        ahead = stack.enter_context(corpus_ahead(
+            space, storage / CACHE, worth=starts_here(address) and uri is None and jobs == JOBS))
         cluster = stack.enter_context(connected(address, cpus))
         room = cluster.room(space.hardware)
         groups = max(1, min(room, max_concurrent or room, space.budget.trials or room))
@@ -121,7 +122,7 @@ def run(space: Space, *, storage: Path | str | None = None, address: str | None 
                               store=mirror.depot_settings(uri) if uri else None)
             stack.callback(pool.close)
             if stages.unfinished:
-                stages.follow(pool.start().client, scratch)
+                stages.follow(pool.start().client, scratch, ahead)
             return stages.finish()
         except KeyboardInterrupt:
             stages.close("interrupted")
@@ -200,14 +201,14 @@ class RunStages:
         return (not engine.over
                 or bool(self._not_remeasured() or not_retrained(engine, self.space.finish.retrain)))
 
-    def follow(self, client: PoolClient, scratch: Path) -> None:
+    def follow(self, client: PoolClient, scratch: Path, ahead: Ahead) -> None:
         """Prepare, search, measure the front again."""
         from search.distributed.tune import run_trials
         from search.run.prepare import SharedFolders
 
         shared = SharedFolders(self.space, client, self.cache, self.engine)
         if not self.engine.over:
-            shared.make_common()
+            shared.make_common(ahead)
             self._tell_base(shared)
         for values, tag in first_points(self.space):
             self.engine.enqueue(values, tag)

@@ -198,8 +198,9 @@ def check_methods(space: Space) -> None:
                               f"{dimension.count:,} whole numbers, of which sampler {space.sampler.name} "
                               f"lists every one; legal: at most {most:,} (a larger step, or float, log), "
                               "or another sampler")
+    known = problem(space)  # what is wrong with a trial's settings is said in its own place
     try:
-        schedulers.build(space.scheduler.name, problem(space), space.scheduler.options)
+        schedulers.build(space.scheduler.name, known, space.scheduler.options)
     except UserError as error:
         raise space.error(("scheduler", *_option(error)), str(error)) from None
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-CHILD = ("import os, sys, time; from trainable.benchmarking.parent import end_with_parent; "
+CHILD = ("import os, sys, time; from trainable.parent import end_with_parent; "
          "end_with_parent(int(sys.argv[1])); print(os.getpid(), flush=True); time.sleep(60)")
 PARENT = ("import os, subprocess, sys; "
           "subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid() + int(sys.argv[2]))])")

@@ -11,9 +11,9 @@ from typing import cast
 import torch
 
 from trainable.artifacts.artifact import load
-from trainable.benchmarking.parent import end_with_parent
 from trainable.compat import int8_matmul, int8_weight_matmul
 from trainable.models.parts import Table
+from trainable.parent import end_with_parent
 from trainable.seeds import stream
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")

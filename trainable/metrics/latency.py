@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trainable.metrics.base import Measurable, Metric, Runnable
-from trainable.metrics.timing import Call, interleaved, median_error
+from trainable.metrics.timing import Call, interleaved, median_error, warm_up
 from trainable.models.traced import alike
 
 
@@ -42,8 +42,10 @@ class Latency(Metric):
         yardstick = m.yardstick()
         if yardstick is not None:
             calls.append(yardstick.call)
-        with alike([runner.model for runner in runners]) as form, m.alone() as alone:
-            taken = interleaved(calls, m.config.evaluation.latency_repeats, m.device)
+        with alike([runner.model for runner in runners]) as form:
+            warm_up(calls, m.device)  # before others are made to wait
+            with m.alone() as alone:
+                taken = interleaved(calls, m.config.evaluation.latency_repeats, m.device, warm=True)
         m.notes["latency_ms_form"] = form
         per_sentence = 1000.0 / m.config.evaluation.latency_batch
         own, *others = taken.steady * per_sentence

@@ -39,15 +39,21 @@ def _wait(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str) -> Times:
-    """Times of each call, after one warm-up call each.
+def warm_up(calls: Sequence[Call], device: torch.device | str) -> None:
+    """One call each, in which graphs are made and whatever else is made once."""
+    for call in calls:
+        seconds(call, device)
+
+
+def interleaved(calls: Sequence[Call], repeats: int, device: torch.device | str, warm: bool = False) -> Times:
+    """Times of each call, after a `warm_up` where they have had none.
 
     The calls take turns within one window and change their order every time (A B, B A, ...), so that what
     else the machine does falls on all alike.
     """
     taken = np.empty((len(calls), repeats, 2))
-    for call in calls:
-        seconds(call, device)
+    if not warm:
+        warm_up(calls, device)
     for repeat in range(repeats):
         for which in range(len(calls)) if repeat % 2 == 0 else reversed(range(len(calls))):
             taken[which, repeat] = seconds(calls[which], device)

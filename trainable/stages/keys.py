@@ -51,7 +51,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
             del groups["adapt"][name]
     for name in ("rank", "variant", "intervals"):  # the trial's, and those of which supernets have but one
         del groups["lora"][name]
-    for name, before in (("states", "float32"), ("padding", "full")):
+    for name, before in (("name", "adamw"), ("states", "float32"), ("padding", "full")):
         if groups["adapt"]["optim"][name] == before:
             del groups["adapt"]["optim"][name]
     if config.lora.start.name != "zero":
@@ -62,7 +62,7 @@ def supernet_settings(config: TrialConfig) -> dict[str, Any]:
 
 def without_new_defaults(optim: dict[str, Any]) -> None:
     """As it was before they were a setting: older caches stay good."""
-    new = {"betas", "ema_warmup", "states", "padding"}
+    new = {"name", "betas", "ema_warmup", "states", "padding"}
     for name, default in OptimConfig().model_dump(mode="json", include=new).items():
         if optim[name] == default:
             del optim[name]

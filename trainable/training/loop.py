@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from trainable.diffusion.process import Process, Trainable
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
 from trainable.training.adamw8bit import AdamW8bit
+from trainable.training.muon import Muon
 from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
 
 CHECK_EVERY = 50
@@ -90,8 +91,16 @@ def occupied(ids: Tensor) -> int:
     return min(ids.shape[1], -(-longest // STRIDE) * STRIDE)
 
 
+def clip(parameters: Iterable[Tensor], most: float) -> None:
+    """`clip_grad_norm_`, which multiplies gradients even by 1; a CPU need not wait to see the norm."""
+    with_gradient = [value for value in parameters if value.grad is not None]
+    norm = nn.utils.get_total_norm([value.grad for value in with_gradient if value.grad is not None])
+    if norm.device.type != "cpu" or not norm <= most:
+        nn.utils.clip_grads_with_norm_(with_gradient, most, norm)
+
+
 class TrainingRun:
-    """AdamW with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
+    """Optimizer steps with clipping, a learning-rate schedule, optional averaging of weights, bf16 autocast
     and torch.compile. `draw`: told each step's number before it is taken, for a model of which each step
     trains a part; what has no part in a step stays as it is. `rate`: the learning rate of
     a step, where it is not the schedule's. `between`: called at each step's end."""
@@ -107,7 +116,7 @@ class TrainingRun:
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.average = ({name: value.detach().clone() for name, value in self.trained.items()}
                         if config.ema else {})
-        self.optimizer = configured(self.trained.items(), config)
+        self.optimizer = configured(self.trained.items(), config, model)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
@@ -163,7 +172,7 @@ class TrainingRun:
             value.grad = None
         parts["loss"].backward()
         if self.config.clip:
-            nn.utils.clip_grad_norm_(self.trained.values(), self.config.clip)
+            clip(self.trained.values(), self.config.clip)
         self.optimizer.step()
         self.step += 1
         self._update_average()
@@ -242,12 +251,14 @@ class TrainingRun:
         known = [index for group in groups for index in group["params"]]
         if len(known) != len(self.trained) or moments and set(moments) != set(known):
             return "the optimizer is of other weights"
-        sizes = sorted(value.numel() for value in self.trained.values())
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if moments and sorted(entry[moment].numel() for entry in moments.values()) != sizes:
-                return f"{moment} of other weights"
-        if isinstance(self.optimizer, AdamW8bit) and (problem := self.optimizer.misfit(moments)):
-            return problem
+        if isinstance(self.optimizer, AdamW8bit | Muon):
+            if problem := self.optimizer.misfit(moments):
+                return problem
+        else:
+            sizes = sorted(value.numel() for value in self.trained.values())
+            for moment in ("exp_avg", "exp_avg_sq"):
+                if moments and sorted(entry[moment].numel() for entry in moments.values()) != sizes:
+                    return f"{moment} of other weights"
         if type(state["step"]) is not int or not 0 <= state["step"] <= self.config.steps:
             return f"step {state['step']!r} of {self.config.steps}"
         return None if state["seconds"] >= 0 else "a time below 0"

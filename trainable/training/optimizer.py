@@ -1,4 +1,4 @@
-"""The one optimizer of everything that is trained here: bases, trials, teachers, control heads, baselines."""
+"""The optimizers of everything that is trained here: AdamW, and for bases and trials also Muon."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spaces.config import OptimConfig
+from spaces.config import OptimConfig, Site
+from trainable.models.backbone import Backbone
 from trainable.models.lora import LEARNED
+from trainable.models.parts import plain_name
+from trainable.quantization.sites import master_of, site_weights
 from trainable.training.adamw8bit import AdamW8bit
+from trainable.training.muon import BUFFER, HIDDEN, Muon
 
 Named = Iterable[tuple[str, Tensor]]
 """Parameters by their names in the model: `model.named_parameters()`."""
+HIDDEN_SITES: tuple[Site, ...] = ("projection", "attention", "ffn")
 
 
 def decays(name: str, value: Tensor) -> bool:
@@ -46,8 +51,41 @@ def adamw(parameters: Named, *, lr: float, betas: tuple[float, float] = (0.9, 0.
     return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
 
 
-def configured(parameters: Named, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of one training run, as its settings ask for it."""
+def muon(parameters: Named, hidden: Iterable[str], *, lr: float, betas: tuple[float, float],
+         weight_decay: float = 0.0) -> Muon:
+    """Muon for the matrices named in `hidden`, AdamW for the rest: three groups, of which the last does not
+    decay. Raises KeyError for a name that is none."""
+    values = dict(parameters)
+    first = list(hidden)
+    decaying, others = grouped((name, value) for name, value in values.items() if name not in set(first))
+    groups = [{"params": [values[name] for name in names], "weight_decay": decay, HIDDEN: names is first}
+              for names, decay in ((first, weight_decay), (decaying, weight_decay), (others, 0.0))]
+    return Muon(groups, lr=lr, betas=betas)
+
+
+def hidden_matrices(model: nn.Module) -> list[str]:
+    """Parameters that lead from layer to layer in the backbones that `model` is or holds: of projections,
+    attention and feed-forward parts; neither tables of words and symbols and their heads, nor adapters."""
+    masters = set[int]()
+    for backbone in model.modules():
+        if isinstance(backbone, Backbone):
+            rows = {*backbone.token_parameters(), *backbone.symbol_parameters()}
+            masters |= {id(master_of(module)) for site in HIDDEN_SITES
+                        for name, module in site_weights(backbone, site)
+                        if f"{plain_name(name)}.weight" not in rows}
+    return [name for name, value in model.named_parameters() if id(value) in masters and value.ndim == 2]
+
+
+def configured(parameters: Named, config: OptimConfig,
+               model: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The optimizer of one training run, as its settings ask for it. `model`: whose hidden matrices muon is
+    for, as far as they are among `parameters`."""
+    if config.name == "muon":
+        assert model is not None, "of_teacher refuses it"
+        values = dict(parameters)
+        hidden = [name for name in hidden_matrices(model) if name in values]
+        return muon(values.items(), hidden, lr=config.lr, betas=config.betas,
+                    weight_decay=config.weight_decay)
     return adamw(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
                  states=config.states)
 
@@ -76,7 +114,7 @@ def change_moments(optimizer: torch.optim.Optimizer, value: Tensor,
     if isinstance(optimizer, AdamW8bit):
         optimizer.change(value, change)
         return
-    for power, name in enumerate(("exp_avg", "exp_avg_sq"), 1):
+    for power, name in enumerate(("exp_avg", "exp_avg_sq") if BUFFER not in state else (BUFFER,), 1):
         state[name].copy_(change(state[name], power))
 
 

@@ -1,6 +1,6 @@
 """Latency under a virtual clock: what a text takes, beside the base and by the run's yardstick."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,7 +38,13 @@ def latency_of(clock, own, base=None, repeats=4, yardstick=None, alone=True):
                         generator=lambda purpose: torch.Generator().manual_seed(len(purpose)),
                         yardstick=lambda: None, notes={})
     models = {"own": clock.model("own", own), "base": clock.model("base", base)}
-    m.load, m.alone = models.__getitem__, lambda: nullcontext(alone)
+
+    @contextmanager
+    def window():
+        clock.order.append(("window", 8, clock.order[0][2]))
+        yield alone
+
+    m.load, m.alone = models.__getitem__, window
     if yardstick:
         short = clock.model("yardstick", yardstick)
         m.yardstick = lambda: Yardstick(lambda: short.generate(4, torch.Generator()), 4, 10.0)
@@ -80,10 +86,11 @@ def test_latency_passes_over_what_the_processor_does_for_others(monkeypatch):
 
 
 def test_latency_takes_turns_after_a_warm_up_with_equal_noise(monkeypatch):
+    """Others wait from the window on, not for the warm-up."""
     clock = VirtualClock(monkeypatch)
     latency_of(clock, 0.2, 0.4, repeats=3)
     assert ([name for name, _, _ in clock.order]
-            == ["own", "base", "own", "base", "base", "own", "own", "base"])
+            == ["own", "base", "window", "own", "base", "base", "own", "own", "base"])
     assert {(n, seed) for _, n, seed in clock.order} == {(8, clock.order[0][2])}
 
 

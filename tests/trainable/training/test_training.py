@@ -1,5 +1,7 @@
 """The training loop: learns, resumes exactly, averages, refuses to go on with a loss that is not a number."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -176,3 +178,21 @@ def test_streams_differ_by_every_part_and_are_the_same_everywhere():
     seeds = {stream_seed(*parts) for parts in (("a", 1), ("a", 2), ("b", 1), (1, "a"), ("a", 1, 0))}
     assert len(seeds) == 5
     assert torch.equal(torch.rand(3, generator=stream("x", 4)), torch.rand(3, generator=stream("x", 4)))
+
+
+@pytest.mark.parametrize("size", [0.01, 100.0, math.nan])
+def test_gradients_are_clipped_as_torch_does(size):
+    """Those that are short enough stay as they are; what is no number is none afterwards too."""
+    values = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (2,))]
+    draw = torch.Generator().manual_seed(0)
+    gradients = [size * torch.randn(value.shape, generator=draw) for value in values[:2]]
+
+    def clipped(clip):
+        for value, gradient in zip(values, gradients, strict=False):
+            value.grad = gradient.clone()
+        clip(values, 1.0)
+        return [value.grad for value in values[:2]]
+
+    for right, found in zip(clipped(torch.nn.utils.clip_grad_norm_), clipped(loop.clip), strict=True):
+        assert torch.equal(right.nan_to_num(7), found.nan_to_num(7))
+    assert values[2].grad is None

@@ -110,14 +110,14 @@ def test_a_base_without_a_start_keeps_the_key_that_it_had_before_there_were_star
     settings = config()
     groups = completed(settings).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
     del groups["base"]["start"]
-    for later in ("betas", "ema_warmup", "states", "padding"):
+    for later in ("name", "betas", "ema_warmup", "states", "padding"):
         del groups["base"]["optim"][later]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]  # came later too
     assert base_key(settings) == content_key(2, corpus_key(settings), groups)
     teacher = settings.teacher.model_dump(mode="json")
     del teacher["name"], teacher["order"]
-    for later in ("betas", "ema_warmup", "states", "padding"):
+    for later in ("name", "betas", "ema_warmup", "states", "padding"):
         del teacher["optim"][later]
     assert teacher_key(settings) == content_key(2, corpus_key(settings), teacher, settings.base.seed)
 
@@ -133,7 +133,7 @@ def test_betas_and_the_draw_of_mixed_times_are_in_the_key():
     mixed = changed(diffusion={**SHAPE["diffusion"], "mixed_times": 0.9})
     groups = completed(mixed).model_dump(mode="json", include={"model", "diffusion", "base", "runtime"})
     del groups["base"]["start"]
-    for later in ("betas", "ema_warmup", "states", "padding"):
+    for later in ("name", "betas", "ema_warmup", "states", "padding"):
         del groups["base"]["optim"][later]
     del groups["model"]["name"], groups["diffusion"]["name"]
     del groups["model"]["conditions"], groups["diffusion"]["condition_drop"]

@@ -1,0 +1,71 @@
+"""The corpus of a first run is made while its cluster starts, in a process of its own: until there are
+workers, which takes longer, most of a machine idles."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from spaces.schema import Space
+from spaces.shared import deciding
+from trainable.messages import PreparePayload
+
+LOOK, PATIENCE = 0.1, 3.0
+"""Seconds between looks at whether it has ended, and to tidy up in when it is not wanted any more."""
+
+
+class Ahead:
+    """What is made meanwhile, if anything is."""
+
+    def __init__(self, process: subprocess.Popen[str] | None = None):
+        self._process = process
+
+    def wait(self, watch: Callable[[], None]) -> None:
+        """Return when nothing is being made any more. What `watch`, which is called now and then, raises
+        ends the waiting."""
+        while self._process is not None and self._process.poll() is None:
+            watch()
+            try:
+                self._process.wait(LOOK)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def end(self) -> None:
+        """Whatever it has come to: half a corpus is not kept."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)  # it takes away what it has begun
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(PATIENCE)
+        self._process.kill()
+        self._process.wait()
+
+
+NOTHING = Ahead()
+
+
+@contextmanager
+def corpus_ahead(space: Space, cache: Path, worth: bool) -> Iterator[Ahead]:
+    """Within the block the corpus that all trials share is made in `cache`, if that is `worth` it and no run
+    has made any there."""
+    if not worth or deciding(space.dimensions, "corpus") or any(cache.glob("corpus-*")):
+        yield NOTHING
+        return
+    payload: PreparePayload = {"config": space.example.model_dump(mode="json"), "cache": str(cache)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainable.workers.ahead", str(os.getpid())], stdin=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ahead = Ahead(process)
+    try:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as told:  # it has died: the job makes the corpus
+            json.dump(payload, told)
+        yield ahead
+    finally:
+        ahead.end()
