@@ -1,4 +1,4 @@
-"""One run, start to finish: connect, prepare, search, measure the front again, and leave all of it in RUN/."""
+"""One run, start to finish: connect, prepare, search, measure the front again, and leave all in RUN/."""
 
 from __future__ import annotations
 

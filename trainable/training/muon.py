@@ -17,7 +17,6 @@ from torch import Tensor
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
 """Of the Newton-Schulz iteration: an odd polynomial, steep at 0, that brings singular values near 1."""
-MOMENTUM = 0.95
 RMS = 0.2
 """Root mean square of an update of AdamW's, in units of the learning rate."""
 TOGETHER = 1 << 22
@@ -28,7 +27,8 @@ BUFFER, HIDDEN = "momentum_buffer", "hidden"
 class Muon(torch.optim.AdamW):
     """Groups with `hidden: True` hold matrices [rows, cols] and take Muon's steps, the others AdamW's.
 
-    `weight_decay` is decoupled in both. A matrix holds one moment, not two.
+    `weight_decay` is decoupled in both, and the first of `betas` the memory of gradients of both. A matrix
+    holds one moment, not two.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float]):
@@ -50,21 +50,21 @@ class Muon(torch.optim.AdamW):
 
     def _step(self, group: Mapping[str, Any]) -> None:
         for alike in _together(value for value in group["params"] if value.grad is not None):
-            slopes = torch.stack([_lying(self._slope(value)) for value in alike])
+            slopes = torch.stack([_lying(self._slope(value, group["betas"][0])) for value in alike])
             rate = group["lr"] * RMS * math.sqrt(max(alike[0].shape))
             for value, update in zip(alike, orthogonalized(slopes), strict=True):
                 value.mul_(1 - group["lr"] * group["weight_decay"])
                 value.add_(update if value.shape[0] <= value.shape[1] else update.T, alpha=-rate)
 
-    def _slope(self, value: Tensor) -> Tensor:
+    def _slope(self, value: Tensor, memory: float) -> Tensor:
         """Nesterov's momentum, one gradient further."""
         state, gradient = self.state[value], value.grad
         assert gradient is not None
         if BUFFER not in state:
             state.update({BUFFER: torch.zeros_like(value), "step": torch.tensor(0.0)})  # as AdamW's have
         state["step"] += 1
-        buffer: Tensor = state[BUFFER].lerp_(gradient, 1 - MOMENTUM)
-        return gradient.lerp(buffer, MOMENTUM)
+        buffer: Tensor = state[BUFFER].lerp_(gradient, 1 - memory)
+        return gradient.lerp(buffer, memory)
 
     def misfit(self, saved: Mapping[int, Mapping[str, Any]]) -> str | None:
         """Why saved moments, by the parameters' numbers, are not of this optimizer; None where they are."""

@@ -20,7 +20,7 @@ from trainable.quantization.sites import apply
 from trainable.stages.keys import base_settings
 from trainable.training import muon as module
 from trainable.training.loop import TrainingRun
-from trainable.training.muon import MOMENTUM, orthogonalized
+from trainable.training.muon import orthogonalized
 from trainable.training.optimizer import adamw, hidden_matrices, muon
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
@@ -63,7 +63,7 @@ def named(values) -> dict[str, Tensor]:
 def test_steps_are_those_of_torch_but_for_its_half_precision():
     """Three of them, with decay. An update of torch's is right to bfloat16's 3 digits at best."""
     gradients = draws(3)
-    theirs = stepped(lambda values: torch.optim.Muon(values, lr=0.02, weight_decay=0.3, momentum=MOMENTUM,
+    theirs = stepped(lambda values: torch.optim.Muon(values, lr=0.02, weight_decay=0.3, momentum=0.9,
                                                      adjust_lr_fn="match_rms_adamw"), gradients)
     ours = stepped(lambda values: muon(named(values).items(), named(values), lr=0.02, betas=(0.9, 0.98),
                                        weight_decay=0.3), gradients)
