@@ -7,6 +7,7 @@ yields a result per rung; remeasure yields one.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -37,6 +38,11 @@ from trainable.training.threads import BorrowedThreads
 from trainable.workers.context import WorkerContext
 
 
+def load_adapters() -> None:
+    """What the first trial with an adapter would wait seconds for."""
+    importlib.import_module("peft")
+
+
 def _config(payload: PreparePayload | TrialPayload | SensitivityPayload) -> TrialConfig:
     return TrialConfig.model_validate(payload["config"])
 
@@ -56,9 +62,13 @@ def corpus(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress
 def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
     """Train the teacher."""
     if context.rank == 0:
-        events = prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]),
-                                 context.device, context.present)
-        yield from cast(Iterator[Progress], events)
+        trained = False
+        for event in prepare_teacher(_config(payload), Path(payload["cache"]), Path(payload["corpus"]),
+                                     context.device, context.present):
+            trained = trained or event["progress"] < 1
+            yield cast(Progress, event)
+        if trained:  # the base takes longer
+            load_adapters()
 
 
 def base(payload: PreparePayload, context: WorkerContext) -> Iterator[Progress]:
