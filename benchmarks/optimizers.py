@@ -1,8 +1,8 @@
 """Bases by Muon beside bases by AdamW:
-`python -m benchmarks.optimizers --cache DIR [--recipes adamw:6000 adamw:3000 muon:3000] [--seeds 3]`.
+`python -m benchmarks.optimizers --cache DIR [--recipes adamw:6000:0.01 muon:2700:0.014] [--seeds 3]`.
 
-For each seed the base of a space is trained by each recipe (`base.optim.name` and `steps`), one after the
-other in this process, one thread. Told are the CPU seconds of the training and its making, the bound on
+For each seed the base of a space is trained by each recipe (`base.optim.name`, `steps` and `lr`), one after
+the other in this process, one thread. Told are the CPU seconds of the training and its making, the bound on
 held-out text, and perplexity of samples under the teacher; of the first recipe's, ratios by seed. A base
 that the cache has tells no seconds, so give a new folder. No Ray.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--space", default="quickstart")
     parser.add_argument("--cache", required=True)
     parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--recipes", nargs="+", default=["adamw:6000", "adamw:3000", "muon:3000"])
+    parser.add_argument("--recipes", nargs="+", default=["adamw:6000:0.01", "muon:2700:0.014"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=512)
     args = parser.parse_args()
@@ -58,9 +58,9 @@ def main() -> None:
         "settings": args.settings, "seeds": args.seeds, "of": found, "summary": summary(found)})
 
 
-def with_base(config: TrialConfig, seed: int, name: str, steps: str) -> TrialConfig:
+def with_base(config: TrialConfig, seed: int, name: str, steps: str, lr: str) -> TrialConfig:
     """The trial over another base."""
-    optim = config.base.optim.model_copy(update={"name": name, "steps": int(steps)})
+    optim = config.base.optim.model_copy(update={"name": name, "steps": int(steps), "lr": float(lr)})
     return config.model_copy(update={"base": config.base.model_copy(update={"seed": seed, "optim": optim})})
 
 

@@ -26,10 +26,15 @@ class Ahead:
     def __init__(self, process: subprocess.Popen[str] | None = None):
         self._process = process
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being made now."""
+        return self._process is not None and self._process.poll() is None
+
     def wait(self, watch: Callable[[], None]) -> None:
         """Return when nothing is being made any more. What `watch`, which is called now and then, raises
         ends the waiting."""
-        while self._process is not None and self._process.poll() is None:
+        while self._process is not None and self.busy:
             watch()
             try:
                 self._process.wait(LOOK)

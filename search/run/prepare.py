@@ -108,7 +108,10 @@ class SharedFolders:
 
     def make_common(self, ahead: Ahead = NOTHING) -> None:
         """Make what all trials share. What is being made `ahead` is waited for."""
-        ahead.wait(self._check_budget)
+        if ahead.busy:
+            source = self.space.example.corpus.source.name
+            self._tell("corpus", {"progress": 0.0, "detail": f"tokenizing {source}"})
+            ahead.wait(self._check_budget)
         # the last says for whom: the corpus job refuses a trial that asks more of it than it has
         configs = [self.space.example, most_texts(self.space)]
         try:

@@ -9,9 +9,10 @@ import pytest
 from search.engine.engine import RunningTrial
 from search.records.run_folder import RunFolder
 from search.run import sweep
+from search.run.ahead import Ahead
 from search.run.prepare import SharedFolders
 from search.run.validation import check_shared
-from spaces.errors import UserError
+from spaces.errors import RunError, UserError
 from spaces.schema import Space
 
 SEED = "base.seed"  # decides about teacher and base; 666 cannot be made, see `toy_jobs.making`
@@ -121,6 +122,8 @@ class Makers:
 class Records:
     """An engine as far as it is told of what is made."""
 
+    spent: str | None = None
+
     def __init__(self):
         self.said, self.folder = [], self
 
@@ -138,6 +141,28 @@ class Records:
 def shared(tmp_path):
     space = make_space(search={SEED: {"choice": [1, 2, 3]}, "lora.rank": {"choice": [0, 4]}})
     return SharedFolders(space, Makers(), tmp_path, Records()), space
+
+
+class MadeMeanwhile(Ahead):
+    """A corpus that is there after two looks."""
+
+    busy = True
+
+    def wait(self, watch):
+        watch()
+        watch()
+        self.busy = False
+
+
+def test_a_corpus_that_is_being_made_is_told_of_and_waited_for_within_the_budget(shared):
+    things, _ = shared
+    ahead = MadeMeanwhile()
+    things.make_common(ahead)
+    assert things.engine.said[0] == ("corpus", 0.0) and not ahead.busy
+    assert things.client.jobs == [[("corpus", 1, None)], []]  # the job takes it, and checks targets
+    things.engine.spent = "time"
+    with pytest.raises(RunError, match=r"the time budget was used up .*\(corpus 0% ready\)"):
+        things.make_common(MadeMeanwhile())
 
 
 def test_what_all_trials_need_comes_first_and_nothing_twice(shared):
