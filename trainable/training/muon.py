@@ -53,7 +53,8 @@ class Muon(torch.optim.AdamW):
             slopes = torch.stack([_lying(self._slope(value, group["betas"][0])) for value in alike])
             rate = group["lr"] * RMS * math.sqrt(max(alike[0].shape))
             for value, update in zip(alike, orthogonalized(slopes), strict=True):
-                value.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["weight_decay"]:
+                    value.mul_(1 - group["lr"] * group["weight_decay"])
                 value.add_(update if value.shape[0] <= value.shape[1] else update.T, alpha=-rate)
 
     def _slope(self, value: Tensor, memory: float) -> Tensor:
