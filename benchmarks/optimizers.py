@@ -2,7 +2,8 @@
 `python -m benchmarks.optimizers --cache DIR [--recipes adamw:6000:0.01 muon:2700:0.014] [--seeds 3]`.
 
 For each seed the base of a space is trained by each recipe (`base.optim.name`, `steps` and `lr`), one after
-the other in this process, one thread. Told are the CPU seconds of the training and its making, the bound on
+the other in this process, one thread. Told are the CPU seconds of the job (training, export and the
+base's own latency; the first one's imports too), the bound on
 held-out text, and perplexity of samples under the teacher; of the first recipe's, ratios by seed. A base
 that the cache has tells no seconds, so give a new folder. No Ray.
 """

@@ -136,7 +136,8 @@ def json_schema() -> dict[str, Any]:
         definitions[name] = {"anyOf": [{"type": "string"}, definitions[name]]}
     time = definitions["BudgetConfig"]["properties"]["time"]
     time["anyOf"] = [{"type": "string", "pattern": r"^(\d+(\.\d+)?[smhd]\s*)+$"}, *time["anyOf"]]
-    parameters = [path.replace(".", r"\.") for path in all_paths() if path.endswith(".name")]
+    parameters = [path.replace(".", r"\.") for path in all_paths()
+                  if path.endswith(".name") and resolve(path).kind == "name"]
     inside = "|".join(path.removesuffix("name") + r"\w+" for path in parameters)
     numbers = ((path, number_type(resolve(path).annotation)) for path in all_paths())
     named = [path.replace(".", r"\.") + r"\." + (key_pattern(types[0]) or ".+").strip("^$")

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from spaces import points
 from spaces.box import OF_BASE, number
 from spaces.complaints import Complaints, meaning
-from spaces.config import TrialConfig
+from spaces.config import TeacherConfig, TrialConfig
 from spaces.dimensions import Dimension
 from spaces.errors import UserError
 from spaces.form import SpaceForm
@@ -44,6 +44,7 @@ def check(form: SpaceForm, complaints: Complaints) -> None:
     first broken one."""
     if not _legal_at_once(form.trial):
         check_fixed(form.trial, complaints)
+        check_teacher(form.trial, complaints)
     for path, dimension in form.search.items():
         check_dimension(path, dimension, form, complaints)
     check_conditions(form.search, complaints)
@@ -86,6 +87,18 @@ def check_fixed(tree: dict[str, Any], complaints: Complaints, at: tuple[str, ...
         problem = setting.problem(value)
         if problem:
             raise complaints.error(("trial", *path), problem)
+
+
+def check_teacher(tree: dict[str, Any], complaints: Complaints) -> None:
+    """How a teacher is trained, whose choices are fewer than a base's: no search mends that."""
+    teacher = tree.get("teacher")
+    optim = teacher.get("optim") if isinstance(teacher, dict) else None
+    if optim is None:
+        return
+    try:
+        TeacherConfig.model_validate({"optim": optim})
+    except ValidationError as error:
+        raise complaints.error(("trial", "teacher", "optim"), meaning(error.errors()[0])) from None
 
 
 def _group_exists(path: tuple[str, ...]) -> bool:

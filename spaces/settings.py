@@ -59,13 +59,13 @@ class OptimConfig(Settings):
 
     name: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: AdamW but for matrices of projections, attention and ffn, whose steps "
-                             "are orthogonalized; a base is as good after fewer of them")
+                             "are orthogonalized; a base takes fewer of them")
     steps: int = Field(1000, ge=1, description="optimizer steps")
     batch_size: int = Field(64, ge=1, description="sentences per optimizer step, over all workers")
     lr: float = Field(1e-4, gt=0, description="highest learning rate")
     warmup: int = Field(50, ge=0, description="steps of linear growth to lr, before the linear fall")
     betas: tuple[Beta, Beta] = Field(
-        (0.9, 0.98), description="AdamW's, 0 to below 1: memory of the gradient, and of its square")
+        (0.9, 0.98), description="0 to below 1: memory of the gradient (Muon's momentum), and of its square")
     weight_decay: float = Field(
         0.0, ge=0, description="decoupled, as in AdamW; not of vectors and of what quantizers learn")
     clip: float = Field(1.0, ge=0, description="gradient norm clip; 0 = off")

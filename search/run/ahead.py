@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,16 +15,17 @@ from pathlib import Path
 from spaces.schema import Space
 from spaces.shared import deciding
 from trainable.messages import PreparePayload
+from trainable.storage.folders import partial_name
 
-LOOK, PATIENCE = 0.1, 3.0
-"""Seconds between looks at whether it has ended, and to tidy up in when it is not wanted any more."""
+LOOK = 0.1
+"""Seconds between looks at whether it has ended."""
 
 
 class Ahead:
     """What is made meanwhile, if anything is."""
 
-    def __init__(self, process: subprocess.Popen[str] | None = None):
-        self._process = process
+    def __init__(self, process: subprocess.Popen[str] | None = None, cache: Path | None = None):
+        self._process, self._cache = process, cache
 
     @property
     def busy(self) -> bool:
@@ -45,11 +46,10 @@ class Ahead:
         """Whatever it has come to: half a corpus is not kept."""
         if self._process is None:
             return
-        self._process.send_signal(signal.SIGINT)  # it takes away what it has begun
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(PATIENCE)
         self._process.kill()
         self._process.wait()
+        for left in self._cache.glob(partial_name("*", self._process.pid)) if self._cache else ():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 NOTHING = Ahead()
@@ -63,10 +63,15 @@ def corpus_ahead(space: Space, cache: Path, worth: bool) -> Iterator[Ahead]:
         yield NOTHING
         return
     payload: PreparePayload = {"config": space.example.model_dump(mode="json"), "cache": str(cache)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainable.workers.ahead", str(os.getpid())], stdin=subprocess.PIPE, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    ahead = Ahead(process)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainable.workers.ahead", str(os.getpid())], stdin=subprocess.PIPE,
+            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True)  # a Ctrl-C is this process's to answer
+    except OSError:  # no room for it: the job makes the corpus
+        yield NOTHING
+        return
+    ahead = Ahead(process, cache)
     try:
         assert process.stdin is not None
         with suppress(BrokenPipeError), process.stdin as told:  # it has died: the job makes the corpus

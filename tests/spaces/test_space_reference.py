@@ -55,6 +55,8 @@ def test_json_schema_accepts_what_is_shipped(validator):
         ("objectves", {}),
         ("search", {"lora.rnk": {"choice": [1]}}),
         ("search", {"lora.rank": {"choise": [1]}}),
+        ("search", {"adapt.optim.lrr": {"choice": [1]}}),
+        ("search", {"teacher.hiden": {"choice": [64]}}),
         ("search", {"calibration.bits.ffm_0": {"choice": [2, 3]}}),
         ("budget", {"trials": 0}),
         ("budget", {"time": "soon"}),

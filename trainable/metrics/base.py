@@ -93,6 +93,9 @@ class Measurable(Protocol):
     def yardstick(self) -> Yardstick | None:
         """What latencies are told by, where the run has one."""
 
+    def pause(self) -> None:
+        """Wait while somebody else takes times. For between two calls of some length."""
+
     def alone(self) -> AbstractContextManager[bool]:
         """Times are taken inside; whether nothing else of this user computes on the node meanwhile."""
 

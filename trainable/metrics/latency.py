@@ -43,7 +43,7 @@ class Latency(Metric):
         if yardstick is not None:
             calls.append(yardstick.call)
         with alike([runner.model for runner in runners]) as form:
-            warm_up(calls, m.device)  # before others are made to wait
+            warm_up(calls, m.device, m.pause)  # before others are made to wait
             with m.alone() as alone:
                 taken = interleaved(calls, m.config.evaluation.latency_repeats, m.device, warm=True)
         m.notes["latency_ms_form"] = form

@@ -39,9 +39,12 @@ def _wait(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def warm_up(calls: Sequence[Call], device: torch.device | str) -> None:
-    """One call each, in which graphs are made and whatever else is made once."""
+def warm_up(calls: Sequence[Call], device: torch.device | str,
+            between: Callable[[], None] | None = None) -> None:
+    """One call each, in which graphs are made and whatever else is made once; `between` before each."""
     for call in calls:
+        if between is not None:
+            between()
         seconds(call, device)
 
 

@@ -120,6 +120,10 @@ class Measurement:
             return None
         return Reference.read(self.reference).beside(self._base)
 
+    def pause(self) -> None:
+        """While others take times."""
+        self.window.pause()
+
     def alone(self) -> AbstractContextManager[bool]:
         """While times are taken."""
         return self.window.alone()

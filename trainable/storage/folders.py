@@ -84,6 +84,11 @@ def damage(folder: Path, needed: Sequence[str] = (), below: float = math.inf) ->
     return None
 
 
+def partial_name(target: str, process: int | str) -> str:
+    """What `whole_folder` has a process write into, beside the target."""
+    return f".{target}.{process}.partial"
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
     """Write into the yielded folder; on success it becomes `target` in one rename, on failure
@@ -91,8 +96,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
     When another process finished `target` first, theirs stays and ours is dropped.
     """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    for left in target.parent.glob(f".{target.name}.*.partial"):  # by a process that was killed
+    aside = target.with_name(partial_name(target.name, os.getpid()))
+    for left in target.parent.glob(partial_name(target.name, "*")):  # by a process that was killed
         if left == aside or time.time() - left.stat().st_mtime > ABANDONED:
             shutil.rmtree(left, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -92,7 +92,8 @@ def occupied(ids: Tensor) -> int:
 
 
 def clip(parameters: Iterable[Tensor], most: float) -> None:
-    """`clip_grad_norm_`, which multiplies gradients even by 1; a CPU need not wait to see the norm."""
+    """`clip_grad_norm_`, which multiplies gradients even by 1. On a CPU, where to look at the norm costs
+    nothing, those that are short enough are left alone."""
     with_gradient = [value for value in parameters if value.grad is not None]
     norm = nn.utils.get_total_norm([value.grad for value in with_gradient if value.grad is not None])
     if norm.device.type != "cpu" or not norm <= most:
@@ -116,7 +117,7 @@ class TrainingRun:
         self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.average = ({name: value.detach().clone() for name, value in self.trained.items()}
                         if config.ema else {})
-        self.optimizer = configured(self.trained.items(), config, model)
+        self.optimizer = configured(self.trained.items(), config, model, world_size)
         self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)

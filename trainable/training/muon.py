@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
@@ -31,8 +32,11 @@ class Muon(torch.optim.AdamW):
     holds one moment, not two.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float]):
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, betas: tuple[float, float],
+                 ranks: int = 1):
+        """`ranks`: of the process group, all of which take the same steps."""
         super().__init__(groups, lr=lr, betas=betas, fused=True)
+        self._ranks = ranks
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -52,7 +56,10 @@ class Muon(torch.optim.AdamW):
         for alike in _together(value for value in group["params"] if value.grad is not None):
             slopes = torch.stack([_lying(self._slope(value, group["betas"][0])) for value in alike])
             rate = group["lr"] * RMS * math.sqrt(max(alike[0].shape))
-            for value, update in zip(alike, orthogonalized(slopes), strict=True):
+            updates = orthogonalized(slopes)
+            if self._ranks > 1:  # other devices may differ in last bits, and what ranks hold is not compared
+                dist.broadcast(updates, src=0)
+            for value, update in zip(alike, updates, strict=True):
                 if group["weight_decay"]:
                     value.mul_(1 - group["lr"] * group["weight_decay"])
                 value.add_(update if value.shape[0] <= value.shape[1] else update.T, alpha=-rate)

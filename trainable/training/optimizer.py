@@ -52,7 +52,7 @@ def adamw(parameters: Named, *, lr: float, betas: tuple[float, float] = (0.9, 0.
 
 
 def muon(parameters: Named, hidden: Iterable[str], *, lr: float, betas: tuple[float, float],
-         weight_decay: float = 0.0) -> Muon:
+         weight_decay: float = 0.0, ranks: int = 1) -> Muon:
     """Muon for the matrices named in `hidden`, AdamW for the rest: three groups, of which the last does not
     decay. Raises KeyError for a name that is none."""
     values = dict(parameters)
@@ -60,7 +60,7 @@ def muon(parameters: Named, hidden: Iterable[str], *, lr: float, betas: tuple[fl
     decaying, others = grouped((name, value) for name, value in values.items() if name not in set(first))
     groups = [{"params": [values[name] for name in names], "weight_decay": decay, HIDDEN: names is first}
               for names, decay in ((first, weight_decay), (decaying, weight_decay), (others, 0.0))]
-    return Muon(groups, lr=lr, betas=betas)
+    return Muon(groups, lr=lr, betas=betas, ranks=ranks)
 
 
 def hidden_matrices(model: nn.Module) -> list[str]:
@@ -77,15 +77,15 @@ def hidden_matrices(model: nn.Module) -> list[str]:
 
 
 def configured(parameters: Named, config: OptimConfig,
-               model: nn.Module | None = None) -> torch.optim.Optimizer:
+               model: nn.Module | None = None, ranks: int = 1) -> torch.optim.Optimizer:
     """The optimizer of one training run, as its settings ask for it. `model`: whose hidden matrices muon is
-    for, as far as they are among `parameters`."""
+    for, as far as they are among `parameters`. `ranks`: that train it together."""
     if config.name == "muon":
         assert model is not None, "of_teacher refuses it"
         values = dict(parameters)
         hidden = [name for name in hidden_matrices(model) if name in values]
         return muon(values.items(), hidden, lr=config.lr, betas=config.betas,
-                    weight_decay=config.weight_decay)
+                    weight_decay=config.weight_decay, ranks=ranks)
     return adamw(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
                  states=config.states)
 
@@ -125,7 +125,7 @@ def load_state(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor
     A state of one group, as saved before there were two, holds parameters in the order of the model; it is
     put in the order of the groups. Raises `ValueError` for a state of other parameters.
     """
-    if len(saved["param_groups"]) == 1:
+    if len(saved["param_groups"]) == 1:  # AdamW's: Muon has always had three
         known = saved["param_groups"][0]["params"]
         before = {name: index for index, name in enumerate(parameters)}
         if len(known) != len(before):

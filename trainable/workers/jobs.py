@@ -67,7 +67,7 @@ def teacher(payload: PreparePayload, context: WorkerContext) -> Iterator[Progres
                                      context.device, context.present):
             trained = trained or event["progress"] < 1
             yield cast(Progress, event)
-        if trained:  # the base takes longer
+        if trained:  # most often the base, trained beside it, takes longer
             load_adapters()
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from search.distributed import cluster as ray_cluster
-from search.distributed.cluster import Cluster, connected
+from search.distributed.cluster import Cluster, connected, starts_here
 from spaces.config import HardwareConfig
 from spaces.errors import UserError
 
@@ -67,6 +67,18 @@ def test_a_job_api_address_in_the_environment_is_not_the_clusters(unconnected, m
     with connected(None, cpus=3) as cluster:
         assert cluster == Cluster("here:1", local=True)
     assert started == [3]
+
+
+@pytest.mark.parametrize("address, environment, here", [
+    (None, "", True), ("local", "", True), ("local", "10.0.0.1:6379", True),
+    (None, "http://127.0.0.1:8265", True), ("auto", "", False),
+    ("10.0.0.1:6379", "", False), (None, "10.0.0.1:6379", False)])
+def test_whether_a_cluster_is_started_is_known_before(unconnected, monkeypatch, address, environment, here):
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    assert starts_here(address) == here
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    assert not starts_here(address)
 
 
 @pytest.mark.parametrize("hardware, groups", [

@@ -1,6 +1,7 @@
 """The corpus that is made while a cluster starts: real processes."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -47,8 +48,10 @@ def test_nothing_is_made_where_workers_are_at_hand_or_trials_differ_in_it(tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-def test_half_a_corpus_is_not_kept_and_what_the_watch_raises_ends_the_waiting(tmp_path):
-    """A hundred thousand texts take longer than it may."""
+@pytest.mark.parametrize("interrupts", [signal.SIG_DFL, signal.SIG_IGN])
+def test_half_a_corpus_is_not_kept_and_what_the_watch_raises_ends_the_waiting(tmp_path, interrupts):
+    """A hundred thousand texts take longer than it may; with Ctrl-C ignored too, as in a background."""
+    before = signal.signal(signal.SIGINT, interrupts)
     cache = tmp_path / "cache"
 
     def watch():
@@ -56,8 +59,11 @@ def test_half_a_corpus_is_not_kept_and_what_the_watch_raises_ends_the_waiting(tm
             raise TimeoutError("the budget is used up")
 
     began = time.monotonic()
-    with pytest.raises(TimeoutError), corpus_ahead(space(100_000), cache, worth=True) as ahead:
-        ahead.wait(watch)
+    try:
+        with pytest.raises(TimeoutError), corpus_ahead(space(100_000), cache, worth=True) as ahead:
+            ahead.wait(watch)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 30 and list(cache.iterdir()) == []
 
 
@@ -69,6 +75,12 @@ def test_what_cannot_be_made_is_left_to_the_job_which_says_why(tmp_path):
         ahead.wait(lambda: None)
     with pytest.raises(UserError, match=r"corpus\.max_length"):
         list(prepare_corpus(few.example, tmp_path / "cache"))
+
+
+def test_a_process_that_cannot_be_had_is_done_without(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "none"))
+    with corpus_ahead(space(), tmp_path / "cache", worth=True) as ahead:
+        assert ahead is NOTHING
 
 
 def test_it_ends_with_the_process_that_started_it(tmp_path, monkeypatch):

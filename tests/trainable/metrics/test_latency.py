@@ -18,6 +18,7 @@ class VirtualClock:
 
     def __init__(self, monkeypatch, slower=1.0, waits=lambda: 0.0):
         self.now, self.waited, self.factor, self.slower, self.order = 0.0, 0.0, 1.0, slower, []
+        self.pauses = []
         self.waits = waits
         monkeypatch.setattr("trainable.metrics.timing.time.perf_counter", lambda: self.now + self.waited)
         monkeypatch.setattr("trainable.metrics.timing.time.thread_time", lambda: self.now)
@@ -44,7 +45,7 @@ def latency_of(clock, own, base=None, repeats=4, yardstick=None, alone=True):
         clock.order.append(("window", 8, clock.order[0][2]))
         yield alone
 
-    m.load, m.alone = models.__getitem__, window
+    m.load, m.alone, m.pause = models.__getitem__, window, lambda: clock.pauses.append(len(clock.order))
     if yardstick:
         short = clock.model("yardstick", yardstick)
         m.yardstick = lambda: Yardstick(lambda: short.generate(4, torch.Generator()), 4, 10.0)
@@ -91,6 +92,7 @@ def test_latency_takes_turns_after_a_warm_up_with_equal_noise(monkeypatch):
     latency_of(clock, 0.2, 0.4, repeats=3)
     assert ([name for name, _, _ in clock.order]
             == ["own", "base", "window", "own", "base", "base", "own", "own", "base"])
+    assert clock.pauses == [0, 1], "a neighbor's times come first"
     assert {(n, seed) for _, n, seed in clock.order} == {(8, clock.order[0][2])}
 
 

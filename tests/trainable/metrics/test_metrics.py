@@ -129,6 +129,9 @@ class Small:
     def yardstick(self):
         return None
 
+    def pause(self):
+        pass
+
     def alone(self):
         return nullcontext(True)
 

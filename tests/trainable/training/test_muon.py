@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import AdaptConfig, LoraConfig, OptimConfig, QuantizationConfig, RuntimeConfig, TrialConfig
+from spaces.errors import UserError
+from spaces.schema import Space
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.diffusion.masked.config import MaskedConfig
@@ -189,6 +191,15 @@ def test_a_state_of_another_optimizer_is_refused_and_nothing_has_changed(name, o
 def test_where_it_cannot_be_had_settings_are_refused(settings, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         TrialConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize("optim, said", [
+    ("{name: muon}", "name muon is for bases and trials; a teacher has adamw"),
+    ("{padding: batch}", "padding batch is for bases and trials; a teacher never trains on")])
+def test_a_space_is_refused_for_its_teacher_when_it_is_read(optim, said):
+    with pytest.raises(UserError, match=rf"^space:2: trial\.teacher\.optim: {re.escape(said)}"):
+        Space.from_yaml(f"trial:\n  teacher: {{optim: {optim}}}\nsearch: {{lora.rank: {{int: [0, 8]}}}}\n"
+                        "objectives: {perplexity: minimize}\nbudget: {trials: 2}")
 
 
 def test_a_base_of_another_optimizer_is_another_base_and_older_caches_stay_good():

@@ -13,6 +13,7 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora, set_trainable
 from trainable.quantization.sites import apply
+from trainable.training import muon
 from trainable.training.loop import TrainingRun
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
@@ -20,7 +21,7 @@ IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
 STEPS = 6
 
 
-def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
+def train(rank: int, world_size: int, name: str = "adamw") -> dict[str, torch.Tensor]:
     model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8,
                                           dropout=0.0, self_conditioning=True),
                         GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
@@ -28,7 +29,7 @@ def train(rank: int, world_size: int) -> dict[str, torch.Tensor]:
     add_lora(model, LoraConfig(rank=2))
     set_trainable(model, AdaptConfig())
     run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS,
-                      OptimConfig(steps=STEPS, batch_size=8, lr=1e-2),
+                      OptimConfig(name=name, steps=STEPS, batch_size=8, lr=1e-2),
                       RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
     run.advance(STEPS)
     return {name: value.detach().clone() for name, value in run.trained.items()}
@@ -61,6 +62,9 @@ def train_parts(rank: int, world_size: int) -> dict[str, torch.Tensor]:
 def worker(rank: int, folder: str) -> None:
     torch.save(train(rank, 2), f"{folder}/{rank}.pt")
     torch.save(train_parts(rank, 2), f"{folder}/parts-{rank}.pt")
+    exact = muon.orthogonalized
+    muon.orthogonalized = lambda matrices: exact(matrices) * (1 + 1e-3 * rank)  # as by another device
+    torch.save(train(rank, 2, "muon"), f"{folder}/muon-{rank}.pt")
 
 
 @pytest.mark.timeout(240)
@@ -68,6 +72,9 @@ def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
     run_two_ranks(worker, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    ours, theirs = (torch.load(tmp_path / f"muon-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert any(not torch.equal(ours[name], first[name]) for name in ours)
     alone = train(0, 1)
     # half the batch each, other noise
     assert any(not torch.equal(first[name], alone[name]) for name in first)
