@@ -14,7 +14,7 @@ from trainable.models.lora import LEARNED
 from trainable.models.parts import plain_name
 from trainable.quantization.sites import master_of, site_weights
 from trainable.training.adamw8bit import AdamW8bit
-from trainable.training.muon import BUFFER, HIDDEN, Muon
+from trainable.training.muon import HIDDEN, Muon
 
 Named = Iterable[tuple[str, Tensor]]
 """Parameters by their names in the model: `model.named_parameters()`."""
@@ -106,15 +106,15 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 @torch.no_grad()
 def change_moments(optimizer: torch.optim.Optimizer, value: Tensor,
                    change: Callable[[Tensor, int], Tensor]) -> None:
-    """Put a parameter's moments through `change`, which is given each as floats and its power of the
-    gradient, 1 or 2. Nothing happens where no step has moved the parameter."""
+    """Put both of AdamW's moments of a parameter through `change`, which is given each as floats and its
+    power of the gradient, 1 or 2. Nothing happens where no step has moved the parameter."""
     state = optimizer.state.get(value)
     if not state:
         return
     if isinstance(optimizer, AdamW8bit):
         optimizer.change(value, change)
         return
-    for power, name in enumerate(("exp_avg", "exp_avg_sq") if BUFFER not in state else (BUFFER,), 1):
+    for power, name in enumerate(("exp_avg", "exp_avg_sq"), 1):
         state[name].copy_(change(state[name], power))
 
 

@@ -22,6 +22,7 @@ from trainable.stages.supernet import prepare_supernet, supernet_key
 from trainable.stages.supernet_model import MemberLoss, build, mixed_places, site_of
 from trainable.stages.trial import Trial
 from trainable.training.loop import TrainingRun
+from trainable.training.muon import Muon
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
@@ -196,14 +197,16 @@ def test_members_of_a_turned_supernet_are_the_best_parts_of_the_widest(turned, t
             assert float((narrow.get_delta_weight("default") - up @ down).abs().max()) <= 1e-5
 
 
-def test_turning_changes_no_full_rank_function_and_follows_in_averages_and_moments(turned, world):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])  # which has AdamW's moments of adapters
+def test_turning_changes_no_full_rank_function_and_follows_in_averages_and_moments(turned, world, optimizer):
     settings, paths = turned
     base, corpus = load(world[1].base), TokenizedCorpus.open(world[1].corpus)
     whole = build(settings, base, corpus, CPU)
     run = TrainingRun(whole, MemberLoss(PROCESSES.build(settings.diffusion)), corpus.ids("train"),
-                      settings.adapt.optim, settings.runtime, 1, CPU,
+                      settings.adapt.optim.model_copy(update={"name": optimizer}), settings.runtime, 1, CPU,
                       draw=lambda step: whole.draw(Member(2 + 2 * (step % 2), 2)))
     run.advance(4)
+    assert isinstance(run.optimizer, Muon) == (optimizer == "muon")
     whole.eval()
     whole.draw(Member(4, 2))
     before, layers = said(whole.model), whole.adapters
