@@ -19,7 +19,7 @@ help:  ## this list
 
 install: $(VENV)/dev.stamp  ## .venv with everything pinned, the development tools included
 
-quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the front (5 to 9 minutes on 2 cores)
+quickstart: $(VENV)/run.stamp  ## install, search the built-in corpus, print the front (4 to 7 minutes on 2 cores)
 	$(BIN)/qdlm run spaces/quickstart.yaml
 
 test: $(VENV)/dev.stamp  ## install and run the tests

@@ -63,7 +63,7 @@ def app_of(command: str | None = None) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
         epilog=examples(
             "qdlm run spaces/quickstart.yaml",
-            "search the built-in corpus; the front in 5 to 9 minutes on 2 cores",
+            "search the built-in corpus; the front in 4 to 7 minutes on 2 cores",
             "qdlm front runs/quickstart-...", "the trade-offs that were found",
             "qdlm generate runs/quickstart-.../artifacts/trial-0003", "text from one member of the front",
         ),
