@@ -159,7 +159,9 @@ def test_a_model_that_is_told_nothing_is_as_it_was():
 
 
 def test_a_base_is_still_found_in_caches_made_before_models_were_told():
-    space = load_checked("quickstart", {"trial.diffusion.mixed_times": 0.0})
+    space = load_checked("quickstart", {
+        "trial.diffusion.mixed_times": 0.0, "trial.base.optim.name": "adamw", "trial.base.optim.steps": 6000,
+        "trial.base.optim.lr": 0.01})
     config = space.config(points.complete(space.dimensions, {}))
     assert base_key(config) == "a45f8b49d4d7cc84"
     conditions = [config.model_copy(update={"model": config.model.model_copy(update={"conditions": (PluginRef(
