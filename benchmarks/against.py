@@ -5,8 +5,7 @@ The commit is checked out beside this tree; both are run by this interpreter, so
 A probe (benchmarks/probes/NAME.py) prints one line of JSON; each round runs it in both trees, in an order
 that changes from round to round, because machines are shared and get warm. Reported per figure: the medians
 and the median of the paired ratios, with their range, written after each round; probes of earlier calls are
-kept. The working copy is
-measured as it is.
+kept. The working copy is measured as it is.
 """
 
 from __future__ import annotations

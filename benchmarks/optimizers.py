@@ -2,15 +2,14 @@
 `python -m benchmarks.optimizers --cache DIR [--recipes adamw:6000:0.01 muon:2700:0.014] [--seeds 3]`.
 
 For each seed the base of a space is trained by each recipe (`base.optim.name`, `steps` and `lr`), one after
-the other in this process, one thread. Told are the CPU seconds of the job (training, export and the
-base's own latency; the first one's imports too), the bound on
-held-out text, and perplexity of samples under the teacher; of the first recipe's, ratios by seed. A base
-that the cache has tells no seconds, so give a new folder. No Ray.
+the other in this process, one thread. Told are the CPU seconds of the job (training, export and the base's
+own latency; the first one's imports too), the bound on held-out text, and perplexity of samples under the
+teacher; of the other recipes also ratios to the first, by seed. A base that the cache has tells no seconds,
+so give a new folder. No Ray.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 
 from benchmarks.arms import interval, prepared
 from benchmarks.common import save
-from benchmarks.padding import of_base
+from benchmarks.padding import of_base, of_bases
 from search.run.validation import load_checked
 from spaces import points
 from spaces.config import TrialConfig
@@ -30,14 +29,8 @@ from trainable.workers.jobs import JOBS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="quickstart")
-    parser.add_argument("--cache", required=True)
-    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser = of_bases(__doc__, samples=512)
     parser.add_argument("--recipes", nargs="+", default=["adamw:6000:0.01", "muon:2700:0.014"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=512)
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_heap()

@@ -43,13 +43,7 @@ ROUNDS, BLOCK, COUNTED = 15, 40, 400
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--space", default="quickstart")
-    parser.add_argument("--cache", required=True)
-    parser.add_argument("--set", action="append", default=[], dest="settings")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=256)
+    parser = of_bases(__doc__, samples=256)
     parser.add_argument("--pace", action="store_true", help="only time steps")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -70,6 +64,18 @@ def main() -> None:
             print(seed, padding, {name: round(value, 3) for name, value in figures.items()}, flush=True)
     save(f"padding_{Path(args.space).stem}", {
         "settings": args.settings, "seeds": args.seeds, "of": found, "summary": summary(found)})
+
+
+def of_bases(description: str | None, samples: int) -> argparse.ArgumentParser:
+    """Arguments of a comparison of bases; `samples` by default of each."""
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="quickstart")
+    parser.add_argument("--cache", required=True)
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=samples)
+    return parser
 
 
 def with_base(config: TrialConfig, seed: int, padding: str) -> TrialConfig:
