@@ -9,10 +9,12 @@ a round trip is exact.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from yaml.composer import Composer
 
 from spaces.errors import UserError
 from spaces.values import PLAIN, cut, dotted, show
@@ -35,8 +37,23 @@ class _Dumper(yaml.SafeDumper):
         return super().increase_indent(flow, False)
 
 
+_LOADERS: list[Any] = [_Loader]
+"""To be tried in turn. libyaml's parser, where PyYAML has it, takes a fifth of the time; composing stays in
+Python, whose depth is bounded."""
+if yaml.__with_libyaml__:
+    class _Quick(Composer, yaml.CSafeLoader):
+        yaml_implicit_resolvers: dict = {}
+
+        def __init__(self, text: str):
+            yaml.CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+    _LOADERS.insert(0, _Quick)
+_UNLIKE = re.compile(r"[\t?]|[|>]\S*#")
+"""What libyaml takes and PyYAML's own parser, whose word counts, refuses."""
+
 for _name, _pattern, _first in PLAIN:
-    for _class in (_Loader, _Dumper):
+    for _class in [*_LOADERS, _Dumper]:
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _pattern, _first)
 
 
@@ -51,9 +68,8 @@ class Document:
 def read(text: str, source: str) -> Document:
     """Parse one YAML document. Raises `UserError` with source, line and column, on one line."""
     _check_readable(text, source)
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
+        node = _node(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         context = f" {error.context}" if error.context else ""
@@ -61,12 +77,24 @@ def read(text: str, source: str) -> Document:
         raise UserError(f"{place}: malformed YAML: {error.problem}{context}") from None
     except RecursionError:
         raise UserError(f"{source}: malformed YAML: nested deeper than {_DEEPEST} levels") from None
-    finally:
-        loader.dispose()
     if node is None:
         return Document(None)
     builder = _Builder(source)
     return Document(builder.build(node, ()), builder.lines)
+
+
+def _node(text: str) -> yaml.Node | None:
+    """Of the one document of a text. Raises yaml.YAMLError."""
+    for loader in [_Loader] if _UNLIKE.search(text) else _LOADERS:
+        reading = loader(text)
+        try:
+            return reading.get_single_node()
+        except yaml.YAMLError:
+            if loader is _Loader:  # its words are for people, and it takes some texts that libyaml refuses
+                raise
+        finally:
+            reading.dispose()
+    return None
 
 
 def write(data: Any) -> str:

@@ -11,6 +11,7 @@ import typer
 from search.cli.arguments import artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
+from spaces.importing import importing
 from spaces.uris import joined, origin, parent
 
 STEPS = (20, 50, 200)
@@ -49,10 +50,11 @@ def bench(
 ) -> None:
     """Measure latency, throughput, memory and bytes of an exported model; write them as JSON and a plot."""
     batches, counts = numbers("--batch", batch), None if steps is None else numbers("--steps", steps)
-    import torch
+    with importing():
+        import torch
 
-    from dashboards.plot_bench import bench_png
-    from trainable.benchmarking import bench as measuring
+        from dashboards.plot_bench import bench_png
+        from trainable.benchmarking import bench as measuring
 
     _check_device(device)
     if threads is not None:

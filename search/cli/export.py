@@ -8,6 +8,7 @@ import typer
 
 from search.cli.arguments import artifact_folder
 from search.cli.examples import examples
+from spaces.importing import importing
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,8 @@ def export(
     compressed-tensors."""
     from search.cli.format import shown
     from search.cli.generate import waiting
-    from trainable.artifacts.exporting import export_to
+    with importing():
+        from trainable.artifacts.exporting import export_to
 
     with waiting(f"writing {to}"):
         written = export_to(to, artifact, out or Path(f"{artifact.name}-{to}"))

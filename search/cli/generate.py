@@ -12,6 +12,7 @@ import typer
 from search.cli.arguments import artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
+from spaces.importing import importing
 from spaces.texts import visible, visible_json
 
 
@@ -49,8 +50,9 @@ def generate(
     """Generate text with an exported model, freely or under a control. Needs no Ray."""
     if not artifact.is_dir():
         raise UserError(f"{artifact}: no such folder; expected an artifact, such as RUN/artifacts/trial-0003")
-    from trainable.artifacts.artifact import load, seeded
-    from trainable.artifacts.texts import texts
+    with importing():
+        from trainable.artifacts.artifact import load, seeded
+        from trainable.artifacts.texts import texts
 
     as_json = as_json or form == "json"
     with waiting(f"loading {artifact.name}"):

@@ -16,6 +16,7 @@ import typer
 from search.cli.examples import examples
 from spaces.errors import RunError, UserError
 from spaces.extras import of_search
+from spaces.importing import importing
 from spaces.shell import program
 from spaces.texts import visible
 
@@ -80,7 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Bugs are not caught: their traceback is the report."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        app = app_of(arguments[0] if arguments else None)
+        with importing():
+            app = app_of(arguments[0] if arguments else None)
         return app(args=arguments or ["--help"], prog_name="qdlm", standalone_mode=False) or OK
     except UserError as error:
         message = str(error)

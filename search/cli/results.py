@@ -11,6 +11,7 @@ import typer
 from search.cli.arguments import run_folder
 from search.cli.choosing import check_bounds, chosen, chosen_by, left_out, nearest
 from search.cli.examples import examples
+from spaces.importing import importing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -145,8 +146,9 @@ def status(
 
 def recorded_space(run: Path) -> Space:
     """The space that a run recorded. Raises `UserError` when the folder is no run."""
-    from search.records.run_folder import RunFolder
-    from spaces.schema import Space
+    with importing():
+        from search.records.run_folder import RunFolder
+        from spaces.schema import Space
 
     return Space.from_yaml(*RunFolder.open(run).space_text())
 

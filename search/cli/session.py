@@ -14,6 +14,7 @@ from search.cli.arguments import run_folder
 from search.cli.exit_notice import ExitNotice
 from search.cli.format import command, shown
 from spaces.errors import UserError
+from spaces.importing import importing
 from spaces.uris import is_uri
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class LocalSession:
 
     def run(self, observer: SessionObserver) -> str:
         """The state in which the run ended."""
-        from search.run import sweep
+        with importing():
+            from search.run import sweep
 
         result = sweep.run(self.space, storage=self.storage, address=self.address,
                            max_concurrent=self.max_concurrent,

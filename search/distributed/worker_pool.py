@@ -24,6 +24,7 @@ from search.distributed.broker import Broker
 from search.distributed.client import PoolClient, PoolError, get
 from search.distributed.compat import lean
 from spaces.config import HardwareConfig
+from spaces.importing import importing
 from trainable.messages import DepotSettings, GroupInfo, WorkerConfig
 
 _START_ATTEMPTS = 3  # groups in a row that may die before they were ever ready, until the pool gives up
@@ -178,7 +179,8 @@ class WorkerPool:
 
 def _train_loop(config: dict[str, Any]) -> None:
     """Imported in the worker alone: the driver needs no model code."""
-    from trainable.workers.loop import worker_loop
+    with importing():
+        from trainable.workers.loop import worker_loop
 
     worker_loop(cast(WorkerConfig, config))
 

@@ -1,6 +1,7 @@
 """Strict YAML: numbers, duplicates, lines, refusals, and an exact round trip."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from spaces import yaml_text
 from spaces.errors import UserError
 from spaces.values import show
+
+SPACES = [path.read_text() for path in sorted(Path(yaml_text.__file__).parent.glob("*.yaml"))]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +147,29 @@ def test_a_text_in_a_message_reads_as_that_text(text):
     if text.isprintable():
         assert yaml_text.read(f"key: {show(text, 1000)}", "a").data == {"key": text}
         assert yaml_text.read(f"key: {show([text, [text]], 1000)}", "a").data == {"key": [text, [text]]}
+
+
+BROKEN = ["[", "]", "{", "}", ":", ": ", "- ", "\n", "\n  ", " #", "'", '"', "&a", "*a", "!t",
+          "|", "|#", ">-", "\t", "%", "?", "? ", ",", "\\", "é", "😀", "---", "...", "<<", "~", "\u2028"]
+
+
+@pytest.mark.skipif(len(yaml_text._LOADERS) < 2, reason="PyYAML without libyaml")
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_libyaml_reads_what_the_parser_in_python_reads_and_says_the_same_of_the_rest(data):
+    def read(text, loaders):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(yaml_text, "_LOADERS", loaders)
+            try:
+                found = yaml_text.read(text, "a")
+            except UserError as error:
+                return str(error)
+            return repr(found.data), found.data is None or found.lines
+
+    lines = data.draw(st.sampled_from(SPACES)).splitlines()
+    first = data.draw(st.integers(0, len(lines) - 1))
+    text = "\n".join(lines[first : first + data.draw(st.integers(1, 25))])
+    for piece in data.draw(st.lists(st.sampled_from(BROKEN), max_size=3)):
+        place = data.draw(st.integers(0, len(text)))
+        text = text[:place] + piece + text[place + data.draw(st.integers(0, 2)) :]
+    assert read(text, yaml_text._LOADERS) == read(text, [yaml_text._Loader])

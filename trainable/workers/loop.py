@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 
 from spaces.errors import UserError, one_line
+from spaces.importing import importing
 from trainable.artifacts.malloc import keep_heap
 from trainable.messages import Command, ErrorReply, JobEvent, WorkerConfig, WorkerInfo, WorkerReply
 from trainable.storage.depot import Depot, with_depot
@@ -179,7 +180,9 @@ def worker_loop(config: WorkerConfig) -> None:
     cpus = max(1, int(config["cpus"]))
     torch.set_num_threads(cpus)
     keep_heap()
-    jobs, depot = load_jobs(config["jobs"]), Depot(**config["store"]) if config["store"] else None
+    with importing():
+        jobs = load_jobs(config["jobs"])
+    depot = Depot(**config["store"]) if config["store"] else None
     runner = JobRunner(with_depot(jobs, depot) if depot else jobs,
                        WorkerContext(ray.train.torch.get_device(), rank, size, cpus, depot=depot,
                                      window=Window(None) if rank else Window.of_node(),
