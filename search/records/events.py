@@ -106,6 +106,8 @@ class PrepareEvent(Entry):
     progress: NotRequired[float]
     detail: NotRequired[str]
     seconds: NotRequired[float]
+    ahead_seconds: NotRequired[float]
+    """That it took before there were workers, in a process of its own; `seconds` are the workers'."""
 
 
 @final

@@ -24,6 +24,9 @@ LOOK = 0.1
 class Ahead:
     """What is made meanwhile, if anything is."""
 
+    seconds: float | None = None
+    """That it took; None until it is known to be made."""
+
     def __init__(self, process: subprocess.Popen[str] | None = None, cache: Path | None = None):
         self._process, self._cache = process, cache
 
@@ -41,6 +44,10 @@ class Ahead:
                 self._process.wait(LOOK)
             except subprocess.TimeoutExpired:
                 continue
+        if self._process is not None and self._process.returncode == 0 and self.seconds is None:
+            assert self._process.stdout is not None
+            with suppress(ValueError):  # it says nothing of what it left to the job
+                self.seconds = float(self._process.stdout.read())
 
     def end(self) -> None:
         """Whatever it has come to: half a corpus is not kept."""
@@ -48,6 +55,8 @@ class Ahead:
             return
         self._process.kill()
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         for left in self._cache.glob(partial_name("*", self._process.pid)) if self._cache else ():
             shutil.rmtree(left, ignore_errors=True)
 
@@ -66,7 +75,7 @@ def corpus_ahead(space: Space, cache: Path, worth: bool) -> Iterator[Ahead]:
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainable.workers.ahead", str(os.getpid())], stdin=subprocess.PIPE,
-            text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             start_new_session=True)  # a Ctrl-C is this process's to answer
     except OSError:  # no room for it: the job makes the corpus
         yield NOTHING

@@ -62,6 +62,8 @@ class SharedFolders:
         self.references: dict[str, str] = {}  # of bases, by folder
         self.pace, self._warned = Pace(), False
         self._unready: dict[str, float] = {}
+        self._ahead: float | None = None
+        """Seconds of the corpus that was made before there were workers, until they are recorded."""
 
     def made(self, config: TrialConfig) -> dict[str, str]:
         """The folders of what one trial uses, by kind, of those that are made."""
@@ -111,7 +113,8 @@ class SharedFolders:
         if ahead.busy:
             source = self.space.example.corpus.source.name
             self._tell("corpus", {"progress": 0.0, "detail": f"tokenizing {source}"})
-            ahead.wait(self._check_budget)
+        ahead.wait(self._check_budget)
+        self._ahead = ahead.seconds
         # the last says for whom: the corpus job refuses a trial that asks more of it than it has
         configs = [self.space.example, most_texts(self.space)]
         try:
@@ -202,6 +205,8 @@ class SharedFolders:
         self.engine.add_shared_seconds(seconds)
         # facts stand beside its keys
         made = {**event, "event": "prepare", "stage": label, "seconds": seconds}
+        if label == "corpus" and self._ahead is not None:
+            made["ahead_seconds"], self._ahead = self._ahead, None
         self.engine.folder.event(cast(PrepareEvent, made))
 
     def _tell(self, label: str, event: Mapping[str, Any], **more: Any) -> None:

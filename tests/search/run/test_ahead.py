@@ -34,7 +34,7 @@ def test_the_corpus_of_a_first_run_is_there_when_it_is_waited_for(tmp_path):
     with corpus_ahead(space(), tmp_path / "cache", worth=True) as ahead:
         ahead.wait(lambda: looked.append(time.monotonic()))
         assert verified(folder(tmp_path / "cache", space()))
-    assert looked
+    assert looked and 0 < ahead.seconds < 60
     with corpus_ahead(space(300), tmp_path / "cache", worth=True) as ahead:
         assert ahead is NOTHING  # the job sees whether one of these is its own
     ahead.wait(lambda: pytest.fail("there is nothing to wait for"))
@@ -73,6 +73,7 @@ def test_what_cannot_be_made_is_left_to_the_job_which_says_why(tmp_path):
         "max_length: 30", "max_length: 8"))
     with corpus_ahead(few, tmp_path / "cache", worth=True) as ahead:
         ahead.wait(lambda: None)
+        assert ahead.seconds is None
     with pytest.raises(UserError, match=r"corpus\.max_length"):
         list(prepare_corpus(few.example, tmp_path / "cache"))
 

@@ -114,8 +114,10 @@ class Makers:
     def map(self, tasks, on_event, watch=None):
         self.lent += [job["borrow"] for kind, job in tasks if kind == "base"]
         self.jobs.append([(kind, job["config"]["base"]["seed"], job.get("corpus")) for kind, job in tasks])
-        for i in range(len(tasks)):
+        for i, (kind, _) in enumerate(tasks):
             on_event(i, {"progress": 0.5})
+            if kind == "corpus":
+                on_event(i, {"progress": 1.0, "path": "/corpus"})
         return [{"path": f"/{kind}-{job['config']['base']['seed']}"} for kind, job in tasks]
 
 
@@ -151,7 +153,7 @@ class MadeMeanwhile(Ahead):
     def wait(self, watch):
         watch()
         watch()
-        self.busy = False
+        self.busy, self.seconds = False, 2.5
 
 
 def test_a_corpus_that_is_being_made_is_told_of_and_waited_for_within_the_budget(shared):
@@ -160,6 +162,8 @@ def test_a_corpus_that_is_being_made_is_told_of_and_waited_for_within_the_budget
     things.make_common(ahead)
     assert things.engine.said[0] == ("corpus", 0.0) and not ahead.busy
     assert things.client.jobs == [[("corpus", 1, None)], []]  # the job takes it, and checks targets
+    assert things.engine.recorded["stage"] == "corpus" and things.engine.recorded["ahead_seconds"] == 2.5
+    assert things.engine.recorded["seconds"] < 2
     things.engine.spent = "time"
     with pytest.raises(RunError, match=r"the time budget was used up .*\(corpus 0% ready\)"):
         things.make_common(MadeMeanwhile())
