@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -20,8 +21,19 @@ TORCH, TRANSFORMERS = "2.13", "5.23"
 
 
 def int8_matmul(codes: Tensor, weights: Tensor) -> Tensor:
-    """int8 [n, k] times int8 [k, m] -> int32 [n, m], summed exactly. CUDA takes more than 16 rows."""
+    """int8 [n, k] times int8 [k, m] -> int32 [n, m], summed exactly on CUDA and where
+    `int8_matmul_is_exact`. CUDA takes more than 16 rows."""
     return torch._int_mm(codes, weights)
+
+
+@lru_cache(maxsize=1)
+def int8_matmul_is_exact() -> bool:
+    """Whether this CPU sums the largest codes exactly. oneDNN makes the first operand unsigned by adding 128
+    and, where a CPU has no VNNI, adds pairs of products in 16 bits, which saturate: weights beyond 64 are
+    not safe there, however small the other codes (its guide, "Nuances of int8 computations")."""
+    whole, width = torch.full((64, 256), 127, dtype=torch.int8), 256
+    return all(bool((int8_matmul(codes, sign * whole.t()) == sign * 127 * 127 * width).all())
+               for codes in (whole, whole[:1]) for sign in (1, -1))
 
 
 def pack_fbgemm(codes: Tensor, scale: Tensor) -> Any:
@@ -38,10 +50,11 @@ def unpack_fbgemm(packed: Any) -> Tensor:
     return torch.ops.quantized.linear_unpack(packed)[0].int_repr()
 
 
-def fbgemm_linear(x: Tensor, packed: Any) -> Tensor:
+def fbgemm_linear(x: Tensor, packed: Any, zero: int = 128) -> Tensor:
     """float32 [n, k] times the transpose of the packed weight -> float32 [n, m]: x is rounded to whole
-    numbers (beyond -128 to 127 it is cut), which are summed in int32 and scaled by row of the weight."""
-    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, 1.0, 128, packed)
+    numbers (beyond -zero to 255 - zero it is cut), which are summed in int32 and scaled by row of the weight.
+    FBGEMM multiplies them with `zero` added, unsigned."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x, 1.0, zero, packed)
 
 
 def int8_weight_matmul(x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:

@@ -146,7 +146,7 @@ QUANTIZERS: Registry[Quantizer] = Registry("quantizer", {
 BODIES: Registry[BodyFormat] = Registry("body format", {
     "float32": "trainable.quantization.body_formats:Float32",
     "bfloat16": "trainable.quantization.body_formats:BFloat16",
-    "int8_dynamic": "trainable.quantization.body_formats:Int8Dynamic",
+    "int8_dynamic": "trainable.quantization.int8_body:Int8Dynamic",
     "int8_weight": "trainable.quantization.body_formats:Int8Weight",
     "int4_weight": "trainable.quantization.body_formats:Int4Weight",
 })

@@ -65,7 +65,7 @@ def bench(
     found: dict[str, Any] = {"artifact": artifact.name, "against": against and Path(against).name,
                              "unit": "ms a sentence", "repeats": repeats, "table": table,
                              **measuring.surroundings(device), "products": measuring.kernels(sides),
-                             "cells": []}
+                             "hints": [measuring.hint(side) for side in sides], "cells": []}
     from search.cli.generate import waiting
 
     with waiting("measuring memory"):
@@ -157,6 +157,8 @@ def show(found: dict[str, Any], written: Path, picture: Path) -> None:
         if used:
             counts = ", ".join(f"{kind} {count}" for kind, count in sorted(used.items()))
             console.print(f"[dim]{name}: layers of int8 by product: {counts}[/]")
+    for hint in sorted(set(filter(None, found["hints"]))):
+        console.print(f"[dim]{escape(hint)}[/]")
     console.print(f"[dim]ms a sentence: median (95%); {shown(written)}, {shown(picture)}[/]")
 
 

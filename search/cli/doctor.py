@@ -30,6 +30,11 @@ OPTIONAL = {  # module: (what it is for, the extra that holds it)
     "onnxscript": ("qdlm export --to onnx", "onnx"),
     "pytest": ("the tests", "dev"),
 }
+INT8 = {  # by the widest activations that an integer product of the CPU sums exactly
+    8: "integer products for bodies int8_dynamic",
+    7: "no VNNI: bodies int8_dynamic multiply integers with activation_bits: 7 alone, with 8 floats",
+    0: "no integer product, so bodies int8_dynamic multiply floats",
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from trainable.compat import has_bf16_instructions
+    from trainable.quantization.int8_products import widths
 
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -94,6 +100,8 @@ def _devices() -> Iterator[Finding]:
     bf16 = has_bf16_instructions()
     yield Finding("devices", "cpu bf16", OK,
                   "in hardware" if bf16 else "emulated, so precision fp32 is the faster one")
+    able = widths(torch.device("cpu"))
+    yield Finding("devices", "cpu int8", OK if 8 in able else NOTE, INT8[max(able, default=0)])
     yield Finding("devices",
                   "torch threads", OK, f"{torch.get_num_threads()} here; a trial takes its share of CPUs "
                                        f"(OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')})")

@@ -26,7 +26,7 @@ from trainable.artifacts.huggingface import beside, numbered, plain, quiet
 from trainable.artifacts.packed import WEIGHTS
 from trainable.artifacts.packing import parts_of
 from trainable.artifacts.reading import read_tensors
-from trainable.quantization.body_formats import Int8Dynamic
+from trainable.quantization.int8_body import Int8Dynamic
 from trainable.quantization.post_training.stored import KEY, chain_of, restored
 from trainable.quantizers.base import IntegerGroups
 from trainable.registry import BODIES, QUANTIZERS
@@ -125,7 +125,7 @@ def _layer(where: str, entry: Mapping[str, Any], parts: dict[str, Tensor]) -> La
     if "body" in entry:
         form = BODIES.build(PluginRef(**entry["body"]))
         label, groups = form.name, form.integer_groups(parts, shape)
-        inputs = Rounding(8, True) if isinstance(form, Int8Dynamic) else None
+        inputs = Rounding(form.params.activation_bits, True) if isinstance(form, Int8Dynamic) else None
     elif KEY in entry:
         chain = chain_of(PluginRef(**entry[KEY]), [PluginRef(**ref) for ref in entry["transforms"]])
         done = restored(entry, parts, shape)

@@ -89,7 +89,9 @@ def _weights(config: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple
     for site in SITES:
         label = QUANTIZERS.build(quantization.at(site)).label
         if site in ("attention", "ffn") and quantization.body.name != "float32":
-            label = f"{quantization.body.name}, after training"
+            bits = quantization.body.params.get("activation_bits", 8)
+            label = f"{quantization.body.name}, after training" + (
+                f", inputs of {bits} bits" if bits < 8 else "")
         if calibration.active and site in calibration.sites:
             label = _rounded(calibration)
         rows.append((site, "float32" if label == "none" else label,

@@ -23,7 +23,8 @@ from trainable.metrics.size import folder_bytes
 from trainable.metrics.timing import interleaved, median_interval
 from trainable.models.parts import Table
 from trainable.models.traced import alike
-from trainable.quantization.body_formats import products
+from trainable.quantization import int8_products
+from trainable.quantization.int8_body import Int8Dynamic, products
 from trainable.seeds import stream
 from trainable.stages.reference import device_name
 
@@ -91,6 +92,20 @@ def _summary(times: np.ndarray, steady: np.ndarray) -> dict[str, Any]:
 def kernels(sides: Sequence[Loaded]) -> list[dict[str, int]]:
     """For each model how many layers run which product of int8 codes, as chosen when it was loaded."""
     return [products(side.model) for side in sides]
+
+
+def hint(side: Loaded) -> str | None:
+    """One line where a model's int8 layers multiply floats because this CPU sums their codes exactly with no
+    integer product; None where they have one, or were told to."""
+    body, able = side.config.quantization.body, int8_products.widths(torch.device("cpu"))
+    asked = Int8Dynamic.Params.model_validate(body.params) if body.name == Int8Dynamic.name else None
+    if (asked is None or asked.product == int8_products.FLOAT32 or asked.activation_bits in able
+            or int8_products.FLOAT32 not in products(side.model)):
+        return None
+    narrower = "" if not able else (f"; with {able[0]} bits one does: quantization.body: "
+                                    f"{{name: int8_dynamic, activation_bits: {able[0]}}}")
+    return (f"no integer product of this CPU sums activations of {asked.activation_bits} bits exactly, "
+            f"so int8 layers multiply floats{narrower}")
 
 
 def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:

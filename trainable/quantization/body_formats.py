@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -22,7 +20,6 @@ from torch import Tensor, nn
 
 from trainable import registry
 from trainable.compat import int4_weight_matmul, int8_weight_matmul, pack_int4
-from trainable.quantization import int8_products
 from trainable.quantizers.base import IntegerGroups, Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -150,60 +147,6 @@ class Int8Weight(BodyFormat):
         return CodedLinear(self, held, shape, bias, _int8_weight_product)
 
 
-class Int8DynamicParams(registry.Params):
-    product: Literal["fastest", "int_mm", "fbgemm", "float32"] = Field(
-        "fastest", description="what multiplies: int_mm, fbgemm (on a CPU that sums 8-bit codes exactly with "
-                               "it), float32 on decoded weights; fastest: timed when a model is loaded")
-
-
-class Int8Dynamic(Int8Weight):
-    """Weights as int8 with a scale per output, activations rounded to int8 by a scale per token:
-    integer products."""
-
-    name = "int8_dynamic"
-    Params = Int8DynamicParams
-    params: Int8DynamicParams
-
-    @classmethod
-    def examples(cls) -> list[Int8DynamicParams]:
-        return [Int8DynamicParams(), Int8DynamicParams(product="int_mm"),
-                Int8DynamicParams(product="fbgemm"), Int8DynamicParams(product="float32")]
-
-    def runs(self, shape: Shape, device: torch.device) -> bool:
-        # CUDA's product wants multiples of 8.
-        return device.type == "cpu" or device.type == "cuda" and shape[0] % 8 == 0 and shape[1] % 8 == 0
-
-    def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
-        device, name = parts["codes"].device, self.params.product
-        if name == "fastest":
-            name = fastest_int8(shape, torch.get_num_threads()) if device.type == "cpu" else "int_mm"
-        elif name not in int8_products.offered(device):
-            name = "int_mm"
-        if name == int8_products.FLOAT32:
-            return DecodedLinear(self.decode(parts, shape), bias)
-        return Int8Linear(self, name, parts, shape, bias)
-
-
-@lru_cache(maxsize=512)
-def fastest_int8(shape: Shape, threads: int) -> int8_products.Name:
-    """The product for int8 weights [out, in] on this CPU by a short timing, once for a process; of a large
-    weight a part is timed. `threads`: as many as torch has. Never one that is slower than float32."""
-    width = shape[1]
-    out = max(1, min(shape[0], int8_products.VALUES_TIMED // width))
-    weight = torch.randn(out, width, generator=torch.Generator().manual_seed(0))
-    layers: dict[int8_products.Name, nn.Module] = {}
-    for name in int8_products.offered(torch.device("cpu")):
-        form = Int8Dynamic(Int8DynamicParams(product=name))
-        layers[name] = form.linear(form.encode(weight), (out, width), torch.zeros(out))
-    return int8_products.choose(int8_products.timed(layers, width))
-
-
-def products(model: nn.Module) -> dict[str, int]:
-    """How many layers of a running model use which product of int8 codes, `float32` those that gave up."""
-    return dict(Counter(layer.product_name for layer in model.modules()
-                        if isinstance(layer, Int8Linear | DecodedLinear)))
-
-
 class Int4Params(registry.Params):
     group: Literal[32, 64, 128] = Field(64, description="values of a row that share a scale")
     scale: Literal["absmax", "mse"] = Field("mse", description="absmax: the largest |w| fits; mse: "
@@ -327,39 +270,6 @@ class CodedLinear(nn.Module):
         return f"{self.in_features} -> {self.out_features}, {self.form.name}"
 
 
-class Int8Linear(CodedLinear):
-    """A Linear on int8 weights and activations, multiplied by one of `int8_products`."""
-
-    def __init__(self, form: BodyFormat, name: int8_products.Name, parts: dict[str, Tensor], shape: Shape,
-                 bias: Tensor | None):
-        kernel = int8_products.PRODUCTS[name]
-        held, packed = kernel.hold(parts["codes"].view(shape), parts["scale"])
-        super().__init__(form, held, shape, bias, _int8_product)
-        self.kernel, self.product_name, self.packed, self.held = kernel, name, packed, tuple(held)
-
-    def arrays(self) -> dict[str, Tensor]:
-        """What the product works on."""
-        return {name: self.get_buffer(name) for name in self.held}
-
-    def weight_float(self) -> Tensor:
-        return self.kernel.weight(self.arrays(), self.packed)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self.product_name}"
-
-
-class DecodedLinear(nn.Linear):
-    """An int8 weight, decoded: float32 is faster here."""
-
-    product_name = int8_products.FLOAT32
-
-    def __init__(self, weight: Tensor, bias: Tensor | None):
-        super().__init__(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-        self.weight = nn.Parameter(weight, requires_grad=False)
-        if bias is not None:
-            self.bias = nn.Parameter(bias, requires_grad=False)
-
-
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, layer: CodedLinear) -> Tensor:
@@ -376,25 +286,21 @@ class _Product(torch.autograd.Function):
         return grad @ ctx.layer.weight_float(), None
 
 
-def _biased(out: Tensor, layer: CodedLinear) -> Tensor:
+def biased(out: Tensor, layer: CodedLinear) -> Tensor:
+    """Products [rows, out] plus the layer's bias, in place."""
     return out if layer.bias is None else out.add_(layer.bias)
 
 
-def _int8_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    own = cast(Int8Linear, layer)
-    return _biased(own.kernel.multiply(x, own.arrays(), own.packed), layer)
-
-
 def _bf16_product(x: Tensor, layer: CodedLinear) -> Tensor:
-    return _biased(nn.functional.linear(x.bfloat16(), layer.codes.view(layer.shape)).float(), layer)
+    return biased(nn.functional.linear(x.bfloat16(), layer.codes.view(layer.shape)).float(), layer)
 
 
 def _int8_weight_product(x: Tensor, layer: CodedLinear) -> Tensor:
     out = int8_weight_matmul(x.bfloat16(), layer.codes.view(layer.shape), layer.scale_bf16)
-    return _biased(out.float(), layer)
+    return biased(out.float(), layer)
 
 
 def _int4_product(x: Tensor, layer: CodedLinear) -> Tensor:
     form = cast(Int4Weight, layer.form)
     out = int4_weight_matmul(x.bfloat16(), layer.codes, form.params.group, layer.scale)
-    return _biased(out.float(), layer)
+    return biased(out.float(), layer)

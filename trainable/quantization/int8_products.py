@@ -1,11 +1,13 @@
-"""Products of int8 weights with activations of 8 bits, a scale per token, and which is fastest here.
+"""Products of int8 weights with activations of 8 or 7 bits, a scale per token, and which is fastest here.
 
-Both take the same codes and give the same sums: `int_mm` multiplies int8 with int8 (torch's own), `fbgemm`
-is FBGEMM's product for unsigned activations, told a scale and a zero point of ours, since by itself it takes
-one scale for the whole batch. FBGEMM adds pairs of products in 16 bits on CPUs without VNNI, where full 8-bit
-activations overflow (torch's module takes 7 bits for this reason): it is offered where it sums the largest
-codes exactly. Narrow layers, for which making codes costs more than it saves, multiply the decoded weight
-in float32 and round no activations.
+Both take the same codes and give the same sums: `int_mm` multiplies int8 with int8 (torch's own, by oneDNN),
+`fbgemm` is FBGEMM's product for unsigned activations, told a scale and a zero point of ours, since by itself
+it takes one scale for the whole batch. On CPUs without VNNI both add pairs of products in 16 bits, where full
+8-bit activations overflow: a product is offered where it sums the largest codes exactly. With 7 bits FBGEMM
+does everywhere: codes of -63 to 63 are 1 to 127 with its zero point, times weights of -127 to 127 two of them
+are at most 32,258, and 16 bits hold 32,767. (`int_mm` gains nothing: it adds 128 whatever the codes.) Narrow
+layers, for which making codes costs more than it saves, multiply the decoded weight in float32 and round no
+activations.
 """
 
 from __future__ import annotations
@@ -19,11 +21,20 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainable.compat import fbgemm_linear, int8_matmul, pack_fbgemm, unpack_fbgemm
+from trainable.compat import (
+    fbgemm_linear,
+    int8_matmul,
+    int8_matmul_is_exact,
+    pack_fbgemm,
+    unpack_fbgemm,
+)
 from trainable.quantizers.blocks import SMALLEST
 
 Name = Literal["int_mm", "fbgemm", "float32"]
 FLOAT32: Name = "float32"
+Bits = Literal[8, 7]
+BITS: tuple[Bits, ...] = (8, 7)
+"""Widths of activations."""
 ROWS_TIMED = (8, 64)
 """Rows of activations that products are timed at: a few texts, and many."""
 VALUES_TIMED = 1 << 22
@@ -35,20 +46,26 @@ REPEATS, PASSES = 3, 8
 
 class Int8Product(NamedTuple):
     """One way to multiply. `hold` makes what a layer keeps: arrays by name, and an object where it needs one.
-    `multiply` takes rows [n, in], what is held and the scales [out]; `weight` gives the decoded weight."""
+    `multiply` takes rows [n, in], what is held (arrays, object) and the bits of activations; `weight` gives
+    the decoded weight."""
 
     hold: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Any]]
-    multiply: Callable[[Tensor, dict[str, Tensor], Any], Tensor]
+    multiply: Callable[[Tensor, dict[str, Tensor], Any, Bits], Tensor]
     weight: Callable[[dict[str, Tensor], Any], Tensor]
 
 
-def token_scales(x: Tensor) -> Tensor:
-    """[n, in] -> [n, 1]: each token's largest value becomes code 127."""
-    return (x.abs().amax(1, keepdim=True) / 127).clamp_(min=SMALLEST)
+def largest_code(bits: Bits) -> int:
+    """Codes are symmetric: 127 of 8 bits, 63 of 7."""
+    return (1 << bits - 1) - 1
 
 
-def _exact_rows(x: Tensor, held: dict[str, Tensor], _: Any) -> Tensor:
-    scale = token_scales(x)
+def token_scales(x: Tensor, bits: Bits = 8) -> Tensor:
+    """[n, in] -> [n, 1]: each token's largest value becomes the largest code."""
+    return (x.abs().amax(1, keepdim=True) / largest_code(bits)).clamp_(min=SMALLEST)
+
+
+def _exact_rows(x: Tensor, held: dict[str, Tensor], _: Any, bits: Bits) -> Tensor:
+    scale = token_scales(x, bits)
     codes = (x / scale).round_().to(torch.int8)
     least = 17 if x.is_cuda else 0  # CUDA's product wants more than 16 rows
     if len(codes) < least:
@@ -57,9 +74,9 @@ def _exact_rows(x: Tensor, held: dict[str, Tensor], _: Any) -> Tensor:
     return sums.float().mul_(scale).mul_(held["scale"])
 
 
-def _fbgemm(x: Tensor, held: dict[str, Tensor], packed: Any) -> Tensor:
-    scale = token_scales(x)
-    return fbgemm_linear(x / scale, packed).mul_(scale)
+def _fbgemm(x: Tensor, held: dict[str, Tensor], packed: Any, bits: Bits) -> Tensor:
+    scale = token_scales(x, bits)
+    return fbgemm_linear(x / scale, packed, 1 << bits - 1).mul_(scale)
 
 
 def _decoded(codes: Tensor, scale: Tensor) -> Tensor:
@@ -74,22 +91,30 @@ PRODUCTS: dict[Name, Int8Product] = {
 }
 
 
-@lru_cache(maxsize=1)
-def fbgemm_is_exact() -> bool:
+@lru_cache(maxsize=len(BITS))
+def fbgemm_is_exact(bits: Bits = 8) -> bool:
     """Whether this torch has FBGEMM's product and this CPU sums the largest codes with it exactly."""
-    codes, width = torch.full((32, 256), 127, dtype=torch.int8), 256
+    weights, width, code = torch.full((32, 256), 127, dtype=torch.int8), 256, float(largest_code(bits))
     try:
-        found = fbgemm_linear(torch.full((4, width), 127.0), pack_fbgemm(codes, torch.ones(32)))
+        found = fbgemm_linear(torch.full((4, width), code), pack_fbgemm(weights, torch.ones(32)),
+                              1 << bits - 1)
     except (RuntimeError, AttributeError):  # built without it, or for another kind of processor
         return False
-    return bool((found == 127.0 * 127 * width).all())
+    return bool((found == code * 127 * width).all())
 
 
-def offered(device: torch.device) -> list[Name]:
-    """The products that are right on a device."""
+def offered(device: torch.device, bits: Bits = 8) -> list[Name]:
+    """The products that are right on a device with activations of so many bits. On a CPU float32 is the last
+    and may be the only one."""
     if device.type != "cpu":
         return ["int_mm"]
-    return ["int_mm", "fbgemm", FLOAT32] if fbgemm_is_exact() else ["int_mm", FLOAT32]
+    able: list[Name] = ["int_mm"] if int8_matmul_is_exact() else []
+    return [*able, "fbgemm", FLOAT32] if fbgemm_is_exact(bits) else [*able, FLOAT32]
+
+
+def widths(device: torch.device) -> list[Bits]:
+    """The widths of activations for which a device has an integer product."""
+    return [bits for bits in BITS if offered(device, bits) != [FLOAT32]]
 
 
 def choose(seconds: Mapping[Name, Sequence[float]]) -> Name:

@@ -10,6 +10,7 @@ from search.cli import bench
 from search.cli.main import BAD_INPUT, OK, main
 from spaces.config import QuantizationConfig, TrialConfig
 from trainable.artifacts.artifact import export
+from trainable.benchmarking import bench as measuring
 from trainable.control.lexicon import Lexicon
 from trainable.diffusion.gaussian.config import GaussianConfig
 from trainable.metrics.timing import interleaved, median_interval
@@ -61,6 +62,16 @@ def test_it_writes_what_it_measured(pair, tmp_path, capsys, monkeypatch):
     assert found["threads"] >= 1 and found["processor"]
     assert sum(found["products"][0].values()) > 0 and found["products"][1] == {}
     assert "layers of int8 by product" in shown
+
+
+@pytest.mark.parametrize(("able", "said"), [([8, 7], None), ([7], "activation_bits: 7"), ([], "floats")])
+def test_it_says_where_int8_layers_are_floats_for_want_of_a_product(pair, monkeypatch, able, said):
+    monkeypatch.setattr(measuring.int8_products, "widths", lambda device: able)
+    monkeypatch.setattr(measuring, "products", lambda model: {"float32": 3})
+    base, body = (measuring.load(folder) for folder in pair)
+    assert measuring.hint(base) is None  # its body is float32
+    found = measuring.hint(body)
+    assert (found is None) == (said is None) and (said is None or said in found and "\n" not in found)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

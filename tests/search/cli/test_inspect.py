@@ -108,6 +108,14 @@ def test_doctor_reports_all_sections_and_opens_no_connection(capsys, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("able", "status", "words"), [
+    ([8, 7], "ok", "integer products"), ([7], "note", "activation_bits: 7"), ([], "note", "floats")])
+def test_doctor_says_with_which_activations_int8_bodies_multiply_integers(able, status, words, monkeypatch):
+    monkeypatch.setattr("trainable.quantization.int8_products.widths", lambda device: able)
+    found = next(one for one in doctor.findings(".") if one.name == "cpu int8")
+    assert found.status == status and words in found.detail
+
+
 def test_doctor_prints_a_verdict(capsys, tmp_path):
     assert "Ready to run." in printed(capsys, "doctor", "--storage", str(tmp_path))
 

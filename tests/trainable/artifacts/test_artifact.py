@@ -174,6 +174,12 @@ def test_the_card_tells_what_was_measured_and_is_not_counted(made, copy):
     assert folder_bytes(copy) == before and load(copy).facts == {"a": 1}
 
 
+def test_the_card_says_that_inputs_have_seven_bits(copy):
+    rewrite(copy, lambda head: head["config"]["quantization"]["body"].update(activation_bits=7))
+    record_measurements(copy, {})
+    assert "| ffn | int8_dynamic, after training, inputs of 7 bits |" in (copy / CARD).read_text()
+
+
 def test_the_card_is_safe_to_show(copy):
     rewrite(copy, lambda head: head["config"]["corpus"].update(source={"name": "<script>|`x`\n# title"}))
     record_measurements(copy, {})

@@ -83,6 +83,7 @@ def test_a_bfloat16_model_keeps_its_type_and_its_codes(tmp_path):
 @pytest.mark.parametrize("name, quantization, bits", [
     ("gaussian", {"body": {"name": "int4_weight", "group": 32}}, 4),
     ("modernbert", {"body": "int8_dynamic"}, 8),
+    ("modernbert", {"body": {"name": "int8_dynamic", "activation_bits": 7}}, 8),
     ("llama", {"quantizer": "fixed:Q1i2f", "sites": ["ffn"]}, 4)])
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
@@ -90,7 +91,8 @@ def test_bodies_and_trained_quantizers_are_codes_as_well(name, quantization, bit
     from transformers import AutoModel
 
     artifact = exported(tmp_path, name, quantization)
-    rounds = name == "modernbert"
+    rounds, body = name == "modernbert", quantization.get("body")
+    inputs = body["activation_bits"] if isinstance(body, dict) and rounds else 8
     model = AutoModel.from_pretrained(export_compressed(artifact, tmp_path / "out"))
     held = layers_of(artifact)
     assert {layer.weight.bits for layer in held.values()} == {bits}
@@ -101,7 +103,7 @@ def test_bodies_and_trained_quantizers_are_codes_as_well(name, quantization, bit
         assert torch.equal(model.get_submodule(prefix + layer).weight, decoded[f"body.{layer}.weight"])
     rounded = [layer for layer in model.modules() if hasattr(layer, "quantization_scheme")]
     assert len(rounded) == (len(held) if rounds else 0)
-    assert all(layer.quantization_scheme.input_activations.num_bits == 8 for layer in rounded)
+    assert all(layer.quantization_scheme.input_activations.num_bits == inputs for layer in rounded)
 
 
 @pytest.mark.parametrize("quantization, said", [

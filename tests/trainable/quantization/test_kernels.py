@@ -18,16 +18,9 @@ from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.models.masked_lm.config import MaskedLMConfig
-from trainable.quantization import int8_products, sites
-from trainable.quantization.body_formats import (
-    CodedLinear,
-    DecodedLinear,
-    Int8Dynamic,
-    Int8DynamicParams,
-    Int8Linear,
-    fastest_int8,
-    products,
-)
+from trainable.quantization import sites
+from trainable.quantization.body_formats import CodedLinear
+from trainable.quantization.int8_body import Int8Linear
 from trainable.registry import BODIES, QUANTIZERS
 
 CASES = [(name, params) for name in BODIES for params in BODIES.get(name).examples()]
@@ -207,84 +200,3 @@ def test_a_body_that_is_quantized_twice_is_refused():
                        match="int8_dynamic rounds attention and ffn.*binary is on site ffn.*keep one"):
         QuantizationConfig(body="int8_dynamic", per_site={"ffn": "binary"})
     QuantizationConfig(body="int8_dynamic", quantizer="binary", sites=("embedding", "projection"))
-
-
-# ---- products of int8 codes
-
-needs_fbgemm = pytest.mark.skipif(not int8_products.fbgemm_is_exact(),
-                                  reason="no FBGEMM, or a CPU on which it overflows with 8-bit activations")
-
-
-def int8_layer(name, shape, seed=0, bias=None):
-    form = Int8Dynamic(Int8DynamicParams(product=name))
-    return form.linear(form.encode(draw(*shape, seed=seed, std=0.05)), shape, bias)
-
-
-@needs_fbgemm
-@pytest.mark.parametrize(("shape", "rows"), [((96, 200), 70), ((64, 64), 1), ((7, 13), 5), ((1, 1), 3)])
-def test_fbgemm_rounds_as_int_mm_does(shape, rows):
-    """The same codes of every token, so the same sums: nothing but the order of two float products differs,
-    and a code that lies on the edge of two."""
-    bias, x = draw(shape[0], seed=1), draw(rows, shape[1], seed=2) * torch.logspace(-3, 3, rows)[:, None]
-    one, other = (int8_layer(name, shape, bias=bias) for name in ("int_mm", "fbgemm"))
-    step = x.abs().amax(1, keepdim=True) / 127 * one.weight_float().abs().amax(1)
-    assert ((one(x) - other(x)).abs() <= 1e-5 * (one(x).abs() + bias.abs()) + 1.01 * step).all()
-    differ = ((one(x) - other(x)).abs() > 1e-5 * (one(x).abs() + bias.abs())).any(1)
-    assert differ.float().mean() < 0.05  # rows with such a code
-    assert torch.equal(one.weight_float(), other.weight_float())
-
-
-@needs_fbgemm
-def test_fbgemm_takes_eight_bits_of_activations():
-    """Seven, as in torch's own dynamic layers, would round 2 k + 1 of 127 to its neighbor."""
-    layer = int8_layer("fbgemm", (32, 64))
-    x = torch.arange(64.0).mul(2).sub(63)[None]  # odd codes from -63 to 63
-    x[0, 0] = 127.0
-    torch.testing.assert_close(layer(x), x @ layer.weight_float().t(), rtol=1e-5, atol=1e-4)
-
-
-def test_a_product_that_overflows_is_not_offered(monkeypatch):
-    """As FBGEMM does where pairs of products are added in 16 bits."""
-    def saturating(x, packed):
-        return torch.full((len(x), 32), 2.0**15 - 1) * 128
-
-    monkeypatch.setattr(int8_products, "fbgemm_linear", saturating)
-    int8_products.fbgemm_is_exact.cache_clear()
-    try:
-        assert int8_products.offered(CPU) == ["int_mm", "float32"]
-        assert int8_layer("fbgemm", (64, 64)).product_name == "int_mm"
-    finally:
-        int8_products.fbgemm_is_exact.cache_clear()
-
-
-@pytest.mark.parametrize(("seconds", "chosen"), [
-    ({"int_mm": (2, 2), "fbgemm": (1, 3), "float32": (4, 4)}, "fbgemm"),
-    ({"int_mm": (2, 2), "fbgemm": (1, 5), "float32": (4, 4)}, "int_mm"),  # slower than float32 at one number
-    ({"int_mm": (1, 5), "fbgemm": (5, 1), "float32": (4, 4)}, "float32"),
-    ({"int_mm": (1, 1), "float32": (4, 4)}, "int_mm"),
-])
-def test_the_fastest_is_never_slower_than_float32(seconds, chosen):
-    assert int8_products.choose(seconds) == chosen
-
-
-def test_the_choice_is_made_once_and_can_be_told(monkeypatch):
-    asked = []
-
-    def timed(layers, width):
-        asked.append(width)
-        return {name: (3.0 if width > 100 else 2.0,) if name == "float32" else (2.5,) for name in layers}
-
-    monkeypatch.setattr(int8_products, "timed", timed)
-    fastest_int8.cache_clear()
-    try:
-        model = nn.Sequential(*(int8_layer("fastest", shape) for shape in ((64, 64), (64, 256), (64, 64))))
-    finally:
-        fastest_int8.cache_clear()
-    assert products(model) == {"float32": 2, "int_mm": 1} and asked == [64, 256]
-    assert isinstance(model[0], DecodedLinear) and torch.isfinite(model[:1](draw(3, 64))).all()
-
-
-def test_products_are_timed_at_few_and_many_rows():
-    found = int8_products.timed({"int_mm": int8_layer("int_mm", (32, 16)), "float32": nn.Linear(16, 32)}, 16)
-    assert set(found) == {"int_mm", "float32"}
-    assert all(len(taken) == len(int8_products.ROWS_TIMED) and min(taken) > 0 for taken in found.values())

@@ -7,7 +7,7 @@ from spaces.config import TrialConfig
 from trainable.artifacts.artifact import load
 from trainable.artifacts.model_card import CARD
 from trainable.benchmarking.bench import open_pair
-from trainable.quantization.body_formats import products
+from trainable.quantization.int8_body import products
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 

@@ -9,10 +9,12 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
+from trainable.compat import int8_matmul_is_exact
 from trainable.control.lexicon import Lexicon
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.diffusion_lm.packed_embedding import PackedTable
-from trainable.quantization.body_formats import CodedLinear, DecodedLinear
+from trainable.quantization.body_formats import CodedLinear
+from trainable.quantization.int8_body import DecodedLinear
 from trainable.quantization.sites import apply
 from trainable.registry import BACKBONES, BODIES, PROCESSES, completed
 from trainable.stages.prepare import base_key, corpus_key, teacher_key
@@ -75,7 +77,8 @@ def test_an_artifact_that_runs_on_its_codes_is_decoded(body, tmp_path):
     path = export(theirs, settings, Lexicon(THEIRS, 12, {}, "words"), tmp_path / "base", {})
     running = load(path).model
     coded = [module for module in running.body.modules() if isinstance(module, CodedLinear | DecodedLinear)]
-    assert len(coded) == (0 if body == "float32" else 6) and isinstance(running.word_embedding, PackedTable)
+    assert len(coded) == (0 if body == "float32" else 6)
+    assert isinstance(running.word_embedding, PackedTable) == int8_matmul_is_exact()
     wanted = settings.model_copy(update={"base": settings.base.model_copy(update={"start": str(path)})})
     model = DiffusionLM(shape, process, OURS, seed=2)
     assert begin_from(model, wanted, SimpleNamespace(vocab=OURS)) == {"words_shared": 6 / 8}

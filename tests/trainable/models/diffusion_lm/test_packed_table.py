@@ -64,6 +64,18 @@ def test_products_and_gradients_are_those_of_the_floats():
                                probabilities @ (table.weight * factor[:, None]))
 
 
+def test_where_integer_products_overflow_rows_are_floats(monkeypatch):
+    """x86 without VNNI."""
+    quantizer = QUANTIZERS.build_default("uniform")
+    table = PackedTable("x", *quantizer.integer_rows(quantizer.encode(weights()), SHAPE))
+    latent, factor = 3 * weights(1, (2, 70, 16)), weights(2, (300,)).abs()
+    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: False)
+    monkeypatch.setattr(packed_embedding, "int8_matmul", None)  # not called
+    monkeypatch.setattr(packed_embedding, "DECODED", 128)
+    torch.testing.assert_close(table.dot(latent, factor), latent @ (table.weight * factor[:, None]).t(),
+                               rtol=1e-5, atol=1e-5)
+
+
 def artifact(tmp_path, quantizer, **model):
     config = TrialConfig.model_validate({
         "corpus": {"max_length": 20}, "quantization": {"quantizer": quantizer}, "sampling": {"steps": 10},
@@ -100,8 +112,11 @@ def test_auto_decides_by_the_width_of_rows(tmp_path, monkeypatch):
     folder = artifact(tmp_path, "uniform:4")
     assert not isinstance(load(folder).model.word_embedding, PackedTable)
     monkeypatch.setattr(packed_embedding, "PACKED_FROM", 16)
+    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: True)
     assert isinstance(load(folder).model.word_embedding, PackedTable)
     assert not isinstance(load(folder, run_codes=False).model.word_embedding, PackedTable)
+    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: False)
+    assert not isinstance(load(folder).model.word_embedding, PackedTable)
 
 
 @pytest.mark.parametrize(("quantizer", "message"), [("none", "not quantized"), ("nf4", "cannot stay packed"),
