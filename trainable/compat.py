@@ -7,6 +7,7 @@ Read in the versions below; tests/trainable/test_compat.py says what each has to
 from __future__ import annotations
 
 import copy
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -21,16 +22,19 @@ TORCH, TRANSFORMERS = "2.13", "5.23"
 
 
 def int8_matmul(codes: Tensor, weights: Tensor) -> Tensor:
-    """int8 [n, k] times int8 [k, m] -> int32 [n, m], summed exactly on CUDA and where
-    `int8_matmul_is_exact`. CUDA takes more than 16 rows."""
+    """int8 [n, k] times int8 [k, m] -> int32 [n, m], summed exactly, but for CPUs that
+    oneDNN uses a part of: see `int8_matmul_serves`. CUDA takes more than 16 rows."""
     return torch._int_mm(codes, weights)
 
 
 @lru_cache(maxsize=1)
-def int8_matmul_is_exact() -> bool:
-    """Whether this CPU sums the largest codes exactly. oneDNN makes the first operand unsigned by adding 128
-    and, where a CPU has no VNNI, adds pairs of products in 16 bits, which saturate: weights beyond 64 are
-    not safe there, however small the other codes (its guide, "Nuances of int8 computations")."""
+def int8_matmul_serves() -> bool:
+    """Whether this CPU has instructions for `int8_matmul` and sums the largest codes exactly. On x86 without
+    AVX-512 VNNI torch multiplies in plain loops: exactly, and many times slower than floats. Where a CPU has
+    them and oneDNN is told to do without (ONEDNN_MAX_CPU_ISA), it makes the first operand unsigned by adding
+    128 and adds pairs of products in 16 bits, which saturate (`findings/int_mm_saturates.sh`)."""
+    if platform.machine().lower() in ("x86_64", "amd64") and not torch.cpu._is_vnni_supported():
+        return False
     whole, width = torch.full((64, 256), 127, dtype=torch.int8), 256
     return all(bool((int8_matmul(codes, sign * whole.t()) == sign * 127 * 127 * width).all())
                for codes in (whole, whole[:1]) for sign in (1, -1))

@@ -2,12 +2,13 @@
 
 Both take the same codes and give the same sums: `int_mm` multiplies int8 with int8 (torch's own, by oneDNN),
 `fbgemm` is FBGEMM's product for unsigned activations, told a scale and a zero point of ours, since by itself
-it takes one scale for the whole batch. On CPUs without VNNI both add pairs of products in 16 bits, where full
-8-bit activations overflow: a product is offered where it sums the largest codes exactly. With 7 bits FBGEMM
-does everywhere: codes of -63 to 63 are 1 to 127 with its zero point, times weights of -127 to 127 two of them
-are at most 32,258, and 16 bits hold 32,767. (`int_mm` gains nothing: it adds 128 whatever the codes.) Narrow
-layers, for which making codes costs more than it saves, multiply the decoded weight in float32 and round no
-activations.
+it takes one scale for the whole batch. On CPUs without VNNI `int_mm` is plain loops, and FBGEMM adds pairs of
+products in 16 bits, where full 8-bit activations overflow: a product is offered where it has instructions for
+its sums, and those of the largest codes are exact. With 7 bits FBGEMM's are everywhere: codes of -63 to 63 are
+1 to 127 with its zero point, times weights of -127 to 127 two of them are at most 32,258, and 16 bits hold
+32,767.
+Narrow layers, for which making codes costs more than it saves, multiply the decoded weight in float32 and
+round no activations.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from trainable.compat import (
     fbgemm_linear,
     int8_matmul,
-    int8_matmul_is_exact,
+    int8_matmul_serves,
     pack_fbgemm,
     unpack_fbgemm,
 )
@@ -108,7 +109,7 @@ def offered(device: torch.device, bits: Bits = 8) -> list[Name]:
     and may be the only one."""
     if device.type != "cpu":
         return ["int_mm"]
-    able: list[Name] = ["int_mm"] if int8_matmul_is_exact() else []
+    able: list[Name] = ["int_mm"] if int8_matmul_serves() else []
     return [*able, "fbgemm", FLOAT32] if fbgemm_is_exact(bits) else [*able, FLOAT32]
 
 

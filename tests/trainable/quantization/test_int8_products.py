@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -156,7 +157,7 @@ def test_each_product_is_tried_for_itself(tmp_path, variable, lost):
 def test_a_product_that_overflows_is_not_offered(monkeypatch):
     """As they do where pairs of products are added in 16 bits."""
     exact = {"int_mm": True, 8: False, 7: True}
-    monkeypatch.setattr(int8_products, "int8_matmul_is_exact", lambda: exact["int_mm"])
+    monkeypatch.setattr(int8_products, "int8_matmul_serves", lambda: exact["int_mm"])
     monkeypatch.setattr(int8_products, "fbgemm_is_exact", lambda bits: exact[bits])
     assert int8_products.offered(CPU) == ["int_mm", "float32"]
     assert int8_layer("fbgemm", (64, 64)).product_name == "int_mm"
@@ -176,11 +177,20 @@ def test_saturating_sums_are_seen(name, monkeypatch):
     def saturating(x, *_):
         return torch.full((len(x), 32), 2.0**15 - 1) * 128
 
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     probe, place, called = {
-        "int_mm": (compat.int8_matmul_is_exact, compat, "int8_matmul"),
+        "int_mm": (compat.int8_matmul_serves, compat, "int8_matmul"),
         "fbgemm": (int8_products.fbgemm_is_exact, int8_products, "fbgemm_linear")}[name]
     monkeypatch.setattr(place, called, saturating)
     assert probe.__wrapped__() is False
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="of x86 alone")
+def test_torchs_plain_loops_are_not_taken(monkeypatch):
+    """Exact, but slower than floats: what torch has on x86 without AVX-512 VNNI."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(compat, "int8_matmul", lambda *_: pytest.fail("not worth a try"))
+    assert compat.int8_matmul_serves.__wrapped__() is False
 
 
 @pytest.mark.parametrize(("seconds", "chosen"), [

@@ -9,7 +9,7 @@ import torch
 from spaces.config import TrialConfig
 from spaces.errors import UserError
 from trainable.artifacts.artifact import export, load
-from trainable.compat import int8_matmul_is_exact
+from trainable.compat import int8_matmul_serves
 from trainable.control.lexicon import Lexicon
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.diffusion_lm.packed_embedding import PackedTable
@@ -78,7 +78,7 @@ def test_an_artifact_that_runs_on_its_codes_is_decoded(body, tmp_path):
     running = load(path).model
     coded = [module for module in running.body.modules() if isinstance(module, CodedLinear | DecodedLinear)]
     assert len(coded) == (0 if body == "float32" else 6)
-    assert isinstance(running.word_embedding, PackedTable) == int8_matmul_is_exact()
+    assert isinstance(running.word_embedding, PackedTable) == int8_matmul_serves()
     wanted = settings.model_copy(update={"base": settings.base.model_copy(update={"start": str(path)})})
     model = DiffusionLM(shape, process, OURS, seed=2)
     assert begin_from(model, wanted, SimpleNamespace(vocab=OURS)) == {"words_shared": 6 / 8}

@@ -4,7 +4,7 @@ For formats with integer levels and a scale per row or table (`Quantizer.integer
 instead of four. A lookup equals the decoded table bit for bit. The head rounds the latent to two int8 numbers
 a value, coarse and rest, so that logits are within 2^-15 of the largest |latent| times the row's sum of
 |values|; see docs/quantizers.md for what this does to the words that are chosen, and for where it is faster.
-Where a CPU does not sum such products exactly (x86 without VNNI) runs of rows are floats instead.
+Where a CPU has no such product that is quick and exact (x86 without VNNI) runs of rows are floats instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spaces.config import PluginRef
-from trainable.compat import int8_matmul, int8_matmul_is_exact
+from trainable.compat import int8_matmul, int8_matmul_serves
 from trainable.models.parts import Table, TableError
 from trainable.quantizers.blocks import SMALLEST
 from trainable.registry import QUANTIZERS
@@ -44,7 +44,7 @@ def packed_table(choice: Table, entry: dict, parts: dict[str, Tensor], loss: str
                              "legal: decoded")
         return None
     quantizer, shape = QUANTIZERS.build(PluginRef(**entry["quantizer"])), tuple(entry["shape"])
-    if choice == "auto" and (loss != "mse" or shape[1] < PACKED_FROM or not int8_matmul_is_exact()):
+    if choice == "auto" and (loss != "mse" or shape[1] < PACKED_FROM or not int8_matmul_serves()):
         return None
     found = quantizer.integer_rows(parts, shape) if device.type == "cpu" else None
     if found is None and choice == "packed":
@@ -126,7 +126,7 @@ class _Dot(torch.autograd.Function):
 
 def _product(x: Tensor, levels: Tensor) -> Tensor:
     """[n, d] floats times int8 [V, d] transposed, in float32. x = coarse * c + rest * r, both int8."""
-    if not int8_matmul_is_exact():
+    if not int8_matmul_serves():
         return torch.cat([x @ part.float().t() for part in levels.split(DECODED)], 1)
     coarse = (x.abs().amax(1, keepdim=True) / 127).clamp_(min=SMALLEST)
     first = (x / coarse).round_()

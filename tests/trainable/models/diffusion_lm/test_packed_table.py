@@ -69,7 +69,7 @@ def test_where_integer_products_overflow_rows_are_floats(monkeypatch):
     quantizer = QUANTIZERS.build_default("uniform")
     table = PackedTable("x", *quantizer.integer_rows(quantizer.encode(weights()), SHAPE))
     latent, factor = 3 * weights(1, (2, 70, 16)), weights(2, (300,)).abs()
-    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: False)
+    monkeypatch.setattr(packed_embedding, "int8_matmul_serves", lambda: False)
     monkeypatch.setattr(packed_embedding, "int8_matmul", None)  # not called
     monkeypatch.setattr(packed_embedding, "DECODED", 128)
     torch.testing.assert_close(table.dot(latent, factor), latent @ (table.weight * factor[:, None]).t(),
@@ -112,10 +112,10 @@ def test_auto_decides_by_the_width_of_rows(tmp_path, monkeypatch):
     folder = artifact(tmp_path, "uniform:4")
     assert not isinstance(load(folder).model.word_embedding, PackedTable)
     monkeypatch.setattr(packed_embedding, "PACKED_FROM", 16)
-    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: True)
+    monkeypatch.setattr(packed_embedding, "int8_matmul_serves", lambda: True)
     assert isinstance(load(folder).model.word_embedding, PackedTable)
     assert not isinstance(load(folder, run_codes=False).model.word_embedding, PackedTable)
-    monkeypatch.setattr(packed_embedding, "int8_matmul_is_exact", lambda: False)
+    monkeypatch.setattr(packed_embedding, "int8_matmul_serves", lambda: False)
     assert not isinstance(load(folder).model.word_embedding, PackedTable)
 
 
