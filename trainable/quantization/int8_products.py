@@ -4,9 +4,8 @@ Both take the same codes and give the same sums: `int_mm` multiplies int8 with i
 `fbgemm` is FBGEMM's product for unsigned activations, told a scale and a zero point of ours, since by itself
 it takes one scale for the whole batch. On CPUs without VNNI `int_mm` is plain loops, and FBGEMM adds pairs of
 products in 16 bits, where full 8-bit activations overflow: a product is offered where it has instructions for
-its sums, and those of the largest codes are exact. With 7 bits FBGEMM's are everywhere: codes of -63 to 63 are
-1 to 127 with its zero point, times weights of -127 to 127 two of them are at most 32,258, and 16 bits hold
-32,767.
+its sums, and those of the largest codes are exact. With 7 bits FBGEMM is: codes of -63 to 63 are 1 to 127
+with its zero point, times weights of -127 to 127 two of them are at most 32,258, and 16 bits hold 32,767.
 Narrow layers, for which making codes costs more than it saves, multiply the decoded weight in float32 and
 round no activations.
 """
