@@ -13,7 +13,8 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.stages.keys import base_settings
 from trainable.stages.prepare import base_key
-from trainable.training.loop import STRIDE, TrainingRun, occupied
+from trainable.training.batches import STRIDE, occupied
+from trainable.training.loop import TrainingRun
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
 LENGTH = 24
