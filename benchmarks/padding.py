@@ -1,16 +1,17 @@
 """What leaving out positions behind the longest text of a batch gives and costs (`base.optim.padding`):
 `python -m benchmarks.padding --space e2e --cache DIR --set trial.corpus.source.path=DIR [--seeds 3]`.
 
-For each seed a base is trained with `full` and with `batch` padding, for the same steps, one after the other
-in this process, one thread. Told are the bound on held-out text, perplexity of samples under the teacher, and
-how many words samples have beside real text: positions that few batches had are the last of a text.
-`--pace` times steps of the two instead, blocks of them in turns: a shared machine changes its speed while a
-base is trained. No Ray.
+For each seed a base is trained with each padding (`full`, `batch`, `pairs`), for the same steps, one after
+the other in this process, one thread. Told are the bound on held-out text, perplexity of samples under the
+teacher, and how many words samples have beside real text: positions that few batches had are the last of a
+text. `--pace` times steps of them instead, blocks of them in turns: a shared machine changes its speed while
+a base is trained. No Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,12 @@ from trainable.metrics.perplexity import pooled_perplexity
 from trainable.registry import BACKBONES, PROCESSES, completed
 from trainable.scoring.teacher import Teacher
 from trainable.seeds import stream
-from trainable.training.loop import TrainingRun, occupied
+from trainable.training.batches import occupied
+from trainable.training.loop import TrainingRun
 from trainable.workers.context import WorkerContext
 from trainable.workers.jobs import JOBS
 
-PADDINGS = ("full", "batch")
+PADDINGS = ("full", "batch", "pairs")
 SAMPLERS = ((20, 0.5), (50, 0.5))
 HELDOUT, TIMES, ROWS = 512, 8, 64
 """Held-out texts of the bound, draws of times for each, and texts at once."""
@@ -108,8 +110,8 @@ def of_base(config: TrialConfig, cache: str, shared: dict[str, str], samples: in
 
 
 def pace(config: TrialConfig, corpus: TokenizedCorpus) -> dict[str, Any]:
-    """CPU seconds of a step of each in `ROUNDS` blocks that take turns, the ratio of `batch` to `full` in the
-    same round, and positions of a batch."""
+    """CPU seconds of a step of each in `ROUNDS` blocks that take turns, the ratios to `full` in the same
+    round, and the mean positions of a batch; of `pairs` also those of the narrower and of the wider one."""
     runs, seconds = {}, dict[str, list[float]]()
     for padding in PADDINGS:
         one = completed(with_base(config, 0, padding))
@@ -124,21 +126,27 @@ def pace(config: TrialConfig, corpus: TokenizedCorpus) -> dict[str, Any]:
             run.advance(run.step + BLOCK)
             if number >= 0:  # a first round makes the graphs of most lengths
                 seconds.setdefault(padding, []).append((time.process_time() - began) / BLOCK)
-    batches = [runs["full"].batches.at(step) for step in range(COUNTED)]
-    ratios = [a / b for a, b in zip(seconds["batch"], seconds["full"], strict=True)]
+    positions = {padding: [occupied(run.batches.at(step)) for step in range(COUNTED)]
+                 for padding, run in runs.items()}
+    positions["full"] = [corpus.ids("train").shape[1]]
+    both = [sorted(pair) for pair in zip(positions["pairs"][::2], positions["pairs"][1::2], strict=True)]
+    ratios = {f"{padding}_over_full": [a / b for a, b in zip(seconds[padding], seconds["full"], strict=True)]
+              for padding in PADDINGS[1:]}
     return {"seconds_a_step": {padding: spread(values) for padding, values in seconds.items()},
-            "batch_over_full": spread(ratios),
-            "positions": {"full": batches[0].shape[1], "batch": sum(map(occupied, batches)) / COUNTED}}
+            **{name: spread(values) for name, values in ratios.items()},
+            "positions": {padding: statistics.fmean(counts) for padding, counts in positions.items()},
+            "positions_of_a_pair": [statistics.fmean(side) for side in zip(*both, strict=True)]}
 
 
 def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Means and 95 % half-widths over seeds, and of the paired ratios of `batch` to `full`."""
+    """Means and 95 % half-widths over seeds, and of the paired ratios to `full`."""
     names = found["full"][0]
     told = {padding: {name: interval([one[name] for one in rows]) for name in names}
             for padding, rows in found.items()}
-    both = list(zip(found["batch"], found["full"], strict=True))
-    return {**told, "batch_over_full": {name: interval([one[name] / other[name] for one, other in both])
-                                        for name in names}}
+    pairs = {padding: list(zip(found[padding], found["full"], strict=True)) for padding in PADDINGS[1:]}
+    return {**told, **{f"{padding}_over_full": {
+        name: interval([one[name] / other[name] for one, other in of]) for name in names}
+        for padding, of in pairs.items()}}
 
 
 if __name__ == "__main__":

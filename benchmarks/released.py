@@ -7,7 +7,8 @@ CPU seconds of one thread; each round runs everything once, in an order that cha
 * `training`: a step as its trainer takes it (loss, gradients, the norm that it logs, AdamW, averaged weights)
   beside one of `TrainingRun` under the settings of `spaces/e2e_paper.yaml`; dropout 0.1 in both. `equal` says
   how far apart losses and gradients are by equal weights, times and noise, without dropout. `ours_cut`: the
-  texts cut to `CUT` positions, as many as `optim.padding: batch` leaves of E2E's.
+  texts cut to `CUT` positions, as many as `optim.padding: batch` leaves of E2E's; `ours_pairs`: half the
+  seconds of a narrow and a wide step as `pairs` has them (`PAIR`). The other code has all positions.
 * `guided_step`: of length control of one text of 64 positions, 200 steps in all: one look, then three updates
   of the latents, in both. Theirs pulls at the squared distance of the predicted latent to END's, ours at the
   log-probability of END and of words before it; theirs also computes gradients of all weights, which nothing
@@ -50,6 +51,9 @@ BATCHES = ((32, 64), (2, 32))
 """Texts and positions of a training step."""
 CUT = 44
 """Positions of 64 that batches of 32 E2E texts have under `optim.padding: batch`, 43.7 in the mean."""
+PAIR = (31, 47)
+"""The same of the narrow and of the wide batch of `optim.padding: pairs`, 30.5 and 46.3 in the mean
+(`python -m benchmarks.padding --pace --space e2e --set trial.corpus.max_length=64 ...`)."""
 
 
 class Ours:
@@ -129,6 +133,7 @@ def main() -> None:
         arms = {"ours": ours.training(ids), **released.attending(released.training(ids))}
         if positions == POSITIONS:
             arms["ours_cut"] = ours.training(ids[:, :CUT])
+            arms["ours_pairs"] = mean_of([ours.training(ids[:, :width]) for width in PAIR])
         figures[f"training {texts} x {positions}"] = beside(arms, args.rounds)
     figures["guided_step"] = beside({"ours": partial(ours.step, 3),
                                      **released.attending(partial(released.step, 3))}, args.rounds)
@@ -143,6 +148,11 @@ def main() -> None:
         figures["whole_text"] = {"success": "not compared: weights are untrained",
                                  **beside(arms, args.texts, warm=False)}
         save(args.name, figures)
+
+
+def mean_of(steps: list[Seconds]) -> Seconds:
+    """The mean of the seconds of these."""
+    return lambda: statistics.fmean(step() for step in steps)
 
 
 def equal(ours: Ours, released: Released) -> dict[str, Any]:

@@ -75,9 +75,10 @@ class OptimConfig(Settings):
                                                "false: ema from the first step, as in Diffusion-LM")
     states: Literal["float32", "int8"] = Field(
         "float32", description="adamw's moments; int8: 2 bytes a value of matrices instead of 8, and slower")
-    padding: Literal["full", "batch"] = Field(
+    padding: Literal["full", "batch", "pairs"] = Field(
         "full", description="full: training texts have corpus.max_length positions; batch: as many as the "
-                            "longest of its batch needs, in steps of 4, and less is computed")
+                            "longest of its batch needs, in steps of 4, and less is computed; "
+                            "pairs: so too, and of each two batches one has shorter texts, one longer ones")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the last step, as a share of lr")
 
     @model_validator(mode="after")

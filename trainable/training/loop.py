@@ -15,22 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spaces.config import OptimConfig, RuntimeConfig
-from spaces.errors import UserError
 from trainable.compat import lerp_all_
 from trainable.control.conditions import Conditions
-from trainable.corpora.tokenized import PAD
 from trainable.diffusion.process import Process, Trainable
 from trainable.quantization.sites import frozen_weights
 from trainable.seeds import stream_seed
 from trainable.training.adamw8bit import AdamW8bit
+from trainable.training.batches import Batches, occupied
 from trainable.training.muon import Muon
 from trainable.training.optimizer import configured, learning_rate, load_state, set_rate
 
 CHECK_EVERY = 50
 """Steps between looks at the loss: often enough to stop a diverged run early, rare enough to
 cost no GPU sync."""
-STRIDE = 4
-"""Batches that end with their longest text have one of few lengths: each is a graph of its own."""
 
 
 def compiles(runtime: RuntimeConfig, device: torch.device) -> bool:
@@ -48,47 +45,6 @@ class _Objective(nn.Module):
     def forward(self, ids: Tensor, generator: torch.Generator,
                 condition: Tensor | None = None) -> dict[str, Tensor]:
         return self.process.loss(self.model, ids, generator, condition)
-
-
-class Batches:
-    """Endless shuffled batches from an [N, L] array; each worker takes a share of its own, all equally large.
-
-    A batch is as large as asked for, or as the text allows where that is less. Raises `UserError` where the
-    workers cannot share it equally, which DDP takes for granted: it weighs their means alike.
-    """
-
-    def __init__(self, ids: np.ndarray, batch: int, seed: int, rank: int, world_size: int):
-        if batch % world_size or len(ids) < world_size:
-            raise UserError(
-                f"hardware.workers: {world_size} workers cannot share batches of {batch} out of {len(ids)} "
-                f"sentence(s); legal: batch_size a multiple of {world_size}, and a sentence for each worker")
-        self.ids, self.batch, self.seed = ids, min(batch, len(ids) // world_size * world_size), seed
-        self.rank, self.world_size = rank, world_size
-
-    def at(self, step: int) -> Tensor:
-        """Batch number `step`: [batch / world_size, L] int64. A pure function of seed and step,
-        so a resume is exact."""
-        return torch.from_numpy(np.asarray(self.ids[self.rows(step)], dtype=np.int64))
-
-    def rows(self, step: int) -> np.ndarray:
-        """Which rows batch number `step` holds, in random order: what depends on a sentence's place in the
-        batch must not depend on its place in the corpus."""
-        per_epoch = len(self.ids) // self.batch
-        epoch, offset = divmod(step, per_epoch)
-        order = self._order(epoch)[offset * self.batch:(offset + 1) * self.batch]
-        return order[self.rank::self.world_size]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(
-                self.ids))
-        return self._permutation
-
-
-def occupied(ids: Tensor) -> int:
-    """Positions of a batch [B, L] up to the end of its longest text, in whole `STRIDE`s, L at most."""
-    longest = int((ids != PAD).any(0).nonzero().max()) + 1
-    return min(ids.shape[1], -(-longest // STRIDE) * STRIDE)
 
 
 def clip(parameters: Iterable[Tensor], most: float) -> None:
@@ -118,7 +74,8 @@ class TrainingRun:
         self.average = ({name: value.detach().clone() for name, value in self.trained.items()}
                         if config.ema else {})
         self.optimizer = configured(self.trained.items(), config, model, world_size)
-        self.batches = Batches(ids, config.batch_size, seed, rank, world_size)
+        self.batches = Batches(ids, config.batch_size, seed, rank, world_size,
+                               pairs=config.padding == "pairs")
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
         if (isinstance(process, Process) and device.type == "cpu" and world_size == 1 and draw is None
@@ -163,15 +120,18 @@ class TrainingRun:
         self.generator.manual_seed(stream_seed(self.seed, self.step, self.rank))
         ids = self.batches.at(self.step)
         condition: tuple[Tensor, ...] = () if self.conditions is None else (self._condition(),)
-        if self.config.padding == "batch":
+        share = 1.0
+        if self.config.padding != "full":
             positions = occupied(ids)
+            if self.config.padding == "pairs":  # words of narrow and of wide batches weigh alike
+                share = positions / ids.shape[1]
             ids, condition = ids[:, :positions], tuple(told[..., :positions] for told in condition)
         ids = ids.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.runtime.precision == "bf16"):
             parts = self.objective(ids, self.generator, *condition)
         for value in self.trained.values():
             value.grad = None
-        parts["loss"].backward()
+        (parts["loss"] * share if share != 1.0 else parts["loss"]).backward()
         if self.config.clip:
             clip(self.trained.values(), self.config.clip)
         self.optimizer.step()

@@ -1,4 +1,5 @@
-"""`optim.padding: batch`: nothing is computed behind the longest text of a batch, and all else stays."""
+"""`optim.padding`: `batch` and `pairs` compute nothing behind the longest text of a batch, and all else
+stays; a position of `pairs` weighs what it does under `full`."""
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.stages.keys import base_settings
 from trainable.stages.prepare import base_key
-from trainable.training.loop import STRIDE, TrainingRun, occupied
+from trainable.training.batches import STRIDE, occupied
+from trainable.training.loop import TrainingRun
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]
 LENGTH = 24
@@ -104,15 +106,54 @@ def test_what_a_model_is_told_ends_with_the_text():
     assert process.shapes == [(8, 8)] * 3
 
 
+@pytest.mark.parametrize("words", [2, 6, 22])
+def test_a_position_of_pairs_weighs_what_it_does_among_all(words):
+    """One batch is an epoch, so that `batch` and `pairs` have the same texts, times and noise."""
+    batch, pairs = (run(texts(words), padding) for padding in ("batch", "pairs"))
+    batch.config, pairs.config = (one.config.model_copy(update={"clip": 0.0}) for one in (batch, pairs))
+    batch.advance(1), pairs.advance(1)
+    share = min(LENGTH, -(-(words + 2) // STRIDE) * STRIDE) / LENGTH
+    for name, value in batch.trained.items():
+        assert torch.allclose(pairs.trained[name].grad, value.grad * share, rtol=1e-5, atol=1e-8), name
+
+
+def test_pairs_tell_the_loss_of_a_position_as_the_others_do():
+    batch, pairs = (run(texts(6), padding) for padding in ("batch", "pairs"))
+    assert batch.advance(1) == pairs.advance(1)
+
+
+def test_pairs_are_as_wide_as_they_need():
+    process = Recording(GaussianConfig(loss="ce", timesteps=50))
+    trained = run(texts(3, 9, 15, 20), "pairs", process=process)
+    trained.advance(6)
+    assert [shape[1] for shape in process.shapes] == [occupied(trained.batches.at(step)) for step in range(6)]
+    assert {shape[0] for shape in process.shapes} == {8} and len({shape[1] for shape in process.shapes}) > 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_pairs_go_on_in_their_middle_as_if_never_stopped(steps):
+    ids = texts(2, 5, 9, 20)
+    whole, broken, rest = (run(ids, "pairs") for _ in range(3))
+    whole.advance(6), broken.advance(steps)
+    state = broken.state()
+    rest.load_state({**state, "trained": {name: value.clone() for name, value in state["trained"].items()}})
+    rest.advance(6)
+    assert all(torch.equal(value, rest.trained[name]) for name, value in whole.trained.items())
+
+
 def test_bases_of_caches_from_before_stay_good_and_others_get_a_key_of_their_own():
     plain = TrialConfig()
     assert "padding" not in base_settings(plain)["base"]["optim"]
-    shorter = plain.model_copy(update={"base": plain.base.model_copy(update={
-        "optim": plain.base.optim.model_copy(update={"padding": "batch"})})})
-    assert base_settings(shorter)["base"]["optim"]["padding"] == "batch"
-    assert base_key(plain) != base_key(shorter)
+    keys = {base_key(plain)}
+    for padding in ("batch", "pairs"):
+        shorter = plain.model_copy(update={"base": plain.base.model_copy(update={
+            "optim": plain.base.optim.model_copy(update={"padding": padding})})})
+        assert base_settings(shorter)["base"]["optim"]["padding"] == padding
+        keys.add(base_key(shorter))
+    assert len(keys) == 3
 
 
-def test_a_teacher_has_no_such_choice():
+@pytest.mark.parametrize("padding", ["batch", "pairs"])
+def test_a_teacher_has_no_such_choice(padding):
     with pytest.raises(ValueError, match="a teacher never trains on what is behind a text"):
-        TrialConfig.model_validate({"teacher": {"optim": {"padding": "batch"}}})
+        TrialConfig.model_validate({"teacher": {"optim": {"padding": padding}}})

@@ -15,7 +15,8 @@ from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.seeds import stream, stream_seed
 from trainable.training import loop
-from trainable.training.loop import Batches, TrainingRun
+from trainable.training.batches import Batches
+from trainable.training.loop import TrainingRun
 from trainable.training.optimizer import learning_rate
 
 WORDS = ["START", "END", "UNK", "PAD", *(f"w{i}" for i in range(12))]

@@ -21,15 +21,20 @@ IDS = np.random.default_rng(0).integers(4, 16, size=(40, 6)).astype(np.int32)
 STEPS = 6
 
 
-def train(rank: int, world_size: int, name: str = "adamw") -> dict[str, torch.Tensor]:
+PADDED = np.where(np.arange(6) < np.arange(40)[:, None] % 6 + 1, IDS, 3).astype(np.int32)
+"""Of 1 to 6 positions."""
+
+
+def train(rank: int, world_size: int, name: str = "adamw", ids: np.ndarray = IDS,
+          padding: str = "full") -> dict[str, torch.Tensor]:
     model = DiffusionLM(DiffusionLMConfig(embedding_dim=6, hidden=16, layers=1, heads=2, ffn=16, time_dim=8,
                                           dropout=0.0, self_conditioning=True),
                         GaussianConfig(loss="ce", timesteps=50), WORDS, 1)
     apply(model, QuantizationConfig(quantizer="ternary_twn", sites=("embedding", "attention")))
     add_lora(model, LoraConfig(rank=2))
     set_trainable(model, AdaptConfig())
-    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), IDS,
-                      OptimConfig(name=name, steps=STEPS, batch_size=8, lr=1e-2),
+    run = TrainingRun(model, Gaussian(GaussianConfig(loss="ce", timesteps=50)), ids,
+                      OptimConfig(name=name, steps=STEPS, batch_size=8, lr=1e-2, padding=padding),
                       RuntimeConfig(), 7, torch.device("cpu"), rank, world_size)
     run.advance(STEPS)
     return {name: value.detach().clone() for name, value in run.trained.items()}
@@ -62,6 +67,7 @@ def train_parts(rank: int, world_size: int) -> dict[str, torch.Tensor]:
 def worker(rank: int, folder: str) -> None:
     torch.save(train(rank, 2), f"{folder}/{rank}.pt")
     torch.save(train_parts(rank, 2), f"{folder}/parts-{rank}.pt")
+    torch.save(train(rank, 2, ids=PADDED, padding="pairs"), f"{folder}/pairs-{rank}.pt")
     exact = muon.orthogonalized
     muon.orthogonalized = lambda matrices: exact(matrices) * (1 + 1e-3 * rank)  # as by another device
     torch.save(train(rank, 2, "muon"), f"{folder}/muon-{rank}.pt")
@@ -75,6 +81,8 @@ def test_two_workers_stay_equal_and_see_different_halves(tmp_path):
     ours, theirs = (torch.load(tmp_path / f"muon-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert any(not torch.equal(ours[name], first[name]) for name in ours)
+    paired, other = (torch.load(tmp_path / f"pairs-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(paired[name], other[name]) for name in paired)
     alone = train(0, 1)
     # half the batch each, other noise
     assert any(not torch.equal(first[name], alone[name]) for name in first)
