@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainable import registry
-from trainable.compat import int4_weight_matmul, int8_weight_matmul, pack_int4
+from trainable.compat import has_bf16_instructions, int4_weight_matmul, int8_weight_matmul, pack_int4
 from trainable.quantization import int8_products
 from trainable.quantizers.base import IntegerGroups, Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
@@ -295,7 +295,8 @@ def _fifteen(scaled: Tensor) -> Tensor:
 
 
 class CodedLinear(nn.Module):
-    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight."""
+    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight; by a
+    product in bfloat16, as forward, where the format multiplies so and the device has instructions for it."""
 
     traceable = False
     codes: Tensor
@@ -322,6 +323,15 @@ class CodedLinear(nn.Module):
             return self.form.decode(dict(self.named_buffers()), self.shape)
         rows = self.product(torch.eye(self.in_features, device=self.codes.device), self)
         return (rows if self.bias is None else rows - self.bias).t()
+
+    def gradient(self, grad: Tensor) -> Tensor:
+        """Float32 [rows, out] -> [rows, in]: times the weight."""
+        if grad.is_cuda or has_bf16_instructions():
+            if self.product is _bf16_product:
+                return (grad.bfloat16() @ self.codes.view(self.shape)).float()
+            if self.product is _int8_weight_product:  # whole numbers to 127 are exact in bfloat16
+                return ((grad * self.scale).bfloat16() @ self.codes.view(self.shape).bfloat16()).float()
+        return grad @ self.weight_float()
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.form.name}"
@@ -373,7 +383,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.weight_float(), None
+        return ctx.layer.gradient(grad), None
 
 
 def _biased(out: Tensor, layer: CodedLinear) -> Tensor:
