@@ -12,7 +12,8 @@ CPU seconds of one thread; each round runs everything once, in an order that cha
 * `guided_step`: of length control of one text of 64 positions, 200 steps in all: one look, then three updates
   of the latents, in both. Theirs pulls at the squared distance of the predicted latent to END's, ours at the
   log-probability of END and of words before it; theirs also computes gradients of all weights, which nothing
-  reads.
+  reads. `ours_BODY`: the same here with the body's products by its codes, beside the released float32 code;
+  `bodies` says how far the latents are from float32's behind the steps that are timed.
 * `whole_text`: one text under length control from noise to words by each code's defaults, 200 steps there and
   50 here; `ours_20` has 20. Weights are untrained and reach no target: cost is compared, success is NOT.
 """
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.common import RESULTS, save
 from benchmarks.released_code import POSITIONS, STEPS, VOCABULARY, WANTED, Released, Seconds, clocked, quiet
@@ -45,8 +46,11 @@ from trainable.diffusion.gaussian.losses import published_loss
 from trainable.diffusion.gaussian.process import Gaussian
 from trainable.models.diffusion_lm.config import DiffusionLMConfig
 from trainable.models.diffusion_lm.denoiser import DiffusionLM
+from trainable.quantizers.base import shape_of
+from trainable.registry import BODIES
 from trainable.training.loop import TrainingRun
 
+BODIES_OF_OURS = ("bfloat16",)
 BATCHES = ((32, 64), (2, 32))
 """Texts and positions of a training step."""
 CUT = 44
@@ -66,6 +70,15 @@ class Ours:
         self.model.load_state_dict(weights)
         self.lexicon = Lexicon(vocabulary, POSITIONS, {}, "words")
         self.task, self.target = Length(Length.Params()), {"length": WANTED}
+
+    def coded(self, body: str) -> None:
+        """From now on with the body's products by the codes of a format."""
+        form = BODIES.build(PluginRef(name=body))
+        for name, module in list(self.model.body.named_modules()):
+            if isinstance(module, nn.Linear):
+                weight = module.weight.detach()
+                self.model.body.set_submodule(name, form.linear(form.encode(weight), shape_of(weight),
+                                                                module.bias.detach()))
 
     def losses(self, ids: Tensor, t: Tensor, seed: int) -> dict[str, Tensor]:
         """As the released code's, by noise of a generator of this seed."""
@@ -87,6 +100,7 @@ class Ours:
         guide.last = count
         with contextlib.suppress(EndedError):
             sampling.generate(1, POSITIONS, torch.Generator().manual_seed(0), guide)
+        self.latents = guide.latents
         return statistics.median(b - a for a, b in zip(guide.ends, guide.ends[1:], strict=False))
 
     def text(self, steps: int) -> int:
@@ -101,13 +115,15 @@ class EndedError(Exception):
 
 
 class Clocked(GradientGuide):
-    """Notes when each step ends, to the one with the number `last`."""
+    """Notes when each step ends, to the one with the number `last`, and the latents [1, L, d] behind
+    it."""
 
     last = 0
 
     def __call__(self, *arguments: Any) -> Tensor:
         x = super().__call__(*arguments)
         self.ends = [*getattr(self, "ends", []), time.process_time()]
+        self.latents = x
         if len(self.ends) > self.last:
             raise EndedError
         return x
@@ -120,12 +136,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=5,
                         help="rounds of whole texts, of minutes each; 0 keeps the figures of an earlier call")
+    parser.add_argument("--guided-alone", action="store_true",
+                        help="guided steps alone, the other figures of an earlier call being kept")
     parser.add_argument("--name", default="released", help="of the JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     released = Released(args.code)
     ours = Ours(released.named())
+    path = RESULTS / f"{args.name}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    if args.guided_alone:
+        kept = {name: value for name, value in earlier.items() if name not in ("command", "host")}
+        save(args.name, kept | guided(ours, released, args.rounds))
+        return
     figures: dict[str, Any] = {"code": "XiangLi1999/Diffusion-LM, commit 759889d", "unit": "CPU seconds",
                                "equal": equal(ours, released), "passes_a_step": passes(ours, released)}
     for texts, positions in BATCHES:
@@ -135,10 +159,8 @@ def main() -> None:
             arms["ours_cut"] = ours.training(ids[:, :CUT])
             arms["ours_pairs"] = mean_of([ours.training(ids[:, :width]) for width in PAIR])
         figures[f"training {texts} x {positions}"] = beside(arms, args.rounds)
-    figures["guided_step"] = beside({"ours": partial(ours.step, 3),
-                                     **released.attending(partial(released.step, 3))}, args.rounds)
-    path = RESULTS / f"{args.name}.json"
-    if not args.texts and path.exists() and (earlier := json.loads(path.read_text())).get("whole_text"):
+    figures |= guided(ours, released, args.rounds)
+    if not args.texts and "whole_text" in earlier:
         figures["whole_text"] = earlier["whole_text"]
     save(args.name, figures)  # texts take long
     if args.texts:
@@ -153,6 +175,19 @@ def main() -> None:
 def mean_of(steps: list[Seconds]) -> Seconds:
     """The mean of the seconds of these."""
     return lambda: statistics.fmean(step() for step in steps)
+
+
+def guided(ours: Ours, released: Released, rounds: int) -> dict[str, Any]:
+    """A guided step of both, and of ours with other bodies."""
+    arms = {"ours": partial(ours.step, 3)}
+    coded = {body: Ours(released.named()) for body in BODIES_OF_OURS}
+    for body, own in coded.items():
+        own.coded(body)
+        arms[f"ours_{body}"] = partial(own.step, 3)
+    found = beside({**arms, **released.attending(partial(released.step, 3))}, rounds)
+    apart = {body: float((own.latents - ours.latents).norm() / ours.latents.norm())
+             for body, own in coded.items()}
+    return {"guided_step": found, "bodies": {"latents behind 4 steps, distance over length": apart}}
 
 
 def equal(ours: Ours, released: Released) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from trainable.control.oracles.base import UPOS, Oracle, Reading
 from trainable.control.oracles.brackets import reading_of
 from trainable.corpora.base import Split
 from trainable.corpora.tokenized import END, START, TokenizedCorpus
-from trainable.models.prediction import probabilities
+from trainable.models.prediction import log_sum, probabilities
 
 EDGE = "EDGE"
 """The tag of START and END, so that a phrase's neighbor can be the sentence's edge."""
@@ -162,43 +162,35 @@ class PhraseBatch:
     def __init__(self, syntax: Syntax, phrases: Sequence[Sequence[tuple[int, int, str]]],
                  device: torch.device):
         """`phrases`: for each sentence its spans; those that text never showed are left out."""
-        rows, weights, places, owners = [], [], [], []
-        sentences: list[int] = []
-        widest = max((size + 2 for _, size in syntax.phrases), default=1)
-        for b, spans in enumerate(phrases):
-            for first, last, label in spans:
-                if not syntax.known(label, last - first + 1):
-                    continue
-                tags, share = syntax.phrases[label, last - first + 1]
-                rows.append(torch.nn.functional.pad(tags, (0, widest - tags.shape[1]), value=-1))
-                weights.append(share)
-                # Word 0 stands at position 1, behind START; the left neighbor of word `first` is
-                # at position `first`.
-                places.append(torch.full((len(tags),), first))
-                owners.append(torch.full((len(tags),), len(sentences)))
-                sentences.append(b)
-        self.count, self.sentences = len(sentences), torch.tensor(sentences, dtype=torch.long, device=device)
-        if self.count:
-            self.rows, self.weights = torch.cat(rows).to(device), torch.cat(weights).to(device)
-            self.owners = torch.cat(owners).to(device)
-            start = torch.cat(places).to(device)
-            self.positions = start[:, None] + torch.arange(widest, device=device)
-            self.used = self.rows >= 0
-            self._flat: tuple[torch.Size, Tensor] | None = None
+        asked = [(b, first, *syntax.phrases[label, last - first + 1]) for b, spans in enumerate(phrases)
+                 for first, last, label in spans if syntax.known(label, last - first + 1)]
+        self.count = len(asked)
+        self.sentences = torch.tensor([each[0] for each in asked], dtype=torch.long, device=device)
+        if not asked:
+            return
+        most = max(len(tags) for *_, tags, _ in asked)
+        widest = max(tags.shape[1] for *_, tags, _ in asked)
+        rows = torch.full((self.count, most, widest), -1)
+        self.weights = torch.full((self.count, most), -torch.inf, device=device)
+        for i, (_, _, tags, share) in enumerate(asked):
+            rows[i, :len(tags), :tags.shape[1]] = tags
+            self.weights[i, :len(tags)] = share
+        self.rows = rows.to(device)
+        # Word 0 stands at position 1, behind START; the left neighbor of word `first` is at position `first`.
+        first = torch.tensor([each[1] for each in asked], device=device)
+        self.positions = (first[:, None] + torch.arange(widest, device=device))[:, None]
+        self.used = (self.rows >= 0).float()
+        self._flat: tuple[torch.Size, Tensor] | None = None
 
     def log_prob(self, log_tags: Tensor) -> Tensor:
         """[phrases] log-probability of each, from [B, L, len(TAGS)]. `sentences` says whose each is."""
         if self._flat is None or self._flat[0] != log_tags.shape:  # guidance comes back with the same
             self._flat = log_tags.shape, self._places(*log_tags.shape[1:])
         tags = log_tags.reshape(-1).index_select(0, self._flat[1]).view(self.used.shape)
-        sums = (tags * self.used).sum(1) + self.weights
-        top = torch.full((self.count,), -torch.inf, device=sums.device, dtype=sums.dtype)
-        top = top.scatter_reduce(0, self.owners, sums.detach(), "amax")
-        total = torch.zeros_like(top).index_add(0, self.owners, probabilities(sums - top[self.owners]))
-        return top + total.log()
+        return log_sum((tags * self.used).sum(2) + self.weights)
 
     def _places(self, length: int, tags: int) -> Tensor:
         """Of each tag of each row, where its log-probability stands among all of [B, length, tags]."""
         positions = self.positions.clamp(max=length - 1)
-        return ((self.sentences[self.owners][:, None] * length + positions) * tags
+        return ((self.sentences[:, None, None] * length + positions) * tags
                 + self.rows.clamp(min=0)).flatten()

@@ -12,6 +12,10 @@ LEAST_LOG = -70.0
 """Far enough from -87, below which float32 has no normal number, for products with gradients."""
 
 
+TOGETHER = 16
+"""Texts whose posterior a CPU's cache holds, so that tasks share one."""
+
+
 def probabilities(log_probs: Tensor) -> Tensor:
     """exp of log-probabilities of any shape, those below e^-70 counted as that: no sum in which another
     counts tells the two apart, and torch's exp on a CPU takes some hundred times as long where its results
@@ -98,8 +102,8 @@ class Prediction:
     @classmethod
     def of_latents(cls, latent: Tensor, logits: Callable[[Tensor], Tensor], hidden: Tensor | None = None,
                    x0: Tensor | None = None) -> Prediction:
-        """The posterior of a rounding head, computed when it is first read: of texts that are `split` among
-        tasks before, task by task, which a CPU's cache holds."""
+        """The posterior of a rounding head, computed when it is first read: of more than `TOGETHER` texts
+        that are `split` among tasks before, task by task, which a CPU's cache holds."""
         found = cls.__new__(cls)
         found.x0, found.hidden, found._latent, found._logits = x0, hidden, latent, logits
         found._log_probs = found._probs = None
@@ -138,8 +142,12 @@ class Prediction:
             return [None] * len(count) if value is None else value.split(count)
 
         rest = zip(parts(self.x0), parts(self.hidden), strict=True)
-        if self._latent is not None and self._logits is not None:
+        if self._latent is not None and self._logits is not None and len(self._latent) > TOGETHER:
             return [Prediction.of_latents(latent, self._logits, hidden, x0)
                     for latent, (x0, hidden) in zip(self._latent.split(count), rest, strict=True)]
-        return [Prediction(x0, log_probs, hidden)
-                for log_probs, (x0, hidden) in zip(self.log_probs.split(count), rest, strict=True)]
+        found = [Prediction(x0, log_probs, hidden)
+                 for log_probs, (x0, hidden) in zip(self.log_probs.split(count), rest, strict=True)]
+        if self._probs is not None:
+            for each, probs in zip(found, self._probs.split(count), strict=True):
+                each._probs = probs
+        return found

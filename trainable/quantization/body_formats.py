@@ -19,7 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainable import registry
-from trainable.compat import int4_weight_matmul, int8_weight_matmul, pack_int4
+from trainable.compat import has_bf16_instructions, int4_weight_matmul, int8_weight_matmul
+from trainable.quantization.int4_panels import int4_panels
 from trainable.quantizers.base import IntegerGroups, Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
 from trainable.quantizers.packing import bits_bytes, pack_bits, unpack_bits
@@ -202,7 +203,7 @@ class Int4Weight(BodyFormat):
     def linear(self, parts: dict[str, Tensor], shape: Shape, bias: Tensor | None) -> nn.Module:
         parts = self.checked(parts, shape)
         scale = parts["scale"].view(shape[0], -1).t()
-        held = {"codes": _int4_panels(parts["codes"], shape),
+        held = {"codes": int4_panels(parts["codes"], shape),
                 "scale": torch.stack([scale, torch.zeros_like(scale)], -1).contiguous()}
         return CodedLinear(self, held, shape, bias, _int4_product)
 
@@ -216,29 +217,13 @@ def aligned(array: Tensor) -> Tensor:
     return array if array.data_ptr() % 64 == 0 else array.clone()
 
 
-PANEL = 64
-"""Outputs that torch's 4-bit layout keeps together."""
-
-
-def _int4_panels(codes: Tensor, shape: Shape) -> Tensor:
-    """Packed codes in torch's layout, uint8 [out, in / 2].
-
-    Panel by panel: unpacked whole, codes take eight times their size, which the heap of a process
-    never gives back.
-    """
-    panels, size = torch.empty(shape[0], shape[1] // 2, dtype=torch.uint8), PANEL * shape[1] // 2
-    for place, part in enumerate(codes.split(size)):
-        unpacked = unpack_bits(part, 4, 2 * len(part)).view(-1, shape[1]) + 1  # torch's zero is code 8
-        panels[PANEL * place:PANEL * (place + 1)] = pack_int4(unpacked)
-    return panels
-
-
 def _fifteen(scaled: Tensor) -> Tensor:
     return scaled.round().clamp_(-7, 7)
 
 
 class CodedLinear(nn.Module):
-    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight."""
+    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight; by a
+    product in bfloat16, as forward, where the format multiplies so and the device has instructions for it."""
 
     traceable = False
     codes: Tensor
@@ -266,6 +251,14 @@ class CodedLinear(nn.Module):
         rows = self.product(torch.eye(self.in_features, device=self.codes.device), self)
         return (rows if self.bias is None else rows - self.bias).t()
 
+    def gradient(self, grad: Tensor) -> Tensor:
+        """Float32 [rows, out] -> [rows, in]: times the weight."""
+        if self.product not in (_bf16_product, _int8_weight_product) or not (
+                grad.is_cuda or has_bf16_instructions()):
+            return grad @ self.weight_float()
+        grad = grad * self.scale if self.product is _int8_weight_product else grad
+        return (grad.bfloat16() @ self.codes.view(self.shape).bfloat16()).float()  # codes to 127 are exact
+
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.form.name}"
 
@@ -283,7 +276,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.weight_float(), None
+        return ctx.layer.gradient(grad), None
 
 
 def biased(out: Tensor, layer: CodedLinear) -> Tensor:

@@ -13,7 +13,7 @@ from spaces.config import GuidanceConfig, PluginRef, SamplingConfig
 from trainable.control import length, syntax
 from trainable.control.guidance import GradientGuide
 from trainable.control.oracles.base import UPOS
-from trainable.models.prediction import LEAST_LOG, Prediction, log_sum, probabilities
+from trainable.models.prediction import LEAST_LOG, TOGETHER, Prediction, log_sum, probabilities
 from trainable.models.subnormal import flushed, flushing
 from trainable.quantization import sites
 from trainable.registry import BACKBONES, PROCESSES, TASKS
@@ -77,16 +77,18 @@ def test_the_mass_of_words_is_told_however_small_it_is(sharpness):
 
 @pytest.mark.parametrize("sharpness", [1.0, 30.0, 300.0])
 @pytest.mark.parametrize("read", ["log_probs", "probs", "both"])
-def test_a_posterior_has_one_gradient(sharpness, read):
-    logits = sharpness * torch.randn(4, 7, 40, generator=torch.Generator().manual_seed(2))
-    weight = torch.rand(4, 7, 40, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("texts", [4, TOGETHER + 1])
+def test_a_posterior_has_one_gradient(sharpness, read, texts):
+    logits = sharpness * torch.randn(texts, 7, 40, generator=torch.Generator().manual_seed(2))
+    weight = torch.rand(texts, 7, 40, generator=torch.Generator().manual_seed(3))
 
     def parts(log_probs, probs, weight):
         ends = [log_probs[..., 1], (probs * weight).sum(-1)]
         return torch.stack(ends if read == "both" else [ends[read == "probs"]])
 
     def together(x):
-        given = zip(Prediction.of_latents(x, lambda latent: latent).split([1, 3]), weight.split([1, 3]),
+        sizes = [1, texts - 1]
+        given = zip(Prediction.of_latents(x, lambda latent: latent).split(sizes), weight.split(sizes),
                     strict=True)
         return torch.cat([parts(each.log_probs, each.probs, own) for each, own in given], dim=1)
 
