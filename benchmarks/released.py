@@ -15,7 +15,7 @@ CPU seconds of one thread; each round runs everything once, in an order that cha
   reads. `ours_BODY`: the same here with the body's products by its codes, beside the released float32 code;
   `bodies` says how far the latents are from float32's behind the steps that are timed.
 * `whole_text`: one text under length control from noise to words by each code's defaults, 200 steps there and
-  50 here; `ours_20` has 20. Weights are untrained and reach no target: cost is compared, success is NOT.
+  50 here; `ours_20` has 20, `ours_bfloat16` 50 with that body. Weights are untrained and reach no target: cost is compared, success is NOT.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ from trainable.quantizers.base import shape_of
 from trainable.registry import BODIES
 from trainable.training.loop import TrainingRun
 
-BODIES_OF_OURS = ("bfloat16",)
+BODIES_OF_OURS = ("bfloat16", "int8_dynamic")
+"""Formats of the body that guidance is timed with, too."""
 BATCHES = ((32, 64), (2, 32))
 """Texts and positions of a training step."""
 CUT = 44
@@ -164,8 +165,11 @@ def main() -> None:
         figures["whole_text"] = earlier["whole_text"]
     save(args.name, figures)  # texts take long
     if args.texts:
+        short = Ours(released.named())
+        short.coded("bfloat16")
         arms = {"ours": partial(clocked, partial(ours.text, 50)),
                 "ours_20": partial(clocked, partial(ours.text, 20)),
+                "ours_bfloat16": partial(clocked, partial(short.text, 50)),
                 "released_eager": released.attending(partial(clocked, released.text))["released_eager"]}
         figures["whole_text"] = {"success": "not compared: weights are untrained",
                                  **beside(arms, args.texts, warm=False)}

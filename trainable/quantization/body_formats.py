@@ -222,8 +222,9 @@ def _fifteen(scaled: Tensor) -> Tensor:
 
 
 class CodedLinear(nn.Module):
-    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight; by a
-    product in bfloat16, as forward, where the format multiplies so and the device has instructions for it."""
+    """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight: where
+    codes are whole numbers to 127 or bfloat16 and the device has instructions for it, by a product of them in
+    bfloat16, which rounds what comes in and nothing else."""
 
     traceable = False
     codes: Tensor
@@ -251,13 +252,22 @@ class CodedLinear(nn.Module):
         rows = self.product(torch.eye(self.in_features, device=self.codes.device), self)
         return (rows if self.bias is None else rows - self.bias).t()
 
+    def plain(self) -> tuple[Tensor, Tensor | None] | None:
+        """Codes [out, in] that bfloat16 holds exactly, and the scale [out] of each output if they have one;
+        None where the layer has none."""
+        if self.product is _bf16_product:
+            return self.codes.view(self.shape), None
+        if self.product is _int8_weight_product:
+            return self.codes.view(self.shape), self.scale
+        return None
+
     def gradient(self, grad: Tensor) -> Tensor:
         """Float32 [rows, out] -> [rows, in]: times the weight."""
-        if self.product not in (_bf16_product, _int8_weight_product) or not (
-                grad.is_cuda or has_bf16_instructions()):
-            return grad @ self.weight_float()
-        grad = grad * self.scale if self.product is _int8_weight_product else grad
-        return (grad.bfloat16() @ self.codes.view(self.shape).bfloat16()).float()  # codes to 127 are exact
+        if (grad.is_cuda or has_bf16_instructions()) and (held := self.plain()) is not None:
+            codes, scale = held
+            grad = grad if scale is None else grad * scale
+            return (grad.bfloat16() @ codes.bfloat16()).float()
+        return grad @ self.weight_float()
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, {self.form.name}"

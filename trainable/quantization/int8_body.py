@@ -90,13 +90,24 @@ class Int8Linear(CodedLinear):
         super().__init__(form, held, shape, bias, _int8_product)
         self.kernel, self.product_name, self.packed, self.held = kernel, name, packed, tuple(held)
         self.bits: int8_products.Bits = bits
+        self._unpacked: Tensor | None = None
 
     def arrays(self) -> dict[str, Tensor]:
         """What the product works on."""
         return {name: self.get_buffer(name) for name in self.held}
 
     def weight_float(self) -> Tensor:
-        return self.kernel.weight(self.arrays(), self.packed)
+        codes, scale = self.plain()
+        return codes.float() * scale[:, None]
+
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """See `CodedLinear`. Packed codes are unpacked once, by the first gradient, and stay beside: a byte a
+        weight."""
+        if self.packed is None:
+            return self.kernel.codes(self.arrays(), None), self.scale
+        if self._unpacked is None:
+            self._unpacked = self.kernel.codes(self.arrays(), self.packed)
+        return self._unpacked, self.scale
 
     def extra_repr(self) -> str:
         short = "" if self.bits == 8 else f", activations of {self.bits} bits"

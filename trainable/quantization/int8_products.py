@@ -46,12 +46,12 @@ REPEATS, PASSES = 3, 8
 
 class Int8Product(NamedTuple):
     """One way to multiply. `hold` makes what a layer keeps: arrays by name, and an object where it needs one.
-    `multiply` takes rows [n, in], what is held (arrays, object) and the bits of activations; `weight` gives
-    the decoded weight."""
+    `multiply` takes rows [n, in], what is held (arrays, object) and the bits of activations; `codes` gives
+    back the codes [out, in]."""
 
     hold: Callable[[Tensor, Tensor], tuple[dict[str, Tensor], Any]]
     multiply: Callable[[Tensor, dict[str, Tensor], Any, Bits], Tensor]
-    weight: Callable[[dict[str, Tensor], Any], Tensor]
+    codes: Callable[[dict[str, Tensor], Any], Tensor]
 
 
 def largest_code(bits: Bits) -> int:
@@ -79,15 +79,11 @@ def _fbgemm(x: Tensor, held: dict[str, Tensor], packed: Any, bits: Bits) -> Tens
     return fbgemm_linear(x / scale, packed, 1 << bits - 1).mul_(scale)
 
 
-def _decoded(codes: Tensor, scale: Tensor) -> Tensor:
-    return codes.float() * scale[:, None]
-
-
 PRODUCTS: dict[Name, Int8Product] = {
     "int_mm": Int8Product(lambda codes, scale: ({"codes": codes, "scale": scale}, None), _exact_rows,
-                          lambda held, _: _decoded(held["codes"], held["scale"])),
+                          lambda held, _: held["codes"]),
     "fbgemm": Int8Product(lambda codes, scale: ({"scale": scale}, pack_fbgemm(codes, scale)), _fbgemm,
-                          lambda held, packed: _decoded(unpack_fbgemm(packed), held["scale"])),
+                          lambda _, packed: unpack_fbgemm(packed)),
 }
 
 

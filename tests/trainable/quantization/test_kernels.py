@@ -18,7 +18,7 @@ from trainable.models.diffusion_lm.denoiser import DiffusionLM
 from trainable.models.lora import add_lora
 from trainable.models.masked_lm.backbone import MaskedLM
 from trainable.models.masked_lm.config import MaskedLMConfig
-from trainable.quantization import sites
+from trainable.quantization import body_formats, sites
 from trainable.quantization.body_formats import CodedLinear
 from trainable.quantization.int8_body import Int8Linear
 from trainable.registry import BODIES, QUANTIZERS
@@ -83,6 +83,28 @@ class TestBodyContract:
             x.grad = None
             form.linear(parts, shape, bias)(x).backward(g)
             torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
+
+    @pytest.mark.parametrize("instructions", [True, False])
+    def test_its_product_is_in_bfloat16_where_codes_and_device_allow_it(self, form, instructions, monkeypatch):
+        """By hand: of codes that bfloat16 holds exactly what comes in is rounded, and nothing else; without
+        instructions for it nothing is."""
+        shape = (64, 128)
+        if not form.runs(shape, CPU):
+            return
+        monkeypatch.setattr(body_formats, "has_bf16_instructions", lambda: instructions)
+        parts, x, g = (form.encode(draw(*shape, std=0.05)), draw(9, 128, seed=2).requires_grad_(),
+                       draw(9, 64, seed=3))
+        layer = form.linear(parts, shape, None)
+        layer(x).backward(g)
+        weight = form.decode(parts, shape).double()
+        if instructions and isinstance(layer, CodedLinear) and layer.plain() is not None:
+            scale = parts["scale"] if form.name.startswith("int8") else torch.ones(64)
+            rounded = (g * scale).bfloat16().double() / scale.double()
+            assert not torch.equal(rounded, g.double())
+            torch.testing.assert_close(x.grad.double(), (rounded @ weight).bfloat16().double(),
+                                       rtol=2**-7, atol=1e-6)
+        elif form.name != "int4_weight":  # whose decoded weight is torch's own
+            torch.testing.assert_close(x.grad.double(), g.double() @ weight, rtol=1e-5, atol=1e-5)
 
     def test_codes_may_lie_anywhere_in_a_file(self, form):
         """Misaligned arrays, as a file mapped into memory gives them, are multiplied like others
