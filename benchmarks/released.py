@@ -15,7 +15,8 @@ CPU seconds of one thread; each round runs everything once, in an order that cha
   reads. `ours_BODY`: the same here with the body's products by its codes, beside the released float32 code;
   `bodies` says how far the latents are from float32's behind the steps that are timed.
 * `whole_text`: one text under length control from noise to words by each code's defaults, 200 steps there and
-  50 here; `ours_20` has 20, `ours_bfloat16` 50 with that body. Weights are untrained and reach no target: cost is compared, success is NOT.
+  50 here; `ours_20` has 20, `ours_bfloat16` 50 with that body. Weights are untrained and reach no target:
+  cost is compared, success is NOT.
 """
 
 from __future__ import annotations

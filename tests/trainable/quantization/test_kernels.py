@@ -85,7 +85,7 @@ class TestBodyContract:
             torch.testing.assert_close(x.grad, g @ form.decode(parts, shape), rtol=0.02, atol=4e-3)
 
     @pytest.mark.parametrize("instructions", [True, False])
-    def test_its_product_is_in_bfloat16_where_codes_and_device_allow_it(self, form, instructions, monkeypatch):
+    def test_its_product_is_in_bfloat16_where_codes_and_device_allow(self, form, instructions, monkeypatch):
         """By hand: of codes that bfloat16 holds exactly what comes in is rounded, and nothing else; without
         instructions for it nothing is."""
         shape = (64, 128)
