@@ -24,11 +24,13 @@ def compare(
     runs: list[Path] = typer.Argument(help="At least two runs: folders or URIs.", metavar="RUN...",
                                       show_default=False, parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
     figure: Path | None = typer.Option(None, metavar="FILE", show_default=False,
                                        help="Draw the fronts there."),
 ) -> None:
     """Compare runs of equal objectives: hypervolume to one reference with intervals, best values,
     changes of the space."""
+    form = "json" if as_json else form
     import json
 
     from search.reporting.comparison import compare as compared

@@ -26,8 +26,10 @@ def register(app: typer.Typer) -> None:
 
 def spaces(
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """List the search spaces that are shipped: what each is for, its size and its objectives."""
+    form = "json" if as_json else form
     from rich.markup import escape
 
     from search.cli.format import ARROWS, command, grid, out

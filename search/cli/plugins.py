@@ -49,9 +49,11 @@ def plugins(
     kind: str | None = typer.Argument(None, help=f"One of: {', '.join(KINDS)}.", show_default=False),
     form: Literal["table", "json", "md"] = typer.Option("table",
                                                         "--format", help="For people, programs, or a page."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """List what can be plugged in, with every parameter: its type, range, default and meaning.
     All can be searched."""
+    form = "json" if as_json else form
     if kind is not None and kind not in KINDS:
         raise UserError(f"unknown kind of plug-in {kind!r}; legal: {', '.join(KINDS)}")
     found = {name: catalogue(name) for name in (KINDS if kind is None else (kind,))}

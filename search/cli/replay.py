@@ -23,12 +23,14 @@ def replay(
     run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
     form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Check that a run's proposals come out again when a fresh searcher is told the same in the same
     order. Trains nothing.
 
     Exits 1 where a proposal differs: with other versions of the packages, or other code than the run had.
     """
+    form = "json" if as_json else form
     from search.cli.format import shown
     from search.cli.results import recorded_space
     from search.records.run_folder import RunFolder

@@ -52,9 +52,11 @@ def front(
                           help="Only the model that is best on that objective; knee: the most balanced one."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> int:
     """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart,
     where they lie."""
+    form = "json" if as_json else form
     from rich.markup import escape
 
     from search.cli.format import command, emit, out, tell_edited
@@ -83,8 +85,10 @@ def status(
     run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
+    form = "json" if as_json else form
     import json
     import time
     from collections import Counter

@@ -23,9 +23,11 @@ def sync(
     target: str = typer.Argument(help="Where to: a folder or a URI (s3://, gs://, hdfs://, file://).",
                                  metavar="TO", show_default=False),
     form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Copy what is new of a run between folders and object stores. Credentials are those that
     pyarrow finds."""
+    form = "json" if as_json else form
     from search.records.sync import sync as copied
 
     files, size = copied(source, target)

@@ -74,12 +74,14 @@ def table(
     fresh: bool = typer.Option(False, "--fresh", help="Measure again what RUN already holds."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """Print a run's table: methods against control tasks, cells control / lm-score with 95%
     intervals over targets.
 
     What is missing is measured first (baselines are trained: minutes per task) and kept in RUN.
     """
+    form = "json" if as_json else form
     if layout not in LAYOUTS:
         raise UserError(f"unknown table layout {layout!r}; legal: {', '.join(LAYOUTS)}")
     request = TableRequest(run, targets, _parts(tasks), _parts(methods), artifact, fresh, metric)

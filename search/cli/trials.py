@@ -51,8 +51,10 @@ def trials(
     limit: int | None = typer.Option(None, metavar="N", min=1, show_default=False, help="The first N."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
+    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
 ) -> None:
     """List a run's trials: objectives, what became of each and why, what it took and cost, settings."""
+    form = "json" if as_json else form
     from search.cli.format import emit, out
     from search.cli.results import opened
     from search.reporting.filtering import Condition, column, ordered

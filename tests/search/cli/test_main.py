@@ -29,25 +29,25 @@ FROZEN = {
             "--warm-start", "--within"},
     "submit": {"SPACE", "--address", "--storage", "--trials", "--budget", "--set", "--pip", "--follow",
                "--attach", "--stop", "--within", "--resume"},
-    "front": {"RUN", "--format", "--within", "--best"},
-    "sync": {"FROM", "TO", "--format"},
-    "status": {"RUN", "--format"},
-    "trials": {"RUN", "N", "--where", "--sort", "--limit", "--format"},
+    "front": {"RUN", "--format", "--within", "--best", "--json"},
+    "sync": {"FROM", "TO", "--format", "--json"},
+    "status": {"RUN", "--format", "--json"},
+    "trials": {"RUN", "N", "--where", "--sort", "--limit", "--format", "--json"},
     "report": {"RUN", "--out", "--figures", "--open"},
     "watch": {"RUN", "--every", "--once"},
     "dashboard": {"RUN", "--port", "--host"},
-    "compare": {"RUN...", "--format", "--figure"},
-    "replay": {"RUN", "--format"},
+    "compare": {"RUN...", "--format", "--figure", "--json"},
+    "replay": {"RUN", "--format", "--json"},
     "bench": {"ARTIFACT", "--against", "--device", "--batch", "--steps", "--repeats", "--threads", "--table",
               "--out", "--format", "--json"},
     "generate": {"ARTIFACT", "--control", "--count", "-n", "--seed", "--steps", "--by", "--scale",
                  "--format", "--json"},
     "export": {"ARTIFACT", "--to", "--out"},
     "table": {"RUN", "--layout", "--targets", "--tasks", "--methods", "--artifact", "--fresh", "--format",
-              "--metric"},
-    "spaces": {"--format"},
+              "--metric", "--json"},
+    "spaces": {"--format", "--json"},
     "doctor": {"--storage", "--format", "--json"},
-    "plugins": {"KIND", "--format"},
+    "plugins": {"KIND", "--format", "--json"},
 }
 
 
@@ -73,6 +73,14 @@ def test_of_one_command_its_own_module_is_imported_and_says_the_same():
         assert alone.keys() == {each for each in HOMES if HOMES[each] == HOMES[name]}
         assert alone[name].get_short_help_str() == commands()[name].get_short_help_str()
     assert typer.main.get_command(app_of("nonsense")).commands.keys() == HOMES.keys()
+
+
+def test_what_can_be_had_as_json_is_had_by_one_option():
+    options = {name: {word: each for each in command.params for word in each.opts}
+               for name, command in commands().items()}
+    able = {name for name, of in options.items() if "--format" in of}
+    assert {"front", "status", "trials", "compare", "table", "bench"} <= able
+    assert able <= {name for name, of in options.items() if "--json" in of}
 
 
 def test_commands_and_options_are_frozen():

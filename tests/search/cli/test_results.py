@@ -105,6 +105,7 @@ def test_nothing_within_bounds_says_how_near_one_comes(run_path, capsys):
 def test_front_csv_and_json_hold_the_same(run_path, capsys):
     as_csv = list(csv.DictReader(io.StringIO(table(capsys, "front", str(run_path), "--format", "csv"))))
     as_json = json.loads(table(capsys, "front", str(run_path), "--format", "json"))
+    assert json.loads(table(capsys, "front", str(run_path), "--json")) == as_json
     assert [row["trial"] for row in as_json] == [0, 1] and [row["trial"] for row in as_csv] == ["0", "1"]
     assert as_json[0]["perplexity_se"] == 0.5 and as_json[0]["latency_ms"] == 20.0
     assert (as_json[1]["config.quantization.quantizer"] == as_csv[1]["config.quantization.quantizer"]
