@@ -138,8 +138,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=5,
                         help="rounds of whole texts, of minutes each; 0 keeps the figures of an earlier call")
-    parser.add_argument("--guided-alone", action="store_true",
-                        help="guided steps alone, the other figures of an earlier call being kept")
     parser.add_argument("--name", default="released", help="of the JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -148,10 +146,6 @@ def main() -> None:
     ours = Ours(released.named())
     path = RESULTS / f"{args.name}.json"
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    if args.guided_alone:
-        kept = {name: value for name, value in earlier.items() if name not in ("command", "host")}
-        save(args.name, kept | guided(ours, released, args.rounds))
-        return
     figures: dict[str, Any] = {"code": "XiangLi1999/Diffusion-LM, commit 759889d", "unit": "CPU seconds",
                                "equal": equal(ours, released), "passes_a_step": passes(ours, released)}
     for texts, positions in BATCHES:
@@ -166,7 +160,7 @@ def main() -> None:
         figures["whole_text"] = earlier["whole_text"]
     save(args.name, figures)  # texts take long
     if args.texts:
-        short = Ours(released.named())
+        short = Ours(ours.model.state_dict())
         short.coded("bfloat16")
         arms = {"ours": partial(clocked, partial(ours.text, 50)),
                 "ours_20": partial(clocked, partial(ours.text, 20)),
@@ -185,7 +179,7 @@ def mean_of(steps: list[Seconds]) -> Seconds:
 def guided(ours: Ours, released: Released, rounds: int) -> dict[str, Any]:
     """A guided step of both, and of ours with other bodies."""
     arms = {"ours": partial(ours.step, 3)}
-    coded = {body: Ours(released.named()) for body in BODIES_OF_OURS}
+    coded = {body: Ours(ours.model.state_dict()) for body in BODIES_OF_OURS}  # training has changed them
     for body, own in coded.items():
         own.coded(body)
         arms[f"ours_{body}"] = partial(own.step, 3)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # torch 2.13.0 and oneDNN: with ONEDNN_MAX_CPU_ISA below VNNI, torch._int_mm returns wrong sums, in silence.
 #
-# torch._int_mm multiplies int8 by int8 into int32: exact, whatever the instructions. torch knows that oneDNN's
-# kernels without VNNI add pairs of products in 16 bits, which saturate, and leaves them to plain loops on such
-# CPUs: but it asks the processor, and oneDNN's documented variable that limits its instruction sets changes what
-# oneDNN does, not what the processor says. So whoever sets it on a CPU with AVX-512 VNNI, to compare kernels or to
-# repeat figures of another machine, gets wrong sums as soon as codes are large.
+# torch._int_mm multiplies int8 by int8 into int32: exact, whatever the instructions. torch knows that
+# oneDNN's kernels without VNNI add pairs of products in 16 bits, which saturate, and leaves them to plain
+# loops on such CPUs: but it asks the processor, and oneDNN's documented variable that limits its instruction
+# sets changes what oneDNN does, not what the processor says. So whoever sets it on a CPU with VNNI, to
+# compare kernels or to repeat figures of another machine, gets wrong sums as soon as codes are large.
 # Source: torch's report of the same sums on CPUs without VNNI (pytorch issue 136746), mended by a look at the
 # processor (pytorch pull request 136942). On a processor without AVX-512 VNNI this script says so and ends.
 #

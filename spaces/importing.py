@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside, nothing is collected; what was imported is left out of later collections, too."""
+    """Inside, nothing is collected; what was imported is left out of later collections, too. So is all else
+    that lives by then, and cycles that become garbage later are not freed: for the beginning of a process."""
     on, modules = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:

@@ -49,8 +49,8 @@ if yaml.__with_libyaml__:
             Composer.__init__(self)
 
     _LOADERS.insert(0, _Quick)
-_UNLIKE = re.compile(r"[\t?]|[|>]\S*#")
-"""What libyaml takes and PyYAML's own parser, whose word counts, refuses."""
+_UNLIKE = re.compile(r"[\t?!]|[|>]\S*#")
+"""What libyaml takes and PyYAML's own parser, whose word counts, refuses; tags for those before a comma."""
 
 for _name, _pattern, _first in PLAIN:
     for _class in [*_LOADERS, _Dumper]:
@@ -75,6 +75,8 @@ def read(text: str, source: str) -> Document:
         context = f" {error.context}" if error.context else ""
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
         raise UserError(f"{place}: malformed YAML: {error.problem}{context}") from None
+    except ValueError as error:  # "\U00110000", a character that there is not
+        raise UserError(f"{source}: malformed YAML: {error}") from None
     except RecursionError:
         raise UserError(f"{source}: malformed YAML: nested deeper than {_DEEPEST} levels") from None
     if node is None:

@@ -136,6 +136,14 @@ def has_bf16_instructions() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
+@lru_cache(maxsize=8)
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bf16; CUDA from compute capability 8.0 on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and has_bf16_instructions()
+
+
 def attention_implementation(config: Any) -> str | None:
     """The name of the attention function that a transformers layer with this configuration calls."""
     return getattr(config, "_attn_implementation", None)

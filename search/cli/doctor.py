@@ -30,10 +30,10 @@ OPTIONAL = {  # module: (what it is for, the extra that holds it)
     "onnxscript": ("qdlm export --to onnx", "onnx"),
     "pytest": ("the tests", "dev"),
 }
-INT8 = {  # by the widest activations that an integer product of the CPU sums exactly
+INT8 = {  # by the widest activations for which the CPU has a product that is quick and exact
     8: "integer products for bodies int8_dynamic",
-    7: "no VNNI: bodies int8_dynamic multiply integers with activation_bits: 7 alone, with 8 floats",
-    0: "no integer product, so bodies int8_dynamic multiply floats",
+    7: "no AVX-512 VNNI in use: bodies int8_dynamic multiply integers with activation_bits: 7, with 8 floats",
+    0: "no integer product that is quick and exact, so bodies int8_dynamic multiply floats",
 }
 
 

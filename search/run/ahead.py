@@ -46,8 +46,10 @@ class Ahead:
                 continue
         if self._process is not None and self._process.returncode == 0 and self.seconds is None:
             assert self._process.stdout is not None
-            with suppress(ValueError):  # it says nothing of what it left to the job
-                self.seconds = float(self._process.stdout.read())
+            told = self._process.stdout.fileno()
+            os.set_blocking(told, False)  # who else may hold it is not waited for
+            with suppress(ValueError, BlockingIOError):  # it says nothing of what it left to the job
+                self.seconds = float(os.read(told, 100))
 
     def end(self) -> None:
         """Whatever it has come to: half a corpus is not kept."""

@@ -153,23 +153,32 @@ BROKEN = ["[", "]", "{", "}", ":", ": ", "- ", "\n", "\n  ", " #", "'", '"', "&a
           "|", "|#", ">-", "\t", "%", "?", "? ", ",", "\\", "é", "😀", "---", "...", "<<", "~", "\u2028"]
 
 
+def read_by(loaders, text):
+    """What is read, or is said of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml_text, "_LOADERS", loaders)
+        try:
+            found = yaml_text.read(text, "a")
+        except UserError as error:
+            return str(error)
+        return repr(found.data), found.data is None or found.lines
+
+
 @pytest.mark.skipif(len(yaml_text._LOADERS) < 2, reason="PyYAML without libyaml")
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_libyaml_reads_what_the_parser_in_python_reads_and_says_the_same_of_the_rest(data):
-    def read(text, loaders):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(yaml_text, "_LOADERS", loaders)
-            try:
-                found = yaml_text.read(text, "a")
-            except UserError as error:
-                return str(error)
-            return repr(found.data), found.data is None or found.lines
-
     lines = data.draw(st.sampled_from(SPACES)).splitlines()
     first = data.draw(st.integers(0, len(lines) - 1))
     text = "\n".join(lines[first : first + data.draw(st.integers(1, 25))])
     for piece in data.draw(st.lists(st.sampled_from(BROKEN), max_size=3)):
         place = data.draw(st.integers(0, len(text)))
         text = text[:place] + piece + text[place + data.draw(st.integers(0, 2)) :]
-    assert read(text, yaml_text._LOADERS) == read(text, [yaml_text._Loader])
+    assert read_by(yaml_text._LOADERS, text) == read_by([yaml_text._Loader], text)
+
+
+@pytest.mark.parametrize("text", [
+    "a: [!!str, b]", "{!!str, a: 1}", "[!t, a]", "a: {b? c: 1}", "a: |#\n", "a: b\tc", "a: [b, c:]",
+    'a: "\\U00110000"'])
+def test_what_the_two_would_read_differently_is_read_as_in_python(text):
+    assert read_by(yaml_text._LOADERS, text) == read_by([yaml_text._Loader], text)

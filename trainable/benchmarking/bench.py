@@ -95,8 +95,8 @@ def kernels(sides: Sequence[Loaded]) -> list[dict[str, int]]:
 
 
 def hint(side: Loaded) -> str | None:
-    """One line where a model's int8 layers multiply floats because this CPU sums their codes exactly with no
-    integer product; None where they have one, or were told to."""
+    """One line where a model's int8 layers multiply floats because no integer product of this CPU is quick
+    and exact for their codes; None where they have one, or were told to."""
     body, able = side.config.quantization.body, int8_products.widths(torch.device("cpu"))
     asked = Int8Dynamic.Params.model_validate(body.params) if body.name == Int8Dynamic.name else None
     if (asked is None or asked.product == int8_products.FLOAT32 or asked.activation_bits in able
@@ -104,8 +104,8 @@ def hint(side: Loaded) -> str | None:
         return None
     narrower = "" if not able else (f"; with {able[0]} bits one does: quantization.body: "
                                     f"{{name: int8_dynamic, activation_bits: {able[0]}}}")
-    return (f"no integer product of this CPU sums activations of {asked.activation_bits} bits exactly, "
-            f"so int8 layers multiply floats{narrower}")
+    return (f"no integer product of this CPU is quick and exact for activations of {asked.activation_bits} "
+            f"bits, so int8 layers multiply floats{narrower}")
 
 
 def weight(side: Loaded, device: str, batch: int, steps: int, table: Table = "auto") -> dict[str, Any]:

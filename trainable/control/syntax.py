@@ -171,11 +171,11 @@ class PhraseBatch:
         most = max(len(tags) for *_, tags, _ in asked)
         widest = max(tags.shape[1] for *_, tags, _ in asked)
         rows = torch.full((self.count, most, widest), -1)
-        self.weights = torch.full((self.count, most), -torch.inf, device=device)
+        weights = torch.full((self.count, most), -torch.inf)
         for i, (_, _, tags, share) in enumerate(asked):
             rows[i, :len(tags), :tags.shape[1]] = tags
-            self.weights[i, :len(tags)] = share
-        self.rows = rows.to(device)
+            weights[i, :len(tags)] = share
+        self.rows, self.weights = rows.to(device), weights.to(device)
         # Word 0 stands at position 1, behind START; the left neighbor of word `first` is at position `first`.
         first = torch.tensor([each[1] for each in asked], device=device)
         self.positions = (first[:, None] + torch.arange(widest, device=device))[:, None]

@@ -112,6 +112,11 @@ class Process(ABC, Generic[M]):
     def levels(self) -> int:
         """Noise levels: times are 0 .. levels - 1, noisier upwards."""
 
+    @property
+    def averages(self) -> bool:
+        """Whether `loss` is a mean over tokens: each counts more in a batch that is cut to fewer of them."""
+        return True
+
     @abstractmethod
     def loss(self, model: M, ids: Tensor, generator: torch.Generator,
              condition: Tensor | None = None) -> dict[str, Tensor]:

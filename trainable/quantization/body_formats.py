@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from trainable import registry
-from trainable.compat import has_bf16_instructions, int4_weight_matmul, int8_weight_matmul
+from trainable.compat import int4_weight_matmul, int8_weight_matmul, multiplies_bf16
 from trainable.quantization.int4_panels import int4_panels
 from trainable.quantizers.base import IntegerGroups, Part, check_size, finite32
 from trainable.quantizers.blocks import SMALLEST, best_scale
@@ -224,7 +224,7 @@ def _fifteen(scaled: Tensor) -> Tensor:
 class CodedLinear(nn.Module):
     """A Linear on codes. Its gradient towards the input is the float layer's, of the decoded weight: where
     codes are whole numbers to 127 or bfloat16 and the device has instructions for it, by a product of them in
-    bfloat16, which rounds what comes in and nothing else."""
+    bfloat16, which rounds what comes in and what comes out."""
 
     traceable = False
     codes: Tensor
@@ -263,7 +263,7 @@ class CodedLinear(nn.Module):
 
     def gradient(self, grad: Tensor) -> Tensor:
         """Float32 [rows, out] -> [rows, in]: times the weight."""
-        if (grad.is_cuda or has_bf16_instructions()) and (held := self.plain()) is not None:
+        if multiplies_bf16(grad.device) and (held := self.plain()) is not None:
             codes, scale = held
             grad = grad if scale is None else grad * scale
             return (grad.bfloat16() @ codes.bfloat16()).float()

@@ -97,8 +97,7 @@ class Int8Linear(CodedLinear):
         return {name: self.get_buffer(name) for name in self.held}
 
     def weight_float(self) -> Tensor:
-        codes, scale = self.plain()
-        return codes.float() * scale[:, None]
+        return self.kernel.codes(self.arrays(), self.packed).float() * self.scale[:, None]
 
     def plain(self) -> tuple[Tensor, Tensor]:
         """See `CodedLinear`. Packed codes are unpacked once, by the first gradient, and stay beside: a byte a

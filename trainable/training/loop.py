@@ -78,6 +78,8 @@ class TrainingRun:
                                pairs=config.padding == "pairs")
         self.seed, self.rank, self.world_size, self.conditions = seed, rank, world_size, conditions
         self.generator = torch.Generator(device)
+        # words of narrow and of wide batches weigh alike, but where `clip` makes gradients equally long
+        self.weighs = config.padding == "pairs" and (not isinstance(process, Process) or process.averages)
         if (isinstance(process, Process) and device.type == "cpu" and world_size == 1 and draw is None
                 and runtime.precision == "fp32"):
             process = process.training(model, config.steps)
@@ -123,7 +125,7 @@ class TrainingRun:
         share = 1.0
         if self.config.padding != "full":
             positions = occupied(ids)
-            if self.config.padding == "pairs":  # words of narrow and of wide batches weigh alike
+            if self.weighs:
                 share = positions / ids.shape[1]
             ids, condition = ids[:, :positions], tuple(told[..., :positions] for told in condition)
         ids = ids.to(self.device)

@@ -25,8 +25,9 @@ def main() -> None:
     end_with_parent(int(sys.argv[1]))
     payload = json.load(sys.stdin)
     with contextlib.suppress(UserError):
-        for _ in prepare_corpus(TrialConfig.model_validate(payload["config"]), Path(payload["cache"])):
-            pass
+        with contextlib.redirect_stdout(sys.stderr):  # a source may say what it likes
+            for _ in prepare_corpus(TrialConfig.model_validate(payload["config"]), Path(payload["cache"])):
+                pass
         print(round(time.monotonic() - began, 3))
 
 

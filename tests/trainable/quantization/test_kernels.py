@@ -86,12 +86,12 @@ class TestBodyContract:
 
     @pytest.mark.parametrize("instructions", [True, False])
     def test_its_product_is_in_bfloat16_where_codes_and_device_allow(self, form, instructions, monkeypatch):
-        """By hand: of codes that bfloat16 holds exactly what comes in is rounded, and nothing else; without
+        """By hand: of codes that bfloat16 holds exactly what comes in and what comes out is rounded; without
         instructions for it nothing is."""
         shape = (64, 128)
         if not form.runs(shape, CPU):
             return
-        monkeypatch.setattr(body_formats, "has_bf16_instructions", lambda: instructions)
+        monkeypatch.setattr(body_formats, "multiplies_bf16", lambda device: instructions)
         parts, x, g = (form.encode(draw(*shape, std=0.05)), draw(9, 128, seed=2).requires_grad_(),
                        draw(9, 64, seed=3))
         layer = form.linear(parts, shape, None)

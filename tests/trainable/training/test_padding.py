@@ -117,6 +117,16 @@ def test_a_position_of_pairs_weighs_what_it_does_among_all(words):
         assert torch.allclose(pairs.trained[name].grad, value.grad * share, rtol=1e-5, atol=1e-8), name
 
 
+def test_a_loss_that_adds_words_up_needs_no_weights_of_pairs():
+    class Sum(Gaussian):
+        averages = False
+
+    batch, pairs = (run(texts(3), padding, process=Sum(GaussianConfig(loss="ce", timesteps=50)))
+                    for padding in ("batch", "pairs"))
+    batch.advance(1), pairs.advance(1)
+    assert all(torch.equal(pairs.trained[name].grad, value.grad) for name, value in batch.trained.items())
+
+
 def test_pairs_tell_the_loss_of_a_position_as_the_others_do():
     batch, pairs = (run(texts(6), padding) for padding in ("batch", "pairs"))
     assert batch.advance(1) == pairs.advance(1)

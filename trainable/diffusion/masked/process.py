@@ -36,6 +36,10 @@ class Masked(Process[MaskedLM]):
         """100: level t stands for the time t / 100. Training and the bound draw times between levels, too."""
         return 100
 
+    @property
+    def averages(self) -> bool:
+        return self.params.as_recipe.norm != "batch"
+
     def corrupt(self, model: MaskedLM, ids: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """[B, L] ids with MASK among them: each token behind START hidden with the schedule's share
         at level t [B]."""

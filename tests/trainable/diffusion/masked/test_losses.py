@@ -1,6 +1,7 @@
 """Recipes of masked diffusion against their formulas written out again, and the golden cases."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from masked_models import sentences, tiny
 
 from spaces.errors import UserError
 from trainable.corpora.tokenized import START
-from trainable.diffusion.masked.config import RECIPES, MaskedConfig
+from trainable.diffusion.masked.config import RECIPES, LossNorm, MaskedConfig
 from trainable.diffusion.masked.corruption import State, exact_mask, lowest, maskable
 from trainable.diffusion.masked.losses import cart_weights, masked_loss, normalize, token_weights
 from trainable.diffusion.masked.process import Masked
@@ -179,3 +180,13 @@ def test_with_everything_masked_training_finds_the_entropy_of_words():
         optimizer.step()
     entropy = float(-(chances * chances.log()).sum())
     assert float(loss.detach()) == pytest.approx(entropy, rel=0.02)
+
+
+@pytest.mark.parametrize("norm", get_args(LossNorm))
+def test_a_process_says_whether_a_word_counts_more_among_fewer(norm):
+    def share(length):
+        everything = torch.ones(2, length)
+        return normalize(everything, everything.bool(), everything.bool(), norm)[0, 0]
+
+    process = Masked(MaskedConfig(loss_norm=norm))
+    assert process.averages == bool(share(4) > share(8))
