@@ -19,8 +19,7 @@ import torch
 
 from benchmarks.arms import prepared
 from benchmarks.common import save
-from benchmarks.post_training import BASES
-from benchmarks.post_training_minilm import begun, hidden
+from benchmarks.post_training_minilm import hidden, minilm
 from search.run.validation import load_checked
 from spaces import points
 from spaces.config import PluginRef, QuantizationConfig
@@ -36,7 +35,6 @@ from trainable.models.backbone import Backbone
 from trainable.models.pretrained.packages import unpack
 from trainable.quantization.int8_body import products
 from trainable.quantization.int8_products import BITS, FLOAT32, offered
-from trainable.registry import completed
 from trainable.seeds import stream
 from trainable.workers.context import WorkerContext
 
@@ -74,18 +72,8 @@ def trained(args: argparse.Namespace) -> tuple[Loaded, TokenizedCorpus]:
 def pretrained(args: argparse.Namespace, scratch: Path) -> tuple[Loaded, TokenizedCorpus]:
     """Layers of MiniLM as they come."""
     folder = str(unpack("minilm", scratch / "minilm"))
-    changes = {"trial.model": {"name": "masked_lm", "body": "bert", "hidden": 384, "layers": args.minilm,
-                               "heads": 12, "ffn": 1536, "positions": 512, "norm_eps": 1e-12},
-               "trial.diffusion": {"name": "masked", "recipe": "uniform"},
-               "trial.corpus": {"source": {"name": "restaurant", "sentences": 20000, "max_words": 16},
-                                "tokenizer": folder, "tokens": "seen", "max_length": 32},
-               "trial.base.start": folder,
-               "search.sampling.sampler": BASES["masked"]["search.sampling.sampler"]}
-    space = load_checked("dllmquant", {**changes, **parse(args.settings)})
-    config = completed(space.config(points.complete(space.dimensions, {})))
-    place = Path(prepared(config, args.cache, WorkerContext(), ())["corpus"])
-    corpus = TokenizedCorpus.open(place)
-    return begun(config, corpus, place), corpus
+    _, corpus, base = minilm(folder, args.minilm, args.cache, args.settings)
+    return base, corpus
 
 
 def compared(base: Loaded, corpus: TokenizedCorpus, words: bool) -> dict[str, Any]:

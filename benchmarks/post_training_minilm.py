@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -74,20 +75,26 @@ def main() -> None:
     show(figures)
 
 
-def compared(args: argparse.Namespace, folder: str) -> dict:
-    """Every row on the layers in `folder`."""
-    changes = {"trial.model": {"name": "masked_lm", "body": "bert", "hidden": 384, "layers": args.layers,
+def minilm(folder: str, layers: int, cache: str,
+           settings: Sequence[str]) -> tuple[TrialConfig, TokenizedCorpus, Loaded]:
+    """The first layers of the checkpoint in `folder` as they come, over the quickstart's texts."""
+    changes = {"trial.model": {"name": "masked_lm", "body": "bert", "hidden": 384, "layers": layers,
                                "heads": 12, "ffn": 1536, "positions": 512, "norm_eps": 1e-12},
                "trial.diffusion": {"name": "masked", "recipe": "uniform"},
                "trial.corpus": {"source": {"name": "restaurant", "sentences": 20000, "max_words": 16},
                                 "tokenizer": folder, "tokens": "seen", "max_length": 32},
                "trial.base.start": folder,
                "search.sampling.sampler": BASES["masked"]["search.sampling.sampler"]}
-    space = load_checked("dllmquant", {**changes, **parse(args.settings)})
+    space = load_checked("dllmquant", {**changes, **parse(settings)})
     config = completed(space.config(points.complete(space.dimensions, {})))
-    place = Path(prepared(config, args.cache, WorkerContext(), ())["corpus"])
+    place = Path(prepared(config, cache, WorkerContext(), ())["corpus"])
     corpus = TokenizedCorpus.open(place)
-    base = begun(config, corpus, place)
+    return config, corpus, begun(config, corpus, place)
+
+
+def compared(args: argparse.Namespace, folder: str) -> dict:
+    """Every row on the layers in `folder`."""
+    config, corpus, base = minilm(folder, args.layers, args.cache, args.settings)
     ids = torch.from_numpy(corpus.ids("valid")[sorted(
         heldout_rows(corpus, args.heldout, stream("evaluation", "kl_to_base", 0)))].astype("int64"))
     states = measured_states(base.model, base.process, ids, stream("evaluation", "kl_to_base/noise", 0))

@@ -1,4 +1,5 @@
-"""Arguments that name a run or an exported model: a folder, or a URI, of which a copy is fetched."""
+"""Arguments that commands share. A run or an exported model is a folder, or a URI, of which a copy is
+fetched."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from spaces.errors import UserError
 from spaces.uris import is_uri
 
 Found = TypeVar("Found")
+AS_JSON = typer.Option(False, "--json", help="The same as --format json.")
+"""Of every command with `--format`."""
 
 
 def run_folder(place: str) -> Path:

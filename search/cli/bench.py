@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import typer
 
-from search.cli.arguments import artifact_folder
+from search.cli.arguments import AS_JSON, artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
 from spaces.importing import importing
@@ -46,7 +46,7 @@ def bench(
     out: Path | None = typer.Option(None, metavar="PREFIX", show_default=False,
                                     help="Where PREFIX.json and PREFIX.png go; bench-ARTIFACT unless given."),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Measure latency, throughput, memory and bytes of an exported model; write them as JSON and a plot."""
     batches, counts = numbers("--batch", batch), None if steps is None else numbers("--steps", steps)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import typer
 
-from search.cli.arguments import run_folder
+from search.cli.arguments import AS_JSON, run_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
 
@@ -24,7 +24,7 @@ def compare(
     runs: list[Path] = typer.Argument(help="At least two runs: folders or URIs.", metavar="RUN...",
                                       show_default=False, parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
     figure: Path | None = typer.Option(None, metavar="FILE", show_default=False,
                                        help="Draw the fronts there."),
 ) -> None:

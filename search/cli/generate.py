@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import typer
 
-from search.cli.arguments import artifact_folder
+from search.cli.arguments import AS_JSON, artifact_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
 from spaces.importing import importing
@@ -45,7 +45,7 @@ def generate(
     scale: float | None = typer.Option(None, metavar="W", min=0, show_default=False,
                                        help="Of classifier-free guidance, instead of the exported setting."),
     form: Literal["text", "json"] = typer.Option("text", "--format", help="json: one object per sentence."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Generate text with an exported model, freely or under a control. Needs no Ray."""
     if not artifact.is_dir():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from search.cli.arguments import AS_JSON
 from search.cli.examples import examples
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def spaces(
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """List the search spaces that are shipped: what each is for, its size and its objectives."""
     form = "json" if as_json else form
@@ -62,7 +63,7 @@ def described(name: str, space: Space) -> dict[str, Any]:
 def doctor(
     storage: str = typer.Option("runs", metavar="DIR|URI", help="Where runs are to be written."),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Report versions, devices, room and what optional parts are missing. Connects to a storage URI
     alone; always exits 0."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
+from search.cli.arguments import AS_JSON
 from search.cli.examples import examples
 from spaces.errors import UserError
 
@@ -49,7 +50,7 @@ def plugins(
     kind: str | None = typer.Argument(None, help=f"One of: {', '.join(KINDS)}.", show_default=False),
     form: Literal["table", "json", "md"] = typer.Option("table",
                                                         "--format", help="For people, programs, or a page."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """List what can be plugged in, with every parameter: its type, range, default and meaning.
     All can be searched."""

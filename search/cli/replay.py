@@ -8,7 +8,7 @@ from typing import Literal
 
 import typer
 
-from search.cli.arguments import run_folder
+from search.cli.arguments import AS_JSON, run_folder
 from search.cli.examples import examples
 
 
@@ -23,7 +23,7 @@ def replay(
     run: Path = typer.Argument(help="The run: folder or URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
     form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Check that a run's proposals come out again when a fresh searcher is told the same in the same
     order. Trains nothing.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from search.cli.arguments import run_folder
+from search.cli.arguments import AS_JSON, run_folder
 from search.cli.choosing import check_bounds, chosen, chosen_by, left_out, nearest
 from search.cli.examples import examples
 from spaces.importing import importing
@@ -52,7 +52,7 @@ def front(
                           help="Only the model that is best on that objective; knee: the most balanced one."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> int:
     """Print the Pareto front of a run: objectives with 95% intervals, what sets the members apart,
     where they lie."""
@@ -85,7 +85,7 @@ def status(
     run: Path = typer.Argument(help="A run: its folder or its URI.", metavar="RUN", show_default=False,
                                parser=run_folder),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Print how far a run is: its state, its trials, its front, the last failures, and how to go on."""
     form = "json" if as_json else form

@@ -8,6 +8,7 @@ from typing import Literal
 
 import typer
 
+from search.cli.arguments import AS_JSON
 from search.cli.examples import examples
 from search.cli.format import out
 from search.cli.overrides import changes
@@ -65,7 +66,7 @@ def run(
                                help="Print nothing but the front and the paths at the end."),
     form: Literal["table", "json"] = typer.Option("table", "--format", help="json: one object per event, and "
                                                   "nothing else."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> int:
     """Search a space and print its Pareto front. Ctrl-C keeps every finished trial;
     `--resume RUN` goes on."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 import typer
 
+from search.cli.arguments import AS_JSON
 from search.cli.examples import examples
 
 
@@ -23,7 +24,7 @@ def sync(
     target: str = typer.Argument(help="Where to: a folder or a URI (s3://, gs://, hdfs://, file://).",
                                  metavar="TO", show_default=False),
     form: Literal["text", "json"] = typer.Option("text", "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Copy what is new of a run between folders and object stores. Credentials are those that
     pyarrow finds."""

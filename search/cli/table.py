@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import typer
 
-from search.cli.arguments import run_folder
+from search.cli.arguments import AS_JSON, run_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
 
@@ -74,7 +74,7 @@ def table(
     fresh: bool = typer.Option(False, "--fresh", help="Measure again what RUN already holds."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """Print a run's table: methods against control tasks, cells control / lm-score with 95%
     intervals over targets.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from search.cli.arguments import run_folder
+from search.cli.arguments import AS_JSON, run_folder
 from search.cli.examples import examples
 from spaces.errors import UserError
 
@@ -51,7 +51,7 @@ def trials(
     limit: int | None = typer.Option(None, metavar="N", min=1, show_default=False, help="The first N."),
     form: Literal["table", "csv", "json", "md"] = typer.Option("table",
                                                                "--format", help="For people or programs."),
-    as_json: bool = typer.Option(False, "--json", help="The same as --format json."),
+    as_json: bool = AS_JSON,
 ) -> None:
     """List a run's trials: objectives, what became of each and why, what it took and cost, settings."""
     form = "json" if as_json else form

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.int8_products import FORCED
 from spaces.config import PluginRef, QuantizationConfig, TrialConfig
 from trainable import compat
 from trainable.artifacts.assembling import assembled
@@ -31,9 +32,6 @@ from trainable.quantization.int8_body import (
 from trainable.registry import BODIES
 
 CPU = torch.device("cpu")
-FORCED = {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2",
-          "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-"""The kernels of a CPU that has AVX2 and no VNNI."""
 
 
 def draw(*shape, seed=0, std=1.0):
